@@ -1,0 +1,39 @@
+# Each target makes its own virtual environment first; nothing needs to be set up by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint types bench soak chaos clean
+
+demo: $(READY)
+	$(BIN)/peerfabric demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: $(READY) .links/peerfabric
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+soak: $(READY)
+	$(BIN)/pytest -m long -o addopts="--import-mode=importlib -ra -s" tests
+
+$(READY): pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+# mypy follows a folder of links, since the import package does not lie in one folder of that name.
+.links/peerfabric:
+	mkdir -p .links/peerfabric
+	for entry in fabric/*; do ln -sf ../../$$entry .links/peerfabric/; done
+	ln -sf ../../nodes ../../discovery .links/peerfabric/
+
+clean:
+	rm -rf $(VENV) .links build dist *.egg-info

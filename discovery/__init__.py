@@ -1,0 +1,1 @@
+"""Who is out there: discovery backends and the roster that merges them."""

@@ -1,0 +1,1 @@
+"""peerfabric: brokerless messaging between processes."""

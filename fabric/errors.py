@@ -1,0 +1,200 @@
+"""What can go wrong, as classes that a caller would treat differently.
+
+FabricError
+├── ConfigError (ValueError)            an option, endpoint or combination that cannot work
+│   ├── BadName                         a queue, topic, fabric or node name that is not allowed
+│   └── EndpointInUse (also OSError)    somebody else listens there
+├── EncodeError (ValueError)            a body that cannot be sent; nothing was accepted
+│   └── MessageTooLarge                 a body over the limit; nothing was accepted
+├── DecodeError (ValueError)            a body that does not fit the consumer's type
+├── TimedOut (TimeoutError)             a wait ended; nothing was taken or accepted
+│   └── NotConfirmed                    accepted, may still be processed: do not send again
+├── QueueFull (queue.Full, TimeoutError)  not accepted: the producer's buffer is full
+├── Rejected                            dead-lettered: no consumer will process it
+├── Undelivered                         closed while accepted messages were not settled
+├── NodeClosed (RuntimeError)           used after close
+├── ForkedNode (RuntimeError)           used in a child process of the one that started it
+├── WrongLoop (RuntimeError)            an AsyncNode used on another event loop
+├── WouldDeadlock (RuntimeError)        a blocking call that could never end where it was made
+└── RemoteProtocolError                 a peer broke the protocol; its frame is dropped, the node lives
+    └── BadFrame                        bytes that are not a frame of ours
+
+Each text ends with what to do next.
+"""
+
+from __future__ import annotations
+
+import queue
+
+__all__ = [
+    "BadFrame",
+    "BadName",
+    "ConfigError",
+    "DecodeError",
+    "EncodeError",
+    "EndpointInUse",
+    "FabricError",
+    "ForkedNode",
+    "MessageTooLarge",
+    "NodeClosed",
+    "NotConfirmed",
+    "QueueFull",
+    "Rejected",
+    "RemoteProtocolError",
+    "TimedOut",
+    "Undelivered",
+    "WouldDeadlock",
+    "WrongLoop",
+]
+
+
+class FabricError(Exception):
+    """The root of everything that peerfabric raises on purpose."""
+
+
+class ConfigError(FabricError, ValueError):
+    """An option, an endpoint or a combination of them that cannot work."""
+
+
+class BadName(ConfigError):
+    """A name that is not allowed; `name` is what was given."""
+
+    def __init__(self, kind: str, name: object, problem: str) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(
+            f"{kind} {name!r}: {problem}; use letters, digits, '_', '-' in parts joined by '.', at most 255 bytes"
+        )
+
+
+class EndpointInUse(ConfigError, OSError):
+    """Somebody else listens at `endpoint`."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        super().__init__(f"{endpoint} is in use; choose another port, or '{_any_port(endpoint)}' for a free one")
+
+
+def _any_port(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0] + ":*" if endpoint.startswith("tcp://") else "auto"
+
+
+class EncodeError(FabricError, ValueError):
+    """A body that cannot be sent. Nothing was accepted, except the `accepted` first ones of a `send_many`."""
+
+    def __init__(self, text: str, *, accepted: int = 0) -> None:
+        self.accepted = accepted
+        super().__init__(text)
+
+
+class MessageTooLarge(EncodeError):
+    """A body of `size` bytes, over the limit of `limit` bytes."""
+
+    def __init__(self, size: int, limit: int, *, accepted: int = 0) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(
+            f"a body of {size:,} bytes is over the limit of {limit:,}; send a reference to it, "
+            f"or raise Options(message_bytes_max=) on both nodes",
+            accepted=accepted,
+        )
+
+
+class DecodeError(FabricError, ValueError):
+    """A body that does not fit the type it was asked for; `path` says where in it, `sender` who sent it."""
+
+    def __init__(self, reason: str, *, path: str = "", sender: str = "") -> None:
+        self.reason, self.path, self.sender = reason, path, sender
+        where = f" at {path}" if path else ""
+        whose = f" from {sender}" if sender else ""
+        super().__init__(
+            f"body{whose} does not decode{where}: {reason}; give consumer and producer the same body type"
+        )
+
+
+class TimedOut(FabricError, TimeoutError):
+    """A wait ended before what it waited for happened. Nothing was taken or accepted."""
+
+
+class NotConfirmed(TimedOut):
+    """The message is accepted and may still be processed; `receipt` finds it again."""
+
+    def __init__(self, receipt: object, state: str, timeout: float) -> None:
+        self.receipt, self.state = receipt, state
+        super().__init__(
+            f"not {state} within {timeout:g} s; the message is accepted and may still be processed: "
+            f"do not send it again, call producer.wait(error.receipt, {state!r}) to go on waiting"
+        )
+
+
+class QueueFull(FabricError, queue.Full, TimeoutError):
+    """Not accepted: the producer's buffer of `limit` bytes for `queue` is full.
+
+    `accepted` counts the bodies of a `send_many` that were accepted before this one, in order.
+    """
+
+    def __init__(self, queue_name: str, limit: int, *, accepted: int = 0, waited: float | None = None) -> None:
+        self.queue, self.limit, self.accepted = queue_name, limit, accepted
+        after = f" after {waited:g} s" if waited is not None else ""
+        super().__init__(
+            f"queue {queue_name!r}: the producer's buffer ({limit:,} bytes) is still full{after}; "
+            f"the message was not accepted: start a consumer, add consumers, or raise buffer_bytes="
+        )
+
+
+class Rejected(FabricError):
+    """The message was dead-lettered or dropped (`reason`); it stays listed in `node.dead_letters(queue)`."""
+
+    def __init__(self, message_id: str, reason: str) -> None:
+        self.message_id, self.reason = message_id, reason
+        super().__init__(
+            f"message {message_id} was not processed: {reason}; "
+            f"see node.dead_letters(queue), whose letters can be retried"
+        )
+
+
+class Undelivered(FabricError):
+    """The node is closed, and `waiting` + `in_flight` accepted messages were not settled."""
+
+    def __init__(self, waiting: int, in_flight: int) -> None:
+        self.waiting, self.in_flight = waiting, in_flight
+        super().__init__(
+            f"closed with {waiting:,} messages waiting and {in_flight:,} in flight; they are gone: "
+            f"start a consumer before closing, or give close(timeout=) more time"
+        )
+
+
+class NodeClosed(FabricError, RuntimeError):
+    """The node, or the handle, was closed before this call."""
+
+    def __init__(self, what: str = "this node") -> None:
+        super().__init__(f"{what} is closed; make a new Node")
+
+
+class ForkedNode(FabricError, RuntimeError):
+    """A started node was used in a child process; it belongs to its parent."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this node was started before the process forked and belongs to the parent; "
+            "make or start the Node in the child (a node that was only constructed starts in each child by itself)"
+        )
+
+
+class WrongLoop(FabricError, RuntimeError):
+    """An AsyncNode was used on another event loop than the one that started it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this AsyncNode was started on another event loop; make one AsyncNode per loop, inside the running loop"
+        )
+
+
+class WouldDeadlock(FabricError, RuntimeError):
+    """A blocking call was made where it could never end."""
+
+
+class RemoteProtocolError(FabricError):
+    """A peer broke the protocol. The frame is dropped and counted, the node lives."""
+
+
+class BadFrame(RemoteProtocolError):
+    """Bytes that are not a frame of ours; `reason` says why."""
