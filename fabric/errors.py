@@ -105,9 +105,7 @@ class DecodeError(FabricError, ValueError):
         self.reason, self.path, self.sender = reason, path, sender
         where = f" at {path}" if path else ""
         whose = f" from {sender}" if sender else ""
-        super().__init__(
-            f"body{whose} does not decode{where}: {reason}; give consumer and producer the same body type"
-        )
+        super().__init__(f"body{whose} does not decode{where}: {reason}; give consumer and producer the same body type")
 
 
 class TimedOut(FabricError, TimeoutError):

@@ -1,0 +1,741 @@
+"""The consumer's end of a queue: messages received, handed out, and what was decided about them.
+
+received  =  held (buffered + started)  ⊎  finished  ⊎  given back
+granted   =  by the pace of the handlers (credit.py), one budget over all links
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from math import inf
+from typing import Final
+
+from peerfabric.batch import rejoin, split
+from peerfabric.credit import ConsumerCredit, Window
+from peerfabric.dedup import Dedup
+from peerfabric.delivery import Delivery, Verdict
+from peerfabric.envelope import (
+    ALONE,
+    BATCH_FAILED,
+    FAILED,
+    LEASE,
+    REFUSED,
+    REJECTED,
+    Backlog,
+    Data,
+    Grant,
+    Nack,
+    Result,
+    StreamRanges,
+)
+from peerfabric.errors import BadFrame
+from peerfabric.ranges import Ranges
+from peerfabric.stats import ConsumerAccount
+
+IDLE_AFTER: Final = 2.0
+"""A consumer that takes nothing for this long gives back what it has not started."""
+FORGET_AFTER: Final = 60.0
+"""How long the numbers of a producer that is gone are remembered after its last message was finished."""
+REFUSALS_MAX: Final = 10
+REFUSAL_PAUSE: Final = 5.0
+DONE_RANGES_MAX: Final = 100_000
+OBSERVE_EVERY: Final = 1.0
+"""How exactly the start of a lease is known, in seconds; it errs on the long side."""
+QUANTUM: Final = 256 * 1024
+"""Bytes that each producer may hand out in its turn."""
+
+_REASONS: Final = {
+    Verdict.NACK: FAILED,
+    Verdict.REJECT: REJECTED,
+    Verdict.REFUSE: REFUSED,
+    Verdict.BATCH_FAILED: BATCH_FAILED,
+}
+
+
+class _Source:
+    """What this consumer keeps for the producer at one link."""
+
+    __slots__ = (
+        "attached",
+        "buffer",
+        "credit",
+        "deficit",
+        "done",
+        "fence",
+        "nacks",
+        "proven_gone",
+        "returned",
+        "streams",
+    )
+
+    def __init__(self) -> None:
+        self.attached = True
+        self.credit = ConsumerCredit()
+        self.buffer: deque[Delivery] = deque()
+        self.deficit = 0
+        self.fence = -inf
+        self.proven_gone = False
+        self.streams: set[str] = set()
+        self.done: dict[str, Ranges] = {}
+        self.returned: dict[str, Ranges] = {}
+        self.nacks: dict[str, list[Nack]] = {}
+
+
+class ConsumerEnd:
+    """Everything one node consumes from one queue.
+
+    Args:
+        queue: The queue's name.
+        lease: Seconds that user code may keep a message before it goes to somebody else.
+        budget: Bytes granted and not yet finished, over all links.
+        horizon: Seconds of work to keep in hand.
+    """
+
+    def __init__(self, queue: str, lease: float, budget: int, horizon: float) -> None:
+        self.queue, self.lease, self.budget = queue, lease, budget
+        self.window = Window(horizon)
+        self.closed = False
+        self.lapsed: list[tuple[str, int]] = []
+        """(stream, sequence) whose lease ended, for the driver to warn about."""
+        self.misled = 0
+        """How often ten refusals in a row stopped the credit, for the driver to report."""
+        self._takers = 0
+        self._taken_at = -inf
+        self._busy_mark = 0.0
+        self._sources: dict[str, _Source] = {}
+        self._turn: deque[str] = deque()
+        self._open: list[Delivery] = []
+        self._dedup: dict[str, Dedup] = {}
+        self._forget_at: dict[str, float] = {}
+        self._refusals = 0
+        self._no_credit_until = -inf
+        self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
+
+    # Links
+
+    def attach(self, holder: str) -> None:
+        """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.attached = True
+        source.credit = ConsumerCredit()
+        source.proven_gone = False
+        source.returned.clear()
+        source.nacks.clear()
+        source.done.clear()
+        held = [d for d in self._everything() if d.holder == holder]
+        # What we still hold was granted in the last life; it is charged to this one from the start.
+        source.credit.freed_messages = -sum(d.left for d in held)
+        source.credit.freed_bytes = -sum(d.cost for d in held)
+
+    def meet(self, holder: str) -> None:
+        """`holder` produces for this queue."""
+        source = self._sources.get(holder)
+        if source is None:
+            source = self._sources[holder] = _Source()
+            self._turn.append(holder)
+        source.attached = True
+
+    def told_all(self, holder: str, ack: int) -> None:
+        """INTEREST carried everything that is done; it counts as ACK number `ack`."""
+        source = self._sources.get(holder)
+        for stream in source.streams if source is not None else ():
+            self._dedup[stream].reported(ack)
+
+    def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """What is held and what is done of this producer's streams, for INTEREST."""
+        source = self._sources.get(holder)
+        held, done = [], []
+        for stream in source.streams if source is not None else ():
+            dedup = self._dedup[stream]
+            if dedup.held:
+                held.append(StreamRanges(stream, dedup.held.flat()))
+            if dedup.done:
+                done.append(StreamRanges(stream, dedup.done.flat()))
+        return held, done
+
+    def detach(self, holder: str, now: float, *, proven_gone: bool) -> None:
+        """The producer `holder` is gone, or has vanished.
+
+        If it is proven gone its messages can reach nobody else: they are run here. If it has only vanished
+        it will give them to others, so those not started are dropped.
+        """
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.attached = False
+        if proven_gone:
+            source.proven_gone = True
+            self.fence(holder, inf)
+            for stream in source.streams:
+                self._forget_at[stream] = now + FORGET_AFTER
+        else:
+            self.fence(holder, -inf)
+            self._take_back(holder, None, report=False)
+        self._drop_if_empty(holder)
+
+    def live_streams(self, holder: str, live: Iterable[str], now: float) -> None:
+        """The producer names its live streams; others of it can be forgotten once they are idle."""
+        source = self._sources.get(holder)
+        if source is not None:
+            for stream in source.streams - set(live):
+                self._forget_at.setdefault(stream, now)
+
+    def fence(self, holder: str, until: float) -> None:
+        """Messages of `holder` may be handed out before `until`: it still believes in us until then."""
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.fence = until
+        for delivery in self._open:
+            if delivery.holder == holder and delivery.until != -inf:
+                delivery.until = until
+
+    # Receiving
+
+    def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
+        """A DATA frame arrived.
+
+        Raises:
+            BadFrame: The body is not the array that the header speaks of.
+        """
+        source = self._sources.get(holder)
+        if source is None:
+            self.meet(holder)
+            source = self._sources[holder]
+        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+        source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+        dedup = self._dedup.get(data.stream)
+        if dedup is None:
+            dedup = self._dedup[data.stream] = Dedup()
+            source.streams.add(data.stream)
+        self._forget_at.pop(data.stream, None)
+        stop = data.first + data.count
+        self.raise_floor(data.stream, data.floor)
+        dedup.settle(data.settled)
+        new, finished = dedup.receive(data.first, stop)
+        self._account["received"] += data.count
+        extras = {extra.index: extra for extra in data.extras} or None
+        whole = Delivery(
+            holder=holder,
+            sender=sender,
+            stream=data.stream,
+            queue=data.queue,
+            first=data.first,
+            count=data.count,
+            attempt=data.attempt,
+            body=body,
+            codec=data.codec,
+            sent_ms=data.sent_ms,
+            cost=charged,
+            alone=bool(data.flags & ALONE),
+            extras=extras,
+        )
+        if self.closed:
+            for a, b in new:
+                dedup.let_go(a, b)
+                self._give_back(source, data.stream, a, b)
+            self._freed(source, data.count, charged)
+        elif new == [(data.first, stop)]:
+            source.buffer.append(whole)
+        else:
+            self._receive_part(source, whole, new, finished)
+
+    def _receive_part(
+        self,
+        source: _Source,
+        whole: Delivery,
+        new: list[tuple[int, int]],
+        finished: list[tuple[int, int]],
+    ) -> None:
+        """Some of the frame was here before: ack what is finished, renew what is held, keep the new."""
+        for a, b in finished:
+            source.done.setdefault(whole.stream, Ranges()).add(a, b)
+        fresh = sum(b - a for a, b in new)
+        self._account["duplicates"] += whole.count - fresh
+        if fresh + sum(b - a for a, b in finished) < whole.count:
+            for delivery in self._everything():
+                if delivery.stream == whole.stream and delivery.first < whole.stop and whole.first < delivery.stop:
+                    delivery.attempt = max(delivery.attempt, whole.attempt)
+        parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        source.buffer.extend(parts)
+        self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
+
+    def backlog(self, holder: str, backlog: Backlog) -> None:
+        """The producer says what waits for us, and the totals that it has sent."""
+        source = self._sources.get(holder)
+        if source is not None:
+            source.credit.adopt(backlog.sent_messages, backlog.sent_bytes, backlog.waiting)
+        self.raise_floor(backlog.stream, backlog.floor)
+
+    def raise_floor(self, stream: str, floor: int) -> None:
+        """Everything of `stream` below `floor` is settled; unstarted copies are dropped."""
+        dedup = self._dedup.get(stream)
+        if dedup is None or floor <= dedup.floor:
+            return
+        dedup.raise_floor(floor)
+        if dedup.held.common(0, floor):
+            holder = next((h for h, s in self._sources.items() if stream in s.streams), "")
+            self._take_back(holder, {stream: Ranges([(0, floor)])}, report=False)
+
+    def settle(self, holder: str, ack: int) -> None:
+        """The producer cannot forget the results of our ACKs up to `ack`."""
+        source = self._sources.get(holder)
+        for stream in source.streams if source is not None else ():
+            self._dedup[stream].settle(ack)
+
+    def release(self, holder: str, stream: str, ranges: Ranges) -> None:
+        """These messages were given to somebody else or are settled: unstarted copies are dropped."""
+        self._take_back(holder, {stream: ranges}, report=False)
+
+    # Handing out
+
+    def want(self, takers: int, at_least: int, now: float) -> None:
+        """`takers` threads or tasks wait for messages now, for `at_least` in all."""
+        self._takers = takers
+        if takers:
+            self._taken_at = now
+            self.window.want(at_least)
+
+    def available(self, now: float) -> bool:
+        """Whether `take` would return something."""
+        return any(source.buffer and source.fence > now for source in self._sources.values())
+
+    def take(self, now: float) -> Delivery | None:
+        """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
+        self._taken_at = now
+        for _ in range(2 * len(self._turn)):
+            source = self._sources[self._turn[0]]
+            if not source.buffer or source.fence <= now:
+                source.deficit = 0
+                self._turn.rotate(-1)
+                continue
+            if source.deficit <= 0:
+                source.deficit += max(QUANTUM, source.buffer[0].cost)
+                if len(self._turn) > 1 and source.deficit <= 0:
+                    self._turn.rotate(-1)
+                    continue
+            delivery = source.buffer.popleft()
+            source.deficit -= max(1, delivery.cost)
+            if source.deficit <= 0:
+                self._turn.rotate(-1)
+            if not self._open:
+                self._busy_mark = now
+            delivery.until = source.fence
+            if delivery not in self._open:
+                self._open.append(delivery)
+            return delivery
+        return None
+
+    def park(self, delivery: Delivery) -> None:
+        """The handling side may not go on with `delivery` now; the unstarted rest waits to be taken again."""
+        delivery.until = -inf
+        delivery.next = min(delivery.next, delivery.limit)
+        if delivery.next < delivery.limit:
+            self._sources[delivery.holder].buffer.appendleft(delivery)
+
+    def give_back_unstarted(self) -> None:
+        """Return everything that was not handed out, to be processed elsewhere."""
+        self._take_back(None, None, report=True)
+
+    def close(self) -> None:
+        """Nobody here takes from this queue any more: return the unstarted, accept nothing new."""
+        self.closed = True
+        self._takers = 0
+        self.give_back_unstarted()
+
+    def _take_back(self, only: str | None, wanted: dict[str, Ranges] | None, *, report: bool) -> None:
+        """Take unstarted messages from the buffers, of one holder or all, in `wanted` ranges or all.
+
+        With `report` the producer is told that they are returned; otherwise it knows.
+        """
+        for delivery in self._everything():
+            if only is not None and delivery.holder != only:
+                continue
+            if wanted is not None and delivery.stream not in wanted:
+                continue
+            delivery.until = -inf
+            low, high = delivery.next, delivery.limit
+            if low >= high:
+                self._unfence(delivery)
+                continue
+            source = self._sources[delivery.holder]
+            first = delivery.first
+            parts = [(low, high)]
+            if wanted is not None:
+                parts = [(a - first, b - first) for a, b in wanted[delivery.stream].common(first + low, first + high)]
+            if not parts:
+                self._unfence(delivery)
+                continue
+            taken = Ranges(parts)
+            kept = taken.missing(low, high)
+            in_buffer = delivery in source.buffer
+            survivors = slices(delivery, kept)
+            delivery.limit = low
+            dedup = self._dedup[delivery.stream]
+            for a, b in parts:
+                dedup.let_go(first + a, first + b)
+                if report:
+                    self._give_back(source, delivery.stream, first + a, first + b)
+            moved_cost = sum(part.cost for part in survivors)
+            lost_cost = delivery.cost * taken.total // max(1, delivery.left)
+            self._freed(source, taken.total, lost_cost)
+            delivery.left -= high - low
+            delivery.cost -= moved_cost + lost_cost
+            if in_buffer:
+                at = source.buffer.index(delivery)
+                source.buffer.remove(delivery)
+                for part in reversed(survivors):
+                    source.buffer.insert(at, part)
+            else:
+                source.buffer.extendleft(reversed(survivors))
+            self._close_if_finished(delivery)
+
+    def _unfence(self, delivery: Delivery) -> None:
+        """Nothing was taken from `delivery` after all; if it is being handled it may go on."""
+        if delivery in self._open and delivery not in self._sources[delivery.holder].buffer:
+            delivery.until = self._sources[delivery.holder].fence
+
+    # Progress
+
+    def progress(self, now: float) -> None:
+        """Read what the handling side decided since the last call."""
+        finished_before = self._account["processed"]
+        for delivery in list(self._open):
+            acked = delivery.acked
+            if acked > delivery.reported:
+                self._finish(delivery, delivery.reported, acked)
+                delivery.reported = acked
+            while delivery.verdicts:
+                self._apply(delivery, *delivery.verdicts.popleft())
+            if not delivery.observed or delivery.next > delivery.observed[-1][0]:
+                self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
+                self._observe(delivery, now)
+            self._close_if_finished(delivery)
+        count = self._account["processed"] - finished_before
+        if count:
+            self.window.processed(count, now - self._busy_mark)
+            self._refusals = 0
+        if count or not self._open:
+            self._busy_mark = now
+
+    def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
+        if verdict is Verdict.ACK:
+            self._finish(delivery, low, high)
+            self._mark_gone(delivery, low, high)
+            return
+        source = self._sources[delivery.holder]
+        dedup = self._dedup[delivery.stream]
+        for a, b in delivery.unsettled(low, min(high, delivery.limit)):
+            start, stop = delivery.first + a, delivery.first + b
+            dedup.let_go(start, stop)
+            if verdict is Verdict.GIVE_BACK:
+                self._give_back(source, delivery.stream, start, stop)
+            else:
+                self._nack(source, delivery, a, b, _REASONS[verdict], delay, text)
+            self._finished_here(delivery, b - a)
+        self._mark_gone(delivery, low, high)
+
+    def _nack(
+        self, source: _Source, delivery: Delivery, low: int, high: int, reason: int, delay: float, text: str
+    ) -> None:
+        delay_ms = round(delay * 1000) if delay >= 0 else -1
+        nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, text[:1000])
+        source.nacks.setdefault(delivery.stream, []).append(nack)
+        self._account["refused" if reason == REFUSED else "nacked"] += high - low
+        if reason == REFUSED:
+            self._refusals += high - low
+            if self._refusals >= REFUSALS_MAX:
+                self._refusals = 0
+                self.misled += 1
+                self._no_credit_until = inf  # `grant` puts the pause from its own now
+
+    def _finish(self, delivery: Delivery, low: int, high: int) -> None:
+        source = self._sources[delivery.holder]
+        dedup = self._dedup[delivery.stream]
+        for a, b in delivery.unsettled(low, high):
+            start, stop = delivery.first + a, delivery.first + b
+            dedup.finish(start, stop)
+            done = source.done.get(delivery.stream)
+            if done is None:
+                done = source.done[delivery.stream] = Ranges()
+            done.add(start, stop)
+            self._account["processed"] += b - a
+            self._finished_here(delivery, b - a)
+
+    def _finished_here(self, delivery: Delivery, count: int) -> None:
+        size = delivery.cost * count // delivery.left if delivery.left else delivery.cost
+        delivery.left -= count
+        delivery.cost -= size
+        self._freed(self._sources[delivery.holder], count, size)
+
+    def _mark_gone(self, delivery: Delivery, low: int, high: int) -> None:
+        if delivery.gone is None:
+            delivery.gone = Ranges()
+        delivery.gone.add(low, high)
+
+    def _freed(self, source: _Source, count: int, size: int) -> None:
+        source.credit.freed_messages += count
+        source.credit.freed_bytes += size
+
+    def _give_back(self, source: _Source, stream: str, start: int, stop: int) -> None:
+        source.returned.setdefault(stream, Ranges()).add(start, stop)
+        self._account["returned"] += stop - start
+
+    def _close_if_finished(self, delivery: Delivery) -> None:
+        if delivery.left == 0 and delivery in self._open:
+            self._open.remove(delivery)
+            self._drop_if_empty(delivery.holder)
+
+    def _drop_if_empty(self, holder: str) -> None:
+        source = self._sources.get(holder)
+        if source is not None and source.proven_gone and not any(d.holder == holder for d in self._everything()):
+            del self._sources[holder]
+            self._turn.remove(holder)
+
+    def _everything(self) -> list[Delivery]:
+        """All deliveries with something unfinished: being handled first, then buffered, each once."""
+        buffered = [d for source in self._sources.values() for d in source.buffer if d not in self._open]
+        return self._open + buffered
+
+    # Leases and idleness
+
+    def _observe(self, delivery: Delivery, now: float) -> None:
+        if delivery.observed and now - delivery.observed[-1][1] < OBSERVE_EVERY:
+            delivery.observed[-1] = (delivery.next, now)
+        else:
+            delivery.observed.append((delivery.next, now))
+
+    def extend(self, delivery: Delivery, index: int, until: float) -> None:
+        """The lease of one message does not end before `until`."""
+        delivery.extended[index] = until
+
+    def pause(self, delivery: Delivery, now: float) -> None:
+        """The handler of `delivery` waits inside a call of ours: its lease stands still."""
+        delivery.paused_at = now
+
+    def resume(self, delivery: Delivery, now: float) -> None:
+        """The handler goes on."""
+        if delivery.paused_at is not None:
+            waited = now - delivery.paused_at
+            delivery.observed = [(index, at + waited) for index, at in delivery.observed]
+            delivery.paused_at = None
+
+    def expire(self, now: float) -> None:
+        """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
+        self.progress(now)
+        for delivery in list(self._open):
+            if delivery.paused_at is None:
+                self._end_leases(delivery, now)
+        if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
+            self.give_back_unstarted()
+        for stream in [s for s, at in self._forget_at.items() if at <= now and self._dedup[s].held.total == 0]:
+            del self._forget_at[stream], self._dedup[stream]
+            for source in self._sources.values():
+                source.streams.discard(stream)
+
+    def _end_leases(self, delivery: Delivery, now: float) -> None:
+        while delivery.observed and delivery.observed[0][1] + self.lease <= now:
+            index, _ = delivery.observed[0]
+            if not self._end_lease_below(delivery, index, now):
+                return
+            delivery.observed.pop(0)
+        # The front marks are spent once everything below them is settled.
+        while len(delivery.observed) > 1 and delivery.observed[0][0] <= delivery.reported:
+            delivery.observed.pop(0)
+
+    def _end_lease_below(self, delivery: Delivery, index: int, now: float) -> bool:
+        """Take back what is unsettled below `index`, except what was extended; True if nothing is left there."""
+        all_gone = True
+        source = self._sources[delivery.holder]
+        for a, b in delivery.unsettled(0, min(index, delivery.limit)):
+            for at in range(a, b):
+                if delivery.extended.get(at, now) > now:
+                    all_gone = False
+                    continue
+                self._dedup[delivery.stream].let_go(delivery.first + at, delivery.first + at + 1)
+                self._nack(source, delivery, at, at + 1, LEASE, -1.0, f"the lease of {self.lease:g} s was over")
+                self._finished_here(delivery, 1)
+                self._mark_gone(delivery, at, at + 1)
+                self.lapsed.append((delivery.stream, delivery.first + at))
+        self._close_if_finished(delivery)
+        return all_gone
+
+    def deadline(self, now: float) -> float | None:
+        """The next instant at which `expire` has something to look at."""
+        times = list(self._forget_at.values())
+        if self._open:
+            times.append(now + OBSERVE_EVERY)
+        if not self._takers and self._unstarted():
+            times.append(self._taken_at + IDLE_AFTER)
+        if now < self._no_credit_until < inf:
+            times.append(self._no_credit_until)
+        return min(times, default=None)
+
+    def _unstarted(self) -> int:
+        open_rest = sum(d.limit - d.next for d in self._open)
+        buffered = sum(d.limit - d.next for s in self._sources.values() for d in s.buffer if d not in self._open)
+        return open_rest + buffered
+
+    @property
+    def unsettled_started(self) -> int:
+        """Messages in the hands of user code."""
+        return sum(d.left - max(0, d.limit - d.next) for d in self._open)
+
+    # Telling the producers
+
+    def grant(self, now: float) -> None:
+        """Raise the totals as far as the window and the budget allow."""
+        if self._no_credit_until == inf:
+            self._no_credit_until = now + REFUSAL_PAUSE
+        active = not self.closed and (self._takers > 0 or now - self._taken_at < IDLE_AFTER)
+        if not active or now < self._no_credit_until or not self._sources:
+            return
+        sources = [(h, s) for h, s in self._rotation() if s.attached]
+        waiting = [h for h, s in sources if s.credit.waiting > 0]
+        used = sum(s.credit.outstanding() - (0 if s.credit.waiting else s.credit.unused()) for _, s in sources)
+        free = self.window.size - used
+        free_bytes = self.budget - sum(s.credit.granted_bytes - s.credit.freed_bytes for _, s in sources)
+        share_bytes = self.budget // max(1, len(sources))
+        for holder, source in sources:
+            credit = source.credit
+            if free <= 0:
+                break
+            if sum(len(self._dedup[s].done) for s in source.streams) >= DONE_RANGES_MAX:
+                continue
+            if holder in waiting:
+                share = max(1, free // len(waiting))
+                waiting.remove(holder)
+                free -= share
+            elif credit.unused() == 0:
+                share = 1
+            else:
+                continue
+            credit.granted_messages += share
+            room = min(share_bytes - (credit.granted_bytes - credit.freed_bytes), free_bytes)
+            if room > 0:
+                credit.granted_bytes += room
+                free_bytes -= room
+
+    def _rotation(self) -> list[tuple[str, _Source]]:
+        self._turn.rotate(-1)
+        return [(holder, self._sources[holder]) for holder in self._turn]
+
+    def take_grant(self, holder: str) -> Grant | None:
+        """The totals for `holder` if they changed since they were last told."""
+        source = self._sources.get(holder)
+        if source is None:
+            return None
+        totals = (source.credit.granted_messages, source.credit.granted_bytes)
+        if totals == source.credit.told:
+            return None
+        source.credit.told = totals
+        return Grant(self.queue, *totals)
+
+    def take_results(self, holder: str, ack: int) -> list[Result]:
+        """What was decided since the last call, to leave in ACK number `ack`."""
+        source = self._sources.get(holder)
+        if source is None or not (source.done or source.returned or source.nacks):
+            return []
+        results = []
+        for stream in {**source.done, **source.returned, **source.nacks}:
+            done, returned = source.done.get(stream), source.returned.get(stream)
+            results.append(
+                Result(
+                    stream,
+                    self.queue,
+                    done.flat() if done is not None else [],
+                    returned.flat() if returned is not None else [],
+                    source.nacks.get(stream, []),
+                )
+            )
+            if done is not None:
+                self._dedup[stream].reported(ack)
+        source.done.clear()
+        source.returned.clear()
+        source.nacks.clear()
+        return results
+
+    def has_news(self, holder: str) -> bool:
+        """Whether `take_results` or `take_grant` would return something."""
+        source = self._sources.get(holder)
+        if source is None or not source.attached:
+            return False
+        credit = source.credit
+        granted = (credit.granted_messages, credit.granted_bytes) != credit.told
+        return granted or bool(source.done or source.returned or source.nacks)
+
+    def holds_from(self, holder: str) -> bool:
+        """Whether unfinished messages of `holder` are here."""
+        return any(d.holder == holder for d in self._everything())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held and nothing has to be told."""
+        return not self._everything() and not any(
+            s.attached and (s.done or s.returned or s.nacks) for s in self._sources.values()
+        )
+
+    def account(self) -> ConsumerAccount:
+        unstarted = self._unstarted()
+        return ConsumerAccount(
+            queue=self.queue,
+            buffered=unstarted,
+            started=sum(d.left for d in self._everything()) - unstarted,
+            window=self.window.size,
+            **self._account,
+        )
+
+    def check(self) -> None:
+        """Assert the invariants of this end and its parts."""
+        held: dict[str, int] = {}
+        for delivery in self._everything():
+            assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
+            held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
+        for stream, dedup in self._dedup.items():
+            dedup.check()
+            below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
+            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
+            started = self.unsettled_started
+            assert below <= started, f"{stream}: an unstarted message lies below the floor"
+        for source in self._sources.values():
+            credit = source.credit
+            assert credit.seen_messages <= credit.granted_messages or source.proven_gone, "more came than was granted"
+        assert sorted(self._turn) == sorted(self._sources), "turn and sources differ"
+
+
+def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
+    """Deliveries of their own for the index ranges `parts` of `whole`."""
+    parts = list(parts)
+    if not parts:
+        return []
+    elements = split(whole.body)
+    if len(elements) != whole.count:
+        raise BadFrame(f"a batch of {len(elements)} messages whose header says {whole.count}")
+    total = sum(len(element) for element in elements) or 1
+    made = []
+    for low, high in parts:
+        chosen = elements[low:high]
+        part = Delivery(
+            holder=whole.holder,
+            sender=whole.sender,
+            stream=whole.stream,
+            queue=whole.queue,
+            first=whole.first + low,
+            count=high - low,
+            attempt=whole.attempt,
+            body=rejoin(chosen),
+            codec=whole.codec,
+            sent_ms=whole.sent_ms,
+            cost=whole.cost * sum(map(len, chosen)) // total,
+            alone=whole.alone,
+        )
+        if whole.extras is not None:
+            part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
+        made.append(part)
+    return made
+
+
+__all__ = ["ConsumerEnd", "Delivery", "Verdict", "slices"]

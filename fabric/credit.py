@@ -1,0 +1,121 @@
+"""Credit: what a consumer still allows each producer to send, as totals since the link began.
+
+The window follows the handlers: enough messages for `horizon` seconds of work at the measured pace, so
+that slow jobs spread one by one and fast ones travel in large batches. It starts at one message and
+doubles at most once per window processed (slow start, as TCP does), and falls at once when handlers slow
+down.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PACE_WEIGHT: Final = 0.3
+"""Share of the newest measurement in the pace: three slow messages turn it, one hiccup does not."""
+WINDOW_MAX: Final = 4_194_304
+
+
+class Window:
+    """How many messages a consumer wants in hand, from the pace of its handlers.
+
+    `size` is in messages over all links together. Times are in seconds.
+    """
+
+    __slots__ = ("_done_in_round", "_horizon", "_service", "at_least", "size")
+
+    def __init__(self, horizon: float) -> None:
+        self._horizon = horizon
+        self._service: float | None = None
+        self._done_in_round = 0
+        self.size = 1
+        self.at_least = 1
+        """One message for each thread or task that processes, or the batch that a caller of `batches` wants."""
+
+    def want(self, at_least: int) -> None:
+        """The takers together want `at_least` messages, however slow they are."""
+        self.at_least = max(1, min(at_least, WINDOW_MAX))
+        self.size = max(self.size, self.at_least)
+
+    def processed(self, count: int, busy: float) -> None:
+        """`count` messages were finished in `busy` seconds during which there was always work in hand."""
+        if count < 1:
+            return
+        service = max(busy, 1e-9) / count
+        if self._service is None:
+            self._service = service
+        else:
+            weight = 1.0 if service > 2 * self._service else PACE_WEIGHT
+            self._service += weight * (service - self._service)
+        target = max(self.at_least, min(WINDOW_MAX, int(self._horizon / self._service)))
+        self._done_in_round += count
+        if target < self.size:
+            self.size = max(target, self.size // 2)
+            self._done_in_round = 0
+        elif self._done_in_round >= self.size:
+            self.size = min(target, self.size * 2)
+            self._done_in_round = 0
+
+
+class ProducerCredit:
+    """What the consumer at one link allows for one queue, seen from the producer.
+
+    sent_messages <= limit_messages; sent_bytes <= limit_bytes, or one message outstanding; limits never fall.
+    """
+
+    __slots__ = ("limit_bytes", "limit_messages", "sent_bytes", "sent_messages")
+
+    def __init__(self) -> None:
+        self.limit_messages = self.limit_bytes = 0
+        self.sent_messages = self.sent_bytes = 0
+
+    def grant(self, messages: int, size: int) -> None:
+        """Adopt the totals that the consumer granted."""
+        self.limit_messages = max(self.limit_messages, messages)
+        self.limit_bytes = max(self.limit_bytes, size)
+
+    def available(self) -> tuple[int, int]:
+        """Messages and bytes that may be sent now; (0, 0) if none."""
+        messages = self.limit_messages - self.sent_messages
+        return (messages, max(0, self.limit_bytes - self.sent_bytes)) if messages > 0 else (0, 0)
+
+    def spend(self, messages: int, size: int) -> None:
+        """Count what was sent."""
+        self.sent_messages += messages
+        self.sent_bytes += size
+
+
+class ConsumerCredit:
+    """What this consumer granted to the producer at one link, and what has come of it."""
+
+    __slots__ = (
+        "freed_bytes",
+        "freed_messages",
+        "granted_bytes",
+        "granted_messages",
+        "seen_bytes",
+        "seen_messages",
+        "told",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.granted_messages = self.granted_bytes = 0
+        self.seen_messages = self.seen_bytes = 0
+        self.freed_messages = self.freed_bytes = 0
+        self.waiting = 0
+        self.told = (0, 0)
+        """The totals of the last grant that left in an ACK."""
+
+    def outstanding(self) -> int:
+        """Messages granted and not yet finished here, whether they have arrived or not."""
+        return self.granted_messages - self.freed_messages
+
+    def unused(self) -> int:
+        """Messages granted that have not arrived."""
+        return self.granted_messages - self.seen_messages
+
+    def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
+        """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""
+        self.seen_messages = max(self.seen_messages, sent_messages)
+        self.seen_bytes = max(self.seen_bytes, sent_bytes)
+        self.waiting = waiting

@@ -1,0 +1,136 @@
+"""One frame of messages at its consumer, shared by the consumer's machine and the code that handles them.
+
+Two threads touch a delivery without a lock, each writing its own fields:
+
+    handling side:  next, acked, verdicts        machine's side:  until, limit, everything else
+
+To hand out a message the handling side first raises `next` and only then looks at `until`; the machine
+takes messages back by first setting `until` and only then reading `next`. Under the interpreter's lock one
+of the two always sees the other, so a message that was taken back is never started.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from math import inf
+from typing import Any
+
+from peerfabric.batch import Buffer
+from peerfabric.envelope import Extra
+from peerfabric.ranges import Ranges
+
+
+class Verdict(IntEnum):
+    """What the handling side decided about messages."""
+
+    ACK = 0
+    NACK = 1
+    REJECT = 2
+    REFUSE = 3
+    GIVE_BACK = 4
+    BATCH_FAILED = 5
+
+
+class Delivery:
+    """Messages `[first, first + count)` of one stream, as they came in one DATA frame.
+
+    Indexes count from `first`. Handled in order:
+
+        0 <= acked <= next <= limit <= count
+
+    next     indexes below it have been handed to user code
+    acked    indexes below it are acked; later acks come as verdicts
+    limit    indexes from here on are not ours any more
+    until    a message may be handed out before this instant; -inf: none, ask the machine
+    """
+
+    __slots__ = (
+        "acked",
+        "alone",
+        "attempt",
+        "bodies",
+        "body",
+        "codec",
+        "cost",
+        "count",
+        "extended",
+        "extras",
+        "first",
+        "gone",
+        "holder",
+        "left",
+        "limit",
+        "next",
+        "observed",
+        "paused_at",
+        "queue",
+        "reported",
+        "sender",
+        "sent_ms",
+        "stream",
+        "until",
+        "verdicts",
+    )
+
+    def __init__(
+        self,
+        *,
+        holder: str,
+        sender: str,
+        stream: str,
+        queue: str,
+        first: int,
+        count: int,
+        attempt: int,
+        body: Buffer,
+        codec: int,
+        sent_ms: int,
+        cost: int,
+        alone: bool = False,
+        extras: dict[int, Extra] | None = None,
+    ) -> None:
+        self.holder, self.sender = holder, sender
+        self.stream, self.queue, self.first, self.count = stream, queue, first, count
+        self.attempt, self.alone = attempt, alone
+        self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
+        self.extras = extras
+        self.bodies: list[Any] | None = None
+        """The decoded bodies, once the handling side needed them."""
+        self.next = 0
+        self.acked = 0
+        self.verdicts: deque[tuple[Verdict, int, int, float, str]] = deque()
+        """(verdict, low, high, delay in seconds or below 0, text)"""
+        self.until = -inf
+        self.limit = count
+        self.reported = 0
+        self.left = count
+        """Messages of it that are still ours to finish."""
+        self.gone: Ranges | None = None
+        """Indexes that were settled out of order or taken back, so that nothing counts twice."""
+        self.observed: list[tuple[int, float]] = []
+        """(index, at): everything below index had been handed out at that instant."""
+        self.extended: dict[int, float] = {}
+        """Index -> instant before which its lease does not end."""
+        self.paused_at: float | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.count
+
+    def ack(self, low: int, high: int) -> None:
+        """Indexes `[low, high)` are processed. Called by the handling side."""
+        if low == self.acked:
+            self.acked = high
+        else:
+            self.verdicts.append((Verdict.ACK, low, high, -1.0, ""))
+
+    def unsettled(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The parts of `[low, high)` that nothing was decided about yet, as far as the machine has read."""
+        low = max(low, self.reported)
+        if low >= high:
+            return []
+        return self.gone.missing(low, high) if self.gone is not None else [(low, high)]
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.stream} [{self.first}, {self.stop}) next {self.next} left {self.left}>"

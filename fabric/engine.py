@@ -1,0 +1,1091 @@
+"""The engine of one node: routes between all its machines, nothing more.
+
+A driver feeds it what arrives and what time it is, and carries out what it asks for:
+
+    engine.receive(wire frames, now)           engine.outgoing(now) -> frames to send
+    engine.connected / disconnected / ...      engine.take_commands() -> sockets to open and close
+    engine.accept / take / progress            engine.take_changed() -> ends whose users may go on
+    engine.expire(now)                         engine.deadline() -> when to call `expire` next
+
+It opens nothing, reads no clock and draws no unseeded random number, so the same engine runs under real
+sockets and under a simulated network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from math import inf
+from random import Random
+from typing import Final, NamedTuple
+
+from peerfabric.batch import array_count, join
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.delivery import Delivery
+from peerfabric.dispatch import candidates, choose
+from peerfabric.envelope import (
+    ALONE,
+    IDLE,
+    LEAVING,
+    NO_INTEREST,
+    OTHER_FABRIC,
+    OTHER_VERSION,
+    TOO_MANY_PEERS,
+    Ack,
+    Address,
+    Backlog,
+    Bye,
+    Consuming,
+    Data,
+    Drain,
+    Extra,
+    ForeignHello,
+    Grant,
+    Hello,
+    Interest,
+    Marker,
+    Nack,
+    Ping,
+    Pong,
+    Release,
+    Result,
+    StreamRanges,
+    Subscription,
+    Tails,
+    TopicData,
+    UnknownKind,
+    decode_frame,
+    decode_outbox,
+    encode_frame,
+)
+from peerfabric.errors import BadFrame
+from peerfabric.inflight import Run
+from peerfabric.interest import Interests
+from peerfabric.link import FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
+from peerfabric.names import filter_prefix, matches
+from peerfabric.options import Options
+from peerfabric.peers import (
+    BYE_REPEAT,
+    IDLE_CLOSE_AFTER,
+    OURSELVES,
+    CameUp,
+    Change,
+    Command,
+    Follow,
+    Gone,
+    LifeEnded,
+    Outcome,
+    Peers,
+    Subscribe,
+    Unfollow,
+    Unsubscribe,
+)
+from peerfabric.producer_end import ProducerEnd
+from peerfabric.publisher_end import BEAT, PublisherEnd
+from peerfabric.ranges import Ranges, pairs
+from peerfabric.stats import PeerView, Statistics
+from peerfabric.subscriber_end import SubscriberEnd
+
+LATE: Final = 0.5
+"""A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
+MARKER_FIRST, MARKER_MAX = 0.02, 1.0
+ACK_RANGES_MAX: Final = 4096
+BYE_LIMIT: Final = 1.0
+
+
+class Notice(NamedTuple):
+    """Something that people may want to read in the log."""
+
+    level: str
+    text: str
+
+
+class Engine:
+    """All machines of one node.
+
+    Args:
+        address: Who this node is and where its sockets listen.
+        fabric: Only nodes of the same fabric talk to each other.
+        options: Limits and periods.
+        random: Source of jitter and of the first link half.
+        now: The driver's clock, in seconds; it must go on while the machine sleeps.
+    """
+
+    def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
+        self.address, self.fabric, self.options = address, fabric, options
+        self.frame_bytes_max = options.message_bytes_max + 1024
+        self.peers = Peers(address, fabric, self.frame_bytes_max, options.peers_max, random)
+        self.interests = Interests()
+        self.producers: dict[str, ProducerEnd] = {}
+        self.consumers: dict[str, ConsumerEnd] = {}
+        self.publishers: dict[str, PublisherEnd] = {}
+        self.subscribers: dict[str, SubscriberEnd] = {}
+        self._random = random
+        self._notices: list[Notice] = []
+        self._changed: set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd] = set()
+        self._dirty: set[Link] = set()
+        """Links that may have something to say besides DATA."""
+        self._outbox: deque[list[bytes]] = deque()
+        self._loop: deque[list[bytes]] = deque()
+        self._blocked: set[int] = set()
+        self._followed: dict[str, str] = {}
+        self._bad_data: dict[str, int] = {}
+        self._tails_at = inf
+        self._serial = 0
+        self._expected = now
+        self._next_look = now
+        self._draining = False
+        self._left_at_close: dict[str, int] = {}
+        self.closed_at = inf
+        """When the last BYE was answered, or waiting for it ended."""
+
+    # The ends that users hold
+
+    def open_producer(
+        self, queue: str, codec: int, max_attempts: int, letter_bytes_max: int, now: float
+    ) -> ProducerEnd:
+        """This node sends to `queue` from now on."""
+        stream = f"{self.address.node_id}:{self.address.epoch}:{queue}"
+        end = ProducerEnd(queue, stream, codec, letter_bytes_max, max_attempts, self._random)
+        self.producers[queue] = end
+        for holder, link in self.peers.by_holder.items():
+            if link.up and link.their_interest is not None:
+                self._match_consumer(end, holder, link)
+        self.interests.produces.add(queue)
+        self._interest_changed(now)
+        return end
+
+    def open_consumer(self, queue: str, lease: float, now: float) -> ConsumerEnd:
+        """This node consumes from `queue` from now on."""
+        end = ConsumerEnd(queue, lease, self.options.consumer_bytes, self.options.work_horizon)
+        self.consumers[queue] = end
+        for holder, link in self.peers.by_holder.items():
+            if link.up:
+                self._match_producer(end, holder, link)
+        self.interests.consumes.add(queue)
+        self._interest_changed(now)
+        return end
+
+    def close_consumer(self, queue: str, now: float) -> None:
+        """Nobody here takes from `queue` any more; what was not started goes back."""
+        end = self.consumers.get(queue)
+        if end is not None:
+            end.progress(now)
+            end.close()
+            self.interests.consumes.discard(queue)
+            self._interest_changed(now)
+            self._dirty.update(self.peers.by_holder.values())
+
+    def reopen_consumer(self, queue: str, now: float) -> None:
+        """A closed consumer takes again."""
+        self.consumers[queue].closed = False
+        self.interests.consumes.add(queue)
+        self._interest_changed(now)
+
+    def open_publisher(self, topic: str, codec: int, now: float) -> PublisherEnd:
+        """This node publishes on `topic` from now on."""
+        end = PublisherEnd(topic, self.address.node_id, self.address.epoch, self.address.name, codec)
+        self.publishers[topic] = end
+        self.interests.publishes.add(topic)
+        for link in self.peers.by_holder.values():
+            self._match_subscriptions(link, now)
+        self._count_ourselves(end)
+        self._interest_changed(now)
+        return end
+
+    def open_subscriber(self, pattern: str, buffer_bytes: int, now: float) -> SubscriberEnd:
+        """This node receives what `pattern` selects from now on."""
+        self._serial += 1
+        end = SubscriberEnd(pattern, buffer_bytes, self._serial)
+        end.baseline(self._own_holder, [publisher.tail() for publisher in self.publishers.values()])
+        self.subscribers[pattern] = end
+        self.interests.subscribes[pattern] = end.serial
+        self.peers.command(Subscribe(filter_prefix(pattern)))
+        for publisher in self.publishers.values():
+            self._count_ourselves(publisher)
+        for link in self.peers.by_holder.values():
+            self._follow_if_wanted(link)
+        self._interest_changed(now)
+        return end
+
+    def close_subscriber(self, pattern: str, now: float) -> None:
+        """Nobody here wants what `pattern` selects any more."""
+        if self.subscribers.pop(pattern, None) is not None:
+            del self.interests.subscribes[pattern]
+            self.peers.command(Unsubscribe(filter_prefix(pattern)))
+            for publisher in self.publishers.values():
+                publisher.confirmed.discard(f"{self.address.node_id} {pattern}")
+            self._interest_changed(now)
+
+    @property
+    def _own_holder(self) -> str:
+        return f"{self.address.node_id}:{self.address.epoch}"
+
+    def _count_ourselves(self, publisher: PublisherEnd) -> None:
+        for pattern in self.subscribers:
+            if matches(pattern, publisher.topic):
+                publisher.confirmed.add(f"{self.address.node_id} {pattern}")
+                self._changed.add(publisher)
+
+    def _interest_changed(self, now: float) -> None:
+        self.interests.changed()
+        if self.interests.with_ourselves:
+            self.peers.ourselves(now)
+        self.peers.interest_changed(now)
+        self._dirty.update(self.peers.by_holder.values())
+        self._next_look = now
+
+    # What users do
+
+    def accept(
+        self, end: ProducerEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
+    ) -> None:
+        """Take responsibility for `bodies`; they leave with the next `outgoing`."""
+        was_empty = end.waiting_count == 0
+        end.accept(bodies, sent_ms, extras)
+        if was_empty:
+            self._tell_waiting(end)
+
+    def _tell_waiting(self, end: ProducerEnd) -> None:
+        """Consumers who left us without credit learn at once that something waits."""
+        for holder in end.consumers:
+            link = self.peers.by_holder.get(holder)
+            if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
+                link.ping_at = -inf
+                self._dirty.add(link)
+
+    def publish(
+        self, end: PublisherEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
+    ) -> None:
+        """Send `bodies` to every subscriber of the topic."""
+        for topic, header, body in end.publish(bodies, sent_ms, extras):
+            self._outbox.append([topic, encode_frame(header), body])
+            self._to_subscribers(self._own_holder, header, body)
+        if self._tails_at == inf:
+            self._tails_at = -inf  # the next `expire` sets it from its own now
+            self._next_look = -inf
+
+    def progress(self, end: ConsumerEnd, now: float) -> None:
+        """Read what the handling side of `end` decided; acks leave with the next `outgoing`."""
+        end.progress(now)
+        self._after_progress(end, now)
+
+    def _after_progress(self, end: ConsumerEnd, now: float) -> None:
+        end.grant(now)
+        for holder, link in self.peers.by_holder.items():
+            if end.has_news(holder):
+                self._dirty.add(link)
+        for stream, sequence in end.lapsed:
+            self._notices.append(
+                Notice(
+                    "warning",
+                    f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
+                    f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
+                )
+            )
+        end.lapsed.clear()
+        if end.misled:
+            end.misled = 0
+            self._notices.append(
+                Notice(
+                    "error",
+                    f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
+                    f"no more for 5 s: give producer and consumer the same type",
+                )
+            )
+
+    # What the wires bring
+
+    def discovered(self, address: Address, now: float) -> None:
+        self._apply(self.peers.discovered(address, now), now)
+
+    def candidate(self, endpoint: str, now: float) -> None:
+        self.peers.candidate(endpoint, now)
+
+    def lost(self, node_id: str) -> None:
+        self.peers.lost(node_id)
+
+    def connected(self, wire: int, now: float) -> None:
+        self.peers.connected(wire, now)
+
+    def disconnected(self, wire: int, now: float) -> None:
+        self._blocked.discard(wire)
+        self._apply(self.peers.disconnected(wire, now), now)
+
+    def refused(self, wire: int, now: float) -> None:
+        self._apply(self.peers.refused(wire, now), now)
+
+    def probed(self, wire: int, outcome: Outcome, now: float) -> None:
+        self._apply(self.peers.probed(wire, outcome, now), now)
+
+    def writable(self, wire: int) -> None:
+        """The socket of `wire` takes frames again."""
+        self._blocked.discard(wire)
+        link = self.peers.links.get(wire)
+        if link is not None:
+            self._dirty.add(link)
+
+    def receive(self, frames: Sequence[bytes | memoryview], now: float) -> None:
+        """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node."""
+        try:
+            frame = decode_frame(bytes(frames[0]))
+        except ForeignHello as foreign:
+            self.peers.refuse(foreign.address, OTHER_VERSION, now)
+            self._notice_once(
+                f"version {foreign.address.node_id}",
+                "warning",
+                f"{foreign.address.name or foreign.address.node_id} speaks {foreign}",
+            )
+            return
+        except UnknownKind:
+            self.peers.count("frames of unknown kind")
+            return
+        except BadFrame:
+            self.peers.count("bad frames")
+            return
+        if isinstance(frame, Hello):
+            self._apply(self.peers.receive_hello(frame, now), now)
+            return
+        if isinstance(frame, Bye) and frame.link == bytes(8):
+            self._apply(self.peers.refused_by(frame.node_id, now), now)
+            self._notice_once(f"refused {frame.node_id}", "warning", _refusal(frame))
+            return
+        link = self.peers.find(frame.link, now)
+        if link is None:
+            return
+        body = frames[1] if len(frames) > 1 else b""
+        size = len(frames[0]) + memoryview(body).nbytes
+        if not link.accept(frame.number, frame.echo, size, now):
+            self._apply(self.peers.broken(link, now), now)
+            return
+        for sent in link.take_echo(frame.echo, now):
+            end = self.producers.get(sent.queue)
+            if end is not None:
+                end.delivered(sent.start, sent.stop)
+                self._changed.add(end)
+        try:
+            self._route(link, frame, body, now)
+        except BadFrame as error:
+            self.peers.count("bad frames")
+            self._notices.append(Notice("warning", f"a frame of {link.name} cannot be read ({error}); link renewed"))
+            self._apply(self.peers.broken(link, now), now)
+
+    def _route(self, link: Link, frame: object, body: bytes | memoryview, now: float) -> None:
+        match frame:
+            case Data():
+                self._receive_data(link, frame, body, now)
+            case Ack():
+                self._receive_ack(link, frame, now)
+            case Ping():
+                link.pong_stamp = frame.stamp
+                self._dirty.add(link)
+                for backlog in frame.backlogs:
+                    consumer = self.consumers.get(backlog.queue)
+                    if consumer is not None:
+                        consumer.backlog(link.holder, backlog)
+                for consumer in self.consumers.values():
+                    consumer.settle(link.holder, frame.settled)
+                    self._after_progress(consumer, now)
+            case Pong():
+                link.fence_stamp = max(link.fence_stamp, min(frame.stamp, now))
+                for consumer in self.consumers.values():
+                    consumer.fence(link.holder, link.fence_stamp + FENCE)
+                    if consumer.available(now):
+                        self._changed.add(consumer)
+            case Interest():
+                self._receive_interest(link, frame, now)
+            case Release():
+                self._receive_release(link, frame, now)
+            case Drain():
+                link.draining = True
+                for producer in self.producers.values():
+                    producer.set_consumer(link.holder, link.node_id, consumes=False)
+                    self._changed.add(producer)
+            case Bye():
+                self._receive_bye(link, frame, now)
+
+    def _receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> None:
+        link.data_received(now)
+        self.peers.wake_at(link.echo_at)
+        self._next_look = min(self._next_look, link.echo_at)
+        self._dirty.add(link)
+        if array_count(body) != data.count or data.first + data.count > 2**53:
+            raise BadFrame(f"a batch whose header says {data.count} messages")
+        end = self.consumers.get(data.queue)
+        if end is None or end.closed:
+            nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
+            self._send_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
+            return
+        end.receive(link.holder, link.name, data, body, now)
+        if end.available(now):
+            self._changed.add(end)
+        self._after_progress(end, now)
+
+    def _receive_ack(self, link: Link, ack: Ack, now: float) -> None:
+        for result in ack.results:
+            end = self.producers.get(result.queue)
+            if end is None or end.stream != result.stream:
+                continue
+            for start, stop in pairs(result.done):
+                end.acked(link.holder, start, stop)
+            for start, stop in pairs(result.returned):
+                end.returned(link.holder, start, stop)
+            for nack in result.nacks:
+                if nack.start < nack.stop:
+                    end.nacked(link.holder, nack, now)
+                    if nack.reason == NO_INTEREST:
+                        end.set_consumer(link.holder, link.node_id, consumes=False)
+            self._changed.add(end)
+            self._collect_releases(end)
+        link.acks_applied = max(link.acks_applied, ack.ack)
+        for grant in ack.grants:
+            if grant.queue in self.producers:
+                link.credit(grant.queue).grant(grant.messages, grant.bytes)
+
+    def _receive_release(self, link: Link, release: Release, now: float) -> None:
+        for item in release.streams:
+            consumer = self.consumers.get(_queue_of(item.stream))
+            if consumer is not None:
+                consumer.release(link.holder, item.stream, Ranges(pairs(item.ranges)))
+                self._after_progress(consumer, now)
+        if release.live is not None:
+            for consumer in self.consumers.values():
+                consumer.live_streams(link.holder, release.live, now)
+
+    def _receive_interest(self, link: Link, interest: Interest, now: float) -> None:
+        first = link.their_interest is None
+        if not first and link.their_interest is not None and interest.version < link.their_interest.version:
+            return
+        link.their_interest = interest
+        link.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
+        holder = link.holder
+        if first:
+            self._reconcile(link, interest, now)
+        for producer in self.producers.values():
+            self._match_consumer(producer, holder, link)
+        for consumer in self.consumers.values():
+            self._match_producer(consumer, holder, link)
+            self._after_progress(consumer, now)
+        self._match_subscriptions(link, now)
+        self._follow_if_wanted(link)
+        self._dirty.add(link)
+
+    def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
+        """The first frame of a life: settle what is done there, take back what got lost on the way."""
+        holder = link.holder
+        done = {item.stream: pairs(item.ranges) for item in interest.done}
+        held = {item.stream: Ranges(pairs(item.ranges)) for item in interest.held}
+        for producer in self.producers.values():
+            for start, stop in done.get(producer.stream, ()):
+                producer.acked(holder, start, stop)
+            release = producer.reconcile(holder, held.pop(producer.stream, Ranges()))
+            if release:
+                link.releases[producer.stream] = release.flat()
+            self._changed.add(producer)
+            self._collect_releases(producer)
+        for stream, ranges in held.items():
+            link.releases[stream] = ranges.flat()  # of a stream that is not ours any more
+        link.acks_applied = max(link.acks_applied, interest.ack)
+        link.live_due = True
+
+    def _match_consumer(self, end: ProducerEnd, holder: str, link: Link) -> None:
+        theirs = link.their_interest
+        consumes = theirs is not None and not link.draining and any(c.queue == end.queue for c in theirs.consumes)
+        if consumes != (holder in end.consumers):
+            end.set_consumer(holder, link.node_id, consumes=consumes)
+            self._changed.add(end)
+            if consumes and end.waiting_count:
+                link.ping_at = -inf
+                self._dirty.add(link)
+
+    def _match_producer(self, end: ConsumerEnd, holder: str, link: Link) -> None:
+        theirs = link.their_interest
+        if theirs is not None and end.queue in theirs.produces:
+            end.meet(holder)
+            if link.fence_stamp > -inf:
+                end.fence(holder, link.fence_stamp + FENCE)
+
+    def _receive_bye(self, link: Link, bye: Bye, now: float) -> None:
+        link.bye_received = True
+        if not link.bye_number:
+            link.bye_reason = bye.reason
+            self._put(link, Bye(b"", 0, 0, self.address.node_id, bye.reason))
+        if bye.reason == IDLE and self._in_common(link):
+            link.match_at = now
+        self._apply(self.peers.said_bye(link, bye.reason, now), now)
+
+    # Changes of links
+
+    def _apply(self, changes: list[Change], now: float) -> None:
+        for change in changes:
+            link = change.link
+            match change:
+                case LifeEnded():
+                    self._life_ended(link)
+                case CameUp():
+                    self._came_up(link, now)
+                case Gone():
+                    self._gone(link, now, proven=change.proven, died=change.died)
+        if changes:
+            self._next_look = now
+
+    def _life_ended(self, link: Link) -> None:
+        self._blocked.discard(link.wire)
+        for producer in self.producers.values():
+            self._changed.add(producer)
+        for publisher in self.publishers.values():
+            self._changed.add(publisher)
+
+    def _came_up(self, link: Link, now: float) -> None:
+        holder = link.holder
+        held, done = [], []
+        for consumer in self.consumers.values():
+            consumer.progress(now)
+            consumer.attach(holder)
+            some_held, some_done = consumer.possession(holder)
+            held += some_held
+            done += some_done
+        link.ack_number += 1
+        for consumer in self.consumers.values():
+            consumer.told_all(holder, link.ack_number)
+        self._put(link, self._interest(link, held, done))
+        self._notices.append(Notice("info", f"{link.name} joined"))
+
+    def _interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> Interest:
+        link.told_version = self.interests.version
+        return Interest(
+            b"",
+            0,
+            0,
+            self.interests.version,
+            [Consuming(queue, self.consumers[queue].lease) for queue in sorted(self.interests.consumes)],
+            [
+                Subscription(pattern, serial, link.holder in self.subscribers[pattern].confirmed)
+                for pattern, serial in self.interests.subscribes.items()
+            ],
+            sorted(self.interests.produces),
+            sorted(self.interests.publishes),
+            held,
+            done,
+            link.ack_number,
+        )
+
+    def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        holder = link.holder
+        for producer in self.producers.values():
+            producer.gone(holder, died=died)
+            self._changed.add(producer)
+            self._tell_waiting(producer)
+        for consumer in self.consumers.values():
+            consumer.progress(now)
+            consumer.detach(holder, now, proven_gone=proven)
+            if consumer.available(now):
+                self._changed.add(consumer)
+            self._after_progress(consumer, now)
+        for publisher in self.publishers.values():
+            publisher.confirmed = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
+            self._changed.add(publisher)
+        if proven:
+            for subscriber in self.subscribers.values():
+                subscriber.forget(holder)
+        endpoint = self._followed.pop(holder, None)
+        if endpoint is not None and endpoint not in self._followed.values():
+            self.peers.command(Unfollow(endpoint))
+        self._blocked.discard(link.wire)
+        self._notices.append(Notice("info", f"{link.name} {'left' if proven and not died else 'is gone'}"))
+
+    # Topics
+
+    def receive_published(self, frames: Sequence[bytes | memoryview], now: float) -> None:
+        """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
+        try:
+            frame = decode_outbox(bytes(frames[1]) if len(frames) > 1 else b"")
+        except UnknownKind:
+            self.peers.count("frames of unknown kind")
+            return
+        except BadFrame:
+            self.peers.count("bad frames")
+            return
+        holder = f"{frame.node_id}:{frame.epoch}"
+        match frame:
+            case TopicData():
+                body = frames[2] if len(frames) > 2 else b""
+                if array_count(body) != frame.count:
+                    self.peers.count("bad frames")
+                    return
+                self._to_subscribers(holder, frame, body)
+            case Tails():
+                for subscriber in self.subscribers.values():
+                    if subscriber.tails(holder, frame.tails):
+                        self._changed.add(subscriber)
+            case Marker():
+                subscriber_end = self.subscribers.get(frame.pattern)
+                if frame.to == self.address.node_id and subscriber_end is not None:
+                    if frame.serial == subscriber_end.serial and holder not in subscriber_end.confirmed:
+                        subscriber_end.baseline(holder, frame.baseline)
+                        link = self.peers.by_holder.get(holder)
+                        if link is not None and link.up:
+                            self._put(link, self._interest(link, [], []))
+                    self._changed.add(subscriber_end)
+
+    def _to_subscribers(self, holder: str, data: TopicData, body: bytes | memoryview) -> None:
+        for subscriber in self.subscribers.values():
+            if matches(subscriber.pattern, data.topic) and subscriber.receive(holder, data, body):
+                self._changed.add(subscriber)
+
+    def _match_subscriptions(self, link: Link, now: float) -> None:
+        """Count confirmed subscriptions; markers go out for the others."""
+        theirs = link.their_interest
+        wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
+        for publisher in self.publishers.values():
+            mine = {f"{link.node_id} {p}" for p, s in wanted.items() if s.confirmed and matches(p, publisher.topic)}
+            others = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
+            if others | mine != publisher.confirmed:
+                publisher.confirmed = others | mine
+                self._changed.add(publisher)
+        due = {}
+        for pattern, subscription in wanted.items():
+            if not subscription.confirmed and any(matches(pattern, topic) for topic in self.publishers):
+                due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
+        link.marker_due = due
+        if due:
+            self._next_look = now
+
+    def _send_markers(self, link: Link, now: float) -> float:
+        """Publish what is due under the very prefix of each subscription; return when the next is due."""
+        soonest = inf
+        for pattern, (at, wait, serial) in list(link.marker_due.items()):
+            if at <= now:
+                prefix = filter_prefix(pattern)
+                tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
+                marker = Marker(self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails)
+                self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
+                at = now + wait
+                link.marker_due[pattern] = (at, min(MARKER_MAX, wait * 2), serial)
+            soonest = min(soonest, at)
+        return soonest
+
+    def _send_tails(self, now: float) -> None:
+        due = [publisher for publisher in self.publishers.values() if publisher.beats_due]
+        for publisher in due:
+            publisher.beats_due -= 1
+            tails = Tails(self.address.node_id, self.address.epoch, [publisher.tail()])
+            self._outbox.append([publisher.topic.encode() + b"\0", encode_frame(tails)])
+        self._tails_at = now + BEAT if due else inf
+
+    def _follow_if_wanted(self, link: Link) -> None:
+        theirs = link.their_interest
+        if theirs is None or link.address is None or link.holder in self._followed or link.wire == OURSELVES:
+            return
+        if self.interests.follows(theirs):
+            same_host = link.address.host == self.address.host
+            usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
+            usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
+            if usable:
+                self._followed[link.holder] = usable[0]
+                self.peers.command(Follow(usable[0]))
+
+    # Time
+
+    def expire(self, now: float) -> None:
+        """Act on everything that has come due."""
+        late = now - self._expected if now - self._expected > LATE else 0.0
+        if now < self._next_look and not late and self.peers.deadline() > now:
+            return
+        self._apply(self.peers.expire(now, late), now)
+        look = now + 0.5
+        for link in list(self.peers.links.values()):
+            look = min(look, self._look_at(link, now))
+        for producer in self.producers.values():
+            before = producer.waiting_count
+            producer.expire(now)
+            if producer.waiting_count > before:
+                self._tell_waiting(producer)
+            look = min(look, producer.deadline() or inf)
+            if producer.letters_full and producer.waiting_count:
+                self._notice_once(
+                    f"letters {producer.queue}",
+                    "warning",
+                    f"queue {producer.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
+                    f"retry or drop letters of node.dead_letters({producer.queue!r})",
+                )
+        for consumer in self.consumers.values():
+            consumer.expire(now)
+            self._after_progress(consumer, now)
+            look = min(look, consumer.deadline(now) or inf)
+        if self._tails_at == -inf:
+            self._tails_at = now + BEAT
+        elif self._tails_at <= now:
+            self._send_tails(now)
+        look = min(look, self._tails_at)
+        self._next_look = self._expected = max(look, now + 0.001)
+
+    def _look_at(self, link: Link, now: float) -> float:
+        """Pings, echoes, markers, leases of the hung and idle links; return when to look again."""
+        times = [now + 0.5]
+        if link.belief is Belief.HUNG:
+            self._end_backstops(link, now)
+        if not link.up:
+            return times[0]
+        if link.echo_at <= now or link.ping_at <= now:
+            self._dirty.add(link)
+        times += [link.echo_at, link.ping_at]
+        if link.marker_due:
+            times.append(self._send_markers(link, now))
+        if self._in_common(link):
+            link.match_at = now
+        elif now - link.match_at >= IDLE_CLOSE_AFTER and not link.bye_number and not self._draining:
+            self._part_idle(link, now)
+        if link.bye_number and link.bye_at <= now:
+            self._dirty.add(link)
+        times.append(link.bye_at)
+        return min(times)
+
+    def _end_backstops(self, link: Link, now: float) -> None:
+        """A hung peer keeps what it holds for its lease after the last that we heard of it."""
+        for producer in self.producers.values():
+            if now - link.heard_at >= link.leases.get(producer.queue, 300.0) and producer.held_by(link.holder):
+                producer.lapse(link.holder, "its consumer hangs", now)
+                self._changed.add(producer)
+                self._tell_waiting(producer)
+
+    def _in_common(self, link: Link) -> bool:
+        theirs = link.their_interest
+        if theirs is None or self.interests.in_common(theirs):
+            return True
+        holder = link.holder
+        return any(p.held_by(holder) for p in self.producers.values()) or any(
+            c.holds_from(holder) or c.has_news(holder) for c in self.consumers.values()
+        )
+
+    def _part_idle(self, link: Link, now: float) -> None:
+        link.bye_number = link.out_number + 1
+        self._put(link, Bye(b"", 0, 0, self.address.node_id, IDLE))
+        self.peers.part_idle(link, now)
+
+    def deadline(self) -> float | None:
+        """When `expire` has something to do; None: nothing is being waited for."""
+        at = min(self._next_look, self.peers.deadline())
+        return at if at < inf else None
+
+    # Sending
+
+    def outgoing(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+        """Everything that should be sent now, as (wire, frames).
+
+        The driver calls `refuse` before it goes on if the socket did not take the frames.
+        """
+        while True:
+            yield from self._control(now)
+            yield from self._data(now)
+            if not self._loop:
+                return
+            while self._loop:
+                self.receive(self._loop.popleft(), now)
+
+    def refuse(self, wire: int, frames: list[bytes], now: float) -> None:
+        """The socket of `wire` did not take `frames`."""
+        link = self.peers.links.get(wire)
+        if link is None or not link.up:
+            return
+        link.refused = frames
+        self._blocked.add(wire)
+
+    def take_published(self) -> Iterator[list[bytes]]:
+        """Frames for the outbox."""
+        while self._outbox:
+            yield self._outbox.popleft()
+
+    def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+        for link, frames in self.peers.hello_frames(now):
+            yield from self._emit(link, frames)
+        for wire, frames in self.peers.farewell_frames():
+            yield wire, frames
+        dirty, self._dirty = self._dirty, set()
+        for link in dirty:
+            if link.wire not in self.peers.links:
+                continue
+            yield from self._say(link, now)
+
+    def _say(self, link: Link, now: float) -> Iterator[tuple[int, list[bytes]]]:
+        """What a link has to say besides DATA, most urgent last: a frame kept from before goes first."""
+        if link.wire in self._blocked:
+            self._dirty.add(link)
+            return
+        if link.refused is not None:
+            frames, link.refused = link.refused, None
+            yield from self._emit(link, frames)
+            if link.wire in self._blocked:
+                self._dirty.add(link)
+                return
+        while link.outbound:
+            yield from self._emit(link, link.outbound.popleft())
+            if link.wire in self._blocked:
+                self._dirty.add(link)
+                return
+        if not link.up:
+            return
+        if link.told_version != self.interests.version:
+            self._put(link, self._interest(link, [], []))
+        self._put_results(link, now)
+        if link.pong_stamp is not None:
+            self._put(link, Pong(b"", 0, 0, link.pong_stamp))
+            link.pong_stamp = None
+        if link.releases or link.live_due:
+            self._put_releases(link)
+        if link.drain_due:
+            link.drain_due = False
+            self._put(link, Drain(b"", 0, 0))
+        if link.ping_at <= now:
+            self._put_ping(link, now)
+        if link.bye_at <= now and link.bye_number:
+            self._put_bye(link, now)
+        if link.echo_at <= now:
+            self._put(link, Ack(b"", 0, 0, link.ack_number))
+        while link.outbound and link.wire not in self._blocked:
+            yield from self._emit(link, link.outbound.popleft())
+        if link.outbound:
+            self._dirty.add(link)
+
+    def _put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | Drain | Bye) -> None:
+        """Number a control frame and queue it on its link."""
+        if not link.up:
+            return
+        frame.link, frame.echo = link.out_id, link.in_number
+        frame.number = link.next_number()
+        link.outbound.append([encode_frame(frame)])
+        self._dirty.add(link)
+
+    def _put_results(self, link: Link, now: float) -> None:
+        results: list[Result] = []
+        grants: list[Grant] = []
+        holder = link.holder
+        ack = link.ack_number + 1
+        for consumer in self.consumers.values():
+            results += consumer.take_results(holder, ack)
+            grant = consumer.take_grant(holder)
+            if grant is not None:
+                grants.append(grant)
+        if results or grants:
+            self._send_ack(link, results, grants)
+
+    def _send_ack(self, link: Link, results: list[Result], grants: list[Grant]) -> None:
+        link.ack_number += 1
+        *parts, last = list(_split(results)) or [[]]
+        for part in parts:
+            # Only the last part confirms this ACK: until it is applied the results may be asked for again.
+            self._put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
+        self._put(link, Ack(b"", 0, 0, link.ack_number, last, grants))
+
+    def _put_releases(self, link: Link) -> None:
+        streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
+        live = [producer.stream for producer in self.producers.values()] if link.live_due else None
+        self._put(link, Release(b"", 0, 0, streams, live))
+        link.releases.clear()
+        link.live_due = False
+
+    def _put_ping(self, link: Link, now: float) -> None:
+        holder = link.holder
+        backlogs = [
+            Backlog(
+                end.queue,
+                end.stream,
+                end.waiting_count,
+                link.credit(end.queue).sent_messages,
+                link.credit(end.queue).sent_bytes,
+                end.floor,
+            )
+            for end in self.producers.values()
+            if holder in end.consumers
+        ]
+        holding = any(consumer.holds_from(holder) for consumer in self.consumers.values())
+        link.ping_at = now + (PING_EVERY_HOLDING if holding else PING_EVERY)
+        self._put(link, Ping(b"", 0, 0, now, link.acks_applied, backlogs))
+
+    def _collect_releases(self, end: ProducerEnd) -> None:
+        for holder, start, stop in end.take_releases():
+            link = self.peers.by_holder.get(holder)
+            if link is not None and link.up:
+                link.releases.setdefault(end.stream, []).extend((start, stop))
+                self._dirty.add(link)
+
+    def _data(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+        for end in self.producers.values():
+            if not end.waiting_count:
+                continue
+            able = candidates(end, self.peers.by_holder)
+            while able and end.waiting_count:
+                best, messages, size = choose(end, able)
+                body_max = best.link.frame_bytes_max - 1024
+                run = end.pick(best.link.holder, messages, size, body_max)
+                if run is None:
+                    able.remove(best)
+                    continue
+                yield from self._emit(best.link, self._data_frame(best.link, end, run))
+                best.messages -= len(run.bodies)
+                best.bytes -= run.cost
+                best.outstanding += len(run.bodies)
+                if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
+                    able.remove(best)
+
+    def _data_frame(self, link: Link, end: ProducerEnd, run: Run) -> list[bytes]:
+        credit = link.credit(end.queue)
+        credit.spend(len(run.bodies), run.cost)
+        end.sent(link.holder, run)
+        echo = link.in_number
+        number = link.next_number()
+        data = Data(
+            link.out_id,
+            number,
+            echo,
+            end.stream,
+            end.queue,
+            run.first,
+            len(run.bodies),
+            end.floor,
+            run.attempt,
+            end.codec,
+            ALONE if run.solo or run.strikes or run.deaths > 2 else 0,
+            run.sent_ms,
+            end.waiting_count,
+            credit.sent_messages,
+            credit.sent_bytes,
+            link.acks_applied,
+        )
+        if run.extras:
+            data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
+        link.data_sent(Sent(number, run.cost, end.queue, run.first, run.stop))
+        return [encode_frame(data), join(run.bodies, end.codec)]
+
+    def _emit(self, link: Link, frames: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+        if link.wire == OURSELVES:
+            self._loop.append(frames)
+        else:
+            yield link.wire, frames
+
+    # Closing
+
+    def drain(self, now: float) -> None:
+        """Take no new messages from anybody; return what was not started."""
+        if self._draining:
+            return
+        self._draining = True
+        for link in self.peers.by_holder.values():
+            link.drain_due = link.up and link.wire != OURSELVES
+            self._dirty.add(link)
+        producing = {p.queue for p in self.producers.values() if p.unsettled_count}
+        for queue, consumer in self.consumers.items():
+            consumer.progress(now)
+            if queue not in producing:
+                consumer.close()
+        self._next_look = now
+
+    @property
+    def settled(self) -> bool:
+        """Nothing accepted is unsettled here, and nothing that was started is undecided."""
+        return not any(p.unsettled_count for p in self.producers.values()) and all(
+            c.idle for c in self.consumers.values()
+        )
+
+    def unsettled(self) -> tuple[int, int]:
+        """Messages waiting and in flight, over all producers."""
+        accounts = [producer.account() for producer in self.producers.values()]
+        return sum(a.waiting for a in accounts), sum(a.in_flight for a in accounts)
+
+    def say_bye(self, now: float) -> None:
+        """Say goodbye on every link; `finished` tells when all have answered."""
+        self.peers.closing = True
+        for consumer in self.consumers.values():
+            consumer.progress(now)
+            consumer.close()
+        self.closed_at = now + BYE_LIMIT
+        for link in list(self.peers.links.values()):
+            if link.up and link.wire != OURSELVES:
+                self._put_results(link, now)
+                link.bye_reason = LEAVING
+                self._put_bye(link, now)
+        self._next_look = now
+
+    def _put_bye(self, link: Link, now: float) -> None:
+        self._put(link, Bye(b"", 0, 0, self.address.node_id, link.bye_reason))
+        link.bye_number = link.out_number
+        link.bye_at = now + BYE_REPEAT
+
+    def finished(self, now: float) -> bool:
+        """Whether every peer has answered our BYE, or waiting for that is over."""
+        waiting = [k for k in self.peers.links.values() if k.up and k.wire != OURSELVES and not k.bye_received]
+        return now >= self.closed_at or not waiting
+
+    # Reports
+
+    def take_commands(self) -> list[Command]:
+        return self.peers.take_commands()
+
+    def take_changed(self) -> set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd]:
+        """The ends whose users may have something to go on with."""
+        taken, self._changed = self._changed, set()
+        return taken
+
+    def take_notices(self) -> list[Notice]:
+        """Lines for the log."""
+        taken, self._notices = self._notices, []
+        return taken
+
+    def _notice_once(self, key: str, level: str, text: str) -> None:
+        if self._bad_data.setdefault(key, 0) == 0 and len(self._bad_data) < 4096:
+            self._bad_data[key] = 1
+            self._notices.append(Notice(level, text))
+
+    def statistics(self) -> Statistics:
+        """A snapshot in which every producer's accounting closes."""
+        return Statistics(
+            node_id=self.address.node_id,
+            name=self.address.name,
+            producers=tuple(producer.account() for producer in self.producers.values()),
+            consumers=tuple(consumer.account() for consumer in self.consumers.values()),
+            publishers=tuple(publisher.account() for publisher in self.publishers.values()),
+            subscribers=tuple(subscriber.account() for subscriber in self.subscribers.values()),
+            peers=sum(1 for link in self.peers.links.values() if link.up and link.wire != OURSELVES),
+            counters=dict(self.peers.counters),
+        )
+
+    def view(self) -> list[PeerView]:
+        return self.peers.view()
+
+    def check(self) -> None:
+        """Assert the invariants of every machine, and those between them."""
+        self.peers.check()
+        for producer in self.producers.values():
+            producer.check()
+        for consumer in self.consumers.values():
+            consumer.check()
+        for subscriber in self.subscribers.values():
+            subscriber.check()
+
+
+def _split(results: list[Result]) -> Iterator[list[Result]]:
+    """Parts of at most 4,096 ranges each, so that no ACK grows without bound."""
+    for result in results:
+        pieces = max(len(result.done), len(result.returned), 2 * len(result.nacks))
+        step = 2 * ACK_RANGES_MAX
+        for at in range(0, max(1, pieces), step):
+            nacks = result.nacks[at // 2 : (at + step) // 2]
+            yield [
+                Result(result.stream, result.queue, result.done[at : at + step], result.returned[at : at + step], nacks)
+            ]
+
+
+def _queue_of(stream: str) -> str:
+    return stream.split(":", 2)[-1]
+
+
+def _refusal(bye: Bye) -> str:
+    why = {
+        OTHER_FABRIC: "it is in another fabric; give both nodes the same fabric=",
+        OTHER_VERSION: "it speaks another version; install the same release on both",
+        TOO_MANY_PEERS: "it has as many peers as it allows; raise Options(peers_max=) there",
+    }
+    return f"{bye.node_id} refused this node: {why.get(bye.reason, 'no reason given')}"
+
+
+__all__ = ["Delivery", "Engine", "Notice"]

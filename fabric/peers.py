@@ -1,0 +1,726 @@
+"""All links of one node: whom to dial, who said hello, whom to believe alive, how to part.
+
+Discovery only proposes addresses. A peer exists once a link with it was up; it is
+
+    gone      its process is proven dead (its inbox refuses), or it said goodbye
+    hung      its inbox accepts and it does not answer: no new work, what it holds waits for its lease
+    vanished  nothing answers for four seconds: given up, dialled again while discovery still names it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from math import inf
+from random import Random
+from typing import Final, NamedTuple
+
+from peerfabric.envelope import (
+    LEAVING,
+    MAGIC,
+    OTHER_FABRIC,
+    OTHER_VERSION,
+    TOO_MANY_PEERS,
+    VERSION,
+    Address,
+    Bye,
+    Hello,
+    encode_frame,
+)
+from peerfabric.link import REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
+from peerfabric.stats import PeerView
+
+OURSELVES: Final = 0
+"""The wire that leads back to this node."""
+IDLE_CLOSE_AFTER: Final = 10.0
+REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
+RETRY_FIRST, RETRY_MAX = 2.0, 30.0
+BYE_REPEAT: Final = 0.1
+REMNANT: Final = 0.5
+"""How long a wire stays open after the last BYE, so that it leaves."""
+TICK: Final = 0.05
+
+
+class Dial(NamedTuple):
+    """Connect a private PUSH to `endpoint`, replacing what `wire` was."""
+
+    wire: int
+    endpoint: str
+
+
+class HangUp(NamedTuple):
+    wire: int
+
+
+class Probe(NamedTuple):
+    """Find out whether anybody listens at `endpoint`; the answer comes as `probed(wire, outcome)`."""
+
+    wire: int
+    endpoint: str
+
+
+class Follow(NamedTuple):
+    """Connect the SUB socket to a publisher's outbox."""
+
+    endpoint: str
+
+
+class Unfollow(NamedTuple):
+    endpoint: str
+
+
+class Subscribe(NamedTuple):
+    prefix: bytes
+
+
+class Unsubscribe(NamedTuple):
+    prefix: bytes
+
+
+Command = Dial | HangUp | Probe | Follow | Unfollow | Subscribe | Unsubscribe
+
+
+class Outcome(Enum):
+    """What a probe of an inbox found."""
+
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    SILENT = "silent"
+
+
+class LifeEnded(NamedTuple):
+    """The link is not up any more; what was in the pipe may be lost."""
+
+    link: Link
+
+
+class CameUp(NamedTuple):
+    """Both sides know each other: INTEREST is due."""
+
+    link: Link
+
+
+class Gone(NamedTuple):
+    """The peer will not answer any more. `proven`: its process has ended; `died`: without saying goodbye."""
+
+    link: Link
+    proven: bool
+    died: bool
+
+
+Change = LifeEnded | CameUp | Gone
+
+
+class Peers:
+    """The links of one node, by wire, by peer and by link id."""
+
+    def __init__(self, address: Address, fabric: str, frame_bytes_max: int, peers_max: int, random: Random) -> None:
+        self.address, self.fabric = address, fabric
+        self.frame_bytes_max, self.peers_max = frame_bytes_max, peers_max
+        self.links: dict[int, Link] = {}
+        self.by_holder: dict[str, Link] = {}
+        self.counters: dict[str, int] = {}
+        self.sample: list[Address] = []
+        """Addresses worth telling others about, put here by the driver."""
+        self.learned: list[Address] = []
+        """Addresses that hellos told, for the driver to take."""
+        self.closing = False
+        self._by_node: dict[str, Link] = {}
+        self._by_in_id: dict[bytes, Link] = {}
+        self._known: dict[str, Address] = {}
+        self._retry: dict[str, tuple[float, float]] = {}
+        self._candidates: dict[str, tuple[float, float]] = {}
+        """Endpoint of a static peer -> (when to dial it next, wait after that); inf while a link serves it."""
+        self._served: dict[str, str] = {}
+        self._halves: dict[int, Link] = {}
+        self._half = random.randrange(1, 2**30)
+        self._next_wire = OURSELVES + 1
+        self._random = random
+        self._commands: list[Command] = []
+        self._hello_due: set[Link] = set()
+        self._farewells: dict[int, tuple[int, float]] = {}
+        self._refused_until: dict[str, float] = {}
+        self._next_tick = -inf
+
+    # What discovery proposes
+
+    def discovered(self, address: Address, now: float) -> list[Change]:
+        """A node may be reached at `address`."""
+        if address.node_id == self.address.node_id:
+            return []
+        link = self._by_node.get(address.node_id)
+        known = self._known.get(address.node_id)
+        if known is not None and not _newer(address, known) and address.epoch != known.epoch:
+            return []
+        if len(self._known) >= self.peers_max and known is None:
+            self.count("peers over the limit")
+            return []
+        self._known[address.node_id] = address
+        if link is not None and link.address is not None:
+            if _newer(address, link.address):
+                changes = self._part(link, now, proven=True, died=True)
+                self._dial_peer(address, now)
+                return changes
+            return []
+        if not self.closing and self._refused_until.get(address.node_id, -inf) <= now:
+            self._dial_peer(address, now)
+        return []
+
+    def candidate(self, endpoint: str, now: float) -> None:
+        """Somebody may listen at `endpoint`; who, its hello will tell."""
+        if endpoint not in self._candidates and endpoint not in self.address.inbox:
+            self._candidates[endpoint] = (now, REDIAL_FIRST)
+            self._next_tick = now
+
+    def lost(self, node_id: str) -> None:
+        """Discovery does not see the node any more; only its link decides whether it lives."""
+        self._known.pop(node_id, None)
+        self._retry.pop(node_id, None)
+
+    def interest_changed(self, now: float) -> None:
+        """Say hello again to everybody with whom there was nothing in common."""
+        for address in list(self._known.values()):
+            if address.node_id not in self._by_node and not self.closing:
+                self._dial_peer(address, now)
+
+    def _usable(self, address: Address) -> list[str]:
+        """Endpoints of `address` that can be reached from here, ipc first."""
+        same_host = address.host == self.address.host
+        ipc = [e for e in address.inbox if e.startswith("ipc://")] if same_host else []
+        return ipc + [e for e in address.inbox if e.startswith("tcp://")]
+
+    def _dial_peer(self, address: Address, now: float) -> Link | None:
+        endpoints = self._usable(address)
+        if not endpoints:
+            self.count("addresses out of reach")
+            return None
+        if len(self.links) >= self.peers_max:
+            self.count("peers over the limit")
+            return None
+        link = self._new_link(now, address)
+        link.endpoints = endpoints
+        self._by_node[address.node_id] = link
+        self.by_holder[link.holder] = link
+        self._dial(link, endpoints[0])
+        return link
+
+    def _new_link(self, now: float, address: Address | None) -> Link:
+        self._half += 1
+        link = Link(self._next_wire, self._half, now, address)
+        self._next_wire += 1
+        self.links[link.wire] = link
+        self._halves[link.mine] = link
+        return link
+
+    def _dial(self, link: Link, endpoint: str) -> None:
+        link.endpoint = endpoint
+        link.connected = False
+        self._commands.append(Dial(link.wire, endpoint))
+
+    def ourselves(self, now: float) -> None:
+        """Open the link to this node itself; the driver's frames on its wire never leave the process."""
+        if OURSELVES in self.links:
+            return
+        self._half += 1
+        link = Link(OURSELVES, self._half, now, self.address)
+        link.connected = True
+        link.hello_at = now
+        self.links[OURSELVES] = link
+        self._by_node[self.address.node_id] = link
+        self.by_holder[link.holder] = link
+        self._halves[link.mine] = link
+        self._hello_due.add(link)
+
+    # What the wires report
+
+    def connected(self, wire: int, now: float) -> None:
+        """The PUSH of `wire` has a connection."""
+        if wire in self._farewells:
+            return
+        link = self.links.get(wire)
+        if link is not None:
+            link.connected = True
+            link.hello_at = now
+            self._hello_due.add(link)
+
+    def disconnected(self, wire: int, now: float) -> list[Change]:
+        """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
+        link = self.links.get(wire)
+        if link is None:
+            return []
+        was_up = link.up
+        link.connected = False
+        self._restart(link, now)
+        if link.address is not None:
+            link.suspect(now)
+            self._next_tick = now
+        return [LifeEnded(link)] if was_up else []
+
+    def refused(self, wire: int, now: float) -> list[Change]:
+        """Nobody listens at the endpoint of `wire`."""
+        link = self.links.get(wire)
+        if link is None or wire in self._farewells:
+            self._end_farewell(wire)
+            return []
+        changes: list[Change] = []
+        if link.up:
+            self._restart(link, now)
+            changes.append(LifeEnded(link))
+        link.connected = False
+        if link.address is None:
+            self._drop(link)
+            _, wait = self._candidates.get(link.endpoint, (0.0, REDIAL_FIRST))
+            self._candidates[link.endpoint] = (now + self._jitter(wait), min(REDIAL_MAX, wait * 2))
+            return changes
+        if link.belief is not Belief.ALIVE or link.introduced or link.in_number:
+            link.suspect(now)
+            self._next_tick = now
+        at = link.endpoints.index(link.endpoint) + 1 if link.endpoint in link.endpoints else 0
+        if at < len(link.endpoints):
+            self._dial(link, link.endpoints[at])
+        elif link.belief is Belief.ALIVE:
+            # Never met: an address of a process that has ended, or one that is only starting.
+            self._drop(link)
+            self._schedule_retry(link.node_id, now, REDIAL_FIRST, REDIAL_MAX)
+        else:
+            link.hello_at = inf
+            self._schedule_retry(link.node_id, now, REDIAL_FIRST, REDIAL_MAX)
+        return changes
+
+    def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
+        """A probe of the inbox behind `wire` has found something."""
+        link = self.links.get(wire)
+        if link is None:
+            return []
+        link.probing = False
+        if link.belief is Belief.ALIVE:
+            return []
+        match outcome:
+            case Outcome.REFUSED:
+                if link.refusals and now - link.refused_at >= REFUSED_TWICE_AFTER:
+                    return self._part(link, now, proven=True, died=True)
+                if not link.refusals:
+                    link.refusals, link.refused_at = 1, now
+                link.probe_at = now + REFUSED_TWICE_AFTER
+            case Outcome.ACCEPTED:
+                link.belief = Belief.HUNG
+                link.refusals = 0
+                link.probe_at = now + 1.0
+            case Outcome.SILENT:
+                link.probe_at = now + 0.5
+                if now - link.suspect_at >= VANISHED_AFTER:
+                    return self._part(link, now, proven=False, died=False)
+        self._next_tick = min(self._next_tick, link.probe_at)
+        return []
+
+    # Hello
+
+    def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
+        """The HELLOs that are due; a socket that refuses one only delays it."""
+        if not self._hello_due:
+            return []
+        due, self._hello_due = self._hello_due, set()
+        frames = []
+        for link in due:
+            if link.wire not in self.links or not link.connected or link.wire in self._farewells:
+                continue
+            hello = Hello(
+                MAGIC,
+                VERSION,
+                self.fabric,
+                link.node_id,
+                self.address,
+                link.mine,
+                link.theirs,
+                link.up,
+                self.frame_bytes_max,
+                [a for a in self.sample if a.node_id != link.node_id],
+            )
+            frames.append((link, [encode_frame(hello)]))
+            link.hello_sent(now)
+        return frames
+
+    def receive_hello(self, hello: Hello, now: float) -> list[Change]:
+        """Somebody said hello to this node, or to one that listened here before."""
+        theirs = hello.address
+        if hello.fabric != self.fabric:
+            self.refuse(theirs, OTHER_FABRIC, now)
+            return []
+        if theirs.node_id == self.address.node_id:
+            return self._hello_from_ourselves(hello, now)
+        self.learned.append(theirs)
+        self.learned += hello.known
+        changes: list[Change] = []
+        link = self._by_node.get(theirs.node_id)
+        if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
+            if not _newer(theirs, link.address):
+                self.count("hellos of an earlier epoch")
+                return []
+            changes += self._part(link, now, proven=True, died=True)
+            link = None
+        changes += self._replaced(theirs, now)
+        self._known.setdefault(theirs.node_id, theirs)
+        candidate = self._candidate_for(hello)
+        if link is None and candidate is not None:
+            link = self._bind(candidate, theirs)
+        elif candidate is not None and candidate is not link and link is not None:
+            self._served[candidate.endpoint] = theirs.node_id
+            self._candidates[candidate.endpoint] = (inf, REDIAL_FIRST)
+            self._drop(candidate)
+            if hello.yours == candidate.mine:
+                # The peer may hold the candidate's half for ours: only a larger one is believed.
+                changes += [LifeEnded(link)] if link.up else []
+                self._restart(link, now)
+        if link is None:
+            if self.closing:
+                return changes
+            if len(self.links) >= self.peers_max:
+                self.refuse(theirs, TOO_MANY_PEERS, now)
+                return changes
+            link = self._dial_peer(theirs, now)
+            if link is None:
+                return changes
+        old_id = link.in_id
+        ended, came_up, wanted = link.receive_hello(hello, now)
+        if link.in_id != old_id:
+            self._by_in_id.pop(old_id, None)
+        if ended:
+            changes.append(LifeEnded(link))
+        if came_up:
+            self._by_in_id[link.in_id] = link
+            self._retry.pop(link.node_id, None)
+            changes.append(CameUp(link))
+        if wanted and link.connected:
+            link.hello_at = now
+            self._hello_due.add(link)
+        return changes
+
+    def _hello_from_ourselves(self, hello: Hello, now: float) -> list[Change]:
+        link = self.links.get(OURSELVES)
+        if link is not None and hello.mine == link.mine:
+            _, came_up, wanted = link.receive_hello(hello, now)
+            if came_up:
+                self._by_in_id[link.in_id] = link
+            if wanted:
+                self._hello_due.add(link)
+            return [CameUp(link)] if came_up else []
+        found = self._halves.get(hello.mine)
+        if found is not None and found.address is None:
+            self._candidates[found.endpoint] = (inf, REDIAL_FIRST)
+            self._drop(found)
+        return []
+
+    def _candidate_for(self, hello: Hello) -> Link | None:
+        """The wire of a static peer that turns out to lead to the node of this hello."""
+        by_half = self._halves.get(hello.yours) if hello.yours else None
+        if by_half is not None and by_half.address is None and by_half.wire in self.links:
+            return by_half
+        return next((k for k in self.links.values() if k.address is None and k.endpoint in hello.address.inbox), None)
+
+    def _bind(self, link: Link, address: Address) -> Link:
+        link.address = address
+        link.endpoints = [link.endpoint]
+        self._served[link.endpoint] = address.node_id
+        self._by_node[address.node_id] = link
+        self.by_holder[link.holder] = link
+        return link
+
+    def _replaced(self, theirs: Address, now: float) -> list[Change]:
+        """Another node answers at the endpoint of a peer: that peer has gone from there."""
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            other = link.address is not None and link.node_id != theirs.node_id and link.wire != OURSELVES
+            if other and not link.up and link.endpoint in theirs.inbox:
+                changes += self._part(link, now, proven=True, died=True)
+        return changes
+
+    def refuse(self, address: Address, reason: int, now: float) -> None:
+        """Tell a node why we will not talk to it, at most once in a while."""
+        self.count(
+            {OTHER_FABRIC: "hellos of another fabric", OTHER_VERSION: "hellos of another version"}.get(
+                reason, "peers over the limit"
+            )
+        )
+        if self._refused_until.get(address.node_id, -inf) > now or len(self._refused_until) > self.peers_max:
+            return
+        endpoints = self._usable(address)
+        if endpoints and len(self._farewells) < 64:
+            self._refused_until[address.node_id] = now + RETRY_MAX
+            wire = self._next_wire
+            self._next_wire += 1
+            self._farewells[wire] = (reason, now + 1.0)
+            self._commands.append(Dial(wire, endpoints[0]))
+
+    def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
+        """BYEs to those we refuse; repeated until the wire takes them or its time is over."""
+        return [
+            (wire, [encode_frame(Bye(bytes(8), 0, 0, self.address.node_id, reason))])
+            for wire, (reason, _) in self._farewells.items()
+        ]
+
+    def farewell_sent(self, wire: int, now: float) -> None:
+        """The BYE left; the wire closes shortly after."""
+        self._farewells[wire] = (0, now + REMNANT)
+
+    def _end_farewell(self, wire: int) -> None:
+        if self._farewells.pop(wire, None) is not None:
+            self._commands.append(HangUp(wire))
+
+    # Frames
+
+    def find(self, link_id: bytes, now: float) -> Link | None:
+        """The link whose present life `link_id` names; a stranger of a known half is answered by a hello."""
+        link = self._by_in_id.get(link_id)
+        if link is None:
+            self.count("frames of another life")
+            known = self._halves.get(int.from_bytes(link_id[4:], "big"))
+            current = known is not None and self._by_node.get(known.node_id) is known
+            if known is not None and current and known.connected and known.hello_at > now + 1.0:
+                known.hello_at = now + 1.0
+                self._hello_due.add(known)
+        return link
+
+    def broken(self, link: Link, now: float) -> list[Change]:
+        """A frame is missing or cannot be read: both sides start a new life."""
+        self.count("links renewed")
+        was_up = link.up
+        self._restart(link, now)
+        if link.connected:
+            self._hello_due.add(link)
+        return [LifeEnded(link)] if was_up else []
+
+    def _restart(self, link: Link, now: float) -> None:
+        self._by_in_id.pop(link.in_id, None)
+        self._half = max(self._half + 1, link.mine + 1)
+        link.mine = self._half - 1
+        link.restart(now)
+        self._halves[link.mine] = link
+        if len(self._halves) > 4 * self.peers_max:
+            self._halves = {k.mine: k for k in self.links.values()}
+
+    # Time
+
+    def expire(self, now: float, late: float) -> list[Change]:
+        """Act on what has come due; `late` seconds of our own delay are not held against others."""
+        if now < self._next_tick and not late:
+            return []
+        self._next_tick = inf
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            if late:
+                link.heard_at += late
+                link.suspect_at += late
+            changes += self._look_at(link, now)
+        for wire, (_, until) in list(self._farewells.items()):
+            if until <= now:
+                self._end_farewell(wire)
+            else:
+                self._next_tick = min(self._next_tick, until)
+        if not self.closing:
+            self._dial_due(now)
+        return changes
+
+    def _look_at(self, link: Link, now: float) -> list[Change]:
+        if link.close_at <= now:
+            self._drop(link)
+            return []
+        if link.close_at < inf:
+            self._next_tick = min(self._next_tick, link.close_at)
+        if link.connected and link.hello_at <= now:
+            self._hello_due.add(link)
+        if link.up and link.belief is Belief.ALIVE and now - link.heard_at >= SILENCE and link.wire != OURSELVES:
+            link.suspect(now)
+        if link.belief is not Belief.ALIVE:
+            if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
+                return self._part(link, now, proven=False, died=False)
+            if link.probe_at <= now and not link.probing and link.endpoint:
+                link.probing = True
+                link.probe_at = inf
+                self._commands.append(Probe(link.wire, link.endpoint))
+            if link.connected and not link.up and link.hello_at == inf:
+                link.hello_at = now
+        if link.address is None and now - link.opened_at > 5.0 and link.connected:
+            # Somebody listens there who does not answer; ask again later.
+            self._drop(link)
+            self._candidates[link.endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
+        times = [link.hello_at if link.connected else inf, link.probe_at]
+        if link.up and link.belief is Belief.ALIVE:
+            times.append(link.heard_at + SILENCE)
+        if link.belief is Belief.SUSPECT:
+            times.append(link.suspect_at + VANISHED_AFTER)
+        if link.address is None:
+            times.append(link.opened_at + 5.1)
+        self._next_tick = min(self._next_tick, max(now + 0.001, min(times)))
+        return []
+
+    def _dial_due(self, now: float) -> None:
+        for endpoint, (at, wait) in list(self._candidates.items()):
+            if at == inf and self._served.get(endpoint, "") not in self._by_node and endpoint in self._served:
+                del self._served[endpoint]
+                self._candidates[endpoint] = (now, REDIAL_FIRST)
+                at = now
+            if at <= now:
+                self._candidates[endpoint] = (inf, wait)
+                link = self._new_link(now, None)
+                link.endpoints = [endpoint]
+                self._dial(link, endpoint)
+            elif at < inf:
+                self._next_tick = min(self._next_tick, at)
+        for node_id, (at, _) in list(self._retry.items()):
+            if at > now:
+                self._next_tick = min(self._next_tick, at)
+                continue
+            del self._retry[node_id]
+            link = self._by_node.get(node_id)
+            if link is not None:
+                if not link.connected:
+                    self._dial(link, link.endpoints[0])
+            elif node_id in self._known:
+                self._dial_peer(self._known[node_id], now)
+
+    def _schedule_retry(self, node_id: str, now: float, first: float, most: float) -> None:
+        _, wait = self._retry.get(node_id, (0.0, first))
+        self._retry[node_id] = (now + self._jitter(wait), min(most, wait * 2))
+        self._next_tick = min(self._next_tick, self._retry[node_id][0])
+
+    def _jitter(self, wait: float) -> float:
+        return wait * (0.75 + self._random.random() / 2)
+
+    def deadline(self) -> float:
+        return -inf if self._hello_due else self._next_tick
+
+    def wake_at(self, at: float) -> None:
+        """Look at the links again no later than `at`."""
+        self._next_tick = min(self._next_tick, at)
+
+    # Parting
+
+    def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
+        """The peer says goodbye; ours goes back, then the wire closes."""
+        if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
+            self._refused_until[link.node_id] = now + RETRY_MAX
+        node_id = link.node_id
+        changes = self._forget(link, now, proven=reason == LEAVING, died=False)
+        if reason == LEAVING:
+            self._known.pop(node_id, None)
+        link.close_at = now + REMNANT
+        self._next_tick = min(self._next_tick, link.close_at)
+        return changes
+
+    def refused_by(self, node_id: str, now: float) -> list[Change]:
+        """A peer answered our hello with a refusal."""
+        link = self._by_node.get(node_id)
+        self.count("refused by peers")
+        if link is None or link.up:
+            return []
+        self._refused_until[node_id] = now + RETRY_MAX
+        return self._part(link, now, proven=False, died=False)
+
+    def part_idle(self, link: Link, now: float) -> None:
+        """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
+        self._forget(link, now, proven=False, died=False)
+        link.close_at = now + REMNANT
+        self._next_tick = min(self._next_tick, link.close_at)
+
+    def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        changes = self._forget(link, now, proven=proven, died=died)
+        self._drop(link)
+        if not proven and link.node_id in self._known:
+            self._schedule_retry(link.node_id, now, RETRY_FIRST, RETRY_MAX)
+        elif proven:
+            self._known.pop(link.node_id, None)
+        return changes
+
+    def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        """Take the link out of the tables by peer; its wire may still carry a last frame."""
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_holder.get(link.holder) is link:
+            del self.by_holder[link.holder]
+        self._by_in_id.pop(link.in_id, None)
+        link.hello_at = inf
+        link.probe_at = inf
+        link.belief = Belief.ALIVE
+        link.up = False
+        link.out_number = link.in_number = link.echoed = link.echo_sent = 0
+        link.unechoed.clear()
+        link.unechoed_bytes = 0
+        self._next_tick = min(self._next_tick, now)
+        return [Gone(link, proven, died)]
+
+    def _drop(self, link: Link) -> None:
+        """Close the wire and forget the link altogether."""
+        if self.links.pop(link.wire, None) is None:
+            return
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_holder.get(link.holder) is link:
+            del self.by_holder[link.holder]
+        self._by_in_id.pop(link.in_id, None)
+        self._hello_due.discard(link)
+        for half in [h for h, k in self._halves.items() if k is link]:
+            del self._halves[half]
+        if link.wire != OURSELVES:
+            self._commands.append(HangUp(link.wire))
+
+    def drop_all(self) -> None:
+        """Close every wire at once."""
+        for link in list(self.links.values()):
+            self._drop(link)
+        for wire in list(self._farewells):
+            self._end_farewell(wire)
+
+    # Reports
+
+    def take_commands(self) -> list[Command]:
+        """What the driver shall do with its sockets, in order."""
+        taken, self._commands = self._commands, []
+        return taken
+
+    def command(self, command: Command) -> None:
+        self._commands.append(command)
+
+    def count(self, what: str) -> None:
+        """One more of something that `statistics()` shows."""
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def view(self) -> list[PeerView]:
+        """Every node that we know of."""
+        views = {}
+        for address in self._known.values():
+            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
+        for link in self._by_node.values():
+            if link.wire == OURSELVES:
+                continue
+            theirs = link.their_interest
+            state = "up" if link.up else "one-way" if link.introduced else "connecting"
+            if link.belief is not Belief.ALIVE:
+                state = link.belief.value
+            views[link.node_id] = PeerView(
+                node_id=link.node_id,
+                name=link.name,
+                state=state,
+                endpoint=link.endpoint,
+                consumes=tuple(c.queue for c in theirs.consumes) if theirs else (),
+                produces=tuple(theirs.produces) if theirs else (),
+                subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
+                publishes=tuple(theirs.publishes) if theirs else (),
+            )
+        return list(views.values())
+
+    def check(self) -> None:
+        """Assert that the tables agree and every link holds its invariants."""
+        for link in self.links.values():
+            link.check()
+            assert not link.up or self._by_in_id.get(link.in_id) is link, "an up link cannot be found by its id"
+        for node_id, link in self._by_node.items():
+            assert link.wire in self.links, "a peer without a wire"
+            assert link.node_id == node_id, "a peer under another name"
+
+
+def _newer(a: Address, b: Address) -> bool:
+    """Whether `a` is a later life of the node than `b`: the counter above the 20 random bits decides."""
+    return a.epoch >> 20 > b.epoch >> 20
+
+
+__all__ = ["CameUp", "Gone", "LifeEnded", "Outcome", "Peers"]

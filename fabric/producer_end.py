@@ -1,0 +1,544 @@
+"""The producer's end of a queue: every accepted message, from acceptance to its settling.
+
+WAITING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
+   ▲                        │
+   └── nack, return, gone ──┴── attempts or strikes used up, rejected ──▶  DEAD
+
+waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ settled  =  [1, next)
+accepted + retried  =  acked + in flight + waiting + dead-lettered + dropped
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Final
+
+from peerfabric.batch import cuts
+from peerfabric.envelope import (
+    BATCH_FAILED,
+    FAILED,
+    LEASE,
+    NO_INTEREST,
+    REFUSED,
+    REJECTED,
+    Extra,
+    Nack,
+)
+from peerfabric.inflight import MESSAGE_OVERHEAD, Run, Runs, cost
+from peerfabric.ranges import Ranges
+from peerfabric.stats import DeadLetter, QueueAccount
+
+FRAME_BYTES_AIM: Final = 256 * 1024
+"""Large enough that a call per frame costs nothing per message, small enough that control waits little."""
+
+ISOLATION: Final = {1: 4096, 2: 64}
+"""Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
+
+BACKOFF_BASE: Final = 0.1
+BACKOFF_MAX: Final = 30.0
+
+REASONS: Final = {
+    FAILED: "failed",
+    LEASE: "lease",
+    REFUSED: "refused",
+    REJECTED: "rejected",
+    NO_INTEREST: "no-interest",
+}
+
+
+class ProducerEnd:
+    """All messages of one stream of a queue, with who holds them and what became of them.
+
+    Args:
+        queue: The queue's name.
+        stream: Text form of (node_id, epoch, queue); with a sequence it identifies a message for ever.
+        codec: How bodies are encoded, as in the DATA frame.
+        letter_bytes_max: Memory for dead letters; when it is full, dispatch stops until some are gone.
+        max_attempts: Deliveries that may fail, strikes included, before a message is a dead letter.
+        random: Source of jitter.
+    """
+
+    def __init__(
+        self, queue: str, stream: str, codec: int, letter_bytes_max: int, max_attempts: int, random: Random
+    ) -> None:
+        self.queue, self.stream, self.codec = queue, stream, codec
+        self.max_attempts = max_attempts
+        self.letter_bytes_max = letter_bytes_max
+        self.next = 1
+        self.floor = 1
+        self.consumers: dict[str, str] = {}
+        """Holder -> node id of everybody who is known to consume this queue."""
+        self.released_cost = 0
+        """Grows with every settled message; the producer's buffer holds accepted minus released."""
+        self.changed = True
+        """Something was settled or delivered since the driver last cleared this."""
+        self._random = random
+        self._waiting: deque[Run] = deque()
+        self._waiting_count = 0
+        self._returned = Runs()
+        self._delayed = Runs()
+        self._due: list[tuple[float, int, int]] = []
+        self._in_flight: dict[str, Runs] = {}
+        self._releases: list[tuple[str, int, int]] = []
+        self._settled = Ranges()
+        self._delivered = Ranges()
+        self._dead = Ranges()
+        self._dropped = Ranges()
+        self._letters: dict[int, DeadLetter] = {}
+        self._letter_bytes = 0
+        self._account = dict.fromkeys(("accepted", "retried", "acked", "dead_lettered", "dropped", "redelivered"), 0)
+
+    # Accepting
+
+    def accept(self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None) -> int:
+        """Take responsibility for `bodies` and return the sequence of the first.
+
+        `extras` maps indexes in `bodies` to what those messages have besides a body.
+        """
+        first = self.next
+        self.next += len(bodies)
+        self._account["accepted"] += len(bodies)
+        self._append(first, bodies, sent_ms, extras)
+        return first
+
+    def accept_dropped(self, count: int) -> None:
+        """`count` messages were accepted and dropped at once, by the policy their sender chose."""
+        self._account["accepted"] += count
+        self._drop(self.next, self.next + count)
+        self.next += count
+
+    def drop_oldest(self, needed: int) -> int:
+        """Drop waiting messages, oldest first, until `needed` bytes are free; return how many were freed."""
+        freed = 0
+        while freed < needed and self._waiting:
+            run = self._waiting[0]
+            sizes = [len(body) + MESSAGE_OVERHEAD for body in run.bodies]
+            edge = run.first + cuts(sizes, max(1, needed - freed))[1]
+            if edge < run.stop:
+                self._waiting[0] = run.cut(edge)
+            else:
+                self._waiting.popleft()
+            self._waiting_count -= len(run.bodies)
+            freed += run.cost
+            self._drop(run.first, run.stop)
+            self.released_cost += run.cost
+        return freed
+
+    def _append(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> None:
+        total = cost(bodies)
+        self._waiting_count += len(bodies)
+        if extras is not None:
+            run = Run(first, bodies, total, sent_ms)
+            run.extras = {first + at: extra for at, extra in extras.items()}
+            self._waiting.append(run)
+            return
+        last = self._waiting[-1] if self._waiting else None
+        if last is not None and last.extras is None and last.cost + total <= FRAME_BYTES_AIM:
+            last.extend(bodies, total)
+        elif total <= FRAME_BYTES_AIM:
+            self._waiting.append(Run(first, bodies, total, sent_ms))
+        else:
+            edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
+            for low, high in zip(edges, edges[1:], strict=False):
+                part = bodies[low:high]
+                self._waiting.append(Run(first + low, part, cost(part), sent_ms))
+
+    # Dispatch
+
+    @property
+    def waiting_count(self) -> int:
+        """Messages that could be sent now; delayed ones are not among them."""
+        return self._waiting_count + self._returned.count
+
+    @property
+    def in_flight_count(self) -> int:
+        return sum(table.count for table in self._in_flight.values())
+
+    def held_by(self, holder: str) -> int:
+        """How many messages `holder` has, as far as we know."""
+        table = self._in_flight.get(holder)
+        return table.count if table is not None else 0
+
+    def pick(self, holder: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+        """Remove and return what `holder` should get next: at most `messages`, about `size` bytes.
+
+        Redelivered messages come first. At least one message is returned even if it is larger than
+        `size`; None if there is nothing that this holder may have. The caller reports `sent` or `unsent`.
+        """
+        if self._letter_bytes >= self.letter_bytes_max:
+            return None
+        run = self._pick_returned(holder, messages, size)
+        while run is None and self._waiting:
+            if self._holds_suspect(holder):
+                return None
+            run = self._take_waiting(messages, size)
+            if len(run.bodies[0]) > body_bytes_max and len(run.bodies) == 1:
+                self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
+                run = None
+        return run
+
+    def _take_waiting(self, messages: int, size: int) -> Run:
+        run = self._waiting.popleft()
+        rest = _trim(run, messages, size)
+        if rest is not None:
+            self._waiting.appendleft(rest)
+        while self._waiting and rest is None and run.fresh():
+            follower = self._waiting[0]
+            if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
+                break
+            if run.cost + follower.cost > size:
+                break
+            run.extend(follower.bodies, follower.cost)
+            self._waiting.popleft()
+        self._waiting_count -= len(run.bodies)
+        return run
+
+    def _pick_returned(self, holder: str, messages: int, size: int) -> Run | None:
+        if not self._returned or self._holds_suspect(holder):
+            return None
+        node_id = self.consumers.get(holder, "")
+        for run in self._returned:
+            if node_id in run.refused_by or (run.last_holder == node_id and len(self.consumers) > 1):
+                continue
+            allowed = min(messages, 1 if run.solo else messages, self._isolation_room(holder, run.deaths))
+            if allowed < 1:
+                continue
+            self._returned.remove(run)
+            rest = _trim(run, allowed, size)
+            if rest is not None:
+                self._returned.add(rest)
+            return run
+        return None
+
+    def _holds_suspect(self, holder: str) -> bool:
+        """Whether `holder` has a message with three or more deaths, which must be alone there."""
+        table = self._in_flight.get(holder)
+        return table is not None and table.count == 1 and table.runs[0].deaths > len(ISOLATION)
+
+    def _isolation_room(self, holder: str, deaths: int) -> int:
+        table = self._in_flight.get(holder)
+        if deaths == 0:
+            return 2**53
+        if deaths > len(ISOLATION):
+            return 0 if table else 1
+        held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
+        return ISOLATION[deaths] - held
+
+    def sent(self, holder: str, run: Run) -> None:
+        """The frame with `run` left for `holder`."""
+        if not run.fresh() and (run.attempt > 1 or run.deaths):
+            self._account["redelivered"] += len(run.bodies)
+        self._in_flight.setdefault(holder, Runs()).add(run)
+
+    # What became of them
+
+    def delivered(self, start: int, stop: int) -> None:
+        """`[start, stop)` lies in a consumer's memory."""
+        self._delivered.add(start, stop)
+        self.changed = True
+
+    def acked(self, holder: str, start: int, stop: int) -> None:
+        """`holder` processed `[start, stop)`; who else has copies is told by `take_releases`."""
+        if stop > self.next:
+            return
+        runs = self._take_from(holder, start, stop)
+        if sum(len(run.bodies) for run in runs) < stop - start:
+            for a, b in self._settled.missing(start, stop):
+                runs += self._take_anywhere(a, b, but=holder)
+        for run in runs:
+            self._account["acked"] += len(run.bodies)
+            self._settle(run)
+
+    def nacked(self, holder: str, nack: Nack, now: float) -> None:
+        """`holder` gives messages back; counts only if it has them with the attempt it names."""
+        for run in self._take_from(holder, nack.start, nack.stop):
+            if run.attempt != nack.attempt:
+                self._in_flight.setdefault(holder, Runs()).add(run)
+                continue
+            self._nack(run, holder, nack, now)
+
+    def _nack(self, run: Run, holder: str, nack: Nack, now: float) -> None:
+        node_id = self.consumers.get(holder, holder.partition(":")[0])
+        run.error = nack.text or run.error
+        match nack.reason:
+            case _ if nack.reason == REJECTED:
+                self._bury(run, "rejected")
+            case _ if nack.reason == REFUSED:
+                self._refuse(run, holder, nack.text)
+            case _ if nack.reason == NO_INTEREST:
+                self._returned.add(run)
+            case _ if nack.reason == BATCH_FAILED and len(run.bodies) > 1:
+                for single in _singles(run):
+                    single.solo, single.last_holder = True, node_id
+                    self._returned.add(single)
+            case _:
+                run.last_holder = node_id
+                if run.attempt + run.strikes >= self.max_attempts:
+                    self._bury(run, "lease" if nack.reason == LEASE else "attempts")
+                    return
+                delay = nack.delay_ms / 1000 if nack.delay_ms >= 0 else self._backoff(run.attempt)
+                run.attempt += 1
+                if delay > 0:
+                    self._delayed.add(run)
+                    heapq.heappush(self._due, (now + delay, run.first, run.stop))
+                else:
+                    self._returned.add(run)
+
+    def _backoff(self, attempt: int) -> float:
+        full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** (attempt - 1))
+        return full * (0.5 + self._random.random() / 2)
+
+    def returned(self, holder: str, start: int, stop: int) -> None:
+        """`holder` gives `[start, stop)` back unstarted; no attempt is counted."""
+        for run in self._take_from(holder, start, stop):
+            self._returned.add(run)
+
+    def reconcile(self, holder: str, held: Ranges) -> Ranges:
+        """A new link with `holder` says that it holds `held`, after its finished ones were acked.
+
+        What was in flight there and is not held goes back to waiting, with the same attempt. Returned is
+        what it holds but must not run: settled meanwhile, or given to somebody else.
+        """
+        table = self._in_flight.get(holder)
+        if table is not None:
+            present = Ranges((run.first, run.stop) for run in table)
+            for start, stop in present:
+                for a, b in held.missing(start, stop):
+                    for run in self._take_from(holder, a, b):
+                        self._returned.add(run)
+        release = Ranges()
+        ours = Ranges((run.first, run.stop) for run in self._in_flight.get(holder, ()))
+        for start, stop in held:
+            for a, b in ours.missing(start, stop):
+                release.add(a, b)
+        return release
+
+    def gone(self, holder: str, *, died: bool) -> None:
+        """`holder` will not answer any more; what it held goes to others at once.
+
+        With `died` its process is proven dead: the messages count a death, and one that was there alone a
+        strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
+        """
+        table = self._in_flight.pop(holder, None)
+        self.consumers.pop(holder, None)
+        if table is None:
+            return
+        alone = table.count == 1
+        for run in table.take_all():
+            if died:
+                run.deaths += 1
+                run.strikes += alone
+                if run.strikes and run.attempt - 1 + run.strikes >= self.max_attempts:
+                    run.error = run.error or "the consumer died each time it held nothing but this message"
+                    self._bury(run, "poison")
+                    continue
+            self._returned.add(run)
+
+    def lapse(self, holder: str, text: str, now: float) -> None:
+        """`holder` hangs and its lease is over: what it holds counts a failed attempt and goes to others."""
+        for run in self._take_from(holder, 1, self.next):
+            self._nack(run, holder, Nack(run.first, run.stop, run.attempt, LEASE, 0, text), now)
+
+    def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
+        """`holder` does or does not consume this queue."""
+        if consumes:
+            self.consumers[holder] = node_id
+        else:
+            self.consumers.pop(holder, None)
+
+    def expire(self, now: float) -> None:
+        """Make delayed messages available whose time has come."""
+        while self._due and self._due[0][0] <= now:
+            _, start, stop = heapq.heappop(self._due)
+            for run in self._delayed.take(start, stop):
+                self._returned.add(run)
+
+    def deadline(self) -> float | None:
+        return self._due[0][0] if self._due else None
+
+    def take_releases(self) -> list[tuple[str, int, int]]:
+        """(holder, start, stop) of copies that must not be started any more."""
+        taken, self._releases = self._releases, []
+        return taken
+
+    # Dead letters
+
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters of this queue, oldest sequence first."""
+        return [self._letters[n] for n in sorted(self._letters)]
+
+    def retry_letter(self, sequence: int) -> bool:
+        """Send a dead letter again, under a new sequence with its old id as `origin`."""
+        letter = self._remove_letter(sequence)
+        if letter is None:
+            return False
+        first = self.next
+        self.next += 1
+        self._account["retried"] += 1
+        extra = Extra(0, letter.headers, letter.origin or letter.id)
+        self._append(first, [letter.data], letter.sent_ms, {0: extra})
+        self.released_cost -= cost([letter.data])
+        self.changed = True
+        return True
+
+    def drop_letter(self, sequence: int) -> bool:
+        """Forget a dead letter; it stays counted as dead-lettered."""
+        return self._remove_letter(sequence) is not None
+
+    def _remove_letter(self, sequence: int) -> DeadLetter | None:
+        letter = self._letters.pop(sequence, None)
+        if letter is not None:
+            self._letter_bytes -= cost([letter.data])
+        return letter
+
+    # Looking up
+
+    def state(self, sequence: int) -> str:
+        """ "waiting", "in flight", "delivered", "processed", "dead" or "dropped"."""
+        if sequence in self._settled:
+            return "dead" if sequence in self._dead else "dropped" if sequence in self._dropped else "processed"
+        if sequence in self._delivered:
+            return "delivered"
+        if any(run.first <= sequence < run.stop for table in self._in_flight.values() for run in table):
+            return "in flight"
+        return "waiting"
+
+    def why_dead(self, sequence: int) -> str:
+        """The reason of a dead letter, in words."""
+        letter = self._letters.get(sequence)
+        return (
+            f"{letter.reason}: {letter.error}"
+            if letter is not None and letter.error
+            else (letter.reason if letter is not None else "its dead letter was retried or dropped")
+        )
+
+    @property
+    def unsettled_count(self) -> int:
+        return self.next - 1 - self._settled.total
+
+    @property
+    def letters_full(self) -> bool:
+        return self._letter_bytes >= self.letter_bytes_max
+
+    def account(self) -> QueueAccount:
+        """A snapshot in which the accounting closes."""
+        return QueueAccount(
+            queue=self.queue,
+            waiting=self.waiting_count + self._delayed.count,
+            in_flight=self.in_flight_count,
+            **self._account,
+        )
+
+    # Moving runs
+
+    def _take_from(self, holder: str, start: int, stop: int) -> list[Run]:
+        table = self._in_flight.get(holder)
+        if table is None:
+            return []
+        runs = table.take(start, stop)
+        if not table:
+            del self._in_flight[holder]
+        return runs
+
+    def _take_anywhere(self, start: int, stop: int, but: str) -> list[Run]:
+        runs = self._returned.take(start, stop) + self._delayed.take(start, stop)
+        for other in list(self._in_flight):
+            if other != but:
+                found = self._take_from(other, start, stop)
+                self._releases += [(other, run.first, run.stop) for run in found]
+                runs += found
+        return runs
+
+    def _settle(self, run: Run) -> None:
+        self._settled.add(run.first, run.stop)
+        self._delivered.remove(run.first, run.stop)
+        self.floor = self._settled.first_missing(self.floor)
+        self.released_cost += run.cost
+        self.changed = True
+
+    def _drop(self, start: int, stop: int) -> None:
+        self._settled.add(start, stop)
+        self._dropped.add(start, stop)
+        self._account["dropped"] += stop - start
+        self.floor = self._settled.first_missing(self.floor)
+        self.changed = True
+
+    def _refuse(self, run: Run, holder: str, text: str) -> None:
+        run.refused_by |= {self.consumers.get(holder, holder.partition(":")[0])}
+        run.error = text
+        if run.refused_by >= set(self.consumers.values()):
+            self._bury(run, "refused")
+        else:
+            self._returned.add(run)
+
+    def _bury(self, run: Run, reason: str) -> None:
+        for at, body in enumerate(run.bodies):
+            sequence = run.first + at
+            extra = run.extras.get(sequence) if run.extras else None
+            self._letters[sequence] = DeadLetter(
+                id=f"{self.stream}/{sequence}",
+                queue=self.queue,
+                reason=reason,
+                error=run.error,
+                attempts=run.attempt,
+                strikes=run.strikes,
+                data=body,
+                codec=self.codec,
+                headers=extra.headers if extra else None,
+                origin=extra.origin if extra else None,
+                sent_ms=run.sent_ms,
+            )
+            self._letter_bytes += len(body) + MESSAGE_OVERHEAD
+        self._dead.add(run.first, run.stop)
+        self._account["dead_lettered"] += len(run.bodies)
+        self._settle(run)
+
+    def _places(self) -> Iterator[tuple[str, Sequence[Run]]]:
+        yield "waiting", list(self._waiting)
+        yield "returned", self._returned.runs
+        yield "delayed", self._delayed.runs
+        for holder, table in self._in_flight.items():
+            yield holder, table.runs
+
+    def check(self) -> None:
+        """Assert the invariants at the top of this module."""
+        everything = Ranges()
+        counted = 0
+        for place, runs in self._places():
+            for run in runs:
+                assert everything.add(run.first, run.stop) == len(run.bodies), f"{run} is in two places, one is {place}"
+                assert run.attempt <= self.max_attempts, f"{run} has too many attempts"
+                counted += len(run.bodies)
+        for start, stop in self._settled:
+            assert everything.add(start, stop) == stop - start, "a settled message is still somewhere"
+        assert everything == Ranges([(1, self.next)]) if self.next > 1 else not everything, "a message is nowhere"
+        assert self._waiting_count == sum(len(run.bodies) for run in self._waiting), "waiting count"
+        for table in (self._returned, self._delayed, *self._in_flight.values()):
+            table.check()
+        for holder, table in self._in_flight.items():
+            if any(run.deaths > len(ISOLATION) for run in table):
+                assert table.count == 1, f"a message with three deaths is not alone at {holder}"
+        assert self.floor == self._settled.first_missing(1), "floor is not the lowest unsettled sequence"
+        a = self._account
+        left, right = a["accepted"] + a["retried"], a["acked"] + a["dead_lettered"] + a["dropped"] + counted
+        assert left == right, f"the accounting does not close: {left} != {right}"
+
+
+def _trim(run: Run, messages: int, size: int) -> Run | None:
+    """Cut `run` to at most `messages` and about `size` bytes, at least one message; return the rest."""
+    if len(run.bodies) <= messages and run.cost <= size:
+        return None
+    kept = run.bodies[:messages]
+    edge = len(kept) if cost(kept) <= size else cuts([len(b) + MESSAGE_OVERHEAD for b in kept], max(1, size))[1]
+    return run.cut(run.first + edge) if edge < len(run.bodies) else None
+
+
+def _singles(run: Run) -> Iterator[Run]:
+    while len(run.bodies) > 1:
+        rest = run.cut(run.first + 1)
+        yield run
+        run = rest
+    yield run

@@ -1,0 +1,59 @@
+"""The publisher's end of a topic: numbers every message and remembers what was last."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from peerfabric.batch import cuts, join
+from peerfabric.envelope import Extra, Tail, TopicData, encode_frame
+from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.stats import PublisherAccount
+
+FRAME_BYTES_AIM: Final = 256 * 1024
+BEAT: Final = 0.5
+"""Tails are repeated this often, for two beats after the last message."""
+
+
+class PublisherEnd:
+    """One topic of one publisher in one epoch; sequences count from 1."""
+
+    def __init__(self, topic: str, node_id: str, epoch: int, name: str, codec: int) -> None:
+        self.topic = topic
+        self.codec = codec
+        self.last = 0
+        self.beats_due = 0
+        self.confirmed: set[str] = set()
+        """Subscribers (node id and pattern) that have confirmed a subscription to this topic."""
+        self._node_id, self._epoch, self._name = node_id, epoch, name
+        self._topic_frame = topic.encode() + b"\0"
+
+    def publish(
+        self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
+    ) -> list[tuple[bytes, TopicData, bytes]]:
+        """Number `bodies` and return the frames that carry them: topic frame, header, body."""
+        frames = []
+        edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
+        for low, high in zip(edges, edges[1:], strict=False):
+            header = TopicData(
+                self._node_id, self._epoch, self._name, self.topic, self.last + 1, high - low, self.codec, sent_ms
+            )
+            if extras:
+                header.extras = [
+                    Extra(at - low, extra.headers) for at, extra in sorted(extras.items()) if low <= at < high
+                ]
+            self.last += high - low
+            frames.append((self._topic_frame, header, join(bodies[low:high], self.codec)))
+        self.beats_due = 2
+        return frames
+
+    def tail(self) -> Tail:
+        """What was last published, for subscribers to compare with what they have."""
+        return Tail(self.topic, self.last)
+
+    def account(self) -> PublisherAccount:
+        return PublisherAccount(topic=self.topic, published=self.last, subscribers=len(self.confirmed))
+
+
+def encoded(frames: list[tuple[bytes, TopicData, bytes]]) -> list[list[bytes]]:
+    """The frames as bytes for the outbox."""
+    return [[topic, encode_frame(header), body] for topic, header, body in frames]

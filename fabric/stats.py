@@ -1,0 +1,114 @@
+"""What a node reports about itself: frozen snapshots of counters and depths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages of one producer: accepted + retried = acked + in flight + waiting + dead-lettered + dropped
+    + left at close. `redelivered` counts second deliveries, whatever came of them."""
+
+    queue: str
+    accepted: int = 0
+    retried: int = 0
+    acked: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    left_at_close: int = 0
+    redelivered: int = 0
+
+    @property
+    def closes(self) -> bool:
+        """Whether every message is accounted for; False would be a bug of ours."""
+        settled = self.acked + self.dead_lettered + self.dropped + self.left_at_close
+        return self.accepted + self.retried == settled + self.in_flight + self.waiting
+
+
+class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages that came to one consumer: received = processed + given back + buffered + started."""
+
+    queue: str
+    received: int = 0
+    processed: int = 0
+    nacked: int = 0
+    returned: int = 0
+    refused: int = 0
+    duplicates: int = 0
+    buffered: int = 0
+    started: int = 0
+    window: int = 0
+
+
+class PublisherAccount(msgspec.Struct, frozen=True, kw_only=True):
+    topic: str
+    published: int = 0
+    subscribers: int = 0
+
+
+class SubscriberAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The updates of one subscription; `missed` counts those known to exist that never came or were dropped."""
+
+    pattern: str
+    received: int = 0
+    missed: int = 0
+    late: int = 0
+    buffered: int = 0
+
+
+class PeerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer as seen from here.
+
+    state   "connecting", "up", "one-way" (we reach it, it does not reach us), "suspect", "idle" (known,
+            nothing in common), "refused"
+    """
+
+    node_id: str
+    name: str
+    state: str
+    endpoint: str = ""
+    consumes: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+    publishes: tuple[str, ...] = ()
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the start and depths of this moment, of one node."""
+
+    node_id: str
+    name: str
+    producers: tuple[QueueAccount, ...] = ()
+    consumers: tuple[ConsumerAccount, ...] = ()
+    publishers: tuple[PublisherAccount, ...] = ()
+    subscribers: tuple[SubscriberAccount, ...] = ()
+    peers: int = 0
+    counters: dict[str, int] = {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain built-in types, for JSON."""
+        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was given up, kept for a person.
+
+    reason  "attempts", "lease", "rejected", "refused" or "poison"; `error` says more, in words
+    data    the encoded body, as `codec` says
+    """
+
+    id: str
+    queue: str
+    reason: str
+    error: str
+    attempts: int
+    strikes: int
+    data: bytes
+    codec: int
+    sent_ms: int
+    headers: dict[str, str] | None = None
+    origin: str | None = None
