@@ -1,0 +1,95 @@
+"""What a discovery backend is: what it announces, what it reports, what it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final, Protocol, TypeAlias
+
+import msgspec
+
+ENDPOINT_BYTES_MAX: Final = 255
+"""The longest endpoint. A host name has at most 253 bytes in DNS, an ipc path at most 107 in Linux."""
+
+ENDPOINTS_MAX: Final = 16
+"""Endpoints of one socket: one for each network interface of a well connected machine, and ipc."""
+
+NodeId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_-]+\Z")]
+"""Letters, digits, '_' and '-' only: the id is part of file names and of mDNS records."""
+
+Label: TypeAlias = Annotated[str, msgspec.Meta(max_length=255)]
+Endpoint: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_BYTES_MAX)]
+Endpoints: TypeAlias = Annotated[tuple[Endpoint, ...], msgspec.Meta(max_length=ENDPOINTS_MAX)]
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says about itself. The lengths are checked when it is decoded, not when it is made."""
+
+    node_id: NodeId
+
+    epoch: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    """The life of the node. Epochs order by `epoch >> 20`, the counter; the bits below it are random."""
+
+    name: Label
+    """A label for people; it need not be unique."""
+
+    fabric: Label
+
+    host: Annotated[str, msgspec.Meta(max_length=64)]
+    """The `host_id()` of the node: which endpoints can be reached from here depends on it."""
+
+    inbox: Endpoints
+    outbox: Endpoints
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """The inbox of somebody whose node id is not known yet; a hello there will tell."""
+
+    endpoint: str
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """`source`, a backend's name, says that somebody is there. It is a hint: links decide who is alive."""
+
+    seen: Announcement | Candidate
+    source: str
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """`source` no longer sees the node, in any of its lives."""
+
+    node_id: str
+    source: str
+
+
+Report: TypeAlias = Callable[[Sighting | Lost], None]
+
+
+class Backend(Protocol):
+    """One way for nodes to find each other.
+
+    What the environment refuses (no multicast, a full disk) is one warning of the logger `peerfabric` and never an
+    error: a node that finds nobody in this way may still be found in another.
+    """
+
+    @property
+    def name(self) -> str:
+        """The word under which users choose it, and the `source` of its reports."""
+        ...
+
+    def announce(self, announcement: Announcement) -> None:
+        """Make the node known, or replace what was announced before. Returns without waiting for the network."""
+        ...
+
+    def watch(self, report: Report) -> None:
+        """Report everybody who is there and, from now on, every change.
+
+        `report` is called from any thread, one call at a time, and should return soon. Called once at most.
+        """
+        ...
+
+    def close(self) -> None:
+        """Withdraw the announcement and stop. Afterwards nothing is reported and no thread is left.
+
+        Takes a few seconds at most; calling it again does nothing.
+        """
+        ...

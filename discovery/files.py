@@ -1,0 +1,78 @@
+"""Single files and sockets of the registry: whose they are, and whether anybody still holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_LEFTOVER_AGE: Final = 60.0
+"""Seconds after which a hidden file or a socket that nobody claims is taken for a leftover. Making one takes
+milliseconds; the rest is for machines that were suspended."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int | None]:
+    """Open for reading; None if it is not there, not readable, or a link."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO that somebody put here would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lockable(descriptor: int) -> bool:
+    """Whether nobody holds the file; if so, we share its lock until the descriptor is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def is_old(path: Path) -> bool:
+    """Whether the file is there and too old to be still in the making."""
+    try:
+        return time.time() - path.lstat().st_mtime > _LEFTOVER_AGE
+    except FileNotFoundError:
+        return False
+
+
+def remove_socket_if_deaf(path: Path) -> None:
+    """Remove the socket if nobody listens on it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            remove_socket(path)
+        except OSError:
+            pass  # a full backlog, for one, is somebody who is busy
+
+
+def remove_socket(path: Path) -> None:
+    """Remove the socket; a file of any other kind stays, and a missing one is fine."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,358 @@
+"""Nodes of one host and user find each other through files, one for each node.
+
+The file is `NODE_ID.EPOCH.json` in the folder of the fabric, and its node holds a lock (flock) on it for as long as it
+lives. Why this needs no other coordination:
+
+- A file is written and locked under a hidden name, then renamed. Whatever carries a final name is whole, and locked
+  unless its node is dead. A change is the same again: the lock on the old file is let go when the new one is in place.
+- Who can lock a file, and then finds that very file still under its name, knows that the node is dead. A dead life
+  never comes back, and the next life of the node has another epoch, hence another name: removing the file cannot hit a
+  living node. The same holds for sockets, whose names are new in each life (`ipc_endpoint`).
+- Locks for probing are shared ones: two nodes that look at a file do not take each other for its owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import stat
+import threading
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from peerfabric.discovery.base import Announcement, Lost, Report, Sighting
+from peerfabric.discovery.files import is_at, is_old, lockable, opened, remove_socket, remove_socket_if_deaf
+from peerfabric.discovery.host import fabric_folder
+from peerfabric.errors import ConfigError
+
+REGISTRY_FILES_MAX: Final = 8192
+"""Entries of the folder that one scan looks at: four times the default of `peers_max`. Others are not seen."""
+
+ANNOUNCEMENT_BYTES_MAX: Final = 16 * 1024
+"""The largest file that is read: 32 endpoints and the names, at full length, escaped."""
+
+_PERIOD: Final = 0.5
+"""Seconds between two looks at the folder's time stamp: one system call each, far below 0.1 % of a core."""
+
+_PROBES_MAX: Final = 8
+"""Locks probed in one period. With 500 nodes each file is still probed 16 times a second, by one or another of them."""
+
+_CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that `close` waits for its thread, which is late only if `report` does not return."""
+
+logger = logging.getLogger("peerfabric")
+
+
+class _File(NamedTuple):
+    """A file as last read; `announcement` is None if it was not one."""
+
+    stamp: tuple[int, int, int]
+    announcement: Announcement | None
+
+
+class RegistryBackend:
+    """Announces through a locked file and watches the folder, in a thread of its own.
+
+    In a forked child the backend is closed: the child lets go of the descriptor and neither unlocks nor removes the
+    file, which are its parent's. (A lock belongs to the open file, which both share: unlocking it in the child would
+    declare the parent dead, keeping it would let a dead parent seem alive.)
+    """
+
+    name: Final = "registry"
+
+    def __init__(self, fabric: str) -> None:
+        """Open the folder of `fabric`.
+
+        Raises:
+            ConfigError: The folder cannot be trusted, or `fabric` is no name.
+        """
+        self.fabric = fabric
+        self.folder = fabric_folder(fabric)
+        self._lock = threading.Lock()  # guards the four below: announce() and the thread both put the file in place
+        self._announcement: Announcement | None = None
+        self._own_name: str | None = None
+        self._descriptor: int | None = None
+        self._closed = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        # The rest belongs to watch() until it starts the thread, and then to the thread.
+        self._report: Report | None = None
+        self._files: dict[str, _File] = {}
+        self._stamp: tuple[int, int] | None = None
+        self._changed_before = False
+        self._probed = ""
+        self._warned: set[str] = set()
+        _all.add(self)
+
+    def announce(self, announcement: Announcement) -> None:
+        """Put our file in place, or replace it.
+
+        Raises:
+            ConfigError: The announcement breaks a limit of `Announcement`; nothing changed.
+        """
+        if self._stop.is_set():  # closed; looked at before the lock, which a forked child may find held for ever
+            return
+        content = _encode(announcement)
+        with self._lock:
+            if self._closed:
+                return
+            self._announcement = announcement
+            try:
+                self._publish_locked(announcement, content)
+            except OSError as error:
+                self._warn(
+                    "announce",
+                    "registry: cannot announce in %s: %s; other processes of this host may not find us",
+                    self.folder,
+                    error,
+                )
+
+    def watch(self, report: Report) -> None:
+        """Report everybody in the folder before returning; changes follow from a thread within a second."""
+        if self._closed:
+            return
+        assert self._thread is None, "watch() is called once"
+        self._report = report
+        self._turn(self._rescan, self._remove_unclaimed)
+        self._thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._stop.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_CLOSE_TIMEOUT)
+        with self._lock:
+            self._withdraw_locked()
+
+    # Our own file
+
+    def _publish_locked(self, announcement: Announcement, content: bytes) -> None:
+        name = f"{announcement.node_id}.{announcement.epoch}.json"
+        hidden = self.folder / f".{name}.{secrets.token_hex(4)}"
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.write(descriptor, content) != len(content):
+                raise OSError("the disk is full")
+            os.rename(hidden, self.folder / name)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        if self._own_name != name:
+            self._withdraw_locked()
+        elif self._descriptor is not None:
+            os.close(self._descriptor)  # frees the lock of the file that was just replaced, and not before
+        self._own_name, self._descriptor = name, descriptor
+
+    def _withdraw_locked(self) -> None:
+        if self._descriptor is None or self._own_name is None:
+            return
+        path = self.folder / self._own_name
+        if is_at(self._descriptor, path):
+            path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = self._own_name = None
+
+    def _put_back(self) -> None:
+        """Announce again if a cleaner of temporary files took our file or the whole folder."""
+        with self._lock:
+            if self._closed or self._own_name is None or (self.folder / self._own_name).exists():
+                return
+            assert self._announcement is not None
+            fabric_folder(self.fabric)
+            self._publish_locked(self._announcement, _encode(self._announcement))
+
+    def _abandon(self) -> None:
+        """Become closed in a forked child. Takes no lock: a thread that is not here may have held it."""
+        self._closed = True
+        self._stop = threading.Event()
+        self._stop.set()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    # Everybody else's
+
+    def _run(self) -> None:
+        while not self._stop.wait(_PERIOD):
+            self._turn(self._put_back, self._rescan_if_changed, self._probe_some)
+
+    def _turn(self, *steps: Callable[[], None]) -> None:
+        for step in steps:
+            try:
+                step()
+            except (OSError, ConfigError) as error:
+                self._warn(
+                    step.__name__,
+                    "registry: %s cannot be watched: %s; peers of this host may be missing",
+                    self.folder,
+                    error,
+                )
+            except Exception:
+                if step.__name__ not in self._warned:
+                    self._warned.add(step.__name__)
+                    logger.exception("registry: error in the watch over %s; please report it", self.folder)
+
+    def _folder_stamp(self) -> tuple[int, int]:
+        status = os.stat(self.folder)
+        return status.st_ino, status.st_mtime_ns
+
+    def _rescan_if_changed(self) -> None:
+        # Time stamps advance with the kernel's tick (1-10 ms). What changed in the same tick after a scan would stay
+        # unseen, hence one more scan in the period after each change.
+        changed = self._folder_stamp() != self._stamp
+        if changed or self._changed_before:
+            self._rescan()
+        self._changed_before = changed
+
+    def _rescan(self) -> None:
+        """Read what is new, drop what has vanished, and report the difference."""
+        self._stamp = self._folder_stamp()  # before reading: what changes meanwhile is read again
+        found: dict[str, _File] = {}
+        with os.scandir(self.folder) as entries:
+            for entry in islice(entries, REGISTRY_FILES_MAX):
+                # announce() may be just putting our file in place; then we report ourselves, which rosters ignore.
+                if entry.name == self._own_name or not entry.name.endswith(".json") or entry.name.startswith("."):
+                    continue
+                file = self._look_at(entry)
+                if file is not None:
+                    found[entry.name] = file
+        self._adopt(found)
+
+    def _look_at(self, entry: os.DirEntry[str]) -> _File | None:
+        """Return the file, read anew only if it changed; None if it is gone or was left by a dead node."""
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._files.get(entry.name)
+        if known is not None and known.stamp == stamp:
+            return known
+        with opened(self.folder / entry.name) as descriptor:
+            if descriptor is None:
+                return None
+            announcement = self._read(descriptor, entry.name)
+            if announcement is not None and self._bury_if_dead(descriptor, entry.name, announcement):
+                return None
+        return _File(stamp, announcement)
+
+    def _read(self, descriptor: int, name: str) -> Announcement | None:
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("it is not a plain file")
+            content = os.read(descriptor, ANNOUNCEMENT_BYTES_MAX + 1)
+            if len(content) > ANNOUNCEMENT_BYTES_MAX:
+                raise ValueError(f"it is larger than {ANNOUNCEMENT_BYTES_MAX:,} bytes")
+            announcement = _decoder.decode(content)
+            if name != f"{announcement.node_id}.{announcement.epoch}.json" or announcement.fabric != self.fabric:
+                raise ValueError("it does not belong under this name")
+        except (OSError, ValueError) as error:
+            self._warn(
+                name, "registry: %s is skipped: %s; remove it if no node of yours wrote it", self.folder / name, error
+            )
+            return None
+        return announcement
+
+    def _adopt(self, found: dict[str, _File]) -> None:
+        before, self._files = self._files, found
+        self._warned &= found.keys() | {name for name in self._warned if not name.endswith(".json")}
+        for name, file in found.items():
+            old = before.get(name)
+            if file.announcement is not None and (old is None or old.announcement != file.announcement):
+                self._tell(Sighting(seen=file.announcement, source=self.name))
+        there = {file.announcement.node_id for file in found.values() if file.announcement is not None}
+        were = {file.announcement.node_id for file in before.values() if file.announcement is not None}
+        for node_id in sorted(were - there):
+            self._tell(Lost(node_id=node_id, source=self.name))
+
+    def _tell(self, event: Sighting | Lost) -> None:
+        if self._report is not None and not self._stop.is_set():
+            self._report(event)
+
+    # The dead
+
+    def _probe_some(self) -> None:
+        """Probe the next few locks in turn; start behind our own name, so that nodes share the work."""
+        names = sorted(name for name, file in self._files.items() if file.announcement is not None)
+        start = bisect_right(names, self._probed or self._own_name or "")
+        turn = (names[start:] + names[:start])[:_PROBES_MAX]
+        if not turn:
+            return
+        self._probed = turn[-1]
+        buried = [name for name in turn if self._bury_if_dead_by_name(name)]
+        if buried:
+            self._adopt({name: file for name, file in self._files.items() if name not in buried})
+
+    def _bury_if_dead_by_name(self, name: str) -> bool:
+        announcement = self._files[name].announcement
+        assert announcement is not None
+        with opened(self.folder / name) as descriptor:
+            return descriptor is not None and self._bury_if_dead(descriptor, name, announcement)
+
+    def _bury_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
+        """Remove the file and the sockets of a dead node; return whether it was dead."""
+        path = self.folder / name
+        if not lockable(descriptor) or not is_at(descriptor, path):
+            return False
+        path.unlink(missing_ok=True)
+        for endpoint in (*announcement.inbox, *announcement.outbox):
+            socket_path = Path(endpoint.removeprefix("ipc://"))
+            # Only what its node made here: an announcement must not choose which files we remove.
+            if socket_path.parent == self.folder and socket_path.name.startswith(f"{announcement.node_id}."):
+                remove_socket(socket_path)
+        return True
+
+    def _remove_unclaimed(self) -> None:
+        """Remove what nodes left that were killed before they announced, or that never announce here."""
+        announced = [file.announcement for file in self._files.values()] + [self._announcement]
+        claimed = {one for each in announced if each is not None for one in (*each.inbox, *each.outbox)}
+        with os.scandir(self.folder) as entries:
+            for entry in islice(entries, REGISTRY_FILES_MAX):
+                path = self.folder / entry.name
+                if entry.name.startswith(".") and is_old(path):
+                    with opened(path) as descriptor:
+                        if descriptor is not None and lockable(descriptor):
+                            path.unlink(missing_ok=True)
+                elif entry.name.endswith((".inbox", ".outbox")) and f"ipc://{path}" not in claimed and is_old(path):
+                    remove_socket_if_deaf(path)
+
+    def _warn(self, about: str, text: str, *values: object) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning(text, *values)
+
+
+def _encode(announcement: Announcement) -> bytes:
+    content = msgspec.json.encode(announcement)
+    try:
+        _decoder.decode(content)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"announcement of node {announcement.node_id!r}: {error}; shorten or correct it") from error
+    return content
+
+
+_decoder = msgspec.json.Decoder(Announcement)
+
+
+_all: weakref.WeakSet[RegistryBackend] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for backend in list(_all):
+        backend._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,78 @@
+"""Lists of peers."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerfabric.discovery.base import Candidate, Sighting
+from peerfabric.discovery.static import STATIC_PEERS_MAX, StaticBackend, parse_peers, peers_from_environment
+from peerfabric.errors import ConfigError
+from tests.discovery.conftest import Recorder
+
+
+@pytest.mark.parametrize(
+    ("peers", "endpoints"),
+    [
+        ((), ()),
+        ("", ()),
+        ("a:1", ("tcp://a:1",)),
+        ("a:1,b:2  c:3 ,\n", ("tcp://a:1", "tcp://b:2", "tcp://c:3")),
+        (["tcp://127.0.0.1:4000", "127.0.0.1:4000"], ("tcp://127.0.0.1:4000",)),
+        (["db-1.example.org:65535"], ("tcp://db-1.example.org:65535",)),
+        (["[::1]:4000", "tcp://[fe80::1%eth0]:1"], ("tcp://[::1]:4000", "tcp://[fe80::1%eth0]:1")),
+        (["ipc:///run/a.inbox"], ("ipc:///run/a.inbox",)),
+    ],
+)
+def test_peers_are_parsed(peers: str | list[str], endpoints: tuple[str, ...]) -> None:
+    """Each endpoint once, in order, in its full form."""
+    assert parse_peers(peers) == endpoints
+
+
+@pytest.mark.parametrize(
+    ("peer", "problem"),
+    [
+        ("kitchen", "is not an endpoint"),
+        ("a:", "is not an endpoint"),
+        (":4000", "is not an endpoint"),
+        ("a:b", "is not an endpoint"),
+        ("a:٣", "is not an endpoint"),
+        ("udp://a:1", "is not an endpoint"),
+        ("tcp://*:4000", "is not an endpoint"),
+        ("::1:4000", "is not an endpoint"),
+        ("a:0", "between 1 and 65535"),
+        ("a:65536", "between 1 and 65535"),
+        ("0.0.0.0:4000", "to listen on"),
+        ("[::]:4000", "to listen on"),
+        ("ipc://a", "not absolute"),
+        ("ipc:///" + "a" * 107, "longer than 107"),
+        ("a" * 300 + ":1", "longer than 255"),
+        ("dns:peers.example.org:4000", "not available yet"),
+    ],
+)
+def test_what_cannot_work_is_refused(peer: str, problem: str) -> None:
+    """The text names the peer, the problem and what to write."""
+    with pytest.raises(ConfigError, match=rf"{problem}.*; write 'host:port'"):
+        parse_peers([peer])
+
+
+def test_too_many_peers_are_refused() -> None:
+    """A list that long is a mistake."""
+    with pytest.raises(ConfigError, match="list a few"):
+        parse_peers(f"a:{port}" for port in range(1, STATIC_PEERS_MAX + 2))
+
+
+def test_environment_holds_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separated by commas or spaces; not set means none."""
+    assert peers_from_environment() == ()
+    monkeypatch.setenv("PEERFABRIC_PEERS", "a:1, b:2")
+    assert peers_from_environment() == ("tcp://a:1", "tcp://b:2")
+
+
+def test_each_endpoint_is_reported_once() -> None:
+    """During the call: nothing has to be waited for."""
+    recorder = Recorder()
+    StaticBackend("a:1 b:2").watch(recorder)
+    assert recorder.events == [
+        Sighting(seen=Candidate("tcp://a:1"), source="static"),
+        Sighting(seen=Candidate("tcp://b:2"), source="static"),
+    ]
