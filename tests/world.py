@@ -1,0 +1,1343 @@
+"""Whole fabrics in one process, under a seed: simulated time, network, processes and user code around real engines.
+
+    world = World(seed=7, theme="deaths")
+    world.run()                      raises AssertionError with the seed and the end of the trace
+
+The network carries frames per connection in order, with random delays. It cuts connections (what is in the
+pipe is lost, or arrives after the first frames of the next one, as ZeroMQ does), stalls directions, refuses
+and forgets. Processes die, vanish with their host, hang, come back as somebody else or as a later life.
+User code is fast, slow, failing, hanging or deadly. Nothing else is random: the same seed replays the run.
+
+What must hold is asserted after every turn (`check()` of the engine that had it) and at the end, after
+everything was healed and became quiet; see `World.judge`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, pairwise
+from math import inf
+from random import Random
+from typing import Any
+
+import msgspec
+
+from peerfabric.batch import split
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.delivery import Delivery, Verdict
+from peerfabric.engine import Engine
+from peerfabric.envelope import MSGPACK, RAW, Address, Data, Pong, decode_frame
+from peerfabric.errors import BadFrame
+from peerfabric.inflight import cost
+from peerfabric.link import FENCE, Link
+from peerfabric.options import Options
+from peerfabric.peers import (
+    OURSELVES,
+    Dial,
+    Follow,
+    HangUp,
+    Outcome,
+    Probe,
+    Subscribe,
+    Unfollow,
+    Unsubscribe,
+)
+from peerfabric.producer_end import ProducerEnd
+
+Frames = list[bytes]
+
+MAX_ATTEMPTS = 5
+QUIET_WITHIN = 150.0
+"""Virtual seconds after healing in which everything must have become quiet."""
+TURNS_MAX = 40_000
+"""Turns of all nodes in one run: more means that somebody spins."""
+
+CONNECT = (0.001, 0.004)
+RECONNECT = (0.05, 0.09)
+GIVES_UP_AFTER = 2.0
+PROBE_PATIENCE = 1.0
+
+
+@dataclass
+class Run:
+    """One message in the hands of user code."""
+
+    stream: str
+    sequence: int
+    body: bytes
+    attempt: int
+    holder: str
+    """The process that ran it."""
+    lease: float
+    start: float
+    end: float = inf
+    outcome: str = ""
+    """"" while it runs; "died" if its process did."""
+
+
+@dataclass
+class Theme:
+    """Which troubles a world has."""
+
+    faults: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("ok",)
+    topics: bool = False
+    picky: bool = False
+    closes: bool = False
+    """Consumers close and reopen."""
+    tight: bool = False
+    """Small budgets, large bodies, sockets that refuse."""
+    batches: bool = True
+    letters: bool = False
+    loop: bool = False
+    """Nodes consume what they produce."""
+    messages: int = 80
+    strict: bool = False
+    """Nothing happens that could excuse a second run."""
+
+
+THEMES = {
+    "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=True),
+    "cuts": Theme(faults=("cut", "cut", "cut", "flap"), strict=True, kinds=("ok", "ok", "slow")),
+    "tight": Theme(faults=("cut", "late"), strict=True, tight=True, loop=True),
+    "deaths": Theme(faults=("kill", "kill", "kill", "reborn", "usurp", "cut")),
+    "silence": Theme(faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok", "slow")),
+    "firewall": Theme(faults=("refuse", "cut", "stall"), kinds=("ok", "slow")),
+    "handlers": Theme(
+        kinds=("ok", "ok", "slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
+        picky=True,
+        closes=True,
+        letters=True,
+        loop=True,
+    ),
+    "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
+    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
+    "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
+    "everything": Theme(
+        faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
+        kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
+        topics=True,
+        closes=True,
+        tight=True,
+        picky=True,
+        letters=True,
+        loop=True,
+    ),
+}
+
+
+class Line:
+    """One PUSH of one node: at most one connection, whose frames arrive in order."""
+
+    def __init__(self, owner: Process, wire: int, endpoint: str) -> None:
+        self.owner, self.wire, self.endpoint = owner, wire, endpoint
+        self.target: Process | None = None
+        self.up = False
+        self.refusing = False
+        self.attempt = 0
+        self.pipe: deque[tuple[float, Frames]] = deque()
+        self.last_at = 0.0
+
+
+class Feed:
+    """One SUB connection to one publisher's outbox."""
+
+    def __init__(self, owner: Process, endpoint: str) -> None:
+        self.owner, self.endpoint = owner, endpoint
+        self.target: Process | None = None
+        self.prefixes: Counter[bytes] = Counter()
+        """What the publisher knows of the owner's subscriptions."""
+        self.closed = False
+        self.last_at = 0.0
+        self.life = 0
+
+
+class Process:
+    """One node: an engine, its sockets, and the user code around it."""
+
+    def __init__(self, world: World, address: Address, role: Role) -> None:
+        self.world, self.address, self.role = world, address, role
+        self.offset = world.random.uniform(0, 1000)
+        self.options = role.options
+        self.engine: Engine = world.engine_class(
+            address, "world", self.options, Random(world.random.random()), self.clock()
+        )
+        self.holder = f"{address.node_id}:{address.epoch}"
+        self.alive = True
+        self.left = False
+        self.silent = False
+        """Its host has vanished: nobody is told."""
+        self.stopped = False
+        self.stuck = False
+        """Stopped only above the sockets: connections are still accepted."""
+        self.lines: dict[int, Line] = {}
+        self.feeds: dict[str, Feed] = {}
+        self.subscriptions: Counter[bytes] = Counter()
+        self.inbox: list[Callable[[float], None]] = []
+        self.turn_at = inf
+        self.consumers: dict[str, Consumer] = {}
+        self.producers: dict[str, Producer] = {}
+        self.received: dict[str, list[tuple[str, int]]] = {}
+        self.echoes: dict[str, float] = {}
+        """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
+        self.leaving = ""
+
+    def clock(self) -> float:
+        return self.world.now + self.offset
+
+    def post(self, event: Callable[[float], None]) -> None:
+        """Something happened to this node's sockets or in its user code; its thread reads it in its next turn."""
+        if self.alive:
+            self.inbox.append(event)
+            self.wake(self.world.random.uniform(0, 0.001))
+
+    def wake(self, delay: float = 0.0) -> None:
+        at = self.world.now + delay
+        if at < self.turn_at and self.alive:
+            self.turn_at = at
+            self.world.at(at, partial(self._turn_if, at))
+
+    def _turn_if(self, at: float) -> None:
+        if self.turn_at == at and self.alive and not self.stopped:
+            self.turn_at = inf
+            self.turn()
+
+    def turn(self) -> None:
+        """One turn of the I/O thread, as the pump does it."""
+        world, engine = self.world, self.engine
+        world.turns += 1
+        assert world.turns < TURNS_MAX, "the nodes spin"
+        now = self.clock()
+        inbox, self.inbox = self.inbox, []
+        for event in inbox:
+            event(now)
+        engine.expire(now)
+        for consumer in self.consumers.values():
+            consumer.turn(now)
+        if self.leaving:
+            self._leave(now)
+        self.flush(now)
+        engine.check()
+        for notice in engine.take_notices():
+            world.log(f"{self.holder} {notice.level}: {notice.text}")
+        if not self.alive:
+            return
+        for end in engine.take_changed():
+            if isinstance(end, ConsumerEnd) and self.consumers[end.queue].wants():
+                self.wake(0.0005)
+        for subscriber in engine.subscribers.values():
+            while (batch := subscriber.take()) is not None:
+                seen = self.received.setdefault(batch.topic, [])
+                seen += [(batch.sender, batch.first + at) for at in range(batch.count)]
+        deadline = engine.deadline()
+        if deadline is not None:
+            self.wake(max(0.0005, deadline - now))
+
+    def flush(self, now: float) -> None:
+        """Carry out what the engine asks for."""
+        engine, world = self.engine, self.world
+        for wire, frames in engine.outgoing(now):
+            if not world.send(self, wire, frames):
+                engine.refuse(wire, frames, now)
+        for frames in engine.take_published():
+            world.publish(self, frames)
+        for command in engine.take_commands():
+            match command:
+                case Dial(wire, endpoint):
+                    world.hang_up(self, wire)
+                    world.dial(self, wire, endpoint)
+                case HangUp(wire):
+                    world.hang_up(self, wire)
+                case Probe(wire, endpoint):
+                    world.probe(self, wire, endpoint)
+                case Follow(endpoint):
+                    world.follow(self, endpoint)
+                case Unfollow(endpoint):
+                    feed = self.feeds.pop(endpoint, None)
+                    if feed is not None:
+                        feed.closed = True
+                case Subscribe(prefix):
+                    self.subscriptions[prefix] += 1
+                    world.tell_prefixes(self)
+                case Unsubscribe(prefix):
+                    self.subscriptions[prefix] -= 1
+                    world.tell_prefixes(self)
+
+    def receive(self, sender: str, frames: Frames) -> None:
+        """A frame came to the inbox."""
+
+        def read(now: float) -> None:
+            if frames[0][1] == 7:
+                frame = decode_frame(frames[0])
+                assert isinstance(frame, Pong)
+                self.echoes[sender] = max(self.echoes.get(sender, -inf), frame.stamp)
+            self.engine.receive(frames, now)
+
+        self.post(read)
+
+    # Leaving in order
+
+    def leave(self) -> None:
+        """The program ends: drain, say goodbye, close."""
+        if self.alive and not self.leaving:
+            self.leaving = "draining"
+            self.leave_by = self.world.now + 8.0
+            for producer in self.producers.values():
+                producer.closed = True
+            self.post(self.engine.drain)
+
+    def _leave(self, now: float) -> None:
+        if self.leaving == "draining":
+            for queue, consumer in self.consumers.items():
+                consumer.closed = consumer.closed or self.engine.consumers[queue].closed
+            if self.engine.settled or self.world.now > self.leave_by:
+                if not self.engine.settled:
+                    self.world.log(f"{self.holder} leaves with unsettled {self.engine.unsettled()}")
+                    self.world.excuse("left unsettled", self.holder)
+                self.leaving = "bye"
+                self.engine.say_bye(now)
+            else:
+                self.wake(0.05)
+        elif self.engine.finished(now):
+            self.flush(now)
+            if self.engine.closed_at <= now:
+                self.world.excuse("left without an answer", self.holder)
+            self.world.end(self, "left")
+        else:
+            self.wake(0.02)
+
+
+class Role:
+    """What a process does, so that a supervisor can start another one like it."""
+
+    def __init__(self) -> None:
+        self.consumes: list[tuple[str, float, int, int]] = []
+        """(queue, lease, takers, batch size)"""
+        self.produces: list[tuple[str, int]] = []
+        self.publishes: list[str] = []
+        self.subscribes: list[str] = []
+        self.picky = False
+        self.static = False
+        """Knows peers by their endpoints only."""
+        self.host = "h1"
+        self.options = Options()
+
+
+class Producer:
+    """User code that sends to one queue."""
+
+    def __init__(self, process: Process, queue: str, codec: int) -> None:
+        self.process, self.queue, self.codec = process, queue, codec
+        self.end: ProducerEnd = process.engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, process.clock())
+        self.closed = False
+
+    def burst(self, kinds: list[str]) -> None:
+        """Send a message of each of these kinds."""
+        self.process.post(partial(self._send, kinds))
+
+    def _send(self, kinds: list[str], now: float) -> None:
+        if self.closed:
+            return
+        world = self.process.world
+        bodies = []
+        for kind in kinds:
+            text = f"{next(world.serial)}|{kind}|".encode()
+            if world.theme.tight and world.random.random() < 0.1:
+                text += b"x" * world.random.choice((3000, 70_000))
+            bodies.append(text if self.codec == RAW else msgspec.msgpack.encode(text))
+        first = self.end.next
+        self.process.engine.accept(self.end, bodies, 0)
+        for at, text in enumerate(bodies):
+            plain = text if self.codec == RAW else msgspec.msgpack.decode(text)
+            world.accepted[(self.end.stream, first + at)] = plain
+        if world.theme.tight and world.random.random() < 0.1:
+            self.end.drop_oldest(world.random.randrange(1, 2000))
+
+    def tend_letters(self, now: float) -> None:
+        """A person looks at the dead letters: retries some, drops some."""
+        world = self.process.world
+        for letter in self.end.letters():
+            sequence = int(letter.id.rpartition("/")[2])
+            if b"poison" in letter.data or world.random.random() < 0.5:
+                continue
+            first = self.end.next
+            if world.random.random() < 0.5:
+                body = world.accepted[(self.end.stream, sequence)]
+                assert self.end.retry_letter(sequence)
+                world.accepted[(self.end.stream, first)] = body
+            else:
+                assert self.end.drop_letter(sequence)
+
+
+class Taker:
+    """One thread of user code that takes messages."""
+
+    def __init__(self) -> None:
+        self.busy = False
+
+
+class Consumer:
+    """User code that takes from one queue: several takers over one machine, with the real claim protocol."""
+
+    def __init__(self, process: Process, queue: str, lease: float, takers: int, batch: int) -> None:
+        self.process, self.queue, self.lease, self.batch = process, queue, lease, batch
+        self.end: ConsumerEnd = process.engine.open_consumer(queue, lease, process.clock())
+        self.takers = [Taker() for _ in range(takers)]
+        self.current: Delivery | None = None
+        self.parked: list[Delivery] = []
+        self.claiming = False
+        self.closed = False
+
+    def wants(self) -> bool:
+        return not self.closed and any(not taker.busy for taker in self.takers)
+
+    def close(self) -> None:
+        """Stop taking; what is being handled is finished."""
+        self.closed = True
+        self.process.post(partial(self._close))
+
+    def _close(self, now: float) -> None:
+        self._park_current()
+        self.process.engine.close_consumer(self.queue, now)
+
+    def reopen(self) -> None:
+        self.process.post(self._reopen)
+
+    def _reopen(self, now: float) -> None:
+        if self.closed and not self.process.leaving:
+            self.closed = False
+            self.process.engine.reopen_consumer(self.queue, now)
+
+    def _park_current(self) -> None:
+        if self.current is not None and not self.claiming:
+            self.parked.append(self.current)
+            self.current = None
+        for delivery in self.parked:
+            self.end.park(delivery)
+        self.parked.clear()
+
+    def turn(self, now: float) -> None:
+        """The machine's side: park what may not go on, hand out, read what was decided."""
+        for delivery in self.parked:
+            self.end.park(delivery)
+        self.parked.clear()
+        idle = [taker for taker in self.takers if not taker.busy]
+        if self.closed:
+            idle = []
+        self.end.want(len(idle), len(self.takers) * self.batch, now)
+        if idle and self.current is None and not self.claiming:
+            self.current = self.end.take(now)
+        if idle and self.current is not None:
+            for _ in idle:
+                self._later(self._claim)
+        self.process.engine.progress(self.end, now)
+
+    def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
+        self.process.world.at(
+            self.process.world.now + self.process.world.random.uniform(least, most), partial(self._if_alive, step, *args)
+        )
+
+    def _if_alive(self, step: Callable[..., None], *args: Any) -> None:
+        # A stopped process stops its handlers too; they go on when it does.
+        if self.process.stopped and not self.process.stuck:
+            self.process.world.at(self.process.world.now + 0.05, partial(self._if_alive, step, *args))
+        elif self.process.alive:
+            step(*args)
+
+    # The handling side
+
+    def _claim(self) -> None:
+        """First raise `next`; looking at `until` comes later, and the machine may run in between."""
+        taker = next((t for t in self.takers if not t.busy), None)
+        delivery = self.current
+        if taker is None or delivery is None or self.claiming or self.closed:
+            return
+        low = delivery.next
+        high = min(low + self.batch, delivery.limit)
+        if low >= high:
+            self.current = None
+            self.process.wake()
+            return
+        delivery.next = high
+        self.claiming = True
+        taker.busy = True
+        if self.process.world.random.random() < 0.3:
+            self._later(self._look, taker, delivery, low, high)
+        else:
+            self._look(taker, delivery, low, high)
+
+    def _look(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
+        self.claiming = False
+        if self.process.clock() >= delivery.until:
+            delivery.next = low
+            taker.busy = False
+            self.parked.append(delivery)
+            if self.current is delivery:
+                self.current = None
+            self.process.wake()
+            return
+        self._start(taker, delivery, low, high)
+        self._later(self._claim)
+
+    def _start(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
+        world, process = self.process.world, self.process
+        if delivery.bodies is None:
+            delivery.bodies = [msgspec.msgpack.decode(element) for element in split(delivery.body)]
+            assert len(delivery.bodies) == delivery.count
+        runs = []
+        for at in range(low, high):
+            body = delivery.bodies[at]
+            run = Run(
+                delivery.stream,
+                delivery.first + at,
+                body,
+                delivery.attempt,
+                process.holder,
+                self.lease,
+                world.now,
+            )
+            world.started(process, run, delivery)
+            runs.append(run)
+        kinds = [run.body.split(b"|")[1].decode() for run in runs]
+        if "poison" in kinds and world.poison_left > 0:
+            world.poison_left -= 1
+            world.log(f"{process.holder} dies of {runs[kinds.index('poison')].sequence}")
+            world.end(process, "died")
+            return
+        slow = sum(world.random.uniform(0.2, 0.8) for kind in kinds if kind == "slow")
+        quick = sum(world.random.choice((0.0, 0.0005, 0.004)) for _ in kinds)
+        if "hangs" in kinds and delivery.attempt == 1:
+            slow = self.lease + world.random.uniform(1.5, 3.0)
+        self._later(self._finish, taker, delivery, low, high, runs, kinds, least=slow + quick, most=slow + quick)
+
+    def _finish(
+        self, taker: Taker, delivery: Delivery, low: int, high: int, runs: list[Run], kinds: list[str]
+    ) -> None:
+        world = self.process.world
+        taker.busy = False
+        for run in runs:
+            run.end = world.now
+        fails = {"fails": True, "fails twice": delivery.attempt <= 2}
+        if len(runs) > 1 and any(fails.get(kind) for kind in kinds):
+            self._decide(delivery, Verdict.BATCH_FAILED, low, high, runs)
+        else:
+            acked_from = low
+            for at, kind in enumerate(kinds, low):
+                verdict = self._verdict(kind, bool(fails.get(kind)))
+                if verdict is not Verdict.ACK:
+                    self._decide(delivery, Verdict.ACK, acked_from, at, runs[acked_from - low : at - low])
+                    self._decide(delivery, verdict, at, at + 1, [runs[at - low]])
+                    acked_from = at + 1
+            self._decide(delivery, Verdict.ACK, acked_from, high, runs[acked_from - low :])
+        self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
+        self._claim()
+
+    def _verdict(self, kind: str, fails: bool) -> Verdict:
+        if fails:
+            return Verdict.NACK
+        if kind == "rejected":
+            return Verdict.REJECT
+        if kind == "misfit" and self.process.role.picky:
+            return Verdict.REFUSE
+        if kind == "let go" and self.process.world.random.random() < 0.5:
+            return Verdict.GIVE_BACK
+        return Verdict.ACK
+
+    def _decide(self, delivery: Delivery, verdict: Verdict, low: int, high: int, runs: list[Run]) -> None:
+        if low >= high:
+            return
+        for run in runs:
+            run.outcome = verdict.name.lower()
+        if verdict is Verdict.ACK:
+            delivery.ack(low, high)
+        else:
+            delay = 0.0 if self.process.world.random.random() < 0.3 else -1.0
+            delivery.verdicts.append((verdict, low, high, delay, verdict.name))
+
+
+class World:
+    """A fabric, its network, its troubles, and the record of all that happened."""
+
+    engine_class: type[Engine] = Engine
+
+    def __init__(self, seed: int, theme: str | None = None, engine_class: type[Engine] | None = None) -> None:
+        self.seed = seed
+        self.random = Random(f"world {seed}")
+        self.theme_name = theme or list(THEMES)[seed % len(THEMES)]
+        self.theme = THEMES[self.theme_name]
+        base = engine_class or self.engine_class
+        self.engine_class = _watched(base, self)
+        self.now = 0.0
+        self.turns = 0
+        self.serial = count(1)
+        self.accepted: dict[tuple[str, int], bytes] = {}
+        self.runs: dict[tuple[str, int], list[Run]] = {}
+        self.sends: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self.starts: dict[tuple[str, str], list[int]] = {}
+        """(stream, holder) -> sequences in the order in which their first run began there."""
+        self.excuses: list[tuple[float, str, str]] = []
+        """(when, what, holder): troubles that may excuse a second run of what the holder had."""
+        self.published: dict[tuple[str, str], int] = {}
+        self.trace: deque[str] = deque(maxlen=4000)
+        self.processes: list[Process] = []
+        self.listeners: dict[str, Process] = {}
+        self.outboxes: dict[str, Process] = {}
+        self.blocked: dict[tuple[str, str], str] = {}
+        """(from holder, to holder) -> "stall" or "refuse"."""
+        self.poison_left = 60
+        self.healed = False
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._names = count(1)
+        self._endpoints = count(1)
+
+    # Time
+
+    def at(self, when: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), event))
+
+    def log(self, text: str) -> None:
+        self.trace.append(f"{self.now:9.4f} {text}")
+
+    def excuse(self, what: str, holder: str) -> None:
+        self.excuses.append((self.now, what, holder))
+        self.log(f"excuse: {what} ({holder})")
+
+    def advance(self, until: float) -> None:
+        """Let everything happen that is due before `until`."""
+        while self._events and self._events[0][0] <= until:
+            when, _, event = heapq.heappop(self._events)
+            self.now = max(self.now, when)
+            event()
+        self.now = until
+
+    # Sockets
+
+    def _delay(self) -> float:
+        r = self.random.random()
+        return 0.0002 + r * 0.002 if r < 0.9 else self.random.uniform(0.002, 0.05)
+
+    def reach(self, a: Process, b: Process) -> str:
+        """What becomes of a packet from `a` to `b`: "" if it arrives."""
+        return self.blocked.get((a.holder, b.holder), "")
+
+    def _reach_both(self, a: Process, b: Process) -> str:
+        return self.reach(a, b) or self.reach(b, a)
+
+    def dial(self, owner: Process, wire: int, endpoint: str) -> None:
+        line = owner.lines[wire] = Line(owner, wire, endpoint)
+        self._attempt(line, CONNECT)
+
+    def _attempt(self, line: Line, within: tuple[float, float]) -> None:
+        line.attempt += 1
+        self.at(self.now + self.random.uniform(*within), partial(self._connect, line, line.attempt))
+
+    def _connect(self, line: Line, attempt: int) -> None:
+        owner = line.owner
+        if owner.lines.get(line.wire) is not line or line.attempt != attempt or not owner.alive:
+            return
+        target = self.listeners.get(line.endpoint)
+        if target is None:
+            self._refuse(line)
+            return
+        trouble = self._reach_both(owner, target)
+        if trouble == "refuse":
+            self._refuse(line)
+        elif trouble or target.silent or (target.stopped and not target.stuck):
+            self.at(self.now + GIVES_UP_AFTER, partial(self._give_up, line, attempt))
+        else:
+            line.up, line.target = True, target
+            owner.post(partial(_connected, owner, line))
+
+    def _give_up(self, line: Line, attempt: int) -> None:
+        if line.attempt == attempt and not line.up and line.owner.lines.get(line.wire) is line:
+            self._refuse(line)
+
+    def _refuse(self, line: Line) -> None:
+        del line.owner.lines[line.wire]
+        line.owner.post(lambda now: line.owner.engine.refused(line.wire, now))
+
+    def hang_up(self, owner: Process, wire: int) -> None:
+        line = owner.lines.pop(wire, None)
+        if line is not None:
+            self._lose_pipe(line)
+            line.up = False
+
+    def _lose_pipe(self, line: Line) -> None:
+        """The connection ended: a part of what it carried arrives all the same, perhaps behind newer frames."""
+        survivors = self.random.randrange(len(line.pipe) + 1) if line.pipe else 0
+        target = line.target
+        if target is not None and not target.silent and not self.reach(line.owner, target):
+            at = self.now + self.random.choice((0.0, 0.01, 0.3))
+            for _, frames in list(line.pipe)[:survivors]:
+                self.at(at, partial(target.receive, line.owner.holder, frames))
+        line.pipe.clear()
+
+    def cut(self, line: Line) -> None:
+        """The connection of `line` breaks; ZeroMQ tries once more by itself."""
+        if not line.up:
+            return
+        self.log(f"cut {line.owner.holder} -> {line.target.holder if line.target else '?'}")
+        self._lose_pipe(line)
+        line.up = False
+        line.owner.post(lambda now: line.owner.engine.disconnected(line.wire, now))
+        self._attempt(line, RECONNECT)
+
+    def send(self, owner: Process, wire: int, frames: Frames) -> bool:
+        line = owner.lines.get(wire)
+        if line is None or not line.up or line.refusing or line.target is None:
+            if line is not None:
+                line.refusing = True
+            return False
+        if self.theme.tight and self.random.random() < 0.1:
+            line.refusing = True
+            self.at(self.now + self.random.uniform(0.001, 0.1), partial(self._writable, line))
+            return False
+        kept = [bytes(frame) for frame in frames]
+        if kept[0][1] == 3:
+            self._sent(owner, line.target, kept)
+        line.last_at = max(line.last_at, self.now + self._delay())
+        line.pipe.append((line.last_at, kept))
+        self.at(line.last_at, partial(self._arrive, line))
+        return True
+
+    def _writable(self, line: Line) -> None:
+        if line.refusing and line.up:
+            line.refusing = False
+            line.owner.post(lambda now: line.owner.engine.writable(line.wire))
+
+    def _arrive(self, line: Line) -> None:
+        target = line.target
+        if target is None or not line.up or target.silent or self.reach(line.owner, target):
+            return
+        while line.pipe and line.pipe[0][0] <= self.now:
+            target.receive(line.owner.holder, line.pipe.popleft()[1])
+
+    def _sent(self, owner: Process, target: Process, frames: Frames) -> None:
+        data = decode_frame(frames[0])
+        assert isinstance(data, Data)
+        self.log(f"{owner.holder} sends {data.first}+{data.count} attempt {data.attempt} to {target.holder}")
+        for sequence in range(data.first, data.first + data.count):
+            self.sends.setdefault((data.stream, sequence), []).append((self.now, target.holder))
+
+    def probe(self, owner: Process, wire: int, endpoint: str) -> None:
+        target = self.listeners.get(endpoint)
+        outcome, after = Outcome.REFUSED, 0.001
+        if target is not None:
+            trouble = self._reach_both(owner, target)
+            if trouble == "refuse":
+                outcome = Outcome.REFUSED
+            elif trouble or target.silent:
+                outcome, after = Outcome.SILENT, PROBE_PATIENCE
+            else:
+                outcome = Outcome.ACCEPTED
+        self.at(self.now + after, lambda: owner.post(lambda now: owner.engine.probed(wire, outcome, now)))
+
+    # Outboxes
+
+    def follow(self, owner: Process, endpoint: str) -> None:
+        feed = owner.feeds[endpoint] = Feed(owner, endpoint)
+        self._connect_feed(feed)
+
+    def _connect_feed(self, feed: Feed) -> None:
+        if feed.closed or not feed.owner.alive:
+            return
+        target = self.outboxes.get(feed.endpoint)
+        if target is None or target.silent or target.stopped or self._reach_both(feed.owner, target):
+            self.at(self.now + 0.2, partial(self._connect_feed, feed))
+            return
+        feed.target = target
+        feed.life += 1
+        self.tell_prefixes(feed.owner)
+
+    def tell_prefixes(self, owner: Process) -> None:
+        """Subscriptions reach the publishers some time later."""
+        prefixes = Counter({p: n for p, n in owner.subscriptions.items() if n > 0})
+        for feed in owner.feeds.values():
+            self.at(self.now + self.random.uniform(0.001, 0.05), partial(self._know_prefixes, feed, prefixes, feed.life))
+
+    def _know_prefixes(self, feed: Feed, prefixes: Counter[bytes], life: int) -> None:
+        if feed.life == life:
+            feed.prefixes = prefixes
+
+    def publish(self, owner: Process, frames: Frames) -> None:
+        for process in self.processes:
+            for feed in process.feeds.values():
+                if feed.target is owner and any(frames[0].startswith(prefix) for prefix in feed.prefixes):
+                    feed.last_at = max(feed.last_at, self.now + self._delay())
+                    self.at(feed.last_at, partial(self._arrive_published, feed, feed.life, frames))
+
+    def _arrive_published(self, feed: Feed, life: int, frames: Frames) -> None:
+        target = feed.target
+        if feed.closed or feed.life != life or target is None or target.silent or self.reach(target, feed.owner):
+            return
+        feed.owner.post(lambda now: feed.owner.engine.receive_published(frames, now))
+
+    def cut_feed(self, feed: Feed) -> None:
+        """A SUB connection breaks and is made again."""
+        feed.target = None
+        feed.life += 1
+        feed.prefixes.clear()
+        self.at(self.now + 0.1, partial(self._connect_feed, feed))
+
+    # Processes
+
+    def start(self, role: Role, *, like: Process | None = None, at: Process | None = None) -> Process:
+        """Start a process. `like`: the next life of that one; `at`: somebody else at the same endpoints."""
+        if like is not None:
+            epoch = ((like.address.epoch >> 20) + 1 << 20) + self.random.randrange(2**20)
+            address = msgspec.structs.replace(like.address, epoch=epoch)
+            if self.random.random() < 0.5:
+                inbox, outbox = self._new_endpoints(role)
+                address = msgspec.structs.replace(address, inbox=inbox, outbox=outbox)
+        else:
+            name = f"n{next(self._names)}"
+            inbox, outbox = (at.address.inbox, at.address.outbox) if at is not None else self._new_endpoints(role)
+            address = Address(name, (1000 << 20) + self.random.randrange(2**20), name, role.host, inbox, outbox)
+        process = Process(self, address, role)
+        self.processes.append(process)
+        for endpoint in address.inbox:
+            self.listeners[endpoint] = process
+        for endpoint in address.outbox:
+            self.outboxes[endpoint] = process
+        for queue, codec in role.produces:
+            process.producers[queue] = Producer(process, queue, codec)
+        for queue, lease, takers, batch in role.consumes:
+            process.consumers[queue] = Consumer(process, queue, lease, takers, batch)
+        for topic in role.publishes:
+            process.engine.open_publisher(topic, RAW, process.clock())
+        for pattern in role.subscribes:
+            process.engine.open_subscriber(pattern, 2**20, process.clock())
+        process.wake()
+        self._introduce(process)
+        self.log(f"start {process.holder} {vars(role)}")
+        return process
+
+    def _new_endpoints(self, role: Role) -> tuple[list[str], list[str]]:
+        number = next(self._endpoints)
+        inbox = [f"tcp://{role.host}:{number}"]
+        if self.random.random() < 0.5:
+            inbox.insert(0, f"ipc:///{role.host}/{number}")
+        return inbox, [f"tcp://{role.host}:out{number}"]
+
+    def _introduce(self, process: Process) -> None:
+        """Discovery tells the two about each other, sooner or later, in some order."""
+        for other in self.living():
+            if other is not process:
+                for a, b in ((process, other), (other, process)):
+                    if a.role.static and self.random.random() < 0.7:
+                        find: Callable[[float], None] = partial(a.engine.candidate, b.address.inbox[-1])
+                    else:
+                        find = partial(a.engine.discovered, b.address)
+                    self.at(self.now + self.random.uniform(0, 0.3), partial(a.post, find))
+
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if process.alive]
+
+    def end(self, process: Process, how: str) -> None:
+        """The process ends: "died" (its host lives), "vanished" (with its host) or "left" (in order)."""
+        if not process.alive:
+            return
+        process.alive = False
+        process.left = how == "left"
+        process.silent = how == "vanished"
+        self.log(f"{process.holder} {how}")
+        for runs in self.runs.values():
+            for run in runs:
+                if run.holder == process.holder and run.end == inf:
+                    run.end, run.outcome = self.now, "died"
+        if how != "left":
+            self.excuse(how, process.holder)
+        for endpoint in process.address.inbox:
+            if self.listeners.get(endpoint) is process and not process.silent:
+                del self.listeners[endpoint]
+        for endpoint in process.address.outbox:
+            if self.outboxes.get(endpoint) is process:
+                del self.outboxes[endpoint]
+        for line in list(process.lines.values()):
+            self._lose_pipe(line)
+        process.lines.clear()
+        for feed in process.feeds.values():
+            feed.closed = True
+        if process.silent:
+            self.at(self.now + 20.0, partial(self._host_back, process))
+        else:
+            self._drop_connections_to(process)
+        if self.random.random() < 0.7 or how == "left":
+            self.at(self.now + self.random.uniform(0.1, 5.0), partial(self._lost, process))
+
+    def _drop_connections_to(self, process: Process) -> None:
+        for other in self.living():
+            for line in other.lines.values():
+                if line.up and line.target is process:
+                    line.pipe.clear()
+                    self.cut(line)
+            for feed in other.feeds.values():
+                if feed.target is process:
+                    self.cut_feed(feed)
+
+    def _host_back(self, process: Process) -> None:
+        """The host answers again, and knows nothing of the connections that it had."""
+        process.silent = False
+        for endpoint in process.address.inbox:
+            if self.listeners.get(endpoint) is process:
+                del self.listeners[endpoint]
+        self._drop_connections_to(process)
+
+    def _lost(self, process: Process) -> None:
+        for other in self.living():
+            if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
+                other.post(lambda now, other=other: other.engine.lost(process.address.node_id))  # type: ignore[misc]
+
+    # Troubles
+
+    def trouble(self, kind: str) -> None:
+        """Let one trouble happen now."""
+        if self.healed:
+            return
+        living = [p for p in self.living() if not p.leaving]
+        if len(living) < 2:
+            return
+        victim, other = self.random.sample(living, 2)
+        self.log(f"trouble: {kind} {victim.holder} {other.holder}")
+        match kind:
+            case "cut":
+                self._cut_some(victim, other)
+            case "flap":
+                for after in (0.0, 0.02, 0.1, 0.4):
+                    self.at(self.now + after, partial(self._cut_some, victim, other))
+            case "kill" | "vanish" | "reborn" | "usurp":
+                self.end(victim, "vanished" if kind == "vanish" else "died")
+                self.at(self.now + self.random.uniform(0.05, 3.0), partial(self._again, victim, kind))
+            case "leave":
+                if len(living) > 2:
+                    victim.leave()
+                    self.at(self.now + self.random.uniform(0.05, 3.0), partial(self._again, victim, kind))
+            case "stop":
+                self._stop(victim, self.random.choice((0.3, 1.0, 3.0, 9.0)))
+            case "late":
+                self._stop(victim, self.random.uniform(0.5, 1.8), stuck=True)
+            case "stall" | "refuse" | "one-way":
+                pairs = [(victim.holder, other.holder)]
+                if kind != "one-way":
+                    pairs.append((other.holder, victim.holder))
+                for pair in pairs:
+                    self.blocked[pair] = "refuse" if kind == "refuse" else "stall"
+                if kind == "refuse":
+                    self.excuse("refused", victim.holder)
+                    self.excuse("refused", other.holder)
+                    self._cut_some(victim, other, everything=True)
+                self.at(self.now + self.random.choice((0.2, 1.0, 3.0, 8.0)), partial(self.heal, pairs))
+
+    def _cut_some(self, a: Process, b: Process, *, everything: bool = False) -> None:
+        lines = [line for p, q in ((a, b), (b, a)) for line in p.lines.values() if line.target is q and line.up]
+        for line in lines:
+            if everything or self.random.random() < 0.7:
+                self.cut(line)
+        for p, q in ((a, b), (b, a)):
+            for feed in p.feeds.values():
+                if feed.target is q and (everything or self.random.random() < 0.5):
+                    self.cut_feed(feed)
+
+    def _again(self, victim: Process, kind: str) -> None:
+        """A supervisor starts the next one."""
+        if self.healed:
+            return
+        if kind == "leave" and victim.alive:
+            self.at(self.now + 0.5, partial(self._again, victim, kind))
+            return
+        like = victim if kind == "reborn" else None
+        self.start(victim.role, like=like, at=victim if kind == "usurp" else None)
+
+    def _stop(self, process: Process, duration: float, *, stuck: bool | None = None) -> None:
+        if not process.stopped:
+            process.stopped = True
+            process.stuck = self.random.random() < 0.5 if stuck is None else stuck
+            self.at(self.now + duration, partial(self._continue, process))
+
+    def _continue(self, process: Process) -> None:
+        if process.stopped:
+            process.stopped = False
+            process.turn_at = inf
+            process.wake()
+
+    def heal(self, pairs: list[tuple[str, str]]) -> None:
+        for pair in pairs:
+            if self.blocked.pop(pair, None) is not None:
+                self.log(f"healed {pair}")
+        for process in self.processes:
+            for line in process.lines.values():
+                if line.pipe and line.up:
+                    at = self.now + self._delay()
+                    line.pipe = deque((at, frames) for _, frames in line.pipe)
+                    line.last_at = max(line.last_at, at)
+                    self.at(at, partial(self._arrive, line))
+
+    # What is recorded
+
+    def started(self, process: Process, run: Run, delivery: Delivery) -> None:
+        """A message is handed to user code; the fence must allow it."""
+        key = (run.stream, run.sequence)
+        assert self.accepted.get(key) == run.body, f"{key} is {run.body!r}, accepted was {self.accepted.get(key)!r}"
+        producer = run.stream.rpartition(":")[0]
+        if producer != process.holder and any(p.holder == producer and p.alive for p in self.processes):
+            age = process.clock() - process.echoes.get(producer, -inf)
+            gone = delivery.until == inf and any(
+                what == "refused" and holder in (producer, process.holder) for _, what, holder in self.excuses
+            )
+            assert age < FENCE + 1e-6 or gone, f"{process.holder} starts {key} {age:.2f} s after the last echo"
+        earlier = self.runs.setdefault(key, [])
+        for other in earlier:
+            self._excuse_second(key, other, run)
+        if not any(other.holder == run.holder for other in earlier):
+            self.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
+        earlier.append(run)
+        self.log(f"{process.holder} runs {key} attempt {run.attempt}")
+
+    def _excuse_second(self, key: tuple[str, int], first: Run, second: Run) -> None:
+        """A second run is allowed only for a reason, one at the same time only for a good one."""
+        holder = first.holder
+        since = [(what, who) for when, what, who in self.excuses if when >= first.start - 30.0]
+        lapsed = second.start - first.start >= first.lease and first.end - first.start >= first.lease
+        verdicts = {(what, who) for what, who in since}
+        apart = ("given up", holder) in verdicts or ("backstop", holder) in verdicts
+        refused = any(what == "refused" and who in (holder, key[0].rpartition(":")[0]) for what, who in verdicts)
+        if first.end > second.start:
+            assert lapsed or apart or refused, f"{key} runs twice at one time: {first} {second}"
+            return
+        gave = first.outcome in ("nack", "reject", "refuse", "give_back", "batch_failed")
+        ended = any((what, holder) in verdicts for what in ("died", "vanished", "left unsettled"))
+        ended = ended or ("left without an answer", holder) in verdicts
+        assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
+
+    def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
+        """An engine decided that a peer is gone."""
+        holder = link.holder
+        self.log(f"{engine.address.node_id} takes {holder} for gone, proven {proven}, died {died}")
+        if not proven and link.bye_number == 0:
+            self.excuse("given up", holder)
+        living = any(p.holder == holder and p.alive for p in self.processes)
+        if living and proven and died:
+            ours = f"{engine.address.node_id}:{engine.address.epoch}"
+            refused = any(w == "refused" and h in (holder, ours) for _, w, h in self.excuses)
+            assert refused, f"{engine.address.node_id} takes {holder} for dead, which lives"
+
+    # A whole run
+
+    def run(self) -> None:
+        """Play the seed from start to end.
+
+        Raises:
+            AssertionError: Something that must hold did not; the text has the seed and the end of the trace.
+        """
+        try:
+            self._play()
+            self.judge()
+        except Exception as error:
+            tail = "\n".join(list(self.trace)[-int(os.environ.get("WORLD_TRACE", "60")) :])
+            raise AssertionError(
+                f"{tail}\nWORLD_SEED={self.seed} theme {self.theme_name!r}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _play(self) -> None:
+        random, theme = self.random, self.theme
+        queues = [f"q{n}" for n in range(random.choice((1, 1, 2)))]
+        roles = self._roles(queues)
+        for role in roles:
+            self.at(random.uniform(0, 0.5), partial(self.start, role))
+        length = random.choice((2.0, 5.0, 10.0))
+        left = theme.messages
+        while left > 0:
+            size = min(left, random.choice((1, 1, 3, 10, 40)))
+            kinds = random.choices(theme.kinds, k=size)
+            self.at(random.uniform(0.1, length), partial(self._burst, kinds))
+            left -= size
+        for _ in range(random.randrange(1, 7) if theme.faults else 0):
+            self.at(random.uniform(0.2, length), partial(self.trouble, random.choice(theme.faults)))
+        for _ in range(3 if theme.closes else 0):
+            self.at(random.uniform(0.2, length), self._close_some)
+        for _ in range(2 if theme.letters else 0):
+            self.at(random.uniform(0.2, length), self._tend_letters)
+        for _ in range(30 if theme.topics else 0):
+            self.at(random.uniform(0.1, length), self._publish_some)
+        if theme.topics:
+            for _ in range(3):
+                self.at(random.uniform(0.1, length), self._subscribe_some)
+        if theme.kinds.count("poison"):
+            self.at(0.0, self._supervise)
+        self.advance(length)
+        self._heal_all()
+        end = self.now + QUIET_WITHIN
+        while self.now < end:
+            self.advance(self.now + 0.5)
+            if not self.restless():
+                break
+        self.advance(self.now + 3.0)
+
+    def _roles(self, queues: list[str]) -> list[Role]:
+        random, theme = self.random, self.theme
+        roles = []
+        for number in range(random.randrange(2, 6)):
+            role = Role()
+            role.host = random.choice(("h1", "h1", "h2"))
+            role.static = random.random() < 0.3
+            if theme.tight:
+                budget = random.choice((20_000, 200_000))
+                role.options = Options(consumer_bytes=budget, message_bytes_max=100_000)
+            for queue in queues:
+                both = theme.loop and random.random() < 0.2
+                if number == 0 or (random.random() < 0.3 and number != 1) or both:
+                    role.produces.append((queue, random.choice((RAW, MSGPACK))))
+                if number == 1 or both or (not role.produces and random.random() < 0.8):
+                    batch = random.choice((1, 1, 10)) if theme.batches else 1
+                    lease = 4.0 if "hangs" in theme.kinds else 60.0 if theme.strict else 8.0
+                    role.consumes.append((queue, lease, random.choice((1, 1, 3)), batch))
+            role.picky = theme.picky and random.random() < 0.4
+            if theme.topics:
+                if random.random() < 0.6:
+                    role.publishes = random.sample(["a.x", "a.y", "b"], random.randrange(1, 3))
+                if random.random() < 0.7:
+                    role.subscribes = random.sample(["a.*", "a.x", ">", "b"], random.randrange(1, 3))
+            roles.append(role)
+        return roles
+
+    def _burst(self, kinds: list[str]) -> None:
+        producers = [p for process in self.living() for p in process.producers.values() if not p.closed]
+        if producers:
+            self.random.choice(producers).burst(kinds)
+
+    def _close_some(self) -> None:
+        consumers = [c for process in self.living() for c in process.consumers.values()]
+        if consumers and not self.healed:
+            consumer = self.random.choice(consumers)
+            consumer.close()
+            self.at(self.now + self.random.choice((0.01, 0.5, 3.0)), consumer.reopen)
+
+    def _tend_letters(self) -> None:
+        for process in self.living():
+            for producer in process.producers.values():
+                if not producer.closed:
+                    process.post(producer.tend_letters)
+
+    def _publish_some(self) -> None:
+        publishers = [(p, end) for p in self.living() for end in p.engine.publishers.values() if not p.leaving]
+        if publishers:
+            process, end = self.random.choice(publishers)
+            bodies = [b"update"] * self.random.choice((1, 1, 5))
+            process.post(lambda now: process.engine.publish(end, bodies, 0))
+
+    def _subscribe_some(self) -> None:
+        """A subscriber comes or goes."""
+        living = [p for p in self.living() if not p.leaving]
+        if not living or self.healed:
+            return
+        process = self.random.choice(living)
+        pattern = self.random.choice(["a.*", "a.x", ">", "b"])
+
+        def change(now: float) -> None:
+            if pattern in process.engine.subscribers:
+                process.engine.close_subscriber(pattern, now)
+            else:
+                process.engine.open_subscriber(pattern, 2**20, now)
+
+        process.post(change)
+
+    def _supervise(self) -> None:
+        """Start a consumer again some time after it died, until the poison is used up."""
+        if self.healed and self.now > 100:
+            return
+        for process in list(self.processes):
+            if not process.alive and process.role.consumes and not process.left:
+                process.left = True
+                self.at(self.now + self.random.uniform(0.05, 0.4), partial(self.start, process.role))
+        self.at(self.now + 0.1, self._supervise)
+
+    def _heal_all(self) -> None:
+        """The troubles are over: every queue has somebody to consume it, everybody can reach everybody."""
+        self.log("healing")
+        self.heal(list(self.blocked))
+        self.healed = True
+        for process in self.living():
+            self._continue(process)
+            for consumer in process.consumers.values():
+                consumer.reopen()
+        for queue in sorted({q for process in self.living() for q in process.producers}):
+            if not any(queue in p.consumers and not p.leaving for p in self.living()):
+                role = Role()
+                role.consumes = [(queue, 8.0, 1, 1)]
+                self.start(role)
+        if self.theme.topics:
+            # A last update, so that a tail lost in the troubles is noticed.
+            for after in (8.0, 30.0, 60.0):
+                self.at(self.now + after, self._publish_everywhere)
+
+    def _publish_everywhere(self) -> None:
+        for process in self.living():
+            for end in process.engine.publishers.values():
+                process.post(lambda now, process=process, end=end: process.engine.publish(end, [b"last"], 0))  # type: ignore[misc]
+
+    def restless(self) -> str:
+        """What is not yet as it will be in the end; "" if all is quiet."""
+        for process in self.living():
+            if process.leaving:
+                return f"{process.holder} is leaving"
+            for producer in process.producers.values():
+                if producer.end.unsettled_count:
+                    return f"{producer.end.stream} has {producer.end.account()}"
+            for consumer in process.consumers.values():
+                if not consumer.end.idle or any(taker.busy for taker in consumer.takers):
+                    return f"{consumer.queue} at {process.holder} holds {consumer.end.account()}"
+        if self.theme.topics and self.now < 100:
+            return "updates are to come"
+        return self._half_up()
+
+    def _half_up(self) -> str:
+        for a in self.living():
+            for b in self.living():
+                if a is b:
+                    continue
+                ours, theirs = a.engine.peers.by_holder.get(b.holder), b.engine.peers.by_holder.get(a.holder)
+                a_up, b_up = ours is not None and ours.up, theirs is not None and theirs.up
+                if a_up != b_up:
+                    return f"the link {a.holder} {b.holder} is half up"
+                common = a.engine.interests
+                if not a_up and (
+                    common.consumes & b.engine.interests.produces or common.produces & b.engine.interests.consumes
+                ):
+                    return f"{a.holder} and {b.holder} have no link"
+                if a_up and ours is not None and theirs is not None:
+                    if ours.out_id != theirs.in_id:
+                        return f"{a.holder} and {b.holder} are on different lives of their link"
+        return ""
+
+    def judge(self) -> None:
+        """What must hold at the end, after healing and quiet."""
+        restless = self.restless()
+        assert not restless, f"not quiet: {restless}"
+        living = self.living()
+        for process in living:
+            process.engine.check()
+            for producer in process.producers.values():
+                self._judge_producer(producer)
+            for consumer in process.consumers.values():
+                self._judge_consumer(process, consumer)
+        if self.theme.strict:
+            again = {key: runs for key, runs in self.runs.items() if len(runs) > 1}
+            assert not again, f"ran twice without any reason: {again}"
+        self._judge_order()
+        if self.theme.topics:
+            self._judge_topics()
+
+    def _judge_producer(self, producer: Producer) -> None:
+        end = producer.end
+        account = end.account()
+        assert account.closes, f"the accounting of {end.stream} does not close: {account}"
+        assert account.waiting == account.in_flight == 0, f"{end.stream} is not settled: {account}"
+        letters = {int(letter.id.rpartition("/")[2]): letter for letter in end.letters()}
+        for (stream, sequence), body in self.accepted.items():
+            if stream != end.stream:
+                continue
+            state = end.state(sequence)
+            runs = self.runs.get((stream, sequence), [])
+            kind = body.split(b"|")[1].decode()
+            if state == "processed":
+                assert any(run.outcome == "ack" for run in runs), f"{stream}/{sequence} is acked and never ran"
+            elif state == "dead":
+                letter = letters.get(sequence)
+                self._judge_letter(kind, letter.reason if letter else "", runs, f"{stream}/{sequence}")
+            else:
+                assert state == "dropped", f"{stream}/{sequence} is {state}"
+                assert self.theme.tight, f"{stream}/{sequence} was dropped by nobody"
+
+    def _judge_letter(self, kind: str, reason: str, runs: list[Run], name: str) -> None:
+        failures = sum(1 for run in runs if run.outcome in ("nack", "batch_failed") or run.end - run.start >= run.lease)
+        troubled = any(what in ("backstop",) for _, what, _ in self.excuses)
+        legal = {
+            "poison": ("poison",),
+            "rejected": ("rejected",),
+            "misfit": ("refused",),
+            "fails": ("attempts", "lease"),
+            "fails twice": ("lease",) if troubled else (),
+            "hangs": ("lease",) if troubled else (),
+        }
+        retried = not reason
+        assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
+
+    def _judge_consumer(self, process: Process, consumer: Consumer) -> None:
+        end = consumer.end
+        account = end.account()
+        assert account.buffered == account.started == 0, f"{consumer.queue} at {process.holder} holds: {account}"
+        for holder, source in end._sources.items():
+            credit = source.credit
+            if source.attached and not source.proven_gone:
+                assert credit.outstanding() == credit.unused(), f"credit of {holder} at {process.holder} is not back"
+
+    def _judge_order(self) -> None:
+        """First deliveries are in order: of what was sent once, each consumer started a lower sequence first."""
+        for (stream, holder), sequences in self.starts.items():
+            once = [n for n in sequences if len(self.sends.get((stream, n), ())) == 1]
+            assert once == sorted(once), f"{holder} did not run {stream} in order: {once}"
+
+    def _judge_topics(self) -> None:
+        """Whoever confirmed a subscription knows of every update since: delivered, or counted as missed."""
+        for process in self.living():
+            for subscriber in process.engine.subscribers.values():
+                for holder, tracks in subscriber._tracks.items():
+                    publisher = next((p for p in self.living() if p.holder == holder), None)
+                    if publisher is None:
+                        continue
+                    for topic, track in tracks.items():
+                        last = publisher.engine.publishers[topic].last
+                        assert track.seen == last, f"{process.holder} saw {topic} up to {track.seen} of {last}"
+            for seen in process.received.values():
+                for a, b in pairwise(sorted(set(seen))):
+                    assert a != b
+        for publisher in self.living():
+            for end in publisher.engine.publishers.values():
+                wanted = {
+                    f"{process.address.node_id} {pattern}"
+                    for process in self.living()
+                    for pattern in process.engine.subscribers
+                    if _matches(pattern, end.topic)
+                }
+                assert end.confirmed == wanted, f"{publisher.holder} {end.topic}: {end.confirmed} instead of {wanted}"
+
+
+def _matches(pattern: str, topic: str) -> bool:
+    from peerfabric.names import matches
+
+    return matches(pattern, topic)
+
+
+def _connected(owner: Process, line: Line, now: float) -> None:
+    if owner.lines.get(line.wire) is not line or not line.up:
+        return
+    owner.engine.connected(line.wire, now)
+    if line.refusing:
+        line.refusing = False
+        owner.engine.writable(line.wire)
+
+
+def _watched(base: type[Engine], world: World) -> type[Engine]:
+    """The engine, with its verdicts reported to the world."""
+
+    class Watched(base):  # type: ignore[valid-type, misc]
+        def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+            world.gave_up(self, link, proven=proven, died=died)
+            super()._gone(link, now, proven=proven, died=died)
+
+        def _end_backstops(self, link: Link, now: float) -> None:
+            before = sum(p.held_by(link.holder) for p in self.producers.values())
+            super()._end_backstops(link, now)
+            if sum(p.held_by(link.holder) for p in self.producers.values()) < before:
+                world.excuse("backstop", link.holder)
+
+    return Watched
+
+
+__all__ = ["BadFrame", "THEMES", "World", "cost", "field"]
