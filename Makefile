@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint types bench soak chaos clean
+.PHONY: demo test lint links bench soak clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
@@ -12,7 +12,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest
 
-lint: $(READY) .links/peerfabric
+lint: $(READY) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -30,10 +30,10 @@ $(READY): pyproject.toml setup.py
 	touch $(READY)
 
 # mypy follows a folder of links, since the import package does not lie in one folder of that name.
-.links/peerfabric:
+links:
+	rm -rf .links
 	mkdir -p .links/peerfabric
-	for entry in fabric/*; do ln -sf ../../$$entry .links/peerfabric/; done
-	ln -sf ../../nodes ../../discovery .links/peerfabric/
+	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery) .links/peerfabric/
 
 clean:
 	rm -rf $(VENV) .links build dist *.egg-info

@@ -1,1 +1,119 @@
-"""peerfabric: brokerless messaging between processes."""
+"""peerfabric: brokerless messaging between processes.
+
+The public names load on first use, so importing a machine never loads ZeroMQ.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from peerfabric.errors import (
+    BadFrame,
+    BadName,
+    ConfigError,
+    DecodeError,
+    EncodeError,
+    EndpointInUse,
+    FabricError,
+    ForkedNode,
+    MessageTooLarge,
+    NodeClosed,
+    NotConfirmed,
+    QueueFull,
+    Rejected,
+    RemoteProtocolError,
+    TimedOut,
+    Undelivered,
+    WouldDeadlock,
+    WrongLoop,
+)
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer
+    from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+    from peerfabric.nodes.message import Batch, DeadMessage, Message, Receipt, Reject, Retry, Update
+    from peerfabric.nodes.node import Node
+    from peerfabric.nodes.queues import Consumer, Producer
+    from peerfabric.nodes.topics import Publisher, Subscriber
+    from peerfabric.options import Options
+    from peerfabric.stats import Statistics
+
+__all__ = [
+    "AsyncConsumer",
+    "AsyncNode",
+    "AsyncProducer",
+    "AsyncPublisher",
+    "AsyncSubscriber",
+    "BadFrame",
+    "BadName",
+    "Batch",
+    "ConfigError",
+    "Consumer",
+    "DeadMessage",
+    "DecodeError",
+    "EncodeError",
+    "EndpointInUse",
+    "FabricError",
+    "ForkedNode",
+    "Message",
+    "MessageTooLarge",
+    "Node",
+    "NodeClosed",
+    "NotConfirmed",
+    "Options",
+    "Producer",
+    "Publisher",
+    "QueueFull",
+    "Receipt",
+    "Reject",
+    "Rejected",
+    "RemoteProtocolError",
+    "Retry",
+    "Statistics",
+    "Subscriber",
+    "TimedOut",
+    "Undelivered",
+    "Update",
+    "WouldDeadlock",
+    "WrongLoop",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncConsumer": "nodes.async_queues",
+    "AsyncNode": "nodes.async_node",
+    "AsyncProducer": "nodes.async_queues",
+    "AsyncPublisher": "nodes.async_topics",
+    "AsyncSubscriber": "nodes.async_topics",
+    "Batch": "nodes.message",
+    "Consumer": "nodes.queues",
+    "DeadMessage": "nodes.message",
+    "Message": "nodes.message",
+    "Node": "nodes.node",
+    "Options": "options",
+    "Producer": "nodes.queues",
+    "Publisher": "nodes.topics",
+    "Receipt": "nodes.message",
+    "Reject": "nodes.message",
+    "Retry": "nodes.message",
+    "Statistics": "stats",
+    "Subscriber": "nodes.topics",
+    "Update": "nodes.message",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'peerfabric' has no attribute {name!r}")
+    value = getattr(import_module(f"peerfabric.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

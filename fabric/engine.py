@@ -130,6 +130,8 @@ class Engine:
         self._blocked: set[int] = set()
         self._followed: dict[str, str] = {}
         self._bad_data: dict[str, int] = {}
+        self._met: list[tuple[Address, bool]] = []
+        self._refused_wire = -1
         self._tails_at = inf
         self._serial = 0
         self._expected = now
@@ -549,7 +551,9 @@ class Engine:
         for consumer in self.consumers.values():
             consumer.told_all(holder, link.ack_number)
         self._put(link, self._interest(link, held, done))
-        self._notices.append(Notice("info", f"{link.name} joined"))
+        if link.address is not None and link.wire != OURSELVES:
+            self._met.append((link.address, True))
+            self._notices.append(Notice("info", f"{link.name} joined"))
 
     def _interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> Interest:
         link.told_version = self.interests.version
@@ -592,6 +596,8 @@ class Engine:
         if endpoint is not None and endpoint not in self._followed.values():
             self.peers.command(Unfollow(endpoint))
         self._blocked.discard(link.wire)
+        if link.address is not None and proven:
+            self._met.append((link.address, False))
         self._notices.append(Notice("info", f"{link.name} {'left' if proven and not died else 'is gone'}"))
 
     # Topics
@@ -785,6 +791,7 @@ class Engine:
 
     def refuse(self, wire: int, frames: list[bytes], now: float) -> None:
         """The socket of `wire` did not take `frames`."""
+        self._refused_wire = wire
         link = self.peers.links.get(wire)
         if link is None or not link.up:
             return
@@ -800,7 +807,10 @@ class Engine:
         for link, frames in self.peers.hello_frames(now):
             yield from self._emit(link, frames)
         for wire, frames in self.peers.farewell_frames():
+            self._refused_wire = -1
             yield wire, frames
+            if self._refused_wire != wire:
+                self.peers.farewell_sent(wire, now)
         dirty, self._dirty = self._dirty, set()
         for link in dirty:
             if link.wire not in self.peers.links:
@@ -1011,6 +1021,11 @@ class Engine:
         link.bye_number = link.out_number
         link.bye_at = now + BYE_REPEAT
 
+    def leave(self) -> None:
+        """The node closes now: what is unsettled is counted as left."""
+        for producer in self.producers.values():
+            producer.leave()
+
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""
         waiting = [k for k in self.peers.links.values() if k.up and k.wire != OURSELVES and not k.bye_received]
@@ -1024,6 +1039,16 @@ class Engine:
     def take_changed(self) -> set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd]:
         """The ends whose users may have something to go on with."""
         taken, self._changed = self._changed, set()
+        return taken
+
+    def take_learned(self) -> list[Address]:
+        """Addresses of nodes that hellos told since the last call."""
+        taken, self.peers.learned = self.peers.learned, []
+        return taken
+
+    def take_met(self) -> list[tuple[Address, bool]]:
+        """Peers whose link came up, or who are gone, since the last call."""
+        taken, self._met = self._met, []
         return taken
 
     def take_notices(self) -> list[Notice]:

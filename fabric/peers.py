@@ -456,6 +456,7 @@ class Peers:
         return [
             (wire, [encode_frame(Bye(bytes(8), 0, 0, self.address.node_id, reason))])
             for wire, (reason, _) in self._farewells.items()
+            if reason
         ]
 
     def farewell_sent(self, wire: int, now: float) -> None:

@@ -89,7 +89,7 @@ class ProducerEnd:
         self._dropped = Ranges()
         self._letters: dict[int, DeadLetter] = {}
         self._letter_bytes = 0
-        self._account = dict.fromkeys(("accepted", "retried", "acked", "dead_lettered", "dropped", "redelivered"), 0)
+        self._account = dict.fromkeys(("accepted", "retried", "acked", "dead_lettered", "dropped", "left_at_close", "redelivered"), 0)
 
     # Accepting
 
@@ -370,6 +370,10 @@ class ProducerEnd:
         """The dead letters of this queue, oldest sequence first."""
         return [self._letters[n] for n in sorted(self._letters)]
 
+    def has_letter(self, sequence: int) -> bool:
+        """Whether `sequence` is a dead letter that was neither retried nor dropped."""
+        return sequence in self._letters
+
     def retry_letter(self, sequence: int) -> bool:
         """Send a dead letter again, under a new sequence with its old id as `origin`."""
         letter = self._remove_letter(sequence)
@@ -422,6 +426,17 @@ class ProducerEnd:
     @property
     def letters_full(self) -> bool:
         return self._letter_bytes >= self.letter_bytes_max
+
+    def leave(self) -> None:
+        """The node closes: what is not settled is lost, and counted."""
+        for table in (self._returned, self._delayed, *self._in_flight.values()):
+            table.take_all()
+        self._waiting.clear()
+        self._waiting_count = 0
+        self._in_flight.clear()
+        self._account["left_at_close"] += self.unsettled_count
+        for start, stop in self._settled.missing(1, self.next):
+            self._settled.add(start, stop)
 
     def account(self) -> QueueAccount:
         """A snapshot in which the accounting closes."""

@@ -145,6 +145,11 @@ class SubscriberEnd:
         self._buffered_bytes -= batch.cost
         return batch
 
+    def misfit(self, count: int) -> None:
+        """`count` of the updates taken last do not fit the subscriber's type: nobody will see them."""
+        self.missed += count
+        self._received -= count
+
     def account(self) -> SubscriberAccount:
         return SubscriberAccount(
             pattern=self.pattern,

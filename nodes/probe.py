@@ -6,12 +6,13 @@ backlog that is full; a host that vanished says nothing. delivery.md, section 4,
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 import re
 import socket
 from typing import Final, cast
+
+from peerfabric.peers import Outcome
 
 __all__ = ["PROBE_TIMEOUT", "Outcome", "Probe", "address_of", "is_dialable", "outcome_of"]
 
@@ -23,14 +24,6 @@ _TCP: Final = re.compile(r"tcp://(\[[^\[\]\s;]+\]|[^\[\]:/\s;*]+):([0-9]{1,5})",
 _IPC_PATH_BYTES_MAX: Final = 107  # sizeof(sockaddr_un.sun_path) - 1 on Linux
 
 Address = str | bytes | tuple[str | int, ...]
-
-
-class Outcome(enum.Enum):
-    """What a probe found."""
-
-    REFUSED = "refused"  # nobody listens there: the process has gone
-    ACCEPTED = "accepted"  # somebody listens, though perhaps without ever answering
-    SILENT = "silent"  # no answer, or none that says anything about the process
 
 
 def outcome_of(code: int, *, local: bool) -> Outcome | None:

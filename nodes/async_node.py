@@ -1,0 +1,741 @@
+"""AsyncNode: a process's membership in the fabric, for asyncio programs. `Node` is made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import logging
+import os
+import random
+import re
+import secrets
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from peerfabric.codec import Codec
+from peerfabric.discovery.backends import build_backends
+from peerfabric.discovery.base import Announcement
+from peerfabric.discovery.exchange import ExchangeBackend
+from peerfabric.discovery.host import host_id
+from peerfabric.discovery.roster import Roster
+from peerfabric.engine import Engine
+from peerfabric.envelope import HEADER_BYTES_MAX, Address
+from peerfabric.errors import (
+    ConfigError,
+    ForkedNode,
+    NodeClosed,
+    TimedOut,
+    Undelivered,
+    WouldDeadlock,
+    WrongLoop,
+)
+from peerfabric.names import check_name, check_pattern
+from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, handling
+from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.handlers import Handler
+from peerfabric.nodes.listening import endpoints
+from peerfabric.nodes.message import DeadMessage, Message, Update
+from peerfabric.nodes.pump import Pump
+from peerfabric.nodes.sockets import Sockets
+from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, wait_until
+from peerfabric.options import MiB, Options
+from peerfabric.stats import DeadLetter, PeerView, Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
+FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"
+PARTING_MAX: Final = 1.5
+
+_log = logging.getLogger("peerfabric")
+_running: weakref.WeakSet[AsyncNode] = weakref.WeakSet()
+_hooks = threading.Lock()
+_hooked = False
+
+
+class Life(Enum):
+    """Where a node stands between construction and close."""
+
+    NEW = "new"
+    RUNNING = "running"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FORKED = "forked"
+
+
+class AsyncNode:
+    """A node of the fabric, embedded in this process.
+
+    Construction opens nothing; `async with`, `run()` or the first use starts it, and from then on it belongs to
+    that event loop. Handles are the one of their name; they and the node may be used from any task of the loop.
+
+    Args:
+        name: A label for people; need not be unique.
+        fabric: Only nodes of one fabric find each other. None: `PEERFABRIC_FABRIC`, or "default".
+        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
+        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        options: Limits and periods.
+
+    Raises:
+        ConfigError: One of these cannot work. A port in use is found when the node starts.
+    """
+
+    waiting: Waiting = Suspending()
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        fabric: str | None = None,
+        listen: str = "auto",
+        peers: Sequence[str] = (),
+        discovery: str | Sequence[str] = "auto",
+        options: Options | None = None,
+    ) -> None:
+        if isinstance(peers, str):
+            raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
+        self.name = check_name("node", name) if name is not None else _default_name()
+        self.fabric = check_name("fabric", fabric or os.environ.get(FABRIC_VARIABLE) or "default")
+        self.options = options if options is not None else Options()
+        self._listen = listen
+        self._peers = tuple(peers)
+        self._discovery = discovery
+        # Fails now for what is wrong with them, and opens nothing.
+        build_backends(fabric=self.fabric, discovery=discovery, peers=self._peers)
+        if listen != "auto":
+            endpoints(listen, self.fabric, "", tcp_too=False)
+        self.pump: Pump = None  # type: ignore[assignment]  # until it starts
+        self.engine: Engine = None  # type: ignore[assignment]
+        self._life = Life.NEW
+        self._life_lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._producers: dict[str, AsyncProducer[Any]] = {}
+        self._consumers: dict[str, AsyncConsumer[Any]] = {}
+        self._publishers: dict[str, AsyncPublisher[Any]] = {}
+        self._subscribers: dict[str, AsyncSubscriber[Any]] = {}
+        self._handlers: list[tuple[Handler, Callable[..., Awaitable[Any]]]] = []
+        self._backends: tuple[Any, ...] = ()
+        self._roster: Roster | None = None
+        self._stopped = Gate()
+        self._final: Statistics | None = None
+
+    # Life
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the pump is there; also while closing."""
+        return self._life in (Life.RUNNING, Life.CLOSING)
+
+    @property
+    def handing_out(self) -> bool:
+        """Whether consumers and subscribers may take."""
+        return self._life in (Life.RUNNING, Life.CLOSING, Life.NEW)
+
+    @property
+    def is_closing(self) -> bool:
+        return self._life is Life.CLOSING
+
+    def ensure(self, *, closing: bool = False) -> None:
+        """Start the node if it is new, and refuse what cannot be.
+
+        Raises:
+            NodeClosed, ForkedNode, WrongLoop: As they say; with `closing` a node that is closing will do.
+        """
+        life = self._life
+        if life is not Life.RUNNING:
+            if life is Life.NEW:
+                self.start()
+            elif life is Life.FORKED:
+                raise ForkedNode
+            elif life is Life.CLOSED or not closing:
+                raise NodeClosed
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop
+
+    def start(self) -> None:
+        """Open sockets, start the I/O thread, tell the world. Does nothing if the node runs.
+
+        Raises:
+            EndpointInUse, ConfigError: It cannot listen there; the node stays new.
+        """
+        with self._life_lock:
+            if self._life is not Life.NEW:
+                return
+            if isinstance(self.waiting, Suspending):
+                self._loop = asyncio.get_running_loop()
+            try:
+                self._open()
+            except BaseException:
+                self._loop = None
+                raise
+        _log.info("%s started in fabric %s", self.name, self.fabric)
+
+    def _open(self) -> None:
+        node_id = secrets.token_hex(8)
+        epoch = (max(1, int(time.time()) - EPOCH_START) << 20) | secrets.randbits(20)
+        frame_bytes_max = max(self.options.message_bytes_max + 1024, HEADER_BYTES_MAX)
+        sockets = Sockets(frame_bytes_max=frame_bytes_max, peers_max=self.options.peers_max)
+        try:
+            tcp_too = self._discovery != "auto" and "mdns" in self._discovery
+            inbox, outbox = sockets.bind(*endpoints(self._listen, self.fabric, node_id, tcp_too=tcp_too))
+            rng = random.Random()
+            address = Address(node_id, epoch, self.name, host_id(), inbox, outbox)
+            now = clock()
+            self.engine = Engine(address, self.fabric, self.options, rng, now)
+            self._backends = build_backends(
+                fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
+            )
+        except BaseException:
+            sockets.close()
+            raise
+        self.pump = Pump(self.engine, sockets, self.name)
+        _hook_process()
+        self._life = Life.RUNNING
+        _running.add(self)
+        with self.pump.lock:
+            for handle in self._handles():
+                handle.start(self.engine, now)
+                self.pump.attach(handle)
+        self.pump.start()
+        self._discover(address)
+        for handler, take in self._handlers:
+            handler.start(self, take)
+
+    def _discover(self, address: Address) -> None:
+        """Announce this node and watch for others; every report goes to the engine."""
+        self._roster = Roster(
+            node_id=address.node_id,
+            fabric=self.fabric,
+            host=address.host,
+            on_peer=self._found,
+            on_candidate=self._proposed,
+            on_lost=self._lost,
+            peers_max=self.options.peers_max,
+        )
+        announcement = Announcement(
+            node_id=address.node_id,
+            epoch=address.epoch,
+            name=self.name,
+            fabric=self.fabric,
+            host=address.host,
+            inbox=tuple(address.inbox),
+            outbox=tuple(address.outbox),
+        )
+        exchange = next((b for b in self._backends if isinstance(b, ExchangeBackend)), None)
+        if exchange is not None:
+            self.pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
+            self.pump.on_met = lambda met: self._pass_on(exchange, met)
+        for backend in self._backends:
+            backend.announce(announcement)
+        for backend in self._backends:
+            backend.watch(self._roster.report)
+
+    def _announcement(self, address: Address) -> Announcement:
+        return Announcement(
+            node_id=address.node_id,
+            epoch=address.epoch,
+            name=address.name,
+            fabric=self.fabric,
+            host=address.host,
+            inbox=tuple(address.inbox),
+            outbox=tuple(address.outbox),
+        )
+
+    def _pass_on(self, exchange: ExchangeBackend, met: list[tuple[Address, bool]]) -> None:
+        for address, present in met:
+            if present:
+                exchange.met(self._announcement(address))
+            else:
+                exchange.gone(address.node_id)
+        sample = [_address(a) for a in exchange.sample(exclude=(self.engine.address.node_id,))]
+        with self.pump.lock:
+            self.engine.peers.sample = sample
+
+    def _found(self, announcement: Announcement) -> None:
+        with self.pump.lock:
+            self.engine.discovered(_address(announcement), clock())
+        self.pump.wake()
+
+    def _proposed(self, endpoint: str) -> None:
+        with self.pump.lock:
+            self.engine.candidate(endpoint, clock())
+        self.pump.wake()
+
+    def _lost(self, node_id: str) -> None:
+        with self.pump.lock:
+            self.engine.lost(node_id)
+
+    def _handles(self) -> Iterator[Any]:
+        return itertools.chain(
+            list(self._producers.values()),
+            list(self._consumers.values()),
+            list(self._publishers.values()),
+            list(self._subscribers.values()),
+        )
+
+    # Handles
+
+    def producer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        on_full: OnFull = "block",
+        buffer_bytes: int = 64 * MiB,
+        max_attempts: int = 5,
+    ) -> AsyncProducer[T]:
+        """The handle for sending bodies of `body_type` to `queue`.
+
+        Args:
+            on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
+                wait) or "drop_newest" (the one being sent).
+            buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
+            max_attempts: Deliveries that may fail before a message is a dead letter.
+
+        Raises:
+            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+        """
+        check_name("queue", queue)
+        if on_full not in ("block", "error", "drop_oldest", "drop_newest"):
+            raise ConfigError(f"on_full={on_full!r}; use 'block', 'error', 'drop_oldest' or 'drop_newest'")
+        if buffer_bytes < 1 or max_attempts < 1:
+            raise ConfigError("buffer_bytes and max_attempts must be positive; the defaults are 64 MiB and 5")
+        with self._life_lock:
+            self._refuse_if_over()
+            found = self._producers.get(queue)
+            if found is not None:
+                asked = (body_type, on_full, buffer_bytes, max_attempts)
+                have = (found.codec.body_type, found.on_full, found.buffer_bytes, found.max_attempts)
+                _same("producer", queue, asked, have)
+                return found
+            codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
+            handle = AsyncProducer(self, queue, codec, on_full, buffer_bytes, max_attempts)
+            self._producers[queue] = handle
+            self._start_handle(handle)
+            return handle
+
+    def consumer(self, queue: str, body_type: TypeForm[T], *, lease: float = 300.0) -> AsyncConsumer[T]:
+        """The handle for taking bodies of `body_type` from `queue`.
+
+        Args:
+            lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+
+        Raises:
+            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+        """
+        check_name("queue", queue)
+        if not 0 < lease < 2**31:
+            raise ConfigError(f"lease={lease!r} is not a positive number of seconds; the default is 300")
+        with self._life_lock:
+            self._refuse_if_over()
+            found = self._consumers.get(queue)
+            if found is not None:
+                _same("consumer", queue, (body_type, lease), (found.codec.body_type, found.lease))
+                found.reopen()
+                return found
+            codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
+            handle = AsyncConsumer(self, queue, codec, lease)
+            self._consumers[queue] = handle
+            self._start_handle(handle)
+            return handle
+
+    def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
+        """The handle for publishing bodies of `body_type` on `topic`.
+
+        Raises:
+            ConfigError: The name is wrong, or the topic has a handle with another type.
+        """
+        check_name("topic", topic)
+        with self._life_lock:
+            self._refuse_if_over()
+            found = self._publishers.get(topic)
+            if found is not None:
+                _same("publisher", topic, (body_type,), (found.codec.body_type,))
+                return found
+            handle = AsyncPublisher(self, topic, Codec[T](body_type, self.options.message_bytes_max))
+            self._publishers[topic] = handle
+            self._start_handle(handle)
+            return handle
+
+    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> AsyncSubscriber[T]:
+        """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
+
+        Args:
+            buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
+
+        Raises:
+            ConfigError: The pattern is wrong, or it has a handle with other options.
+        """
+        check_pattern(pattern)
+        if buffer_bytes < 1:
+            raise ConfigError("buffer_bytes must be positive; the default is 16 MiB")
+        with self._life_lock:
+            self._refuse_if_over()
+            found = self._subscribers.get(pattern)
+            if found is not None:
+                _same("subscriber", pattern, (body_type, buffer_bytes), (found.codec.body_type, found.buffer_bytes))
+                return found
+            handle = AsyncSubscriber(self, pattern, Codec[T](body_type, self.options.message_bytes_max), buffer_bytes)
+            self._subscribers[pattern] = handle
+            self._start_handle(handle)
+            return handle
+
+    def forget_subscriber(self, handle: AsyncSubscriber[Any]) -> None:
+        """A subscriber was closed."""
+        with self._life_lock:
+            if self._subscribers.get(handle.pattern) is handle:
+                del self._subscribers[handle.pattern]
+                if self.is_running:
+                    with self.pump.lock:
+                        self.engine.close_subscriber(handle.pattern, clock())
+                        self.pump.detach(handle)
+                    self.pump.wake()
+
+    def _start_handle(self, handle: Any) -> None:
+        if self._life is Life.RUNNING:
+            with self.pump.lock:
+                handle.start(self.engine, clock())
+                self.pump.attach(handle)
+            self.pump.wake()
+
+    def _refuse_if_over(self) -> None:
+        if self._life in (Life.CLOSED, Life.CLOSING):
+            raise NodeClosed
+        if self._life is Life.FORKED:
+            raise ForkedNode
+
+    # Handlers
+
+    def on_message(self, queue: str, *, concurrency: int = 1, lease: float = 300.0) -> Callable[[F], F]:
+        """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
+
+        Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
+        exception nacks. A second parameter annotated `Message` receives the message. A `def` runs in threads of
+        its own, an `async def` as tasks, `concurrency` of them.
+        """
+
+        def decorate(function: F) -> F:
+            handler = Handler(function, concurrency, may_await=isinstance(self.waiting, Suspending), kind=Message)
+            consumer = self.consumer(queue, handler.body_type, lease=lease)
+            consumer.declare_takers(concurrency)
+            self._add_handler(handler, consumer.next_message)
+            return function
+
+        return decorate
+
+    def on_topic(self, pattern: str) -> Callable[[F], F]:
+        """Call the decorated function with each body published on what `pattern` selects, one at a time.
+
+        A second parameter annotated `Update` receives the update. An exception is logged.
+        """
+
+        def decorate(function: F) -> F:
+            handler = Handler(function, 1, may_await=isinstance(self.waiting, Suspending), kind=Update)
+            subscriber = self.subscriber(pattern, handler.body_type)
+            self._add_handler(handler, subscriber.next_update)
+            return function
+
+        return decorate
+
+    def _add_handler(self, handler: Handler, take: Callable[..., Awaitable[Any]]) -> None:
+        with self._life_lock:
+            self._handlers.append((handler, take))
+            if self._life is Life.RUNNING:
+                handler.start(self, take)
+
+    async def run(self) -> None:
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        self.ensure()
+        stopped = self._stopped
+        received: list[int] = []
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            stopped.open()
+
+        before = _install(on_signal)
+        try:
+            await wait_until(
+                self.waiting,
+                stopped,
+                lambda: True if received or not self.is_running else None,
+                None,
+                lambda: f"{self.name} runs until SIGINT or SIGTERM",
+                (float("inf"), logging.INFO),
+            )
+        finally:
+            _restore(before)
+        await self.close(self.options.drain_timeout)
+
+    # Reports
+
+    def peers(self) -> list[PeerView]:
+        """Every node that this one knows of."""
+        self.ensure(closing=True)
+        with self.pump.lock:
+            return self.engine.view()
+
+    def statistics(self) -> Statistics:
+        """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
+        if self._final is not None:
+            return self._final
+        self.ensure(closing=True)
+        with self.pump.lock:
+            return self.engine.statistics()
+
+    async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
+        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        self.ensure(closing=True)
+        producer = self._producers.get(check_name("queue", queue))
+        if producer is None:
+            return []
+        with self.pump.lock:
+            letters = producer.end.letters()
+        return [self._dead(producer, letter) for letter in letters]
+
+    def _dead(self, producer: AsyncProducer[Any], letter: DeadLetter) -> DeadMessage[Any]:
+        sequence = int(letter.id.rpartition("/")[2])
+
+        def drop() -> bool:
+            self.ensure(closing=True)
+            with self.pump.lock:
+                return producer.end.drop_letter(sequence)
+
+        return DeadMessage(
+            id=letter.id,
+            queue=letter.queue,
+            reason=letter.reason,
+            error=letter.error,
+            attempts=letter.attempts,
+            headers=letter.headers or {},
+            sent_at=letter.sent_ms / 1000,
+            body=producer.codec.decode_stored(letter.data),
+            retry=lambda: producer.retry_letter(sequence),
+            drop=drop,
+        )
+
+    @contextmanager
+    def lease_paused(self) -> Iterator[None]:
+        """The lease of what this thread or task handles stands still meanwhile."""
+        held = handling.get()
+        if held is None:
+            yield
+            return
+        end, delivery = held
+        with self.pump.lock:
+            end.pause(delivery, clock())
+        try:
+            yield
+        finally:
+            with self.pump.lock:
+                end.resume(delivery, clock())
+
+    # Closing
+
+    async def close(self, timeout: float | None = 5.0) -> None:
+        """Refuse new work, settle what was accepted, say goodbye, and close; a second call does nothing.
+
+        Handlers that run finish; what was not started goes back to its producers.
+
+        Raises:
+            Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
+        """
+        if self._life is Life.FORKED:
+            return
+        if any(handler.is_current_thread() for handler, _ in self._handlers):
+            raise WouldDeadlock("close() was called by a handler, which it would wait for; call it from another thread")
+        with self._life_lock:
+            if self._life is Life.NEW:
+                self._life = Life.CLOSED
+            if self._life is not Life.RUNNING:
+                return
+            self._life = Life.CLOSING
+        left = (0, 0)
+        try:
+            left = await self._drain(timeout)
+            await self._part()
+        finally:
+            await self._shut()
+        if any(left):
+            raise Undelivered(*left)
+
+    async def _drain(self, timeout: float | None) -> tuple[int, int]:
+        for producer in [*self._producers.values(), *self._publishers.values()]:
+            producer.stop()
+        with self.pump.lock:
+            self._give_back_own()
+            self.engine.drain(clock())
+        self.pump.wake()
+        for handle in self._handles():
+            handle.stop()
+        gates = self.pump.turned
+
+        def attempt() -> bool | None:
+            if any(handler.busy for handler, _ in self._handlers) or any(p.alerted for p in self._handles()):
+                return None
+            with self.pump.lock:
+                return True if self.engine.settled else None
+
+        def what() -> str:
+            with self.pump.lock:
+                waiting, in_flight = self.engine.unsettled()
+            return f"closing, with {waiting:,} messages waiting and {in_flight:,} in flight; start a consumer for them"
+
+        try:
+            await wait_until(self.waiting, gates, attempt, timeout, what)
+        except TimedOut:
+            pass
+        with self.pump.lock:
+            return self.engine.unsettled()
+
+    def _give_back_own(self) -> None:
+        """What the closing thread or task took and did not settle, nobody will settle any more."""
+        held = handling.get()
+        if held is not None:
+            end, delivery = held
+            given = end.give_back_started(delivery)
+            if given:
+                _log.warning(
+                    "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`",
+                    delivery.queue,
+                    given,
+                )
+
+    async def _part(self) -> None:
+        with self.pump.lock:
+            self.engine.say_bye(clock())
+        self.pump.wake()
+        try:
+            await wait_until(
+                self.waiting, self.pump.turned, self._parted, PARTING_MAX, lambda: "waiting for peers to say goodbye"
+            )
+        except TimedOut:
+            pass
+
+    def _parted(self) -> bool | None:
+        with self.pump.lock:
+            return True if self.engine.finished(clock()) else None
+
+    async def _shut(self) -> None:
+        with self.pump.lock:
+            self.engine.leave()
+            self._final = self.engine.statistics()
+        self._life = Life.CLOSED
+        for handle in self._handles():
+            handle.stop()
+        self._stopped.open()
+        for backend in self._backends:
+            backend.close()
+        self.pump.stop()
+        _running.discard(self)
+        if isinstance(self.waiting, Suspending):
+            for handler, _ in self._handlers:
+                await handler.finish()
+        for handler, _ in self._handlers:
+            handler.join(1.0)
+        _log.info("%s closed", self.name)
+
+    def abandon_loop(self) -> None:
+        """The event loop has ended: what is left to do blocks the thread."""
+        self.waiting = Blocking()
+        self._loop = None
+
+    def forked(self) -> None:
+        """In a child process: this node belongs to the parent."""
+        self._life = Life.FORKED
+        self.pump.abandon()
+
+    async def __aenter__(self) -> Self:
+        self.ensure()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close(self.options.drain_timeout)
+        except Undelivered as undelivered:
+            if error is None:
+                raise
+            _log.error("%s", undelivered)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a node cannot be pickled; make one in each process")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} in {self.fabric}: {self._life.value}>"
+
+
+def _address(announcement: Announcement) -> Address:
+    return Address(
+        announcement.node_id,
+        announcement.epoch,
+        announcement.name,
+        announcement.host,
+        list(announcement.inbox),
+        list(announcement.outbox),
+    )
+
+
+def _default_name() -> str:
+    program = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(sys.argv[0] if sys.argv else "").removesuffix(".py"))
+    return f"{program.strip('-')[:200] or 'node'}-{os.getpid()}"
+
+
+def _same(kind: str, name: str, asked: tuple[Any, ...], have: tuple[Any, ...]) -> None:
+    if asked != have:
+        raise ConfigError(
+            f"{kind} {name!r} exists in this node with {have!r}, not {asked!r}; a name has one handle: ask for the same"
+        )
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _hook_process() -> None:
+    """Once per process, when its first node starts: mind forks, and nodes that nobody closed."""
+    global _hooked  # noqa: PLW0603  # a process forks and exits as a whole
+    with _hooks:
+        if not _hooked:
+            _hooked = True
+            os.register_at_fork(after_in_child=_mark_forked)
+            atexit.register(_drain_forgotten)
+
+
+def _mark_forked() -> None:
+    for node in list(_running):
+        node.forked()
+    _running.clear()
+
+
+def _drain_forgotten() -> None:
+    for node in list(_running):
+        warnings.warn(f"{node!r} was not closed; use `with`, or call close()", ResourceWarning, stacklevel=1)
+        node.abandon_loop()
+        try:
+            complete(node.close(node.options.drain_timeout))
+        except Undelivered as undelivered:
+            _log.error("%s", undelivered)

@@ -1,0 +1,806 @@
+"""Producer and consumer of a queue, as an asyncio program holds them; the blocking ones are made of these."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextvars import ContextVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+from peerfabric.codec import Codec
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.delivery import Delivery, Verdict
+from peerfabric.engine import Engine
+from peerfabric.envelope import Extra
+from peerfabric.errors import (
+    BadFrame,
+    ConfigError,
+    DecodeError,
+    NodeClosed,
+    NotConfirmed,
+    QueueFull,
+    Rejected,
+    TimedOut,
+)
+from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.nodes.headers import checked_headers
+from peerfabric.nodes.message import Batch, Message, Receipt
+from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
+from peerfabric.options import MiB
+from peerfabric.producer_end import ProducerEnd
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.async_node import AsyncNode
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+OnFull = Literal["block", "error", "drop_oldest", "drop_newest"]
+State = Literal["queued", "delivered", "processed"]
+
+HANDOVER_BYTES_MAX: Final = 8 * MiB
+"""What may wait for the pump. A sender that is faster waits for it, which also lets it run."""
+HANDLER_BLOCK_MAX: Final = 30.0
+"""Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
+
+STALLED: Final = (1.0, logging.WARNING)
+IDLE: Final = (5.0, logging.INFO)
+
+_boottime: Final = time.CLOCK_BOOTTIME
+_gettime: Final = time.clock_gettime
+handling: ContextVar[tuple[ConsumerEnd, Delivery] | None] = ContextVar("peerfabric_handling", default=None)
+"""The delivery that the current thread or task took last: its lease stands still while it waits in a send."""
+
+
+class AsyncProducer(Generic[T_contra]):
+    """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    def __init__(
+        self,
+        node: AsyncNode,
+        queue: str,
+        codec: Codec[T_contra],
+        on_full: OnFull,
+        buffer_bytes: int,
+        max_attempts: int,
+    ) -> None:
+        self.queue = queue
+        self.codec = codec
+        self.on_full = on_full
+        self.buffer_bytes = buffer_bytes
+        self.max_attempts = max_attempts
+        self.alerted = False
+        self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self._node = node
+        self._encode = codec.encode
+        self._lock = threading.Lock()
+        self._gate = Gate()
+        self._open = False
+        self._stream = ""
+        self._count = 0
+        self._bodies: list[bytes] = []
+        self._extras: dict[int, Extra] | None = None
+        self._segments: list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry] = []
+        # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
+        self._room = self._room_at = 0
+        self._accepted_cost = self._pending_cost = 0
+
+    # Between the threads
+
+    def start(self, engine: Engine, now: float) -> None:
+        """The node starts: open the end. Called under the engine's lock."""
+        self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
+        self._stream = self.end.stream
+        self._open = True
+
+    def stop(self) -> None:
+        """The node closes: nothing is accepted any more."""
+        with self._lock:
+            self._open = False
+        self._gate.open()
+
+    def take_handed(self) -> list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry]:
+        with self._lock:
+            segments, self._segments = self._segments, []
+            if self._bodies:
+                segments.append((self._bodies, self._extras))
+                self._bodies, self._extras = [], None
+            self._recount()
+            self._pending_cost = 0
+            self._make_room()
+        self._gate.open()
+        return segments
+
+    def hand_over(
+        self, engine: Engine, handed: list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry], now: float
+    ) -> None:
+        sent_ms = time.time_ns() // 1_000_000
+        for segment in handed:
+            match segment:
+                case int():
+                    self.end.accept_dropped(segment)
+                case _Retry():
+                    self.end.retry_letter(segment.sequence)
+                case (bodies, extras):
+                    engine.accept(self.end, bodies, sent_ms, extras)
+
+    def changed(self) -> None:
+        self._gate.open()
+
+    def _recount(self) -> None:
+        spent = self._room_at - self._room
+        self._accepted_cost += spent
+        self._pending_cost += spent
+        self._room_at = self._room
+
+    def _make_room(self) -> None:
+        """Work out how much may be accepted now. The caller holds the lock and has recounted."""
+        held = self._accepted_cost - self.end.released_cost
+        room = min(self.buffer_bytes - held, HANDOVER_BYTES_MAX - self._pending_cost)
+        self._room = self._room_at = max(0, room)
+
+    # Sending
+
+    def try_send(self, body: T_contra, headers: dict[str, str] | None) -> Receipt | None:
+        """Accept `body` if there is room; None: there is none, and nothing was accepted.
+
+        Raises:
+            EncodeError: `body` cannot be sent.
+            NodeClosed: The node, or the program, is past sending.
+        """
+        data = self._encode(body)
+        size = len(data) + MESSAGE_OVERHEAD
+        with self._lock:
+            if size > self._room and not self._has_room(size):
+                return None
+            if headers is not None:
+                self._add_headers(headers)
+            self._room -= size
+            self._bodies.append(data)
+            self._count = sequence = self._count + 1
+        if not self.alerted:
+            self._node.pump.alert(self)
+        return Receipt(self._stream, sequence)
+
+    def _has_room(self, size: int) -> bool:
+        """Look again, closely. The caller holds the lock."""
+        if not self._open:
+            return False
+        self._recount()
+        self._make_room()
+        if size > self._room and self._accepted_cost - self.end.released_cost <= 0:
+            # One message is always allowed: a limit below its size would mean never.
+            self._room = self._room_at = size
+        return size <= self._room
+
+    def _add_headers(self, headers: dict[str, str]) -> None:
+        if self._extras is None:
+            self._extras = {}
+        self._extras[len(self._bodies)] = Extra(0, checked_headers(headers))
+
+    async def send(
+        self,
+        body: T_contra,
+        *,
+        headers: dict[str, str] | None = None,
+        confirm: State | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Hand `body` to the node, which is responsible for it from here, and return its receipt.
+
+        Args:
+            body: Encoded before this returns; later changes to it are not sent.
+            headers: Text for the handler, at most 8 KiB.
+            confirm: Also wait until it is "delivered" (in a consumer's memory) or "processed" (acked).
+            timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+
+        Raises:
+            EncodeError: Not of the body type, or not encodable. Not accepted.
+            QueueFull: No room, as `on_full` says. Not accepted.
+            NotConfirmed: Accepted, and may still be processed: do not send it again.
+            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+        """
+        started_at = clock()
+        self._node.ensure()
+        if confirm is not None:
+            _check_state(confirm)
+        receipt = self.try_send(body, headers)
+        if receipt is None:
+            receipt = await self._send_when_room(body, headers, timeout)
+        if confirm is not None and confirm != "queued":
+            left = None if timeout is None else max(0.0, timeout - (clock() - started_at))
+            await self._confirm(receipt, confirm, left, timeout)
+        return receipt
+
+    async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
+        size = len(self._encode(body)) + MESSAGE_OVERHEAD
+
+        def attempt() -> Receipt | None:
+            self._node.ensure()
+            return self.try_send(body, headers) or self._overflow(size)
+
+        return await self._wait_for_room(attempt, timeout, accepted=0)
+
+    async def _wait_for_room(self, attempt: Callable[[], Any], timeout: float | None, accepted: int) -> Any:
+        limit = timeout
+        if timeout is None and handling.get() is not None:
+            limit = HANDLER_BLOCK_MAX
+        with self._node.lease_paused():
+            try:
+                return await wait_until(self._node.waiting, self._gate, attempt, limit, self._what_room)
+            except TimedOut:
+                raise QueueFull(self.queue, self.buffer_bytes, accepted=accepted, waited=limit) from None
+
+    def _what_room(self) -> str:
+        consumers = len(self.end.consumers)
+        return (
+            f"queue {self.queue!r}: its buffer of {self.buffer_bytes:,} bytes is full and {consumers} consumers are "
+            f"known; start consumers, or raise buffer_bytes="
+        )
+
+    def _overflow(self, size: int) -> Receipt | None:
+        """What `on_full` says to do when there is no room; None: wait.
+
+        Raises:
+            QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
+        """
+        with self._lock:
+            self._recount()
+            if self._pending_cost + size > HANDOVER_BYTES_MAX or (self._pending_cost and self.on_full != "block"):
+                # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
+                self._node.pump.alert(self)
+                return None
+            match self.on_full:
+                case "block":
+                    return None
+                case "drop_newest":
+                    self._close_segment()
+                    self._segments.append(1)
+                    self._count += 1
+                    receipt = Receipt(self._stream, self._count)
+                case "drop_oldest":
+                    with self._node.pump.lock:
+                        freed = self.end.drop_oldest(size)
+                    if freed < size and not self._has_room(size):
+                        raise QueueFull(self.queue, self.buffer_bytes)
+                    self._gate.open()  # for this very caller: there is room now
+                    return None
+                case _:
+                    raise QueueFull(self.queue, self.buffer_bytes)
+        self._node.pump.alert(self)
+        return receipt
+
+    def _close_segment(self) -> None:
+        if self._bodies:
+            self._segments.append((self._bodies, self._extras))
+            self._bodies, self._extras = [], None
+
+    async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+        """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        Raises:
+            EncodeError, QueueFull: The bodies before the one at fault are accepted; `error.accepted` counts them.
+        """
+        self._node.ensure()
+        encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
+        accepted = self._try_extend(encoded, 0)
+        while accepted < len(encoded):
+            done = accepted
+
+            def attempt(done: int = done) -> int | None:
+                self._node.ensure()
+                more = self._try_extend(encoded, done)
+                if more > done:
+                    return more
+                size = len(encoded[done]) + MESSAGE_OVERHEAD
+                return done + 1 if self._overflow(size) is not None else None
+
+            try:
+                accepted = await self._wait_for_room(attempt, timeout, accepted)
+            except QueueFull as error:
+                raise QueueFull(self.queue, self.buffer_bytes, accepted=accepted, waited=timeout) from error
+        if fault is not None:
+            fault.accepted = accepted
+            raise fault
+        return accepted
+
+    def _try_extend(self, encoded: list[bytes], start: int) -> int:
+        """Accept what there is room for from `start` on; return how many are accepted in all."""
+        with self._lock:
+            if not self._open:
+                return start
+            self._recount()
+            self._make_room()
+            part = encoded[start : start + HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD]
+            total = sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
+            if total > self._room:
+                costs = list(accumulate(len(data) + MESSAGE_OVERHEAD for data in part))
+                count = bisect_right(costs, self._room)
+                if count == 0 and part and self._has_room(costs[0]):
+                    count = 1
+                part = part[:count]
+                total = costs[count - 1] if count else 0
+            if not part:
+                return start
+            self._room -= total
+            self._bodies += part
+            self._count += len(part)
+        self._node.pump.alert(self)
+        return start + len(part)
+
+    # Afterwards
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was accepted before is acked, dead-lettered or dropped.
+
+        Raises:
+            TimedOut: Some of it is not; nothing is lost.
+        """
+        self._node.ensure()
+        count = self._count
+
+        def attempt() -> bool | None:
+            self._node.ensure(closing=True)
+            return True if self.end.floor > count else None
+
+        def what() -> str:
+            left = count + 1 - self.end.floor
+            return (
+                f"queue {self.queue!r}: up to {left:,} messages are not settled and {len(self.end.consumers)} "
+                f"consumers are known; see node.statistics() and node.peers()"
+            )
+
+        await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
+
+    async def ready(self, consumers: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least so many consumers of the queue are connected.
+
+        Raises:
+            TimedOut: There are fewer.
+        """
+        self._node.ensure()
+
+        def attempt() -> bool | None:
+            self._node.ensure()
+            return True if len(self.end.consumers) >= consumers else None
+
+        def what() -> str:
+            return (
+                f"queue {self.queue!r} has {len(self.end.consumers)} of {consumers} consumers; "
+                f"start one in the same fabric, and look at node.peers()"
+            )
+
+        await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
+
+    def state(self, receipt: Receipt) -> str:
+        """ "queued", "delivered", "processed", "dead" or "dropped"."""
+        self._node.ensure(closing=True)
+        if receipt.stream != self._stream:
+            raise ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
+        with self._node.pump.lock:
+            found = self.end.state(receipt.sequence) if receipt.sequence < self.end.next else "queued"
+        return "queued" if found in ("waiting", "in flight") else found
+
+    async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
+        """Wait until the message of `receipt` is "delivered" or "processed".
+
+        Raises:
+            NotConfirmed: It is not yet, and may still be: do not send it again.
+            Rejected: It is dead-lettered or dropped.
+        """
+        self._node.ensure()
+        _check_state(state)
+        await self._confirm(receipt, state, timeout, timeout)
+
+    async def _confirm(self, receipt: Receipt, state: State, left: float | None, timeout: float | None) -> None:
+        enough = {"queued": ("queued", "delivered", "processed"), "delivered": ("delivered", "processed")}.get(
+            state, ("processed",)
+        )
+
+        def attempt() -> bool | None:
+            self._node.ensure(closing=True)
+            found = self.state(receipt)
+            if found in enough:
+                return True
+            if found in ("dead", "dropped"):
+                with self._node.pump.lock:
+                    why = (
+                        self.end.why_dead(receipt.sequence)
+                        if found == "dead"
+                        else f"dropped by on_full={self.on_full!r}"
+                    )
+                raise Rejected(receipt.id, why)
+            return None
+
+        def what() -> str:
+            return (
+                f"queue {self.queue!r}: message {receipt.id} is not {state}; {len(self.end.consumers)} consumers known"
+            )
+
+        with self._node.lease_paused():
+            try:
+                await wait_until(self._node.waiting, self._gate, attempt, left, what)
+            except TimedOut:
+                raise NotConfirmed(receipt, state, timeout or 0.0) from None
+
+    def retry_letter(self, sequence: int) -> bool:
+        """Send a dead letter again, in order with the other sends."""
+        self._node.ensure()
+        with self._lock:
+            with self._node.pump.lock:
+                if not self.end.has_letter(sequence):
+                    return False
+            if any(isinstance(s, _Retry) and s.sequence == sequence for s in self._segments):
+                return False
+            self._close_segment()
+            self._segments.append(_Retry(sequence))
+            self._count += 1
+        self._node.pump.alert(self)
+        return True
+
+
+class _Retry:
+    """A dead letter to be sent again, in its place among the sends."""
+
+    __slots__ = ("sequence",)
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+
+
+def _check_state(state: str) -> None:
+    if state == "stored":
+        raise ConfigError('confirm="stored" needs a spool, which this version has not; use "delivered" or "processed"')
+    if state not in ("queued", "delivered", "processed"):
+        raise ConfigError(f'confirm={state!r} is not a state; use "queued", "delivered" or "processed"')
+
+
+class AsyncConsumer(Generic[T_co]):
+    """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    def __init__(self, node: AsyncNode, queue: str, codec: Codec[T_co], lease: float) -> None:
+        self.queue = queue
+        self.codec = codec
+        self.lease = lease
+        self.alerted = False
+        self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
+        self._node = node
+        self._lock = threading.Lock()
+        self._gate = Gate()
+        self._open = True
+        self._current: Delivery | None = None
+        self._waiting_takers = 0
+        self._declared_takers = 0
+        self._resting = False
+        self._last: Message[T_co] | None = None
+
+    @property
+    def waiting(self) -> Waiting:
+        """How the front of this node waits."""
+        return self._node.waiting
+
+    # Between the threads
+
+    def start(self, engine: Engine, now: float) -> None:
+        """The node starts: open the end. Called under the engine's lock."""
+        self.end = engine.open_consumer(self.queue, self.lease, now)
+        if not self._open:
+            engine.close_consumer(self.queue, now)
+
+    def stop(self) -> None:
+        """The node closes: nothing is handed out any more."""
+        self._gate.open()
+
+    def take_handed(self) -> None:
+        return None
+
+    def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+        engine.progress(self.end, now)
+        if self._resting:
+            self._resting = False
+            if not self._waiting_takers:
+                self.end.rest()
+                engine.progress(self.end, now)
+
+    def changed(self) -> None:
+        self._gate.open()
+
+    def decided(self) -> None:
+        """A decision was written into a delivery: let the machine read it."""
+        if not self.alerted:
+            self._node.pump.alert(self)
+
+    def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
+        with self._node.pump.lock:
+            self.end.extend(delivery, index, clock() + seconds)
+
+    # Taking
+
+    def try_take(self) -> Message[T_co] | None:
+        """The next message if one is here."""
+        with self._lock:
+            delivery = self._current
+            while True:
+                if delivery is not None:
+                    index = delivery.next
+                    if index < delivery.limit:
+                        # Claim first, look at the fence second: see delivery.py.
+                        delivery.next = index + 1
+                        if _gettime(_boottime) < delivery.until:
+                            body = delivery.bodies[index]  # type: ignore[index]
+                            if body.__class__ is not DecodeError:
+                                return Message(self, delivery, index, body)
+                            self._refuse(delivery, index, body)
+                            continue
+                        self._unclaim(delivery, index)
+                delivery = self._current = self._next_delivery()
+                if delivery is None:
+                    return None
+
+    def take_again(self) -> Message[T_co] | None:
+        """The next message out of the delivery that is being handed out; None: it is spent, or must wait."""
+        with self._lock:
+            delivery = self._current
+            if delivery is None:
+                return None
+            index = delivery.next
+            if index >= delivery.limit:
+                return None
+            delivery.next = index + 1
+            if _gettime(_boottime) >= delivery.until:
+                self._unclaim(delivery, index)
+                self._current = None
+                return None
+            body = delivery.bodies[index]  # type: ignore[index]
+            if body.__class__ is DecodeError:
+                self._refuse(delivery, index, body)
+                return None
+            self._last = message = Message(self, delivery, index, body)
+            return message
+
+    def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
+        delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, str(error)))
+        self.decided()
+
+    def _unclaim(self, delivery: Delivery, index: int) -> None:
+        """The fence has fallen between us and the producer: nothing from `index` on may be started now."""
+        with self._node.pump.lock:
+            if index < delivery.limit:
+                delivery.next = index
+            self.end.park(delivery)
+
+    def _next_delivery(self) -> Delivery | None:
+        pump = self._node.pump
+        with pump.lock:
+            delivery = self.end.take(clock()) if self._open and self._node.handing_out else None
+        if delivery is None:
+            return None
+        if delivery.bodies is None:
+            delivery.bodies = self._decode(delivery)
+        handling.set((self.end, delivery))
+        return delivery
+
+    def _decode(self, delivery: Delivery) -> list[Any]:
+        try:
+            return self.codec.decode_batch(delivery.body)
+        except DecodeError as whole:
+            try:
+                return self.codec.decode_each(delivery.body, delivery.sender)
+            except BadFrame:
+                return [whole] * delivery.count
+
+    def try_take_batch(self, max_size: int) -> Batch[T_co] | None:
+        """Up to `max_size` messages if any are here."""
+        parts: list[tuple[Delivery, int, int]] = []
+        bodies: list[T_co] = []
+        with self._lock:
+            while len(bodies) < max_size:
+                delivery = self._current
+                if delivery is None or delivery.next >= delivery.limit:
+                    delivery = self._current = self._next_delivery()
+                    if delivery is None:
+                        break
+                if delivery.alone and bodies:
+                    break
+                low = delivery.next
+                high = min(delivery.limit, low + max_size - len(bodies))
+                delivery.next = high
+                if clock() >= delivery.until:
+                    self._unclaim(delivery, low)
+                    self._current = None
+                    continue
+                self._add_part(parts, bodies, delivery, low, high)
+                if delivery.alone and bodies:
+                    break
+        return Batch(self, parts, bodies) if bodies else None
+
+    def _add_part(
+        self, parts: list[tuple[Delivery, int, int]], bodies: list[T_co], delivery: Delivery, low: int, high: int
+    ) -> None:
+        """Add what of `[low, high)` could be decoded; refuse the rest."""
+        chosen = delivery.bodies[low:high]  # type: ignore[index]
+        if DecodeError not in set(map(type, chosen)):
+            parts.append((delivery, low, high))
+            bodies += chosen
+            return
+        for index, body in enumerate(chosen, low):
+            if isinstance(body, DecodeError):
+                self._refuse(delivery, index, body)
+            else:
+                parts.append((delivery, index, index + 1))
+                bodies.append(body)
+
+    async def get(self, timeout: float | None = None) -> Message[T_co]:
+        """Take the next message.
+
+        Raises:
+            TimedOut: None came; nothing was taken.
+            NodeClosed: The consumer or its node is closed.
+        """
+        message = await self.next_message(self._node.waiting, timeout)
+        if message is None:
+            raise NodeClosed("this consumer" if not self._open else "this node")
+        return message
+
+    async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
+        """Take the next message; None: closed. `waiting` says how the caller waits."""
+        self._node.ensure(closing=True)
+        message = self.try_take() if self._node.handing_out and self._open else None
+        if message is None:
+            found = await self._wait_for(waiting, self.try_take, 1, timeout)
+            if found is None:
+                return None
+            message = found
+        self._last = message
+        return message
+
+    async def _wait_for(self, waiting: Waiting, take: Callable[[], Any], at_least: int, timeout: float | None) -> Any:
+        """Wait until `take` returns something, and tell the producers that we want it; None: closed."""
+        closed = object()
+
+        def attempt() -> Any:
+            if not self._open or not self._node.handing_out:
+                return closed
+            self._node.ensure(closing=True)
+            return take()
+
+        stalled = self._last is not None and not self._last._settled
+        self._want(+1, at_least)
+        try:
+            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
+        finally:
+            self._want(-1, at_least)
+        return None if found is closed else found
+
+    def _what(self) -> str:
+        if self._last is not None and not self._last._settled:
+            return (
+                f"queue {self.queue!r}: messages were taken and not settled, so producers send no more; "
+                f"use `with message as body:`, or call message.ack()"
+            )
+        return f"queue {self.queue!r}: no message is here; see node.peers() for who produces it"
+
+    def _want(self, change: int, at_least: int) -> None:
+        now = clock()
+        with self._node.pump.lock:
+            self._waiting_takers += change
+            self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
+            if change > 0:
+                self._node.engine.progress(self.end, now)
+        if change > 0:
+            self._node.pump.wake()
+
+    def declare_takers(self, count: int) -> None:
+        """`count` threads or tasks take from here for good."""
+        self._declared_takers += count
+
+    def __aiter__(self) -> MessageIterator[T_co]:
+        return MessageIterator(self)
+
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> BatchIterator[T_co]:
+        """Iterate over batches of what is here, at most `max_size` messages each.
+
+        A batch that is not full waits `max_wait` seconds for more.
+        """
+        if max_size < 1 or max_wait < 0:
+            raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
+        return BatchIterator(self, max_size, max_wait)
+
+    async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
+        """Take the next batch; None: closed."""
+        self._node.ensure(closing=True)
+        open_ = self._node.handing_out and self._open
+        batch = self.try_take_batch(max_size) if open_ else None
+        if batch is None:
+            batch = await self._wait_for(self._node.waiting, lambda: self.try_take_batch(max_size), max_size, None)
+            if batch is None:
+                return None
+        if max_wait > 0 and len(batch) < max_size:
+            batch = await self._fill(batch, max_size, max_wait)
+        return batch
+
+    async def _fill(self, batch: Batch[T_co], max_size: int, max_wait: float) -> Batch[T_co]:
+        ends_at = clock() + max_wait
+        while len(batch) < max_size and clock() < ends_at:
+            wanted = max_size - len(batch)
+            try:
+                more = await self._wait_for(
+                    self._node.waiting, lambda n=wanted: self.try_take_batch(n), wanted, max(0.0, ends_at - clock())
+                )
+            except TimedOut:
+                break
+            except BaseException:
+                batch.failed(KeyboardInterrupt())  # what was taken for nobody goes back
+                raise
+            if more is None:
+                break
+            batch = batch.joined(more)
+        return batch
+
+    def rest(self) -> None:
+        """Nobody iterates here any more: return what is buffered. Safe from a finaliser."""
+        self._resting = True
+        if self.end is not None:
+            self._node.pump.alert(self)
+
+    def close(self) -> None:
+        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
+        self._open = False
+        if self._node.is_running:
+            with self._lock, self._node.pump.lock:
+                self._node.engine.close_consumer(self.queue, clock())
+                self._current = None
+            self._node.pump.wake()
+        self._gate.open()
+
+    def reopen(self) -> None:
+        """Take again after `close`."""
+        if not self._open:
+            self._open = True
+            if self._node.is_running:
+                with self._node.pump.lock:
+                    self._node.engine.reopen_consumer(self.queue, clock())
+                self._node.pump.wake()
+
+
+class MessageIterator(Generic[T_co]):
+    """Yields messages until the consumer or its node is closed. Dropping it returns what was buffered."""
+
+    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
+        self._consumer = consumer
+
+    def __aiter__(self) -> AsyncIterator[Message[T_co]]:
+        return self
+
+    async def __anext__(self) -> Message[T_co]:
+        message = await self._consumer.next_message(self._consumer._node.waiting)
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    def __del__(self) -> None:
+        self._consumer.rest()
+
+
+class BatchIterator(Generic[T_co]):
+    """Yields batches until the consumer or its node is closed. Dropping it returns what was buffered."""
+
+    def __init__(self, consumer: AsyncConsumer[T_co], max_size: int, max_wait: float) -> None:
+        self._consumer = consumer
+        self._max_size, self._max_wait = max_size, max_wait
+
+    def __aiter__(self) -> AsyncIterator[Batch[T_co]]:
+        return self
+
+    async def __anext__(self) -> Batch[T_co]:
+        batch = await self._consumer.next_batch(self._max_size, self._max_wait)
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+    def __del__(self) -> None:
+        self._consumer.rest()

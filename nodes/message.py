@@ -1,0 +1,356 @@
+"""What handlers get: a message, a batch of messages, an update of a topic; and what senders get: a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
+
+import msgspec
+
+from peerfabric.batch import split
+from peerfabric.delivery import Delivery, Verdict
+from peerfabric.envelope import RAW
+
+if TYPE_CHECKING:
+    from peerfabric.subscriber_end import UpdateBatch
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Retry(Exception):
+    """Raised by a handler: give the message to a consumer again, after `delay` seconds (None: backoff)."""
+
+    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+        self.delay = delay
+        super().__init__(reason or "asked for another attempt")
+
+
+class Reject(Exception):
+    """Raised by a handler: nobody can process this message; it becomes a dead letter."""
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """Names an accepted message: `sequence` counts from 1 in its producer's `stream`."""
+
+    stream: str
+    sequence: int
+
+    @property
+    def id(self) -> str:
+        """The message's id, as its consumer sees it."""
+        return f"{self.stream}/{self.sequence}"
+
+
+class Owner(Protocol):
+    """The consumer that handed a message out."""
+
+    def decided(self) -> None:
+        """A decision was written into a delivery: let the machine read it."""
+
+    def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
+        """Prolong the lease of one message."""
+
+
+class Message(Generic[T_co]):
+    """One message of a queue, to be settled once: `with message as body`, or `ack`, `nack`, `reject`.
+
+    Leaving the `with` acks it; an Exception nacks it and goes on; Ctrl-C, exit and cancellation give it back
+    without counting an attempt. Settling a second time does nothing.
+    """
+
+    __slots__ = ("_delivery", "_index", "_owner", "_settled", "body")
+
+    def __init__(self, owner: Owner, delivery: Delivery, index: int, body: T_co) -> None:
+        self._owner = owner
+        self._delivery = delivery
+        self._index = index
+        self._settled = False
+        self.body = body
+
+    def ack(self) -> None:
+        """It is processed: it will not be delivered again."""
+        if self._settled:
+            return
+        self._settled = True
+        delivery, index = self._delivery, self._index
+        if index == delivery.acked:
+            delivery.acked = index + 1
+        else:
+            delivery.ack(index, index + 1)
+        self._owner.decided()
+
+    def nack(self, delay: float = 0.0) -> None:
+        """It failed: it goes to a consumer again after `delay` seconds, another one if there is one."""
+        self._settle(Verdict.NACK, max(0.0, delay), "nack")
+
+    def reject(self, reason: str = "") -> None:
+        """Nobody can process it: it becomes a dead letter at its producer."""
+        self._settle(Verdict.REJECT, -1.0, reason)
+
+    def give_back(self) -> None:
+        """It was not processed, and that is not its fault: another consumer gets it at once."""
+        self._settle(Verdict.GIVE_BACK, -1.0, "")
+
+    def extend(self, seconds: float) -> None:
+        """Its lease ends no sooner than `seconds` from now."""
+        if not self._settled:
+            self._owner.extend(self._delivery, self._index, seconds)
+
+    def failed(self, error: BaseException) -> None:
+        """Settle it as the exception that its handler raised asks for."""
+        match error:
+            case Retry(delay=None):
+                self._settle(Verdict.NACK, -1.0, str(error))
+            case Retry(delay=delay):
+                self._settle(Verdict.NACK, max(0.0, delay), str(error))
+            case Reject():
+                self._settle(Verdict.REJECT, -1.0, str(error))
+            case Exception():
+                self._settle(Verdict.NACK, -1.0, f"{type(error).__name__}: {error}")
+            case _:
+                self.give_back()
+
+    def _settle(self, verdict: Verdict, delay: float, text: str) -> None:
+        if not self._settled:
+            self._settled = True
+            self._delivery.verdicts.append((verdict, self._index, self._index + 1, delay, text))
+            self._owner.decided()
+
+    def __enter__(self) -> T_co:
+        return self.body
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.ack()
+        else:
+            self.failed(error)
+
+    @property
+    def id(self) -> str:
+        """Stable over redelivery: the idempotency key of a handler."""
+        return f"{self._delivery.stream}/{self._delivery.first + self._index}"
+
+    @property
+    def raw(self) -> bytes:
+        """The body as it travelled, not decoded."""
+        element = split(self._delivery.body)[self._index]
+        return msgspec.msgpack.decode(element, type=bytes) if self._delivery.codec == RAW else element
+
+    @property
+    def queue(self) -> str:
+        return self._delivery.queue
+
+    @property
+    def headers(self) -> dict[str, str]:
+        extra = self._delivery.extras.get(self._index) if self._delivery.extras else None
+        return dict(extra.headers) if extra is not None and extra.headers else {}
+
+    @property
+    def origin(self) -> str | None:
+        """The id that it had before it was a dead letter, if it was one."""
+        extra = self._delivery.extras.get(self._index) if self._delivery.extras else None
+        return extra.origin if extra is not None else None
+
+    @property
+    def attempt(self) -> int:
+        """Which delivery this is, from 1; those that were only given back do not count."""
+        return self._delivery.attempt
+
+    @property
+    def sender(self) -> str:
+        """The name of the node that produced it."""
+        return self._delivery.sender
+
+    @property
+    def sent_at(self) -> float:
+        """When it was accepted, in seconds of Unix time by the producer's clock."""
+        return self._delivery.sent_ms / 1000
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} attempt {self.attempt}>"
+
+
+class Batch(Sequence[T_co]):
+    """Messages taken together: a sequence of bodies, settled together unless one is nacked.
+
+    Leaving `with batch as bodies` acks all. An Exception gives all back without counting an attempt; they then
+    come one by one, so that the one that fails is found.
+    """
+
+    __slots__ = ("_bodies", "_nacked", "_owner", "_parts", "_settled")
+
+    def __init__(self, owner: Owner, parts: list[tuple[Delivery, int, int]], bodies: list[T_co]) -> None:
+        self._owner = owner
+        self._parts = parts
+        self._bodies = bodies
+        self._nacked: set[int] = set()
+        self._settled = False
+
+    def ack(self) -> None:
+        """All are processed, except those nacked before."""
+        if self._settled:
+            return
+        self._settled = True
+        if not self._nacked:
+            for delivery, low, high in self._parts:
+                delivery.ack(low, high)
+        else:
+            at = 0
+            for delivery, low, high in self._parts:
+                start = low
+                for index in range(low, high):
+                    if at + index - low in self._nacked:
+                        if start < index:
+                            delivery.ack(start, index)
+                        start = index + 1
+                if start < high:
+                    delivery.ack(start, high)
+                at += high - low
+        self._owner.decided()
+
+    def nack(self, index: int, delay: float = 0.0) -> None:
+        """The message at `index` failed and goes to a consumer again; the others are not affected."""
+        if self._settled or index in self._nacked:
+            return
+        delivery, at = self._locate(index)
+        self._nacked.add(index)
+        delivery.verdicts.append((Verdict.NACK, at, at + 1, max(0.0, delay), "nack"))
+        self._owner.decided()
+
+    def failed(self, error: BaseException) -> None:
+        """Give all back, as the exception that ended their processing asks for."""
+        if self._settled:
+            return
+        self._settled = True
+        alone = len(self._bodies) == 1
+        for delivery, low, high in self._parts:
+            if not isinstance(error, Exception):
+                delivery.verdicts.append((Verdict.GIVE_BACK, low, high, -1.0, ""))
+            elif alone:
+                Message(self._owner, delivery, low, self._bodies[0]).failed(error)
+            else:
+                text = f"{type(error).__name__}: {error}"
+                delivery.verdicts.append((Verdict.BATCH_FAILED, low, high, -1.0, text))
+        self._owner.decided()
+
+    def joined(self, more: Batch[T_co]) -> Batch[T_co]:
+        """This batch and `more`, taken by the same consumer, as one."""
+        return Batch(self._owner, self._parts + more._parts, [*self._bodies, *more._bodies])
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the messages, in the order of the bodies."""
+        return [f"{d.stream}/{d.first + index}" for d, low, high in self._parts for index in range(low, high)]
+
+    def _locate(self, index: int) -> tuple[Delivery, int]:
+        if not 0 <= index < len(self._bodies):
+            raise IndexError(f"index {index} in a batch of {len(self._bodies)}")
+        for delivery, low, high in self._parts:
+            if index < high - low:
+                return delivery, low + index
+            index -= high - low
+        raise AssertionError("parts and bodies differ")
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
+        return self._bodies[index]
+
+    def __iter__(self) -> Iterator[T_co]:
+        return iter(self._bodies)
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def __enter__(self) -> Sequence[T_co]:
+        return self._bodies
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.ack()
+        else:
+            self.failed(error)
+
+
+class Update(Generic[T_co]):
+    """One message of a topic. There is nothing to settle."""
+
+    __slots__ = ("_batch", "_index", "body")
+
+    def __init__(self, batch: UpdateBatch, index: int, body: T_co) -> None:
+        self._batch = batch
+        self._index = index
+        self.body = body
+
+    @property
+    def topic(self) -> str:
+        return self._batch.topic
+
+    @property
+    def sequence(self) -> int:
+        """Its number on its topic at its publisher, from 1."""
+        return self._batch.first + self._index
+
+    @property
+    def headers(self) -> dict[str, str]:
+        extra = self._batch.extras.get(self._index) if self._batch.extras else None
+        return dict(extra.headers) if extra is not None and extra.headers else {}
+
+    @property
+    def sender(self) -> str:
+        """The name of the node that published it."""
+        return self._batch.sender
+
+    @property
+    def sent_at(self) -> float:
+        """When it was published, in seconds of Unix time by the publisher's clock."""
+        return self._batch.sent_ms / 1000
+
+    def __repr__(self) -> str:
+        return f"<Update {self.topic} {self.sequence}>"
+
+
+class DeadMessage(Generic[T_co]):
+    """A message that was given up, kept at its producer for a person to `retry` or `drop`.
+
+    reason    "attempts", "lease", "rejected", "refused" or "poison"; `error` says more
+    body      decoded as the producer's body type
+    """
+
+    __slots__ = ("_drop", "_retry", "attempts", "body", "error", "headers", "id", "queue", "reason", "sent_at")
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        queue: str,
+        reason: str,
+        error: str,
+        attempts: int,
+        headers: dict[str, str],
+        sent_at: float,
+        body: T_co,
+        retry: Callable[[], bool],
+        drop: Callable[[], bool],
+    ) -> None:
+        self.id, self.queue, self.reason, self.error = id, queue, reason, error
+        self.attempts, self.headers, self.sent_at, self.body = attempts, headers, sent_at, body
+        self._retry, self._drop = retry, drop
+
+    def retry(self) -> bool:
+        """Send it again, as a new message whose `origin` is this id; False if it was retried or dropped before."""
+        return self._retry()
+
+    def drop(self) -> bool:
+        """Forget it; it stays counted as dead-lettered. False if it was retried or dropped before."""
+        return self._drop()
+
+    def __repr__(self) -> str:
+        return f"<DeadMessage {self.id} {self.reason}: {self.error}>"

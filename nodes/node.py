@@ -1,0 +1,191 @@
+"""Node: a process's membership in the fabric, for programs that block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+from peerfabric.nodes.async_node import AsyncNode
+from peerfabric.nodes.async_queues import OnFull
+from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.queues import Consumer, Producer
+from peerfabric.nodes.topics import Publisher, Subscriber
+from peerfabric.nodes.waiting import Blocking, complete
+from peerfabric.options import MiB, Options
+from peerfabric.stats import PeerView, Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W")
+
+
+class _BlockingNode(AsyncNode):
+    """The same node, whose waits block the thread: it belongs to no event loop."""
+
+    waiting = Blocking()
+
+
+class Node:
+    """A node of the fabric, embedded in this process.
+
+    Construction opens nothing; `with`, `run()` or the first use starts it. Handles are the one of their name; they
+    and the node may be used from any thread, in a notebook, and inside a running event loop, which they block.
+
+    Args:
+        name: A label for people; need not be unique.
+        fabric: Only nodes of one fabric find each other. None: `PEERFABRIC_FABRIC`, or "default".
+        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
+        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        options: Limits and periods.
+
+    Raises:
+        ConfigError: One of these cannot work. A port in use is found when the node starts.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        fabric: str | None = None,
+        listen: str = "auto",
+        peers: Sequence[str] = (),
+        discovery: str | Sequence[str] = "auto",
+        options: Options | None = None,
+    ) -> None:
+        self._async = _BlockingNode(
+            name, fabric=fabric, listen=listen, peers=peers, discovery=discovery, options=options
+        )
+        self._wrapped: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    @property
+    def name(self) -> str:
+        return self._async.name
+
+    @property
+    def fabric(self) -> str:
+        return self._async.fabric
+
+    def _wrap(self, kind: Callable[[Any], W], handle: Any) -> W:
+        found = self._wrapped.get(handle)
+        if found is None:
+            # Two threads may make one each; `setdefault` lets them agree.
+            found = self._wrapped.setdefault(handle, kind(handle))
+        return found  # type: ignore[no-any-return]
+
+    def producer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        on_full: OnFull = "block",
+        buffer_bytes: int = 64 * MiB,
+        max_attempts: int = 5,
+    ) -> Producer[T]:
+        """The handle for sending bodies of `body_type` to `queue`.
+
+        Args:
+            on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
+                wait) or "drop_newest" (the one being sent).
+            buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
+            max_attempts: Deliveries that may fail before a message is a dead letter.
+
+        Raises:
+            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+        """
+        handle = self._async.producer(
+            queue, body_type, on_full=on_full, buffer_bytes=buffer_bytes, max_attempts=max_attempts
+        )
+        return self._wrap(Producer, handle)
+
+    def consumer(self, queue: str, body_type: TypeForm[T], *, lease: float = 300.0) -> Consumer[T]:
+        """The handle for taking bodies of `body_type` from `queue`.
+
+        Args:
+            lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+
+        Raises:
+            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+        """
+        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease))
+
+    def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
+        """The handle for publishing bodies of `body_type` on `topic`.
+
+        Raises:
+            ConfigError: The name is wrong, or the topic has a handle with another type.
+        """
+        return self._wrap(Publisher, self._async.publisher(topic, body_type))
+
+    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> Subscriber[T]:
+        """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
+
+        Args:
+            buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
+
+        Raises:
+            ConfigError: The pattern is wrong, or it has a handle with other options.
+        """
+        return self._wrap(Subscriber, self._async.subscriber(pattern, body_type, buffer_bytes=buffer_bytes))
+
+    def on_message(self, queue: str, *, concurrency: int = 1, lease: float = 300.0) -> Callable[[F], F]:
+        """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
+
+        Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
+        exception nacks. A second parameter annotated `Message` receives the message. It runs in `concurrency`
+        threads of its own.
+        """
+        return self._async.on_message(queue, concurrency=concurrency, lease=lease)
+
+    def on_topic(self, pattern: str) -> Callable[[F], F]:
+        """Call the decorated function with each body published on what `pattern` selects, one at a time.
+
+        A second parameter annotated `Update` receives the update. An exception is logged.
+        """
+        return self._async.on_topic(pattern)
+
+    def run(self) -> None:
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        complete(self._async.run())
+
+    def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
+        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        return complete(self._async.dead_letters(queue))
+
+    def peers(self) -> list[PeerView]:
+        """Every node that this one knows of."""
+        return self._async.peers()
+
+    def statistics(self) -> Statistics:
+        """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
+        return self._async.statistics()
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Refuse new work, settle what was accepted, say goodbye, and close; a second call does nothing.
+
+        Handlers that run finish; what was not started goes back to its producers.
+
+        Raises:
+            Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
+        """
+        complete(self._async.close(timeout))
+
+    def __enter__(self) -> Self:
+        self._async.ensure()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        complete(self._async.__aexit__(kind, error, trace))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a node cannot be pickled; make one in each process")
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("_BlockingNode", "Node")

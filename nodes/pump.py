@@ -1,0 +1,193 @@
+"""The pump: the one I/O thread of a node, which moves frames between the engine and the sockets.
+
+One turn takes what users handed over and what the sockets brought, lets the engine act on it, carries out
+what the engine asks for, and wakes whoever may go on. Whatever accumulated meanwhile leaves as one batch, so
+batches grow with load by themselves. It never waits for a user or a peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from peerfabric.engine import Engine
+from peerfabric.nodes.sockets import (
+    Connected,
+    Disconnected,
+    Event,
+    Probed,
+    Published,
+    Received,
+    Refused,
+    Sockets,
+    Writable,
+)
+from peerfabric.nodes.waiting import Gate, clock
+from peerfabric.peers import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+
+_log = logging.getLogger("peerfabric")
+
+
+class Handle(Protocol):
+    """What a user holds, seen from the pump."""
+
+    alerted: bool
+    end: Any
+
+    def take_handed(self) -> Any:
+        """Take what the user handed over since the last turn. Called without the engine's lock."""
+
+    def hand_over(self, engine: Engine, handed: Any, now: float) -> None:
+        """Give it to the engine. Called under the engine's lock."""
+
+    def changed(self) -> None:
+        """Something of the handle's end has changed: wake those who wait for it. Without the engine's lock."""
+
+
+class Pump:
+    """Runs an engine over real sockets. `lock` guards the engine; a handle's lock is always taken before it."""
+
+    def __init__(self, engine: Engine, sockets: Sockets, name: str) -> None:
+        self.engine = engine
+        self.lock = threading.Lock()
+        self.turned = Gate()
+        """Opens after every turn in which a link or the closing of the node may have moved on."""
+        self.on_learned: Callable[[list[Any]], None] = lambda addresses: None
+        """Called, in this thread, with the addresses that hellos told."""
+        self.on_met: Callable[[list[Any]], None] = lambda met: None
+        """Called, in this thread, with (address, present) of peers that came or went."""
+        self._sockets = sockets
+        self._alerts: deque[Handle] = deque()
+        self._handles: dict[Any, Handle] = {}
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and close the sockets."""
+        self._stopped = True
+        self._sockets.wake()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child, where the thread does not exist: let go of everything."""
+        self._stopped = True
+        self._sockets.abandon()
+
+    def attach(self, handle: Handle) -> None:
+        """`handle` is told when its end has changed. Called under the engine's lock."""
+        self._handles[handle.end] = handle
+
+    def detach(self, handle: Handle) -> None:
+        self._handles.pop(handle.end, None)
+
+    def alert(self, handle: Handle) -> None:
+        """`handle` has something to hand over. Any thread; costs a system call only if the pump sleeps."""
+        if not handle.alerted:
+            handle.alerted = True
+            self._alerts.append(handle)
+            self._sockets.wake()
+
+    def wake(self) -> None:
+        """Make a turn soon: somebody changed the engine under its lock."""
+        self._sockets.wake()
+
+    def _run(self) -> None:
+        timeout: float | None = 0.0
+        while not self._stopped:
+            try:
+                self._sockets.wait(timeout)
+                timeout = self._turn()
+            except Exception:
+                # Nothing that a peer sends and no bug in one turn may end the thread that keeps all promises.
+                _log.exception("a turn of the pump failed; the node goes on, please report this")
+                timeout = 0.05
+        self._sockets.close()
+
+    def _turn(self) -> float | None:
+        """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
+        alerts = self._alerts
+        handed = []
+        while alerts:
+            handle = alerts.popleft()
+            handle.alerted = False
+            handed.append((handle, handle.take_handed()))
+        events = self._sockets.read()
+        engine = self.engine
+        now = clock()
+        with self.lock:
+            for handle, what in handed:
+                handle.hand_over(engine, what, now)
+            for event in events:
+                self._feed(event, now)
+            engine.expire(now)
+            self._carry_out()
+            send = self._sockets.send
+            for wire, frames in engine.outgoing(now):
+                if not send(wire, frames):
+                    engine.refuse(wire, frames, now)
+            for frames in engine.take_published():
+                self._sockets.publish(frames)
+            self._carry_out()
+            changed = engine.take_changed()
+            notices = engine.take_notices()
+            learned = engine.take_learned()
+            met = engine.take_met()
+            deadline = engine.deadline()
+        for end in changed:
+            found = self._handles.get(end)
+            if found is not None:
+                found.changed()
+        for notice in notices:
+            _log.log(logging.getLevelName(notice.level.upper()), "%s", notice.text)
+        if met:
+            self.on_met(met)
+        if learned:
+            self.on_learned(learned)
+        self.turned.open()
+        if alerts:
+            return 0.0
+        return None if deadline is None else max(0.0, deadline - clock())
+
+    def _feed(self, event: Event, now: float) -> None:
+        engine = self.engine
+        match event:
+            case Received(frames):
+                engine.receive(frames, now)
+            case Published(frames):
+                engine.receive_published(frames, now)
+            case Connected(wire):
+                engine.connected(wire, now)
+            case Disconnected(wire):
+                engine.disconnected(wire, now)
+            case Refused(wire):
+                engine.refused(wire, now)
+            case Probed(wire, outcome):
+                engine.probed(wire, outcome, now)
+            case Writable(wire):
+                engine.writable(wire)
+
+    def _carry_out(self) -> None:
+        sockets = self._sockets
+        for command in self.engine.take_commands():
+            match command:
+                case Dial(wire, endpoint):
+                    sockets.dial(wire, endpoint)
+                case HangUp(wire):
+                    sockets.hang_up(wire)
+                case Probe(wire, endpoint):
+                    sockets.probe(wire, endpoint)
+                case Follow(endpoint):
+                    sockets.follow(endpoint)
+                case Unfollow(endpoint):
+                    sockets.unfollow(endpoint)
+                case Subscribe(prefix):
+                    sockets.subscribe(prefix)
+                case Unsubscribe(prefix):
+                    sockets.unsubscribe(prefix)

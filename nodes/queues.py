@@ -1,0 +1,161 @@
+"""Producer and consumer of a queue, for programs that block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, State
+from peerfabric.nodes.message import Batch, Message, Receipt
+from peerfabric.nodes.waiting import complete
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Producer(Generic[T_contra]):
+    """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    def __init__(self, producer: AsyncProducer[T_contra]) -> None:
+        self._async = producer
+        self._try_send = producer.try_send
+        self.queue = producer.queue
+
+    def send(
+        self,
+        body: T_contra,
+        *,
+        headers: dict[str, str] | None = None,
+        confirm: State | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Hand `body` to the node, which is responsible for it from here, and return its receipt.
+
+        Args:
+            body: Encoded before this returns; later changes to it are not sent.
+            headers: Text for the handler, at most 8 KiB.
+            confirm: Also wait until it is "delivered" (in a consumer's memory) or "processed" (acked).
+            timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+
+        Raises:
+            EncodeError: Not of the body type, or not encodable. Not accepted.
+            QueueFull: No room, as `on_full` says. Not accepted.
+            NotConfirmed: Accepted, and may still be processed: do not send it again.
+            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+        """
+        if confirm is None:
+            receipt = self._try_send(body, headers)
+            if receipt is not None:
+                return receipt
+        return complete(self._async.send(body, headers=headers, confirm=confirm, timeout=timeout))
+
+    def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+        """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        Raises:
+            EncodeError, QueueFull: The bodies before the one at fault are accepted; `error.accepted` counts them.
+        """
+        return complete(self._async.send_many(bodies, timeout=timeout))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was accepted before is acked, dead-lettered or dropped.
+
+        Raises:
+            TimedOut: Some of it is not; nothing is lost.
+        """
+        complete(self._async.flush(timeout))
+
+    def ready(self, consumers: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least so many consumers of the queue are connected.
+
+        Raises:
+            TimedOut: There are fewer.
+        """
+        complete(self._async.ready(consumers, timeout))
+
+    def state(self, receipt: Receipt) -> str:
+        """ "queued", "delivered", "processed", "dead" or "dropped"."""
+        return self._async.state(receipt)
+
+    def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
+        """Wait until the message of `receipt` is "delivered" or "processed".
+
+        Raises:
+            NotConfirmed: It is not yet, and may still be: do not send it again.
+            Rejected: It is dead-lettered or dropped.
+        """
+        complete(self._async.wait(receipt, state, timeout))
+
+
+class Consumer(Generic[T_co]):
+    """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
+        self._async = consumer
+        self.queue = consumer.queue
+
+    def get(self, timeout: float | None = None) -> Message[T_co]:
+        """Take the next message.
+
+        Raises:
+            TimedOut: None came; nothing was taken.
+            NodeClosed: The consumer or its node is closed.
+        """
+        return complete(self._async.get(timeout))
+
+    def __iter__(self) -> MessageIterator[T_co]:
+        return MessageIterator(self._async)
+
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> BatchIterator[T_co]:
+        """Iterate over batches of what is here, at most `max_size` messages each.
+
+        A batch that is not full waits `max_wait` seconds for more.
+        """
+        self._async.batches(max_size, max_wait)
+        return BatchIterator(self._async, max_size, max_wait)
+
+    def close(self) -> None:
+        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
+        self._async.close()
+
+
+class MessageIterator(Generic[T_co]):
+    """Yields messages until the consumer or its node is closed. Dropping it returns what was buffered."""
+
+    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
+        self._consumer = consumer
+        self._take = consumer.take_again
+
+    def __iter__(self) -> Iterator[Message[T_co]]:
+        return self
+
+    def __next__(self) -> Message[T_co]:
+        message = self._take()
+        if message is None:
+            message = complete(self._consumer.next_message(self._consumer.waiting))
+            if message is None:
+                raise StopIteration
+        return message
+
+    def __del__(self) -> None:
+        self._consumer.rest()
+
+
+class BatchIterator(Generic[T_co]):
+    """Yields batches until the consumer or its node is closed. Dropping it returns what was buffered."""
+
+    def __init__(self, consumer: AsyncConsumer[T_co], max_size: int, max_wait: float) -> None:
+        self._consumer = consumer
+        self._max_size, self._max_wait = max_size, max_wait
+
+    def __iter__(self) -> Iterator[Batch[T_co]]:
+        return self
+
+    def __next__(self) -> Batch[T_co]:
+        batch = complete(self._consumer.next_batch(self._max_size, self._max_wait))
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def __del__(self) -> None:
+        self._consumer.rest()

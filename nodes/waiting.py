@@ -1,0 +1,185 @@
+"""How a call waits: the one difference between the blocking and the asynchronous front.
+
+The classes in `async_*.py` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`:
+under asyncio it suspends the task, under the blocking front it blocks the thread, so that a blocking call
+runs its coroutine to the end in one step (`complete`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+from peerfabric.errors import TimedOut
+
+R = TypeVar("R")
+
+EXPLAIN_AFTER: Final = 5.0
+"""A call that waits for ever says once, after this long, what it waits for."""
+
+_log = logging.getLogger("peerfabric")
+
+
+def clock() -> float:
+    """Seconds since the machine started, sleep included: a peer's silence while we slept is ours, not its."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Waiter(Protocol):
+    """One call that waits at a gate."""
+
+    def wake(self) -> None:
+        """Let it go on. Called from any thread, perhaps more than once."""
+
+
+class Waiting(Protocol):
+    """How the calls of one front wait."""
+
+    def waiter(self) -> Waiter:
+        """A waiter for the calling thread or task."""
+
+    async def park(self, waiter: Any, timeout: float | None) -> None:
+        """Return when `waiter` was woken, or after `timeout` seconds; perhaps without a reason."""
+
+
+class ThreadWaiter:
+    """A thread that waits on a lock of its own."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def wake(self) -> None:
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # woken before, and not yet gone on
+
+
+class Blocking:
+    """Calls block their thread."""
+
+    def waiter(self) -> ThreadWaiter:
+        return ThreadWaiter()
+
+    async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
+        # Locks wait at most about 292 years, in a C integer of nanoseconds.
+        waiter.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+
+
+class TaskWaiter:
+    """A task that waits on an event of its loop."""
+
+    __slots__ = ("event", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.event = asyncio.Event()
+
+    def wake(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.event.set)
+        except RuntimeError:
+            pass  # the loop is closed, and with it whoever waited
+
+
+class Suspending:
+    """Calls suspend their asyncio task."""
+
+    def waiter(self) -> TaskWaiter:
+        return TaskWaiter(asyncio.get_running_loop())
+
+    async def park(self, waiter: TaskWaiter, timeout: float | None) -> None:
+        if timeout is None:
+            await waiter.event.wait()
+            waiter.event.clear()
+            return
+        timer = waiter.loop.call_later(max(0.0, timeout), waiter.event.set)
+        try:
+            await waiter.event.wait()
+            waiter.event.clear()
+        finally:
+            timer.cancel()
+
+
+class Gate:
+    """Where calls wait until something may have changed. Opened by the pump, or by whoever changed it."""
+
+    __slots__ = ("_lock", "_waiters")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may open the gate that its own thread is entering
+        self._waiters: list[Waiter] = []
+
+    def enter(self, waiter: Waiter) -> None:
+        """Wake `waiter` each time the gate opens, until it leaves. Look at the condition after this, not before."""
+        with self._lock:
+            self._waiters.append(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        with self._lock:
+            self._waiters.remove(waiter)
+
+    def open(self) -> None:
+        """Let everybody who waits look again."""
+        if self._waiters:
+            with self._lock:
+                waiters = list(self._waiters)
+            for waiter in waiters:
+                waiter.wake()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+
+async def wait_until(
+    waiting: Waiting,
+    gate: Gate,
+    attempt: Callable[[], R | None],
+    timeout: float | None,
+    what: Callable[[], str],
+    explain: tuple[float, int] = (EXPLAIN_AFTER, logging.WARNING),
+) -> R:
+    """Return what `attempt` returns as soon as it is not None, trying again each time the gate opens.
+
+    Cancelled or interrupted, nothing was taken: `attempt` runs in the calling thread or task only.
+
+    Raises:
+        TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
+    """
+    started_at = clock()
+    ends_at = None if timeout is None else started_at + timeout
+    explain_after, level = explain
+    explain_at: float | None = started_at + explain_after if timeout is None or timeout > explain_after else None
+    waiter = waiting.waiter()
+    gate.enter(waiter)
+    try:
+        while True:
+            result = attempt()
+            if result is not None:
+                return result
+            now = clock()
+            if ends_at is not None and now >= ends_at:
+                raise TimedOut(f"timed out after {timeout:g} s: {what()}")
+            if explain_at is not None and now >= explain_at:
+                explain_at = None
+                _log.log(level, "still waiting after %.0f s: %s", now - started_at, what())
+            wake_at = min((at for at in (ends_at, explain_at) if at is not None), default=None)
+            await waiting.park(waiter, None if wake_at is None else wake_at - now)
+    finally:
+        gate.leave(waiter)
+
+
+def complete(call: Coroutine[Any, Any, R]) -> R:
+    """Run a call whose waits block the thread: it ends in its first step."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    raise AssertionError("a blocking call suspended")
