@@ -123,8 +123,8 @@ class Engine:
         self._random = random
         self._notices: list[Notice] = []
         self._changed: set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd] = set()
-        self._dirty: set[Link] = set()
-        """Links that may have something to say besides DATA."""
+        self._dirty: dict[Link, None] = {}
+        """Links that may have something to say besides DATA: a set whose order is the same in each replay."""
         self._outbox: deque[list[bytes]] = deque()
         self._loop: deque[list[bytes]] = deque()
         self._blocked: set[int] = set()
@@ -176,7 +176,7 @@ class Engine:
             end.close()
             self.interests.consumes.discard(queue)
             self._interest_changed(now)
-            self._dirty.update(self.peers.by_holder.values())
+            self._dirty.update(dict.fromkeys(self.peers.by_holder.values()))
 
     def reopen_consumer(self, queue: str, now: float) -> None:
         """A closed consumer takes again."""
@@ -234,7 +234,7 @@ class Engine:
         if self.interests.with_ourselves:
             self.peers.ourselves(now)
         self.peers.interest_changed(now)
-        self._dirty.update(self.peers.by_holder.values())
+        self._dirty.update(dict.fromkeys(self.peers.by_holder.values()))
         self._next_look = now
 
     # What users do
@@ -254,7 +254,7 @@ class Engine:
             link = self.peers.by_holder.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
                 link.ping_at = -inf
-                self._dirty.add(link)
+                self._dirty[link] = None
 
     def publish(
         self, end: PublisherEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
@@ -276,7 +276,7 @@ class Engine:
         end.grant(now)
         for holder, link in self.peers.by_holder.items():
             if end.has_news(holder):
-                self._dirty.add(link)
+                self._dirty[link] = None
         for stream, sequence in end.lapsed:
             self._notices.append(
                 Notice(
@@ -325,7 +325,7 @@ class Engine:
         self._blocked.discard(wire)
         link = self.peers.links.get(wire)
         if link is not None:
-            self._dirty.add(link)
+            self._dirty[link] = None
 
     def receive(self, frames: Sequence[bytes | memoryview], now: float) -> None:
         """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node."""
@@ -380,7 +380,7 @@ class Engine:
                 self._receive_ack(link, frame, now)
             case Ping():
                 link.pong_stamp = frame.stamp
-                self._dirty.add(link)
+                self._dirty[link] = None
                 for backlog in frame.backlogs:
                     consumer = self.consumers.get(backlog.queue)
                     if consumer is not None:
@@ -410,7 +410,7 @@ class Engine:
         link.data_received(now)
         self.peers.wake_at(link.echo_at)
         self._next_look = min(self._next_look, link.echo_at)
-        self._dirty.add(link)
+        self._dirty[link] = None
         if array_count(body) != data.count or data.first + data.count > 2**53:
             raise BadFrame(f"a batch whose header says {data.count} messages")
         end = self.consumers.get(data.queue)
@@ -470,7 +470,7 @@ class Engine:
             self._after_progress(consumer, now)
         self._match_subscriptions(link, now)
         self._follow_if_wanted(link)
-        self._dirty.add(link)
+        self._dirty[link] = None
 
     def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
@@ -498,7 +498,7 @@ class Engine:
             self._changed.add(end)
             if consumes and end.waiting_count:
                 link.ping_at = -inf
-                self._dirty.add(link)
+                self._dirty[link] = None
 
     def _match_producer(self, end: ConsumerEnd, holder: str, link: Link) -> None:
         theirs = link.their_interest
@@ -512,9 +512,11 @@ class Engine:
         if not link.bye_number:
             link.bye_reason = bye.reason
             self._put(link, Bye(b"", 0, 0, self.address.node_id, bye.reason))
-        if bye.reason == IDLE and self._in_common(link):
-            link.match_at = now
+        missed = bye.reason == IDLE and self._in_common(link)
         self._apply(self.peers.said_bye(link, bye.reason, now), now)
+        if missed:
+            # What we have in common now was on its way when the peer found nothing.
+            self.peers.redial(link.node_id, now)
 
     # Changes of links
 
@@ -734,7 +736,7 @@ class Engine:
         if not link.up:
             return times[0]
         if link.echo_at <= now or link.ping_at <= now:
-            self._dirty.add(link)
+            self._dirty[link] = None
         times += [link.echo_at, link.ping_at]
         if link.marker_due:
             times.append(self._send_markers(link, now))
@@ -743,7 +745,7 @@ class Engine:
         elif now - link.match_at >= IDLE_CLOSE_AFTER and not link.bye_number and not self._draining:
             self._part_idle(link, now)
         if link.bye_number and link.bye_at <= now:
-            self._dirty.add(link)
+            self._dirty[link] = None
         times.append(link.bye_at)
         return min(times)
 
@@ -767,7 +769,7 @@ class Engine:
     def _part_idle(self, link: Link, now: float) -> None:
         link.bye_number = link.out_number + 1
         self._put(link, Bye(b"", 0, 0, self.address.node_id, IDLE))
-        self.peers.part_idle(link, now)
+        self._apply(self.peers.part_idle(link, now), now)
 
     def deadline(self) -> float | None:
         """When `expire` has something to do; None: nothing is being waited for."""
@@ -811,7 +813,7 @@ class Engine:
             yield wire, frames
             if self._refused_wire != wire:
                 self.peers.farewell_sent(wire, now)
-        dirty, self._dirty = self._dirty, set()
+        dirty, self._dirty = self._dirty, {}
         for link in dirty:
             if link.wire not in self.peers.links:
                 continue
@@ -820,18 +822,18 @@ class Engine:
     def _say(self, link: Link, now: float) -> Iterator[tuple[int, list[bytes]]]:
         """What a link has to say besides DATA, most urgent last: a frame kept from before goes first."""
         if link.wire in self._blocked:
-            self._dirty.add(link)
+            self._dirty[link] = None
             return
         if link.refused is not None:
             frames, link.refused = link.refused, None
             yield from self._emit(link, frames)
             if link.wire in self._blocked:
-                self._dirty.add(link)
+                self._dirty[link] = None
                 return
         while link.outbound:
             yield from self._emit(link, link.outbound.popleft())
             if link.wire in self._blocked:
-                self._dirty.add(link)
+                self._dirty[link] = None
                 return
         if not link.up:
             return
@@ -855,7 +857,7 @@ class Engine:
         while link.outbound and link.wire not in self._blocked:
             yield from self._emit(link, link.outbound.popleft())
         if link.outbound:
-            self._dirty.add(link)
+            self._dirty[link] = None
 
     def _put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | Drain | Bye) -> None:
         """Number a control frame and queue it on its link."""
@@ -864,7 +866,7 @@ class Engine:
         frame.link, frame.echo = link.out_id, link.in_number
         frame.number = link.next_number()
         link.outbound.append([encode_frame(frame)])
-        self._dirty.add(link)
+        self._dirty[link] = None
 
     def _put_results(self, link: Link, now: float) -> None:
         results: list[Result] = []
@@ -917,7 +919,7 @@ class Engine:
             link = self.peers.by_holder.get(holder)
             if link is not None and link.up:
                 link.releases.setdefault(end.stream, []).extend((start, stop))
-                self._dirty.add(link)
+                self._dirty[link] = None
 
     def _data(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
         for end in self.producers.values():
@@ -982,7 +984,7 @@ class Engine:
         self._draining = True
         for link in self.peers.by_holder.values():
             link.drain_due = link.up and link.wire != OURSELVES
-            self._dirty.add(link)
+            self._dirty[link] = None
         producing = {p.queue for p in self.producers.values() if p.unsettled_count}
         for queue, consumer in self.consumers.items():
             consumer.progress(now)

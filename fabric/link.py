@@ -67,11 +67,19 @@ class Link:
         self.endpoints: list[str] = []
         self.endpoint = ""
         self.connected = False
+        self.dialling = False
+        """An attempt to connect is under way; its outcome will be reported."""
         self.mine = half
         self.theirs = 0
         self.up = False
         self.frame_bytes_max = 0
         self.opened_at = now
+        self.down_at = now
+        """Since when the link is not up, if it is not."""
+        self.met = False
+        """The peer has said hello on this link, in whatever life."""
+        self.stray_at = -inf
+        """When frames of another life may be answered by a HELLO again."""
         # hello
         self.hello_at = inf
         self.hello_wait = HELLO_FIRST
@@ -164,6 +172,8 @@ class Link:
         self.hello_at = now if self.connected else inf
 
     def _new_life(self, now: float) -> None:
+        if self.up:
+            self.down_at = now
         self.up = False
         self.introduced = False
         self.out_number = self.in_number = self.echoed = self.echo_sent = 0
@@ -186,7 +196,7 @@ class Link:
 
     def hello_sent(self, now: float) -> None:
         """A HELLO left; when to repeat it if it is not answered."""
-        self.hello_at = now + self.hello_wait if not self.up else inf
+        self.hello_at = now + self.hello_wait if not self.up or self.belief is not Belief.ALIVE else inf
         self.hello_wait = min(HELLO_MAX, self.hello_wait * 2)
 
     def receive_hello(self, hello: Hello, now: float) -> tuple[bool, bool, bool]:
@@ -203,7 +213,7 @@ class Link:
         if hello.mine > self.theirs:
             self._new_life(now)
             self.theirs = hello.mine
-        self.introduced = True
+        self.introduced = self.met = True
         self.frame_bytes_max = hello.frame_bytes_max
         came_up = False
         if hello.yours == self.mine and not self.up:

@@ -16,6 +16,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from peerfabric.envelope import (
+    IDLE,
     LEAVING,
     MAGIC,
     OTHER_FABRIC,
@@ -27,7 +28,7 @@ from peerfabric.envelope import (
     Hello,
     encode_frame,
 )
-from peerfabric.link import REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
+from peerfabric.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
 from peerfabric.stats import PeerView
 
 OURSELVES: Final = 0
@@ -35,6 +36,12 @@ OURSELVES: Final = 0
 IDLE_CLOSE_AFTER: Final = 10.0
 REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
 RETRY_FIRST, RETRY_MAX = 2.0, 30.0
+RETRIES_MAX: Final = 20
+"""Attempts to reach a node again after it was given up, nearly ten minutes; then only news of it count."""
+STRAY_EVERY: Final = 1.0
+"""Frames of an unknown life are answered by one HELLO in this time."""
+LEARNED_MAX: Final = 1024
+"""Addresses kept for the driver to take, from hellos of up to 65 each."""
 BYE_REPEAT: Final = 0.1
 REMNANT: Final = 0.5
 """How long a wire stays open after the last BYE, so that it leaves."""
@@ -88,6 +95,14 @@ class Outcome(Enum):
     SILENT = "silent"
 
 
+class Retry(NamedTuple):
+    """When to dial a node again, how long to wait after that, and how often it was tried."""
+
+    at: float
+    wait: float
+    tries: int
+
+
 class LifeEnded(NamedTuple):
     """The link is not up any more; what was in the pipe may be lost."""
 
@@ -128,7 +143,9 @@ class Peers:
         self._by_node: dict[str, Link] = {}
         self._by_in_id: dict[bytes, Link] = {}
         self._known: dict[str, Address] = {}
-        self._retry: dict[str, tuple[float, float]] = {}
+        self._retry: dict[str, Retry] = {}
+        self._idle: dict[str, None] = {}
+        """Nodes with whom we parted because nothing was in common."""
         self._candidates: dict[str, tuple[float, float]] = {}
         """Endpoint of a static peer -> (when to dial it next, wait after that); inf while a link serves it."""
         self._served: dict[str, str] = {}
@@ -137,7 +154,8 @@ class Peers:
         self._next_wire = OURSELVES + 1
         self._random = random
         self._commands: list[Command] = []
-        self._hello_due: set[Link] = set()
+        self._hello_due: dict[Link, None] = {}
+        """A set in the order of insertion, like all sets here whose order shows on the wire."""
         self._farewells: dict[int, tuple[int, float]] = {}
         self._refused_until: dict[str, float] = {}
         self._next_tick = -inf
@@ -156,9 +174,11 @@ class Peers:
             self.count("peers over the limit")
             return []
         self._known[address.node_id] = address
+        self._retry.pop(address.node_id, None)
         if link is not None and link.address is not None:
             if _newer(address, link.address):
                 changes = self._part(link, now, proven=True, died=True)
+                self._known[address.node_id] = address
                 self._dial_peer(address, now)
                 return changes
             return []
@@ -180,8 +200,12 @@ class Peers:
     def interest_changed(self, now: float) -> None:
         """Say hello again to everybody with whom there was nothing in common."""
         for address in list(self._known.values()):
-            if address.node_id not in self._by_node and not self.closing:
-                self._dial_peer(address, now)
+            self.redial(address.node_id, now)
+
+    def redial(self, node_id: str, now: float) -> None:
+        """Say hello again to a node with whom there was nothing in common."""
+        if node_id in self._known and node_id not in self._by_node and not self.closing:
+            self._dial_peer(self._known[node_id], now)
 
     def _usable(self, address: Address) -> list[str]:
         """Endpoints of `address` that can be reached from here, ipc first."""
@@ -201,6 +225,7 @@ class Peers:
         link.endpoints = endpoints
         self._by_node[address.node_id] = link
         self.by_holder[link.holder] = link
+        self._idle.pop(address.node_id, None)
         self._dial(link, endpoints[0])
         return link
 
@@ -214,7 +239,7 @@ class Peers:
 
     def _dial(self, link: Link, endpoint: str) -> None:
         link.endpoint = endpoint
-        link.connected = False
+        link.connected, link.dialling = False, True
         self._commands.append(Dial(link.wire, endpoint))
 
     def ourselves(self, now: float) -> None:
@@ -229,7 +254,7 @@ class Peers:
         self._by_node[self.address.node_id] = link
         self.by_holder[link.holder] = link
         self._halves[link.mine] = link
-        self._hello_due.add(link)
+        self._hello_due[link] = None
 
     # What the wires report
 
@@ -239,9 +264,9 @@ class Peers:
             return
         link = self.links.get(wire)
         if link is not None:
-            link.connected = True
+            link.connected, link.dialling = True, False
             link.hello_at = now
-            self._hello_due.add(link)
+            self._hello_due[link] = None
 
     def disconnected(self, wire: int, now: float) -> list[Change]:
         """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
@@ -249,7 +274,7 @@ class Peers:
         if link is None:
             return []
         was_up = link.up
-        link.connected = False
+        link.connected, link.dialling = False, True  # ZeroMQ tries once more by itself
         self._restart(link, now)
         if link.address is not None:
             link.suspect(now)
@@ -266,13 +291,13 @@ class Peers:
         if link.up:
             self._restart(link, now)
             changes.append(LifeEnded(link))
-        link.connected = False
+        link.connected = link.dialling = False
         if link.address is None:
             self._drop(link)
             _, wait = self._candidates.get(link.endpoint, (0.0, REDIAL_FIRST))
             self._candidates[link.endpoint] = (now + self._jitter(wait), min(REDIAL_MAX, wait * 2))
             return changes
-        if link.belief is not Belief.ALIVE or link.introduced or link.in_number:
+        if link.met:
             link.suspect(now)
             self._next_tick = now
         at = link.endpoints.index(link.endpoint) + 1 if link.endpoint in link.endpoints else 0
@@ -319,10 +344,14 @@ class Peers:
         """The HELLOs that are due; a socket that refuses one only delays it."""
         if not self._hello_due:
             return []
-        due, self._hello_due = self._hello_due, set()
+        due, self._hello_due = self._hello_due, {}
         frames = []
         for link in due:
             if link.wire not in self.links or not link.connected or link.wire in self._farewells:
+                continue
+            if link.refused is not None:
+                link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
+                self.wake_at(link.hello_at)
                 continue
             hello = Hello(
                 MAGIC,
@@ -348,8 +377,9 @@ class Peers:
             return []
         if theirs.node_id == self.address.node_id:
             return self._hello_from_ourselves(hello, now)
-        self.learned.append(theirs)
-        self.learned += hello.known
+        if len(self.learned) < LEARNED_MAX:
+            self.learned.append(theirs)
+            self.learned += hello.known
         changes: list[Change] = []
         link = self._by_node.get(theirs.node_id)
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
@@ -359,7 +389,8 @@ class Peers:
             changes += self._part(link, now, proven=True, died=True)
             link = None
         changes += self._replaced(theirs, now)
-        self._known.setdefault(theirs.node_id, theirs)
+        if len(self._known) < self.peers_max:
+            self._known.setdefault(theirs.node_id, theirs)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
             link = self._bind(candidate, theirs)
@@ -367,10 +398,6 @@ class Peers:
             self._served[candidate.endpoint] = theirs.node_id
             self._candidates[candidate.endpoint] = (inf, REDIAL_FIRST)
             self._drop(candidate)
-            if hello.yours == candidate.mine:
-                # The peer may hold the candidate's half for ours: only a larger one is believed.
-                changes += [LifeEnded(link)] if link.up else []
-                self._restart(link, now)
         if link is None:
             if self.closing:
                 return changes
@@ -380,6 +407,10 @@ class Peers:
             link = self._dial_peer(theirs, now)
             if link is None:
                 return changes
+        if link.mine < hello.yours <= self._half:
+            # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
+            changes += [LifeEnded(link)] if link.up else []
+            self._restart(link, now)
         old_id = link.in_id
         ended, came_up, wanted = link.receive_hello(hello, now)
         if link.in_id != old_id:
@@ -392,7 +423,9 @@ class Peers:
             changes.append(CameUp(link))
         if wanted and link.connected:
             link.hello_at = now
-            self._hello_due.add(link)
+            self._hello_due[link] = None
+        elif not link.connected and not link.dialling:
+            self._dial(link, link.endpoints[0])  # it lives: no need to wait for the next attempt
         return changes
 
     def _hello_from_ourselves(self, hello: Hello, now: float) -> list[Change]:
@@ -402,7 +435,7 @@ class Peers:
             if came_up:
                 self._by_in_id[link.in_id] = link
             if wanted:
-                self._hello_due.add(link)
+                self._hello_due[link] = None
             return [CameUp(link)] if came_up else []
         found = self._halves.get(hello.mine)
         if found is not None and found.address is None:
@@ -421,6 +454,7 @@ class Peers:
         link.address = address
         link.endpoints = [link.endpoint]
         self._served[link.endpoint] = address.node_id
+        self._idle.pop(address.node_id, None)
         self._by_node[address.node_id] = link
         self.by_holder[link.holder] = link
         return link
@@ -432,6 +466,7 @@ class Peers:
             other = link.address is not None and link.node_id != theirs.node_id and link.wire != OURSELVES
             if other and not link.up and link.endpoint in theirs.inbox:
                 changes += self._part(link, now, proven=True, died=True)
+                self.lost(link.node_id)
         return changes
 
     def refuse(self, address: Address, reason: int, now: float) -> None:
@@ -441,15 +476,22 @@ class Peers:
                 reason, "peers over the limit"
             )
         )
-        if self._refused_until.get(address.node_id, -inf) > now or len(self._refused_until) > self.peers_max:
+        if self._refused_until.get(address.node_id, -inf) > now:
             return
         endpoints = self._usable(address)
         if endpoints and len(self._farewells) < 64:
-            self._refused_until[address.node_id] = now + RETRY_MAX
+            self._refuse_until(address.node_id, now)
             wire = self._next_wire
             self._next_wire += 1
             self._farewells[wire] = (reason, now + 1.0)
             self._commands.append(Dial(wire, endpoints[0]))
+
+    def _refuse_until(self, node_id: str, now: float) -> None:
+        if len(self._refused_until) >= self.peers_max:
+            self._refused_until = {n: until for n, until in self._refused_until.items() if until > now}
+            if len(self._refused_until) >= self.peers_max:
+                self._refused_until.clear()  # then each of them may be answered once more
+        self._refused_until[node_id] = now + RETRY_MAX
 
     def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs to those we refuse; repeated until the wire takes them or its time is over."""
@@ -476,9 +518,9 @@ class Peers:
             self.count("frames of another life")
             known = self._halves.get(int.from_bytes(link_id[4:], "big"))
             current = known is not None and self._by_node.get(known.node_id) is known
-            if known is not None and current and known.connected and known.hello_at > now + 1.0:
-                known.hello_at = now + 1.0
-                self._hello_due.add(known)
+            if known is not None and current and known.connected and now >= known.stray_at:
+                known.stray_at = now + STRAY_EVERY
+                self._hello_due[known] = None
         return link
 
     def broken(self, link: Link, now: float) -> list[Change]:
@@ -487,7 +529,7 @@ class Peers:
         was_up = link.up
         self._restart(link, now)
         if link.connected:
-            self._hello_due.add(link)
+            self._hello_due[link] = None
         return [LifeEnded(link)] if was_up else []
 
     def _restart(self, link: Link, now: float) -> None:
@@ -511,6 +553,7 @@ class Peers:
             if late:
                 link.heard_at += late
                 link.suspect_at += late
+                link.down_at += late
             changes += self._look_at(link, now)
         for wire, (_, until) in list(self._farewells.items()):
             if until <= now:
@@ -528,9 +571,15 @@ class Peers:
         if link.close_at < inf:
             self._next_tick = min(self._next_tick, link.close_at)
         if link.connected and link.hello_at <= now:
-            self._hello_due.add(link)
-        if link.up and link.belief is Belief.ALIVE and now - link.heard_at >= SILENCE and link.wire != OURSELVES:
+            self._hello_due[link] = None
+        if link.wire == OURSELVES:
+            return []
+        watched = link.met and link.close_at == inf
+        if watched and link.belief is Belief.ALIVE and now - link.heard_at >= SILENCE:
             link.suspect(now)
+        if watched and link.belief is not Belief.HUNG and not link.up and now - link.down_at >= VANISHED_AFTER:
+            # We hear it, it does not hear us: its fence has ended by now, and others can do the work.
+            return self._part(link, now, proven=False, died=False)
         if link.belief is not Belief.ALIVE:
             if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
@@ -538,15 +587,18 @@ class Peers:
                 link.probing = True
                 link.probe_at = inf
                 self._commands.append(Probe(link.wire, link.endpoint))
-            if link.connected and not link.up and link.hello_at == inf:
-                link.hello_at = now
+            if link.connected and link.hello_at == inf:
+                # It may have forgotten us, and nothing else that we send tells it who we are.
+                link.hello_at = now + HELLO_MAX
         if link.address is None and now - link.opened_at > 5.0 and link.connected:
             # Somebody listens there who does not answer; ask again later.
             self._drop(link)
             self._candidates[link.endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
         times = [link.hello_at if link.connected else inf, link.probe_at]
-        if link.up and link.belief is Belief.ALIVE:
+        if watched and link.belief is Belief.ALIVE:
             times.append(link.heard_at + SILENCE)
+        if watched and not link.up:
+            times.append(link.down_at + VANISHED_AFTER)
         if link.belief is Belief.SUSPECT:
             times.append(link.suspect_at + VANISHED_AFTER)
         if link.address is None:
@@ -556,7 +608,8 @@ class Peers:
 
     def _dial_due(self, now: float) -> None:
         for endpoint, (at, wait) in list(self._candidates.items()):
-            if at == inf and self._served.get(endpoint, "") not in self._by_node and endpoint in self._served:
+            served = self._served.get(endpoint)
+            if at == inf and served is not None and served not in self._by_node and served not in self._idle:
                 del self._served[endpoint]
                 self._candidates[endpoint] = (now, REDIAL_FIRST)
                 at = now
@@ -567,22 +620,25 @@ class Peers:
                 self._dial(link, endpoint)
             elif at < inf:
                 self._next_tick = min(self._next_tick, at)
-        for node_id, (at, _) in list(self._retry.items()):
-            if at > now:
-                self._next_tick = min(self._next_tick, at)
+        for node_id, retry in list(self._retry.items()):
+            if retry.at > now:
+                self._next_tick = min(self._next_tick, retry.at)
                 continue
-            del self._retry[node_id]
+            self._retry[node_id] = retry._replace(at=inf)
             link = self._by_node.get(node_id)
             if link is not None:
-                if not link.connected:
+                if not link.connected and not link.dialling:
                     self._dial(link, link.endpoints[0])
-            elif node_id in self._known:
-                self._dial_peer(self._known[node_id], now)
+            elif node_id not in self._known or self._dial_peer(self._known[node_id], now) is None:
+                del self._retry[node_id]
 
     def _schedule_retry(self, node_id: str, now: float, first: float, most: float) -> None:
-        _, wait = self._retry.get(node_id, (0.0, first))
-        self._retry[node_id] = (now + self._jitter(wait), min(most, wait * 2))
-        self._next_tick = min(self._next_tick, self._retry[node_id][0])
+        _, wait, tries = self._retry.get(node_id, Retry(inf, first, 0))
+        if tries >= RETRIES_MAX:
+            self.lost(node_id)
+            return
+        self._retry[node_id] = Retry(now + self._jitter(wait), min(most, wait * 2), tries + 1)
+        self._next_tick = min(self._next_tick, self._retry[node_id].at)
 
     def _jitter(self, wait: float) -> float:
         return wait * (0.75 + self._random.random() / 2)
@@ -599,11 +655,12 @@ class Peers:
     def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
-            self._refused_until[link.node_id] = now + RETRY_MAX
-        node_id = link.node_id
+            self._refuse_until(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
-            self._known.pop(node_id, None)
+            self.lost(link.node_id)
+        elif reason == IDLE:
+            self._idle[link.node_id] = None
         link.close_at = now + REMNANT
         self._next_tick = min(self._next_tick, link.close_at)
         return changes
@@ -614,22 +671,23 @@ class Peers:
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self._refused_until[node_id] = now + RETRY_MAX
+        self._refuse_until(node_id, now)
         return self._part(link, now, proven=False, died=False)
 
-    def part_idle(self, link: Link, now: float) -> None:
+    def part_idle(self, link: Link, now: float) -> list[Change]:
         """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
-        self._forget(link, now, proven=False, died=False)
+        changes = self._forget(link, now, proven=False, died=False)
+        self._idle[link.node_id] = None
         link.close_at = now + REMNANT
         self._next_tick = min(self._next_tick, link.close_at)
+        return changes
 
     def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
         changes = self._forget(link, now, proven=proven, died=died)
         self._drop(link)
-        if not proven and link.node_id in self._known:
+        if link.node_id in self._known:
+            # Also after a proof of death: a firewall can refuse in the name of the living.
             self._schedule_retry(link.node_id, now, RETRY_FIRST, RETRY_MAX)
-        elif proven:
-            self._known.pop(link.node_id, None)
         return changes
 
     def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
@@ -658,7 +716,7 @@ class Peers:
         if self.by_holder.get(link.holder) is link:
             del self.by_holder[link.holder]
         self._by_in_id.pop(link.in_id, None)
-        self._hello_due.discard(link)
+        self._hello_due.pop(link, None)
         for half in [h for h, k in self._halves.items() if k is link]:
             del self._halves[half]
         if link.wire != OURSELVES:

@@ -1019,7 +1019,7 @@ class World:
         """An engine decided that a peer is gone."""
         holder = link.holder
         self.log(f"{engine.address.node_id} takes {holder} for gone, proven {proven}, died {died}")
-        if not proven and link.bye_number == 0:
+        if not proven and not link.bye_number and not link.bye_received:
             self.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.processes)
         if living and proven and died:
