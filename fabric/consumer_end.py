@@ -7,7 +7,7 @@ granted   =  by the pace of the handlers (credit.py), one budget over all links
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Final
 
@@ -22,6 +22,7 @@ from peerfabric.envelope import (
     LEASE,
     REFUSED,
     REJECTED,
+    SUSPECT,
     Backlog,
     Data,
     Grant,
@@ -40,6 +41,10 @@ FORGET_AFTER: Final = 60.0
 REFUSALS_MAX: Final = 10
 REFUSAL_PAUSE: Final = 5.0
 DONE_RANGES_MAX: Final = 100_000
+DETACHED_MAX: Final = 4096
+"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+SUSPECT_PATIENCE: Final = 1.0
+"""A message that kills runs when nothing else does; after this long nothing else is started until it has run."""
 OBSERVE_EVERY: Final = 1.0
 """How exactly the start of a lease is known, in seconds; it errs on the long side."""
 QUANTUM: Final = 256 * 1024
@@ -76,7 +81,7 @@ class _Source:
         self.deficit = 0
         self.fence = -inf
         self.proven_gone = False
-        self.streams: set[str] = set()
+        self.streams: dict[str, None] = {}
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
@@ -90,10 +95,21 @@ class ConsumerEnd:
         lease: Seconds that user code may keep a message before it goes to somebody else.
         budget: Bytes granted and not yet finished, over all links.
         horizon: Seconds of work to keep in hand.
+        neighbours: All consumers of this process by queue, this one included: a message that killed three
+            processes runs while no other does, or the innocent would be accused with it.
     """
 
-    def __init__(self, queue: str, lease: float, budget: int, horizon: float) -> None:
+    def __init__(
+        self,
+        queue: str,
+        lease: float,
+        budget: int,
+        horizon: float,
+        neighbours: Mapping[str, ConsumerEnd] | None = None,
+    ) -> None:
         self.queue, self.lease, self.budget = queue, lease, budget
+        self._neighbours = neighbours if neighbours is not None else {queue: self}
+        self._suspect_since = inf
         self.window = Window(horizon)
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
@@ -105,7 +121,7 @@ class ConsumerEnd:
         self._busy_mark = 0.0
         self._sources: dict[str, _Source] = {}
         self._turn: deque[str] = deque()
-        self._open: list[Delivery] = []
+        self._open: dict[Delivery, None] = {}
         self._dedup: dict[str, Dedup] = {}
         self._forget_at: dict[str, float] = {}
         self._refusals = 0
@@ -122,6 +138,8 @@ class ConsumerEnd:
         source.attached = True
         source.credit = ConsumerCredit()
         source.proven_gone = False
+        for stream in source.streams:
+            self._forget_at.pop(stream, None)
         source.returned.clear()
         source.nacks.clear()
         source.done.clear()
@@ -135,14 +153,15 @@ class ConsumerEnd:
         source = self._sources.get(holder)
         if source is None:
             source = self._sources[holder] = _Source()
+            source.streams = {stream: None for stream in self._dedup if stream.startswith(f"{holder}:")}
             self._turn.append(holder)
         source.attached = True
 
     def told_all(self, holder: str, ack: int) -> None:
-        """INTEREST carried everything that is done; it counts as ACK number `ack`."""
+        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
-            self._dedup[stream].reported(ack)
+            self._dedup[stream].reported_again(ack)
 
     def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
@@ -174,13 +193,25 @@ class ConsumerEnd:
         else:
             self.fence(holder, -inf)
             self._take_back(holder, None, report=False)
+            self._sources[holder] = self._sources.pop(holder)  # the newest of those that left
+            self._forget_the_oldest()
         self._drop_if_empty(holder)
+
+    def _forget_the_oldest(self) -> None:
+        if len(self._sources) <= DETACHED_MAX:
+            return
+        detached = [holder for holder, source in self._sources.items() if not source.attached]
+        if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
+            self._turn.remove(detached[0])
+            for stream in self._sources.pop(detached[0]).streams:
+                del self._dedup[stream]
+                self._forget_at.pop(stream, None)
 
     def live_streams(self, holder: str, live: Iterable[str], now: float) -> None:
         """The producer names its live streams; others of it can be forgotten once they are idle."""
         source = self._sources.get(holder)
         if source is not None:
-            for stream in source.streams - set(live):
+            for stream in source.streams.keys() - set(live):
                 self._forget_at.setdefault(stream, now)
 
     def fence(self, holder: str, until: float) -> None:
@@ -210,7 +241,7 @@ class ConsumerEnd:
         dedup = self._dedup.get(data.stream)
         if dedup is None:
             dedup = self._dedup[data.stream] = Dedup()
-            source.streams.add(data.stream)
+        source.streams[data.stream] = None
         self._forget_at.pop(data.stream, None)
         stop = data.first + data.count
         self.raise_floor(data.stream, data.floor)
@@ -231,17 +262,21 @@ class ConsumerEnd:
             sent_ms=data.sent_ms,
             cost=charged,
             alone=bool(data.flags & ALONE),
+            suspect=bool(data.flags & SUSPECT),
             extras=extras,
         )
-        if self.closed:
-            for a, b in new:
-                dedup.let_go(a, b)
-                self._give_back(source, data.stream, a, b)
-            self._freed(source, data.count, charged)
-        elif new == [(data.first, stop)]:
+        if new == [(data.first, stop)]:
             source.buffer.append(whole)
         else:
             self._receive_part(source, whole, new, finished)
+
+    def decline(self, holder: str, data: Data) -> None:
+        """A DATA frame came though nobody takes any more: its credit is spent and free again."""
+        source = self._sources.get(holder)
+        if source is not None:
+            charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+            source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+            self._freed(source, data.count, charged)
 
     def _receive_part(
         self,
@@ -277,8 +312,7 @@ class ConsumerEnd:
             return
         dedup.raise_floor(floor)
         if dedup.held.common(0, floor):
-            holder = next((h for h, s in self._sources.items() if stream in s.streams), "")
-            self._take_back(holder, {stream: Ranges([(0, floor)])}, report=False)
+            self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
     def settle(self, holder: str, ack: int) -> None:
         """The producer cannot forget the results of our ACKs up to `ack`."""
@@ -306,9 +340,11 @@ class ConsumerEnd:
     def take(self, now: float) -> Delivery | None:
         """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
         self._taken_at = now
+        if self._solitude(now):
+            return None
         for _ in range(2 * len(self._turn)):
             source = self._sources[self._turn[0]]
-            if not source.buffer or source.fence <= now:
+            if not source.buffer or source.fence <= now or (source.buffer[0].suspect and not self._may_be_alone(now)):
                 source.deficit = 0
                 self._turn.rotate(-1)
                 continue
@@ -323,11 +359,32 @@ class ConsumerEnd:
                 self._turn.rotate(-1)
             if not self._open:
                 self._busy_mark = now
+            if delivery.suspect:
+                self._suspect_since = inf
             delivery.until = source.fence
-            if delivery not in self._open:
-                self._open.append(delivery)
+            self._open[delivery] = None
             return delivery
         return None
+
+    def _solitude(self, now: float) -> bool:
+        """Whether nothing may be started in this process: a suspect runs, or has waited for it long enough."""
+        for end in self._neighbours.values():
+            if any(delivery.suspect for delivery in end._open):
+                return True
+            if now - end._suspect_since >= SUSPECT_PATIENCE and not (end is self and self._may_be_alone(now)):
+                return True
+        return False
+
+    def _may_be_alone(self, now: float) -> bool:
+        """Whether a suspect may start: nothing is in the hands of user code, and every result has left."""
+        if all(end._settled for end in self._neighbours.values()):
+            return True
+        self._suspect_since = min(self._suspect_since, now)
+        return False
+
+    @property
+    def _settled(self) -> bool:
+        return not self._open and not any(s.attached and (s.done or s.nacks) for s in self._sources.values())
 
     def park(self, delivery: Delivery) -> None:
         """The handling side may not go on with `delivery` now; the unstarted rest waits to be taken again."""
@@ -502,7 +559,7 @@ class ConsumerEnd:
 
     def _close_if_finished(self, delivery: Delivery) -> None:
         if delivery.left == 0 and delivery in self._open:
-            self._open.remove(delivery)
+            del self._open[delivery]
             self._drop_if_empty(delivery.holder)
 
     def _drop_if_empty(self, holder: str) -> None:
@@ -514,7 +571,7 @@ class ConsumerEnd:
     def _everything(self) -> list[Delivery]:
         """All deliveries with something unfinished: being handled first, then buffered, each once."""
         buffered = [d for source in self._sources.values() for d in source.buffer if d not in self._open]
-        return self._open + buffered
+        return [*self._open, *buffered]
 
     # Leases and idleness
 
@@ -550,7 +607,7 @@ class ConsumerEnd:
         for stream in [s for s, at in self._forget_at.items() if at <= now and self._dedup[s].held.total == 0]:
             del self._forget_at[stream], self._dedup[stream]
             for source in self._sources.values():
-                source.streams.discard(stream)
+                source.streams.pop(stream, None)
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         while delivery.observed and delivery.observed[0][1] + self.lease <= now:
@@ -685,7 +742,8 @@ class ConsumerEnd:
 
     def holds_from(self, holder: str) -> bool:
         """Whether unfinished messages of `holder` are here."""
-        return any(d.holder == holder for d in self._everything())
+        source = self._sources.get(holder)
+        return source is not None and (bool(source.buffer) or any(d.holder == holder for d in self._open))
 
     @property
     def idle(self) -> bool:
@@ -747,6 +805,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             sent_ms=whole.sent_ms,
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,
+            suspect=whole.suspect,
         )
         if whole.extras is not None:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None

@@ -64,6 +64,11 @@ class Dedup:
             self._reported.append((ack, self._unreported))
             self._unreported = []
 
+    def reported_again(self, ack: int) -> None:
+        """A new life of the link begins with everything in `done`, as its ACK number `ack`; earlier numbers end."""
+        self._unreported = []
+        self._reported = deque([(ack, list(self.done))])
+
     def settle(self, ack: int) -> None:
         """The producer cannot forget the results of ACKs up to `ack` any more, so we may."""
         while self._reported and self._reported[0][0] <= ack:

@@ -69,6 +69,7 @@ class Delivery:
         "sender",
         "sent_ms",
         "stream",
+        "suspect",
         "until",
         "verdicts",
     )
@@ -88,11 +89,12 @@ class Delivery:
         sent_ms: int,
         cost: int,
         alone: bool = False,
+        suspect: bool = False,
         extras: dict[int, Extra] | None = None,
     ) -> None:
         self.holder, self.sender = holder, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
-        self.attempt, self.alone = attempt, alone
+        self.attempt, self.alone, self.suspect = attempt, alone, suspect
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
         self.bodies: list[Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from peerfabric.link import Link
-from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
+from peerfabric.producer_end import ProducerEnd
 
 
 class Candidate:
@@ -28,7 +28,7 @@ def candidates(end: ProducerEnd, links: Mapping[str, Link]) -> list[Candidate]:
         outstanding = end.held_by(holder)
         if messages < 1 or (size < 1 and outstanding):
             continue  # the byte limit never forbids the only outstanding message
-        found.append(Candidate(link, messages if size >= 1 else 1, max(1, size), outstanding))
+        found.append(Candidate(link, messages if size >= 1 else 1, max(1, size), outstanding))  # see `pick`
     return found
 
 
@@ -40,4 +40,4 @@ def choose(end: ProducerEnd, able: list[Candidate]) -> tuple[Candidate, int, int
     """
     best = min(able, key=lambda candidate: candidate.outstanding)
     share = -(-end.waiting_count // len(able))
-    return best, min(best.messages, share), min(best.bytes, FRAME_BYTES_AIM)
+    return best, min(best.messages, share), best.bytes

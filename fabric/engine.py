@@ -30,6 +30,7 @@ from peerfabric.envelope import (
     NO_INTEREST,
     OTHER_FABRIC,
     OTHER_VERSION,
+    SUSPECT,
     TOO_MANY_PEERS,
     Ack,
     Address,
@@ -159,7 +160,7 @@ class Engine:
 
     def open_consumer(self, queue: str, lease: float, now: float) -> ConsumerEnd:
         """This node consumes from `queue` from now on."""
-        end = ConsumerEnd(queue, lease, self.options.consumer_bytes, self.options.work_horizon)
+        end = ConsumerEnd(queue, lease, self.options.consumer_bytes, self.options.work_horizon, self.consumers)
         self.consumers[queue] = end
         for holder, link in self.peers.by_holder.items():
             if link.up:
@@ -415,6 +416,8 @@ class Engine:
             raise BadFrame(f"a batch whose header says {data.count} messages")
         end = self.consumers.get(data.queue)
         if end is None or end.closed:
+            if end is not None:
+                end.decline(link.holder, data)
             nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
             self._send_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
             return
@@ -487,7 +490,7 @@ class Engine:
             self._collect_releases(producer)
         for stream, ranges in held.items():
             link.releases[stream] = ranges.flat()  # of a stream that is not ours any more
-        link.acks_applied = max(link.acks_applied, interest.ack)
+        link.acks_applied = interest.ack  # the peer may have begun a new count
         link.live_due = True
 
     def _match_consumer(self, end: ProducerEnd, holder: str, link: Link) -> None:
@@ -566,7 +569,12 @@ class Engine:
             self.interests.version,
             [Consuming(queue, self.consumers[queue].lease) for queue in sorted(self.interests.consumes)],
             [
-                Subscription(pattern, serial, link.holder in self.subscribers[pattern].confirmed)
+                Subscription(
+                    pattern,
+                    serial,
+                    link.holder in self.subscribers[pattern].confirmed,
+                    link.holder in self.subscribers[pattern].flushed,
+                )
                 for pattern, serial in self.interests.subscribes.items()
             ],
             sorted(self.interests.produces),
@@ -629,8 +637,12 @@ class Engine:
             case Marker():
                 subscriber_end = self.subscribers.get(frame.pattern)
                 if frame.to == self.address.node_id and subscriber_end is not None:
-                    if frame.serial == subscriber_end.serial and holder not in subscriber_end.confirmed:
+                    news = holder not in subscriber_end.confirmed or frame.last
+                    if frame.serial == subscriber_end.serial and news:
                         subscriber_end.baseline(holder, frame.baseline)
+                        if frame.last:
+                            subscriber_end.tails(holder, frame.baseline)
+                            subscriber_end.flushed.add(holder)
                         link = self.peers.by_holder.get(holder)
                         if link is not None and link.up:
                             self._put(link, self._interest(link, [], []))
@@ -642,7 +654,10 @@ class Engine:
                 self._changed.add(subscriber)
 
     def _match_subscriptions(self, link: Link, now: float) -> None:
-        """Count confirmed subscriptions; markers go out for the others."""
+        """Count confirmed subscriptions; markers go out for the others.
+
+        While we drain they go out to all: a marker travels behind the data, so its echo says that all has arrived.
+        """
         theirs = link.their_interest
         wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
         for publisher in self.publishers.values():
@@ -653,7 +668,8 @@ class Engine:
                 self._changed.add(publisher)
         due = {}
         for pattern, subscription in wanted.items():
-            if not subscription.confirmed and any(matches(pattern, topic) for topic in self.publishers):
+            there = subscription.flushed if self._draining else subscription.confirmed
+            if not there and any(matches(pattern, topic) for topic in self.publishers):
                 due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
         link.marker_due = due
         if due:
@@ -666,7 +682,7 @@ class Engine:
             if at <= now:
                 prefix = filter_prefix(pattern)
                 tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
-                marker = Marker(self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails)
+                marker = Marker(self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._draining)
                 self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
                 at = now + wait
                 link.marker_due[pattern] = (at, min(MARKER_MAX, wait * 2), serial)
@@ -957,7 +973,7 @@ class Engine:
             end.floor,
             run.attempt,
             end.codec,
-            ALONE if run.solo or run.strikes or run.deaths > 2 else 0,
+            (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0),
             run.sent_ms,
             end.waiting_count,
             credit.sent_messages,
@@ -990,13 +1006,17 @@ class Engine:
             consumer.progress(now)
             if queue not in producing:
                 consumer.close()
+        for link in self.peers.by_holder.values():
+            self._match_subscriptions(link, now)
         self._next_look = now
 
     @property
     def settled(self) -> bool:
-        """Nothing accepted is unsettled here, and nothing that was started is undecided."""
-        return not any(p.unsettled_count for p in self.producers.values()) and all(
-            c.idle for c in self.consumers.values()
+        """Nothing accepted is unsettled here, nothing that was started is undecided, and subscribers have it all."""
+        return (
+            not any(p.unsettled_count for p in self.producers.values())
+            and all(c.idle for c in self.consumers.values())
+            and not any(link.up and link.marker_due for link in self.peers.by_holder.values())
         )
 
     def unsettled(self) -> tuple[int, int]:

@@ -35,7 +35,9 @@ Stream = Annotated[str, Meta(max_length=512)]
 # Reasons of a NACK, of a BYE, and flags of a DATA frame: numbers of the protocol.
 FAILED, LEASE, REFUSED, REJECTED, NO_INTEREST, BATCH_FAILED = 1, 2, 3, 4, 5, 6
 LEAVING, IDLE, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS = 1, 2, 3, 4, 5
-ALONE: Final = 1
+ALONE, SUSPECT = 1, 2
+"""ALONE: one message, because the batch that it was in failed. SUSPECT: it runs while nothing else does in that
+process, because it was there at three deaths."""
 RAW, MSGPACK = 0, 1
 
 
@@ -74,6 +76,7 @@ class Subscription(msgspec.Struct, array_like=True):
     pattern: Name
     serial: Count
     confirmed: bool
+    flushed: bool = False
 
 
 class Consuming(msgspec.Struct, array_like=True):
@@ -240,6 +243,7 @@ class Marker(msgspec.Struct, array_like=True, tag=16):
     pattern: Name
     serial: Count
     baseline: Annotated[list[Tail], Meta(max_length=NAMES_MAX)]
+    last: bool = False
 
 
 LinkFrame = Interest | Data | Ack | Release | Ping | Pong | Drain | Bye

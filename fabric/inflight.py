@@ -14,6 +14,8 @@ from typing import Final
 
 from peerfabric.envelope import Extra
 
+DEATHS_TO_SUSPECT: Final = 3
+"""A message that was held at so many deaths travels and runs alone, and only then can be found guilty."""
 MESSAGE_OVERHEAD: Final = 64
 """Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
 
@@ -24,7 +26,7 @@ class Run:
     """Messages `[first, stop)` of one stream with their bodies, and what has happened to them.
 
     attempt     which delivery this is or will be, from 1
-    deaths      consumers that died while they held it; strikes: those that held nothing else
+    deaths      consumers that died while they held it; strikes: those where nothing else ran
     solo        travels one message a frame, after a batch that failed as a whole
     refused_by  node ids of consumers that could not decode it
     last_holder the node id that failed it last; another one is preferred
@@ -61,6 +63,10 @@ class Run:
     @property
     def stop(self) -> int:
         return self.first + len(self.bodies)
+
+    @property
+    def suspect(self) -> bool:
+        return self.deaths >= DEATHS_TO_SUSPECT
 
     def fresh(self) -> bool:
         """Never sent, or sent without anything having happened to it, and without extras."""

@@ -297,6 +297,7 @@ class Link:
         self.heard_at = now
         if self.belief is not Belief.ALIVE:
             self.belief = Belief.ALIVE
+            self.down_at = now  # it is back; from here it may take its time to come up
             self.suspect_at = self.probe_at = inf
             self.refusals = 0
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
+from math import inf
 from random import Random
 from typing import Final
 
@@ -27,7 +28,7 @@ from peerfabric.envelope import (
     Extra,
     Nack,
 )
-from peerfabric.inflight import MESSAGE_OVERHEAD, Run, Runs, cost
+from peerfabric.inflight import DEATHS_TO_SUSPECT, MESSAGE_OVERHEAD, Run, Runs, cost
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter, QueueAccount
 
@@ -36,6 +37,11 @@ FRAME_BYTES_AIM: Final = 256 * 1024
 
 ISOLATION: Final = {1: 4096, 2: 64}
 """Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
+
+PREFER_OTHERS_FOR: Final = 1.0
+"""Seconds that a failed message waits for another consumer, if there is one, before the same may have it again."""
+REFUSED_EVERY: Final = 5.0
+"""How often messages that somebody refused are compared with who is left to take them."""
 
 BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
@@ -81,6 +87,9 @@ class ProducerEnd:
         self._returned = Runs()
         self._delayed = Runs()
         self._due: list[tuple[float, int, int]] = []
+        self._preferred: list[tuple[float, int, int]] = []
+        """(when, start, stop): until then these go to another consumer than the one that failed them."""
+        self._refused_at: float | None = None
         self._in_flight: dict[str, Runs] = {}
         self._releases: list[tuple[str, int, int]] = []
         self._settled = Ranges()
@@ -111,17 +120,24 @@ class ProducerEnd:
         self.next += count
 
     def drop_oldest(self, needed: int) -> int:
-        """Drop waiting messages, oldest first, until `needed` bytes are free; return how many were freed."""
+        """Drop waiting messages until `needed` bytes are free; return how many were freed, perhaps too few.
+
+        Those given back go first, then the oldest that were never sent. What is in flight or waits for the end
+        of its delay is not dropped.
+        """
         freed = 0
-        while freed < needed and self._waiting:
-            run = self._waiting[0]
+        while freed < needed and self.waiting_count:
+            run = self._returned.runs[0] if self._returned else self._waiting[0]
             sizes = [len(body) + MESSAGE_OVERHEAD for body in run.bodies]
             edge = run.first + cuts(sizes, max(1, needed - freed))[1]
-            if edge < run.stop:
-                self._waiting[0] = run.cut(edge)
+            if self._returned:
+                [run] = self._returned.take(run.first, edge)
             else:
-                self._waiting.popleft()
-            self._waiting_count -= len(run.bodies)
+                if edge < run.stop:
+                    self._waiting[0] = run.cut(edge)
+                else:
+                    self._waiting.popleft()
+                self._waiting_count -= len(run.bodies)
             freed += run.cost
             self._drop(run.first, run.stop)
             self.released_cost += run.cost
@@ -163,18 +179,20 @@ class ProducerEnd:
         return table.count if table is not None else 0
 
     def pick(self, holder: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
-        """Remove and return what `holder` should get next: at most `messages`, about `size` bytes.
+        """Remove and return what `holder` should get next: at most `messages` and `size` bytes in one frame.
 
-        Redelivered messages come first. At least one message is returned even if it is larger than
-        `size`; None if there is nothing that this holder may have. The caller reports `sent` or `unsent`.
+        Redelivered messages come first. A message larger than `size` is returned only if `holder` has nothing
+        else; None if there is nothing that this holder may have. The caller reports `sent`.
         """
-        if self._letter_bytes >= self.letter_bytes_max:
+        if self._letter_bytes >= self.letter_bytes_max or self._holds_suspect(holder):
             return None
-        run = self._pick_returned(holder, messages, size)
+        size_max = size if holder in self._in_flight else inf
+        aim = min(size, FRAME_BYTES_AIM)
+        run = self._pick_returned(holder, messages, aim, size_max)
         while run is None and self._waiting:
-            if self._holds_suspect(holder):
+            if len(self._waiting[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
                 return None
-            run = self._take_waiting(messages, size)
+            run = self._take_waiting(messages, aim)
             if len(run.bodies[0]) > body_bytes_max and len(run.bodies) == 1:
                 self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
                 run = None
@@ -196,15 +214,15 @@ class ProducerEnd:
         self._waiting_count -= len(run.bodies)
         return run
 
-    def _pick_returned(self, holder: str, messages: int, size: int) -> Run | None:
-        if not self._returned or self._holds_suspect(holder):
+    def _pick_returned(self, holder: str, messages: int, size: int, size_max: float) -> Run | None:
+        if not self._returned:
             return None
         node_id = self.consumers.get(holder, "")
         for run in self._returned:
             if node_id in run.refused_by or (run.last_holder == node_id and len(self.consumers) > 1):
                 continue
             allowed = min(messages, 1 if run.solo else messages, self._isolation_room(holder, run.deaths))
-            if allowed < 1:
+            if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:
                 continue
             self._returned.remove(run)
             rest = _trim(run, allowed, size)
@@ -216,13 +234,13 @@ class ProducerEnd:
     def _holds_suspect(self, holder: str) -> bool:
         """Whether `holder` has a message with three or more deaths, which must be alone there."""
         table = self._in_flight.get(holder)
-        return table is not None and table.count == 1 and table.runs[0].deaths > len(ISOLATION)
+        return table is not None and table.count == 1 and table.runs[0].suspect
 
     def _isolation_room(self, holder: str, deaths: int) -> int:
         table = self._in_flight.get(holder)
         if deaths == 0:
             return 2**53
-        if deaths > len(ISOLATION):
+        if deaths >= DEATHS_TO_SUSPECT:
             return 0 if table else 1
         held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
         return ISOLATION[deaths] - held
@@ -270,7 +288,8 @@ class ProducerEnd:
                 self._refuse(run, holder, nack.text)
             case _ if nack.reason == NO_INTEREST:
                 self._returned.add(run)
-            case _ if nack.reason == BATCH_FAILED and len(run.bodies) > 1:
+            case _ if nack.reason == BATCH_FAILED and not run.solo:
+                self._prefer_others(run, now)
                 for single in _singles(run):
                     single.solo, single.last_holder = True, node_id
                     self._returned.add(single)
@@ -281,11 +300,15 @@ class ProducerEnd:
                     return
                 delay = nack.delay_ms / 1000 if nack.delay_ms >= 0 else self._backoff(run.attempt)
                 run.attempt += 1
+                self._prefer_others(run, now + delay)
                 if delay > 0:
                     self._delayed.add(run)
                     heapq.heappush(self._due, (now + delay, run.first, run.stop))
                 else:
                     self._returned.add(run)
+
+    def _prefer_others(self, run: Run, now: float) -> None:
+        heapq.heappush(self._preferred, (now + PREFER_OTHERS_FOR, run.first, run.stop))
 
     def _backoff(self, attempt: int) -> float:
         full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** (attempt - 1))
@@ -319,18 +342,17 @@ class ProducerEnd:
     def gone(self, holder: str, *, died: bool) -> None:
         """`holder` will not answer any more; what it held goes to others at once.
 
-        With `died` its process is proven dead: the messages count a death, and one that was there alone a
-        strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
+        With `died` its process is proven dead: the messages count a death, and a suspect, which ran while
+        nothing else did, a strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
         """
         table = self._in_flight.pop(holder, None)
         self.consumers.pop(holder, None)
         if table is None:
             return
-        alone = table.count == 1
         for run in table.take_all():
             if died:
+                run.strikes += run.suspect
                 run.deaths += 1
-                run.strikes += alone
                 if run.strikes and run.attempt - 1 + run.strikes >= self.max_attempts:
                     run.error = run.error or "the consumer died each time it held nothing but this message"
                     self._bury(run, "poison")
@@ -355,9 +377,29 @@ class ProducerEnd:
             _, start, stop = heapq.heappop(self._due)
             for run in self._delayed.take(start, stop):
                 self._returned.add(run)
+        while self._preferred and self._preferred[0][0] <= now:
+            _, start, stop = heapq.heappop(self._preferred)
+            for run in self._returned.take(start, stop):
+                run.last_holder = ""
+                self._returned.add(run)
+        if self._refused_at is not None and self._refused_at <= now:
+            self._bury_refused(now)
+
+    def _bury_refused(self, now: float) -> None:
+        """Those who might have taken a refused message may have left since."""
+        known = set(self.consumers.values())
+        refused = [run for run in self._returned if run.refused_by]
+        for run in refused:
+            if known and run.refused_by >= known:
+                self._returned.remove(run)
+                self._bury(run, "refused")
+        self._refused_at = now + REFUSED_EVERY if refused else None
 
     def deadline(self) -> float | None:
-        return self._due[0][0] if self._due else None
+        times = [heap[0][0] for heap in (self._due, self._preferred) if heap]
+        if self._refused_at is not None:
+            times.append(self._refused_at)
+        return min(times, default=None)
 
     def take_releases(self) -> list[tuple[str, int, int]]:
         """(holder, start, stop) of copies that must not be started any more."""
@@ -488,6 +530,8 @@ class ProducerEnd:
             self._bury(run, "refused")
         else:
             self._returned.add(run)
+            if self._refused_at is None:
+                self._refused_at = -inf  # `expire` compares, and sets the time from its own now
 
     def _bury(self, run: Run, reason: str) -> None:
         for at, body in enumerate(run.bodies):
@@ -534,7 +578,7 @@ class ProducerEnd:
         for table in (self._returned, self._delayed, *self._in_flight.values()):
             table.check()
         for holder, table in self._in_flight.items():
-            if any(run.deaths > len(ISOLATION) for run in table):
+            if any(run.suspect for run in table):
                 assert table.count == 1, f"a message with three deaths is not alone at {holder}"
         assert self.floor == self._settled.first_missing(1), "floor is not the lowest unsettled sequence"
         a = self._account

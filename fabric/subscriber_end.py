@@ -51,6 +51,8 @@ class SubscriberEnd:
         self.pattern, self.buffer_bytes, self.serial = pattern, buffer_bytes, serial
         self.confirmed: set[str] = set()
         """Publishers (holders) whose marker came through."""
+        self.flushed: set[str] = set()
+        """Publishers that are closing, and whose last message has come."""
         self.missed = 0
         self._received = self._late = 0
         self._buffer: deque[UpdateBatch] = deque()
@@ -133,6 +135,7 @@ class SubscriberEnd:
         """The publisher is gone; should it return it is another epoch."""
         self._tracks.pop(holder, None)
         self.confirmed.discard(holder)
+        self.flushed.discard(holder)
 
     def available(self) -> bool:
         return bool(self._buffer)
