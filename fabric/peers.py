@@ -367,6 +367,7 @@ class Peers:
             )
             frames.append((link, [encode_frame(hello)]))
             link.hello_sent(now)
+            self.wake_at(link.hello_at)
         return frames
 
     def receive_hello(self, hello: Hello, now: float) -> list[Change]:

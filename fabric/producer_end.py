@@ -187,16 +187,18 @@ class ProducerEnd:
         if self._letter_bytes >= self.letter_bytes_max or self._holds_suspect(holder):
             return None
         size_max = size if holder in self._in_flight else inf
-        aim = min(size, FRAME_BYTES_AIM)
-        run = self._pick_returned(holder, messages, aim, size_max)
-        while run is None and self._waiting:
-            if len(self._waiting[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
-                return None
-            run = self._take_waiting(messages, aim)
-            if len(run.bodies[0]) > body_bytes_max and len(run.bodies) == 1:
-                self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
-                run = None
-        return run
+        aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
+        while True:
+            run = self._pick_returned(holder, messages, aim, size_max) or self._pick_waiting(messages, aim, size_max)
+            # Several messages in one run fit together, so only a single one can be too large.
+            if run is None or len(run.bodies[0]) <= body_bytes_max:
+                return run
+            self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
+
+    def _pick_waiting(self, messages: int, size: int, size_max: float) -> Run | None:
+        if not self._waiting or len(self._waiting[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
+            return None
+        return self._take_waiting(messages, size)
 
     def _take_waiting(self, messages: int, size: int) -> Run:
         run = self._waiting.popleft()

@@ -757,13 +757,12 @@ class World:
 
     def tell_prefixes(self, owner: Process) -> None:
         """Subscriptions reach the publishers some time later."""
-        prefixes = Counter({p: n for p, n in owner.subscriptions.items() if n > 0})
         for feed in owner.feeds.values():
-            self.at(self.now + self.random.uniform(0.001, 0.05), partial(self._know_prefixes, feed, prefixes, feed.life))
+            self.at(self.now + self.random.uniform(0.001, 0.05), partial(self._know_prefixes, feed, feed.life))
 
-    def _know_prefixes(self, feed: Feed, prefixes: Counter[bytes], life: int) -> None:
-        if feed.life == life:
-            feed.prefixes = prefixes
+    def _know_prefixes(self, feed: Feed, life: int) -> None:
+        if feed.life == life and feed.target is not None:
+            feed.prefixes = Counter({p: n for p, n in feed.owner.subscriptions.items() if n > 0})
 
     def publish(self, owner: Process, frames: Frames) -> None:
         for process in self.processes:
