@@ -7,7 +7,7 @@ granted   =  by the pace of the handlers (credit.py), one budget over all links
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Final
 
@@ -730,6 +730,16 @@ class ConsumerEnd:
         source.returned.clear()
         source.nacks.clear()
         return results
+
+    def news(self) -> Iterator[tuple[str, bool]]:
+        """The holders that have something to be told, and whether they may be waiting for it."""
+        for holder, source in self._sources.items():
+            if not source.attached:
+                continue
+            if source.done or source.returned or source.nacks:
+                yield holder, True
+            elif (source.credit.granted_messages, source.credit.granted_bytes) != source.credit.told:
+                yield holder, source.credit.waiting > 0
 
     def has_news(self, holder: str) -> bool:
         """Whether `take_results` or `take_grant` would return something."""

@@ -268,15 +268,18 @@ class Engine:
             self._tails_at = -inf  # the next `expire` sets it from its own now
             self._next_look = -inf
 
-    def progress(self, end: ConsumerEnd, now: float) -> None:
-        """Read what the handling side of `end` decided; acks leave with the next `outgoing`."""
+    def progress(self, end: ConsumerEnd, now: float) -> bool:
+        """Read what the handling side of `end` decided; whether something should now leave with `outgoing`."""
         end.progress(now)
         self._after_progress(end, now)
+        return bool(self._dirty)
 
     def _after_progress(self, end: ConsumerEnd, now: float) -> None:
         end.grant(now)
-        for holder, link in self.peers.by_holder.items():
-            if end.has_news(holder):
+        for holder, urgent in end.news():
+            link = self.peers.by_holder.get(holder)
+            # A grant that nobody waits for travels with the next echo, within milliseconds.
+            if link is not None and (urgent or link.echo_at == inf):
                 self._dirty[link] = None
         for stream, sequence in end.lapsed:
             self._notices.append(
@@ -411,7 +414,8 @@ class Engine:
         link.data_received(now)
         self.peers.wake_at(link.echo_at)
         self._next_look = min(self._next_look, link.echo_at)
-        self._dirty[link] = None
+        if link.echo_at <= now:
+            self._dirty[link] = None
         if array_count(body) != data.count or data.first + data.count > 2**53:
             raise BadFrame(f"a batch whose header says {data.count} messages")
         end = self.consumers.get(data.queue)
@@ -800,6 +804,7 @@ class Engine:
         The driver calls `refuse` before it goes on if the socket did not take the frames.
         """
         while True:
+            yield from self._data(now)  # first, since somebody waits for it; again, as control may have been in its way
             yield from self._control(now)
             yield from self._data(now)
             if not self._loop:

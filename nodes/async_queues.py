@@ -689,10 +689,8 @@ class AsyncConsumer(Generic[T_co]):
         with self._node.pump.lock:
             self._waiting_takers += change
             self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
-            if change > 0:
-                self._node.engine.progress(self.end, now)
-        if change > 0:
-            self._node.pump.wake()
+            if change > 0 and self._node.engine.progress(self.end, now):
+                self._node.pump.wake()
 
     def declare_takers(self, count: int) -> None:
         """`count` threads or tasks take from here for good."""
