@@ -348,7 +348,7 @@ class Producer:
         for kind in kinds:
             text = f"{next(world.serial)}|{kind}|".encode()
             if world.theme.tight and world.random.random() < 0.1:
-                text += b"x" * world.random.choice((3000, 70_000))
+                text += b"x" * min(world.random.choice((3000, 70_000)), self.process.options.message_bytes_max - 100)
             bodies.append(text if self.codec == RAW else msgspec.msgpack.encode(text))
         first = self.end.next
         self.process.engine.accept(self.end, bodies, 0)
@@ -582,7 +582,8 @@ class World:
         """(stream, holder) -> sequences in the order in which their first run began there."""
         self.excuses: list[tuple[float, str, str]] = []
         """(when, what, holder): troubles that may excuse a second run of what the holder had."""
-        self.published: dict[tuple[str, str], int] = {}
+        self.disturbed: dict[str, float] = {}
+        """Holder -> until when it was stopped, late, or cut off from somebody."""
         self.trace: deque[str] = deque(maxlen=4000)
         self.processes: list[Process] = []
         self.listeners: dict[str, Process] = {}
@@ -603,6 +604,13 @@ class World:
 
     def log(self, text: str) -> None:
         self.trace.append(f"{self.now:9.4f} {text}")
+
+    def disturb(self, holder: str, duration: float) -> None:
+        self.disturbed[holder] = max(self.disturbed.get(holder, 0.0), self.now + duration)
+
+    def calm_for(self, holder: str) -> float:
+        """Seconds since the last disturbance of this process."""
+        return self.now - self.disturbed.get(holder, -inf)
 
     def excuse(self, what: str, holder: str) -> None:
         self.excuses.append((self.now, what, holder))
@@ -867,8 +875,18 @@ class World:
             self.at(self.now + 20.0, partial(self._host_back, process))
         else:
             self._drop_connections_to(process)
+            if how == "died":
+                self.at(self.now + 1.5, partial(self._taken_over, process, self.now))
         if self.random.random() < 0.7 or how == "left":
             self.at(self.now + self.random.uniform(0.1, 5.0), partial(self._lost, process))
+
+    def _taken_over(self, dead: Process, since: float) -> None:
+        """What a process held goes to others within a second or so after its death."""
+        for process in self.living():
+            if self.calm_for(process.holder) > self.now - since + 0.5 and not process.leaving:
+                for producer in process.producers.values():
+                    held = producer.end.held_by(dead.holder)
+                    assert not held, f"{process.holder} leaves {held} messages with {dead.holder}, which is dead"
 
     def _drop_connections_to(self, process: Process) -> None:
         for other in self.living():
@@ -931,7 +949,10 @@ class World:
                     self.excuse("refused", victim.holder)
                     self.excuse("refused", other.holder)
                     self._cut_some(victim, other, everything=True)
-                self.at(self.now + self.random.choice((0.2, 1.0, 3.0, 8.0)), partial(self.heal, pairs))
+                duration = self.random.choice((0.2, 1.0, 3.0, 8.0))
+                self.disturb(victim.holder, duration)
+                self.disturb(other.holder, duration)
+                self.at(self.now + duration, partial(self.heal, pairs))
 
     def _cut_some(self, a: Process, b: Process, *, everything: bool = False) -> None:
         lines = [line for p, q in ((a, b), (b, a)) for line in p.lines.values() if line.target is q and line.up]
@@ -955,6 +976,7 @@ class World:
 
     def _stop(self, process: Process, duration: float, *, stuck: bool | None = None) -> None:
         if not process.stopped:
+            self.disturb(process.holder, duration)
             process.stopped = True
             process.stuck = self.random.random() < 0.5 if stuck is None else stuck
             self.at(self.now + duration, partial(self._continue, process))
@@ -1021,8 +1043,12 @@ class World:
         if not proven and not link.bye_number and not link.bye_received:
             self.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.processes)
+        ours = f"{engine.address.node_id}:{engine.address.epoch}"
+        parted = link.bye_number or link.bye_received
+        if living and not proven and not parted:
+            calm = min(self.calm_for(holder), self.calm_for(ours))
+            assert calm < 8.0, f"{ours} gives {holder} up without a reason"
         if living and proven and died:
-            ours = f"{engine.address.node_id}:{engine.address.epoch}"
             refused = any(w == "refused" and h in (holder, ours) for _, w, h in self.excuses)
             assert refused, f"{engine.address.node_id} takes {holder} for dead, which lives"
 
@@ -1087,7 +1113,8 @@ class World:
             role.static = random.random() < 0.3
             if theme.tight:
                 budget = random.choice((20_000, 200_000))
-                role.options = Options(consumer_bytes=budget, message_bytes_max=100_000)
+                largest = 100_000 if theme.strict else random.choice((100_000, 20_000))
+                role.options = Options(consumer_bytes=budget, message_bytes_max=largest)
             for queue in queues:
                 both = theme.loop and random.random() < 0.2
                 if number == 0 or (random.random() < 0.3 and number != 1) or both:
@@ -1248,7 +1275,8 @@ class World:
                 assert any(run.outcome == "ack" for run in runs), f"{stream}/{sequence} is acked and never ran"
             elif state == "dead":
                 letter = letters.get(sequence)
-                self._judge_letter(kind, letter.reason if letter else "", runs, f"{stream}/{sequence}")
+                if not (letter and letter.reason == "refused" and len(body) > 19_000):
+                    self._judge_letter(kind, letter.reason if letter else "", runs, f"{stream}/{sequence}")
             else:
                 assert state == "dropped", f"{stream}/{sequence} is {state}"
                 assert self.theme.tight, f"{stream}/{sequence} was dropped by nobody"
