@@ -110,6 +110,8 @@ class ConsumerEnd:
         self.queue, self.lease, self.budget = queue, lease, budget
         self._neighbours = neighbours if neighbours is not None else {queue: self}
         self._suspect_since = inf
+        self._largest = 0
+        """Bytes of the largest frame that came: one message of each link may go over the budget."""
         self.window = Window(horizon)
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
@@ -237,6 +239,8 @@ class ConsumerEnd:
             self.meet(holder)
             source = self._sources[holder]
         charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+        if charged > self._largest:
+            self._largest = charged
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
         dedup = self._dedup.get(data.stream)
         if dedup is None:
@@ -670,7 +674,7 @@ class ConsumerEnd:
         waiting = [h for h, s in sources if s.credit.waiting > 0]
         used = sum(s.credit.outstanding() - (0 if s.credit.waiting else s.credit.unused()) for _, s in sources)
         free = self.window.size - used
-        free_bytes = self.budget - sum(s.credit.granted_bytes - s.credit.freed_bytes for _, s in sources)
+        free_bytes = self.budget - sum(s.credit.outstanding_bytes() for _, s in sources)
         share_bytes = self.budget // max(1, len(sources))
         for holder, source in sources:
             credit = source.credit
@@ -687,7 +691,7 @@ class ConsumerEnd:
             else:
                 continue
             credit.granted_messages += share
-            room = min(share_bytes - (credit.granted_bytes - credit.freed_bytes), free_bytes)
+            room = min(share_bytes - credit.outstanding_bytes(), free_bytes)
             if room > 0:
                 credit.granted_bytes += room
                 free_bytes -= room
@@ -787,6 +791,10 @@ class ConsumerEnd:
         for source in self._sources.values():
             credit = source.credit
             assert credit.seen_messages <= credit.granted_messages or source.proven_gone, "more came than was granted"
+            assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
+        attached = [source.credit for source in self._sources.values() if source.attached]
+        granted = sum(credit.outstanding_bytes() for credit in attached)
+        assert granted <= self.budget + self._largest * len(self._sources), "granted more bytes than the budget"
         assert sorted(self._turn) == sorted(self._sources), "turn and sources differ"
 
 

@@ -78,10 +78,13 @@ class ProducerCredit:
         messages = self.limit_messages - self.sent_messages
         return (messages, max(0, self.limit_bytes - self.sent_bytes)) if messages > 0 else (0, 0)
 
-    def spend(self, messages: int, size: int) -> None:
-        """Count what was sent."""
+    def spend(self, messages: int, size: int, *, outstanding: int) -> None:
+        """Count what is sent while `outstanding` messages are unsettled there."""
         self.sent_messages += messages
         self.sent_bytes += size
+        assert self.sent_messages <= self.limit_messages, "more messages than were granted"
+        alone = messages == 1 and not outstanding
+        assert self.sent_bytes <= self.limit_bytes or alone, "more bytes than were granted"
 
 
 class ConsumerCredit:
@@ -109,6 +112,10 @@ class ConsumerCredit:
     def outstanding(self) -> int:
         """Messages granted and not yet finished here, whether they have arrived or not."""
         return self.granted_messages - self.freed_messages
+
+    def outstanding_bytes(self) -> int:
+        """Bytes granted, or taken by a message that was larger than the grant, and not yet free."""
+        return max(self.granted_bytes, self.seen_bytes) - self.freed_bytes
 
     def unused(self) -> int:
         """Messages granted that have not arrived."""

@@ -494,6 +494,12 @@ class Engine:
             self._collect_releases(producer)
         for stream, ranges in held.items():
             link.releases[stream] = ranges.flat()  # of a stream that is not ours any more
+        for sent in link.lost:
+            producing = self.producers.get(sent.queue)
+            if producing is not None and producing.is_returned(sent.start, sent.stop):
+                producing.broke(sent.start, sent.stop, now)
+                break
+        link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
         link.live_due = True
 
@@ -963,7 +969,7 @@ class Engine:
 
     def _data_frame(self, link: Link, end: ProducerEnd, run: Run) -> list[bytes]:
         credit = link.credit(end.queue)
-        credit.spend(len(run.bodies), run.cost)
+        credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(link.holder))
         end.sent(link.holder, run)
         echo = link.in_number
         number = link.next_number()
@@ -1109,6 +1115,8 @@ class Engine:
         self.peers.check()
         for producer in self.producers.values():
             producer.check()
+            known = {*producer.consumers, *(holder for holder, _ in producer.held()), *self.peers.by_holder}
+            assert known == self.peers.by_holder.keys(), f"{producer.stream} counts on somebody who is gone"
         for consumer in self.consumers.values():
             consumer.check()
         for subscriber in self.subscribers.values():

@@ -28,6 +28,7 @@ class Run:
     attempt     which delivery this is or will be, from 1
     deaths      consumers that died while they held it; strikes: those where nothing else ran
     solo        travels one message a frame, after a batch that failed as a whole
+    breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
     last_holder the node id that failed it last; another one is preferred
     """
@@ -35,6 +36,7 @@ class Run:
     __slots__ = (
         "attempt",
         "bodies",
+        "breaks",
         "cost",
         "deaths",
         "error",
@@ -53,7 +55,7 @@ class Run:
         self.cost = cost
         self.sent_ms = sent_ms
         self.attempt = 1
-        self.deaths = self.strikes = 0
+        self.deaths = self.strikes = self.breaks = 0
         self.solo = False
         self.refused_by: frozenset[str] = frozenset()
         self.last_holder = ""
@@ -73,6 +75,7 @@ class Run:
         return (
             self.attempt == 1
             and not self.deaths
+            and not self.breaks
             and not self.solo
             and not self.refused_by
             and not self.last_holder
@@ -83,7 +86,7 @@ class Run:
         """Keep `[first, at)` and return the rest as a run of its own."""
         count = at - self.first
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
-        rest.attempt, rest.deaths, rest.strikes = self.attempt, self.deaths, self.strikes
+        rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
         rest.solo, rest.refused_by, rest.last_holder, rest.error = (
             self.solo,
             self.refused_by,

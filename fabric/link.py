@@ -94,6 +94,8 @@ class Link:
         # pipe
         self.unechoed: deque[Sent] = deque()
         self.unechoed_bytes = 0
+        self.lost: list[Sent] = []
+        """DATA that was not echoed when the peer renewed the link: the first that it does not have may be why."""
         self.refused: list[bytes] | None = None
         """The one frame that the socket did not take; it goes first once the wire is writable."""
         self.rate = 0.0
@@ -179,6 +181,8 @@ class Link:
         self.out_number = self.in_number = self.echoed = self.echo_sent = 0
         self.echo_at = inf
         self.unread_bytes = 0
+        if self.unechoed:
+            self.lost = list(self.unechoed) if self.connected else []
         self.unechoed.clear()
         self.unechoed_bytes = 0
         self.refused = None
@@ -268,6 +272,7 @@ class Link:
 
     def data_sent(self, sent: Sent) -> None:
         """A DATA frame was numbered; it counts against the pipe until it is echoed."""
+        assert self.unechoed_bytes <= self._pipe_max(), "DATA behind a full pipe"
         self.unechoed.append(sent)
         self.unechoed_bytes += sent.size
 
@@ -280,8 +285,11 @@ class Link:
             and self.belief is Belief.ALIVE
             and not self.draining
             and len(self.unechoed) < PIPE_FRAMES_MAX
-            and self.unechoed_bytes <= max(PIPE_BYTES_MIN, PIPE_SECONDS * self.rate)
+            and self.unechoed_bytes <= self._pipe_max()
         )
+
+    def _pipe_max(self) -> float:
+        return max(PIPE_BYTES_MIN, PIPE_SECONDS * self.rate)
 
     def credit(self, queue: str) -> ProducerCredit:
         """Our credit for `queue` at this peer."""

@@ -81,6 +81,8 @@ class ProducerEnd:
         """Grows with every settled message; the producer's buffer holds accepted minus released."""
         self.changed = True
         """Something was settled or delivered since the driver last cleared this."""
+        self._accepted_cost = 0
+        self._floor_checked = 1
         self._random = random
         self._waiting: deque[Run] = deque()
         self._waiting_count = 0
@@ -110,7 +112,7 @@ class ProducerEnd:
         first = self.next
         self.next += len(bodies)
         self._account["accepted"] += len(bodies)
-        self._append(first, bodies, sent_ms, extras)
+        self._accepted_cost += self._append(first, bodies, sent_ms, extras)
         return first
 
     def accept_dropped(self, count: int) -> None:
@@ -143,14 +145,14 @@ class ProducerEnd:
             self.released_cost += run.cost
         return freed
 
-    def _append(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> None:
+    def _append(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> int:
         total = cost(bodies)
         self._waiting_count += len(bodies)
         if extras is not None:
             run = Run(first, bodies, total, sent_ms)
             run.extras = {first + at: extra for at, extra in extras.items()}
             self._waiting.append(run)
-            return
+            return total
         last = self._waiting[-1] if self._waiting else None
         if last is not None and last.extras is None and last.cost + total <= FRAME_BYTES_AIM:
             last.extend(bodies, total)
@@ -161,6 +163,7 @@ class ProducerEnd:
             for low, high in zip(edges, edges[1:], strict=False):
                 part = bodies[low:high]
                 self._waiting.append(Run(first + low, part, cost(part), sent_ms))
+        return total
 
     # Dispatch
 
@@ -172,6 +175,14 @@ class ProducerEnd:
     @property
     def in_flight_count(self) -> int:
         return sum(table.count for table in self._in_flight.values())
+
+    def held(self) -> list[tuple[str, int]]:
+        """Who has how many messages."""
+        return [(holder, table.count) for holder, table in self._in_flight.items()]
+
+    def is_returned(self, start: int, stop: int) -> bool:
+        """Whether something of `[start, stop)` waits to be sent again."""
+        return any(run.first < stop and start < run.stop for run in self._returned)
 
     def held_by(self, holder: str) -> int:
         """How many messages `holder` has, as far as we know."""
@@ -313,7 +324,7 @@ class ProducerEnd:
         heapq.heappush(self._preferred, (now + PREFER_OTHERS_FOR, run.first, run.stop))
 
     def _backoff(self, attempt: int) -> float:
-        full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** (attempt - 1))
+        full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** min(attempt - 1, 16))
         return full * (0.5 + self._random.random() / 2)
 
     def returned(self, holder: str, start: int, stop: int) -> None:
@@ -340,6 +351,23 @@ class ProducerEnd:
             for a, b in ours.missing(start, stop):
                 release.add(a, b)
         return release
+
+    def broke(self, start: int, stop: int, now: float) -> None:
+        """The frame with `[start, stop)` was the first to get lost as a peer renewed the link, perhaps because of it.
+
+        The second time its messages travel alone, each time later than before: the one that nobody can read must
+        not keep the link from the others.
+        """
+        for run in self._returned.take(start, stop):
+            run.breaks += 1
+            parts = list(_singles(run)) if run.breaks > 1 else [run]
+            for part in parts:
+                part.solo = part.breaks > 1
+                if part.breaks > 1:
+                    self._delayed.add(part)
+                    heapq.heappush(self._due, (now + self._backoff(part.breaks - 1), part.first, part.stop))
+                else:
+                    self._returned.add(part)
 
     def gone(self, holder: str, *, died: bool) -> None:
         """`holder` will not answer any more; what it held goes to others at once.
@@ -474,13 +502,16 @@ class ProducerEnd:
     def leave(self) -> None:
         """The node closes: what is not settled is lost, and counted."""
         for table in (self._returned, self._delayed, *self._in_flight.values()):
+            self.released_cost += table.cost
             table.take_all()
+        self.released_cost += sum(run.cost for run in self._waiting)
         self._waiting.clear()
         self._waiting_count = 0
         self._in_flight.clear()
         self._account["left_at_close"] += self.unsettled_count
         for start, stop in self._settled.missing(1, self.next):
             self._settled.add(start, stop)
+        self.floor = self.next
 
     def account(self) -> QueueAccount:
         """A snapshot in which the accounting closes."""
@@ -583,8 +614,14 @@ class ProducerEnd:
             if any(run.suspect for run in table):
                 assert table.count == 1, f"a message with three deaths is not alone at {holder}"
         assert self.floor == self._settled.first_missing(1), "floor is not the lowest unsettled sequence"
+        assert self.floor >= self._floor_checked, "the floor fell"
+        self._floor_checked = self.floor
+        held = sum(run.cost for _, runs in self._places() for run in runs)
+        assert held == self._accepted_cost - self.released_cost, "bytes held are not bytes accepted minus released"
+        assert self._letter_bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
         a = self._account
-        left, right = a["accepted"] + a["retried"], a["acked"] + a["dead_lettered"] + a["dropped"] + counted
+        left = a["accepted"] + a["retried"]
+        right = a["acked"] + a["dead_lettered"] + a["dropped"] + a["left_at_close"] + counted
         assert left == right, f"the accounting does not close: {left} != {right}"
 
 

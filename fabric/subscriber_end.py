@@ -17,9 +17,23 @@ from peerfabric.stats import SubscriberAccount
 class UpdateBatch:
     """Messages of one topic, as they came in one frame."""
 
-    __slots__ = ("bodies", "body", "codec", "cost", "count", "extras", "first", "next", "sender", "sent_ms", "topic")
+    __slots__ = (
+        "bodies",
+        "body",
+        "codec",
+        "cost",
+        "count",
+        "extras",
+        "first",
+        "next",
+        "sender",
+        "sent_ms",
+        "topic",
+        "track",
+    )
 
-    def __init__(self, data: TopicData, body: bytes | memoryview, first: int, count: int) -> None:
+    def __init__(self, data: TopicData, body: bytes | memoryview, first: int, count: int, track: _Track) -> None:
+        self.track = track
         self.topic, self.sender, self.codec, self.sent_ms = (
             data.topic,
             data.name or data.node_id,
@@ -85,7 +99,7 @@ class SubscriberEnd:
         track.seen = stop - 1
         track.delivered += count
         self._received += count
-        self._keep(UpdateBatch(data, body, first, count))
+        self._keep(UpdateBatch(data, body, first, count, track))
         return True
 
     def _keep(self, batch: UpdateBatch) -> None:
@@ -97,12 +111,8 @@ class SubscriberEnd:
             self.missed += oldest.count
             self._received -= oldest.count
             # It was delivered to this machine, not to the user: it moves from one side of the sum to the other.
-            for tracks in self._tracks.values():
-                track = tracks.get(oldest.topic)
-                if track is not None and track.seen >= oldest.first and track.delivered >= oldest.count:
-                    track.delivered -= oldest.count
-                    track.missed += oldest.count
-                    break
+            oldest.track.delivered -= oldest.count
+            oldest.track.missed += oldest.count
 
     def baseline(self, holder: str, tails: list[Tail]) -> None:
         """The publisher's marker came through: from these sequences on nothing may be missing unnoticed."""
