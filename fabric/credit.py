@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 PACE_WEIGHT: Final = 0.3
-"""Share of the newest measurement in the pace: three slow messages turn it, one hiccup does not."""
+"""Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
 WINDOW_MAX: Final = 4_194_304
 
 
@@ -21,11 +21,12 @@ class Window:
     `size` is in messages over all links together. Times are in seconds.
     """
 
-    __slots__ = ("_done_in_round", "_horizon", "_service", "at_least", "size")
+    __slots__ = ("_done_in_round", "_horizon", "_sample_busy", "_sample_count", "_service", "at_least", "size")
 
     def __init__(self, horizon: float) -> None:
         self._horizon = horizon
         self._service: float | None = None
+        self._sample_count, self._sample_busy = 0, 0.0
         self._done_in_round = 0
         self.size = 1
         self.at_least = 1
@@ -40,20 +41,30 @@ class Window:
         """`count` messages were finished in `busy` seconds during which there was always work in hand."""
         if count < 1:
             return
-        service = max(busy, 1e-9) / count
-        if self._service is None:
+        self._sample_count += count
+        self._sample_busy += busy
+        if self._service is None or self._sample_busy >= self._horizon / 4:
+            self._measure(max(self._sample_busy, 1e-9) / self._sample_count)
+            self._sample_count, self._sample_busy = 0, 0.0
+        self._done_in_round += count
+        if self._done_in_round >= self.size:
+            self.size = max(self.size, min(self._target(), self.size * 2))
+            self._done_in_round = 0
+
+    def _measure(self, service: float) -> None:
+        """One message took `service` seconds, over a sample long enough that a hiccup does not count."""
+        before = self._service
+        if before is None or not 0.5 < service / before < 2:
             self._service = service
         else:
-            weight = 1.0 if service > 2 * self._service else PACE_WEIGHT
-            self._service += weight * (service - self._service)
-        target = max(self.at_least, min(WINDOW_MAX, int(self._horizon / self._service)))
-        self._done_in_round += count
-        if target < self.size:
-            self.size = max(target, self.size // 2)
+            self._service = before + PACE_WEIGHT * (service - before)
+        if self._target() < self.size:
+            self.size = max(self._target(), self.size // 2)
             self._done_in_round = 0
-        elif self._done_in_round >= self.size:
-            self.size = min(target, self.size * 2)
-            self._done_in_round = 0
+
+    def _target(self) -> int:
+        assert self._service is not None
+        return max(self.at_least, min(WINDOW_MAX, int(self._horizon / self._service)))
 
 
 class ProducerCredit:

@@ -8,6 +8,7 @@ import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
@@ -42,8 +43,9 @@ T_co = TypeVar("T_co", covariant=True)
 OnFull = Literal["block", "error", "drop_oldest", "drop_newest"]
 State = Literal["queued", "delivered", "processed"]
 
-HANDOVER_BYTES_MAX: Final = 8 * MiB
-"""What may wait for the pump. A sender that is faster waits for it, which also lets it run."""
+HANDOVER_BYTES_MAX: Final = 1 * MiB
+"""What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
+which the pump needs back after each call of ZeroMQ, would come to it once in 5 ms only."""
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
 
@@ -52,8 +54,26 @@ IDLE: Final = (5.0, logging.INFO)
 
 _boottime: Final = time.CLOCK_BOOTTIME
 _gettime: Final = time.clock_gettime
-handling: ContextVar[tuple[ConsumerEnd, Delivery] | None] = ContextVar("peerfabric_handling", default=None)
-"""The delivery that the current thread or task took last: its lease stands still while it waits in a send."""
+_handling: ContextVar[tuple[tuple[ConsumerEnd, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
+"""The deliveries that the current thread or task took from, newest last; some may be decided since."""
+IN_HAND_MAX: Final = 256
+
+
+def in_hand() -> list[tuple[ConsumerEnd, Delivery]]:
+    """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
+    return [(end, delivery) for end, delivery in _handling.get() if _undecided(delivery)]
+
+
+def _undecided(delivery: Delivery) -> bool:
+    started = min(delivery.next, delivery.limit)
+    count = sum(high - low for low, high in delivery.unsettled(delivery.acked, started))
+    return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
+
+
+def _take_in_hand(end: ConsumerEnd, delivery: Delivery) -> None:
+    held = _handling.get()
+    if not held or held[-1][1] is not delivery:
+        _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))
 
 
 class AsyncProducer(Generic[T_contra]):
@@ -87,7 +107,7 @@ class AsyncProducer(Generic[T_contra]):
         self._segments: list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry] = []
         # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
         self._room = self._room_at = 0
-        self._accepted_cost = self._pending_cost = 0
+        self._accepted_cost = self._pending_cost = self._taken_cost = 0
 
     # Between the threads
 
@@ -101,7 +121,14 @@ class AsyncProducer(Generic[T_contra]):
         """The node closes: nothing is accepted any more."""
         with self._lock:
             self._open = False
+            self._recount()
+            self._room = self._room_at = 0  # so that the quick way, which looks at this only, is closed too
         self._gate.open()
+
+    def forked(self) -> None:
+        """In a child process, where another thread of the parent may hold the lock for ever."""
+        self._lock = threading.Lock()
+        self.stop()
 
     def take_handed(self) -> list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry]:
         with self._lock:
@@ -110,9 +137,7 @@ class AsyncProducer(Generic[T_contra]):
                 segments.append((self._bodies, self._extras))
                 self._bodies, self._extras = [], None
             self._recount()
-            self._pending_cost = 0
-            self._make_room()
-        self._gate.open()
+            self._taken_cost = self._pending_cost
         return segments
 
     def hand_over(
@@ -128,6 +153,14 @@ class AsyncProducer(Generic[T_contra]):
                 case (bodies, extras):
                     engine.accept(self.end, bodies, sent_ms, extras)
 
+    def handed_over(self) -> None:
+        with self._lock:
+            self._recount()
+            self._pending_cost -= self._taken_cost
+            self._taken_cost = 0
+            self._make_room()
+        self._gate.open()
+
     def changed(self) -> None:
         self._gate.open()
 
@@ -141,7 +174,12 @@ class AsyncProducer(Generic[T_contra]):
         """Work out how much may be accepted now. The caller holds the lock and has recounted."""
         held = self._accepted_cost - self.end.released_cost
         room = min(self.buffer_bytes - held, HANDOVER_BYTES_MAX - self._pending_cost)
-        self._room = self._room_at = max(0, room)
+        self._room = self._room_at = max(0, room) if self._open else 0
+
+    @property
+    def count(self) -> int:
+        """How many messages were accepted, retried letters included."""
+        return self._count
 
     # Sending
 
@@ -223,11 +261,12 @@ class AsyncProducer(Generic[T_contra]):
             self._node.ensure()
             return self.try_send(body, headers) or self._overflow(size)
 
-        return await self._wait_for_room(attempt, timeout, accepted=0)
+        receipt: Receipt = await self._wait_for_room(attempt, timeout, accepted=0)
+        return receipt
 
     async def _wait_for_room(self, attempt: Callable[[], Any], timeout: float | None, accepted: int) -> Any:
         limit = timeout
-        if timeout is None and handling.get() is not None:
+        if timeout is None and in_hand():
             limit = HANDLER_BLOCK_MAX
         with self._node.lease_paused():
             try:
@@ -495,7 +534,15 @@ class AsyncConsumer(Generic[T_co]):
         """The node closes: nothing is handed out any more."""
         self._gate.open()
 
+    def forked(self) -> None:
+        """In a child process: what is buffered here belongs to the parent."""
+        self._lock = threading.Lock()
+        self._current = None
+
     def take_handed(self) -> None:
+        return None
+
+    def handed_over(self) -> None:
         return None
 
     def hand_over(self, engine: Engine, handed: None, now: float) -> None:
@@ -581,7 +628,7 @@ class AsyncConsumer(Generic[T_co]):
             return None
         if delivery.bodies is None:
             delivery.bodies = self._decode(delivery)
-        handling.set((self.end, delivery))
+        _take_in_hand(self.end, delivery)
         return delivery
 
     def _decode(self, delivery: Delivery) -> list[Any]:
@@ -655,6 +702,7 @@ class AsyncConsumer(Generic[T_co]):
             if found is None:
                 return None
             message = found
+        _take_in_hand(self.end, message._delivery)  # another thread may have fetched it
         self._last = message
         return message
 
@@ -727,7 +775,7 @@ class AsyncConsumer(Generic[T_co]):
             wanted = max_size - len(batch)
             try:
                 more = await self._wait_for(
-                    self._node.waiting, lambda n=wanted: self.try_take_batch(n), wanted, max(0.0, ends_at - clock())
+                    self._node.waiting, partial(self.try_take_batch, wanted), wanted, max(0.0, ends_at - clock())
                 )
             except TimedOut:
                 break

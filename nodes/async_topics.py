@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from peerfabric.codec import Codec
@@ -45,6 +46,7 @@ class AsyncPublisher(Generic[T_contra]):
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
         self._room = HANDOVER_BYTES_MAX
+        self._taken = 0
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
@@ -57,13 +59,23 @@ class AsyncPublisher(Generic[T_contra]):
             self._open = False
         self._gate.open()
 
+    def forked(self) -> None:
+        """In a child process, where another thread of the parent may hold the lock for ever."""
+        self._lock = threading.Lock()
+        self.stop()
+
     def take_handed(self) -> tuple[list[bytes], dict[int, Extra] | None]:
         with self._lock:
             handed = self._bodies, self._extras
             self._bodies, self._extras = [], None
-            self._room = HANDOVER_BYTES_MAX
-        self._gate.open()
+            self._taken = HANDOVER_BYTES_MAX - self._room
         return handed
+
+    def handed_over(self) -> None:
+        with self._lock:
+            self._room += self._taken
+            self._taken = 0
+        self._gate.open()
 
     def hand_over(self, engine: Engine, handed: tuple[list[bytes], dict[int, Extra] | None], now: float) -> None:
         bodies, extras = handed
@@ -102,7 +114,7 @@ class AsyncPublisher(Generic[T_contra]):
         if topic is not None and topic != self.topic:
             await self._node.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
-            await self._wait_for_pump(lambda: self.try_publish(body, headers) or None)
+            await self._wait_for_pump(lambda: self.try_publish(body, headers))
 
     async def publish_many(self, bodies: Iterable[T_contra]) -> int:
         """Send `bodies` in order and return how many there were; much faster than one by one.
@@ -115,7 +127,7 @@ class AsyncPublisher(Generic[T_contra]):
         step = 8192
         for start in range(0, len(encoded), step):
             part = encoded[start : start + step]
-            await self._wait_for_pump(lambda part=part: self._extend(part) or None)
+            await self._wait_for_pump(partial(self._extend, part))
         if fault is not None:
             fault.accepted = len(encoded)
             raise fault
@@ -130,10 +142,10 @@ class AsyncPublisher(Generic[T_contra]):
         self._node.pump.alert(self)
         return True
 
-    async def _wait_for_pump(self, attempt: Callable[[], bool | None]) -> None:
+    async def _wait_for_pump(self, attempt: Callable[[], bool]) -> None:
         def checked() -> bool | None:
             self._node.ensure()
-            return attempt()
+            return attempt() or None
 
         if not checked():
             await wait_until(
@@ -190,10 +202,18 @@ class AsyncSubscriber(Generic[T_co]):
         """The node closes."""
         self._gate.open()
 
+    def forked(self) -> None:
+        """In a child process: what is buffered here belongs to the parent."""
+        self._lock = threading.Lock()
+        self._current = None
+
     def take_handed(self) -> None:
         return None
 
     def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+        return None
+
+    def handed_over(self) -> None:
         return None
 
     def changed(self) -> None:
@@ -269,7 +289,8 @@ class AsyncSubscriber(Generic[T_co]):
 
     async def next_update(self, waiting: Waiting, timeout: float | None = None) -> Update[T_co] | None:
         """Take the next update; None: closed."""
-        return await self._take(waiting, self.try_take, timeout)
+        update: Update[T_co] | None = await self._take(waiting, self.try_take, timeout)
+        return update
 
     async def next_batch(self, max_size: int, max_wait: float) -> list[Update[T_co]] | None:
         """Take the next updates; None: closed."""
@@ -282,7 +303,7 @@ class AsyncSubscriber(Generic[T_co]):
         while len(updates) < max_size and (left := ends_at - clock()) > 0:
             wanted = max_size - len(updates)
             try:
-                more = await self._take(self._node.waiting, lambda n=wanted: self.try_take_many(n), left)
+                more = await self._take(self._node.waiting, partial(self.try_take_many, wanted), left)
             except TimedOut:
                 break
             if more is None:

@@ -43,6 +43,9 @@ class Handle(Protocol):
     def hand_over(self, engine: Engine, handed: Any, now: float) -> None:
         """Give it to the engine. Called under the engine's lock."""
 
+    def handed_over(self) -> None:
+        """The turn that took it has ended, and what it could send is sent. Without the engine's lock."""
+
     def changed(self) -> None:
         """Something of the handle's end has changed: wake those who wait for it. Without the engine's lock."""
 
@@ -63,6 +66,7 @@ class Pump:
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
+        self._handing = False
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
@@ -94,6 +98,11 @@ class Pump:
             self._alerts.append(handle)
             self._sockets.wake()
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether the engine has what handles handed over, except those that are alerted now."""
+        return not self._handing
+
     def wake(self) -> None:
         """Make a turn soon: somebody changed the engine under its lock."""
         self._sockets.wake()
@@ -114,6 +123,7 @@ class Pump:
         """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
         handed = []
+        self._handing = True  # before `alerted` falls: who sees neither knows that the engine has all of it
         while alerts:
             handle = alerts.popleft()
             handle.alerted = False
@@ -124,6 +134,7 @@ class Pump:
         with self.lock:
             for handle, what in handed:
                 handle.hand_over(engine, what, now)
+            self._handing = False
             for event in events:
                 self._feed(event, now)
             engine.expire(now)
@@ -140,6 +151,8 @@ class Pump:
             learned = engine.take_learned()
             met = engine.take_met()
             deadline = engine.deadline()
+        for handle, _ in handed:
+            handle.handed_over()
         for end in changed:
             found = self._handles.get(end)
             if found is not None:
