@@ -780,6 +780,7 @@ class Engine:
         for producer in self.producers.values():
             if now - link.heard_at >= link.leases.get(producer.queue, 300.0) and producer.held_by(link.holder):
                 producer.lapse(link.holder, "its consumer hangs", now)
+                self._collect_releases(producer)
                 self._changed.add(producer)
                 self._tell_waiting(producer)
 
@@ -866,12 +867,12 @@ class Engine:
             return
         if link.told_version != self.interests.version:
             self._put(link, self._interest(link, [], []))
+        if link.releases or link.live_due:
+            self._put_releases(link)  # before an echo, which may let the peer start what it must not
         self._put_results(link, now)
         if link.pong_stamp is not None:
             self._put(link, Pong(b"", 0, 0, link.pong_stamp))
             link.pong_stamp = None
-        if link.releases or link.live_due:
-            self._put_releases(link)
         if link.drain_due:
             link.drain_due = False
             self._put(link, Drain(b"", 0, 0))

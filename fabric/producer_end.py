@@ -390,8 +390,12 @@ class ProducerEnd:
             self._returned.add(run)
 
     def lapse(self, holder: str, text: str, now: float) -> None:
-        """`holder` hangs and its lease is over: what it holds counts a failed attempt and goes to others."""
+        """`holder` hangs and its lease is over: what it holds counts a failed attempt and goes to others.
+
+        Should it wake up, RELEASE is the first that it hears, before an echo lets it start anything.
+        """
         for run in self._take_from(holder, 1, self.next):
+            self._releases.append((holder, run.first, run.stop))
             self._nack(run, holder, Nack(run.first, run.stop, run.attempt, LEASE, 0, text), now)
 
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:

@@ -402,6 +402,7 @@ class Consumer:
         self.process.post(partial(self._close))
 
     def _close(self, now: float) -> None:
+        self.closed = True
         self._park_current()
         self.process.engine.close_consumer(self.queue, now)
 
