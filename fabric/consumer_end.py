@@ -71,6 +71,7 @@ class _Source:
         "nacks",
         "proven_gone",
         "returned",
+        "starting",
         "streams",
     )
 
@@ -84,7 +85,12 @@ class _Source:
         self.streams: dict[str, None] = {}
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
+        self.starting: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
+
+    @property
+    def has_results(self) -> bool:
+        return bool(self.done or self.returned or self.nacks or self.starting)
 
 
 class ConsumerEnd:
@@ -145,6 +151,9 @@ class ConsumerEnd:
         source.returned.clear()
         source.nacks.clear()
         source.done.clear()
+        source.starting.clear()
+        for delivery in source.buffer:
+            delivery.announced = None
         held = [d for d in self._everything() if d.holder == holder]
         # What we still hold was granted in the last life; it is charged to this one from the start.
         source.credit.freed_messages = -sum(d.left for d in held)
@@ -323,6 +332,8 @@ class ConsumerEnd:
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
             self._dedup[stream].settle(ack)
+        if source is not None and source.buffer and source.buffer[0].announced is not None:
+            source.buffer[0].announced = 0 if source.buffer[0].announced <= ack else source.buffer[0].announced
 
     def release(self, holder: str, stream: str, ranges: Ranges) -> None:
         """These messages were given to somebody else or are settled: unstarted copies are dropped."""
@@ -346,9 +357,11 @@ class ConsumerEnd:
         self._taken_at = now
         if self._solitude(now):
             return None
+        alone = self._announced(now) is None
         for _ in range(2 * len(self._turn)):
             source = self._sources[self._turn[0]]
-            if not source.buffer or source.fence <= now or (source.buffer[0].suspect and not self._may_be_alone(now)):
+            head = source.buffer[0] if source.buffer else None
+            if head is None or source.fence <= now or not (self._may_start(source, now) if head.suspect else alone):
                 source.deficit = 0
                 self._turn.rotate(-1)
                 continue
@@ -373,11 +386,32 @@ class ConsumerEnd:
     def _solitude(self, now: float) -> bool:
         """Whether nothing may be started in this process: a suspect runs, or has waited for it long enough."""
         for end in self._neighbours.values():
-            if any(delivery.suspect for delivery in end._open):
+            if any(delivery.suspect for delivery in end._open) or (end is not self and end._announced(now)):
                 return True
             if now - end._suspect_since >= SUSPECT_PATIENCE and not (end is self and self._may_be_alone(now)):
                 return True
         return False
+
+    def _announced(self, now: float) -> Delivery | None:
+        """The suspect whose start was announced, if its producer still counts on us."""
+        for source in self._sources.values():
+            head = source.buffer[0] if source.buffer else None
+            if head is not None and head.announced is not None:
+                if source.attached and source.fence > now:
+                    return head
+                head.announced = None
+        return None
+
+    def _may_start(self, source: _Source, now: float) -> bool:
+        """Whether the suspect at the head of `source` may be handed out; its producer must know of it before."""
+        head = source.buffer[0]
+        if not self._may_be_alone(now) or self._announced(now) not in (None, head):
+            return False
+        if head.announced is None and not source.proven_gone:
+            head.announced = inf
+            source.starting.setdefault(head.stream, Ranges()).add(head.first + head.next, head.first + head.limit)
+            return False
+        return source.proven_gone or head.announced == 0
 
     def _may_be_alone(self, now: float) -> bool:
         """Whether a suspect may start: nothing is in the hands of user code, and every result has left."""
@@ -714,11 +748,12 @@ class ConsumerEnd:
     def take_results(self, holder: str, ack: int) -> list[Result]:
         """What was decided since the last call, to leave in ACK number `ack`."""
         source = self._sources.get(holder)
-        if source is None or not (source.done or source.returned or source.nacks):
+        if source is None or not source.has_results:
             return []
         results = []
-        for stream in {**source.done, **source.returned, **source.nacks}:
+        for stream in {**source.done, **source.returned, **source.nacks, **source.starting}:
             done, returned = source.done.get(stream), source.returned.get(stream)
+            starting = source.starting.get(stream)
             results.append(
                 Result(
                     stream,
@@ -726,13 +761,17 @@ class ConsumerEnd:
                     done.flat() if done is not None else [],
                     returned.flat() if returned is not None else [],
                     source.nacks.get(stream, []),
+                    starting.flat() if starting is not None else [],
                 )
             )
+            if starting is not None and source.buffer and source.buffer[0].announced is not None:
+                source.buffer[0].announced = ack
             if done is not None:
                 self._dedup[stream].reported(ack)
         source.done.clear()
         source.returned.clear()
         source.nacks.clear()
+        source.starting.clear()
         return results
 
     def news(self) -> Iterator[tuple[str, bool]]:
@@ -740,7 +779,7 @@ class ConsumerEnd:
         for holder, source in self._sources.items():
             if not source.attached:
                 continue
-            if source.done or source.returned or source.nacks:
+            if source.has_results:
                 yield holder, True
             elif (source.credit.granted_messages, source.credit.granted_bytes) != source.credit.told:
                 yield holder, source.credit.waiting > 0
@@ -752,7 +791,7 @@ class ConsumerEnd:
             return False
         credit = source.credit
         granted = (credit.granted_messages, credit.granted_bytes) != credit.told
-        return granted or bool(source.done or source.returned or source.nacks)
+        return granted or source.has_results
 
     def holds_from(self, holder: str) -> bool:
         """Whether unfinished messages of `holder` are here."""
@@ -763,7 +802,7 @@ class ConsumerEnd:
     def idle(self) -> bool:
         """Nothing is held and nothing has to be told."""
         return not self._everything() and not any(
-            s.attached and (s.done or s.returned or s.nacks) for s in self._sources.values()
+            s.attached and s.has_results for s in self._sources.values()
         )
 
     def account(self) -> ConsumerAccount:

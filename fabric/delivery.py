@@ -48,6 +48,7 @@ class Delivery:
     __slots__ = (
         "acked",
         "alone",
+        "announced",
         "attempt",
         "bodies",
         "body",
@@ -95,6 +96,8 @@ class Delivery:
         self.holder, self.sender = holder, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
         self.attempt, self.alone, self.suspect = attempt, alone, suspect
+        self.announced: float | None = None
+        """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left."""
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
         self.bodies: list[Any] | None = None

@@ -392,6 +392,8 @@ class Engine:
                 for consumer in self.consumers.values():
                     consumer.settle(link.holder, frame.settled)
                     self._after_progress(consumer, now)
+                    if consumer.available(now):
+                        self._changed.add(consumer)
             case Pong():
                 link.fence_stamp = max(link.fence_stamp, min(frame.stamp, now))
                 for consumer in self.consumers.values():
@@ -439,6 +441,9 @@ class Engine:
                 end.acked(link.holder, start, stop)
             for start, stop in pairs(result.returned):
                 end.returned(link.holder, start, stop)
+            for start, stop in pairs(result.starting):
+                end.starting(link.holder, start, stop)
+                link.ping_at = -inf  # it waits to hear that we know
             for nack in result.nacks:
                 if nack.start < nack.stop:
                     end.nacked(link.holder, nack, now)
@@ -1132,7 +1137,14 @@ def _split(results: list[Result]) -> Iterator[list[Result]]:
         for at in range(0, max(1, pieces), step):
             nacks = result.nacks[at // 2 : (at + step) // 2]
             yield [
-                Result(result.stream, result.queue, result.done[at : at + step], result.returned[at : at + step], nacks)
+                Result(
+                    result.stream,
+                    result.queue,
+                    result.done[at : at + step],
+                    result.returned[at : at + step],
+                    nacks,
+                    result.starting[at : at + step],
+                )
             ]
 
 

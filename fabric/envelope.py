@@ -145,6 +145,8 @@ class Result(msgspec.Struct, array_like=True):
     done: Flat = []
     returned: Flat = []
     nacks: Annotated[list[Nack], Meta(max_length=4096)] = []
+    starting: Flat = []
+    """Suspects that will be handed to user code once this ACK is settled: a death after it accuses them."""
 
 
 class Grant(msgspec.Struct, array_like=True):

@@ -28,6 +28,7 @@ class Run:
     attempt     which delivery this is or will be, from 1
     deaths      consumers that died while they held it; strikes: those where nothing else ran
     solo        travels one message a frame, after a batch that failed as a whole
+    started     its holder said that it hands this suspect to user code
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
     last_holder the node id that failed it last; another one is preferred
@@ -46,6 +47,7 @@ class Run:
         "refused_by",
         "sent_ms",
         "solo",
+        "started",
         "strikes",
     )
 
@@ -56,7 +58,7 @@ class Run:
         self.sent_ms = sent_ms
         self.attempt = 1
         self.deaths = self.strikes = self.breaks = 0
-        self.solo = False
+        self.solo = self.started = False
         self.refused_by: frozenset[str] = frozenset()
         self.last_holder = ""
         self.error = ""

@@ -262,9 +262,16 @@ class ProducerEnd:
         """The frame with `run` left for `holder`."""
         if not run.fresh() and (run.attempt > 1 or run.deaths):
             self._account["redelivered"] += len(run.bodies)
+        run.started = False
         self._in_flight.setdefault(holder, Runs()).add(run)
 
     # What became of them
+
+    def starting(self, holder: str, start: int, stop: int) -> None:
+        """`holder` is about to run the suspect `[start, stop)`, and nothing else: its death would be a strike."""
+        for run in self._in_flight.get(holder, ()):
+            if start <= run.first and run.stop <= stop:
+                run.started = True
 
     def delivered(self, start: int, stop: int) -> None:
         """`[start, stop)` lies in a consumer's memory."""
@@ -341,6 +348,8 @@ class ProducerEnd:
         table = self._in_flight.get(holder)
         if table is not None:
             present = Ranges((run.first, run.stop) for run in table)
+            for run in table:
+                run.started = False  # it will be announced again
             for start, stop in present:
                 for a, b in held.missing(start, stop):
                     for run in self._take_from(holder, a, b):
@@ -372,8 +381,8 @@ class ProducerEnd:
     def gone(self, holder: str, *, died: bool) -> None:
         """`holder` will not answer any more; what it held goes to others at once.
 
-        With `died` its process is proven dead: the messages count a death, and a suspect, which ran while
-        nothing else did, a strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
+        With `died` its process is proven dead: the messages count a death, and a suspect that was started,
+        alone, a strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
         """
         table = self._in_flight.pop(holder, None)
         self.consumers.pop(holder, None)
@@ -381,7 +390,7 @@ class ProducerEnd:
             return
         for run in table.take_all():
             if died:
-                run.strikes += run.suspect
+                run.strikes += run.suspect and run.started
                 run.deaths += 1
                 if run.strikes and run.attempt - 1 + run.strikes >= self.max_attempts:
                     run.error = run.error or "the consumer died each time it held nothing but this message"
