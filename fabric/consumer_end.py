@@ -624,12 +624,15 @@ class ConsumerEnd:
         delivery.extended[index] = until
 
     def pause(self, delivery: Delivery, now: float) -> None:
-        """The handler of `delivery` waits inside a call of ours: its lease stands still."""
-        delivery.paused_at = now
+        """A handler of `delivery` waits inside a call of ours: its lease stands still."""
+        delivery.pauses += 1
+        if delivery.paused_at is None:
+            delivery.paused_at = now
 
     def resume(self, delivery: Delivery, now: float) -> None:
-        """The handler goes on."""
-        if delivery.paused_at is not None:
+        """A handler goes on; the lease with the last of them."""
+        delivery.pauses -= 1
+        if delivery.pauses == 0 and delivery.paused_at is not None:
             waited = now - delivery.paused_at
             delivery.observed = [(index, at + waited) for index, at in delivery.observed]
             delivery.paused_at = None

@@ -65,6 +65,7 @@ class Delivery:
         "next",
         "observed",
         "paused_at",
+        "pauses",
         "queue",
         "reported",
         "sender",
@@ -118,6 +119,8 @@ class Delivery:
         self.extended: dict[int, float] = {}
         """Index -> instant before which its lease does not end."""
         self.paused_at: float | None = None
+        self.pauses = 0
+        """Handlers of its messages that wait inside a call of ours, since `paused_at`."""
 
     @property
     def stop(self) -> int:
