@@ -34,11 +34,9 @@ def build_backends(
     Raises:
         ConfigError: A name or a peer is wrong, peers are given and not used, or the runtime folder cannot be trusted.
     """
-    given = parse_peers(peers)
-    endpoints = tuple(dict.fromkeys((*given, *peers_from_environment())))
+    check_choice(discovery, peers)
+    endpoints = tuple(dict.fromkeys((*parse_peers(peers), *peers_from_environment())))
     names = _chosen(discovery, static=bool(endpoints))
-    if given and "static" not in names:
-        raise ConfigError(f"peers= is not used by discovery={names!r}; add 'static' to it")
     backends: dict[str, Backend] = {}
     for name in names:
         match name:
@@ -53,6 +51,18 @@ def build_backends(
             case _:
                 backends[name] = ExchangeBackend(rng=rng or random.Random())
     return tuple(backends.values())
+
+
+def check_choice(discovery: str | Iterable[str], peers: str | Iterable[str]) -> None:
+    """Raise what `build_backends` would raise for these two, and open nothing.
+
+    Raises:
+        ConfigError: A name or a peer is wrong, or peers are given and not used.
+    """
+    given = parse_peers(peers)
+    names = _chosen(discovery, static=bool(given or peers_from_environment()))
+    if given and "static" not in names:
+        raise ConfigError(f"peers= is not used by discovery={names!r}; add 'static' to it")
 
 
 def _chosen(discovery: str | Iterable[str], *, static: bool) -> tuple[str, ...]:

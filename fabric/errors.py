@@ -180,10 +180,12 @@ class ForkedNode(FabricError, RuntimeError):
 class WrongLoop(FabricError, RuntimeError):
     """An AsyncNode was used on another event loop than the one that started it."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this AsyncNode was started on another event loop; make one AsyncNode per loop, inside the running loop"
-        )
+    def __init__(
+        self,
+        text: str = "this AsyncNode was started on another event loop; "
+        "make one AsyncNode per loop, inside the running loop",
+    ) -> None:
+        super().__init__(text)
 
 
 class WouldDeadlock(FabricError, RuntimeError):

@@ -22,8 +22,10 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from msgspec.structs import replace
+
 from peerfabric.codec import Codec
-from peerfabric.discovery.backends import build_backends
+from peerfabric.discovery.backends import build_backends, check_choice
 from peerfabric.discovery.base import Announcement
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.host import host_id
@@ -40,7 +42,7 @@ from peerfabric.errors import (
     WrongLoop,
 )
 from peerfabric.names import check_name, check_pattern
-from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, handling
+from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, in_hand
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.handlers import Handler
 from peerfabric.nodes.listening import endpoints
@@ -49,7 +51,7 @@ from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, wait_until
 from peerfabric.options import MiB, Options
-from peerfabric.stats import DeadLetter, PeerView, Statistics
+from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -115,8 +117,7 @@ class AsyncNode:
         self._listen = listen
         self._peers = tuple(peers)
         self._discovery = discovery
-        # Fails now for what is wrong with them, and opens nothing.
-        build_backends(fabric=self.fabric, discovery=discovery, peers=self._peers)
+        check_choice(discovery, self._peers)
         if listen != "auto":
             endpoints(listen, self.fabric, "", tcp_too=False)
         self.pump: Pump = None  # type: ignore[assignment]  # until it starts
@@ -164,7 +165,7 @@ class AsyncNode:
                 raise ForkedNode
             elif life is Life.CLOSED or not closing:
                 raise NodeClosed
-        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+        if self._loop is not None and _running_loop() not in (self._loop, None):
             raise WrongLoop
 
     def start(self) -> None:
@@ -177,7 +178,9 @@ class AsyncNode:
             if self._life is not Life.NEW:
                 return
             if isinstance(self.waiting, Suspending):
-                self._loop = asyncio.get_running_loop()
+                self._loop = _running_loop()
+                if self._loop is None:
+                    raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
             try:
                 self._open()
             except BaseException:
@@ -495,8 +498,12 @@ class AsyncNode:
         if self._final is not None:
             return self._final
         self.ensure(closing=True)
+        handed_over = {queue: producer.count for queue, producer in list(self._producers.items())}
         with self.pump.lock:
-            return self.engine.statistics()
+            found = self.engine.statistics()
+            behind = {queue: count + 1 - self._producers[queue].end.next for queue, count in handed_over.items()}
+        accounts = tuple(_with_handed_over(account, behind.get(account.queue, 0)) for account in found.producers)
+        return replace(found, producers=accounts)
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
@@ -532,18 +539,16 @@ class AsyncNode:
     @contextmanager
     def lease_paused(self) -> Iterator[None]:
         """The lease of what this thread or task handles stands still meanwhile."""
-        held = handling.get()
-        if held is None:
-            yield
-            return
-        end, delivery = held
+        held = in_hand()
         with self.pump.lock:
-            end.pause(delivery, clock())
+            for end, delivery in held:
+                end.pause(delivery, clock())
         try:
             yield
         finally:
             with self.pump.lock:
-                end.resume(delivery, clock())
+                for end, delivery in held:
+                    end.resume(delivery, clock())
 
     # Closing
 
@@ -557,8 +562,10 @@ class AsyncNode:
         """
         if self._life is Life.FORKED:
             return
-        if any(handler.is_current_thread() for handler, _ in self._handlers):
-            raise WouldDeadlock("close() was called by a handler, which it would wait for; call it from another thread")
+        if any(handler.is_current() for handler, _ in self._handlers):
+            raise WouldDeadlock(
+                "close() was called by a handler, which it would wait for; call it from another thread or task"
+            )
         with self._life_lock:
             if self._life is Life.NEW:
                 self._life = Life.CLOSED
@@ -575,8 +582,10 @@ class AsyncNode:
             raise Undelivered(*left)
 
     async def _drain(self, timeout: float | None) -> tuple[int, int]:
-        for producer in [*self._producers.values(), *self._publishers.values()]:
+        for producer in self._producers.values():
             producer.stop()
+        for publisher in self._publishers.values():
+            publisher.stop()
         with self.pump.lock:
             self._give_back_own()
             self.engine.drain(clock())
@@ -586,7 +595,9 @@ class AsyncNode:
         gates = self.pump.turned
 
         def attempt() -> bool | None:
-            if any(handler.busy for handler, _ in self._handlers) or any(p.alerted for p in self._handles()):
+            if any(handler.busy for handler, _ in self._handlers):
+                return None
+            if any(handle.alerted for handle in self._handles()) or not self.pump.has_taken:
                 return None
             with self.pump.lock:
                 return True if self.engine.settled else None
@@ -605,9 +616,7 @@ class AsyncNode:
 
     def _give_back_own(self) -> None:
         """What the closing thread or task took and did not settle, nobody will settle any more."""
-        held = handling.get()
-        if held is not None:
-            end, delivery = held
+        for end, delivery in in_hand():
             given = end.give_back_started(delivery)
             if given:
                 _log.warning(
@@ -658,6 +667,9 @@ class AsyncNode:
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
         self._life = Life.FORKED
+        self._life_lock = threading.RLock()
+        for handle in self._handles():
+            handle.forked()
         self.pump.abandon()
 
     async def __aenter__(self) -> Self:
@@ -690,6 +702,21 @@ def _address(announcement: Announcement) -> Address:
         list(announcement.inbox),
         list(announcement.outbox),
     )
+
+
+def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:
+    """Count also the `behind` messages that were accepted and are on their way to the engine."""
+    if behind <= 0:
+        return account
+    return replace(account, accepted=account.accepted + behind, waiting=account.waiting + behind)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread; None in other threads, where plain calls and `def` handlers come from."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _default_name() -> str:

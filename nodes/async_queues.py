@@ -46,6 +46,8 @@ State = Literal["queued", "delivered", "processed"]
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
 which the pump needs back after each call of ZeroMQ, would come to it once in 5 ms only."""
+LARGE_HANDOVER: Final = 4
+"""Messages that may wait for the pump however large they are."""
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
 
@@ -210,9 +212,13 @@ class AsyncProducer(Generic[T_contra]):
             return False
         self._recount()
         self._make_room()
-        if size > self._room and self._accepted_cost - self.end.released_cost <= 0:
-            # One message is always allowed: a limit below its size would mean never.
-            self._room = self._room_at = size
+        if size > self._room:
+            held = self._accepted_cost - self.end.released_cost
+            # One message is always allowed: a limit below its size would mean never. A few large ones may wait for
+            # the pump, so that it need not wait for them.
+            fits = held <= 0 or held + size <= self.buffer_bytes
+            if fits and self._pending_cost + size <= max(HANDOVER_BYTES_MAX, LARGE_HANDOVER * size):
+                self._room = self._room_at = size
         return size <= self._room
 
     def _add_headers(self, headers: dict[str, str]) -> None:

@@ -53,8 +53,11 @@ class Handler:
         """Calls that are running now."""
         return self._busy
 
-    def is_current_thread(self) -> bool:
-        return threading.current_thread() in self._threads
+    def is_current(self) -> bool:
+        """Whether it is one of its threads or tasks that asks."""
+        if threading.current_thread() in self._threads:
+            return True
+        return bool(self._tasks) and in_event_loop() and asyncio.current_task() in self._tasks
 
     def start(self, node: AsyncNode, take: Callable[..., Awaitable[Any]]) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None."""
@@ -149,6 +152,15 @@ class Handler:
                 _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
         elif isinstance(error, Exception):
             _log.exception("the handler of topic %s failed", item.topic, exc_info=error)
+
+
+def in_event_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _done(item: Any) -> None:

@@ -100,10 +100,8 @@ class Message(Generic[T_co]):
     def failed(self, error: BaseException) -> None:
         """Settle it as the exception that its handler raised asks for."""
         match error:
-            case Retry(delay=None):
-                self._settle(Verdict.NACK, -1.0, str(error))
-            case Retry(delay=delay):
-                self._settle(Verdict.NACK, max(0.0, delay), str(error))
+            case Retry():
+                self._settle(Verdict.NACK, -1.0 if error.delay is None else max(0.0, error.delay), str(error))
             case Reject():
                 self._settle(Verdict.REJECT, -1.0, str(error))
             case Exception():
