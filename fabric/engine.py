@@ -673,6 +673,8 @@ class Engine:
 
         While we drain they go out to all: a marker travels behind the data, so its echo says that all has arrived.
         """
+        if link.wire == OURSELVES:
+            return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
         theirs = link.their_interest
         wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
         for publisher in self.publishers.values():
