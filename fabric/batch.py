@@ -6,10 +6,11 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 import msgspec
 
-from peerfabric.envelope import RAW
+from peerfabric.envelope import RAW, RAW_ONE
 from peerfabric.errors import BadFrame
 
 Buffer = bytes | bytearray | memoryview
@@ -18,19 +19,31 @@ _encode = msgspec.msgpack.Encoder().encode
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
-def join(bodies: Sequence[bytes], codec: int) -> bytes:
-    """The frame body for `bodies`: msgpack documents as they are, raw bytes as msgpack binaries."""
+ALONE_BYTES_MIN: Final = 32 * 1024
+"""From this size on one message of raw bytes travels without an array around it: to build one would be a copy."""
+
+
+def join(bodies: Sequence[bytes], codec: int) -> tuple[bytes, int]:
+    """The frame body for `bodies`, and the codec that its header names.
+
+    Documents of msgpack stand in their array as they are, raw bytes as msgpack binaries; a large one that is alone is
+    its own frame body.
+    """
     if codec == RAW:
-        return _encode(bodies)
-    return b"".join((_array_header(len(bodies)), *bodies))
+        if len(bodies) == 1 and len(bodies[0]) >= ALONE_BYTES_MIN:
+            return bodies[0], RAW_ONE
+        return _encode(bodies), RAW
+    return b"".join((_array_header(len(bodies)), *bodies)), codec
 
 
-def split(body: Buffer) -> list[bytes]:
-    """The encoded elements of a frame body, each still as it was on the wire.
+def split(body: Buffer, codec: int) -> list[bytes]:
+    """The encoded elements of a frame body, each as it stands in an array.
 
     Raises:
         BadFrame: The body is not one msgpack array.
     """
+    if codec == RAW_ONE:
+        return [_encode(body)]
     try:
         return [bytes(element) for element in _elements.decode(body)]
     except (msgspec.DecodeError, RecursionError, MemoryError) as error:
@@ -48,8 +61,10 @@ def _array_header(count: int) -> bytes:
     return struct.pack(">BH", 0xDC, count) if count < 65536 else struct.pack(">BI", 0xDD, count)
 
 
-def array_count(body: Buffer) -> int | None:
-    """How many elements the array in `body` says it has; None if it is no array."""
+def message_count(body: Buffer, codec: int) -> int | None:
+    """How many messages `body` says it has; None if it is no array."""
+    if codec == RAW_ONE:
+        return 1
     view = memoryview(body)
     kind = view[0] if view.nbytes else 0
     if 0x90 <= kind <= 0x9F:

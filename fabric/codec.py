@@ -10,8 +10,8 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from peerfabric.batch import Buffer, split
-from peerfabric.envelope import MSGPACK, RAW
+from peerfabric.batch import Buffer, rejoin, split
+from peerfabric.envelope import MSGPACK, RAW, RAW_ONE
 from peerfabric.errors import BadFrame, ConfigError, DecodeError, EncodeError, MessageTooLarge
 
 T = TypeVar("T")
@@ -81,24 +81,28 @@ class Codec(Generic[T]):
             return encoded, error
         return encoded, None
 
-    def decode_batch(self, body: Buffer) -> list[T]:
-        """All bodies of a frame in one call.
+    def decode_batch(self, body: Buffer, codec: int) -> list[T]:
+        """All bodies of a frame in one call; `codec` is what its header names.
 
         Raises:
             DecodeError: One of them, or the frame as a whole, does not fit; `decode_each` tells which.
         """
+        if codec == RAW_ONE:
+            if self.number == RAW:
+                return [typing.cast("T", bytes(body))]
+            body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
         except _MISFITS as error:
             raise misfit(error) from None
 
-    def decode_each(self, body: Buffer, sender: str) -> list[T | DecodeError]:
+    def decode_each(self, body: Buffer, codec: int, sender: str) -> list[T | DecodeError]:
         """The bodies of a frame one by one, with an error in the place of each that does not fit.
 
         Raises:
             BadFrame: The frame is no array at all.
         """
-        return [self._decode(element, sender) for element in split(body)]
+        return [self._decode(element, sender) for element in split(body, codec)]
 
     def decode_stored(self, data: bytes) -> T:
         """One body as `encode` made it.

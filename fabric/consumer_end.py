@@ -20,6 +20,8 @@ from peerfabric.envelope import (
     BATCH_FAILED,
     FAILED,
     LEASE,
+    RAW,
+    RAW_ONE,
     REFUSED,
     REJECTED,
     SUSPECT,
@@ -248,8 +250,7 @@ class ConsumerEnd:
             self.meet(holder)
             source = self._sources[holder]
         charged = max(0, data.sent_bytes - source.credit.seen_bytes)
-        if charged > self._largest:
-            self._largest = charged
+        self._largest = max(self._largest, charged)
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
         dedup = self._dedup.get(data.stream)
         if dedup is None:
@@ -845,7 +846,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
     parts = list(parts)
     if not parts:
         return []
-    elements = split(whole.body)
+    elements = split(whole.body, whole.codec)
     if len(elements) != whole.count:
         raise BadFrame(f"a batch of {len(elements)} messages whose header says {whole.count}")
     total = sum(len(element) for element in elements) or 1
@@ -861,7 +862,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             count=high - low,
             attempt=whole.attempt,
             body=rejoin(chosen),
-            codec=whole.codec,
+            codec=RAW if whole.codec == RAW_ONE else whole.codec,
             sent_ms=whole.sent_ms,
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,

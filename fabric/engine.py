@@ -19,7 +19,7 @@ from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
-from peerfabric.batch import array_count, join
+from peerfabric.batch import join, message_count
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.dispatch import candidates, choose
@@ -418,7 +418,7 @@ class Engine:
         self._next_look = min(self._next_look, link.echo_at)
         if link.echo_at <= now:
             self._dirty[link] = None
-        if array_count(body) != data.count or data.first + data.count > 2**53:
+        if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
             raise BadFrame(f"a batch whose header says {data.count} messages")
         end = self.consumers.get(data.queue)
         if end is None or end.closed:
@@ -641,7 +641,7 @@ class Engine:
         match frame:
             case TopicData():
                 body = frames[2] if len(frames) > 2 else b""
-                if array_count(body) != frame.count:
+                if message_count(body, frame.codec) != frame.count:
                     self.peers.count("bad frames")
                     return
                 self._to_subscribers(holder, frame, body)
@@ -699,7 +699,9 @@ class Engine:
             if at <= now:
                 prefix = filter_prefix(pattern)
                 tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
-                marker = Marker(self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._draining)
+                marker = Marker(
+                    self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._draining
+                )
                 self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
                 at = now + wait
                 link.marker_due[pattern] = (at, min(MARKER_MAX, wait * 2), serial)
@@ -981,6 +983,7 @@ class Engine:
         end.sent(link.holder, run)
         echo = link.in_number
         number = link.next_number()
+        body, codec = join(run.bodies, end.codec)
         data = Data(
             link.out_id,
             number,
@@ -991,7 +994,7 @@ class Engine:
             len(run.bodies),
             end.floor,
             run.attempt,
-            end.codec,
+            codec,
             (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0),
             run.sent_ms,
             end.waiting_count,
@@ -1002,7 +1005,7 @@ class Engine:
         if run.extras:
             data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
         link.data_sent(Sent(number, run.cost, end.queue, run.first, run.stop))
-        return [encode_frame(data), join(run.bodies, end.codec)]
+        return [encode_frame(data), body]
 
     def _emit(self, link: Link, frames: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
         if link.wire == OURSELVES:

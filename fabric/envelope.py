@@ -38,7 +38,8 @@ LEAVING, IDLE, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS = 1, 2, 3, 4, 5
 ALONE, SUSPECT = 1, 2
 """ALONE: one message, because the batch that it was in failed. SUSPECT: it runs while nothing else does in that
 process, because it was there at three deaths."""
-RAW, MSGPACK = 0, 1
+RAW, MSGPACK, RAW_ONE = 0, 1, 2
+"""Bodies are bytes in an array, msgpack documents in an array, or the frame body is the one message's bytes."""
 
 
 class Address(msgspec.Struct, array_like=True, frozen=True):

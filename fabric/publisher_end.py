@@ -34,15 +34,16 @@ class PublisherEnd:
         frames = []
         edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
         for low, high in zip(edges, edges[1:], strict=False):
+            body, codec = join(bodies[low:high], self.codec)
             header = TopicData(
-                self._node_id, self._epoch, self._name, self.topic, self.last + 1, high - low, self.codec, sent_ms
+                self._node_id, self._epoch, self._name, self.topic, self.last + 1, high - low, codec, sent_ms
             )
             if extras:
                 header.extras = [
                     Extra(at - low, extra.headers) for at, extra in sorted(extras.items()) if low <= at < high
                 ]
             self.last += high - low
-            frames.append((self._topic_frame, header, join(bodies[low:high], self.codec)))
+            frames.append((self._topic_frame, header, body))
         self.beats_due = 2
         return frames
 

@@ -93,7 +93,7 @@ class SubscriberEnd:
         elif first <= track.seen:
             skip = track.seen + 1 - first
             self._late += skip
-            body = rejoin(split(body)[skip:])
+            body = rejoin(split(body, data.codec)[skip:])
             data.extras = [Extra(e.index - skip, e.headers) for e in data.extras if e.index >= skip]
             first, count = first + skip, count - skip
         track.seen = stop - 1

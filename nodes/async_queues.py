@@ -295,7 +295,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         with self._lock:
             self._recount()
-            if self._pending_cost + size > HANDOVER_BYTES_MAX or (self._pending_cost and self.on_full != "block"):
+            if self._pending_cost and (self.on_full != "block" or self._pending_cost + size > HANDOVER_BYTES_MAX):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
                 self._node.pump.alert(self)
                 return None
@@ -639,10 +639,10 @@ class AsyncConsumer(Generic[T_co]):
 
     def _decode(self, delivery: Delivery) -> list[Any]:
         try:
-            return self.codec.decode_batch(delivery.body)
+            return self.codec.decode_batch(delivery.body, delivery.codec)
         except DecodeError as whole:
             try:
-                return self.codec.decode_each(delivery.body, delivery.sender)
+                return self.codec.decode_each(delivery.body, delivery.codec, delivery.sender)
             except BadFrame:
                 return [whole] * delivery.count
 

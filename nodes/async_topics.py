@@ -264,9 +264,9 @@ class AsyncSubscriber(Generic[T_co]):
         if batch is None:
             return None
         try:
-            batch.bodies = self.codec.decode_batch(batch.body)
+            batch.bodies = self.codec.decode_batch(batch.body, batch.codec)
         except DecodeError as error:
-            batch.bodies = self.codec.decode_each(batch.body, batch.sender)
+            batch.bodies = self.codec.decode_each(batch.body, batch.codec, batch.sender)
             misfits = sum(isinstance(body, DecodeError) for body in batch.bodies)
             with self._node.pump.lock:
                 self.end.misfit(misfits)

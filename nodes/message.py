@@ -10,7 +10,7 @@ import msgspec
 
 from peerfabric.batch import split
 from peerfabric.delivery import Delivery, Verdict
-from peerfabric.envelope import RAW
+from peerfabric.envelope import MSGPACK
 
 if TYPE_CHECKING:
     from peerfabric.subscriber_end import UpdateBatch
@@ -134,8 +134,8 @@ class Message(Generic[T_co]):
     @property
     def raw(self) -> bytes:
         """The body as it travelled, not decoded."""
-        element = split(self._delivery.body)[self._index]
-        return msgspec.msgpack.decode(element, type=bytes) if self._delivery.codec == RAW else element
+        element = split(self._delivery.body, self._delivery.codec)[self._index]
+        return element if self._delivery.codec == MSGPACK else msgspec.msgpack.decode(element, type=bytes)
 
     @property
     def queue(self) -> str:

@@ -488,7 +488,7 @@ class Consumer:
     def _start(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
         world, process = self.process.world, self.process
         if delivery.bodies is None:
-            delivery.bodies = [msgspec.msgpack.decode(element) for element in split(delivery.body)]
+            delivery.bodies = [msgspec.msgpack.decode(element) for element in split(delivery.body, delivery.codec)]
             assert len(delivery.bodies) == delivery.count
         runs = []
         for at in range(low, high):
