@@ -150,7 +150,7 @@ def outer_classes(body_type: Any) -> tuple[type, ...] | None:
     candidate = origin or body_type
     if candidate is float:
         return (float, int)
-    return (candidate,) if isinstance(candidate, type) and candidate is not object else None
+    return (candidate,) if isinstance(candidate, type) and candidate not in (object, Any) else None
 
 
 def _type_name(body_type: Any) -> str:
