@@ -33,7 +33,7 @@ $(READY): pyproject.toml setup.py
 links:
 	rm -rf .links
 	mkdir -p .links/peerfabric
-	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery) .links/peerfabric/
+	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery examples/indexer) .links/peerfabric/
 
 clean:
 	rm -rf $(VENV) .links build dist *.egg-info

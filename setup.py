@@ -1,8 +1,14 @@
-"""Map the three folders of this repository onto the one import package `peerfabric`."""
+"""Map the folders of this repository onto the one import package `peerfabric`."""
 
 from setuptools import find_packages, setup
 
-FOLDERS = {"peerfabric": "fabric", "peerfabric.nodes": "nodes", "peerfabric.discovery": "discovery"}
+FOLDERS = {
+    "peerfabric": "fabric",
+    "peerfabric.discovery": "discovery",
+    "peerfabric.nodes": "nodes",
+    # `peerfabric demo` runs this example, also where only the wheel is installed; so it is the one example that ships.
+    "peerfabric.indexer": "examples/indexer",
+}
 
 setup(
     package_dir=FOLDERS,

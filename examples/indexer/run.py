@@ -1,0 +1,131 @@
+"""Start the processes, kill one of them on the way, and compare the result with that of a single process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from peerfabric import ConfigError, Node, TimedOut
+from peerfabric.discovery.host import RUNTIME_VARIABLE
+from peerfabric.indexer.findings import Progress, Report, Totals, examine, sources
+from peerfabric.nodes.async_node import FABRIC_VARIABLE
+from peerfabric.nodes.cli.children import Children
+from peerfabric.stats import QueueAccount
+
+WORKERS: Final = 4
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. `alone` is the sum of a single process; durations are in seconds."""
+
+    report: Report
+    account: QueueAccount
+    alone: Totals
+    fabric_duration: float
+    alone_duration: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every file counts once, whatever happened to the workers."""
+        return self.report.totals == self.alone and self.account.closes and self.account.acked == self.alone.modules
+
+
+def run(folder: Path, on_progress: Callable[[Progress], None], on_event: Callable[[str], None]) -> Outcome:
+    """Index `folder` with four workers, then again in this process. Nothing is left behind, however it ends.
+
+    Args:
+        on_progress: Called with each update of the topic.
+        on_event: Called with a sentence about what happens.
+
+    Raises:
+        ConfigError: There is no Python file under `folder`.
+        ChildFailed: A process ended that should not have.
+    """
+    work = sources(folder)
+    if not work:
+        raise ConfigError(f"{folder} has no Python files; give a folder that has")
+    on_event(f"{len(work):,} files under {folder}")
+    started_at = time.monotonic()
+    # A fabric of its own in a runtime folder of its own: it meets no other node, and what the killed worker leaves
+    # there goes with the folder.
+    with tempfile.TemporaryDirectory(prefix="peerfabric-") as runtime:
+        variables = {RUNTIME_VARIABLE: runtime, FABRIC_VARIABLE: f"demo-{secrets.token_hex(4)}"}
+        with _environment(variables), Children(variables) as children, Node("demo") as node:
+            report, account = _index(folder, node, children, on_progress, on_event)
+    ended_at = time.monotonic()
+    on_event("the same in a single process, to compare")
+    alone = Totals()
+    for source in work:
+        alone.add(examine(source))
+    return Outcome(
+        report=report,
+        account=account,
+        alone=alone,
+        fabric_duration=ended_at - started_at,
+        alone_duration=time.monotonic() - ended_at,
+    )
+
+
+def _index(
+    folder: Path,
+    node: Node,
+    children: Children,
+    on_progress: Callable[[Progress], None],
+    on_event: Callable[[str], None],
+) -> tuple[Report, QueueAccount]:
+    """Start everybody, kill one worker a third of the way, and return what collector and producer hand in."""
+    updates = node.subscriber("progress", Progress)
+    reports: list[Report] = []
+    accounts: list[QueueAccount] = []
+
+    @node.on_message("reports")
+    def take_report(report: Report) -> None:
+        reports.append(report)
+
+    @node.on_message("accounts")
+    def take_account(account: QueueAccount) -> None:
+        accounts.append(account)
+
+    def start_worker(number: int) -> None:
+        children.start("peerfabric.indexer.worker", f"worker-{number}", name=f"worker-{number}")
+
+    children.start("peerfabric.indexer.collector", name="collector")
+    for number in range(1, WORKERS + 1):
+        start_worker(number)
+    children.start("peerfabric.indexer.producer", str(folder), name="producer")
+    everybody_lives = True
+    while not (reports and accounts):
+        children.check()
+        try:
+            progress = updates.get(timeout=0.2).body
+        except TimedOut:
+            continue  # topics are best effort: the end is what was handed in, not the last update
+        on_progress(progress)
+        if everybody_lives and progress.done * 3 >= progress.of:
+            everybody_lives = False
+            children.kill("worker-1")
+            start_worker(WORKERS + 1)
+            on_event(f"worker-1 was killed (SIGKILL) after {progress.done:,} files; worker-{WORKERS + 1} joins")
+    return reports[0], accounts[0]
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

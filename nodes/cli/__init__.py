@@ -1,0 +1,1 @@
+"""The `peerfabric` command; docs/command-line.md says what it promises."""

@@ -1,0 +1,90 @@
+"""Exit codes, and how errors become one line and one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from peerfabric.errors import ConfigError, FabricError, QueueFull, TimedOut
+
+
+class Exit(IntEnum):
+    """Why the command ended."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOTHING = 3
+    HUNG_UP = 129
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+    TERMINATED = 143
+
+
+EXPLANATION = """\b
+Exit codes:
+  0    done
+  1    failed: not processed, given up, or wrong
+  2    the command line is wrong, or a body on it is not JSON
+  3    nothing happened within --timeout: nobody there, or no message
+  130  Ctrl-C; 129 and 143: hung up or told to end
+  141  whoever read the output has gone
+"""
+
+
+class Failure(FabricError):
+    """The command did not reach its aim; `code` says in which way."""
+
+    def __init__(self, text: str, code: Exit = Exit.FAILED) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+def exit_code(error: FabricError) -> Exit:
+    match error:
+        case Failure(code=code):
+            return code
+        case TimedOut() | QueueFull():
+            return Exit.NOTHING
+        case ConfigError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """End the process with one line and a code where `peerfabric` raised an error, and silently on Ctrl-C."""
+    try:
+        yield
+    except FabricError as error:
+        click.echo(f"peerfabric: {error}", err=True)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+
+
+def end_on_signals() -> None:
+    """Leave by the same way as Ctrl-C when the terminal closes or somebody says SIGTERM, so that all is closed."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(Exit.TERMINATED if number == signal.SIGTERM else Exit.HUNG_UP)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+            signal.signal(number, end)
+
+
+def pipe_closed() -> NoReturn:
+    """End because nobody reads our output. What is in hand goes back, as on every exit in `with message`."""
+    # The interpreter flushes standard output at its end and would complain once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(Exit.PIPE_CLOSED)

@@ -1,0 +1,47 @@
+"""The `peerfabric` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from peerfabric import __version__
+from peerfabric.nodes.cli.bench import bench
+from peerfabric.nodes.cli.demo import demo
+from peerfabric.nodes.cli.exits import EXPLANATION, end_on_signals, explained
+from peerfabric.nodes.cli.peers import peers
+from peerfabric.nodes.cli.send import send
+from peerfabric.nodes.cli.take import take
+from peerfabric.nodes.cli.topics import pub, sub
+
+
+class Commands(click.Group):
+    """The commands, whose errors end in one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with explained():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Commands, epilog=EXPLANATION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="peerfabric")
+def cli() -> None:
+    """Messages straight between processes: look, try, and measure from a terminal.
+
+    Bodies are JSON here. `peerfabric COMMAND --help` says more about a command.
+    """
+
+
+for command in (demo, peers, send, take, pub, sub, bench):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point."""
+    end_on_signals()
+    cli()
+
+
+if __name__ == "__main__":
+    main()

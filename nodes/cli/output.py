@@ -1,0 +1,65 @@
+"""What the commands print: tables for people, or one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from peerfabric.nodes.cli.exits import pipe_closed
+
+
+class Form(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def to_json(value: Any) -> str:
+    """`value` on one line; what JSON has no word for becomes text, and bytes become base64."""
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError):
+        return msgspec.json.encode(repr(value)).decode()
+
+
+def print_line(text: str) -> None:
+    """Print one line and hand it over at once: the reader has it when this returns.
+
+    Raises:
+        SystemExit: The reader has gone.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pipe_closed()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, as wide as it needs to be where nobody looks at a terminal.
+
+    Raises:
+        SystemExit: The reader has gone.
+    """
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=200)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    try:
+        if title:
+            console.print(f"\n{title}", style="bold")
+        console.print(table)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pipe_closed()
