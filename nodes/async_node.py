@@ -433,7 +433,9 @@ class AsyncNode:
         """
 
         def decorate(function: F) -> F:
-            handler = Handler(function, concurrency, may_await=isinstance(self.waiting, Suspending), kind=Message)
+            names = sys._getframe(1).f_locals
+            may_await = isinstance(self.waiting, Suspending)
+            handler = Handler(function, concurrency, may_await=may_await, kind=Message, names=names)
             consumer = self.consumer(queue, handler.body_type, lease=lease)
             consumer.declare_takers(concurrency)
             self._add_handler(handler, consumer.next_message)
@@ -448,7 +450,9 @@ class AsyncNode:
         """
 
         def decorate(function: F) -> F:
-            handler = Handler(function, 1, may_await=isinstance(self.waiting, Suspending), kind=Update)
+            names = sys._getframe(1).f_locals
+            may_await = isinstance(self.waiting, Suspending)
+            handler = Handler(function, 1, may_await=may_await, kind=Update, names=names)
             subscriber = self.subscriber(pattern, handler.body_type)
             self._add_handler(handler, subscriber.next_update)
             return function

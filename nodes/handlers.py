@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.errors import ConfigError, FabricError
@@ -28,12 +28,21 @@ class Handler:
     Args:
         function: Takes the body, and the `Message` or `Update` if it has a second parameter.
         concurrency: How many messages it handles at once.
+        names: What its annotations may name besides its module's globals: the locals of where it was decorated.
 
     Raises:
         TypeError: Its parameters say no body type, or it is not of a kind that this front can run.
     """
 
-    def __init__(self, function: Callable[..., Any], concurrency: int, *, may_await: bool, kind: type) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        concurrency: int,
+        *,
+        may_await: bool,
+        kind: type,
+        names: Mapping[str, Any] | None = None,
+    ) -> None:
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise ConfigError(f"concurrency={concurrency} is not between 1 and {CONCURRENCY_MAX}")
         self.function = function
@@ -41,7 +50,7 @@ class Handler:
         self.is_async = inspect.iscoroutinefunction(function)
         if self.is_async and not may_await:
             raise TypeError(f"{function.__qualname__} is async and Node has no event loop; use AsyncNode, or a def")
-        self.body_type, self.wants_message = _signature(function, kind)
+        self.body_type, self.wants_message = _signature(function, kind, names)
         self._threads: list[threading.Thread] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = 0
@@ -168,14 +177,14 @@ def _done(item: Any) -> None:
         item.ack()
 
 
-def _signature(function: Callable[..., Any], kind: type) -> tuple[Any, bool]:
+def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any] | None) -> tuple[Any, bool]:
     """The body type, and whether a second parameter receives the message itself.
 
     Raises:
         TypeError: The first parameter has no annotation, or there are others than those two.
     """
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(function, localns=dict(names) if names else None, include_extras=True)
     except NameError as error:
         raise TypeError(f"{function.__qualname__}: an annotation cannot be resolved ({error}); import it") from None
     parameters = [
