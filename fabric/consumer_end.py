@@ -142,6 +142,8 @@ class ConsumerEnd:
 
     def attach(self, holder: str) -> None:
         """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
+        if holder not in self._sources and any(stream.startswith(f"{holder}:") for stream in self._dedup):
+            self.meet(holder)  # taken for dead, and back all the same: what it sent before is remembered
         source = self._sources.get(holder)
         if source is None:
             return
@@ -729,7 +731,10 @@ class ConsumerEnd:
             else:
                 continue
             credit.granted_messages += share
-            room = min(share_bytes - credit.outstanding_bytes(), free_bytes)
+            # Bytes for what is granted at the sizes seen so far: more would lie unused with those who have less to do.
+            size = credit.seen_bytes // credit.seen_messages if credit.seen_messages else 0
+            enough = min(share_bytes, QUANTUM + 2 * size * credit.outstanding())
+            room = min(enough - credit.outstanding_bytes(), free_bytes)
             if room > 0:
                 credit.granted_bytes += room
                 free_bytes -= room

@@ -263,6 +263,7 @@ class ProducerEnd:
         if not run.fresh() and (run.attempt > 1 or run.deaths):
             self._account["redelivered"] += len(run.bodies)
         run.started = False
+        run.last_holder = ""
         self._in_flight.setdefault(holder, Runs()).add(run)
 
     # What became of them

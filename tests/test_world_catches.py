@@ -1,0 +1,198 @@
+"""The world notices what it is there to notice: each variant here has one rule of the protocol broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.dedup import Dedup
+from peerfabric.engine import Engine
+from peerfabric.link import Link
+from peerfabric.producer_end import ProducerEnd
+from peerfabric.ranges import Ranges
+from tests.world import World
+
+SEEDS = 60
+"""Most are caught within five."""
+
+Patch = Callable[[type, str, Callable[..., Any]], None]
+
+
+def ack_at_arrival(patch: Patch) -> None:
+    receive = ConsumerEnd.receive
+
+    def broken(self: ConsumerEnd, holder: str, sender: str, data: Any, *rest: Any) -> None:
+        receive(self, holder, sender, data, *rest)
+        self._sources[holder].done.setdefault(data.stream, Ranges()).add(data.first, data.first + data.count)
+
+    patch(ConsumerEnd, "receive", broken)
+
+
+def floor_too_high(patch: Patch) -> None:
+    data_frame = Engine._data_frame
+
+    def broken(self: Engine, link: Link, end: ProducerEnd, run: Any) -> list[bytes]:
+        floor, end.floor = end.floor, run.stop
+        try:
+            return data_frame(self, link, end, run)
+        finally:
+            end.floor = floor
+
+    patch(Engine, "_data_frame", broken)
+
+
+def nothing_requeued_at_death(patch: Patch) -> None:
+    def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
+        self.consumers.pop(holder, None)
+        self._in_flight.pop(holder, None)
+
+    patch(ProducerEnd, "gone", broken)
+
+
+def deaths_unnoticed(patch: Patch) -> None:
+    patch(ProducerEnd, "gone", lambda self, holder, *, died: None)
+
+
+def no_fence(patch: Patch) -> None:
+    fence = ConsumerEnd.fence
+    patch(ConsumerEnd, "fence", lambda self, holder, until: fence(self, holder, 1e18))
+
+
+def held_forgotten(patch: Patch) -> None:
+    def broken(self: Dedup, start: int, stop: int) -> Any:
+        self.held.add(start, stop)
+        return [(start, stop)], []
+
+    patch(Dedup, "receive", broken)
+    possession = ConsumerEnd.possession
+    patch(ConsumerEnd, "possession", lambda self, holder: ([], possession(self, holder)[1]))
+
+
+def done_forgotten_when_told(patch: Patch) -> None:
+    reported = Dedup.reported
+
+    def broken(self: Dedup, ack: int) -> None:
+        reported(self, ack)
+        self.settle(ack)
+
+    patch(Dedup, "reported", broken)
+
+
+def done_not_told_on_return(patch: Patch) -> None:
+    possession = ConsumerEnd.possession
+    patch(ConsumerEnd, "possession", lambda self, holder: (possession(self, holder)[0], []))
+
+
+def gap_accepted(patch: Patch) -> None:
+    accept = Link.accept
+
+    def broken(self: Link, number: int, echo: int, size: int, now: float) -> bool:
+        self.in_number = number - 1
+        return accept(self, number, min(echo, self.out_number), size, now)
+
+    def believe_any_life(self: Any, link_id: bytes, now: float) -> Link | None:
+        return self._halves.get(int.from_bytes(link_id[4:], "big"))
+
+    patch(Link, "accept", broken)
+    from peerfabric.peers import Peers
+
+    patch(Peers, "find", believe_any_life)
+
+
+def release_ignored(patch: Patch) -> None:
+    patch(ConsumerEnd, "release", lambda self, holder, stream, ranges: None)
+
+
+def credit_kept_over_lives(patch: Patch) -> None:
+    new_life = Link._new_life
+
+    def broken(self: Link, now: float) -> None:
+        credits = dict(self.credits)
+        new_life(self, now)
+        self.credits.update(credits)
+
+    patch(Link, "_new_life", broken)
+
+
+def reconcile_skipped(patch: Patch) -> None:
+    patch(ProducerEnd, "reconcile", lambda self, holder, held: Ranges())
+
+
+def everything_taken_back_on_return(patch: Patch) -> None:
+    reconcile = ProducerEnd.reconcile
+    patch(ProducerEnd, "reconcile", lambda self, holder, held: reconcile(self, holder, Ranges()))
+
+
+def nack_taken_for_ack(patch: Patch) -> None:
+    patch(ProducerEnd, "nacked", lambda self, holder, nack, now: self.acked(holder, nack.start, nack.stop))
+
+
+def strike_for_everybody(patch: Patch) -> None:
+    gone = ProducerEnd.gone
+
+    def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
+        for run in self._in_flight.get(holder, ()):
+            run.strikes += died
+        gone(self, holder, died=died)
+
+    patch(ProducerEnd, "gone", broken)
+
+
+def credit_of_declined_lost(patch: Patch) -> None:
+    def broken(self: ConsumerEnd, holder: str, data: Any) -> None:
+        source = self._sources.get(holder)
+        if source is not None:
+            source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+
+    patch(ConsumerEnd, "decline", broken)
+
+
+def newest_first(patch: Patch) -> None:
+    receive = ConsumerEnd.receive
+
+    def broken(self: ConsumerEnd, holder: str, *rest: Any) -> None:
+        receive(self, holder, *rest)
+        self._sources[holder].buffer.rotate(1)
+
+    patch(ConsumerEnd, "receive", broken)
+
+
+CASES = [
+    (ack_at_arrival, "deaths"),
+    (floor_too_high, "cuts"),
+    (nothing_requeued_at_death, "deaths"),
+    (deaths_unnoticed, "deaths"),
+    (no_fence, "hung"),
+    (held_forgotten, "cuts"),
+    (done_forgotten_when_told, "cuts"),
+    (done_not_told_on_return, "cuts"),
+    (gap_accepted, "cuts"),
+    (release_ignored, "hung"),
+    (credit_kept_over_lives, "cuts"),
+    (reconcile_skipped, "cuts"),
+    (everything_taken_back_on_return, "cuts"),
+    (nack_taken_for_ack, "handlers"),
+    (strike_for_everybody, "poison"),
+    (credit_of_declined_lost, "leaving"),
+    (newest_first, "calm"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "theme"), CASES, ids=[mutate.__name__ for mutate, _ in CASES])
+def test_world_catches(mutate: Callable[[Patch], None], theme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken rule shows within a few seeds."""
+
+    def patch(owner: type, name: str, replacement: Callable[..., Any]) -> None:
+        monkeypatch.setattr(owner, name, replacement)
+
+    mutate(patch)
+    for seed in range(SEEDS):
+        try:
+            World(seed, theme).run()
+        except AssertionError as caught:
+            assert "WORLD_SEED" in str(caught)
+            return
+    pytest.fail(f"{mutate.__name__} went unnoticed for {SEEDS} seeds")
