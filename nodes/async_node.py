@@ -148,14 +148,15 @@ class AsyncNode:
         return self._life in (Life.RUNNING, Life.CLOSING, Life.NEW)
 
     @property
-    def is_closing(self) -> bool:
-        return self._life is Life.CLOSING
+    def is_closed(self) -> bool:
+        return self._life is Life.CLOSED
 
     def ensure(self, *, closing: bool = False) -> None:
         """Start the node if it is new, and refuse what cannot be.
 
         Raises:
-            NodeClosed, ForkedNode, WrongLoop: As they say; with `closing` a node that is closing will do.
+            NodeClosed, ForkedNode, WrongLoop: As they say; with `closing`, and for handlers that finish, a node
+                that is closing will do.
         """
         life = self._life
         if life is not Life.RUNNING:
@@ -163,7 +164,7 @@ class AsyncNode:
                 self.start()
             elif life is Life.FORKED:
                 raise ForkedNode
-            elif life is Life.CLOSED or not closing:
+            elif life is Life.CLOSED or not (closing or self._in_handler()):
                 raise NodeClosed
         if self._loop is not None and _running_loop() not in (self._loop, None):
             raise WrongLoop
@@ -207,6 +208,8 @@ class AsyncNode:
             sockets.close()
             raise
         self.pump = Pump(self.engine, sockets, self.name)
+        if isinstance(self.waiting, Blocking):
+            self.waiting = Blocking(self.pump.lead)
         _hook_process()
         self._life = Life.RUNNING
         _running.add(self)
@@ -410,14 +413,14 @@ class AsyncNode:
                     self.pump.wake()
 
     def _start_handle(self, handle: Any) -> None:
-        if self._life is Life.RUNNING:
+        if self.is_running:
             with self.pump.lock:
                 handle.start(self.engine, clock())
                 self.pump.attach(handle)
             self.pump.wake()
 
     def _refuse_if_over(self) -> None:
-        if self._life in (Life.CLOSED, Life.CLOSING):
+        if self._life is Life.CLOSED or (self._life is Life.CLOSING and not self._in_handler()):
             raise NodeClosed
         if self._life is Life.FORKED:
             raise ForkedNode
@@ -458,6 +461,9 @@ class AsyncNode:
             return function
 
         return decorate
+
+    def _in_handler(self) -> bool:
+        return any(handler.is_current() for handler, _ in self._handlers)
 
     def _add_handler(self, handler: Handler, take: Callable[..., Awaitable[Any]]) -> None:
         with self._life_lock:
@@ -566,7 +572,7 @@ class AsyncNode:
         """
         if self._life is Life.FORKED:
             return
-        if any(handler.is_current() for handler, _ in self._handlers):
+        if self._in_handler():
             raise WouldDeadlock(
                 "close() was called by a handler, which it would wait for; call it from another thread or task"
             )
@@ -586,37 +592,39 @@ class AsyncNode:
             raise Undelivered(*left)
 
     async def _drain(self, timeout: float | None) -> tuple[int, int]:
-        for producer in self._producers.values():
-            producer.stop()
-        for publisher in self._publishers.values():
-            publisher.stop()
+        ends_at = None if timeout is None else clock() + timeout
         with self.pump.lock:
             self._give_back_own()
             self.engine.drain(clock())
         self.pump.wake()
+        # Handlers that run may still send what they have made of their message, or it would fail for our sake.
+        await self._await_turns(lambda: not any(handler.busy for handler, _ in self._handlers), ends_at)
         for handle in self._handles():
             handle.stop()
-        gates = self.pump.turned
+        await self._await_turns(self._settled, ends_at)
+        with self.pump.lock:
+            return self.engine.unsettled()
 
-        def attempt() -> bool | None:
-            if any(handler.busy for handler, _ in self._handlers):
-                return None
-            if any(handle.alerted for handle in self._handles()) or not self.pump.has_taken:
-                return None
-            with self.pump.lock:
-                return True if self.engine.settled else None
+    def _settled(self) -> bool:
+        """Whether what was accepted has become of something; also what is on its way to the engine."""
+        if any(handle.alerted for handle in self._handles()) or not self.pump.has_taken:
+            return False
+        with self.pump.lock:
+            return self.engine.settled
+
+    async def _await_turns(self, condition: Callable[[], bool], ends_at: float | None) -> None:
+        """Return when `condition` holds, tried after each turn of the pump, or at `ends_at`."""
 
         def what() -> str:
             with self.pump.lock:
                 waiting, in_flight = self.engine.unsettled()
             return f"closing, with {waiting:,} messages waiting and {in_flight:,} in flight; start a consumer for them"
 
+        left = None if ends_at is None else max(0.0, ends_at - clock())
         try:
-            await wait_until(self.waiting, gates, attempt, timeout, what)
+            await wait_until(self.waiting, self.pump.turned, lambda: condition() or None, left, what)
         except TimedOut:
             pass
-        with self.pump.lock:
-            return self.engine.unsettled()
 
     def _give_back_own(self) -> None:
         """What the closing thread or task took and did not settle, nobody will settle any more."""
@@ -694,7 +702,7 @@ class AsyncNode:
         raise TypeError("a node cannot be pickled; make one in each process")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} in {self.fabric}: {self._life.value}>"
+        return f"<{type(self).__name__.removeprefix('_Blocking')} {self.name} in {self.fabric}: {self._life.value}>"
 
 
 def _address(announcement: Announcement) -> Address:

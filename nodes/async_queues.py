@@ -203,7 +203,7 @@ class AsyncProducer(Generic[T_contra]):
             self._bodies.append(data)
             self._count = sequence = self._count + 1
         if not self.alerted:
-            self._node.pump.alert(self)
+            self._node.pump.hand_over_soon(self)
         return Receipt(self._stream, sequence)
 
     def _has_room(self, size: int) -> bool:
@@ -701,6 +701,8 @@ class AsyncConsumer(Generic[T_co]):
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
         """Take the next message; None: closed. `waiting` says how the caller waits."""
+        if self._node.is_closed:
+            return None
         self._node.ensure(closing=True)
         message = self.try_take() if self._node.handing_out and self._open else None
         if message is None:
@@ -764,6 +766,8 @@ class AsyncConsumer(Generic[T_co]):
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
+        if self._node.is_closed:
+            return None
         self._node.ensure(closing=True)
         open_ = self._node.handing_out and self._open
         batch = self.try_take_batch(max_size) if open_ else None

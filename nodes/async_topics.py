@@ -99,7 +99,7 @@ class AsyncPublisher(Generic[T_contra]):
             self._room -= size
             self._bodies.append(data)
         if not self.alerted:
-            self._node.pump.alert(self)
+            self._node.pump.hand_over_soon(self)
         return True
 
     async def publish(self, body: T_contra, *, topic: str | None = None, headers: dict[str, str] | None = None) -> None:
@@ -312,6 +312,8 @@ class AsyncSubscriber(Generic[T_co]):
         return updates
 
     async def _take(self, waiting: Waiting, take: Callable[[], Any], timeout: float | None) -> Any:
+        if self._node.is_closed:
+            return None
         closed = object()
         self._node.ensure(closing=True)
 

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from peerfabric.errors import ConfigError, FabricError
+from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes.message import Message, Reject, Retry
 from peerfabric.nodes.waiting import Blocking, complete
 
@@ -97,7 +97,7 @@ class Handler:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _run_thread(self, node: AsyncNode, take: Callable[..., Any]) -> None:
-        waiting = Blocking()
+        waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
         while True:
             try:
                 item = complete(take(waiting))
@@ -156,6 +156,9 @@ class Handler:
 
     def _failed(self, item: Any, error: BaseException) -> None:
         if isinstance(item, Message):
+            if isinstance(error, NodeClosed):
+                item.give_back()  # it failed because this node ends, which is not its fault
+                return
             item.failed(error)
             if isinstance(error, Exception) and not isinstance(error, Retry | Reject):
                 _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)

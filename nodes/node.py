@@ -188,4 +188,4 @@ class Node:
         raise TypeError("a node cannot be pickled; make one in each process")
 
     def __repr__(self) -> str:
-        return repr(self._async).replace("_BlockingNode", "Node")
+        return repr(self._async)

@@ -48,7 +48,7 @@ def test_wildcards_select_topics(front: Any) -> None:
         assert sorted(next_body(subscribers["eu.*.price"]) for _ in range(2)) == ["eu.de.price", "eu.fr.price"]
         assert sorted(next_body(subscribers["eu.>"]) for _ in range(4)) == sorted(set(topics) - {"us.ny.price"})
         for subscriber in subscribers.values():
-            with pytest.raises(TimedOut, match="see node.peers"):
+            with pytest.raises(TimedOut, match=r"see node\.peers"):
                 subscriber.get(timeout=0.1)
             assert subscriber.missed == 0
 
