@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from peerfabric import ConfigError, Node, TimedOut
-from peerfabric.discovery.host import RUNTIME_VARIABLE
 from peerfabric.indexer.findings import Progress, Report, Totals, examine, sources
-from peerfabric.nodes.async_node import FABRIC_VARIABLE
 from peerfabric.nodes.cli.children import Children
+from peerfabric.nodes.cli.own_fabric import own_fabric
 from peerfabric.stats import QueueAccount
 
 WORKERS: Final = 4
@@ -54,12 +49,8 @@ def run(folder: Path, on_progress: Callable[[Progress], None], on_event: Callabl
         raise ConfigError(f"{folder} has no Python files; give a folder that has")
     on_event(f"{len(work):,} files under {folder}")
     started_at = time.monotonic()
-    # A fabric of its own in a runtime folder of its own: it meets no other node, and what the killed worker leaves
-    # there goes with the folder.
-    with tempfile.TemporaryDirectory(prefix="peerfabric-") as runtime:
-        variables = {RUNTIME_VARIABLE: runtime, FABRIC_VARIABLE: f"demo-{secrets.token_hex(4)}"}
-        with _environment(variables), Children(variables) as children, Node("demo") as node:
-            report, account = _index(folder, node, children, on_progress, on_event)
+    with own_fabric("demo") as variables, Children(variables) as children, Node("demo") as node:
+        report, account = _index(folder, node, children, on_progress, on_event)
     ended_at = time.monotonic()
     on_event("the same in a single process, to compare")
     alone = Totals()
@@ -115,17 +106,3 @@ def _index(
             start_worker(WORKERS + 1)
             on_event(f"worker-1 was killed (SIGKILL) after {progress.done:,} files; worker-{WORKERS + 1} joins")
     return reports[0], accounts[0]
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import time
 from typing import Final
@@ -10,10 +9,10 @@ from typing import Final
 import click
 import msgspec
 
-from peerfabric.nodes.async_node import FABRIC_VARIABLE
 from peerfabric.nodes.cli.children import Children
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
+from peerfabric.nodes.cli.own_fabric import own_fabric
 from peerfabric.nodes.node import Node
 from peerfabric.nodes.queues import Producer
 
@@ -54,8 +53,7 @@ def bench(seconds: float, size: int, output: str) -> None:
 
 
 def _measure(seconds: float, size: int) -> Figures:
-    fabric = f"bench-{secrets.token_hex(4)}"
-    with Children({FABRIC_VARIABLE: fabric}) as children, Node("bench", fabric=fabric) as node:
+    with own_fabric("bench") as variables, Children(variables) as children, Node("bench") as node:
         children.start("peerfabric.nodes.cli.bench_peer", name="bench-peer")
         load = node.producer("load", bytes)
         load.ready(timeout=START_MAX)

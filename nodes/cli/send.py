@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import click
 import msgspec
 
-from peerfabric.errors import TimedOut
+from peerfabric.errors import TimedOut, Undelivered
 from peerfabric.nodes.cli.bodies import bodies
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
@@ -64,7 +65,10 @@ def _settle(node: Node, producer: Producer[Any], timeout: float | None) -> None:
             after = _account(node)
             if after.acked + after.dead_lettered > before.acked + before.dead_lettered:
                 continue
-            raise Failure(_why(node, producer.queue, after, timeout), Exit.NOTHING) from None
+            why = _why(node, producer.queue, after, timeout)
+            with suppress(Undelivered):  # as `why` says in more detail
+                node.close(timeout=0)
+            raise Failure(why, Exit.NOTHING) from None
 
 
 def _why(node: Node, queue: str, account: QueueAccount, timeout: float | None) -> str:

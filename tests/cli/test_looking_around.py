@@ -1,0 +1,54 @@
+"""`peerfabric peers`, `bench`, and what the command says about itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from peerfabric import Node, __version__
+from tests.cli.conftest import Start, ended
+
+DOCS = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+
+def test_peers_are_listed(start: Start, node: Node) -> None:
+    """Each node with its state and what it takes part in, as a table and as JSON."""
+    node.consumer("orders", int)
+    node.publisher("prices.eur", float)
+    code, out, _ = ended(start("peers", "--wait", "2"))
+    assert code == 0
+    assert out.split()[0] == "name"
+    assert {"test", "orders", "prices.eur"} <= set(out.split())
+    code, out, _ = ended(start("peers", "--wait", "2", "-o", "json"))
+    (peer,) = map(json.loads, out.splitlines())
+    assert (code, peer["name"], peer["consumes"], peer["publishes"]) == (0, "test", ["orders"], ["prices.eur"])
+
+
+def test_nobody_is_there(start: Start) -> None:
+    """An empty fabric is exit code 3, with what to do."""
+    code, out, err = ended(start("peers", "--wait", "0"))
+    assert (code, out) == (3, "")
+    assert "nobody else is in fabric 'cli'" in err
+
+
+def test_bench_prints_figures(start: Start) -> None:
+    """Rates and times come out as numbers above zero."""
+    code, out, err = ended(start("bench", "--seconds", "0.1", "-o", "json"))
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert figures["messages"] > 0
+    assert all(value > 0 for value in figures.values())
+
+
+def test_help_and_docs_name_every_command_and_exit_code(start: Start) -> None:
+    """What --help says is said in docs/command-line.md as well."""
+    code, out, _ = ended(start("--help"))
+    assert code == 0
+    text = DOCS.read_text()
+    for command in ("demo", "peers", "send", "take", "pub", "sub", "bench"):
+        assert command in out
+        assert f"peerfabric {command}" in text
+    for number in ("0", "1", "2", "3", "130", "141"):
+        assert f"\n  {number} " in out
+        assert f"| {number} |" in text
+    assert ended(start("--version"))[1] == f"peerfabric, version {__version__}\n"
