@@ -33,6 +33,8 @@ from peerfabric.stats import PeerView
 
 OURSELVES: Final = 0
 """The wire that leads back to this node."""
+INTRODUCE_AFTER: Final = 0.25
+"""How long newcomers are collected before the peers hear of them."""
 IDLE_CLOSE_AFTER: Final = 10.0
 REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
 RETRY_FIRST, RETRY_MAX = 2.0, 30.0
@@ -158,6 +160,7 @@ class Peers:
         """A set in the order of insertion, like all sets here whose order shows on the wire."""
         self._farewells: dict[int, tuple[int, float]] = {}
         self._refused_until: dict[str, float] = {}
+        self._introduce_at = inf
         self._next_tick = -inf
 
     # What discovery proposes
@@ -196,6 +199,16 @@ class Peers:
         """Discovery does not see the node any more; only its link decides whether it lives."""
         self._known.pop(node_id, None)
         self._retry.pop(node_id, None)
+
+    def introduce(self, sample: list[Address], now: float) -> None:
+        """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
+
+        A hello on a link that is up changes nothing on it. At most one round of them in INTRODUCE_AFTER.
+        """
+        self.sample = sample
+        if self._introduce_at == inf and not self.closing:
+            self._introduce_at = now + INTRODUCE_AFTER
+            self.wake_at(self._introduce_at)
 
     def interest_changed(self, now: float) -> None:
         """Say hello again to everybody with whom there was nothing in common."""
@@ -561,6 +574,12 @@ class Peers:
                 self._end_farewell(wire)
             else:
                 self._next_tick = min(self._next_tick, until)
+        if self._introduce_at <= now:
+            self._introduce_at = inf
+            for link in self.links.values():
+                if link.up and link.wire != OURSELVES:
+                    self._hello_due[link] = None
+        self._next_tick = min(self._next_tick, self._introduce_at)
         if not self.closing:
             self._dial_due(now)
         return changes
