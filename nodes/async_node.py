@@ -270,7 +270,10 @@ class AsyncNode:
                 exchange.gone(address.node_id)
         sample = [_address(a) for a in exchange.sample(exclude=(self.engine.address.node_id,))]
         with self.pump.lock:
-            self.engine.peers.sample = sample
+            if any(present for _, present in met):
+                self.engine.peers.introduce(sample, clock())
+            else:
+                self.engine.peers.sample = sample
 
     def _found(self, announcement: Announcement) -> None:
         with self.pump.lock:
@@ -513,7 +516,8 @@ class AsyncNode:
             found = self.engine.statistics()
             behind = {queue: count + 1 - self._producers[queue].end.next for queue, count in handed_over.items()}
         accounts = tuple(_with_handed_over(account, behind.get(account.queue, 0)) for account in found.producers)
-        return replace(found, producers=accounts)
+        counters = {**found.counters, "foreign messages": self.pump.foreign} if self.pump.foreign else found.counters
+        return replace(found, producers=accounts, counters=counters)
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
