@@ -1,0 +1,8 @@
+"""Topic, the publisher's side: wait until somebody is subscribed, then publish."""
+
+from peerfabric import Node
+
+with Node() as node:
+    prices = node.publisher("prices.eur", float)
+    prices.ready()
+    prices.publish(1.08)

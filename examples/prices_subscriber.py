@@ -1,0 +1,7 @@
+"""Topic, the subscriber's side: run this in one terminal and prices_publisher.py in another."""
+
+from peerfabric import Node
+
+with Node() as node:
+    for update in node.subscriber("prices.*", float):
+        print(update.topic, update.body)

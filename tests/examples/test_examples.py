@@ -1,0 +1,107 @@
+"""Each example, and each Python block of the README, runs as a user runs it: as a script, by its path."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DEADLINE = 60.0
+
+ALONE = {
+    "handlers.py": {
+        "paid 100 to alice at attempt 1",
+        "given up: alice -5, rejected, nothing to pay",
+        "given up: bob 200, attempts, bob has no account yet",
+        "paid 200 to bob at attempt 1",
+    },
+    "confirm.py": {"queued", "not yet, and still ours: True", "took 1", "processed", "took 5", "5 acked"},
+    "batches.py": {"200,000 numbers with the sum 19,999,900,000, each acked"},
+    "asyncio_nodes.py": {"the sum is 9900"},
+    "web_app.py": {"400 202", "cooked tea"},
+    "static_peers.py": {"hello over tcp://127.0.0.1:7719"},
+    "notebook.py": {"0", "1", "4", "9", "16"},
+}
+PAIRS = {
+    ("kitchen.py", "shop.py"): ["cooked tea", "cooked jam"],
+    ("prices_subscriber.py", "prices_publisher.py"): ["prices.eur 1.08"],
+}
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """Variables for a fabric of this test's own; short, since socket paths have a limit."""
+    with tempfile.TemporaryDirectory(prefix="pf-", dir="/tmp") as folder:
+        yield os.environ | {
+            "PEERFABRIC_RUNTIME": folder,
+            "PEERFABRIC_FABRIC": "examples",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def run(path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(path)], env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+
+
+def run_pair(waiting: Path, ending: Path, environment: dict[str, str], expected: list[str]) -> None:
+    """Start `waiting`, run `ending` to its end, and read from the first what it has to say."""
+    first = subprocess.Popen([sys.executable, str(waiting)], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        second = run(ending, environment)
+        assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+        assert first.stdout is not None
+        assert [first.stdout.readline().rstrip("\n") for _ in expected] == expected
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def readme_scripts() -> dict[str, str]:
+    """The Python blocks of the README, by the file name in their first line."""
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M)
+    return dict(blocks)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_example(name: str, environment: dict[str, str]) -> None:
+    """It ends by itself, says what it should, and complains of nothing."""
+    done = run(EXAMPLES / name, environment)
+    assert (done.returncode, ALONE[name] - set(done.stdout.splitlines())) == (0, set()), done.stdout + done.stderr
+    if name not in ("handlers.py",):
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_terminals(pair: tuple[str, str], environment: dict[str, str]) -> None:
+    """One process waits, the other sends; they need nothing but each other."""
+    run_pair(EXAMPLES / pair[0], EXAMPLES / pair[1], environment, PAIRS[pair])
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_readme(pair: tuple[str, str], environment: dict[str, str], tmp_path: Path) -> None:
+    """What the README tells to type works as it stands there."""
+    scripts = readme_scripts()
+    for name in pair:
+        (tmp_path / name).write_text(scripts[name])
+    run_pair(tmp_path / pair[0], tmp_path / pair[1], environment, PAIRS[pair])
+
+
+def test_every_example_is_run() -> None:
+    """No file lies here that no test runs."""
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ALONE) | {name for pair in PAIRS for name in pair}
+
+
+def test_readme_has_no_other_scripts() -> None:
+    """Each Python block of the README is one that runs above."""
+    text = (ROOT / "README.md").read_text()
+    assert text.count("```python") == len(readme_scripts()) == len({name for pair in PAIRS for name in pair})

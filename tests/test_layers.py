@@ -1,0 +1,133 @@
+"""Who may import whom, read from the source: nodes → discovery → fabric, and nothing below knows what is above."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"fabric": "peerfabric", "discovery": "peerfabric.discovery", "nodes": "peerfabric.nodes"}
+INDEXER = "peerfabric.indexer"
+
+PURE = frozenset(
+    {
+        "__future__", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq", "importlib",
+        "itertools", "logging", "math", "msgspec", "operator", "queue", "random", "re", "struct", "types", "typing",
+        "typing_extensions", "zlib",
+    }
+)  # fmt: skip
+"""What a machine may import: nothing that opens, waits, starts or tells the time."""
+
+GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
+ZMQ_FILES = {"nodes/pump.py", "nodes/sockets.py", "nodes/monitor.py", "nodes/curve.py"}
+ZEROCONF_FILES = {"discovery/mdns.py"}
+
+
+class Import:
+    """One imported module, and whether that happens when the importing one loads."""
+
+    def __init__(self, module: str, names: tuple[str, ...], level: int, *, at_load: bool) -> None:
+        self.module, self.names, self.level, self.at_load = module, names, level, at_load
+        self.package = module.partition(".")[0]
+
+
+def imports(tree: ast.AST, *, at_load: bool = True) -> Iterator[Import]:
+    """Every import in `tree`. What is in a function, or for type checkers only, does not happen at load."""
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (Import(alias.name, (), 0, at_load=at_load) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                yield Import(module or "", tuple(alias.name for alias in names), level, at_load=at_load)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                yield from imports(node, at_load=False)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from imports(node, at_load=False)
+            case _:
+                yield from imports(node, at_load=at_load)
+
+
+def files(*folders: str) -> list[str]:
+    return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports_of(file: str) -> list[Import]:
+    return list(imports(ast.parse((ROOT / file).read_bytes(), file)))
+
+
+def layer(module: str) -> str:
+    """Which room of the house a module of ours is in."""
+    for folder in ("nodes", "discovery"):
+        package = FOLDERS[folder]
+        if module == package or module.startswith(package + "."):
+            return folder
+    return "indexer" if module == INDEXER or module.startswith(INDEXER + ".") else "fabric"
+
+
+def ours(file: str) -> Iterator[Import]:
+    return (found for found in imports_of(file) if found.package == "peerfabric")
+
+
+@pytest.mark.parametrize("file", [f for f in files("fabric") if f != "fabric/__init__.py"])
+def test_fabric_is_pure(file: str) -> None:
+    """A machine imports only machines and what can do nothing by itself; chance comes in as a `Random`."""
+    for found in imports_of(file):
+        if found.package == "peerfabric":
+            assert layer(found.module) == "fabric", found.module
+            continue
+        # The one module that is allowed to touch the disk (design: "the only module that imports os").
+        if file == "fabric/spool/files.py":
+            continue
+        assert found.package in PURE, found.module
+        if found.package == "random":
+            assert found.names == ("Random",), "the module's own generator is global state"
+
+
+def test_face_loads_only_errors() -> None:
+    """`import peerfabric` loads the errors; everything else comes on first use, or is for type checkers."""
+    at_load = {found.module for found in ours("fabric/__init__.py") if found.at_load}
+    assert at_load == {"peerfabric.errors"}
+
+
+@pytest.mark.parametrize("file", files("discovery"))
+def test_discovery_stands_on_the_ground_floor(file: str) -> None:
+    """Discovery knows of errors, names and options, and of no machine and no node."""
+    for found in ours(file):
+        assert layer(found.module) == "discovery" or found.module in GROUND_FLOOR, found.module
+
+
+@pytest.mark.parametrize("file", files("nodes"))
+def test_only_the_demo_command_knows_the_example(file: str) -> None:
+    """The indexer stands on top of everything; the command that runs it is the one that may import it."""
+    for found in ours(file):
+        assert layer(found.module) != "indexer" or file == "nodes/cli/demo.py", found.module
+        assert not found.module.startswith("peerfabric.nodes.cli") or file.startswith("nodes/cli/"), found.module
+
+
+@pytest.mark.parametrize("file", files(*FOLDERS, "examples", "tests"))
+def test_imports_are_absolute_and_by_the_installed_name(file: str) -> None:
+    """`peerfabric.nodes`, never `nodes` or `.`: those are other modules where we are installed."""
+    for found in imports_of(file):
+        assert found.level == 0, f"from {'.' * found.level}{found.module}"
+        assert found.package not in FOLDERS, found.module
+
+
+@pytest.mark.parametrize("file", files(*FOLDERS, "examples"))
+def test_edges_are_where_they_belong(file: str) -> None:
+    """ZeroMQ is behind three or four files, zeroconf behind one and loaded only when used; pickle is nowhere."""
+    for found in imports_of(file):
+        assert found.package != "zmq" or file in ZMQ_FILES, found.module
+        assert found.package != "zeroconf" or (file in ZEROCONF_FILES and not found.at_load), found.module
+        assert found.package not in ("pickle", "marshal", "shelve", "dill", "cloudpickle"), found.module
+        assert not found.module.startswith("zmq.asyncio"), "the pump is the loop for sockets"
+
+
+@pytest.mark.parametrize("file", files(*FOLDERS, "examples", "tests", "benchmarks"))
+def test_no_file_knows_this_machine(file: str) -> None:
+    """Folders of one developer's machine mean nothing elsewhere."""
+    text = (ROOT / file).read_text()
+    for folder in ("/" + "home/", "/" + "root/", "/" + "work/", "/" + "Users/"):
+        assert folder not in text, folder
