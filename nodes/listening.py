@@ -1,12 +1,16 @@
-"""Where a node listens: from `listen=` to the endpoints of its inbox and outbox."""
+"""Where a node listens: from `listen=` to the endpoints of its inbox and outbox, and what may be in the way there."""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from contextlib import suppress
 from typing import Final
 
 from peerfabric.discovery.host import fabric_folder, ipc_endpoint
-from peerfabric.errors import ConfigError
+from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.nodes.probe import Outcome, Probe, address_of
 
 _TCP: Final = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\*|\d{1,5})")
 _LOOPBACK: Final = re.compile(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\]|localhost")
@@ -45,3 +49,33 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
     if host == "localhost":
         host = "127.0.0.1"
     return [f"tcp://{host}:{found['port']}"], [f"tcp://{host}:*"]
+
+
+def listening_path(endpoint: str) -> str | None:
+    """Check an endpoint to bind and clear the way for it; return the path of its socket file, if it has one.
+
+    libzmq takes over a path whoever listens there, and removes whatever file it finds: so we look first.
+    """
+    if not endpoint.startswith("ipc://"):
+        host, _, port = endpoint.rpartition(":")
+        if address_of(f"{host}:{0 if port == '*' else port}") is None:
+            raise ConfigError(f"{endpoint!r} is not an endpoint to listen at; use tcp://127.0.0.1:* or ipc://PATH")
+        return None
+    path = endpoint.removeprefix("ipc://")
+    if address_of(endpoint) is None or path[0] in "@*":
+        raise ConfigError(f"{endpoint!r}: use ipc:// with the path of a socket file, at most 107 bytes long")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {endpoint}: {error.strerror}; use a folder of one's own") from error
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{path} is not a socket; remove the file or use another path")
+    probe = Probe(endpoint, 0.0)
+    probe.close()
+    if probe.outcome is not Outcome.REFUSED:
+        raise EndpointInUse(endpoint)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    return path

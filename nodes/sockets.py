@@ -17,10 +17,7 @@ import itertools
 import logging
 import os
 import re
-import resource
 import select
-import stat
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,8 +27,11 @@ import msgspec
 import zmq
 
 from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.nodes.descriptors import raise_descriptor_limit
+from peerfabric.nodes.doorbell import Doorbell
+from peerfabric.nodes.listening import listening_path
 from peerfabric.nodes.monitor import Connected, Connection, Disconnected, Monitor, Refused
-from peerfabric.nodes.probe import Outcome, Probe, address_of, is_dialable
+from peerfabric.nodes.probe import Outcome, Probe, is_dialable
 
 if TYPE_CHECKING:
     ZmqContext = zmq.Context[zmq.Socket[bytes]]
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Connected",
     "Disconnected",
-    "Doorbell",
     "Event",
     "Outcome",
     "Probed",
@@ -69,9 +68,6 @@ READ_SHARED_BYTES_MIN: Final = 16 * 1024
 SKIPPED_PARTS_MAX: Final = 4096
 """Parts of a foreign message thrown away in one `read`, about 2 ms of work."""
 
-_FDS_PER_PEER: Final = 7  # mailboxes of a PUSH and both ends of its monitor, and a connection each way for both kinds
-_FDS_OTHER: Final = 256  # what ZeroMQ, the interpreter, a spool and a modest application hold besides
-_PEERS_MIN: Final = 64
 _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
@@ -127,7 +123,7 @@ class Sockets:
         """
         if zmq.zmq_version_info() < (4, 3, 4):
             raise ConfigError(f"libzmq {zmq.zmq_version()} has known holes; install pyzmq >= 27 from its wheel")
-        _raise_fd_limit(peers_max)
+        raise_descriptor_limit(peers_max)
         self.foreign = 0
         self._peers_max = peers_max
         self._frame_bytes_max = frame_bytes_max
@@ -411,7 +407,7 @@ class Sockets:
         return socket
 
     def _bind(self, socket: ZmqSocket, endpoint: str) -> str:
-        path = _listening_path(endpoint)
+        path = listening_path(endpoint)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -531,70 +527,6 @@ class Sockets:
         return left if timeout is None else min(left, timeout)
 
 
-class Doorbell:
-    """Wakes one sleeping thread, at the cost of a system call only if it may be asleep.
-
-    The sleeper calls `listen`, sleeps until `fd` is readable unless that said no, then calls `answer`, and only then
-    looks at what others left for it. A ringer leaves something and then calls `ring`.
-
-    Nothing is missed. The sleeper first writes `_asleep` and then reads `_rung`; a ringer first writes `_rung` and
-    then reads `_asleep`. The interpreter runs these one at a time, so whichever comes second sees the first: either
-    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and `answer` may be cleared by it,
-    but what it is about was left before, and is looked at after.
-
-    Many rings during one sleep write once: `_answered_for` is the number of the sleep for which `fd` was written. It
-    is set after writing and not before, so that an exception of a signal handler in between costs one more write,
-    where it would else silence the bell; and since numbers only grow, a ringer that was suspended for long can set
-    it to an old number, but never silence a later sleep.
-    """
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._rung = False
-        self._sleeps = 0
-        self._asleep = 0  # the number of the present sleep, or 0
-        self._answered_for = 0
-        # Guards fd against being closed, and its number reused, under a ringer. Reentrant for signal handlers.
-        self._open = threading.RLock()
-
-    def ring(self) -> None:
-        """End the present sleep, or keep the next one from starting. Any thread; also in signal handlers."""
-        self._rung = True
-        sleep = self._asleep
-        if sleep and sleep != self._answered_for:
-            with self._open:
-                if self.fd >= 0:
-                    os.eventfd_write(self.fd, 1)
-            self._answered_for = sleep
-
-    def listen(self) -> bool:
-        """Say whether the sleeper may sleep; from here on rings write to `fd`."""
-        self._sleeps = self._asleep = self._sleeps + 1
-        return not self._rung
-
-    def answer(self) -> None:
-        """Say that the sleeper is awake and will now look at everything left for it."""
-        self._asleep = 0
-        self._rung = False
-
-    def silence(self) -> None:
-        """Make `fd` unreadable again."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
-
-    def close(self) -> None:
-        """Close `fd`; later rings do nothing."""
-        with self._open:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Close `fd` in a forked child, where nobody else can be ringing and the lock may never be released."""
-        fd, self.fd = self.fd, -1
-        self._asleep = 0
-        if fd >= 0:
-            os.close(fd)
-
-
 class _Wire:
     """One PUSH and what is known of it."""
 
@@ -710,53 +642,3 @@ def _send(send: Callable[..., Any], frames: Sequence[Buffer]) -> None:
     for frame in frames[:-1]:
         send(frame, _DONTWAIT_MORE)
     send(wrapped, _DONTWAIT)
-
-
-def _listening_path(endpoint: str) -> str | None:
-    """Check an endpoint to bind and clear the way for it; return the path of its socket file, if it has one.
-
-    libzmq takes over a path whoever listens there, and removes whatever file it finds: so we look first.
-    """
-    if not endpoint.startswith("ipc://"):
-        host, _, port = endpoint.rpartition(":")
-        if address_of(f"{host}:{0 if port == '*' else port}") is None:
-            raise ConfigError(f"{endpoint!r} is not an endpoint to listen at; use tcp://127.0.0.1:* or ipc://PATH")
-        return None
-    path = endpoint.removeprefix("ipc://")
-    if address_of(endpoint) is None or path[0] in "@*":
-        raise ConfigError(f"{endpoint!r}: use ipc:// with the path of a socket file, at most 107 bytes long")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return path
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {endpoint}: {error.strerror}; use a folder of one's own") from error
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"{path} is not a socket; remove the file or use another path")
-    probe = Probe(endpoint, 0.0)
-    probe.close()
-    if probe.outcome is not Outcome.REFUSED:
-        raise EndpointInUse(endpoint)
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    return path
-
-
-def _raise_fd_limit(peers_max: int) -> None:
-    """Raise the limit of open descriptors as far as `peers_max` peers need and the system allows."""
-    wanted, least = (_FDS_OTHER + _FDS_PER_PEER * peers for peers in (peers_max, min(peers_max, _PEERS_MIN)))
-    soft, hard = (
-        float("inf") if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE)
-    )
-    if hard < least:
-        raise ConfigError(f"this process may open {hard} descriptors and needs {least}; raise `ulimit -Hn`")
-    if soft < wanted:
-        soft = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    if soft < wanted:
-        _log.warning(
-            "%d descriptors are enough for %d peers, not for peers_max=%d; raise `ulimit -Hn`",
-            soft,
-            (soft - _FDS_OTHER) // _FDS_PER_PEER,
-            peers_max,
-        )

@@ -23,10 +23,10 @@ import zmq
 
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes import sockets as edge
+from peerfabric.nodes.doorbell import Doorbell
 from peerfabric.nodes.sockets import (
     Connected,
     Disconnected,
-    Doorbell,
     Event,
     Outcome,
     Probed,

@@ -1,0 +1,71 @@
+"""Doorbell: what wakes the I/O thread of a node."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+
+
+class Doorbell:
+    """Wakes one sleeping thread, at the cost of a system call only if it may be asleep.
+
+    The sleeper calls `listen`, sleeps until `fd` is readable unless that said no, then calls `answer`, and only then
+    looks at what others left for it. A ringer leaves something and then calls `ring`.
+
+    Nothing is missed. The sleeper first writes `_asleep` and then reads `_rung`; a ringer first writes `_rung` and
+    then reads `_asleep`. The interpreter runs these one at a time, so whichever comes second sees the first: either
+    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and `answer` may be cleared by it,
+    but what it is about was left before, and is looked at after.
+
+    Many rings during one sleep write once: `_answered_for` is the number of the sleep for which `fd` was written. It
+    is set after writing and not before, so that an exception of a signal handler in between costs one more write,
+    where it would else silence the bell; and since numbers only grow, a ringer that was suspended for long can set
+    it to an old number, but never silence a later sleep.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._rung = False
+        self._sleeps = 0
+        self._asleep = 0  # the number of the present sleep, or 0
+        self._answered_for = 0
+        # Guards fd against being closed, and its number reused, under a ringer. Reentrant for signal handlers.
+        self._open = threading.RLock()
+
+    def ring(self) -> None:
+        """End the present sleep, or keep the next one from starting. Any thread; also in signal handlers."""
+        self._rung = True
+        sleep = self._asleep
+        if sleep and sleep != self._answered_for:
+            with self._open:
+                if self.fd >= 0:
+                    os.eventfd_write(self.fd, 1)
+            self._answered_for = sleep
+
+    def listen(self) -> bool:
+        """Say whether the sleeper may sleep; from here on rings write to `fd`."""
+        self._sleeps = self._asleep = self._sleeps + 1
+        return not self._rung
+
+    def answer(self) -> None:
+        """Say that the sleeper is awake and will now look at everything left for it."""
+        self._asleep = 0
+        self._rung = False
+
+    def silence(self) -> None:
+        """Make `fd` unreadable again."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        """Close `fd`; later rings do nothing."""
+        with self._open:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close `fd` in a forked child, where nobody else can be ringing and the lock may never be released."""
+        fd, self.fd = self.fd, -1
+        self._asleep = 0
+        if fd >= 0:
+            os.close(fd)
