@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import itertools
 import logging
 import os
 import random
 import re
 import secrets
-import signal
 import sys
 import threading
 import time
-import warnings
-import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -26,10 +22,7 @@ from msgspec.structs import replace
 
 from peerfabric.codec import Codec
 from peerfabric.discovery.backends import build_backends, check_choice
-from peerfabric.discovery.base import Announcement
-from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.host import host_id
-from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
 from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import (
@@ -42,10 +35,12 @@ from peerfabric.errors import (
     WrongLoop,
 )
 from peerfabric.names import check_name, check_pattern
+from peerfabric.nodes import process
 from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, in_hand
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.handlers import Handler
 from peerfabric.nodes.listening import endpoints
+from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
@@ -64,9 +59,6 @@ FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"
 PARTING_MAX: Final = 1.5
 
 _log = logging.getLogger("peerfabric")
-_running: weakref.WeakSet[AsyncNode] = weakref.WeakSet()
-_hooks = threading.Lock()
-_hooked = False
 
 
 class Life(Enum):
@@ -130,8 +122,7 @@ class AsyncNode:
         self._publishers: dict[str, AsyncPublisher[Any]] = {}
         self._subscribers: dict[str, AsyncSubscriber[Any]] = {}
         self._handlers: list[tuple[Handler, Callable[..., Awaitable[Any]]]] = []
-        self._backends: tuple[Any, ...] = ()
-        self._roster: Roster | None = None
+        self._membership: Membership | None = None
         self._stopped = Gate()
         self._final: Statistics | None = None
 
@@ -201,7 +192,7 @@ class AsyncNode:
             address = Address(node_id, epoch, self.name, host_id(), inbox, outbox)
             now = clock()
             self.engine = Engine(address, self.fabric, self.options, rng, now)
-            self._backends = build_backends(
+            backends = build_backends(
                 fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
             )
         except BaseException:
@@ -210,84 +201,17 @@ class AsyncNode:
         self.pump = Pump(self.engine, sockets, self.name)
         if isinstance(self.waiting, Blocking):
             self.waiting = Blocking(self.pump.lead)
-        _hook_process()
         self._life = Life.RUNNING
-        _running.add(self)
+        process.remember(self)
         with self.pump.lock:
             for handle in self._handles():
                 handle.start(self.engine, now)
                 self.pump.attach(handle)
         self.pump.start()
-        self._discover(address)
+        self._membership = Membership(address, self.fabric, self.options.peers_max, self.engine, self.pump, backends)
+        self._membership.join()
         for handler, take in self._handlers:
             handler.start(self, take)
-
-    def _discover(self, address: Address) -> None:
-        """Announce this node and watch for others; every report goes to the engine."""
-        self._roster = Roster(
-            node_id=address.node_id,
-            fabric=self.fabric,
-            host=address.host,
-            on_peer=self._found,
-            on_candidate=self._proposed,
-            on_lost=self._lost,
-            peers_max=self.options.peers_max,
-        )
-        announcement = Announcement(
-            node_id=address.node_id,
-            epoch=address.epoch,
-            name=self.name,
-            fabric=self.fabric,
-            host=address.host,
-            inbox=tuple(address.inbox),
-            outbox=tuple(address.outbox),
-        )
-        exchange = next((b for b in self._backends if isinstance(b, ExchangeBackend)), None)
-        if exchange is not None:
-            self.pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
-            self.pump.on_met = lambda met: self._pass_on(exchange, met)
-        for backend in self._backends:
-            backend.announce(announcement)
-        for backend in self._backends:
-            backend.watch(self._roster.report)
-
-    def _announcement(self, address: Address) -> Announcement:
-        return Announcement(
-            node_id=address.node_id,
-            epoch=address.epoch,
-            name=address.name,
-            fabric=self.fabric,
-            host=address.host,
-            inbox=tuple(address.inbox),
-            outbox=tuple(address.outbox),
-        )
-
-    def _pass_on(self, exchange: ExchangeBackend, met: list[tuple[Address, bool]]) -> None:
-        for address, present in met:
-            if present:
-                exchange.met(self._announcement(address))
-            else:
-                exchange.gone(address.node_id)
-        sample = [_address(a) for a in exchange.sample(exclude=(self.engine.address.node_id,))]
-        with self.pump.lock:
-            if any(present for _, present in met):
-                self.engine.peers.introduce(sample, clock())
-            else:
-                self.engine.peers.sample = sample
-
-    def _found(self, announcement: Announcement) -> None:
-        with self.pump.lock:
-            self.engine.discovered(_address(announcement), clock())
-        self.pump.wake()
-
-    def _proposed(self, endpoint: str) -> None:
-        with self.pump.lock:
-            self.engine.candidate(endpoint, clock())
-        self.pump.wake()
-
-    def _lost(self, node_id: str) -> None:
-        with self.pump.lock:
-            self.engine.lost(node_id)
 
     def _handles(self) -> Iterator[Any]:
         return itertools.chain(
@@ -484,7 +408,7 @@ class AsyncNode:
             received.append(number)
             stopped.open()
 
-        before = _install(on_signal)
+        before = process.install(on_signal)
         try:
             await wait_until(
                 self.waiting,
@@ -495,7 +419,7 @@ class AsyncNode:
                 (float("inf"), logging.INFO),
             )
         finally:
-            _restore(before)
+            process.restore(before)
         await self.close(self.options.drain_timeout)
 
     # Reports
@@ -664,10 +588,10 @@ class AsyncNode:
         for handle in self._handles():
             handle.stop()
         self._stopped.open()
-        for backend in self._backends:
-            backend.close()
+        if self._membership is not None:
+            self._membership.leave()
         self.pump.stop()
-        _running.discard(self)
+        process.forget(self)
         if isinstance(self.waiting, Suspending):
             for handler, _ in self._handlers:
                 await handler.finish()
@@ -675,10 +599,14 @@ class AsyncNode:
             handler.join(1.0)
         _log.info("%s closed", self.name)
 
-    def abandon_loop(self) -> None:
-        """The event loop has ended: what is left to do blocks the thread."""
+    def drain_at_exit(self) -> None:
+        """The program is over, and its event loop if it had one: closing blocks the thread."""
         self.waiting = Blocking()
         self._loop = None
+        try:
+            complete(self.close(self.options.drain_timeout))
+        except Undelivered as undelivered:
+            _log.error("%s", undelivered)
 
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
@@ -709,17 +637,6 @@ class AsyncNode:
         return f"<{type(self).__name__.removeprefix('_Blocking')} {self.name} in {self.fabric}: {self._life.value}>"
 
 
-def _address(announcement: Announcement) -> Address:
-    return Address(
-        announcement.node_id,
-        announcement.epoch,
-        announcement.name,
-        announcement.host,
-        list(announcement.inbox),
-        list(announcement.outbox),
-    )
-
-
 def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:
     """Count also the `behind` messages that were accepted and are on their way to the engine."""
     if behind <= 0:
@@ -745,40 +662,3 @@ def _same(kind: str, name: str, asked: tuple[Any, ...], have: tuple[Any, ...]) -
         raise ConfigError(
             f"{kind} {name!r} exists in this node with {have!r}, not {asked!r}; a name has one handle: ask for the same"
         )
-
-
-def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
-def _restore(before: dict[int, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def _hook_process() -> None:
-    """Once per process, when its first node starts: mind forks, and nodes that nobody closed."""
-    global _hooked  # noqa: PLW0603  # a process forks and exits as a whole
-    with _hooks:
-        if not _hooked:
-            _hooked = True
-            os.register_at_fork(after_in_child=_mark_forked)
-            atexit.register(_drain_forgotten)
-
-
-def _mark_forked() -> None:
-    for node in list(_running):
-        node.forked()
-    _running.clear()
-
-
-def _drain_forgotten() -> None:
-    for node in list(_running):
-        warnings.warn(f"{node!r} was not closed; use `with`, or call close()", ResourceWarning, stacklevel=1)
-        node.abandon_loop()
-        try:
-            complete(node.close(node.options.drain_timeout))
-        except Undelivered as undelivered:
-            _log.error("%s", undelivered)
