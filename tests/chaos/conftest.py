@@ -81,6 +81,11 @@ class Cluster:
         """How many lines all consumers have written."""
         return sum(path.read_bytes().count(b"\n") for path in self.folder.glob("*.log"))
 
+    def has_worked(self, consumer: str) -> bool:
+        """Whether `consumer` has processed anything."""
+        log = self.folder / f"{consumer}.log"
+        return log.exists() and log.stat().st_size > 0
+
     def wait_for(self, condition: Callable[[], object], what: str, pause: float = 0.01) -> None:
         end = time.monotonic() + HUNG
         while not condition():

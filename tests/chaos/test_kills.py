@@ -20,6 +20,8 @@ def kill_and_replace(
     for moment in moments:
         cluster.wait_for(lambda moment=moment: cluster.processed() >= moment * count, "progress")
         victim = cluster.random.choice(names)
+        # One that has just been started holds nothing yet that could be taken over.
+        cluster.wait_for(lambda victim=victim: cluster.has_worked(victim), "work of the one to be killed")
         cluster.kill(victim)
         names[names.index(victim)] = cluster.start("consume", work_ms=work_ms)
     assert cluster.line(producer) == "sent"
