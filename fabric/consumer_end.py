@@ -387,13 +387,17 @@ class ConsumerEnd:
         return None
 
     def _solitude(self, now: float) -> bool:
-        """Whether nothing may be started in this process: a suspect runs, or has waited for it long enough."""
-        for end in self._neighbours.values():
-            if any(delivery.suspect for delivery in end._open) or (end is not self and end._announced(now)):
-                return True
-            if now - end._suspect_since >= SUSPECT_PATIENCE and not (end is self and self._may_be_alone(now)):
-                return True
-        return False
+        """Whether nothing may be started here: a suspect runs, is about to, or has waited for it long enough."""
+        ends = self._neighbours.values()
+        if any(delivery.suspect for end in ends for delivery in end._open):
+            return True
+        if self._announced(now) is not None:
+            return False  # it is our turn, however long others have waited for theirs
+        return any(
+            (end is not self and end._announced(now) is not None)
+            or (now - end._suspect_since >= SUSPECT_PATIENCE and not (end is self and self._may_be_alone(now)))
+            for end in ends
+        )
 
     def _announced(self, now: float) -> Delivery | None:
         """The suspect whose start was announced, if its producer still counts on us."""
