@@ -308,7 +308,9 @@ class Peers:
         if link.address is None:
             self._drop(link)
             _, wait = self._candidates.get(link.endpoint, (0.0, REDIAL_FIRST))
-            self._candidates[link.endpoint] = (now + self._jitter(wait), min(REDIAL_MAX, wait * 2))
+            again_at = now + self._jitter(wait)
+            self._candidates[link.endpoint] = (again_at, min(REDIAL_MAX, wait * 2))
+            self.wake_at(again_at)
             return changes
         if link.met:
             link.suspect(now)

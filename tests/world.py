@@ -1107,6 +1107,9 @@ class World:
             if not self.restless():
                 break
         self.advance(self.now + 3.0)
+        for _ in range(10):
+            if self.restless():  # such as an idle link that closes just now
+                self.advance(self.now + 0.5)
 
     def _roles(self, queues: list[str]) -> list[Role]:
         random, theme = self.random, self.theme
@@ -1311,7 +1314,9 @@ class World:
     def _judge_order(self) -> None:
         """First deliveries are in order: of what was sent once, each consumer started a lower sequence first."""
         for (stream, holder), sequences in self.starts.items():
-            once = [n for n in sequences if len(self.sends.get((stream, n), ())) == 1]
+            # What is too large for one consumer is put aside for another, and comes later.
+            sent_once = [n for n in sequences if len(self.sends.get((stream, n), ())) == 1]
+            once = [n for n in sent_once if len(self.accepted[stream, n]) < 19_000]
             assert once == sorted(once), f"{holder} did not run {stream} in order: {once}"
 
     def _judge_topics(self) -> None:

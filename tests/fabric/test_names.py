@@ -1,0 +1,57 @@
+"""Names, patterns, and the prefixes that ZeroMQ filters by."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerfabric.errors import BadName
+from peerfabric.names import check_name, check_pattern, filter_prefix, matches
+
+
+@pytest.mark.parametrize("name", ["a", "orders", "a.b.c", "A-1_x.y", "x" * 255])
+def test_names(name: str) -> None:
+    """Letters, digits, underscore and dash, in parts joined by dots."""
+    assert check_name("queue", name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.", ".a", "a..b", "a b", "ä", "a*", "x" * 256, "a\0", None, 7])
+def test_no_names(name: object) -> None:
+    """Everything else is refused, whatever its type."""
+    with pytest.raises(BadName):
+        check_name("queue", name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["*", ">", "a.*", "*.b.>", "a.b"])
+def test_patterns(pattern: str) -> None:
+    """A star is one part, a final `>` the rest."""
+    assert check_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", ["", "a.>.b", "a*", "a.**", ">.a"])
+def test_no_patterns(pattern: str) -> None:
+    """A star stands for a whole part, and `>` at the end."""
+    with pytest.raises(BadName):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "selected", "not_selected"),
+    [
+        ("a.b", ["a.b"], ["a", "a.bc", "a.b.c"]),
+        ("a.*", ["a.b", "a.c"], ["a", "a.b.c", "b.a"]),
+        ("a.>", ["a.b", "a.b.c"], ["a", "ab.c"]),
+        (">", ["a", "a.b.c"], []),
+        ("*.x.>", ["a.x.1", "b.x.1.2"], ["a.x", "a.y.1"]),
+    ],
+)
+def test_what_a_pattern_selects(pattern: str, selected: list[str], not_selected: list[str]) -> None:
+    """And the prefix lets all of that pass."""
+    topics = selected + not_selected
+    assert [topic for topic in topics if matches(pattern, topic)] == selected
+    prefix = filter_prefix(pattern)
+    assert all((topic.encode() + b"\0").startswith(prefix) for topic in selected)
+
+
+def test_an_exact_name_selects_no_longer_one() -> None:
+    """ZeroMQ filters by prefix; the closing NUL makes the difference."""
+    assert not b"ab\0".startswith(filter_prefix("a"))
