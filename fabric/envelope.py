@@ -66,6 +66,16 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     known: Annotated[list[Address], Meta(max_length=KNOWN_MAX)] = []
 
 
+class _HelloStart(msgspec.Struct, array_like=True, tag=1):
+    """What every version of HELLO begins with; msgspec skips what follows."""
+
+    magic: str
+    version: int
+    fabric: Name
+    to: Name
+    address: Address
+
+
 class StreamRanges(msgspec.Struct, array_like=True):
     """Some sequences of one stream."""
 
@@ -256,7 +266,7 @@ KINDS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16})
 _encoder = msgspec.msgpack.Encoder()
 _inbox = msgspec.msgpack.Decoder(Hello | Interest | Data | Ack | Release | Ping | Pong | Drain | Bye)
 _outbox = msgspec.msgpack.Decoder(TopicData | Tails | Marker)
-_hello_start = msgspec.msgpack.Decoder(tuple[int, str, int, str, str, Address, *tuple[msgspec.Raw, ...]])
+_hello_start = msgspec.msgpack.Decoder(_HelloStart)
 encode_frame = _encoder.encode
 
 
@@ -311,11 +321,11 @@ def _why(header: bytes, error: Exception) -> BadFrame:
         return UnknownKind(f"kind {kind}")
     if kind == 1:
         try:
-            _, magic, version, _, _, address, *_ = _hello_start.decode(header)
+            start = _hello_start.decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError):
             return BadFrame(f"a hello that does not decode: {error}")
-        if magic == MAGIC and version != VERSION:
-            return ForeignHello(version, address)
+        if start.magic == MAGIC and start.version != VERSION:
+            return ForeignHello(start.version, start.address)
     return BadFrame(str(error))
 
 
