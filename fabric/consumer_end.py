@@ -716,7 +716,7 @@ class ConsumerEnd:
             return
         sources = [(h, s) for h, s in self._rotation() if s.attached]
         waiting = [h for h, s in sources if s.credit.waiting > 0]
-        used = sum(s.credit.outstanding() - (0 if s.credit.waiting else s.credit.unused()) for _, s in sources)
+        used = sum(s.credit.used(now) for _, s in sources)
         free = self.window.size - used
         free_bytes = self.budget - sum(s.credit.outstanding_bytes() for _, s in sources)
         share_bytes = self.budget // max(1, len(sources))
@@ -735,6 +735,7 @@ class ConsumerEnd:
             else:
                 continue
             credit.granted_messages += share
+            credit.moved_at = now
             # Bytes for what is granted at the sizes seen so far: more would lie unused with those who have less to do.
             size = credit.seen_bytes // credit.seen_messages if credit.seen_messages else 0
             enough = min(share_bytes, QUANTUM + 2 * size * credit.outstanding())

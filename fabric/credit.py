@@ -8,11 +8,14 @@ down.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 PACE_WEIGHT: Final = 0.3
 """Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
 WINDOW_MAX: Final = 4_194_304
+STALLED_AFTER: Final = 1.0
+"""Granted credit that was not spent for so long, though messages wait, is lent to others."""
 
 
 class Window:
@@ -106,6 +109,8 @@ class ConsumerCredit:
         "freed_messages",
         "granted_bytes",
         "granted_messages",
+        "moved_at",
+        "seen_before",
         "seen_bytes",
         "seen_messages",
         "told",
@@ -117,6 +122,9 @@ class ConsumerCredit:
         self.seen_messages = self.seen_bytes = 0
         self.freed_messages = self.freed_bytes = 0
         self.waiting = 0
+        self.seen_before = 0
+        self.moved_at = -inf
+        """When credit was last granted, or messages came."""
         self.told = (0, 0)
         """The totals of the last grant that left in an ACK."""
 
@@ -131,6 +139,17 @@ class ConsumerCredit:
     def unused(self) -> int:
         """Messages granted that have not arrived."""
         return self.granted_messages - self.seen_messages
+
+    def used(self, now: float) -> int:
+        """Messages that count against the window: what is here, and what a producer that is waiting will send.
+
+        One that says it waits and sends nothing (hung, or nothing that it has may come here) does not keep the
+        others from their share.
+        """
+        if self.seen_messages != self.seen_before:
+            self.seen_before, self.moved_at = self.seen_messages, now
+        sends = self.waiting and now - self.moved_at < STALLED_AFTER
+        return self.outstanding() if sends else self.outstanding() - self.unused()
 
     def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
         """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""

@@ -939,7 +939,7 @@ class Engine:
             Backlog(
                 end.queue,
                 end.stream,
-                end.waiting_count,
+                end.waiting_for(holder),
                 link.credit(end.queue).sent_messages,
                 link.credit(end.queue).sent_bytes,
                 end.floor,
@@ -997,7 +997,7 @@ class Engine:
             codec,
             (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0),
             run.sent_ms,
-            end.waiting_count,
+            end.waiting_for(link.holder),
             credit.sent_messages,
             credit.sent_bytes,
             link.acks_applied,

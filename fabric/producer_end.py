@@ -172,6 +172,13 @@ class ProducerEnd:
         """Messages that could be sent now; delayed ones are not among them."""
         return self._waiting_count + self._returned.count
 
+    def waiting_for(self, holder: str) -> int:
+        """Messages that could be sent to `holder` now: without what it has refused."""
+        if self._refused_at is None:
+            return self.waiting_count
+        node_id = self.consumers.get(holder, "")
+        return self.waiting_count - sum(len(run.bodies) for run in self._returned if node_id in run.refused_by)
+
     @property
     def in_flight_count(self) -> int:
         return sum(table.count for table in self._in_flight.values())
