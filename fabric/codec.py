@@ -52,7 +52,7 @@ class Codec(Generic[T]):
         if self._classes is not None and not isinstance(body, self._classes):
             raise EncodeError(f"expected {_type_name(self.body_type)}, got {type(body).__name__}; send that type")
         if self.number == RAW:
-            data = body if type(body) is bytes else bytes(body)  # type: ignore[call-overload]
+            data: bytes = body if type(body) is bytes else bytes(body)  # type: ignore[assignment,call-overload]
         else:
             if type(body) is bool and self._classes is not None and bool not in self._classes:
                 raise EncodeError(f"expected {_type_name(self.body_type)}, got bool; send that type")

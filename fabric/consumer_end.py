@@ -715,8 +715,8 @@ class ConsumerEnd:
         if not active or now < self._no_credit_until or not self._sources:
             return
         sources = [(h, s) for h, s in self._rotation() if s.attached]
-        waiting = [h for h, s in sources if s.credit.waiting > 0]
         used = sum(s.credit.used(now) for _, s in sources)
+        waiting = [h for h, s in sources if s.credit.sends(now)]
         free = self.window.size - used
         free_bytes = self.budget - sum(s.credit.outstanding_bytes() for _, s in sources)
         share_bytes = self.budget // max(1, len(sources))
@@ -815,9 +815,7 @@ class ConsumerEnd:
     @property
     def idle(self) -> bool:
         """Nothing is held and nothing has to be told."""
-        return not self._everything() and not any(
-            s.attached and s.has_results for s in self._sources.values()
-        )
+        return not self._everything() and not any(s.attached and s.has_results for s in self._sources.values())
 
     def account(self) -> ConsumerAccount:
         unstarted = self._unstarted()

@@ -148,8 +148,11 @@ class ConsumerCredit:
         """
         if self.seen_messages != self.seen_before:
             self.seen_before, self.moved_at = self.seen_messages, now
-        sends = self.waiting and now - self.moved_at < STALLED_AFTER
-        return self.outstanding() if sends else self.outstanding() - self.unused()
+        return self.outstanding() if self.sends(now) else self.outstanding() - self.unused()
+
+    def sends(self, now: float) -> bool:
+        """Whether the producer has messages for us and, as far as we know, may send them."""
+        return self.waiting > 0 and (self.unused() <= 0 or now - self.moved_at < STALLED_AFTER)
 
     def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
         """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""

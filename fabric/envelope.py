@@ -291,7 +291,7 @@ def decode_frame(header: bytes) -> Hello | LinkFrame:
         BadFrame: Anything else that is not a frame of ours.
     """
     try:
-        frame = _inbox.decode(header) if len(header) <= HEADER_BYTES_MAX else None
+        frame: Hello | LinkFrame | None = _inbox.decode(header) if len(header) <= HEADER_BYTES_MAX else None
     # msgspec raises more than its own errors for hostile input: pitfalls of the decoder, all mean "not ours".
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError) as error:
         raise _why(header, error) from None
@@ -310,7 +310,8 @@ def decode_outbox(header: bytes) -> OutboxFrame:
     try:
         if len(header) > HEADER_BYTES_MAX:
             raise BadFrame(f"a header of {len(header):,} bytes; the limit is {HEADER_BYTES_MAX:,}")
-        return _outbox.decode(header)
+        frame: OutboxFrame = _outbox.decode(header)
+        return frame
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError) as error:
         raise _why(header, error) from None
 

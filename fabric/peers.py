@@ -647,10 +647,10 @@ class Peers:
                 self._next_tick = min(self._next_tick, retry.at)
                 continue
             self._retry[node_id] = retry._replace(at=inf)
-            link = self._by_node.get(node_id)
-            if link is not None:
-                if not link.connected and not link.dialling:
-                    self._dial(link, link.endpoints[0])
+            known = self._by_node.get(node_id)
+            if known is not None:
+                if not known.connected and not known.dialling:
+                    self._dial(known, known.endpoints[0])
             elif node_id not in self._known or self._dial_peer(self._known[node_id], now) is None:
                 del self._retry[node_id]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import inf
 from random import Random
 from typing import Final
@@ -100,7 +101,9 @@ class ProducerEnd:
         self._dropped = Ranges()
         self._letters: dict[int, DeadLetter] = {}
         self._letter_bytes = 0
-        self._account = dict.fromkeys(("accepted", "retried", "acked", "dead_lettered", "dropped", "left_at_close", "redelivered"), 0)
+        self._account = dict.fromkeys(
+            ("accepted", "retried", "acked", "dead_lettered", "dropped", "left_at_close", "redelivered"), 0
+        )
 
     # Accepting
 
@@ -160,7 +163,7 @@ class ProducerEnd:
             self._waiting.append(Run(first, bodies, total, sent_ms))
         else:
             edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in pairwise(edges):
                 part = bodies[low:high]
                 self._waiting.append(Run(first + low, part, cost(part), sent_ms))
         return total
@@ -339,7 +342,7 @@ class ProducerEnd:
         heapq.heappush(self._preferred, (now + PREFER_OTHERS_FOR, run.first, run.stop))
 
     def _backoff(self, attempt: int) -> float:
-        full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** min(attempt - 1, 16))
+        full = min(BACKOFF_MAX, BACKOFF_BASE * float(2 ** min(attempt - 1, 16)))
         return full * (0.5 + self._random.random() / 2)
 
     def returned(self, holder: str, start: int, stop: int) -> None:

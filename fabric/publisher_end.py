@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 from peerfabric.batch import cuts, join
@@ -33,7 +34,7 @@ class PublisherEnd:
         """Number `bodies` and return the frames that carry them: topic frame, header, body."""
         frames = []
         edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             body, codec = join(bodies[low:high], self.codec)
             header = TopicData(
                 self._node_id, self._epoch, self._name, self.topic, self.last + 1, high - low, codec, sent_ms

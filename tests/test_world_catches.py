@@ -192,7 +192,6 @@ def test_world_catches(mutate: Callable[[Patch], None], theme: str, monkeypatch:
     for seed in range(SEEDS):
         try:
             World(seed, theme).run()
-        except AssertionError as caught:
-            assert "WORLD_SEED" in str(caught)
+        except AssertionError:
             return
     pytest.fail(f"{mutate.__name__} went unnoticed for {SEEDS} seeds")

@@ -37,7 +37,6 @@ from peerfabric.link import FENCE, Link
 from peerfabric.names import matches
 from peerfabric.options import Options
 from peerfabric.peers import (
-    OURSELVES,
     Dial,
     Follow,
     HangUp,
@@ -107,7 +106,9 @@ THEMES = {
     "cuts": Theme(faults=("cut", "cut", "cut", "flap"), strict=True, kinds=("ok", "ok", "slow")),
     "tight": Theme(faults=("cut", "late"), strict=True, tight=True, loop=True),
     "deaths": Theme(faults=("kill", "kill", "kill", "reborn", "usurp", "cut")),
-    "silence": Theme(faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok",) * 8 + ("slow",) * 4 + ("long",)),
+    "silence": Theme(
+        faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok",) * 8 + ("slow",) * 4 + ("long",)
+    ),
     "hung": Theme(faults=("stop", "stop", "stop", "late"), kinds=("ok", "slow"), lease=3.0),
     "firewall": Theme(faults=("refuse", "cut", "stall"), kinds=("ok", "slow")),
     "handlers": Theme(
@@ -442,7 +443,8 @@ class Consumer:
 
     def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
         self.process.world.at(
-            self.process.world.now + self.process.world.random.uniform(least, most), partial(self._if_alive, step, *args)
+            self.process.world.now + self.process.world.random.uniform(least, most),
+            partial(self._if_alive, step, *args),
         )
 
     def _if_alive(self, step: Callable[..., None], *args: Any) -> None:
@@ -519,9 +521,7 @@ class Consumer:
             slow = self.lease + world.random.uniform(1.5, 3.0)
         self._later(self._finish, taker, delivery, low, high, runs, kinds, least=slow + quick, most=slow + quick)
 
-    def _finish(
-        self, taker: Taker, delivery: Delivery, low: int, high: int, runs: list[Run], kinds: list[str]
-    ) -> None:
+    def _finish(self, taker: Taker, delivery: Delivery, low: int, high: int, runs: list[Run], kinds: list[str]) -> None:
         world = self.process.world
         taker.busy = False
         for run in runs:
@@ -1243,9 +1243,8 @@ class World:
                     common.consumes & b.engine.interests.produces or common.produces & b.engine.interests.consumes
                 ):
                     return f"{a.holder} and {b.holder} have no link"
-                if a_up and ours is not None and theirs is not None:
-                    if ours.out_id != theirs.in_id:
-                        return f"{a.holder} and {b.holder} are on different lives of their link"
+                if a_up and ours is not None and theirs is not None and ours.out_id != theirs.in_id:
+                    return f"{a.holder} and {b.holder} are on different lives of their link"
         return ""
 
     def judge(self) -> None:

@@ -45,7 +45,9 @@ from peerfabric.errors import BadFrame
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 LINK = bytes(range(8))
-SHOP = Address("shop-1", 7 << 20 | 5, "shop", "host", ["ipc:///run/a", "tcp://127.0.0.1:7700"], ["tcp://127.0.0.1:7701"])
+SHOP = Address(
+    "shop-1", 7 << 20 | 5, "shop", "host", ["ipc:///run/a", "tcp://127.0.0.1:7700"], ["tcp://127.0.0.1:7701"]
+)
 STREAM = "shop-1:7340037:orders"
 
 INBOX: dict[str, msgspec.Struct] = {

@@ -11,7 +11,9 @@ from peerfabric.interest import Interests
 def theirs(consumes: str = "", subscribes: str = "", produces: str = "", publishes: str = "") -> Interest:
     consuming = [Consuming(consumes, 1.0)] if consumes else []
     subscribing = [Subscription(subscribes, 1, False)] if subscribes else []
-    return Interest(bytes(8), 1, 0, 1, consuming, subscribing, [produces] * bool(produces), [publishes] * bool(publishes))
+    return Interest(
+        bytes(8), 1, 0, 1, consuming, subscribing, [produces] * bool(produces), [publishes] * bool(publishes)
+    )
 
 
 @pytest.mark.parametrize(

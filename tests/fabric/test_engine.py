@@ -1,0 +1,298 @@
+"""Two engines over a perfect wire: that each part reaches the other, and what strangers cannot do."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+import pytest
+
+from peerfabric.engine import Engine
+from peerfabric.envelope import (
+    IDLE,
+    LEAVING,
+    OTHER_FABRIC,
+    RAW,
+    Ack,
+    Address,
+    Bye,
+    Data,
+    Hello,
+    Interest,
+    Ping,
+    Pong,
+    decode_frame,
+    encode_frame,
+)
+from peerfabric.options import Options
+from peerfabric.producer_end import ProducerEnd
+from tests.fabric.helpers import Pair, bodies, claim
+
+
+def flow(pair: Pair, count: int = 3) -> ProducerEnd:
+    """`a` sends messages to `b`, whose one taker waits."""
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.b.open_consumer("jobs", 10.0, pair.now)
+    pair.meet()
+    pair.b.consumers["jobs"].want(1, 100, pair.now)
+    pair.b.progress(pair.b.consumers["jobs"], pair.now)
+    pair.a.accept(end, bodies(count), 0)
+    pair.settle()
+    return end
+
+
+def run_all(pair: Pair) -> list[bytes]:
+    """The taker of `b` runs and acks what it can get."""
+    end = pair.b.consumers["jobs"]
+    done: list[bytes] = []
+    while (delivery := end.take(pair.now)) is not None:
+        low = delivery.next
+        found = claim(delivery, 100, pair.now)
+        done += found
+        delivery.ack(low, low + len(found))
+        pair.b.progress(end, pair.now)
+        pair.settle()
+    return done
+
+
+def test_messages_flow_and_settle() -> None:
+    """Accepted, dispatched by credit, run, acked: and nothing remains."""
+    pair = Pair()
+    end = flow(pair)
+    assert run_all(pair) == bodies(3)
+    assert (end.account().acked, end.unsettled_count, pair.a.settled, pair.b.settled) == (3, 0, True, True)
+
+
+def test_nothing_is_sent_without_credit() -> None:
+    """Nobody takes, so the messages stay at home."""
+    pair = Pair()
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.b.open_consumer("jobs", 10.0, pair.now)
+    pair.meet()
+    pair.a.accept(end, bodies(3), 0)
+    pair.pass_time(3.0)
+    assert end.account().waiting == 3
+
+
+def test_delivered_by_the_echo() -> None:
+    """Once the peer has echoed the frame the messages are in its memory."""
+    pair = Pair()
+    end = flow(pair, 1)
+    assert end.state(1) in ("in flight", "delivered")
+    pair.pass_time(0.2)
+    assert end.state(1) == "delivered"
+
+
+def test_a_lost_frame_renews_the_link() -> None:
+    """The next one shows the gap; what was lost goes again, once, with the same attempt."""
+    pair = Pair()
+    flow(pair, 1)
+    assert run_all(pair) == bodies(1)
+    end = pair.a.producers["jobs"]
+    lost: list[int] = []
+
+    def lose_data_once(sender: Engine, frames: list[bytes]) -> bool:
+        if not lost and isinstance(decode_frame(frames[0]), Data):
+            lost.append(1)
+            return False
+        return True
+
+    pair.filter = lose_data_once
+    pair.b.consumers["jobs"].want(1, 100, pair.now)
+    pair.b.progress(pair.b.consumers["jobs"], pair.now)
+    pair.a.accept(end, [b"again"], 0)
+    pair.pass_time(2.0)
+    assert lost == [1]
+    assert run_all(pair) == [b"again"]
+    assert (pair.b.peers.counters["links renewed"], end.account().acked) == (1, 2)
+
+
+def test_a_node_consumes_from_itself() -> None:
+    """Over the same machines, with no wire."""
+    pair = Pair()
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    consumer = pair.a.open_consumer("jobs", 10.0, pair.now)
+    pair.settle()
+    consumer.want(1, 1, pair.now)
+    pair.a.progress(consumer, pair.now)
+    pair.a.accept(end, bodies(1), 0)
+    pair.settle()
+    delivery = consumer.take(pair.now)
+    assert delivery is not None
+    assert claim(delivery, now=pair.now) == bodies(1)
+    delivery.ack(0, 1)
+    pair.a.progress(consumer, pair.now)
+    pair.settle()
+    assert (end.account().acked, pair.commands) == (1, [])
+
+
+def test_leaving_in_order() -> None:
+    """DRAIN stops new work, the last ACK goes before BYE, and BYE is answered."""
+    pair = Pair()
+    end = flow(pair)
+    delivery = pair.b.consumers["jobs"].take(pair.now)
+    assert delivery is not None
+    first = claim(delivery, 1, pair.now)
+    pair.b.drain(pair.now)
+    pair.settle()
+    delivery.ack(0, 1)
+    pair.b.say_bye(pair.now)
+    pair.settle()
+    assert (first, end.account().acked, end.account().waiting) == (bodies(1), 1, 2)
+    assert pair.b.finished(pair.now)
+    assert pair.a.peers.by_holder == {}
+
+
+def test_nothing_in_common_parts() -> None:
+    """After ten seconds; a change of interest brings them together again."""
+    pair = Pair()
+    pair.meet()
+    pair.pass_time(11.0)
+    assert (pair.a.peers.by_holder, pair.b.peers.by_holder) == ({}, {})
+    pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.b.open_consumer("jobs", 10.0, pair.now)
+    pair.pass_time(1.0)
+    assert [link.up for link in pair.a.peers.by_holder.values()] == [True]
+
+
+def test_parting_and_interest_cross() -> None:
+    """Who finds something in common in the very moment of a goodbye dials again."""
+    pair = Pair()
+    pair.meet()
+    pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.settle()
+    pair.b.open_consumer("jobs", 10.0, pair.now)
+    [link] = pair.a.peers.by_holder.values()
+    pair.a._part_idle(link, pair.now)
+    pair.pass_time(1.0)
+    assert [link.up for link in pair.a.peers.by_holder.values()] == [True]
+
+
+def test_data_for_nobody() -> None:
+    """It comes back at once, and counts no attempt."""
+    pair = Pair()
+    end = flow(pair, 0)
+    pair.b.close_consumer("jobs", pair.now)
+    run_before = end.account().redelivered
+    pair.a.accept(end, bodies(2), 0)
+    pair.settle()
+    account = end.account()
+    assert (account.waiting, account.in_flight, account.redelivered, end.consumers) == (2, 0, run_before, {})
+
+
+def test_a_refused_frame_is_kept_and_goes_first() -> None:
+    """The socket was full for a moment: nothing is lost, nothing overtakes."""
+    pair = Pair()
+    end = flow(pair, 0)
+    pair.a.accept(end, bodies(1), 0)
+    refused = []
+    for wire, frames in pair.a.outgoing(pair.now):
+        pair.a.refuse(wire, frames, pair.now)
+        refused.append(frames)
+    assert [type(decode_frame(frames[0])) for frames in refused] == [Data]
+    assert list(pair.a.outgoing(pair.now)) == []
+    pair.a.writable(next(iter(pair.a.peers.links)))
+    assert [frames for _, frames in pair.a.outgoing(pair.now)] == refused
+
+
+def test_topics_reach_who_subscribed() -> None:
+    """A marker confirms the subscription; `confirmed` says that the slow joiner has joined."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news.x", RAW, pair.now)
+    subscriber = pair.b.open_subscriber("news.*", 2**20, pair.now)
+    pair.meet()
+    assert publisher.confirmed == {"b news.*"}
+    pair.a.publish(publisher, [b"1", b"2"], 0)
+    pair.settle()
+    batch = subscriber.take()
+    assert batch is not None
+    assert (batch.first, msgspec.msgpack.decode(batch.body), subscriber.missed) == (1, [b"1", b"2"], 0)
+    pair.b.close_subscriber("news.*", pair.now)
+    pair.settle()
+    assert publisher.confirmed == set()
+
+
+def test_another_fabric_is_refused() -> None:
+    """And told why, in words that say what to do."""
+    pair = Pair()
+    stranger = Engine(pair.b.address, "other", Options(), Random(9), pair.now)
+    stranger.discovered(pair.a.address, pair.now)
+    stranger.take_commands()
+    stranger.connected(1, pair.now)
+    [(_, hello)] = stranger.outgoing(pair.now)
+    pair.a.receive(hello, pair.now)
+    [(_, bye)] = pair.a.outgoing(pair.now)
+    frame = decode_frame(bye[0])
+    assert isinstance(frame, Bye)
+    assert frame.reason == OTHER_FABRIC
+    stranger.receive(bye, pair.now)
+    assert [notice.text for notice in stranger.take_notices() if "refused" in notice.text] == [
+        "a refused this node: it is in another fabric; give both nodes the same fabric="
+    ]
+
+
+def test_the_statistics_close() -> None:
+    """Producer and consumer tell the same story."""
+    pair = Pair()
+    flow(pair)
+    run_all(pair)
+    [produced] = pair.a.statistics().producers
+    [consumed] = pair.b.statistics().consumers
+    assert produced.closes
+    assert (produced.acked, consumed.processed, consumed.received) == (3, 3, 3)
+
+
+def _hostile(random: Random, link: bytes, number: int) -> bytes:
+    """A frame that is well-formed and lies."""
+    some = random.choice((0, 1, 2, 5, 2**40, 2**53 - 1))
+    flat = [random.choice((0, 1, 3, 7, 2**53 - 1)) for _ in range(random.randrange(6))]
+    stream = random.choice(("a:7340032:jobs", "b:7340032:jobs", "x", "a:1:none", ""))
+    echo = random.choice((0, 1, 10**6))
+    result = [stream, "jobs", flat, flat, [[1, some, 1, 3, -1, "x"]], flat]
+    lies = (max(1, some), 1, some, some, RAW, 0, 0, some, some, some, some)
+    frames = [
+        msgspec.msgpack.encode([4, link, number, echo, some, [result], [["jobs", some, some]]]),
+        msgspec.msgpack.encode([5, link, number, echo, [[stream, flat]], [stream]]),
+        msgspec.msgpack.encode([6, link, number, echo, float("nan"), some, [["jobs", stream, some, some, some, some]]]),
+        encode_frame(Pong(link, number, echo, random.choice((float("inf"), float("-inf"), 1e300, float("nan"))))),
+        encode_frame(Interest(link, number, echo, some, [], [], ["jobs"], [])),
+        encode_frame(Bye(link, number, echo, "b", random.choice((LEAVING, IDLE, 77)))),
+        encode_frame(Data(link, number, echo, stream or "s", "jobs", *lies)),
+        encode_frame(Hello("peerfabric", 1, "test", "a", Address("b", some, "b", "h", [], []), 5, 5, False, some)),
+        encode_frame(Ack(link, number, echo, some)),
+        encode_frame(Ping(link, number, echo, 1.0, some)),
+    ]
+    return random.choice(frames)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_lying_peer_cannot_hurt(seed: int) -> None:
+    """Frames that are well-formed and say impossible things: the engine lives, and its invariants hold."""
+    random = Random(seed)
+    pair = Pair()
+    end = flow(pair, 5)
+    pair.b.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.a.open_consumer("jobs", 10.0, pair.now)
+    pair.settle()
+    for _ in range(40):
+        links = list(pair.a.peers.by_holder.values())
+        link = links[0] if links else None
+        number = link.in_number + 1 if link is not None and random.random() < 0.9 else random.randrange(5)
+        header = _hostile(random, link.in_id if link is not None else bytes(8), number)
+        body = random.choice((b"", b"\x91\xc4\x01x", b"\x92\x01", b"\xc1"))
+        pair.a.receive([header, body], pair.now)
+        pair.a.expire(pair.now)
+        for frames in pair.a.outgoing(pair.now):
+            assert frames
+        assert end.account().closes
+    pair.a.producers["jobs"].check()
+
+
+def test_random_bytes_cannot_hurt() -> None:
+    """Counted, and that is all."""
+    pair = Pair()
+    random = Random(1)
+    for _ in range(500):
+        pair.a.receive([random.randbytes(random.randrange(40)), b""], pair.now)
+        pair.a.receive_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
+    assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
