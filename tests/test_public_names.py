@@ -107,7 +107,7 @@ def test_package_is_typed() -> None:
 
 def test_import_is_light() -> None:
     """`import peerfabric` loads neither ZeroMQ nor zeroconf, nor what a program may not need."""
-    heavy = ["zmq", "zeroconf", "msgspec", "asyncio", "click", "rich", "threading", "socket"]
+    heavy = ["zmq", "zeroconf", "msgspec", "asyncio", "click", "rich", "socket"]
     code = (
         "import sys; before = set(sys.modules); import peerfabric; "
         f"print(*(set({heavy!r}) & (set(sys.modules) - before)))"

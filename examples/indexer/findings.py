@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from peerfabric.stats import QueueAccount
+
 
 class Source(msgspec.Struct, frozen=True):
     """A file to be examined, one of `of`."""
@@ -62,11 +64,13 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The collector's result. `repeated` counts modules that came once more and were not added again."""
+    """The result. `repeated` counts modules that came once more and were not added again; `account` is the
+    accounting of the queue of sources."""
 
     totals: Totals
     by_worker: dict[str, int]
     repeated: int
+    account: QueueAccount
 
 
 def library() -> Path:

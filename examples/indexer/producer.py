@@ -1,4 +1,4 @@
-"""The producer process: send every source, wait until all are processed, hand in the accounting."""
+"""The producer process: send every source, wait until all are processed, hand the accounting to the collector."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from peerfabric import ConfigError, Node, TimedOut
 from peerfabric.indexer.findings import Progress, Report, Totals, examine, sources
 from peerfabric.nodes.cli.children import Children
 from peerfabric.nodes.cli.own_fabric import own_fabric
-from peerfabric.stats import QueueAccount
 
 WORKERS: Final = 4
 
@@ -22,7 +21,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. `alone` is the sum of a single process; durations are in seconds."""
 
     report: Report
-    account: QueueAccount
     alone: Totals
     fabric_duration: float
     alone_duration: float
@@ -30,7 +28,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_right(self) -> bool:
         """Whether every file counts once, whatever happened to the workers."""
-        return self.report.totals == self.alone and self.account.closes and self.account.acked == self.alone.modules
+        account = self.report.account
+        return self.report.totals == self.alone and account.closes and account.acked == self.alone.modules
 
 
 def run(folder: Path, on_progress: Callable[[Progress], None], on_event: Callable[[str], None]) -> Outcome:
@@ -50,7 +49,7 @@ def run(folder: Path, on_progress: Callable[[Progress], None], on_event: Callabl
     on_event(f"{len(work):,} files under {folder}")
     started_at = time.monotonic()
     with own_fabric("demo") as variables, Children(variables) as children, Node("demo") as node:
-        report, account = _index(folder, node, children, on_progress, on_event)
+        report = _index(folder, node, children, on_progress, on_event)
     ended_at = time.monotonic()
     on_event("the same in a single process, to compare")
     alone = Totals()
@@ -58,7 +57,6 @@ def run(folder: Path, on_progress: Callable[[Progress], None], on_event: Callabl
         alone.add(examine(source))
     return Outcome(
         report=report,
-        account=account,
         alone=alone,
         fabric_duration=ended_at - started_at,
         alone_duration=time.monotonic() - ended_at,
@@ -71,19 +69,14 @@ def _index(
     children: Children,
     on_progress: Callable[[Progress], None],
     on_event: Callable[[str], None],
-) -> tuple[Report, QueueAccount]:
-    """Start everybody, kill one worker a third of the way, and return what collector and producer hand in."""
+) -> Report:
+    """Start everybody, kill one worker a third of the way, and return what the collector hands in."""
     updates = node.subscriber("progress", Progress)
     reports: list[Report] = []
-    accounts: list[QueueAccount] = []
 
     @node.on_message("reports")
     def take_report(report: Report) -> None:
         reports.append(report)
-
-    @node.on_message("accounts")
-    def take_account(account: QueueAccount) -> None:
-        accounts.append(account)
 
     def start_worker(number: int) -> None:
         children.start("peerfabric.indexer.worker", f"worker-{number}", name=f"worker-{number}")
@@ -93,16 +86,16 @@ def _index(
         start_worker(number)
     children.start("peerfabric.indexer.producer", str(folder), name="producer")
     everybody_lives = True
-    while not (reports and accounts):
+    while not reports:
         children.check()
         try:
             progress = updates.get(timeout=0.2).body
         except TimedOut:
-            continue  # topics are best effort: the end is what was handed in, not the last update
+            continue  # topics are best effort: the end is the report, not the last update
         on_progress(progress)
         if everybody_lives and progress.done * 3 >= progress.of:
             everybody_lives = False
             children.kill("worker-1")
             start_worker(WORKERS + 1)
             on_event(f"worker-1 was killed (SIGKILL) after {progress.done:,} files; worker-{WORKERS + 1} joins")
-    return reports[0], accounts[0]
+    return reports[0]

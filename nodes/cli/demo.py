@@ -53,7 +53,7 @@ def _run(folder: Path) -> Outcome:
 
 
 def _print(outcome: Outcome) -> None:
-    report, account, totals = outcome.report, outcome.account, outcome.report.totals
+    report, account, totals = outcome.report, outcome.report.account, outcome.report.totals
     rows = [[name, f"{count:,}"] for name, count in totals.most_imported(10)]
     print_table("The most imported modules", ("module", "imported by"), rows)
     print_table("Files per worker", ("worker", "files"), [[n, f"{c:,}"] for n, c in sorted(report.by_worker.items())])

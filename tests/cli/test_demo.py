@@ -52,7 +52,7 @@ def test_demo_is_right_with_a_killed_worker(start: Start, folder: Path, temporar
     assert sum(outcome["report"]["by_worker"].values()) == FILES + 1
     assert "worker-5" in outcome["report"]["by_worker"]
     assert "worker-1 was killed (SIGKILL)" in err
-    account = outcome["account"]
+    account = outcome["report"]["account"]
     assert (account["accepted"], account["acked"]) == (FILES + 1, FILES + 1)
     assert list(temporary.iterdir()) == []
 
