@@ -24,6 +24,33 @@ def test_world(seed: int) -> None:
     World(seed).run()
 
 
+FAILED_ONCE = [
+    ("calm", 286),  # a static peer's second dial left a larger half than the link's own
+    ("everything", 274),  # a HELLO that the socket refused was never repeated
+    ("everything", 1374),  # a hung consumer woke up and ran what had been given to another
+    ("everything", 2232),
+    ("firewall", 27),  # a refusal in the name of the living was believed for ever
+    ("firewall", 102),  # results were forgotten with a producer that was taken for dead
+    ("firewall", 7446),  # a static peer that refused once was not dialled again
+    ("handlers", 116),  # a failed message waited for a consumer that could not take it
+    ("handlers", 259),  # DATA that met a closed consumer never freed its credit
+    ("handlers", 3647),  # a preference for others outlived its time
+    ("handlers", 8791),  # two producers held each other's credit
+    ("leaving", 96),
+    ("poison", 1800),  # deaths accused whoever waited at the consumer
+    ("poison", 2031),
+    ("poison", 4682),  # suspects of two queues waited for each other
+    ("silence", 1962),
+    ("tight", 6386),
+]
+
+
+@pytest.mark.parametrize(("theme", "seed"), FAILED_ONCE)
+def test_seeds_that_failed_once(theme: str, seed: int) -> None:
+    """What they found is repaired."""
+    World(seed, theme).run()
+
+
 @pytest.mark.parametrize("seed", [3, 7, 11])
 def test_replays_exactly(seed: int) -> None:
     """The same seed takes the same course, in this process and in any other."""
