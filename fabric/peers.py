@@ -345,7 +345,9 @@ class Peers:
             case Outcome.ACCEPTED:
                 link.belief = Belief.HUNG
                 link.refusals = 0
-                link.probe_at = now + 1.0
+                # The kernel closes the descriptors of a killed process one by one: its listener may still accept
+                # when its connections are gone. So the first probes follow soon, and later ones wait up to 1 s.
+                link.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - link.suspect_at))
             case Outcome.SILENT:
                 link.probe_at = now + 0.5
                 if now - link.suspect_at >= VANISHED_AFTER:
