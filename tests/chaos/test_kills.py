@@ -19,9 +19,9 @@ def kill_and_replace(
     moments = sorted(cluster.random.uniform(0.05, 0.85) for _ in range(kills))
     for moment in moments:
         cluster.wait_for(lambda moment=moment: cluster.processed() >= moment * count, "progress")
-        victim = cluster.random.choice(names)
-        # One that has just been started holds nothing yet that could be taken over.
-        cluster.wait_for(lambda victim=victim: cluster.has_worked(victim), "work of the one to be killed")
+        # One that has only just been started holds nothing yet that could be taken over.
+        cluster.wait_for(lambda: any(map(cluster.has_worked, names)), "work of a consumer")
+        victim = cluster.random.choice([name for name in names if cluster.has_worked(name)])
         cluster.kill(victim)
         names[names.index(victim)] = cluster.start("consume", work_ms=work_ms)
     assert cluster.line(producer) == "sent"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 
 from peerfabric import Node, Options
@@ -18,6 +20,7 @@ from peerfabric import Node, Options
 def produce(name: str, folder: str, queue: str, count: int, batch: int = 500, buffer_bytes: int = 64 << 20) -> None:
     """Send `count` numbered messages, wait until all are settled, and leave the accounting in a file."""
     with Node(name, options=Options(drain_timeout=60.0)) as node:
+        explain_on_signal(node)
         producer = node.producer(queue, int, buffer_bytes=buffer_bytes, max_attempts=50)
         print(producer_stream(node, queue), flush=True)
         for start in range(0, count, batch):
@@ -40,6 +43,7 @@ def consume(name: str, folder: str, queue: str, work_ms: float = 0.0, batches: i
     """Take messages for ever, working `work_ms` on each; log each before it is acked."""
     log = os.open(os.path.join(folder, f"{name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with Node(name) as node:
+        explain_on_signal(node)
         consumer = node.consumer(queue, int, lease=lease)
         print("ready", flush=True)
         if batches:
@@ -54,6 +58,15 @@ def consume(name: str, folder: str, queue: str, work_ms: float = 0.0, batches: i
                     if work_ms:
                         time.sleep(work_ms / 1000)
                     os.write(log, f"{message.id} {message.attempt} {started_at:.6f}\n".encode())
+
+
+def explain_on_signal(node: Node) -> None:
+    """SIGUSR1 writes what the node knows to standard error, for a run that hangs."""
+
+    def explain(*_: object) -> None:
+        threading.Thread(target=lambda: print(node, node.statistics(), node.peers(), file=sys.stderr)).start()
+
+    signal.signal(signal.SIGUSR1, explain)
 
 
 def rss_max() -> int:
