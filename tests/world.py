@@ -109,7 +109,7 @@ THEMES = {
     "silence": Theme(
         faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok",) * 8 + ("slow",) * 4 + ("long",)
     ),
-    "hung": Theme(faults=("stop", "stop", "stop", "late"), kinds=("ok", "slow"), lease=3.0),
+    "hung": Theme(faults=("stop", "stop", "stop", "late"), kinds=("ok",) * 30 + ("slow",), lease=3.0, messages=300),
     "firewall": Theme(faults=("refuse", "cut", "stall"), kinds=("ok", "slow")),
     "handlers": Theme(
         kinds=("ok", "ok", "slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
