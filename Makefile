@@ -16,6 +16,7 @@ lint: $(READY) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard examples/*.py)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py

@@ -4,7 +4,7 @@
 from peerfabric import Node
 
 if "node" in globals():
-    node.close()  # noqa: F821
+    globals()["node"].close()
 node = Node("notebook")
 squares = node.producer("squares", int)
 consumer = node.consumer("squares", int)

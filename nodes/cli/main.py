@@ -25,7 +25,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, epilog=EXPLANATION, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="peerfabric")
+@click.version_option(__version__, prog_name="peerfabric")
 def cli() -> None:
     """Messages straight between processes: look, try, and measure from a terminal.
 
@@ -40,7 +40,7 @@ for command in (demo, peers, send, take, pub, sub, bench):
 def main() -> None:
     """The entry point."""
     end_on_signals()
-    cli()
+    cli(prog_name="peerfabric")
 
 
 if __name__ == "__main__":
