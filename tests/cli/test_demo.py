@@ -50,8 +50,9 @@ def test_demo_is_right_with_a_killed_worker(start: Start, folder: Path, temporar
     assert outcome["alone"]["imports"] == {"json": FILES, "os": FILES, "sys": FILES}
     assert outcome["alone"]["errors"] == 1
     assert sum(outcome["report"]["by_worker"].values()) == FILES + 1
-    assert "worker-5" in outcome["report"]["by_worker"]
+    # Whether the fresh worker still gets a file depends on how busy this machine is: only that it joins is certain.
     assert "worker-1 was killed (SIGKILL)" in err
+    assert "worker-5 joins" in err
     account = outcome["report"]["account"]
     assert (account["accepted"], account["acked"]) == (FILES + 1, FILES + 1)
     assert list(temporary.iterdir()) == []
