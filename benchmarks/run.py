@@ -35,7 +35,14 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("send_many → batches, acked", ("queue_send_many", "queue_batches"), ("raw_push", "raw_pull"), 2_000_000, 128, 1.5),
+    Case(
+        "send_many → batches, acked",
+        ("queue_send_many", "queue_batches"),
+        ("raw_push", "raw_pull"),
+        2_000_000,
+        128,
+        1.5,
+    ),
     Case("send → for message, acked", ("queue_send", "queue_messages"), ("raw_push", "raw_pull"), 1_000_000, 128, 0.4),
     Case("round trip, acked", ("queue_ping", "queue_pong"), ("raw_ping", "raw_pong"), 3_000, 128, 2.0),
     Case("topic, best effort", ("topic_publish", "topic_receive"), ("raw_pub", "raw_sub"), 2_000_000, 128, 1.5),
