@@ -148,11 +148,9 @@ def queue_send_many(count: int, size: int, ours: int, theirs: int) -> None:
 
 def queue_messages(count: int, size: int, ours: int, theirs: int) -> None:
     with node(ours, theirs) as us:
-        done = 0
-        for message in us.consumer("work", bytes):
+        for done, message in enumerate(us.consumer("work", bytes), 1):
             with message as body:
                 assert len(body) == size
-            done += 1
             if done == count:
                 break
 
