@@ -199,8 +199,6 @@ class AsyncNode:
             sockets.close()
             raise
         self.pump = Pump(self.engine, sockets, self.name)
-        if isinstance(self.waiting, Blocking):
-            self.waiting = Blocking(self.pump.lead)
         self._life = Life.RUNNING
         process.remember(self)
         with self.pump.lock:

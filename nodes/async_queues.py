@@ -203,7 +203,7 @@ class AsyncProducer(Generic[T_contra]):
             self._bodies.append(data)
             self._count = sequence = self._count + 1
         if not self.alerted:
-            self._node.pump.hand_over_soon(self)
+            self._node.pump.alert(self)
         return Receipt(self._stream, sequence)
 
     def _has_room(self, size: int) -> bool:

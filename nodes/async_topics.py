@@ -99,7 +99,7 @@ class AsyncPublisher(Generic[T_contra]):
             self._room -= size
             self._bodies.append(data)
         if not self.alerted:
-            self._node.pump.hand_over_soon(self)
+            self._node.pump.alert(self)
         return True
 
     async def publish(self, body: T_contra, *, topic: str | None = None, headers: dict[str, str] | None = None) -> None:

@@ -1,14 +1,8 @@
-"""The pump moves frames between the engine and the sockets, in turns.
+"""The pump: the one I/O thread of a node, which moves frames between the engine and the sockets.
 
 One turn takes what users handed over and what the sockets brought, lets the engine act on it, carries out
 what the engine asks for, and wakes whoever may go on. Whatever accumulated meanwhile leaves as one batch, so
 batches grow with load by themselves. It never waits for a user or a peer.
-
-Turns are made by one thread at a time, the one at the helm. As a rule that is the node's own I/O thread. A thread
-that blocks in a call of ours takes the helm meanwhile (leader and followers, as in the pattern of that name): a
-message then reaches it, and its answer the wire, without a change of threads, which costs more than all the rest.
-When it leaves, the I/O thread stands by for 5 ms before it takes over, so that a program which waits again at once
-finds the helm free.
 """
 
 from __future__ import annotations
@@ -17,8 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
@@ -32,14 +25,8 @@ from peerfabric.nodes.sockets import (
     Sockets,
     Writable,
 )
-from peerfabric.nodes.waiting import DeferredInterrupt, Gate, ThreadWaiter, clock
+from peerfabric.nodes.waiting import Gate, clock
 from peerfabric.peers import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
-
-STANDBY: Final = 0.005
-"""As long as the interpreter lets a thread compute before it must give way: less would not be kept anyway."""
-BURST: Final = 0.0001
-HANDOVER_PATIENCE: Final = 0.02
-AFTER_FAILURE: Final = 0.05
 
 _log = logging.getLogger("peerfabric")
 
@@ -78,16 +65,6 @@ class Pump:
         self._sockets = sockets
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
-        self._helm = threading.Lock()
-        """Held by whoever waits at the sockets or makes a turn. Taken before a handle's lock and the engine's."""
-        self._due_at: float | None = -inf
-        self._wanted = self._followers = 0
-        self._leading = False
-        self._led_at = self._turned_now_at = -inf
-        self.standing_by = False
-        """The I/O thread has left the helm to threads that block; a turn may be made by any of them."""
-        self._kicked = threading.Lock()
-        self._kicked.acquire()
         self._stopped = False
         self._handing = False
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
@@ -99,7 +76,6 @@ class Pump:
         """End the thread and close the sockets."""
         self._stopped = True
         self._sockets.wake()
-        self._kick()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -136,107 +112,20 @@ class Pump:
         """Make a turn soon: somebody changed the engine under its lock."""
         self._sockets.wake()
 
-    def lead(self, waiter: ThreadWaiter, timeout: float | None) -> None:
-        """Make turns until `waiter` is woken, for at most `timeout` seconds; or wait while another thread does."""
-        with DeferredInterrupt(self._sockets.wake) as interrupt:
-            if not self._take_helm():
-                self._followers += 1
-                try:
-                    waiter.wait(timeout, interrupt)
-                finally:
-                    self._followers -= 1
-                return
-            self._leading = True
-            try:
-                ends_at = None if timeout is None else clock() + timeout
-                while not (waiter.is_woken() or self._stopped or interrupt.received):
-                    left = None if ends_at is None else ends_at - clock()
-                    if left is not None and left <= 0:
-                        break
-                    self._work(left)
-            finally:
-                self._leading = False
-                self._leave_helm()
-            if self._followers:
-                self._kick()  # they must not wait until the I/O thread looks by itself
-
-    def hand_over_soon(self, handle: Handle) -> None:
-        """`handle` has something new to send: it leaves in this very thread if nobody is at the helm.
-
-        A burst makes one such turn; what follows within `BURST` leaves with the next turn that somebody makes.
-        """
-        self.alert(handle)
-        if self.standing_by:
-            now = clock()
-            if now - self._turned_now_at >= BURST:
-                self._turned_now_at = now
-                with DeferredInterrupt(self._sockets.wake):
-                    if self._helm.acquire(blocking=False):
-                        try:
-                            self._make_turn()
-                        finally:
-                            self._leave_helm()
-
-    def _take_helm(self) -> bool:
-        """Take the helm, from the I/O thread if need be; False if another thread that blocks has it."""
-        if self._helm.acquire(blocking=False):
-            return True
-        if self._leading:
-            return False
-        self._wanted += 1
-        try:
-            self._sockets.wake()
-            return self._helm.acquire(timeout=HANDOVER_PATIENCE)
-        finally:
-            self._wanted -= 1
-
-    def _leave_helm(self) -> None:
-        self._led_at = clock()
-        self._helm.release()
-
-    def _kick(self) -> None:
-        """Let the I/O thread take over now."""
-        try:
-            self._kicked.release()
-        except RuntimeError:
-            pass  # kicked before, and not yet awake
-
     def _run(self) -> None:
+        timeout: float | None = 0.0
         while not self._stopped:
-            with self._helm:
-                if not self._stopped:
-                    self._work(None)
-            if self._wanted:
-                self._stand_by()
-        with self._helm:
-            self._sockets.close()
-
-    def _stand_by(self) -> None:
-        """Wait until nobody has led for a while, or somebody needs this thread."""
-        self.standing_by = True
-        while not self._stopped and not self._kicked.acquire(timeout=STANDBY):
-            if not self._leading and not self._wanted and clock() - self._led_at >= STANDBY:
-                break
-        self.standing_by = False
-
-    def _work(self, limit: float | None) -> None:
-        """Wait at the sockets until there is something to do, for at most `limit` seconds, and do it."""
-        timeout = None if self._due_at is None else max(0.0, self._due_at - clock())
-        if limit is not None:
-            timeout = limit if timeout is None else min(timeout, limit)
-        self._sockets.wait(timeout)
-        self._make_turn()
-
-    def _make_turn(self) -> None:
-        try:
-            self._due_at = self._turn()
-        except Exception:
-            # Nothing that a peer sends and no bug in one turn may end the thread that keeps all promises.
-            _log.exception("a turn of the pump failed; the node goes on, please report this")
-            self._due_at = clock() + AFTER_FAILURE
+            try:
+                self._sockets.wait(timeout)
+                timeout = self._turn()
+            except Exception:
+                # Nothing that a peer sends and no bug in one turn may end the thread that keeps all promises.
+                _log.exception("a turn of the pump failed; the node goes on, please report this")
+                timeout = 0.05
+        self._sockets.close()
 
     def _turn(self) -> float | None:
-        """Do everything there is to do now; return until when there will be nothing, if nobody calls."""
+        """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
         handed = []
         self._handing = True  # before `alerted` falls: who sees neither knows that the engine has all of it
@@ -280,7 +169,9 @@ class Pump:
         if learned:
             self.on_learned(learned)
         self.turned.open()
-        return -inf if alerts else deadline
+        if alerts:
+            return 0.0
+        return None if deadline is None else max(0.0, deadline - clock())
 
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine

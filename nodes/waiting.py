@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -62,68 +61,16 @@ class ThreadWaiter:
         except RuntimeError:
             pass  # woken before, and not yet gone on
 
-    def is_woken(self) -> bool:
-        """Whether it was woken since this last said so."""
-        return self.lock.acquire(blocking=False)
-
-    def wait(self, timeout: float | None, interrupt: DeferredInterrupt | None = None) -> None:
-        """Wait until woken, for at most `timeout` seconds, or until `interrupt` has come."""
-        if interrupt is not None:
-            interrupt.wake = self.wake
-            if interrupt.received:
-                return
-        # Locks wait at most about 292 years, in a C integer of nanoseconds.
-        self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
-
-
-class DeferredInterrupt:
-    """Holds back Ctrl-C while the main thread works on shared state, and passes it on afterwards.
-
-    A KeyboardInterrupt comes between any two steps of the interpreter, so without this it could leave a machine half
-    changed. `wake` is called when one comes, to end a wait. In other threads, where no handler runs, it does nothing.
-    """
-
-    __slots__ = ("_before", "received", "wake")
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self.wake = wake
-        self.received = False
-        self._before: Any = None
-
-    def __enter__(self) -> DeferredInterrupt:
-        if threading.get_ident() == threading.main_thread().ident:
-            before = signal.getsignal(signal.SIGINT)
-            if callable(before):
-                self._before = before
-                signal.signal(signal.SIGINT, self._receive)
-        return self
-
-    def _receive(self, number: int, frame: Any) -> None:
-        self.received = True
-        self.wake()
-
-    def __exit__(self, *error: object) -> None:
-        before = self._before
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-            if self.received:
-                before(signal.SIGINT, None)
-
 
 class Blocking:
-    """Calls block their thread; with `lead`, it makes the turns of the pump meanwhile."""
-
-    def __init__(self, lead: Callable[[ThreadWaiter, float | None], None] | None = None) -> None:
-        self._lead = lead
+    """Calls block their thread."""
 
     def waiter(self) -> ThreadWaiter:
         return ThreadWaiter()
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
-        if self._lead is not None:
-            self._lead(waiter, timeout)
-        else:
-            waiter.wait(timeout)
+        # Locks wait at most about 292 years, in a C integer of nanoseconds.
+        waiter.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
 
 
 class TaskWaiter:
