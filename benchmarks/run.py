@@ -50,16 +50,18 @@ CASES = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports() -> list[int]:
+    """Two ports that nobody uses: probed together, or the kernel may give the same one twice."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in (one, other)]
 
 
 def measure(sides: tuple[str, str], count: int, size: int) -> dict[str, float]:
     """Run both sides and return what they reported."""
     raw = sides[0].startswith("raw")
-    ports = [free_port(), free_port()]
+    ports = free_ports()
     one_way = raw and "ping" not in sides[0]
     first = ports[:1] if one_way else ports
     second = first if raw else ports[::-1]

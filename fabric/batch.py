@@ -76,9 +76,12 @@ def message_count(body: Buffer, codec: int) -> int | None:
     return None
 
 
-def cuts(sizes: Sequence[int], limit: int) -> list[int]:
-    """Where to cut messages of `sizes` bytes so that each part has at most `limit` bytes, or one message."""
-    ends = list(accumulate(sizes))
+def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:
+    """Where to cut messages of `sizes` bytes, and `overhead` each, so that a part has at most `limit`, or one message."""
+    if sizes and len(set(sizes)) == 1:
+        step = max(1, limit // max(1, sizes[0] + overhead))
+        return [*range(0, len(sizes), step), len(sizes)]
+    ends = list(accumulate(size + overhead for size in sizes))
     edges, before = [0], 0
     while edges[-1] < len(ends):
         edge = bisect_right(ends, before + limit, edges[-1])

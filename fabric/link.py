@@ -29,6 +29,9 @@ PIPE_FRAMES_MAX: Final = 64
 ECHO_DELAY: Final = 0.005
 """An echo waits this long for an ACK to travel with, unless much is unechoed."""
 ECHO_FRAMES: Final = 8
+ECHO_SECONDS: Final = 0.01
+"""Much is unechoed when it is what arrives in so many seconds: a small part of what the pipe may hold."""
+RATE_PERIOD: Final = 0.05
 PING_EVERY: Final = 1.0
 PING_EVERY_HOLDING: Final = 0.5
 SILENCE: Final = 2.0
@@ -99,8 +102,9 @@ class Link:
         self.refused: list[bytes] | None = None
         """The one frame that the socket did not take; it goes first once the wire is writable."""
         self.rate = 0.0
-        self._rate_bytes = 0
-        self._rate_at = now
+        self._rate_bytes = self._in_rate_bytes = 0
+        self._rate_at = self._in_rate_at = now
+        self._in_rate = 0.0
         # belief
         self.belief = Belief.ALIVE
         self.heard_at = now
@@ -197,6 +201,7 @@ class Link:
         self.fence_stamp = -inf
         self.match_at = now
         self._rate_at, self._rate_bytes = now, 0
+        self._in_rate_at, self._in_rate_bytes, self._in_rate = now, 0, 0.0
 
     def hello_sent(self, now: float) -> None:
         """A HELLO left; when to repeat it if it is not answered."""
@@ -244,12 +249,18 @@ class Link:
             return False
         self.in_number = number
         self.unread_bytes += size
+        self._in_rate_bytes += size
         self.heard(now)
         return True
 
     def data_received(self, now: float) -> None:
         """DATA wants an echo soon, so that the peer's pipe limit moves on."""
-        much = self.in_number - self.echo_sent >= ECHO_FRAMES or self.unread_bytes >= PIPE_BYTES_MIN // 2
+        elapsed = now - self._in_rate_at
+        if elapsed >= RATE_PERIOD:
+            self._in_rate = self._in_rate_bytes / elapsed
+            self._in_rate_at, self._in_rate_bytes = now, 0
+        enough = max(PIPE_BYTES_MIN // 2, ECHO_SECONDS * self._in_rate)
+        much = self.in_number - self.echo_sent >= ECHO_FRAMES or self.unread_bytes >= enough
         self.echo_at = now if much else min(self.echo_at, now + ECHO_DELAY)
 
     def take_echo(self, echo: int, now: float) -> list[Sent]:
@@ -264,7 +275,7 @@ class Link:
             self._rate_bytes += sent.size
             echoed.append(sent)
         elapsed = now - self._rate_at
-        if elapsed >= 0.05:
+        if elapsed >= RATE_PERIOD:
             measured = self._rate_bytes / elapsed
             self.rate = measured if measured > self.rate else 0.7 * self.rate + 0.3 * measured
             self._rate_at, self._rate_bytes = now, 0

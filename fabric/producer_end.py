@@ -149,7 +149,8 @@ class ProducerEnd:
         return freed
 
     def _append(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> int:
-        total = cost(bodies)
+        sizes = list(map(len, bodies))
+        total = sum(sizes) + MESSAGE_OVERHEAD * len(sizes)
         self._waiting_count += len(bodies)
         if extras is not None:
             run = Run(first, bodies, total, sent_ms)
@@ -162,10 +163,9 @@ class ProducerEnd:
         elif total <= FRAME_BYTES_AIM:
             self._waiting.append(Run(first, bodies, total, sent_ms))
         else:
-            edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
-            for low, high in pairwise(edges):
-                part = bodies[low:high]
-                self._waiting.append(Run(first + low, part, cost(part), sent_ms))
+            for low, high in pairwise(cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)):
+                part_cost = sum(sizes[low:high]) + MESSAGE_OVERHEAD * (high - low)
+                self._waiting.append(Run(first + low, bodies[low:high], part_cost, sent_ms))
         return total
 
     # Dispatch
@@ -654,7 +654,7 @@ def _trim(run: Run, messages: int, size: int) -> Run | None:
     if len(run.bodies) <= messages and run.cost <= size:
         return None
     kept = run.bodies[:messages]
-    edge = len(kept) if cost(kept) <= size else cuts([len(b) + MESSAGE_OVERHEAD for b in kept], max(1, size))[1]
+    edge = len(kept) if cost(kept) <= size else cuts(list(map(len, kept)), max(1, size), MESSAGE_OVERHEAD)[1]
     return run.cut(run.first + edge) if edge < len(run.bodies) else None
 
 

@@ -33,7 +33,7 @@ class PublisherEnd:
     ) -> list[tuple[bytes, TopicData, bytes]]:
         """Number `bodies` and return the frames that carry them: topic frame, header, body."""
         frames = []
-        edges = cuts([len(body) + MESSAGE_OVERHEAD for body in bodies], FRAME_BYTES_AIM)
+        edges = cuts(list(map(len, bodies)), FRAME_BYTES_AIM, MESSAGE_OVERHEAD)
         for low, high in pairwise(edges):
             body, codec = join(bodies[low:high], self.codec)
             header = TopicData(

@@ -360,7 +360,9 @@ class AsyncProducer(Generic[T_contra]):
                 return start
             self._recount()
             self._make_room()
-            part = encoded[start : start + HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD]
+            # As many as fit if all are like the next one; counted exactly below.
+            likely = self._room // (len(encoded[start]) + MESSAGE_OVERHEAD) if start < len(encoded) else 0
+            part = encoded[start : start + max(1, likely)]
             total = sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
             if total > self._room:
                 costs = list(accumulate(len(data) + MESSAGE_OVERHEAD for data in part))
