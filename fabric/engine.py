@@ -138,6 +138,7 @@ class Engine:
         self._expected = now
         self._next_look = now
         self._draining = False
+        self._all_published = False
         self._left_at_close: dict[str, int] = {}
         self.closed_at = inf
         """When the last BYE was answered, or waiting for it ended."""
@@ -671,7 +672,8 @@ class Engine:
     def _match_subscriptions(self, link: Link, now: float) -> None:
         """Count confirmed subscriptions; markers go out for the others.
 
-        While we drain they go out to all: a marker travels behind the data, so its echo says that all has arrived.
+        Once all is published they go out to all: a marker travels behind the data, so its echo says that all has
+        arrived.
         """
         if link.wire == OURSELVES:
             return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
@@ -685,7 +687,7 @@ class Engine:
                 self._changed.add(publisher)
         due = {}
         for pattern, subscription in wanted.items():
-            there = subscription.flushed if self._draining else subscription.confirmed
+            there = subscription.flushed if self._all_published else subscription.confirmed
             if not there and any(matches(pattern, topic) for topic in self.publishers):
                 due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
         link.marker_due = due
@@ -700,7 +702,7 @@ class Engine:
                 prefix = filter_prefix(pattern)
                 tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
                 marker = Marker(
-                    self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._draining
+                    self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._all_published
                 )
                 self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
                 at = now + wait
@@ -1028,6 +1030,11 @@ class Engine:
             consumer.progress(now)
             if queue not in producing:
                 consumer.close()
+        self._next_look = now
+
+    def end_topics(self, now: float) -> None:
+        """Nothing more is published: ask every subscriber to say when it has the last of it."""
+        self._all_published = True
         for link in self.peers.by_holder.values():
             self._match_subscriptions(link, now)
         self._next_look = now
@@ -1038,8 +1045,13 @@ class Engine:
         return (
             not any(p.unsettled_count for p in self.producers.values())
             and all(c.idle for c in self.consumers.values())
-            and not any(link.up and link.marker_due for link in self.peers.by_holder.values())
+            and not any(self._awaits_flush(link) for link in self.peers.by_holder.values())
         )
+
+    def _awaits_flush(self, link: Link) -> bool:
+        """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
+        renewing = bool(self.publishers) and link.met and link.connected and not link.up
+        return bool(link.up and link.marker_due) or (renewing and link.belief is Belief.ALIVE)
 
     def unsettled(self) -> tuple[int, int]:
         """Messages waiting and in flight, over all producers."""

@@ -639,6 +639,11 @@ class Peers:
                 at = now
             if at <= now:
                 self._candidates[endpoint] = (inf, wait)
+                known = self._linked_at(endpoint)
+                if known is not None:
+                    # It came to us first; another connection would end the life of the one that works.
+                    self._served[endpoint] = known.node_id
+                    continue
                 link = self._new_link(now, None)
                 link.endpoints = [endpoint]
                 self._dial(link, endpoint)
@@ -649,12 +654,17 @@ class Peers:
                 self._next_tick = min(self._next_tick, retry.at)
                 continue
             self._retry[node_id] = retry._replace(at=inf)
-            known = self._by_node.get(node_id)
-            if known is not None:
-                if not known.connected and not known.dialling:
-                    self._dial(known, known.endpoints[0])
+            peer = self._by_node.get(node_id)
+            if peer is not None:
+                if not peer.connected and not peer.dialling:
+                    self._dial(peer, peer.endpoints[0])
             elif node_id not in self._known or self._dial_peer(self._known[node_id], now) is None:
                 del self._retry[node_id]
+
+    def _linked_at(self, endpoint: str) -> Link | None:
+        """The link with the node that says that it listens at `endpoint`, if it is up."""
+        links = (k for k in self._by_node.values() if k.up and k.address is not None and k.wire != OURSELVES)
+        return next((k for k in links if k.address is not None and endpoint in k.address.inbox), None)
 
     def _schedule_retry(self, node_id: str, now: float, first: float, most: float) -> None:
         _, wait, tries = self._retry.get(node_id, Retry(inf, first, 0))

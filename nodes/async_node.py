@@ -527,13 +527,21 @@ class AsyncNode:
         await self._await_turns(lambda: not any(handler.busy for handler, _ in self._handlers), ends_at)
         for handle in self._handles():
             handle.stop()
+        await self._await_turns(self._handed_over, ends_at)
+        with self.pump.lock:
+            self.engine.end_topics(clock())
+        self.pump.wake()
         await self._await_turns(self._settled, ends_at)
         with self.pump.lock:
             return self.engine.unsettled()
 
+    def _handed_over(self) -> bool:
+        """Whether the engine has all that was accepted and published."""
+        return not any(handle.alerted for handle in self._handles()) and self.pump.has_taken
+
     def _settled(self) -> bool:
         """Whether what was accepted has become of something; also what is on its way to the engine."""
-        if any(handle.alerted for handle in self._handles()) or not self.pump.has_taken:
+        if not self._handed_over():
             return False
         with self.pump.lock:
             return self.engine.settled

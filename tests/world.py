@@ -293,6 +293,7 @@ class Process:
             for producer in self.producers.values():
                 producer.closed = True
             self.post(self.engine.drain)
+            self.post(self.engine.end_topics)
 
     def _leave(self, now: float) -> None:
         if self.leaving == "draining":

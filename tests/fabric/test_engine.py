@@ -26,7 +26,7 @@ from peerfabric.envelope import (
 )
 from peerfabric.options import Options
 from peerfabric.producer_end import ProducerEnd
-from tests.fabric.helpers import Pair, bodies, claim
+from tests.fabric.helpers import HUGE, Pair, bodies, claim
 
 
 def flow(pair: Pair, count: int = 3) -> ProducerEnd:
@@ -296,3 +296,39 @@ def test_random_bytes_cannot_hurt() -> None:
         pair.a.receive([random.randbytes(random.randrange(40)), b""], pair.now)
         pair.a.receive_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
     assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
+
+
+def test_a_topic_ends_behind_its_last_update() -> None:
+    """What is published while the node drains still counts: its subscribers are asked for the end after it."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    assert len(publisher.confirmed) == 1
+    pair.a.drain(pair.now)
+    pair.settle(0.1)
+    pair.a.publish(publisher, [b"late"], 0)
+    pair.a.end_topics(pair.now)
+    assert not pair.a.settled
+    pair.settle(0.1)
+    assert pair.a.settled
+    batch = subscriber.take()
+    assert batch is not None
+    assert batch.count == 1
+
+
+def test_a_topic_does_not_end_while_its_subscriber_renews_the_link() -> None:
+    """For that moment nothing is known of the subscriber, which is no reason to close."""
+    pair = Pair()
+    pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    [link] = pair.a.peers.by_holder.values()
+    pair.a.peers.broken(link, pair.now)
+    pair.a.drain(pair.now)
+    pair.a.end_topics(pair.now)
+    assert not pair.a.settled
+    pair.settle(1.0)
+    assert pair.a.settled

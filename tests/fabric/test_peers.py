@@ -170,7 +170,7 @@ def test_a_half_of_ours_that_was_given_up() -> None:
     """The peer took it for the newest: only a larger one ends the misunderstanding."""
     peers = node()
     mine = up(peers)
-    peers.candidate("tcp://them:1", 1.0)
+    peers.candidate("tcp://their.other.name:1", 1.0)
     peers.expire(1.0, 0.0)
     peers.take_commands()
     [change] = peers.receive_hello(hello(7, mine + 1), 1.0)
@@ -240,3 +240,21 @@ def test_a_refused_static_peer_is_dialled_again() -> None:
     assert peers.deadline() < 1.0
     peers.expire(1.0, 0.0)
     assert peers.take_commands() == [Dial(2, "tcp://them:1")]
+
+
+def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
+    """The first dial was refused; meanwhile the peer said hello, and a second connection would renew that link."""
+    peers = node()
+    peers.candidate("tcp://them:1", 0.0)
+    peers.expire(0.0, 0.0)
+    peers.refused(1, 0.0)
+    peers.receive_hello(hello(7, 0), 0.1)
+    assert peers.take_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
+    peers.connected(2, 0.1)
+    [change] = peers.receive_hello(hello(7, peers.links[2].mine), 0.1)
+    assert isinstance(change, CameUp)
+    peers.expire(5.0, 5.0)
+    assert peers.take_commands() == []
+    peers.said_bye(peers.links[2], LEAVING, 6.0)
+    peers.expire(7.0, 0.0)
+    assert peers.take_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
