@@ -16,6 +16,12 @@ FabricError
 ├── ForkedNode (RuntimeError)           used in a child process of the one that started it
 ├── WrongLoop (RuntimeError)            an AsyncNode used on another event loop
 ├── WouldDeadlock (RuntimeError)        a blocking call that could never end where it was made
+├── SpoolError (OSError)                the disk or its folder refused; nothing of the call is stored
+│   ├── SpoolFull                       no space, or the limit in bytes is reached
+│   ├── SpoolLocked                     another process uses the folder
+│   ├── SpoolUnsafe (PermissionError)   not ours alone, or a symbolic link
+│   ├── NewerFormat                     written by a later version
+│   └── Corrupt                         bytes that are not what was written
 └── RemoteProtocolError                 a peer broke the protocol; its frame is dropped, the node lives
     └── BadFrame                        bytes that are not a frame of ours
 
@@ -30,17 +36,23 @@ __all__ = [
     "BadFrame",
     "BadName",
     "ConfigError",
+    "Corrupt",
     "DecodeError",
     "EncodeError",
     "EndpointInUse",
     "FabricError",
     "ForkedNode",
     "MessageTooLarge",
+    "NewerFormat",
     "NodeClosed",
     "NotConfirmed",
     "QueueFull",
     "Rejected",
     "RemoteProtocolError",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolLocked",
+    "SpoolUnsafe",
     "TimedOut",
     "Undelivered",
     "WouldDeadlock",
@@ -190,6 +202,63 @@ class WrongLoop(FabricError, RuntimeError):
 
 class WouldDeadlock(FabricError, RuntimeError):
     """A blocking call was made where it could never end."""
+
+
+class SpoolError(FabricError, OSError):
+    """The file at `path` could not be used; `errno` says why, if the system said so. Nothing of the call is stored."""
+
+    def __init__(self, path: str, problem: str, *, errno: int | None = None, step: str = "") -> None:
+        self.path = path
+        super().__init__(f"{path}: {problem}; {step or 'look at the disk, then try again'}")
+        self.errno = errno
+
+
+class SpoolFull(SpoolError):
+    """No space on the disk, or the spool's limit of `limit` bytes is reached. Nothing was stored.
+
+    `accepted` counts the bodies of a `send_many` that were stored before, in order.
+    """
+
+    def __init__(
+        self, path: str, *, limit: int | None = None, errno: int | None = None, accepted: int = 0) -> None:
+        self.limit, self.accepted = limit, accepted
+        problem = "no space on the disk" if limit is None else f"the spool is at its limit of {limit:,} bytes"
+        usual = f"start consumers so that it drains, or {'free some space' if limit is None else 'raise its limit'}"
+        super().__init__(path, problem, errno=errno, step=step or usual)
+
+
+class SpoolLocked(SpoolError):
+    """Another process uses the folder; `pid` is its number, 0 if unknown."""
+
+    def __init__(
+        self, path: str, pid: int, problem: str = "", *, what: str = "spool", step: str = "choose another folder"
+    ) -> None:
+        self.pid = pid
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(path, problem or f"{who} uses this {what}", step=f"stop it, or {step}")
+
+
+class SpoolUnsafe(SpoolError, PermissionError):
+    """The folder, or something in it, is not ours alone, or is a symbolic link. Nothing was touched."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem, step="choose a folder that only this user can write to (chown, chmod 700)")
+
+
+class NewerFormat(SpoolError):
+    """Written by a later version of peerfabric, in format `version`. Nothing was changed."""
+
+    def __init__(self, path: str, version: int) -> None:
+        self.version = version
+        super().__init__(path, f"is in format {version}, written by a later version", step="upgrade peerfabric")
+
+
+class Corrupt(SpoolError):
+    """What lies at `offset` of `path` is not what was written there."""
+
+    def __init__(self, path: str, offset: int, problem: str) -> None:
+        self.offset = offset
+        super().__init__(path, f"{problem} at offset {offset:,}", step="restore it from a backup, or set it aside")
 
 
 class RemoteProtocolError(FabricError):

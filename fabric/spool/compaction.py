@@ -1,0 +1,184 @@
+"""Rewrite neighbouring segments of which little is still wanted. FORMAT.md, section 8."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from peerfabric.batch import rejoin, split
+from peerfabric.errors import BadFrame
+from peerfabric.spool.budget import Budget
+from peerfabric.spool.contents import Contents
+from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, make_salt, record_header, segment_name
+from peerfabric.spool.inventory import Identity, open_file
+from peerfabric.spool.scan import Damage, reader_of, scan
+from peerfabric.spool.segment import Segment, create, discard, write
+from peerfabric.spool.writer import Entry
+
+SPARSE: Final = 0.1
+"""A segment is compacted if less than that part of a whole one is unsettled."""
+SOURCES_MAX: Final = 16
+"""Segments read in one call: an upper bound for the time it takes."""
+
+
+class Compactor:
+    """Makes few and full segments of many and sparse ones, in the order in which they are."""
+
+    def __init__(
+        self,
+        files: Files,
+        folder: str,
+        identity: Identity,
+        contents: Contents,
+        budget: Budget,
+        epoch: int,
+        segment_bytes: int,
+    ) -> None:
+        self._files = files
+        self._folder = folder
+        self._identity = identity
+        self._contents = contents
+        self._budget = budget
+        self._epoch = epoch
+        self._segment_bytes = segment_bytes
+        self._made = 0
+
+    def run(self, busy: Collection[Segment], bytes_max: int, *, fsync: bool) -> list[Segment]:
+        """Replace some neighbours by one new segment, and return what was replaced.
+
+        What is settled must be in the cursor on disk.
+
+        Raises:
+            SpoolError: Nothing has changed.
+        """
+        group = self._choose(busy, bytes_max, fsync=fsync)
+        if not group:
+            return []
+        try:
+            new = self._rewrite(group)
+        except OSError as error:
+            raise refusal(error, self._folder) from error
+        if new is None:
+            return []
+        for segment in group:
+            try:
+                self._files.unlink(segment.path)
+            except OSError:
+                # The next start removes it, since the new one has all of it that is wanted.
+                pass
+        self._contents.replace(group, new)
+        self._budget.used_bytes += new.end - sum(segment.end for segment in group)
+        return group
+
+    def _choose(self, busy: Collection[Segment], bytes_max: int, *, fsync: bool) -> list[Segment]:
+        group: list[Segment] = []
+        room_max = room = min(bytes_max, self._segment_bytes)
+        for segment in self._contents.segments:
+            live = _live_bytes(segment)
+            able = segment.sealed and not (segment.syncs or segment.damaged or segment.skip or segment in busy)
+            sparse = segment.unsettled > 0 and live < SPARSE * self._segment_bytes
+            if able and sparse and live <= room and not (fsync and segment.dirty):
+                group.append(segment)
+                room -= live
+                if len(group) == SOURCES_MAX:
+                    break
+            elif _worthwhile(group):
+                break
+            else:
+                group, room = [], room_max
+        return group if _worthwhile(group) else []
+
+    def _rewrite(self, group: list[Segment]) -> Segment | None:
+        """A durable segment with what is unsettled in `group`, under a name by which recovery prefers it.
+
+        None: something in it is damaged, so it stays as it is. After an error nothing has changed.
+        """
+        files, header = self._files, self._header(group)
+        name = segment_name(header.serial, header.salt)
+        new = create(files, self._folder, header, name=f"{name}.tmp")
+        path = new.path
+        try:
+            for segment in group:
+                if not _copy(files, self._contents, segment, new):
+                    discard(files, path, new.descriptor)
+                    return None
+            files.sync(new.descriptor)
+            files.rename(path, f"{self._folder}/{name}")
+            path = f"{self._folder}/{name}"
+            files.sync_folder(self._folder)
+        except OSError:
+            discard(files, path, new.descriptor)
+            raise
+        files.close(new.descriptor)
+        new.path, new.descriptor, new.sealed, new.fresh, new.synced = path, -1, True, False, new.end
+        return new
+
+    def _header(self, group: list[Segment]) -> SegmentHeader:
+        node_id, queue, kind = self._identity
+        self._made += 1
+        first, last = group[0], group[-1]
+        # Counted down from above, so that no new segment of this life has the same salt.
+        salt = make_salt(self._epoch, queue, kind, first.serial, 0xFFFFFFFFFFFFFFFF - self._made)
+        revision = 1 + max(segment.revision for segment in group)
+        return SegmentHeader(first.serial, last.through, salt, revision, self._epoch, 0, kind, 0, node_id, queue)
+
+
+def _worthwhile(group: list[Segment]) -> bool:
+    """Whether it frees half of what it reads, or makes one file of several."""
+    before = sum(segment.end for segment in group)
+    return len(group) > 1 or (bool(group) and 2 * sum(map(_live_bytes, group)) < before)
+
+
+def _live_bytes(segment: Segment) -> int:
+    """About how many bytes unsettled messages need."""
+    return (segment.end - segment.start) * segment.unsettled // max(1, segment.messages)
+
+
+def _copy(files: Files, contents: Contents, old: Segment, new: Segment) -> bool:
+    descriptor = open_file(files, old.path)
+    parts: list[bytes] = []
+    start = new.end
+    try:
+        for item in scan(reader_of(files.read, descriptor), old.start, old.end, old.salt):
+            if isinstance(item, Damage):
+                return False
+            _, at, data, (_, _, body_bytes, extras_bytes, _, count, epoch, first, unix_ms, codec, _, _) = item
+            at += RECORD_BYTES
+            end = at + body_bytes
+            entry = (first, count, codec, data[at:end], data[end : end + extras_bytes])
+            for wanted in _wanted(contents, epoch, entry):
+                first, count, codec, body, extras = wanted
+                header = record_header(new.salt, new.end, body, extras, epoch, first, count, codec, unix_ms)
+                parts += (header, bytes(body), bytes(extras))
+                new.end += len(header) + len(body) + len(extras)
+                new.extend(epoch, first, first + count)
+    finally:
+        files.close(descriptor)
+    data = b"".join(parts)
+    if data:
+        _, error = write(files, new.descriptor, start, [data], len(data))
+        if error is not None:
+            raise error
+    return True
+
+
+def _wanted(contents: Contents, epoch: int, entry: Entry) -> Iterator[Entry]:
+    """The parts of a record that are not settled, or all of it if it cannot be cut."""
+    first, count, codec, body, extras = entry
+    ranges = contents.settled.get(epoch)
+    parts = ranges.missing(first, first + count) if ranges else [(first, first + count)]
+    if not parts:
+        return
+    if parts == [(first, first + count)] or extras:
+        yield entry
+        return
+    try:
+        elements = split(body, codec)
+    except BadFrame:
+        elements = []
+    if len(elements) != count:
+        yield entry
+        return
+    for low, high in parts:
+        yield low, high - low, codec, rejoin(elements[low - first : high - first]), b""

@@ -1,0 +1,154 @@
+"""What is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from peerfabric.ranges import Ranges, pairs
+from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.format import CURSOR_MAGIC, SHEET_BYTES, Sheet, decode_sheet, encode_sheet
+from peerfabric.spool.segment import write
+
+RANGES_BYTES_MAX: Final = 64 * 1024
+"""Ranges beyond that are forgotten: acks so scattered are rare, and a cursor is written several times a second."""
+MARKS_BYTES_MAX: Final = 16 * 1024 * 1024
+SLOT_BYTES: Final = SHEET_BYTES + RANGES_BYTES_MAX + 1024
+
+
+class Line(msgspec.Struct, array_like=True):
+    """What the cursor says of one epoch: settled ranges, and the span of what was stored."""
+
+    epoch: int
+    ranges: list[int] = []
+    oldest: int = 1
+    next: int = 1
+
+
+class _Payload(msgspec.Struct):
+    epoch: int = 0
+    epochs: list[Line] = []
+    marks: bytes = b""
+
+
+@dataclass
+class Cursor:
+    """The content of a cursor.
+
+    Everything below `oldest` of an epoch is settled, and everything of an epoch that is older than `epoch`, in which
+    the cursor was written, and has no line.
+    """
+
+    epoch: int = 0
+    settled: dict[int, Ranges] = field(default_factory=dict)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    marks: bytes = b""
+
+    def forgotten(self, epoch: int) -> bool:
+        """Whether all of `epoch` was settled and removed when this was written."""
+        return epoch < self.epoch and epoch not in self.spans
+
+
+class Slots:
+    """The two files of one cursor."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self._files = files
+        self._folder = folder
+        self.generation = 0
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def read(self) -> Cursor | None:
+        """The newest content that is intact; None if there is none.
+
+        Raises:
+            NewerFormat: A later version wrote it.
+        """
+        found = [sheet for slot in (0, 1) if (sheet := self._read(slot)) is not None]
+        for sheet in sorted(found, reverse=True):
+            self.generation = max(self.generation, sheet.generation)
+            try:
+                payload = msgspec.msgpack.decode(sheet.payload, type=_Payload)
+            except (msgspec.DecodeError, RecursionError):
+                continue
+            return Cursor(
+                payload.epoch,
+                {line.epoch: Ranges(pairs(line.ranges)) for line in payload.epochs},
+                {line.epoch: (line.oldest, line.next) for line in payload.epochs},
+                payload.marks,
+            )
+        return None
+
+    def _read(self, slot: int) -> Sheet | None:
+        path = self._path(slot)
+        try:
+            descriptor = self._files.open(path, write=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal(error, path) from error
+        try:
+            # More than it can be is somebody else's file.
+            size = min(self._files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX)
+            data = self._files.read(descriptor, 0, size)
+        except OSError:
+            return None
+        finally:
+            self._files.close(descriptor)
+        return decode_sheet(CURSOR_MAGIC, data, path)
+
+    def prepare(self) -> None:
+        """Make the slots that are missing, with their space on the disk."""
+        for slot in (0, 1):
+            path = self._path(slot)
+            try:
+                descriptor = self._files.open(path, create=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise refusal(error, path) from error
+            try:
+                self._files.allocate(descriptor, SLOT_BYTES)
+            except OSError as error:
+                raise refusal(error, path) from error
+            finally:
+                self._files.close(descriptor)
+
+    def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
+        """Write the next generation into the older slot; after an error the newer one still counts."""
+        payload = self._encode(_Payload(epoch, lines, marks))
+        generation = self.generation + 1
+        path = self._path(generation & 1)
+        data = encode_sheet(CURSOR_MAGIC, generation, payload)
+        try:
+            descriptor = self._files.open(path)
+            try:
+                _, problem = write(self._files, descriptor, 0, [data], len(data))
+                if problem is not None:
+                    raise problem
+                if sync:
+                    self._files.sync(descriptor)
+            finally:
+                self._files.close(descriptor)
+        except OSError as error:
+            raise refusal(error, path) from error
+        self.generation = generation
+
+    def _path(self, slot: int) -> str:
+        return f"{self._folder}/cursor.{slot}"
+
+
+def lines_of(spans: Iterable[tuple[int, int, int]], settled: dict[int, Ranges]) -> tuple[list[Line], bool]:
+    """Lines for spans `(epoch, oldest, next)`, and whether some settled ranges had to be forgotten."""
+    lines, room, forgot = [], RANGES_BYTES_MAX // 9, False
+    for epoch, oldest, following in sorted(spans):
+        flat = settled[epoch].flat() if epoch in settled else []
+        # An integer takes at most nine bytes; the newest epochs and the highest ranges are forgotten first.
+        kept = flat[: room - room % 2]
+        forgot = forgot or len(kept) < len(flat)
+        room -= len(kept)
+        lines.append(Line(epoch, kept, oldest, following))
+    return lines, forgot

@@ -1,0 +1,215 @@
+"""The seam to the file system, and the real one behind it: the only module of the machines that imports `os`.
+
+All paths are text. Every call that fails raises `OSError` as the system gave it; `refusal` makes it one of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from peerfabric.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+
+Buffer = bytes | bytearray | memoryview
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Process(NamedTuple):
+    """One life of one process on one machine: a pid alone is used again, sooner or later."""
+
+    pid: int
+    boot: str
+    started: str
+
+
+class Place(NamedTuple):
+    """Where a folder lies: two with the same place are the same folder."""
+
+    device: int
+    inode: int
+
+
+class Files(Protocol):
+    """What the spool asks of a file system."""
+
+    def make_folder(self, path: str) -> bool:
+        """Make a folder, 0700, with those above it; False if it is there already."""
+
+    def check_folder(self, path: str) -> Place:
+        """Where it is. Raises `SpoolUnsafe` if it is no folder, a link, not ours, or writable by others."""
+
+    def names(self, path: str) -> list[str]:
+        """What is in a folder, sorted; nothing if there is no such folder."""
+
+    def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
+        """A descriptor, closed on exec. With `create` the file must not exist yet. Links are not followed."""
+
+    def close(self, descriptor: int) -> None: ...
+
+    def size(self, descriptor: int) -> int: ...
+
+    def read(self, descriptor: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+
+    def write(self, descriptor: int, offset: int, parts: Sequence[Buffer]) -> int:
+        """Write `parts` one behind the other and return how many bytes were taken, perhaps not all."""
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        """Make the file `size` bytes long, with space on the disk for all of them."""
+
+    def truncate(self, descriptor: int, size: int) -> None: ...
+
+    def sync(self, descriptor: int) -> None:
+        """Return when all that was written to the file is durable; after an error nothing is known of it."""
+
+    def sync_folder(self, path: str) -> None:
+        """Return when the names in the folder are durable."""
+
+    def rename(self, old: str, new: str) -> None: ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def lock(self, path: str, *, shared: bool = False) -> int:
+        """A descriptor that holds the lock until it is closed. Raises `SpoolLocked` if somebody else has it."""
+
+    def process(self) -> Process:
+        """Who we are."""
+
+    def alive(self, process: Process) -> bool:
+        """Whether that very process still runs on this machine."""
+
+
+def refusal(error: OSError, path: str) -> SpoolError:
+    """The error of ours for one of the system's."""
+    if isinstance(error, SpoolError):
+        return error
+    if error.errno in _FULL:
+        return SpoolFull(path, errno=error.errno)
+    return SpoolError(path, error.strerror or str(error), errno=error.errno)
+
+
+class RealFiles:
+    """The file system of the machine."""
+
+    def make_folder(self, path: str) -> bool:
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), 0o700, exist_ok=True)
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            return False
+        return True
+
+    def check_folder(self, path: str) -> Place:
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            raise SpoolUnsafe(path, "is a symbolic link")
+        if not stat.S_ISDIR(found.st_mode):
+            raise SpoolUnsafe(path, "is no folder")
+        if found.st_uid != os.geteuid():
+            raise SpoolUnsafe(path, f"belongs to user {found.st_uid}, and we are {os.geteuid()}")
+        if found.st_mode & 0o022:
+            raise SpoolUnsafe(path, f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})")
+        return Place(found.st_dev, found.st_ino)
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
+    def read(self, descriptor: int, offset: int, size: int) -> bytes:
+        data = os.pread(descriptor, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]
+        while data:
+            size, offset = size - len(data), offset + len(data)
+            data = os.pread(descriptor, size, offset) if size else b""
+            parts.append(data)
+        return b"".join(parts)
+
+    def write(self, descriptor: int, offset: int, parts: Sequence[Buffer]) -> int:
+        return os.pwritev(descriptor, parts, offset)
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        os.posix_fallocate(descriptor, 0, size)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+
+    def sync(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+
+    def sync_folder(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def lock(self, path: str, *, shared: bool = False) -> int:
+        # A reader makes no file: a folder without a lock was never a spool.
+        flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+        try:
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise SpoolUnsafe(path, "is a symbolic link") from error
+            raise
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(descriptor, 20, 0).strip()
+            os.close(descriptor)
+            raise SpoolLocked(os.path.dirname(path), int(text) if text.isdigit() else 0) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def process(self) -> Process:
+        return Process(os.getpid(), _boot(), _started(os.getpid()))
+
+    def alive(self, process: Process) -> bool:
+        # A pid means something only within one boot; without /proc we cannot tell and say no.
+        started = _started(process.pid)
+        return bool(started) and started == process.started and process.boot == _boot()
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When that process started, in clock ticks since boot; empty if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program may contain anything; fields are counted from its last parenthesis on.
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,98 @@
+"""Who a spool belongs to, and its counter of epochs: the file `node`. FORMAT.md, sections 1 and 2."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from peerfabric.spool.files import Files, Place, Process
+from peerfabric.spool.format import NODE_MAGIC, decode_sheet, encode_sheet
+from peerfabric.spool.inventory import read_header
+
+EPOCH_RANDOM_BITS: Final = 20
+_NODE_BYTES_MAX: Final = 64 * 1024
+
+
+class Owner(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of the file `node`, and its generation, the counter of epochs."""
+
+    node_id: str
+    epoch: int = 0
+    device: int = 0
+    inode: int = 0
+    pid: int = 0
+    boot: str = ""
+    started: str = ""
+    counter: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where the folder was when this was written."""
+        return Place(self.device, self.inode)
+
+    @property
+    def process(self) -> Process:
+        """Who has it open; pid 0 for nobody."""
+        return Process(self.pid, self.boot, self.started)
+
+
+def read_owner(files: Files, folder: str) -> Owner | None:
+    """What `node` says; None if there is none, or it is damaged.
+
+    Raises:
+        NewerFormat: A later version wrote it.
+        OSError: It cannot be read.
+    """
+    path = f"{folder}/node"
+    try:
+        descriptor = files.open(path, write=False)
+    except FileNotFoundError:
+        return None
+    try:
+        data = files.read(descriptor, 0, min(files.size(descriptor), _NODE_BYTES_MAX))
+    finally:
+        files.close(descriptor)
+    sheet = decode_sheet(NODE_MAGIC, data, path)
+    if sheet is None:
+        return None
+    try:
+        owner = msgspec.msgpack.decode(sheet.payload, type=Owner)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return msgspec.structs.replace(owner, counter=sheet.generation)
+
+
+def write_owner(files: Files, folder: str, owner: Owner) -> None:
+    """Replace `node`; durable when it returns.
+
+    Raises:
+        OSError: The old one is still there.
+    """
+    path = f"{folder}/node"
+    data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
+    try:
+        files.unlink(f"{path}.tmp")
+    except FileNotFoundError:
+        pass
+    descriptor = files.open(f"{path}.tmp", create=True)
+    try:
+        if files.write(descriptor, 0, [data]) < len(data):
+            raise OSError("short write")
+        files.sync(descriptor)
+    finally:
+        files.close(descriptor)
+    files.rename(f"{path}.tmp", path)
+    files.sync_folder(folder)
+
+
+def guess_owner(files: Files, folder: str) -> Owner | None:
+    """What segment headers say of the node whose `node` is lost: its id, and the highest epoch that they know."""
+    best: Owner | None = None
+    for queue in files.names(f"{folder}/queues"):
+        for inner in (f"{folder}/queues/{queue}", f"{folder}/queues/{queue}/dead"):
+            for name in files.names(inner):
+                header = read_header(files, f"{inner}/{name}")[1] if name.endswith(".seg") else None
+                if header is not None and (best is None or header.epoch > best.epoch):
+                    best = Owner(node_id=header.node_id, epoch=header.epoch, counter=header.epoch >> EPOCH_RANDOM_BITS)
+    return best

@@ -1,0 +1,323 @@
+"""The log of one queue: append at its end, read from anywhere, and let go of what is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from peerfabric.errors import SpoolError
+from peerfabric.ranges import Ranges, pairs
+from peerfabric.spool.budget import Budget
+from peerfabric.spool.compaction import Compactor
+from peerfabric.spool.contents import Contents
+from peerfabric.spool.cursor import MARKS_BYTES_MAX, Slots, lines_of
+from peerfabric.spool.files import Buffer, Files, refusal
+from peerfabric.spool.format import MESSAGES
+from peerfabric.spool.inventory import Identity
+from peerfabric.spool.reader import Reader
+from peerfabric.spool.recovery import Recoverer, Recovery
+from peerfabric.spool.writer import Entry, Sync, Writer
+
+if TYPE_CHECKING:
+    from peerfabric.spool.segment import Segment
+
+COMPACTION_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class Log:
+    """One queue's records on disk.
+
+    It has no lock: its caller holds one in every call except `sync_run` and `Sync`'s own.
+
+    confirmed <= durable <= written; cursor <= settled; every unsettled message is in a live segment
+
+    Args:
+        folder: Its folder, which exists.
+        epoch: Of this life; appends have it, or a later one.
+        repair: False changes nothing, and refuses every call that would.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        folder: str,
+        identity: Identity,
+        budget: Budget,
+        *,
+        epoch: int,
+        fsync: bool,
+        segment_bytes: int,
+        repair: bool = True,
+    ) -> None:
+        self.folder = folder
+        self._files = files
+        self._identity = identity
+        self._budget = budget
+        self._epoch = epoch
+        self._segment_bytes = segment_bytes
+        self._repair = repair
+        self._closed = False
+        self._readers: WeakSet[Reader] = WeakSet()
+        self._slots = Slots(files, folder)
+        self._written: dict[int, Ranges] | None = None
+        """What the cursor on disk says, if it had to forget something."""
+        cursor = self._slots.read()
+        recoverer = Recoverer(files, folder, identity, repair=repair)
+        recoverer.run(cursor)
+        self.recovery: Recovery = recoverer.found
+        self._marks = self.recovery.marks
+        self._recovered = {epoch: stop for epoch, _, stop in sorted(self.recovery.extents, key=itemgetter(0, 2))}
+        self._contents = Contents(recoverer.segments, self.recovery.settled)
+        budget.used_bytes += self.used_bytes
+        self._compactor = Compactor(files, folder, identity, self._contents, budget, epoch, segment_bytes)
+        self._writer = Writer(
+            files,
+            folder,
+            identity,
+            self._contents,
+            budget,
+            epoch=epoch,
+            serial=recoverer.serial,
+            segment_bytes=segment_bytes,
+            fsync=fsync,
+        )
+        for lost in self.recovery.damaged:
+            # Told of once; nothing more can be done for them.
+            self._contents.settle(*lost)
+        self.cursor_due = False
+        """Something was settled since the last `write_cursor`."""
+        if repair:
+            self._write_first_cursor()
+
+    def _write_first_cursor(self) -> None:
+        try:
+            self._slots.prepare()
+            self._write_cursor(self._marks, sync=True)
+            self._trim()
+        except SpoolError as error:
+            # Reading goes on with a full or failing disk.
+            self.recovery.problems.append(str(error))
+            self.cursor_due = True
+
+    # Append
+
+    def append(
+        self, epoch: int, first: int, count: int, codec: int, body: Buffer, extras: Buffer = b"", *, unix_ms: int
+    ) -> None:
+        """Write one batch; it then survives the death of the process, and after `sync()` the loss of power.
+
+        Args:
+            epoch: Of this life.
+            first: Sequence of its first message; the others follow it.
+            body: A frame body of `count` messages, as `batch.join` makes it.
+
+        Raises:
+            SpoolFull: No space, or the limit is reached; nothing is stored.
+            SpoolError: The disk refused; nothing is stored.
+        """
+        self._check_append(epoch)
+        self._writer.append(epoch, (first, count, codec, body, extras), unix_ms)
+
+    def append_many(self, records: Sequence[Entry], epoch: int, *, unix_ms: int) -> int:
+        """Write batches `(first, count, codec, body, extras)` with as few calls as possible.
+
+        Returns how many of them are stored, in order, and raises what `append` does only if that is none.
+        """
+        self._check_append(epoch)
+        return self._writer.append_many(epoch, records, unix_ms)
+
+    def _check_append(self, epoch: int) -> None:
+        self._check_open()
+        if epoch < self._epoch and self._identity.kind == MESSAGES:
+            # A cursor says of older epochs without a line that all of them is settled.
+            raise ValueError(f"epoch {epoch} is of an earlier life; this one is {self._epoch}")
+
+    def _check_open(self) -> None:
+        if self._closed or not self._repair:
+            state = "is closed" if self._closed else "is open for reading only"
+            raise SpoolError(self.folder, state, step="open the spool again, to write to it")
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes appended in this life."""
+        return self._writer.written_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of its segments."""
+        return sum(segment.end for segment in self._contents.segments)
+
+    # Sync
+
+    def sync(self) -> None:
+        """Make everything appended before durable, with one fdatasync for each segment that has something new.
+
+        Raises:
+            SpoolError: Something is not durable. With fsync=True it is kept in memory, and the next call writes it to
+                another segment; without, it stays so.
+        """
+        token = self.sync_begin()
+        error: OSError | None = None
+        try:
+            self.sync_run(token)
+        except OSError as failure:
+            error = failure
+        self.sync_end(token, error)
+
+    def sync_begin(self) -> Sync:
+        """The first part of `sync`: what it covers. One sync of a log is under way at a time."""
+        self._check_open()
+        return self._writer.sync_begin()
+
+    def sync_run(self, token: Sync) -> None:
+        """The second part, which waits for the disk and needs no lock.
+
+        Raises:
+            OSError: To be given to `sync_end`.
+        """
+        token.run()
+
+    def sync_end(self, token: Sync, error: BaseException | None) -> None:
+        """The third part: what `token` covers is durable when it returns, even after an `error`.
+
+        Raises:
+            SpoolError: As `sync`.
+        """
+        self._writer.sync_end(token, error)
+
+    # Read
+
+    def reader(self, epoch: int = 0, sequence: int = 0) -> Reader:
+        """A reader from the record with that message on, or the one after it; from the oldest by default."""
+        reader = Reader(self._files, self._contents, self._writer.readable, epoch, sequence)
+        self._readers.add(reader)
+        return reader
+
+    # Settle
+
+    def settle(self, epoch: int, start: int, stop: int) -> None:
+        """Messages `[start, stop)` are wanted no more. On disk that is known after `write_cursor`."""
+        if epoch < self._epoch and epoch not in self._contents.index:
+            return
+        self._contents.settle(epoch, start, stop)
+        self.cursor_due = True
+
+    def settled_ranges(self) -> dict[int, Ranges]:
+        """What is settled of the epochs that are here, as a copy."""
+        return {epoch: Ranges(ranges) for epoch, ranges in self._contents.settled.items()}
+
+    @property
+    def unsettled_count(self) -> int:
+        """Messages that are here and not settled."""
+        return self._contents.unsettled
+
+    def write_cursor(self, marks: bytes = b"") -> None:
+        """Write what is settled, and `marks` with it; then remove segments of which nothing is wanted.
+
+        Raises:
+            SpoolFull, SpoolError: The disk refused. Nothing is lost: the cursor before it counts.
+        """
+        self._check_open()
+        self._write_cursor(marks, sync=self._writer.fsync)
+        self._trim()
+        self._budget.make_spare()
+
+    def _write_cursor(self, marks: bytes, *, sync: bool) -> None:
+        if len(marks) > MARKS_BYTES_MAX:
+            raise ValueError(f"marks of {len(marks):,} bytes are over {MARKS_BYTES_MAX:,}")
+        self._contents.forget()
+        spans = [self._durable_span(*span) for span in self._contents.spans()]
+        lines, forgot = lines_of(spans, self._contents.settled)
+        self._slots.write(self._epoch, lines, marks, sync=sync)
+        self._written = {line.epoch: Ranges(pairs(line.ranges)) for line in lines} if forgot else None
+        self._marks = marks
+        self.cursor_due = False
+
+    def _durable_span(self, epoch: int, oldest: int, following: int) -> tuple[int, int, int]:
+        """The span without what may still be lost: nobody was told that it is stored."""
+        pending = self._writer.pending
+        if pending and pending[0].epoch == epoch:
+            following = min(following, max(oldest, pending[0].entry[0]))
+        return epoch, oldest, following
+
+    # Trim
+
+    def _trim(self) -> None:
+        self._writer.relieve()
+        for segment in list(self._contents.segments):
+            if segment.sealed and not segment.unsettled and not segment.syncs and self._told(segment):
+                self._remove(segment)
+
+    def _told(self, segment: Segment) -> bool:
+        """Whether what is in it is durable, or needs not be, and the cursor on disk says that it is settled."""
+        if self._writer.fsync and segment.dirty:
+            return False
+        return self._written is None or all(
+            epoch in self._written and not self._written[epoch].missing(first, stop)
+            for epoch, first, stop in segment.extents
+        )
+
+    def _remove(self, segment: Segment) -> None:
+        try:
+            self._files.unlink(segment.path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise refusal(error, segment.path) from error
+        self._budget.used_bytes -= segment.end
+        self._writer.forget(segment)
+        self._contents.drop(segment)
+
+    def compact(self, bytes_max: int = COMPACTION_BYTES_MAX) -> int:
+        """Rewrite some segments of which little is wanted, at most `bytes_max` bytes, and return how many were freed.
+
+        Does nothing while a cursor is due or a reader is in them.
+
+        Raises:
+            SpoolFull, SpoolError: The disk refused; nothing has changed.
+        """
+        self._check_open()
+        if self.cursor_due or self._written is not None:
+            return 0
+        before = self._budget.used_bytes
+        busy = {reader.segment for reader in self._readers if reader.segment is not None}
+        for old in self._compactor.run(busy, bytes_max, fsync=self._writer.fsync):
+            self._writer.forget(old)
+        return before - self._budget.used_bytes
+
+    # The end
+
+    def close(self) -> None:
+        """Make everything durable that should be, write the cursor, and let go of all descriptors.
+
+        Raises:
+            SpoolError: One of that failed; it is closed all the same.
+        """
+        if self._closed:
+            return
+        try:
+            if self._repair and self._writer.fsync:
+                self.sync()
+            if self._repair and self.cursor_due:
+                self.write_cursor(self._marks)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of all descriptors and do nothing else: in a forked child the log is its parent's."""
+        self._closed = True
+        self._writer.close()
+        for reader in list(self._readers):
+            reader.close()
+
+    def check(self) -> None:
+        """Assert the invariants of the class."""
+        self._contents.check()
+        writer = self._writer
+        assert writer.durable <= writer.appended
+        assert not writer.fsync or len(writer.pending) == writer.appended - writer.durable
+        assert self.used_bytes <= self._budget.used_bytes
+        for epoch, first, stop in (extent for segment in self._contents.segments for extent in segment.extents):
+            assert first < stop <= max(self._contents.next.get(epoch, 0), self._recovered.get(epoch, 0)), epoch

@@ -1,0 +1,311 @@
+"""The folder of one node: its lock, its identity, and a log for each queue."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from peerfabric.errors import BadName, SpoolError, SpoolLocked
+from peerfabric.names import check_name
+from peerfabric.spool.budget import Budget
+from peerfabric.spool.files import Files, Place, RealFiles, refusal
+from peerfabric.spool.format import DEAD, MESSAGES
+from peerfabric.spool.identity import EPOCH_RANDOM_BITS, Owner, guess_owner, read_owner, write_owner
+from peerfabric.spool.inventory import Identity
+from peerfabric.spool.log import Log
+
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+_EPOCH_BITS_MAX: Final = 53
+_NODE_ID_BYTES_MAX: Final = 255
+
+
+class Spool:
+    """A node's logs on disk. Made by `open` or `inspect`.
+
+    It has no lock for threads: calls of one spool and its logs are made one at a time, `Log.sync_run` excepted.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        folder: str,
+        lock: int,
+        owner: Owner,
+        budget: Budget,
+        *,
+        fsync: bool,
+        segment_bytes: int,
+        repair: bool,
+        warnings: list[str],
+    ) -> None:
+        self.folder = folder
+        self.node_id = owner.node_id
+        self.epoch = owner.epoch
+        self.fsync = fsync
+        self.warnings = warnings
+        """What a person should know of the folder: that it is a copy, or that `node` was damaged."""
+        self._files = files
+        self._lock = lock
+        self._owner = owner
+        self._budget = budget
+        self._segment_bytes = segment_bytes
+        self._repair = repair
+        self._logs: dict[tuple[str, int], Log] = {}
+        self._unopened: dict[tuple[str, int], int] = {}
+        for queue in self.queues():
+            for kind in (MESSAGES, DEAD):
+                self._unopened[queue, kind] = self._size(self._log_folder(queue, kind))
+        budget.used_bytes += sum(self._unopened.values())
+
+    @classmethod
+    def open(
+        cls,
+        folder: str,
+        *,
+        files: Files | None = None,
+        fsync: bool = False,
+        counter_min: int = 0,
+        random_bits: int,
+        node_id: str,
+        segment_bytes: int = SEGMENT_BYTES,
+        limit_bytes: int | None = None,
+        spare: bool = True,
+        unix_ms: int,
+    ) -> Spool:
+        """Lock the folder, made if there is none, and begin a new epoch, which is durable when this returns.
+
+        Args:
+            fsync: Whether what is synced must survive the loss of power; without, it survives that of the process.
+            counter_min: The new epoch's counter is at least that.
+            random_bits: 20 of them, which keep the epochs of copies of a folder apart.
+            node_id: Used only if the folder has none yet.
+            segment_bytes: Size from which on a segment is followed by another.
+            limit_bytes: Of all segments of all queues; None: what the disk has.
+            spare: Keep one preallocated segment, so that dead letters can be written on a full disk.
+            unix_ms: Now; for people.
+
+        Raises:
+            SpoolLocked: Another process uses it, or the folder of which this is a copy. Nothing was changed.
+            SpoolUnsafe: Others can write to it, or it is a link. Nothing was changed.
+            NewerFormat: A later version wrote it. Nothing was changed.
+            SpoolError: The disk refused.
+        """
+        if not 0 <= random_bits < 1 << EPOCH_RANDOM_BITS:
+            raise ValueError(f"random_bits {random_bits} are not {EPOCH_RANDOM_BITS} bits")
+        if not 0 < len(node_id.encode()) <= _NODE_ID_BYTES_MAX:
+            raise ValueError(f"node_id of {len(node_id.encode())} bytes; it must have 1 to {_NODE_ID_BYTES_MAX}")
+        files = files or RealFiles()
+        lock = -1
+        warnings: list[str] = []
+        try:
+            if files.make_folder(folder):
+                files.sync_folder(folder.rpartition("/")[0] or ("/" if folder.startswith("/") else "."))
+            place = files.check_folder(folder)
+            lock = files.lock(f"{folder}/lock")
+            before = _owner(files, folder, place, warnings) or Owner(node_id=node_id)
+            owner = _next(files, before, place, counter_min, random_bits)
+            pid = b"%d\n" % owner.pid
+            files.truncate(lock, 0)
+            files.write(lock, 0, [pid])
+            write_owner(files, folder, owner)
+            budget = Budget(files, folder, limit_bytes, segment_bytes, segment_bytes if spare else 0)
+            budget.make_spare()
+            return cls(
+                files,
+                folder,
+                lock,
+                owner,
+                budget,
+                fsync=fsync,
+                segment_bytes=segment_bytes,
+                repair=True,
+                warnings=warnings,
+            )
+        except BaseException as error:
+            if lock >= 0:
+                files.close(lock)
+            if isinstance(error, OSError) and not isinstance(error, SpoolError):
+                raise refusal(error, folder) from error
+            raise
+
+    @classmethod
+    def inspect(cls, folder: str, *, files: Files | None = None) -> Spool:
+        """Open a spool for reading: nothing is changed or repaired, and no epoch begins.
+
+        Raises:
+            SpoolLocked: A node runs with it.
+            SpoolUnsafe: It is a link, or not ours alone.
+            NewerFormat: A later version wrote it.
+            SpoolError: There is no spool.
+        """
+        files = files or RealFiles()
+        lock = -1
+        warnings: list[str] = []
+        try:
+            files.check_folder(folder)
+            lock = files.lock(f"{folder}/lock", shared=True)
+            owner = read_owner(files, folder) or guess_owner(files, folder) or Owner(node_id="?")
+            budget = Budget(files, folder, None, SEGMENT_BYTES, 0)
+            return cls(
+                files,
+                folder,
+                lock,
+                owner,
+                budget,
+                fsync=False,
+                segment_bytes=SEGMENT_BYTES,
+                repair=False,
+                warnings=warnings,
+            )
+        except BaseException as error:
+            if lock >= 0:
+                files.close(lock)
+            if isinstance(error, OSError) and not isinstance(error, SpoolError):
+                raise refusal(error, folder) from error
+            raise
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all segments of all queues."""
+        return self._budget.used_bytes
+
+    def queues(self) -> list[str]:
+        """The queues that have a log on disk."""
+        return [name for name in self._files.names(f"{self.folder}/queues") if _is_name(name)]
+
+    def queue(self, name: str, *, unix_ms: int) -> Log:
+        """The log of a queue, opened and recovered at its first use, made if there is none.
+
+        Raises:
+            BadName: No queue can be called that.
+            SpoolError: The disk refused.
+        """
+        return self._log(check_name("queue", name), MESSAGES)
+
+    def dead(self, name: str, *, unix_ms: int) -> Log:
+        """The log of the dead letters of a queue, as `queue`. Its sequences need not be in order or without holes."""
+        return self._log(check_name("queue", name), DEAD)
+
+    def _log(self, name: str, kind: int) -> Log:
+        log = self._logs.get((name, kind))
+        if log is None:
+            folder = self._log_folder(name, kind)
+            try:
+                self._make(name, kind)
+                identity = Identity(self.node_id, name, kind)
+                log = Log(
+                    self._files,
+                    folder,
+                    identity,
+                    self._budget,
+                    epoch=self.epoch,
+                    fsync=self.fsync,
+                    segment_bytes=self._segment_bytes,
+                    repair=self._repair,
+                )
+            except SpoolError:
+                raise
+            except OSError as error:
+                raise refusal(error, folder) from error
+            self._budget.used_bytes -= self._unopened.pop((name, kind), 0)
+            self._logs[name, kind] = log
+        return log
+
+    def _make(self, name: str, kind: int) -> None:
+        """The folders of a log."""
+        if self._lock < 0:
+            raise SpoolError(self.folder, "is closed", step="open it again")
+        outer = self.folder
+        for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
+            path = f"{outer}/{inner}"
+            if self._repair and self._files.make_folder(path):
+                self._files.sync_folder(outer)
+            if self._repair or inner in self._files.names(outer):
+                self._files.check_folder(path)
+            outer = path
+
+    def _log_folder(self, name: str, kind: int) -> str:
+        return f"{self.folder}/queues/{name}" + ("/dead" if kind == DEAD else "")
+
+    def _size(self, folder: str) -> int:
+        total = 0
+        for name in self._files.names(folder):
+            if name.endswith(".seg"):
+                descriptor = self._files.open(f"{folder}/{name}", write=False)
+                total += self._files.size(descriptor)
+                self._files.close(descriptor)
+        return total
+
+    def close(self) -> None:
+        """Write cursors, let go of all descriptors and of the lock.
+
+        Raises:
+            SpoolError: The first thing that failed; it is closed all the same.
+        """
+        if self._lock < 0:
+            return
+        failures: list[OSError] = []
+        for log in self._logs.values():
+            try:
+                log.close()
+            except OSError as error:
+                failures.append(error)
+        if self._repair:
+            try:
+                write_owner(self._files, self.folder, msgspec.structs.replace(self._owner, pid=0))
+            except OSError as error:
+                failures.append(error)
+        self.abandon()
+        if failures:
+            raise refusal(failures[0], self.folder) from failures[0]
+
+    def abandon(self) -> None:
+        """Let go of all descriptors and do nothing else: for a forked child, whose parent keeps the lock."""
+        for log in self._logs.values():
+            log.abandon()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            self._files.close(lock)
+
+
+def _owner(files: Files, folder: str, place: Place, warnings: list[str]) -> Owner | None:
+    """Who the folder belongs to; None for a new one."""
+    owner = read_owner(files, folder)
+    if owner is None:
+        owner = guess_owner(files, folder)
+        if owner is not None:
+            warnings.append(f"{folder}/node is lost or damaged; node id and epoch are taken from segments")
+        return owner
+    if owner.place != place:
+        if owner.pid and files.alive(owner.process):
+            problem = f"is a copy of the spool that process {owner.pid} uses"
+            raise SpoolLocked(folder, owner.pid, problem)
+        warnings.append(f"{folder} is a copy: two nodes with copies of one spool have the same node id")
+    return owner
+
+
+def _next(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:
+    """The owner in its next epoch."""
+    counter = max(before.counter + 1, counter_min)
+    if counter >> (_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS):
+        raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
+    process = files.process()
+    return Owner(
+        node_id=before.node_id,
+        epoch=counter << EPOCH_RANDOM_BITS | random_bits,
+        counter=counter,
+        device=place.device,
+        inode=place.inode,
+        pid=process.pid,
+        boot=process.boot,
+        started=process.started,
+    )
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name("queue", name)
+    except BadName:
+        return False
+    return True

@@ -1,0 +1,398 @@
+"""The end of a log: append, roll, sync, and what becomes of records whose sync failed. FORMAT.md, section 5."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from typing import Final, NamedTuple
+
+from peerfabric.errors import SpoolError, SpoolFull
+from peerfabric.spool.budget import Budget
+from peerfabric.spool.contents import Contents
+from peerfabric.spool.files import Buffer, Files, refusal
+from peerfabric.spool.format import (
+    DEAD,
+    PREALLOCATED,
+    RECORD_BYTES,
+    SegmentHeader,
+    encode_segment,
+    make_salt,
+    record_header,
+    segment_name,
+)
+from peerfabric.spool.inventory import Identity, open_file
+from peerfabric.spool.segment import Segment, create, discard, write
+
+Entry = tuple[int, int, int, Buffer, Buffer]
+"""A record to append: first, count, codec, body, extras."""
+
+_PARTS_MAX: Final = 96
+"""Beyond that, one copy costs less than telling the kernel of each part (its own limit is 1,024)."""
+_WRITE_BYTES_MAX: Final = 4 * 1024 * 1024
+_RELIEF: Final = 16
+"""A segment is removed before it is full if that frees at least this part of one: a new file costs as much as a few
+hundred appends."""
+
+
+@dataclass(eq=False, slots=True)
+class Sync:
+    """One sync under way: what it covers, as of its beginning."""
+
+    files: Files
+    folder: str
+    parts: list[tuple[Segment, int, int]]
+    """(segment, descriptor, end)"""
+    fresh: bool
+    """A name in the folder is new."""
+    mark: int
+    """How many records were appended before."""
+
+    def run(self) -> None:
+        """Make it durable. Touches nothing but descriptors, so it needs no lock."""
+        for _, descriptor, _ in self.parts:
+            self.files.sync(descriptor)
+        if self.fresh:
+            self.files.sync_folder(self.folder)
+
+
+class Pending(NamedTuple):
+    """A record that is written and not durable."""
+
+    segment: Segment
+    epoch: int
+    entry: Entry
+    unix_ms: int
+
+
+class Writer:
+    """What is appended, in the order in which that happened.
+
+    durable <= appended, in records of this life; pending = those in between, kept only with `fsync`
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        folder: str,
+        identity: Identity,
+        contents: Contents,
+        budget: Budget,
+        *,
+        epoch: int,
+        serial: int,
+        segment_bytes: int,
+        fsync: bool,
+    ) -> None:
+        self.fsync = fsync
+        self.written_bytes = 0
+        self.appended = self.durable = 0
+        self.pressed = False
+        """An append was refused for lack of space."""
+        self.pending: deque[Pending] = deque()
+        self._files = files
+        self._folder = folder
+        self._identity = identity
+        self._contents = contents
+        self._budget = budget
+        self._epoch = epoch
+        self._serial = serial
+        self._made = 0
+        self._segment_bytes = segment_bytes
+        self._dead = identity.kind == DEAD
+        self._tail: Segment | None = None
+        self._dirty: list[Segment] = []
+        self._header_bytes = len(encode_segment(self._header(0)))
+        self._syncing = False
+        self._unsaved = False
+        """Pending records are only in memory, since a sync failed."""
+
+    # Append
+
+    def append(self, epoch: int, entry: Entry, unix_ms: int) -> None:
+        first, count, codec, body, extras = entry
+        total = RECORD_BYTES + len(body) + len(extras)
+        segment = self._room(total, unix_ms)
+        while True:
+            header = record_header(segment.salt, segment.end, body, extras, epoch, first, count, codec, unix_ms)
+            _, error = write(self._files, segment.descriptor, segment.end, (header, body, extras), total)
+            if error is None:
+                break
+            self._undo(segment)
+            segment = self._onto_spare(error, unix_ms)
+        self._stored(segment, epoch, entry, total, unix_ms)
+
+    def append_many(self, epoch: int, entries: Sequence[Entry], unix_ms: int) -> int:
+        """Append as many as possible; raises only if that is none."""
+        stored = 0
+        error: OSError | None = None
+        while stored < len(entries):
+            try:
+                segment = (
+                    self._room(_size(entries[stored]), unix_ms) if error is None else self._onto_spare(error, unix_ms)
+                )
+            except SpoolError:
+                if stored:
+                    return stored
+                raise
+            group = self._group(entries, stored, segment)
+            parts, offset = [], segment.end
+            for first, count, codec, body, extras in group:
+                parts += (
+                    record_header(segment.salt, offset, body, extras, epoch, first, count, codec, unix_ms),
+                    body,
+                    extras,
+                )
+                offset += RECORD_BYTES + len(body) + len(extras)
+            total = offset - segment.end
+            joined: Sequence[Buffer] = [b"".join(parts)] if len(parts) > _PARTS_MAX else parts
+            done, error = write(self._files, segment.descriptor, segment.end, joined, total)
+            for entry in group:
+                size = _size(entry)
+                if size > done:
+                    break
+                done -= size
+                self._stored(segment, epoch, entry, size, unix_ms)
+                stored += 1
+            if error is not None:
+                self._undo(segment)
+        return stored
+
+    def _group(self, entries: Sequence[Entry], at: int, segment: Segment) -> Sequence[Entry]:
+        """Entries from `at` on that go to `segment` in one write."""
+        room = min(_WRITE_BYTES_MAX, self._segment_bytes - segment.end)
+        if self._budget.limit_bytes is not None:
+            room = min(room, self._budget.limit_bytes - self._budget.used_bytes)
+        stop = at + 1
+        room -= _size(entries[at])
+        while stop < len(entries) and (room := room - _size(entries[stop])) >= 0:
+            stop += 1
+        return entries[at:stop]
+
+    def _room(self, total: int, unix_ms: int) -> Segment:
+        """The segment for a record of `total` bytes."""
+        if self._unsaved:
+            self._save_again()
+        segment = self._tail
+        fits = segment is not None and (segment.end + total <= self._segment_bytes or not segment.messages)
+        try:
+            self._budget.check(total if fits else total + self._header_bytes, dead=self._dead)
+        except SpoolFull:
+            self.pressed = True
+            raise
+        if segment is not None and fits:
+            return segment
+        try:
+            return self._begin(create(self._files, self._folder, self._header(unix_ms)))
+        except OSError as error:
+            return self._onto_spare(error, unix_ms)
+
+    def _onto_spare(self, error: OSError, unix_ms: int) -> Segment:
+        """Where to go on after `error`: dead letters have a spare segment for a full disk, others have not."""
+        self.pressed = self.pressed or error.errno in (ENOSPC, EDQUOT)
+        if not self._dead or error.errno not in (ENOSPC, EDQUOT):
+            raise refusal(error, self._folder) from error
+        header = self._header(unix_ms)._replace(flags=PREALLOCATED)
+        path = f"{self._folder}/{segment_name(header.serial, header.salt)}"
+        try:
+            segment = create(self._files, self._folder, header, descriptor=self._budget.take_spare(path))
+        except OSError:
+            raise refusal(error, self._folder) from error
+        return self._begin(segment)
+
+    def _begin(self, segment: Segment) -> Segment:
+        """The next appends go to `segment`."""
+        self.seal()
+        self._serial = segment.serial
+        self._contents.segments.append(segment)
+        self._dirty.append(segment)
+        self._budget.used_bytes += segment.end
+        self._tail = segment
+        return segment
+
+    def _header(self, unix_ms: int) -> SegmentHeader:
+        node_id, queue, kind = self._identity
+        self._made += 1
+        serial = self._serial + 1
+        salt = make_salt(self._epoch, queue, kind, serial, self._made)
+        return SegmentHeader(serial, serial, salt, 0, self._epoch, unix_ms, kind, 0, node_id, queue)
+
+    def _stored(self, segment: Segment, epoch: int, entry: Entry, total: int, unix_ms: int) -> None:
+        if not segment.dirty:
+            self._dirty.append(segment)
+        segment.end += total
+        self.written_bytes += total
+        self._budget.used_bytes += total
+        self.appended += 1
+        first = entry[0]
+        self._contents.append(segment, epoch, first, first + entry[1])
+        if self.fsync:
+            kept = (*entry[:3], bytes(entry[3]), bytes(entry[4]))
+            self.pending.append(Pending(segment, epoch, kept, unix_ms))
+
+    def _undo(self, segment: Segment) -> None:
+        """Cut off what a failed write has left; if that fails too, nothing follows it."""
+        try:
+            self._files.truncate(segment.descriptor, segment.end)
+        except OSError:
+            self.seal()
+
+    def seal(self) -> None:
+        """Nothing more is appended to the present segment."""
+        segment, self._tail = self._tail, None
+        if segment is not None:
+            segment.sealed = True
+            self._release(segment)
+
+    def _release(self, segment: Segment) -> None:
+        """Close the descriptor if nothing needs it any more."""
+        if segment.descriptor >= 0 and segment.sealed and not segment.syncs and not (self.fsync and segment.dirty):
+            descriptor, segment.descriptor = segment.descriptor, -1
+            self._files.close(descriptor)
+
+    # Sync
+
+    def sync_begin(self) -> Sync:
+        assert not self._syncing, "one sync at a time: a second one may say yes to what the first one lost"
+        for segment in self._dirty:
+            if segment.descriptor < 0:
+                segment.descriptor = open_file(self._files, segment.path, write=True)
+        self._syncing = True
+        parts = [(segment, segment.descriptor, segment.end) for segment in self._dirty]
+        for segment in self._dirty:
+            segment.syncs += 1
+        fresh = any(segment.fresh for segment in self._dirty)
+        return Sync(self._files, self._folder, parts, fresh, self.appended)
+
+    def sync_end(self, token: Sync, error: BaseException | None) -> None:
+        self._syncing = False
+        for segment, _, _ in token.parts:
+            segment.syncs -= 1
+        if error is not None:
+            self._fail(token)
+        else:
+            for segment, _, end in token.parts:
+                # One that was cut meanwhile ends before `end`: a sync after a failed one proves nothing.
+                if end <= segment.end and not segment.doubtful:
+                    segment.synced = max(segment.synced, end)
+                    segment.fresh = False
+        self._dirty = [segment for segment in self._dirty if segment.dirty and not segment.doubtful]
+        for segment, _, _ in token.parts:
+            self._release(segment)
+        if self._unsaved:
+            self._save_again()
+        doubtful = next((segment for segment in self._contents.segments if segment.doubtful), None)
+        if doubtful is not None:
+            raise SpoolError(doubtful.path, "could not be synced once, so what is in it may not survive a power loss")
+        while self.durable < token.mark:
+            self.durable += 1
+            if self.fsync:
+                self.pending.popleft()
+
+    def _fail(self, token: Sync) -> None:
+        """A sync failed: what is not durable by now never will be where it lies."""
+        if not self.fsync:
+            for segment, _, _ in token.parts:
+                segment.doubtful = True
+                if segment is self._tail:
+                    self.seal()
+            return
+        if self._unsaved:
+            return
+        self._unsaved = bool(self.pending)
+        for segment, epoch, entry, _ in reversed(self.pending):
+            self._contents.cut(segment, epoch, entry[0], entry[0] + entry[1])
+        self._tail = None
+        for segment in self._dirty:
+            segment.sealed = True
+            self._budget.used_bytes -= segment.end - segment.synced
+            segment.end = segment.synced
+            try:
+                self._files.truncate(segment.descriptor, segment.end)
+                if not segment.end:
+                    self._files.unlink(segment.path)
+            except OSError:
+                # What stays there has the numbers and the content of what is written again.
+                pass
+            if not segment.end:
+                self._contents.drop(segment)
+            self._release(segment)
+
+    def _save_again(self) -> None:
+        """Write what is only in memory to a new segment, and sync that.
+
+        Raises:
+            SpoolError: It is still only in memory; the next call tries again with another segment.
+        """
+        made: list[Segment] = []
+        places: list[tuple[Segment, Pending]] = []
+        try:
+            for record in self.pending:
+                total = _size(record.entry)
+                if not made or made[-1].end + total > self._segment_bytes:
+                    made.append(create(self._files, self._folder, self._header(record.unix_ms)))
+                    self._serial = made[-1].serial
+                segment = made[-1]
+                first, count, codec, body, extras = record.entry
+                header = record_header(
+                    segment.salt, segment.end, body, extras, record.epoch, first, count, codec, record.unix_ms
+                )
+                _, error = write(self._files, segment.descriptor, segment.end, (header, body, extras), total)
+                if error is not None:
+                    raise error
+                segment.end += total
+                places.append((segment, record))
+            for segment in made:
+                self._files.sync(segment.descriptor)
+            self._files.sync_folder(self._folder)
+        except OSError as error:
+            for segment in made:
+                discard(self._files, segment.path, segment.descriptor)
+            raise refusal(error, self._folder) from error
+        self._unsaved = False
+        self.pending.clear()
+        self.durable = self.appended
+        for segment in made:
+            segment.synced, segment.fresh = segment.end, False
+            self._contents.segments.append(segment)
+            self._budget.used_bytes += segment.end
+        for segment, record in places:
+            first = record.entry[0]
+            self._contents.append(segment, record.epoch, first, first + record.entry[1])
+        for segment in made[:-1]:
+            segment.sealed = True
+            self._release(segment)
+        self._tail = made[-1]
+
+    def relieve(self) -> None:
+        """Seal the present segment if that lets its space be used again."""
+        segment = self._tail
+        if segment is None or segment.unsettled == segment.messages:
+            return
+        if self.pressed or (not segment.unsettled and segment.end * _RELIEF >= self._segment_bytes):
+            self.seal()
+            self.pressed = False
+
+    def forget(self, segment: Segment) -> None:
+        """`segment` was removed."""
+        if segment in self._dirty:
+            self._dirty.remove(segment)
+
+    # The end
+
+    def close(self) -> None:
+        """Close every descriptor; nothing is synced."""
+        self.seal()
+        for segment in self._contents.segments:
+            descriptor, segment.descriptor = segment.descriptor, -1
+            if descriptor >= 0:
+                self._files.close(descriptor)
+
+    def readable(self, segment: Segment) -> int:
+        """Where that ends which is stored in `segment`."""
+        return segment.synced if self.fsync else segment.end
+
+
+def _size(entry: Entry) -> int:
+    return RECORD_BYTES + len(entry[3]) + len(entry[4])
