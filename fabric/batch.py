@@ -77,7 +77,7 @@ def message_count(body: Buffer, codec: int) -> int | None:
 
 
 def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:
-    """Where to cut messages of `sizes` bytes, and `overhead` each, so that a part has at most `limit`, or one message."""
+    """Where to cut messages of `sizes` bytes and `overhead` each, so that a part has at most `limit`, or is one."""
     if sizes and len(set(sizes)) == 1:
         step = max(1, limit // max(1, sizes[0] + overhead))
         return [*range(0, len(sizes), step), len(sizes)]

@@ -104,13 +104,13 @@ class Codec(Generic[T]):
         """
         return [self._decode(element, sender) for element in split(body, codec)]
 
-    def decode_stored(self, data: bytes) -> T:
-        """One body as `encode` made it.
+    def decode_stored(self, data: bytes, codec: int) -> T:
+        """One body as it was encoded, or as a document of msgpack, as `codec` says.
 
         Raises:
             DecodeError: It does not fit the body type.
         """
-        if self.number == RAW:
+        if codec == RAW:
             return typing.cast("T", data)
         try:
             return self._one.decode(data)

@@ -18,6 +18,7 @@ from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import (
     ALONE,
     BATCH_FAILED,
+    DURABLE,
     FAILED,
     LEASE,
     RAW,
@@ -45,12 +46,14 @@ REFUSAL_PAUSE: Final = 5.0
 DONE_RANGES_MAX: Final = 100_000
 DETACHED_MAX: Final = 4096
 """Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+DURABLE_MAX: Final = 100_000
 SUSPECT_PATIENCE: Final = 1.0
 """A message that kills runs when nothing else does; after this long nothing else is started until it has run."""
 OBSERVE_EVERY: Final = 1.0
 """How exactly the start of a lease is known, in seconds; it errs on the long side."""
 QUANTUM: Final = 256 * 1024
 """Bytes that each producer may hand out in its turn."""
+_EVERYTHING: Final = 2**53
 
 _REASONS: Final = {
     Verdict.NACK: FAILED,
@@ -105,6 +108,7 @@ class ConsumerEnd:
         horizon: Seconds of work to keep in hand.
         neighbours: All consumers of this process by queue, this one included: a message that killed three
             processes runs while no other does, or the innocent would be accused with it.
+        remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class ConsumerEnd:
         budget: int,
         horizon: float,
         neighbours: Mapping[str, ConsumerEnd] | None = None,
+        remembered: Mapping[str, Ranges] | None = None,
     ) -> None:
         self.queue, self.lease, self.budget = queue, lease, budget
         self._neighbours = neighbours if neighbours is not None else {queue: self}
@@ -134,6 +139,15 @@ class ConsumerEnd:
         self._open: dict[Delivery, None] = {}
         self._dedup: dict[str, Dedup] = {}
         self._forget_at: dict[str, float] = {}
+        self._durable: dict[str, None] = {}
+        """Streams whose producers keep them on disk and may return, oldest first."""
+        self._forgotten: dict[str, Ranges] | None = None if remembered is None else {}
+        """What cannot come again, since the ledger was told."""
+        for stream, ranges in remembered.items() if remembered is not None else ():
+            self._durable[stream] = None  # whether its producer is there, or returns, we do not know
+            dedup = self._dedup[stream] = Dedup()
+            for start, stop in ranges:
+                dedup.finish(start, stop)
         self._refusals = 0
         self._no_credit_until = -inf
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
@@ -142,8 +156,8 @@ class ConsumerEnd:
 
     def attach(self, holder: str) -> None:
         """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
-        if holder not in self._sources and any(stream.startswith(f"{holder}:") for stream in self._dedup):
-            self.meet(holder)  # taken for dead, and back all the same: what it sent before is remembered
+        if holder not in self._sources and any(_node(stream) == _node(holder) for stream in self._dedup):
+            self.meet(holder)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
         source = self._sources.get(holder)
         if source is None:
             return
@@ -167,10 +181,25 @@ class ConsumerEnd:
         """`holder` produces for this queue."""
         source = self._sources.get(holder)
         if source is None:
-            source = self._sources[holder] = _Source()
-            source.streams = {stream: None for stream in self._dedup if stream.startswith(f"{holder}:")}
+            source = self._inherited(holder) or _Source()
+            self._sources[holder] = source
+            source.streams = {stream: None for stream in self._dedup if _node(stream) == _node(holder)}
+            for stream in source.streams:
+                if self._dedup[stream].done:  # if no INTEREST of ours says so, the next ACK does
+                    source.done[stream] = Ranges(self._dedup[stream].done)
             self._turn.append(holder)
         source.attached = True
+
+    def _inherited(self, holder: str) -> _Source | None:
+        """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
+        for earlier in self._sources:
+            if _node(earlier) == _node(holder) and not self._sources[earlier].attached:
+                for delivery in self._everything():
+                    if delivery.holder == earlier:
+                        delivery.holder = holder
+                self._turn.remove(earlier)
+                return self._sources.pop(earlier)
+        return None
 
     def told_all(self, holder: str, ack: int) -> None:
         """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
@@ -204,7 +233,9 @@ class ConsumerEnd:
             source.proven_gone = True
             self.fence(holder, inf)
             for stream in source.streams:
-                self._forget_at[stream] = now + FORGET_AFTER
+                if stream not in self._durable:
+                    self._forget_at[stream] = now + FORGET_AFTER
+            self._forget_durable()
         else:
             self.fence(holder, -inf)
             self._take_back(holder, None, report=False)
@@ -221,6 +252,18 @@ class ConsumerEnd:
             for stream in self._sources.pop(detached[0]).streams:
                 del self._dedup[stream]
                 self._forget_at.pop(stream, None)
+                self._forget(stream, 0, _EVERYTHING)
+
+    def _forget_durable(self) -> None:
+        """Of streams that outlive their producers, so many are remembered; then the oldest go that nobody needs."""
+        for stream in list(self._durable)[: max(0, len(self._durable) - DURABLE_MAX)]:
+            dedup = self._dedup.get(stream)
+            if dedup is None or not (
+                dedup.held or any(stream in s.streams for s in self._sources.values() if s.attached)
+            ):
+                self._durable.pop(stream)
+                if dedup is not None:
+                    self._forget_at[stream] = -inf
 
     def live_streams(self, holder: str, live: Iterable[str], now: float) -> None:
         """The producer names its live streams; others of it can be forgotten once they are idle."""
@@ -259,9 +302,14 @@ class ConsumerEnd:
             dedup = self._dedup[data.stream] = Dedup()
         source.streams[data.stream] = None
         self._forget_at.pop(data.stream, None)
+        if data.flags & DURABLE:
+            self._durable[data.stream] = None
+        elif self._forgotten is not None:
+            self._durable.pop(data.stream, None)
         stop = data.first + data.count
         self.raise_floor(data.stream, data.floor)
-        dedup.settle(data.settled)
+        for a, b in dedup.settle(data.settled):
+            self._forget(data.stream, a, b)
         new, finished = dedup.receive(data.first, stop)
         self._account["received"] += data.count
         extras = {extra.index: extra for extra in data.extras} or None
@@ -280,6 +328,7 @@ class ConsumerEnd:
             alone=bool(data.flags & ALONE),
             suspect=bool(data.flags & SUSPECT),
             extras=extras,
+            floor=data.floor,
         )
         if new == [(data.first, stop)]:
             source.buffer.append(whole)
@@ -327,6 +376,7 @@ class ConsumerEnd:
         if dedup is None or floor <= dedup.floor:
             return
         dedup.raise_floor(floor)
+        self._forget(stream, 0, floor)
         if dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
@@ -334,9 +384,25 @@ class ConsumerEnd:
         """The producer cannot forget the results of our ACKs up to `ack`."""
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
-            self._dedup[stream].settle(ack)
+            for start, stop in self._dedup[stream].settle(ack):
+                self._forget(stream, start, stop)
         if source is not None and source.buffer and source.buffer[0].announced is not None:
             source.buffer[0].announced = 0 if source.buffer[0].announced <= ack else source.buffer[0].announced
+
+    def _forget(self, stream: str, start: int, stop: int) -> None:
+        """`[start, stop)` cannot come again, or is not recognised any more if it does."""
+        if self._forgotten is not None:
+            ranges = self._forgotten.get(stream)
+            if ranges is None:
+                ranges = self._forgotten[stream] = Ranges()
+            ranges.add(start, stop)
+
+    def take_forgotten(self) -> dict[str, Ranges]:
+        """What the ledger may forget, since the last call."""
+        if not self._forgotten:
+            return {}
+        forgotten, self._forgotten = self._forgotten, {}
+        return forgotten
 
     def release(self, holder: str, stream: str, ranges: Ranges) -> None:
         """These messages were given to somebody else or are settled: unstarted copies are dropped."""
@@ -654,6 +720,8 @@ class ConsumerEnd:
             self.give_back_unstarted()
         for stream in [s for s, at in self._forget_at.items() if at <= now and self._dedup[s].held.total == 0]:
             del self._forget_at[stream], self._dedup[stream]
+            self._durable.pop(stream, None)
+            self._forget(stream, 0, _EVERYTHING)
             for source in self._sources.values():
                 source.streams.pop(stream, None)
 
@@ -849,6 +917,11 @@ class ConsumerEnd:
         assert sorted(self._turn) == sorted(self._sources), "turn and sources differ"
 
 
+def _node(name: str) -> str:
+    """The node id of a holder or a stream."""
+    return name.partition(":")[0]
+
+
 def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
     """Deliveries of their own for the index ranges `parts` of `whole`."""
     parts = list(parts)
@@ -875,6 +948,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,
             suspect=whole.suspect,
+            floor=whole.floor,
         )
         if whole.extras is not None:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None

@@ -14,19 +14,22 @@ sockets and under a simulated network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
+from peerfabric.backlog import Recovered
 from peerfabric.batch import join, message_count
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.dispatch import candidates, choose
 from peerfabric.envelope import (
     ALONE,
+    DURABLE,
     IDLE,
     LEAVING,
+    NAMES_MAX,
     NO_INTEREST,
     OTHER_FABRIC,
     OTHER_VERSION,
@@ -137,6 +140,8 @@ class Engine:
         self._serial = 0
         self._expected = now
         self._next_look = now
+        self.durable = False
+        """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._draining = False
         self._all_published = False
         self._left_at_close: dict[str, int] = {}
@@ -146,11 +151,20 @@ class Engine:
     # The ends that users hold
 
     def open_producer(
-        self, queue: str, codec: int, max_attempts: int, letter_bytes_max: int, now: float
+        self,
+        queue: str,
+        codec: int,
+        max_attempts: int,
+        letter_bytes_max: int,
+        now: float,
+        recovered: Recovered | None = None,
     ) -> ProducerEnd:
-        """This node sends to `queue` from now on."""
+        """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self.address.node_id}:{self.address.epoch}:{queue}"
-        end = ProducerEnd(queue, stream, codec, letter_bytes_max, max_attempts, self._random)
+        numbering = backlog = None
+        if recovered is not None:
+            numbering, backlog = recovered.begin(stream, letter_bytes_max, now)
+        end = ProducerEnd(queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog)
         self.producers[queue] = end
         for holder, link in self.peers.by_holder.items():
             if link.up and link.their_interest is not None:
@@ -159,9 +173,12 @@ class Engine:
         self._interest_changed(now)
         return end
 
-    def open_consumer(self, queue: str, lease: float, now: float) -> ConsumerEnd:
-        """This node consumes from `queue` from now on."""
-        end = ConsumerEnd(queue, lease, self.options.consumer_bytes, self.options.work_horizon, self.consumers)
+    def open_consumer(
+        self, queue: str, lease: float, now: float, remembered: Mapping[str, Ranges] | None = None
+    ) -> ConsumerEnd:
+        """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
+        options = self.options
+        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self.consumers, remembered)
         self.consumers[queue] = end
         for holder, link in self.peers.by_holder.items():
             if link.up:
@@ -249,6 +266,26 @@ class Engine:
         end.accept(bodies, sent_ms, extras)
         if was_empty:
             self._tell_waiting(end)
+
+    # What the disk reports
+
+    def acks_to_settle(self) -> dict[Link, int]:
+        """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
+        return {link: link.acks_applied for link in self.peers.links.values() if link.acks_applied > link.acks_settled}
+
+    def cursors_stored(self, applied: dict[Link, int]) -> None:
+        """The cursors on disk have the results of these ACKs: consumers may forget them."""
+        for link, ack in applied.items():
+            link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
+            if link.starting_due:
+                link.starting_due = False
+                link.ping_at = -inf
+                self._dirty[link] = None
+
+    def loaded(self, end: ProducerEnd) -> None:
+        """`end` has read from its spool; consumers that wait learn of it."""
+        self._changed.add(end)
+        self._tell_waiting(end)
 
     def _tell_waiting(self, end: ProducerEnd) -> None:
         """Consumers who left us without credit learn at once that something waits."""
@@ -436,23 +473,27 @@ class Engine:
     def _receive_ack(self, link: Link, ack: Ack, now: float) -> None:
         for result in ack.results:
             end = self.producers.get(result.queue)
-            if end is None or end.stream != result.stream:
+            if end is None:
                 continue
-            for start, stop in pairs(result.done):
+            for start, stop in end.numbers(result.stream, result.done):
                 end.acked(link.holder, start, stop)
-            for start, stop in pairs(result.returned):
+            for start, stop in end.numbers(result.stream, result.returned):
                 end.returned(link.holder, start, stop)
-            for start, stop in pairs(result.starting):
+            for start, stop in end.numbers(result.stream, result.starting):
                 end.starting(link.holder, start, stop)
+                link.starting_due = True
                 link.ping_at = -inf  # it waits to hear that we know
             for nack in result.nacks:
-                if nack.start < nack.stop:
+                for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
+                    nack.start, nack.stop = start, stop
                     end.nacked(link.holder, nack, now)
                     if nack.reason == NO_INTEREST:
                         end.set_consumer(link.holder, link.node_id, consumes=False)
             self._changed.add(end)
             self._collect_releases(end)
         link.acks_applied = max(link.acks_applied, ack.ack)
+        if not self.durable:
+            link.acks_settled = link.acks_applied
         for grant in ack.grants:
             if grant.queue in self.producers:
                 link.credit(grant.queue).grant(grant.messages, grant.bytes)
@@ -488,18 +529,26 @@ class Engine:
     def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        done = {item.stream: pairs(item.ranges) for item in interest.done}
-        held = {item.stream: Ranges(pairs(item.ranges)) for item in interest.held}
+        for item in interest.done:
+            producing = self.producers.get(_queue_of(item.stream))
+            if producing is not None:
+                for start, stop in producing.numbers(item.stream, item.ranges):
+                    producing.acked(holder, start, stop)
+        held: dict[str, Ranges] = {}
+        for item in interest.held:
+            producing = self.producers.get(_queue_of(item.stream))
+            known = Ranges(producing.numbers(item.stream, item.ranges)) if producing is not None else Ranges()
+            for start, stop in known:
+                held.setdefault(_queue_of(item.stream), Ranges()).add(start, stop)
+            if not known and self._disowns(item.stream, producing):
+                link.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
         for producer in self.producers.values():
-            for start, stop in done.get(producer.stream, ()):
-                producer.acked(holder, start, stop)
-            release = producer.reconcile(holder, held.pop(producer.stream, Ranges()))
-            if release:
-                link.releases[producer.stream] = release.flat()
+            release = producer.reconcile(holder, held.get(producer.queue, Ranges()))
+            for start, stop in release:
+                for stream, low, high in producer.numbering.names(start, stop):
+                    link.releases.setdefault(stream, []).extend((low, high))
             self._changed.add(producer)
             self._collect_releases(producer)
-        for stream, ranges in held.items():
-            link.releases[stream] = ranges.flat()  # of a stream that is not ours any more
         for sent in link.lost:
             producing = self.producers.get(sent.queue)
             if producing is not None and producing.is_returned(sent.start, sent.stop):
@@ -507,7 +556,15 @@ class Engine:
                 break
         link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
+        link.acks_settled = 0 if self.durable else link.acks_applied
         link.live_due = True
+
+    def _disowns(self, stream: str, end: ProducerEnd | None) -> bool:
+        """Whether what is held of `stream`, of which nothing is unsettled here, need not run any more.
+
+        What an earlier life without a spool had sent is nowhere else, so it may.
+        """
+        return stream.startswith(f"{self._own_holder}:") or (end is not None and end.backlog is not None)
 
     def _match_consumer(self, end: ProducerEnd, holder: str, link: Link) -> None:
         theirs = link.their_interest
@@ -930,7 +987,9 @@ class Engine:
 
     def _put_releases(self, link: Link) -> None:
         streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
-        live = [producer.stream for producer in self.producers.values()] if link.live_due else None
+        live = (
+            [s for producer in self.producers.values() for s in producer.numbering.streams] if link.live_due else None
+        )
         self._put(link, Release(b"", 0, 0, streams, live))
         link.releases.clear()
         link.live_due = False
@@ -940,24 +999,26 @@ class Engine:
         backlogs = [
             Backlog(
                 end.queue,
-                end.stream,
+                stream,
                 end.waiting_for(holder),
                 link.credit(end.queue).sent_messages,
                 link.credit(end.queue).sent_bytes,
-                end.floor,
+                end.numbering.floor(stream, end.floor),
             )
             for end in self.producers.values()
             if holder in end.consumers
-        ]
+            for stream in end.numbering.streams
+        ][:NAMES_MAX]
         holding = any(consumer.holds_from(holder) for consumer in self.consumers.values())
         link.ping_at = now + (PING_EVERY_HOLDING if holding else PING_EVERY)
-        self._put(link, Ping(b"", 0, 0, now, link.acks_applied, backlogs))
+        self._put(link, Ping(b"", 0, 0, now, link.acks_settled, backlogs))
 
     def _collect_releases(self, end: ProducerEnd) -> None:
         for holder, start, stop in end.take_releases():
             link = self.peers.by_holder.get(holder)
             if link is not None and link.up:
-                link.releases.setdefault(end.stream, []).extend((start, stop))
+                for stream, low, high in end.numbering.names(start, stop):
+                    link.releases.setdefault(stream, []).extend((low, high))
                 self._dirty[link] = None
 
     def _data(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
@@ -985,24 +1046,25 @@ class Engine:
         end.sent(link.holder, run)
         echo = link.in_number
         number = link.next_number()
-        body, codec = join(run.bodies, end.codec)
+        body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
+        stream, sequence = end.numbering.name(run.first)
         data = Data(
             link.out_id,
             number,
             echo,
-            end.stream,
+            stream,
             end.queue,
-            run.first,
+            sequence,
             len(run.bodies),
-            end.floor,
+            end.numbering.floor(stream, end.floor),
             run.attempt,
             codec,
-            (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0),
+            (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0) | (DURABLE if end.backlog is not None else 0),
             run.sent_ms,
             end.waiting_for(link.holder),
             credit.sent_messages,
             credit.sent_bytes,
-            link.acks_applied,
+            link.acks_settled,
         )
         if run.extras:
             data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
@@ -1039,14 +1101,22 @@ class Engine:
             self._match_subscriptions(link, now)
         self._next_look = now
 
-    @property
-    def settled(self) -> bool:
-        """Nothing accepted is unsettled here, nothing that was started is undecided, and subscribers have it all."""
+    def settled(self, *, waits_for_consumers: bool = False) -> bool:
+        """Nothing accepted is unsettled here, nothing that was started is undecided, and subscribers have it all.
+
+        What a spool keeps is not waited for if nobody consumes it; with `waits_for_consumers` somebody may come yet.
+        """
         return (
-            not any(p.unsettled_count for p in self.producers.values())
+            not any(self._awaits(producer, waits_for_consumers) for producer in self.producers.values())
             and all(c.idle for c in self.consumers.values())
             and not any(self._awaits_flush(link) for link in self.peers.by_holder.values())
         )
+
+    @staticmethod
+    def _awaits(producer: ProducerEnd, waits_for_consumers: bool) -> bool:
+        if not producer.unsettled_count:
+            return False
+        return producer.backlog is None or waits_for_consumers or bool(producer.consumers)
 
     def _awaits_flush(self, link: Link) -> bool:
         """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
@@ -1054,8 +1124,8 @@ class Engine:
         return bool(link.up and link.marker_due) or (renewing and link.belief is Belief.ALIVE)
 
     def unsettled(self) -> tuple[int, int]:
-        """Messages waiting and in flight, over all producers."""
-        accounts = [producer.account() for producer in self.producers.values()]
+        """Messages waiting and in flight that no spool keeps, over all producers."""
+        accounts = [producer.account() for producer in self.producers.values() if producer.backlog is None]
         return sum(a.waiting for a in accounts), sum(a.in_flight for a in accounts)
 
     def say_bye(self, now: float) -> None:
@@ -1081,6 +1151,10 @@ class Engine:
         """The node closes now: what is unsettled is counted as left."""
         for producer in self.producers.values():
             producer.leave()
+
+    def kept_on_disk(self) -> int:
+        """Messages that this life leaves to the next one."""
+        return sum(p.account().left_at_close for p in self.producers.values() if p.backlog is not None)
 
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""

@@ -220,7 +220,8 @@ class SpoolFull(SpoolError):
     """
 
     def __init__(
-        self, path: str, *, limit: int | None = None, errno: int | None = None, accepted: int = 0) -> None:
+        self, path: str, *, limit: int | None = None, errno: int | None = None, accepted: int = 0, step: str = ""
+    ) -> None:
         self.limit, self.accepted = limit, accepted
         problem = "no space on the disk" if limit is None else f"the spool is at its limit of {limit:,} bytes"
         usual = f"start consumers so that it drains, or {'free some space' if limit is None else 'raise its limit'}"

@@ -32,12 +32,14 @@ class Run:
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
     last_holder the node id that failed it last; another one is preferred
+    codec       how these bodies are encoded; None: as the queue's
     """
 
     __slots__ = (
         "attempt",
         "bodies",
         "breaks",
+        "codec",
         "cost",
         "deaths",
         "error",
@@ -63,6 +65,7 @@ class Run:
         self.last_holder = ""
         self.error = ""
         self.extras: dict[int, Extra] | None = None
+        self.codec: int | None = None
 
     @property
     def stop(self) -> int:
@@ -84,10 +87,19 @@ class Run:
             and self.extras is None
         )
 
+    def like(self, first: int, bodies: list[bytes]) -> Run:
+        """A run of `bodies`, which are part of this one's and otherwise untouched."""
+        made = Run(first, bodies, cost(bodies), self.sent_ms)
+        made.codec = self.codec
+        if self.extras is not None:
+            made.extras = {n: e for n, e in self.extras.items() if first <= n < first + len(bodies)} or None
+        return made
+
     def cut(self, at: int) -> Run:
         """Keep `[first, at)` and return the rest as a run of its own."""
         count = at - self.first
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
+        rest.codec = self.codec
         rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
         rest.solo, rest.refused_by, rest.last_holder, rest.error = (
             self.solo,

@@ -126,6 +126,10 @@ class Link:
         """The last instant at which we had something in common."""
         self.credits: dict[str, ProducerCredit] = {}
         self.acks_applied = 0
+        self.acks_settled = 0
+        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
+        self.starting_due = False
+        """It announced a suspect, and waits to hear that this is settled."""
         self.ack_number = 0
         self.releases: dict[str, list[int]] = {}
         self.live_due = False

@@ -27,6 +27,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     work_horizon: float = 0.1
     """Seconds of work that a consumer keeps in hand. More hides latency, less spreads slow jobs better."""
 
+    spool_bytes: int | None = None
+    """How much the spool may take of its disk, in bytes; None: all that is there."""
+
     drain_timeout: float = 5.0
     """Seconds that an implicit close (end of `with`, exit) waits for accepted messages to be settled."""
 
@@ -37,6 +40,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("peers_max must be between 1 and 100,000; the default is 2,048")
         if self.consumer_bytes < 1:
             raise ConfigError("consumer_bytes must be positive; the default is 64 MiB")
+        if self.spool_bytes is not None and self.spool_bytes < MiB:
+            raise ConfigError("spool_bytes must be at least 1 MiB, or None for no limit")
         if not 0.001 <= self.work_horizon <= 60:
             raise ConfigError("work_horizon must be between 1 ms and 60 s; the default is 0.1")
         if self.drain_timeout < 0:

@@ -4,8 +4,11 @@ WAITING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
    ▲                        │
    └── nack, return, gone ──┴── attempts or strikes used up, rejected ──▶  DEAD
 
-waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ settled  =  [1, next)
-accepted + retried  =  acked + in flight + waiting + dead-lettered + dropped
+waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ on disk only ⊎ settled  =  [1, next)
+accepted + recovered + retried  =  acked + in flight + waiting + on disk only + dead-lettered + dropped + damaged
+
+Messages are numbered here from 1 on, those of earlier lives first (numbering.py); without a spool these numbers are the
+sequences. What a spool has to do with it is in backlog.py.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from math import inf
 from random import Random
 from typing import Final
 
+from peerfabric.backlog import Backlog, Mark, Marks
 from peerfabric.batch import cuts
 from peerfabric.envelope import (
     BATCH_FAILED,
     FAILED,
     LEASE,
+    MSGPACK,
     NO_INTEREST,
     REFUSED,
     REJECTED,
@@ -30,7 +35,8 @@ from peerfabric.envelope import (
     Nack,
 )
 from peerfabric.inflight import DEATHS_TO_SUSPECT, MESSAGE_OVERHEAD, Run, Runs, cost
-from peerfabric.ranges import Ranges
+from peerfabric.numbering import Numbering
+from peerfabric.ranges import Ranges, pairs
 from peerfabric.stats import DeadLetter, QueueAccount
 
 FRAME_BYTES_AIM: Final = 256 * 1024
@@ -46,6 +52,9 @@ REFUSED_EVERY: Final = 5.0
 
 BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
+
+CONSUMERS_KEPT: Final = 64
+"""Consumers of this life whose return the next one waits for."""
 
 REASONS: Final = {
     FAILED: "failed",
@@ -66,15 +75,27 @@ class ProducerEnd:
         letter_bytes_max: Memory for dead letters; when it is full, dispatch stops until some are gone.
         max_attempts: Deliveries that may fail, strikes included, before a message is a dead letter.
         random: Source of jitter.
+        numbering: With a spool, the names of all messages, those of earlier lives included.
+        backlog: With a spool, what is on disk.
     """
 
     def __init__(
-        self, queue: str, stream: str, codec: int, letter_bytes_max: int, max_attempts: int, random: Random
+        self,
+        queue: str,
+        stream: str,
+        codec: int,
+        letter_bytes_max: int,
+        max_attempts: int,
+        random: Random,
+        numbering: Numbering | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self.queue, self.stream, self.codec = queue, stream, codec
+        self.numbering = numbering or Numbering(stream)
+        self.backlog = backlog
         self.max_attempts = max_attempts
         self.letter_bytes_max = letter_bytes_max
-        self.next = 1
+        self.next = self.numbering.base + 1
         self.floor = 1
         self.consumers: dict[str, str] = {}
         """Holder -> node id of everybody who is known to consume this queue."""
@@ -95,15 +116,32 @@ class ProducerEnd:
         self._refused_at: float | None = None
         self._in_flight: dict[str, Runs] = {}
         self._releases: list[tuple[str, int, int]] = []
-        self._settled = Ranges()
+        self._settled = backlog.settled if backlog is not None else Ranges()
         self._delivered = Ranges()
         self._dead = Ranges()
         self._dropped = Ranges()
-        self._letters: dict[int, DeadLetter] = {}
+        self._letters: dict[str, DeadLetter] = {}
         self._letter_bytes = 0
         self._account = dict.fromkeys(
-            ("accepted", "retried", "acked", "dead_lettered", "dropped", "left_at_close", "redelivered"), 0
+            (
+                "accepted",
+                "recovered",
+                "retried",
+                "acked",
+                "dead_lettered",
+                "dropped",
+                "damaged",
+                "left_at_close",
+                "redelivered",
+            ),
+            0,
         )
+        self._adopted: dict[str, Ranges] = {}
+        """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
+        if backlog is not None:
+            self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
+            self._raise_floor()
+            self._floor_checked = self.floor
 
     # Accepting
 
@@ -113,10 +151,105 @@ class ProducerEnd:
         `extras` maps indexes in `bodies` to what those messages have besides a body.
         """
         first = self.next
+        if not bodies:
+            return first
         self.next += len(bodies)
         self._account["accepted"] += len(bodies)
-        self._accepted_cost += self._append(first, bodies, sent_ms, extras)
+        self._accepted_cost += self._take_in(first, bodies, sent_ms, extras)
         return first
+
+    def _take_in(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> int:
+        """Keep `bodies` in memory and return their cost; or on disk only, if memory is full or older ones are there."""
+        backlog = self.backlog
+        if backlog is not None:
+            if backlog.behind(first) or (self.held_bytes and self.held_bytes + cost(bodies) > backlog.memory_bytes):
+                return 0
+            backlog.load_at = self.next
+        return self._append(first, bodies, sent_ms, extras)
+
+    @property
+    def held_bytes(self) -> int:
+        """What the bodies in memory cost."""
+        return self._accepted_cost - self.released_cost
+
+    # From disk
+
+    def load_bytes(self) -> int:
+        """How much should now be read from disk; 0 as long as memory is well filled."""
+        backlog = self.backlog
+        if backlog is None or not backlog.behind(self.next):
+            return 0
+        free = backlog.memory_bytes - self.held_bytes
+        return max(1, free) if not self.held_bytes or 2 * free >= backlog.memory_bytes else 0
+
+    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> None:
+        """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage."""
+        backlog = self.backlog
+        assert backlog is not None
+        for first, stop in self.numbering.numbers(stream, sequence, sequence + len(bodies)):
+            at = max(first, backlog.load_at)
+            if at >= stop:
+                continue  # read before
+            self.lose(at)
+            offset = self.numbering.name(at)[1] - sequence
+            part = bodies[offset : offset + stop - at]
+            model = Run(at, part, 0, sent_ms)
+            model.codec = MSGPACK
+            model.extras = {at - offset + index: extra for index, extra in extras.items()} or None
+            for run in backlog.runs(at, part, model):
+                self._accepted_cost += run.cost
+                if run.fresh() or (run.attempt == 1 and not run.deaths):
+                    self._waiting.append(run)
+                    self._waiting_count += len(run.bodies)
+                else:
+                    self._returned.add(run)
+            for holder in list(self._adopted):
+                self._adopt(holder)
+
+    def lose(self, stop: int) -> None:
+        """What should be on disk below `stop` and was not read is damaged."""
+        backlog = self.backlog
+        assert backlog is not None
+        for a, b in self._settled.missing(backlog.load_at, stop):
+            self._account["damaged"] += b - a
+            self._settled.add(a, b)
+            backlog.settle(a, b)
+        backlog.load_at = max(backlog.load_at, stop)
+        self._raise_floor()
+        self.changed = True
+
+    def _adopt(self, holder: str) -> None:
+        """Of what `holder` held in our last life, what was read meanwhile is in flight there."""
+        for low, high in self._adopted[holder]:
+            for run in self._take_waiting_range(low, high) + self._returned.take(low, high):
+                self._in_flight.setdefault(holder, Runs()).add(run)
+                self._adopted[holder].remove(run.first, run.stop)
+        if not self._adopted[holder]:
+            del self._adopted[holder]
+
+    def _take_waiting_range(self, start: int, stop: int) -> list[Run]:
+        table = Runs(self._waiting)
+        taken = table.take(start, stop)
+        self._waiting = deque(table.runs)
+        self._waiting_count = table.count
+        return taken
+
+    def marks(self) -> Marks:
+        """What a cursor must remember besides what is settled."""
+        backlog = self.backlog
+        assert backlog is not None
+        runs = [run for _, table in self._places() for run in table if run.attempt > 1 or run.deaths or run.strikes]
+        marks = [
+            Mark(stream, low, high, run.attempt, run.deaths, run.strikes)
+            for run in runs
+            for stream, low, high in self.numbering.names(run.first, run.stop)
+        ]
+        for start, stop, mark in backlog.kept_marks():
+            marks += [
+                Mark(stream, low, high, mark.attempt, mark.deaths, mark.strikes)
+                for stream, low, high in self.numbering.names(start, stop)
+            ]
+        return Marks(marks, sorted(set(self.consumers.values()))[:CONSUMERS_KEPT])
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""
@@ -158,7 +291,14 @@ class ProducerEnd:
             self._waiting.append(run)
             return total
         last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.extras is None and last.cost + total <= FRAME_BYTES_AIM:
+        if (
+            last is not None
+            and last.extras is None
+            and last.cost + total <= FRAME_BYTES_AIM
+            and last.stop == first
+            and last.codec is None
+            and first > self.numbering.base + 1
+        ):
             last.extend(bodies, total)
         elif total <= FRAME_BYTES_AIM:
             self._waiting.append(Run(first, bodies, total, sent_ms))
@@ -173,6 +313,8 @@ class ProducerEnd:
     @property
     def waiting_count(self) -> int:
         """Messages that could be sent now; delayed ones are not among them."""
+        if self.backlog is not None and self.backlog.reuniting:
+            return 0
         return self._waiting_count + self._returned.count
 
     def waiting_for(self, holder: str) -> int:
@@ -199,6 +341,12 @@ class ProducerEnd:
         table = self._in_flight.get(holder)
         return table.count if table is not None else 0
 
+    def numbers(self, stream: str, flat: Sequence[int]) -> list[tuple[int, int]]:
+        """Ranges of sequences of one of our streams, as they come on the wire, in our own numbers."""
+        if stream == self.stream and not self.numbering.base:
+            return pairs(flat)
+        return [found for start, stop in pairs(flat) for found in self.numbering.numbers(stream, start, stop)]
+
     def pick(self, holder: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
         """Remove and return what `holder` should get next: at most `messages` and `size` bytes in one frame.
 
@@ -206,6 +354,8 @@ class ProducerEnd:
         else; None if there is nothing that this holder may have. The caller reports `sent`.
         """
         if self._letter_bytes >= self.letter_bytes_max or self._holds_suspect(holder):
+            return None
+        if self.backlog is not None and self.backlog.reuniting:
             return None
         size_max = size if holder in self._in_flight else inf
         aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
@@ -230,7 +380,9 @@ class ProducerEnd:
             follower = self._waiting[0]
             if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
                 break
-            if run.cost + follower.cost > size:
+            if run.cost + follower.cost > size or run.stop != follower.first or run.codec != follower.codec:
+                break
+            if follower.first <= self.numbering.base + 1 and self.numbering.begins_era(follower.first):
                 break
             run.extend(follower.bodies, follower.cost)
             self._waiting.popleft()
@@ -300,6 +452,20 @@ class ProducerEnd:
         for run in runs:
             self._account["acked"] += len(run.bodies)
             self._settle(run)
+        if self.backlog is not None and stop > self.backlog.load_at:
+            self._acked_on_disk(max(start, self.backlog.load_at), stop)
+
+    def _acked_on_disk(self, start: int, stop: int) -> None:
+        """Of what is on disk only, somebody processed `[start, stop)` in an earlier life."""
+        assert self.backlog is not None
+        for a, b in self._settled.missing(start, stop):
+            self._account["acked"] += b - a
+            self._settled.add(a, b)
+            self.backlog.settle(a, b)
+            for adopted in self._adopted.values():
+                adopted.remove(a, b)
+        self._raise_floor()
+        self.changed = True
 
     def nacked(self, holder: str, nack: Nack, now: float) -> None:
         """`holder` gives messages back; counts only if it has them with the attempt it names."""
@@ -331,6 +497,7 @@ class ProducerEnd:
                     return
                 delay = nack.delay_ms / 1000 if nack.delay_ms >= 0 else self._backoff(run.attempt)
                 run.attempt += 1
+                self._marks_changed()
                 self._prefer_others(run, now + delay)
                 if delay > 0:
                     self._delayed.add(run)
@@ -347,6 +514,8 @@ class ProducerEnd:
 
     def returned(self, holder: str, start: int, stop: int) -> None:
         """`holder` gives `[start, stop)` back unstarted; no attempt is counted."""
+        if holder in self._adopted:
+            self._adopted[holder].remove(start, stop)
         for run in self._take_from(holder, start, stop):
             self._returned.add(run)
 
@@ -356,6 +525,11 @@ class ProducerEnd:
         What was in flight there and is not held goes back to waiting, with the same attempt. Returned is
         what it holds but must not run: settled meanwhile, or given to somebody else.
         """
+        if self.backlog is not None:
+            if self.backlog.reuniting and held:
+                self._adopted[holder] = Ranges(held)
+                self._adopt(holder)
+            self.backlog.met(self.consumers.get(holder, holder.partition(":")[0]))
         table = self._in_flight.get(holder)
         if table is not None:
             present = Ranges((run.first, run.stop) for run in table)
@@ -370,6 +544,8 @@ class ProducerEnd:
         for start, stop in held:
             for a, b in ours.missing(start, stop):
                 release.add(a, b)
+        for start, stop in self._adopted.get(holder, ()):
+            release.remove(start, stop)
         return release
 
     def broke(self, start: int, stop: int, now: float) -> None:
@@ -397,8 +573,10 @@ class ProducerEnd:
         """
         table = self._in_flight.pop(holder, None)
         self.consumers.pop(holder, None)
+        self._adopted.pop(holder, None)
         if table is None:
             return
+        self._marks_changed()
         for run in table.take_all():
             if died:
                 run.strikes += run.suspect and run.started
@@ -418,6 +596,12 @@ class ProducerEnd:
             self._releases.append((holder, run.first, run.stop))
             self._nack(run, holder, Nack(run.first, run.stop, run.attempt, LEASE, 0, text), now)
 
+    def adopt_options(self, codec: int, max_attempts: int, memory_bytes: int) -> None:
+        """The handle of a queue that was recovered before it was asked for says what it wants."""
+        assert self.backlog is not None
+        self.codec, self.max_attempts = codec, max_attempts
+        self.letter_bytes_max = self.backlog.memory_bytes = memory_bytes
+
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
@@ -427,6 +611,8 @@ class ProducerEnd:
 
     def expire(self, now: float) -> None:
         """Make delayed messages available whose time has come."""
+        if self.backlog is not None:
+            self.backlog.expire(now)
         while self._due and self._due[0][0] <= now:
             _, start, stop = heapq.heappop(self._due)
             for run in self._delayed.take(start, stop):
@@ -453,6 +639,8 @@ class ProducerEnd:
         times = [heap[0][0] for heap in (self._due, self._preferred) if heap]
         if self._refused_at is not None:
             times.append(self._refused_at)
+        if self.backlog is not None and self.backlog.reuniting:
+            times.append(self.backlog.deadline() or 0.0)
         return min(times, default=None)
 
     def take_releases(self) -> list[tuple[str, int, int]]:
@@ -463,36 +651,35 @@ class ProducerEnd:
     # Dead letters
 
     def letters(self) -> list[DeadLetter]:
-        """The dead letters of this queue, oldest sequence first."""
-        return [self._letters[n] for n in sorted(self._letters)]
+        """The dead letters of this queue, in the order in which they were given up."""
+        return list(self._letters.values())
 
-    def has_letter(self, sequence: int) -> bool:
-        """Whether `sequence` is a dead letter that was neither retried nor dropped."""
-        return sequence in self._letters
+    def take_letter(self, identity: str) -> DeadLetter | None:
+        """Remove and return the dead letter of that message; None if it was retried or dropped before.
 
-    def retry_letter(self, sequence: int) -> bool:
-        """Send a dead letter again, under a new sequence with its old id as `origin`."""
-        letter = self._remove_letter(sequence)
-        if letter is None:
-            return False
+        It stays counted as dead-lettered.
+        """
+        letter = self._letters.pop(identity, None)
+        if letter is not None:
+            self._letter_bytes -= cost([letter.data])
+            self.changed = True
+        return letter
+
+    def restore_letter(self, letter: DeadLetter) -> None:
+        """Put a letter in its place: one that was taken, or of an earlier life."""
+        self._letters[letter.id] = letter
+        self._letter_bytes += cost([letter.data])
+
+    def retry(self, letter: DeadLetter) -> None:
+        """Send a dead letter that was taken again, under a new sequence with its old id as `origin`."""
         first = self.next
         self.next += 1
         self._account["retried"] += 1
-        extra = Extra(0, letter.headers, letter.origin or letter.id)
-        self._append(first, [letter.data], letter.sent_ms, {0: extra})
-        self.released_cost -= cost([letter.data])
+        extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
+        self.released_cost -= self._take_in(first, [letter.data], letter.sent_ms, extras)
+        if self._waiting and self._waiting[-1].first == first:
+            self._waiting[-1].codec = letter.codec
         self.changed = True
-        return True
-
-    def drop_letter(self, sequence: int) -> bool:
-        """Forget a dead letter; it stays counted as dead-lettered."""
-        return self._remove_letter(sequence) is not None
-
-    def _remove_letter(self, sequence: int) -> DeadLetter | None:
-        letter = self._letters.pop(sequence, None)
-        if letter is not None:
-            self._letter_bytes -= cost([letter.data])
-        return letter
 
     # Looking up
 
@@ -508,7 +695,7 @@ class ProducerEnd:
 
     def why_dead(self, sequence: int) -> str:
         """The reason of a dead letter, in words."""
-        letter = self._letters.get(sequence)
+        letter = self._letters.get("{}/{}".format(*self.numbering.name(sequence)))
         return (
             f"{letter.reason}: {letter.error}"
             if letter is not None and letter.error
@@ -533,6 +720,8 @@ class ProducerEnd:
         self._waiting_count = 0
         self._in_flight.clear()
         self._account["left_at_close"] += self.unsettled_count
+        if self.backlog is not None:
+            self.backlog.load_at = self.next
         for start, stop in self._settled.missing(1, self.next):
             self._settled.add(start, stop)
         self.floor = self.next
@@ -541,7 +730,8 @@ class ProducerEnd:
         """A snapshot in which the accounting closes."""
         return QueueAccount(
             queue=self.queue,
-            waiting=self.waiting_count + self._delayed.count,
+            waiting=self._waiting_count + self._returned.count + self._delayed.count,
+            on_disk=self.backlog.only_on_disk(self.next) if self.backlog is not None else 0,
             in_flight=self.in_flight_count,
             **self._account,
         )
@@ -559,6 +749,8 @@ class ProducerEnd:
 
     def _take_anywhere(self, start: int, stop: int, but: str) -> list[Run]:
         runs = self._returned.take(start, stop) + self._delayed.take(start, stop)
+        if start <= self.numbering.base:
+            runs += self._take_waiting_range(start, stop)  # not sent in this life, but in an earlier one
         for other in list(self._in_flight):
             if other != but:
                 found = self._take_from(other, start, stop)
@@ -566,18 +758,38 @@ class ProducerEnd:
                 runs += found
         return runs
 
-    def _settle(self, run: Run) -> None:
+    def _settle(self, run: Run, *, stored: bool = True) -> None:
         self._settled.add(run.first, run.stop)
         self._delivered.remove(run.first, run.stop)
-        self.floor = self._settled.first_missing(self.floor)
+        if self.backlog is not None and stored:
+            self.backlog.settle(run.first, run.stop)
+        self._raise_floor()
         self.released_cost += run.cost
         self.changed = True
+
+    def _raise_floor(self) -> None:
+        """The floor stays below what is dead and has no letter on disk: it would be taken for processed."""
+        self.floor = self._settled.first_missing(self.floor)
+        if self.backlog is not None and self.backlog.unstored.lowest is not None:
+            self.floor = min(self.floor, self.backlog.unstored.lowest)
+
+    def buried(self, numbers: list[int]) -> None:
+        """The letters of these messages are on disk."""
+        if self.backlog is not None:
+            self.backlog.buried(numbers)
+            self._raise_floor()
+
+    def _marks_changed(self) -> None:
+        if self.backlog is not None:
+            self.backlog.changed = True
 
     def _drop(self, start: int, stop: int) -> None:
         self._settled.add(start, stop)
         self._dropped.add(start, stop)
         self._account["dropped"] += stop - start
-        self.floor = self._settled.first_missing(self.floor)
+        if self.backlog is not None:
+            self.backlog.settle(start, stop)
+        self._raise_floor()
         self.changed = True
 
     def _refuse(self, run: Run, holder: str, text: str) -> None:
@@ -594,23 +806,26 @@ class ProducerEnd:
         for at, body in enumerate(run.bodies):
             sequence = run.first + at
             extra = run.extras.get(sequence) if run.extras else None
-            self._letters[sequence] = DeadLetter(
-                id=f"{self.stream}/{sequence}",
+            identity = "{}/{}".format(*self.numbering.name(sequence))
+            letter = self._letters[identity] = DeadLetter(
+                id=identity,
                 queue=self.queue,
                 reason=reason,
                 error=run.error,
                 attempts=run.attempt,
                 strikes=run.strikes,
                 data=body,
-                codec=self.codec,
+                codec=self.codec if run.codec is None else run.codec,
                 headers=extra.headers if extra else None,
                 origin=extra.origin if extra else None,
                 sent_ms=run.sent_ms,
             )
             self._letter_bytes += len(body) + MESSAGE_OVERHEAD
+            if self.backlog is not None:
+                self.backlog.bury(sequence, letter)
         self._dead.add(run.first, run.stop)
         self._account["dead_lettered"] += len(run.bodies)
-        self._settle(run)
+        self._settle(run, stored=False)
 
     def _places(self) -> Iterator[tuple[str, Sequence[Run]]]:
         yield "waiting", list(self._waiting)
@@ -628,6 +843,11 @@ class ProducerEnd:
                 assert everything.add(run.first, run.stop) == len(run.bodies), f"{run} is in two places, one is {place}"
                 assert run.attempt <= self.max_attempts, f"{run} has too many attempts"
                 counted += len(run.bodies)
+        on_disk = 0
+        if self.backlog is not None:
+            for start, stop in self._settled.missing(self.backlog.load_at, self.next):
+                assert everything.add(start, stop) == stop - start, "a message is in memory and on disk only"
+                on_disk += stop - start
         for start, stop in self._settled:
             assert everything.add(start, stop) == stop - start, "a settled message is still somewhere"
         assert everything == Ranges([(1, self.next)]) if self.next > 1 else not everything, "a message is nowhere"
@@ -637,15 +857,18 @@ class ProducerEnd:
         for holder, table in self._in_flight.items():
             if any(run.suspect for run in table):
                 assert table.count == 1, f"a message with three deaths is not alone at {holder}"
-        assert self.floor == self._settled.first_missing(1), "floor is not the lowest unsettled sequence"
+        lowest = self._settled.first_missing(1)
+        if self.backlog is not None and self.backlog.unstored.lowest is not None:
+            lowest = min(lowest, self.backlog.unstored.lowest)
+        assert self.floor == lowest, "floor is not the lowest unsettled number"
         assert self.floor >= self._floor_checked, "the floor fell"
         self._floor_checked = self.floor
         held = sum(run.cost for _, runs in self._places() for run in runs)
         assert held == self._accepted_cost - self.released_cost, "bytes held are not bytes accepted minus released"
         assert self._letter_bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
         a = self._account
-        left = a["accepted"] + a["retried"]
-        right = a["acked"] + a["dead_lettered"] + a["dropped"] + a["left_at_close"] + counted
+        left = a["accepted"] + a["recovered"] + a["retried"]
+        right = a["acked"] + a["dead_lettered"] + a["dropped"] + a["damaged"] + a["left_at_close"] + counted + on_disk
         assert left == right, f"the accounting does not close: {left} != {right}"
 
 

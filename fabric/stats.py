@@ -8,25 +8,33 @@ import msgspec
 
 
 class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages of one producer: accepted + retried = acked + in flight + waiting + dead-lettered + dropped
-    + left at close. `redelivered` counts second deliveries, whatever came of them."""
+    """The messages of one producer: accepted + recovered + retried = acked + in flight + waiting + on disk only
+    + dead-lettered + dropped + damaged + left at close.
+
+    `recovered` were found in the spool at the start; `damaged` of them, or of what was read back later, were not as
+    they had been written. `redelivered` counts second deliveries, whatever came of them.
+    """
 
     queue: str
     accepted: int = 0
+    recovered: int = 0
     retried: int = 0
     acked: int = 0
     in_flight: int = 0
     waiting: int = 0
+    on_disk: int = 0
     dead_lettered: int = 0
     dropped: int = 0
+    damaged: int = 0
     left_at_close: int = 0
     redelivered: int = 0
 
     @property
     def closes(self) -> bool:
         """Whether every message is accounted for; False would be a bug of ours."""
-        settled = self.acked + self.dead_lettered + self.dropped + self.left_at_close
-        return self.accepted + self.retried == settled + self.in_flight + self.waiting
+        settled = self.acked + self.dead_lettered + self.dropped + self.damaged + self.left_at_close
+        unsettled = self.in_flight + self.waiting + self.on_disk
+        return self.accepted + self.recovered + self.retried == settled + unsettled
 
 
 class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):

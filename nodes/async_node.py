@@ -24,7 +24,7 @@ from peerfabric.codec import Codec
 from peerfabric.discovery.backends import build_backends, check_choice
 from peerfabric.discovery.host import host_id
 from peerfabric.engine import Engine
-from peerfabric.envelope import HEADER_BYTES_MAX, Address
+from peerfabric.envelope import HEADER_BYTES_MAX, MSGPACK, Address
 from peerfabric.errors import (
     ConfigError,
     ForkedNode,
@@ -38,14 +38,18 @@ from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes import process
 from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, in_hand
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.deposits import Deposits
+from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.handlers import Handler
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
+from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, wait_until
 from peerfabric.options import MiB, Options
+from peerfabric.spool import Spool
 from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
 
 if TYPE_CHECKING:
@@ -57,8 +61,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
 FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"
 PARTING_MAX: Final = 1.5
+BUFFER_BYTES: Final = 64 * MiB
+MAX_ATTEMPTS: Final = 5
+DISCOVERY_TIME: Final = 1.0
+"""Seconds after the start in which consumers may still turn up; a spool that nobody reads is not waited for longer."""
 
 _log = logging.getLogger("peerfabric")
+_ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
+"""For letters of an earlier life whose type nobody has named in this one."""
 
 
 class Life(Enum):
@@ -84,9 +94,12 @@ class AsyncNode:
         peers: Endpoints of nodes to talk to, for when discovery cannot find them.
         discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
         options: Limits and periods.
+        spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
+        fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
 
     Raises:
-        ConfigError: One of these cannot work. A port in use is found when the node starts.
+        ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
+            node starts.
     """
 
     waiting: Waiting = Suspending()
@@ -100,12 +113,20 @@ class AsyncNode:
         peers: Sequence[str] = (),
         discovery: str | Sequence[str] = "auto",
         options: Options | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
     ) -> None:
         if isinstance(peers, str):
             raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
         self.name = check_name("node", name) if name is not None else _default_name()
         self.fabric = check_name("fabric", fabric or os.environ.get(FABRIC_VARIABLE) or "default")
         self.options = options if options is not None else Options()
+        if fsync and spool is None:
+            raise ConfigError("fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone")
+        self.spool = os.path.abspath(spool) if spool is not None else None
+        self.fsync = fsync
+        self.disk: Disk | None = None
+        self._started_at = 0.0
         self._listen = listen
         self._peers = tuple(peers)
         self._discovery = discovery
@@ -182,7 +203,29 @@ class AsyncNode:
 
     def _open(self) -> None:
         node_id = secrets.token_hex(8)
-        epoch = (max(1, int(time.time()) - EPOCH_START) << 20) | secrets.randbits(20)
+        counter = max(1, int(time.time()) - EPOCH_START)
+        epoch = (counter << 20) | secrets.randbits(20)
+        spool = None
+        if self.spool is not None:
+            spool = Spool.open(
+                self.spool,
+                fsync=self.fsync,
+                counter_min=counter,
+                random_bits=secrets.randbits(20),
+                node_id=node_id,
+                limit_bytes=self.options.spool_bytes,
+                unix_ms=time.time_ns() // 1_000_000,
+            )
+            node_id, epoch = spool.node_id, spool.epoch
+        try:
+            self._open_with(node_id, epoch, spool)
+        except BaseException:
+            self.disk = None
+            if spool is not None:
+                spool.close()
+            raise
+
+    def _open_with(self, node_id: str, epoch: int, spool: Spool | None) -> None:
         frame_bytes_max = max(self.options.message_bytes_max + 1024, HEADER_BYTES_MAX)
         sockets = Sockets(frame_bytes_max=frame_bytes_max, peers_max=self.options.peers_max)
         try:
@@ -190,8 +233,11 @@ class AsyncNode:
             inbox, outbox = sockets.bind(*endpoints(self._listen, self.fabric, node_id, tcp_too=tcp_too))
             rng = random.Random()
             address = Address(node_id, epoch, self.name, host_id(), inbox, outbox)
-            now = clock()
+            now = self._started_at = clock()
             self.engine = Engine(address, self.fabric, self.options, rng, now)
+            if spool is not None:
+                self.disk = Disk(spool, self.engine, self.name)
+                self._open_stores(self.disk, now)
             backends = build_backends(
                 fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
             )
@@ -199,6 +245,8 @@ class AsyncNode:
             sockets.close()
             raise
         self.pump = Pump(self.engine, sockets, self.name)
+        if self.disk is not None:
+            self.disk.pump, self.pump.disk = self.pump, self.disk
         self._life = Life.RUNNING
         process.remember(self)
         with self.pump.lock:
@@ -206,10 +254,60 @@ class AsyncNode:
                 handle.start(self.engine, now)
                 self.pump.attach(handle)
         self.pump.start()
+        if self.disk is not None:
+            self.disk.start()
         self._membership = Membership(address, self.fabric, self.options.peers_max, self.engine, self.pump, backends)
         self._membership.join()
         for handler, take in self._handlers:
             handler.start(self, take)
+
+    def _open_stores(self, disk: Disk, now: float) -> None:
+        """Open the store of each queue that the spool has, and of each producer; go on with what is in them."""
+        for warning in disk.spool.warnings:
+            _log.warning("%s", warning)
+        for queue in disk.spool.queues():
+            self._open_store(disk, queue, self.fsync)
+        for queue, producer in self._producers.items():
+            if producer.spooled:
+                self._open_store(disk, queue, producer.fsync)
+            elif queue in disk.stores and disk.stores[queue].recovered().eras:
+                raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
+        for queue, store in disk.stores.items():
+            handle = self._producers.get(queue)
+            codec = handle.codec.number if handle is not None else MSGPACK
+            memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
+            attempts = handle.max_attempts if handle is not None else MAX_ATTEMPTS
+            store.end = self.engine.open_producer(queue, codec, attempts, memory, now, store.recovered())
+            for letter in store.letters():
+                store.end.restore_letter(letter)
+            left = store.end.account()
+            if left.recovered:
+                _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
+        self.engine.durable = bool(disk.stores)
+
+    def _open_store(self, disk: Disk, queue: str, fsync: bool) -> Store:
+        store = disk.stores.get(queue)
+        if store is None:
+            store = Store(disk.spool, queue, fsync, time.time_ns() // 1_000_000)
+            for line in store.findings:
+                _log.warning("queue %r: %s", queue, line)
+            disk.stores[queue] = store
+        return store
+
+    def store_of(self, queue: str) -> Store:
+        """Where the messages of a producer with a spool are kept. Called under the engine's lock."""
+        assert self.disk is not None
+        return self.disk.stores[queue]
+
+    def store(self, deposits: Deposits) -> None:
+        """Let the disk's thread store what waits there."""
+        assert self.disk is not None
+        self.disk.store(deposits)
+
+    @property
+    def node_id(self) -> str:
+        """The name of this node in streams and ids; with a spool, the same at each start."""
+        return self.engine.address.node_id
 
     def _handles(self) -> Iterator[Any]:
         return itertools.chain(
@@ -227,8 +325,10 @@ class AsyncNode:
         body_type: TypeForm[T],
         *,
         on_full: OnFull = "block",
-        buffer_bytes: int = 64 * MiB,
-        max_attempts: int = 5,
+        buffer_bytes: int = BUFFER_BYTES,
+        max_attempts: int = MAX_ATTEMPTS,
+        spool: bool | None = None,
+        fsync: bool | None = None,
     ) -> AsyncProducer[T]:
         """The handle for sending bodies of `body_type` to `queue`.
 
@@ -237,11 +337,25 @@ class AsyncNode:
                 wait) or "drop_newest" (the one being sent).
             buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
             max_attempts: Deliveries that may fail before a message is a dead letter.
+            spool: Whether its messages are kept in the node's spool; None: if the node has one.
+            fsync: Whether they survive a loss of power there; None: as the node says.
 
         Raises:
             ConfigError: Something is wrong with the options, or the queue has a handle with others.
         """
         check_name("queue", queue)
+        spooled = self.spool is not None if spool is None else spool
+        synced = spooled and (self.fsync if fsync is None else fsync)
+        if spooled and self.spool is None:
+            raise ConfigError("spool=True needs the node's spool; give Node(spool=PATH)")
+        if fsync and not spooled:
+            raise ConfigError("fsync=True needs a spool to sync; give Node(spool=PATH)")
+        if synced and not self.fsync:
+            raise ConfigError("fsync=True of a producer needs a spool that syncs; give Node(spool=PATH, fsync=True)")
+        if spooled and on_full not in ("block", "error"):
+            raise ConfigError(
+                f"on_full={on_full!r} drops what a spool shall keep; use 'block' or 'error', or spool=False"
+            )
         if on_full not in ("block", "error", "drop_oldest", "drop_newest"):
             raise ConfigError(f"on_full={on_full!r}; use 'block', 'error', 'drop_oldest' or 'drop_newest'")
         if buffer_bytes < 1 or max_attempts < 1:
@@ -250,12 +364,29 @@ class AsyncNode:
             self._refuse_if_over()
             found = self._producers.get(queue)
             if found is not None:
-                asked = (body_type, on_full, buffer_bytes, max_attempts)
-                have = (found.codec.body_type, found.on_full, found.buffer_bytes, found.max_attempts)
+                asked = (body_type, on_full, buffer_bytes, max_attempts, spooled, synced)
+                have = (
+                    found.codec.body_type,
+                    found.on_full,
+                    found.buffer_bytes,
+                    found.max_attempts,
+                    found.spooled,
+                    found.fsync,
+                )
                 _same("producer", queue, asked, have)
                 return found
             codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
-            handle = AsyncProducer(self, queue, codec, on_full, buffer_bytes, max_attempts)
+            handle = AsyncProducer(self, queue, codec, on_full, buffer_bytes, max_attempts, spooled, synced)
+            if self.is_running and self.disk is not None:
+                if spooled and queue not in self.disk.stores:
+                    store = self._open_store(self.disk, queue, synced)
+                    with self.pump.lock:
+                        self.engine.durable = True
+                        store.end = self.engine.open_producer(
+                            queue, codec.number, max_attempts, buffer_bytes, clock(), store.recovered()
+                        )
+                elif not spooled and queue in self.disk.stores:
+                    raise ConfigError(f"the spool keeps queue {queue!r}; do not give spool=False for it")
             self._producers[queue] = handle
             self._start_handle(handle)
             return handle
@@ -433,10 +564,10 @@ class AsyncNode:
         if self._final is not None:
             return self._final
         self.ensure(closing=True)
-        handed_over = {queue: producer.count for queue, producer in list(self._producers.items())}
+        handed_over = {queue: producer.last for queue, producer in list(self._producers.items())}
         with self.pump.lock:
             found = self.engine.statistics()
-            behind = {queue: count + 1 - self._producers[queue].end.next for queue, count in handed_over.items()}
+            behind = {queue: last + 1 - self._producers[queue].end.next for queue, last in handed_over.items()}
         accounts = tuple(_with_handed_over(account, behind.get(account.queue, 0)) for account in found.producers)
         counters = {**found.counters, "foreign messages": self.pump.foreign} if self.pump.foreign else found.counters
         return replace(found, producers=accounts, counters=counters)
@@ -445,19 +576,22 @@ class AsyncNode:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
         self.ensure(closing=True)
         producer = self._producers.get(check_name("queue", queue))
-        if producer is None:
-            return []
         with self.pump.lock:
-            letters = producer.end.letters()
+            end = self.engine.producers.get(queue)
+            letters = end.letters() if end is not None else []
         return [self._dead(producer, letter) for letter in letters]
 
-    def _dead(self, producer: AsyncProducer[Any], letter: DeadLetter) -> DeadMessage[Any]:
-        sequence = int(letter.id.rpartition("/")[2])
+    def _dead(self, producer: AsyncProducer[Any] | None, letter: DeadLetter) -> DeadMessage[Any]:
+        codec = producer.codec if producer is not None else _ANYTHING
 
-        def drop() -> bool:
+        def with_producer(call: Callable[[AsyncProducer[Any]], bool]) -> bool:
             self.ensure(closing=True)
-            with self.pump.lock:
-                return producer.end.drop_letter(sequence)
+            found = self._producers.get(letter.queue)
+            if found is None:
+                raise ConfigError(
+                    f"this letter is of an earlier life; make node.producer({letter.queue!r}, TYPE) first"
+                )
+            return call(found)
 
         return DeadMessage(
             id=letter.id,
@@ -467,9 +601,9 @@ class AsyncNode:
             attempts=letter.attempts,
             headers=letter.headers or {},
             sent_at=letter.sent_ms / 1000,
-            body=producer.codec.decode_stored(letter.data),
-            retry=lambda: producer.retry_letter(sequence),
-            drop=drop,
+            body=codec.decode_stored(letter.data, letter.codec),
+            retry=lambda: with_producer(lambda found: found.retry_letter(letter.id)),
+            drop=lambda: with_producer(lambda found: found.drop_letter(letter.id)),
         )
 
     @contextmanager
@@ -537,6 +671,8 @@ class AsyncNode:
 
     def _handed_over(self) -> bool:
         """Whether the engine has all that was accepted and published."""
+        if any(producer.storing for producer in self._producers.values()):
+            return False
         return not any(handle.alerted for handle in self._handles()) and self.pump.has_taken
 
     def _settled(self) -> bool:
@@ -544,7 +680,7 @@ class AsyncNode:
         if not self._handed_over():
             return False
         with self.pump.lock:
-            return self.engine.settled
+            return self.engine.settled(waits_for_consumers=clock() - self._started_at < DISCOVERY_TIME)
 
     async def _await_turns(self, condition: Callable[[], bool], ends_at: float | None) -> None:
         """Return when `condition` holds, tried after each turn of the pump, or at `ends_at`."""
@@ -590,9 +726,14 @@ class AsyncNode:
         with self.pump.lock:
             self.engine.leave()
             self._final = self.engine.statistics()
+            kept = self.engine.kept_on_disk()
+        if kept:
+            _log.info("%s: the spool keeps %d messages for the next start", self.name, kept)
         self._life = Life.CLOSED
         for handle in self._handles():
             handle.stop()
+        if self.disk is not None:
+            self.disk.stop()
         self._stopped.open()
         if self._membership is not None:
             self._membership.leave()
@@ -621,6 +762,8 @@ class AsyncNode:
         for handle in self._handles():
             handle.forked()
         self.pump.abandon()
+        if self.disk is not None:
+            self.disk.abandon()
 
     async def __aenter__(self) -> Self:
         self.ensure()

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
+from peerfabric.batch import cuts
 from peerfabric.codec import Codec
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
@@ -25,23 +26,28 @@ from peerfabric.errors import (
     NotConfirmed,
     QueueFull,
     Rejected,
+    SpoolError,
+    SpoolFull,
     TimedOut,
 )
 from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Batch, Message, Receipt
-from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
+from peerfabric.nodes.waiting import Blocking, Gate, Waiting, clock, wait_until
 from peerfabric.options import MiB
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
     from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.stores import Store
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
 OnFull = Literal["block", "error", "drop_oldest", "drop_newest"]
-State = Literal["queued", "delivered", "processed"]
+State = Literal["queued", "stored", "delivered", "processed"]
 
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
@@ -89,8 +95,11 @@ class AsyncProducer(Generic[T_contra]):
         on_full: OnFull,
         buffer_bytes: int,
         max_attempts: int,
+        spooled: bool = False,
+        fsync: bool = False,
     ) -> None:
         self.queue = queue
+        self.spooled, self.fsync = spooled, fsync
         self.codec = codec
         self.on_full = on_full
         self.buffer_bytes = buffer_bytes
@@ -100,9 +109,17 @@ class AsyncProducer(Generic[T_contra]):
         self._node = node
         self._encode = codec.encode
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        """With a spool: taken before `_lock`, so that messages are handed over in the order of storing."""
         self._gate = Gate()
         self._open = False
         self._stream = ""
+        self._base = 0
+        """Messages of earlier lives: their numbers come before ours."""
+        self._store: Store | None = None
+        self._deposits: Deposits | None = None
+        """Where sends wait for the disk's thread; None if they write themselves."""
+        self._spool_full: SpoolFull | None = None
         self._count = 0
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
@@ -115,8 +132,15 @@ class AsyncProducer(Generic[T_contra]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
-        self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
-        self._stream = self.end.stream
+        store = self._store = self._node.store_of(self.queue) if self.spooled else None
+        if store is not None and store.end is not None:
+            self.end = store.end
+            self.end.adopt_options(self.codec.number, self.max_attempts, self.buffer_bytes)
+        else:
+            self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
+        if store is not None and (self.fsync or not isinstance(self._node.waiting, Blocking)):
+            self._deposits = Deposits(self, store)
+        self._stream, self._base = self.end.stream, self.end.numbering.base
         self._open = True
 
     def stop(self) -> None:
@@ -129,7 +153,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self.stop()
 
     def take_handed(self) -> list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry]:
@@ -151,7 +175,7 @@ class AsyncProducer(Generic[T_contra]):
                 case int():
                     self.end.accept_dropped(segment)
                 case _Retry():
-                    self.end.retry_letter(segment.sequence)
+                    self.end.retry(segment.letter)
                 case (bodies, extras):
                     engine.accept(self.end, bodies, sent_ms, extras)
 
@@ -174,14 +198,78 @@ class AsyncProducer(Generic[T_contra]):
 
     def _make_room(self) -> None:
         """Work out how much may be accepted now. The caller holds the lock and has recounted."""
-        held = self._accepted_cost - self.end.released_cost
-        room = min(self.buffer_bytes - held, HANDOVER_BYTES_MAX - self._pending_cost)
+        room = HANDOVER_BYTES_MAX - self._pending_cost
+        if self._store is None:  # with a spool the disk has room for what memory has not
+            held = self._accepted_cost - self.end.released_cost
+            room = min(self.buffer_bytes - held, room)
         self._room = self._room_at = max(0, room) if self._open else 0
 
     @property
-    def count(self) -> int:
-        """How many messages were accepted, retried letters included."""
-        return self._count
+    def last(self) -> int:
+        """The number of the newest message that was accepted, retried letters included."""
+        return self._base + self._count
+
+    @property
+    def storing(self) -> bool:
+        """Whether messages are on their way to the disk."""
+        return self._deposits is not None and not self._deposits.idle
+
+    # To disk
+
+    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None) -> tuple[int, int]:
+        """Append messages to the spool; return the sequence of the first and how many are stored."""
+        assert self._store is not None
+        first = self._count + 1
+        count = self._store.append(
+            first, bodies, extras, self.codec.number if codec is None else codec, time.time_ns() // 1_000_000
+        )
+        self._count += count
+        return first, count
+
+    def deposited(self, deposit: Deposit) -> None:
+        """The disk's thread has stored what a send of ours handed over."""
+        assert self._store is not None
+        if deposit.letter is not None:
+            self._store.unbury(deposit.letter.id)
+        with self._lock:
+            if deposit.letter is not None:
+                self._segments.append(_Retry(deposit.letter))
+            else:
+                self._segments.append((deposit.bodies[: deposit.count], deposit.extras))
+        self._node.pump.alert(self)
+
+    async def _deposit(self, deposit: Deposit, timeout: float | None) -> None:
+        """Hand `deposit` to the disk's thread and wait until it is stored.
+
+        Raises:
+            SpoolError, QueueFull: It is not, and will not be.
+            NotConfirmed: It is written, but not yet safe from a loss of power.
+        """
+        deposits = self._deposits
+        assert deposits is not None
+
+        def attempt() -> bool | None:
+            if deposit.error is not None and deposit.count:
+                raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", 1.0) from deposit.error
+            if deposit.error is not None:
+                raise deposit.error
+            if not deposit.done:
+                self._node.ensure(closing=True)
+            return deposit.done or None
+
+        deposits.add(deposit)
+        self._node.store(deposits)
+        try:
+            await wait_until(
+                self._node.waiting, self._gate, attempt, timeout, lambda: f"queue {self.queue!r}: the disk"
+            )
+        except TimedOut:
+            if deposits.take_back(deposit):
+                raise QueueFull(self.queue, self.buffer_bytes, waited=timeout) from None
+            raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", timeout or 0.0) from None
+        except BaseException:
+            deposits.take_back(deposit)  # if it is too late for that, it will be sent
+            raise
 
     # Sending
 
@@ -194,6 +282,8 @@ class AsyncProducer(Generic[T_contra]):
         """
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
+        if self._store is not None:
+            return self._try_store(data, size, headers) if self._deposits is None else None
         with self._lock:
             if size > self._room and not self._has_room(size):
                 return None
@@ -206,6 +296,36 @@ class AsyncProducer(Generic[T_contra]):
             self._node.pump.alert(self)
         return Receipt(self._stream, sequence)
 
+    def _try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
+        """Store a message in the caller's own thread; None: there is no room, and `on_full` says to wait for it."""
+        extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
+        with self._writing:
+            with self._lock:
+                if size > self._room and not self._has_room(size):
+                    return None
+            sequence, count = self._write([data], extras)
+            if not count:
+                return None
+            with self._lock:
+                if headers is not None:
+                    self._add_headers(headers)
+                self._room -= size
+                self._bodies.append(data)
+        if not self.alerted:
+            self._node.pump.alert(self)
+        return Receipt(self._stream, sequence)
+
+    def _write(self, bodies: list[bytes], extras: dict[int, Extra] | None, accepted: int = 0) -> tuple[int, int]:
+        """Write in the caller's own thread, which holds `_writing`; nothing is written if it shall wait for room."""
+        try:
+            return self.write(bodies, extras)
+        except SpoolFull as full:
+            if self.on_full != "block" or full.limit is None:
+                full.accepted = accepted
+                raise
+            self._spool_full = full
+            return 0, 0
+
     def _has_room(self, size: int) -> bool:
         """Look again, closely. The caller holds the lock."""
         if not self._open:
@@ -216,7 +336,7 @@ class AsyncProducer(Generic[T_contra]):
             held = self._accepted_cost - self.end.released_cost
             # One message is always allowed: a limit below its size would mean never. A few large ones may wait for
             # the pump, so that it need not wait for them.
-            fits = held <= 0 or held + size <= self.buffer_bytes
+            fits = self._store is not None or held <= 0 or held + size <= self.buffer_bytes
             if fits and self._pending_cost + size <= max(HANDOVER_BYTES_MAX, LARGE_HANDOVER * size):
                 self._room = self._room_at = size
         return size <= self._room
@@ -252,10 +372,17 @@ class AsyncProducer(Generic[T_contra]):
         self._node.ensure()
         if confirm is not None:
             _check_state(confirm)
+        if confirm == "stored" and self._store is None:
+            raise ConfigError(_NO_SPOOL)
         receipt = self.try_send(body, headers)
+        if receipt is None and self._deposits is not None:
+            extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
+            deposit = Deposit([self._encode(body)], extras)
+            await self._deposit(deposit, timeout)
+            receipt = Receipt(self._stream, deposit.first)
         if receipt is None:
             receipt = await self._send_when_room(body, headers, timeout)
-        if confirm is not None and confirm != "queued":
+        if confirm not in (None, "queued", "stored"):
             left = None if timeout is None else max(0.0, timeout - (clock() - started_at))
             await self._confirm(receipt, confirm, left, timeout)
         return receipt
@@ -278,6 +405,8 @@ class AsyncProducer(Generic[T_contra]):
             try:
                 return await wait_until(self._node.waiting, self._gate, attempt, limit, self._what_room)
             except TimedOut:
+                if self._spool_full is not None:
+                    raise self._spool_full from None
                 raise QueueFull(self.queue, self.buffer_bytes, accepted=accepted, waited=limit) from None
 
     def _what_room(self) -> str:
@@ -332,7 +461,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         self._node.ensure()
         encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-        accepted = self._try_extend(encoded, 0)
+        accepted = await self._deposit_many(encoded, timeout) if self._deposits else self._try_extend(encoded, 0)
         while accepted < len(encoded):
             done = accepted
 
@@ -353,31 +482,59 @@ class AsyncProducer(Generic[T_contra]):
             raise fault
         return accepted
 
+    async def _deposit_many(self, encoded: list[bytes], timeout: float | None) -> int:
+        ends_at = None if timeout is None else clock() + timeout
+        accepted = 0
+        while accepted < len(encoded):
+            part = encoded[accepted : accepted + HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD]
+            deposit = Deposit(part[: cuts(list(map(len, part)), HANDOVER_BYTES_MAX, MESSAGE_OVERHEAD)[1]], None)
+            try:
+                await self._deposit(deposit, None if ends_at is None else max(0.0, ends_at - clock()))
+            except (SpoolFull, QueueFull) as full:
+                full.accepted = accepted
+                raise
+            accepted += deposit.count
+        return accepted
+
     def _try_extend(self, encoded: list[bytes], start: int) -> int:
         """Accept what there is room for from `start` on; return how many are accepted in all."""
-        with self._lock:
-            if not self._open:
-                return start
-            self._recount()
-            self._make_room()
-            # As many as fit if all are like the next one; counted exactly below.
-            likely = self._room // (len(encoded[start]) + MESSAGE_OVERHEAD) if start < len(encoded) else 0
-            part = encoded[start : start + max(1, likely)]
-            total = sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
-            if total > self._room:
-                costs = list(accumulate(len(data) + MESSAGE_OVERHEAD for data in part))
-                count = bisect_right(costs, self._room)
-                if count == 0 and part and self._has_room(costs[0]):
-                    count = 1
-                part = part[:count]
-                total = costs[count - 1] if count else 0
-            if not part:
-                return start
-            self._room -= total
-            self._bodies += part
-            self._count += len(part)
-        self._node.pump.alert(self)
+        if self._store is None:
+            with self._lock:
+                part, total = self._what_fits(encoded, start)
+                self._room -= total
+                self._bodies += part
+                self._count += len(part)
+        else:
+            with self._writing:
+                with self._lock:
+                    part, total = self._what_fits(encoded, start)
+                if part:
+                    part = part[: self._write(part, None, start)[1]]
+                with self._lock:
+                    self._room -= total
+                    self._bodies += part
+        if part:
+            self._node.pump.alert(self)
         return start + len(part)
+
+    def _what_fits(self, encoded: list[bytes], start: int) -> tuple[list[bytes], int]:
+        """What there is room for from `start` on, and what it costs. The caller holds the lock."""
+        if not self._open:
+            return [], 0
+        self._recount()
+        self._make_room()
+        # As many as fit if all are like the next one; counted exactly below.
+        likely = self._room // (len(encoded[start]) + MESSAGE_OVERHEAD) if start < len(encoded) else 0
+        part = encoded[start : start + max(1, likely)]
+        total = sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
+        if total > self._room:
+            costs = list(accumulate(len(data) + MESSAGE_OVERHEAD for data in part))
+            count = bisect_right(costs, self._room)
+            if count == 0 and part and self._has_room(costs[0]):
+                count = 1
+            part = part[:count]
+            total = costs[count - 1] if count else 0
+        return part, total
 
     # Afterwards
 
@@ -388,14 +545,14 @@ class AsyncProducer(Generic[T_contra]):
             TimedOut: Some of it is not; nothing is lost.
         """
         self._node.ensure()
-        count = self._count
+        last = self.last
 
         def attempt() -> bool | None:
             self._node.ensure(closing=True)
-            return True if self.end.floor > count else None
+            return True if self.end.floor > last else None
 
         def what() -> str:
-            left = count + 1 - self.end.floor
+            left = last + 1 - self.end.floor
             return (
                 f"queue {self.queue!r}: up to {left:,} messages are not settled and {len(self.end.consumers)} "
                 f"consumers are known; see node.statistics() and node.peers()"
@@ -424,13 +581,18 @@ class AsyncProducer(Generic[T_contra]):
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "delivered", "processed", "dead" or "dropped"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
         self._node.ensure(closing=True)
-        if receipt.stream != self._stream:
+        if receipt.stream.rpartition(":")[2] != self.queue or receipt.stream.partition(":")[0] != self._node.node_id:
             raise ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
         with self._node.pump.lock:
-            found = self.end.state(receipt.sequence) if receipt.sequence < self.end.next else "queued"
-        return "queued" if found in ("waiting", "in flight") else found
+            numbers = self.end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
+            if not numbers:
+                return "processed"  # of an earlier life, and the spool does not have it any more
+            number = numbers[0][0]
+            found = self.end.state(number) if number < self.end.next else "queued"
+        kept = "queued" if self._store is None else "stored"
+        return kept if found in ("waiting", "in flight", "queued") else found
 
     async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
         """Wait until the message of `receipt` is "delivered" or "processed".
@@ -444,9 +606,9 @@ class AsyncProducer(Generic[T_contra]):
         await self._confirm(receipt, state, timeout, timeout)
 
     async def _confirm(self, receipt: Receipt, state: State, left: float | None, timeout: float | None) -> None:
-        enough = {"queued": ("queued", "delivered", "processed"), "delivered": ("delivered", "processed")}.get(
-            state, ("processed",)
-        )
+        if state == "stored" and self._store is None:
+            raise ConfigError(_NO_SPOOL)
+        enough = STATES[STATES.index(state) :]
 
         def attempt() -> bool | None:
             self._node.ensure(closing=True)
@@ -455,11 +617,8 @@ class AsyncProducer(Generic[T_contra]):
                 return True
             if found in ("dead", "dropped"):
                 with self._node.pump.lock:
-                    why = (
-                        self.end.why_dead(receipt.sequence)
-                        if found == "dead"
-                        else f"dropped by on_full={self.on_full!r}"
-                    )
+                    [(number, _)] = self.end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
+                    why = self.end.why_dead(number) if found == "dead" else f"dropped by on_full={self.on_full!r}"
                 raise Rejected(receipt.id, why)
             return None
 
@@ -474,36 +633,68 @@ class AsyncProducer(Generic[T_contra]):
             except TimedOut:
                 raise NotConfirmed(receipt, state, timeout or 0.0) from None
 
-    def retry_letter(self, sequence: int) -> bool:
-        """Send a dead letter again, in order with the other sends."""
+    def retry_letter(self, identity: str) -> bool:
+        """Send a dead letter again, in order with the other sends.
+
+        Raises:
+            SpoolError: The disk did not take it; the letter stays.
+        """
         self._node.ensure()
-        with self._lock:
-            with self._node.pump.lock:
-                if not self.end.has_letter(sequence):
-                    return False
-            if any(isinstance(s, _Retry) and s.sequence == sequence for s in self._segments):
-                return False
-            self._close_segment()
-            self._segments.append(_Retry(sequence))
-            self._count += 1
+        with self._node.pump.lock:
+            letter = self.end.take_letter(identity)
+        if letter is None:
+            return False
+        extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
+        if self._deposits is not None:
+            self._deposits.add(Deposit([letter.data], extras, letter))
+            self._node.store(self._deposits)
+            return True
+        with self._writing:
+            if self._store is not None:
+                try:
+                    self.write([letter.data], extras, letter.codec)
+                except SpoolError:
+                    self.restore_letter(letter)
+                    raise
+                self._store.unbury(identity)
+            with self._lock:
+                self._close_segment()
+                self._segments.append(_Retry(letter))
+                self._count += self._store is None
         self._node.pump.alert(self)
         return True
+
+    def restore_letter(self, letter: DeadLetter) -> None:
+        """A letter that was taken could not be sent again."""
+        with self._node.pump.lock:
+            self.end.restore_letter(letter)
+
+    def drop_letter(self, identity: str) -> bool:
+        """Forget a dead letter."""
+        self._node.ensure(closing=True)
+        with self._node.pump.lock:
+            dropped = self.end.take_letter(identity) is not None
+        if dropped and self._store is not None:
+            self._store.unbury(identity)
+        return dropped
 
 
 class _Retry:
     """A dead letter to be sent again, in its place among the sends."""
 
-    __slots__ = ("sequence",)
+    __slots__ = ("letter",)
 
-    def __init__(self, sequence: int) -> None:
-        self.sequence = sequence
+    def __init__(self, letter: DeadLetter) -> None:
+        self.letter = letter
+
+
+STATES: Final = ("queued", "stored", "delivered", "processed")
+_NO_SPOOL: Final = 'confirm="stored" needs a spool: give Node(spool=PATH), or use "delivered" or "processed"'
 
 
 def _check_state(state: str) -> None:
-    if state == "stored":
-        raise ConfigError('confirm="stored" needs a spool, which this version has not; use "delivered" or "processed"')
-    if state not in ("queued", "delivered", "processed"):
-        raise ConfigError(f'confirm={state!r} is not a state; use "queued", "delivered" or "processed"')
+    if state not in STATES:
+        raise ConfigError(f'confirm={state!r} is not a state; use "queued", "stored", "delivered" or "processed"')
 
 
 class AsyncConsumer(Generic[T_co]):

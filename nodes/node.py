@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from peerfabric.nodes.async_node import AsyncNode
+from peerfabric.nodes.async_node import BUFFER_BYTES, MAX_ATTEMPTS, AsyncNode
 from peerfabric.nodes.async_queues import OnFull
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.queues import Consumer, Producer
@@ -43,9 +44,12 @@ class Node:
         peers: Endpoints of nodes to talk to, for when discovery cannot find them.
         discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
         options: Limits and periods.
+        spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
+        fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
 
     Raises:
-        ConfigError: One of these cannot work. A port in use is found when the node starts.
+        ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
+            node starts.
     """
 
     def __init__(
@@ -57,9 +61,18 @@ class Node:
         peers: Sequence[str] = (),
         discovery: str | Sequence[str] = "auto",
         options: Options | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
     ) -> None:
         self._async = _BlockingNode(
-            name, fabric=fabric, listen=listen, peers=peers, discovery=discovery, options=options
+            name,
+            fabric=fabric,
+            listen=listen,
+            peers=peers,
+            discovery=discovery,
+            options=options,
+            spool=spool,
+            fsync=fsync,
         )
         self._wrapped: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
@@ -84,8 +97,10 @@ class Node:
         body_type: TypeForm[T],
         *,
         on_full: OnFull = "block",
-        buffer_bytes: int = 64 * MiB,
-        max_attempts: int = 5,
+        buffer_bytes: int = BUFFER_BYTES,
+        max_attempts: int = MAX_ATTEMPTS,
+        spool: bool | None = None,
+        fsync: bool | None = None,
     ) -> Producer[T]:
         """The handle for sending bodies of `body_type` to `queue`.
 
@@ -94,12 +109,20 @@ class Node:
                 wait) or "drop_newest" (the one being sent).
             buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
             max_attempts: Deliveries that may fail before a message is a dead letter.
+            spool: Whether its messages are kept in the node's spool; None: if the node has one.
+            fsync: Whether they survive a loss of power there; None: as the node says.
 
         Raises:
             ConfigError: Something is wrong with the options, or the queue has a handle with others.
         """
         handle = self._async.producer(
-            queue, body_type, on_full=on_full, buffer_bytes=buffer_bytes, max_attempts=max_attempts
+            queue,
+            body_type,
+            on_full=on_full,
+            buffer_bytes=buffer_bytes,
+            max_attempts=max_attempts,
+            spool=spool,
+            fsync=fsync,
         )
         return self._wrap(Producer, handle)
 

@@ -50,6 +50,16 @@ class Handle(Protocol):
         """Something of the handle's end has changed: wake those who wait for it. Without the engine's lock."""
 
 
+class Disk(Protocol):
+    """The disk's thread, seen from the pump."""
+
+    def news(self) -> bool:
+        """Whether an end has something for it. Called under the engine's lock."""
+
+    def look(self) -> None:
+        """Let it see to that."""
+
+
 class Pump:
     """Runs an engine over real sockets. `lock` guards the engine; a handle's lock is always taken before it."""
 
@@ -62,6 +72,7 @@ class Pump:
         """Called, in this thread, with the addresses that hellos told."""
         self.on_met: Callable[[list[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
+        self.disk: Disk | None = None
         self._sockets = sockets
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
@@ -156,6 +167,9 @@ class Pump:
             learned = engine.take_learned()
             met = engine.take_met()
             deadline = engine.deadline()
+            news = self.disk is not None and self.disk.news()
+        if news and self.disk is not None:
+            self.disk.look()
         for handle, _ in handed:
             handle.handed_over()
         for end in changed:

@@ -299,8 +299,8 @@ class Process:
         if self.leaving == "draining":
             for queue, consumer in self.consumers.items():
                 consumer.closed = consumer.closed or self.engine.consumers[queue].closed
-            if self.engine.settled or self.world.now > self.leave_by:
-                if not self.engine.settled:
+            if self.engine.settled() or self.world.now > self.leave_by:
+                if not self.engine.settled():
                     self.world.log(f"{self.holder} leaves with unsettled {self.engine.unsettled()}")
                     self.world.excuse("left unsettled", self.holder)
                 self.leaving = "bye"
@@ -370,12 +370,12 @@ class Producer:
             if b"poison" in letter.data or world.random.random() < 0.5:
                 continue
             first = self.end.next
+            assert self.end.take_letter(letter.id) == letter
+            assert self.end.take_letter(letter.id) is None
             if world.random.random() < 0.5:
                 body = world.accepted[(self.end.stream, sequence)]
-                assert self.end.retry_letter(sequence)
+                self.end.retry(letter)
                 world.accepted[(self.end.stream, first)] = body
-            else:
-                assert self.end.drop_letter(sequence)
 
 
 class Taker:

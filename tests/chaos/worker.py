@@ -1,4 +1,4 @@
-"""A process of a chaos run: `worker.py produce|consume NAME FOLDER QUEUE key=value ...`, started by path.
+"""A process of a chaos run: `worker.py produce|consume|spooled|texts NAME FOLDER QUEUE key=value ...`, started by path.
 
 Every processed message is one line `stream/sequence attempt instant` in the consumer's log, written with O_APPEND
 in one call, so that a SIGKILL tears no line and loses none that the kernel has taken. It is written before the ack:
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -32,6 +33,63 @@ def produce(name: str, folder: str, queue: str, count: int, batch: int = 500, bu
         with open(os.path.join(folder, f"{name}.account"), "w") as file:
             json.dump({**fields, "closes": account.closes, "rss_max": rss_max()}, file)
         print("settled", flush=True)
+
+
+def produce_spooled(name: str, folder: str, queue: str, count: int, fsync: int = 0, seed: int = 0) -> None:
+    """Send `count` messages through a spool, going on where the last life of this producer was killed.
+
+    A body is written to the log of accepted ones once its `send` has returned; one that was stored and not logged when
+    the process was killed is sent again, as another message.
+    """
+    path = os.path.join(folder, f"{name}.accepted")
+    log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with open(path) as file:
+        sent = sum(1 for _ in file)
+    chance = random.Random(f"{seed} {name} {sent}")
+    with Node(name, spool=os.path.join(folder, "spools", name), fsync=bool(fsync)) as node:
+        explain_on_signal(node)
+        producer = node.producer(queue, str, max_attempts=1000)
+        print("ready", flush=True)
+        while sent < count:
+            bodies = [f"{name}:{n}" for n in range(sent, min(count, sent + chance.choice((1, 10, 300))))]
+            if len(bodies) == 1:
+                producer.send(bodies[0])
+            else:
+                producer.send_many(bodies)
+            os.write(log, "".join(f"{body}\n" for body in bodies).encode())
+            sent += len(bodies)
+        print("sent", flush=True)
+        producer.flush()
+        account = node.statistics().producers[0]
+        fields = {field: getattr(account, field) for field in account.__struct_fields__}
+        with open(os.path.join(folder, f"{name}.account"), "w") as file:
+            json.dump({**fields, "closes": account.closes, "rss_max": rss_max()}, file)
+        print("settled", flush=True)
+
+
+def consume_text(name: str, folder: str, queue: str, batches: int = 0, ledger: int = 0) -> None:
+    """Take texts for ever; log `id instant body` before the ack, and `id instant` once it has returned.
+
+    With `ledger` what was acked is remembered over the lives of this consumer.
+    """
+    log = os.open(os.path.join(folder, f"{name}.texts"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with Node(name) as node:
+        explain_on_signal(node)
+        options = {"ledger": os.path.join(folder, f"{name}.ledger")} if ledger else {}
+        consumer = node.consumer(queue, str, **options)
+        print("ready", flush=True)
+        if batches:
+            for batch in consumer.batches(max_size=batches):
+                ids, now = batch.ids, time.monotonic()
+                with batch as bodies:
+                    os.write(log, "".join(f"{i} {now:.6f} {b}\n" for i, b in zip(ids, bodies, strict=True)).encode())
+                now = time.monotonic()
+                os.write(log, "".join(f"{i} {now:.6f}\n" for i in ids).encode())
+        else:
+            for message in consumer:
+                with message as body:
+                    os.write(log, f"{message.id} {time.monotonic():.6f} {body}\n".encode())
+                os.write(log, f"{message.id} {time.monotonic():.6f}\n".encode())
 
 
 def producer_stream(node: Node, queue: str) -> str:
@@ -78,4 +136,5 @@ def rss_max() -> int:
 if __name__ == "__main__":
     what, name, folder, queue, *options = sys.argv[1:]
     chosen = {key: float(value) if "." in value else int(value) for key, value in (o.split("=") for o in options)}
-    {"produce": produce, "consume": consume}[what](name, folder, queue, **chosen)  # type: ignore[operator]
+    roles = {"produce": produce, "consume": consume, "spooled": produce_spooled, "texts": consume_text}
+    roles[what](name, folder, queue, **chosen)  # type: ignore[operator]

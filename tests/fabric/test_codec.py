@@ -24,7 +24,7 @@ def test_structs_travel() -> None:
     data, error = codec.encode_many([Order(1, "tea"), Order(2, "jam")])
     assert error is None
     assert codec.decode_batch(join(data, codec.number)[0], codec.number) == [Order(1, "tea"), Order(2, "jam")]
-    assert codec.decode_stored(data[1]) == Order(2, "jam")
+    assert codec.decode_stored(data[1], codec.number) == Order(2, "jam")
 
 
 def test_bytes_travel_raw() -> None:

@@ -277,8 +277,10 @@ def test_a_retried_letter_is_a_new_message() -> None:
     end.accept(bodies(1), 7, {0: Extra(0, {"k": "v"})})
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
-    assert end.retry_letter(1)
-    assert not end.retry_letter(1)
+    letter = end.take_letter("p:1:jobs/1")
+    assert letter is not None
+    assert end.take_letter("p:1:jobs/1") is None
+    end.retry(letter)
     end.check()
     run = end.pick("a:1", 1, HUGE, HUGE)
     assert run is not None
@@ -298,7 +300,7 @@ def test_a_full_letter_box_stops_dispatch() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     assert end.letters_full
     assert dispatch(end) is None
-    end.drop_letter(1)
+    end.take_letter("p:1:jobs/1")
     assert dispatch(end) == (2, 3)
 
 

@@ -1,0 +1,218 @@
+"""What the spool has of a queue, seen from the producer's end: what is only there, and what it still has to be told.
+
+    memory      numbers below `load_at`: waiting, in flight or settled, as without a spool
+    disk only   [load_at, next) without what was settled before this life: read as memory drains
+
+A message counts as settled on disk once the cursor says so; a dead one only after its letter is stored, since until
+then the message itself is all that is left of it.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+import msgspec
+
+from peerfabric.inflight import Run
+from peerfabric.numbering import Numbering
+from peerfabric.ranges import Ranges
+from peerfabric.stats import DeadLetter
+
+REUNION: Final = 1.0
+"""Seconds after a start in which recovered messages wait for consumers of the last life: some may have done them."""
+
+
+class Mark(msgspec.Struct, array_like=True, frozen=True):
+    """What happened to `[start, stop)` of one stream, kept so that a queue's killer does not start again at 1."""
+
+    stream: str
+    start: int
+    stop: int
+    attempt: int
+    deaths: int
+    strikes: int
+
+
+class Marks(msgspec.Struct, array_like=True):
+    """What a cursor remembers besides settled ranges."""
+
+    marks: list[Mark] = []
+    consumers: list[str] = []
+    """Node ids of those who consumed the queue; they may know what became of its messages."""
+
+
+class Recovered:
+    """What the spool found of one queue.
+
+    Args:
+        eras: (stream, first, stop) of what is there, oldest first, with damaged sequences in between included.
+        settled: (stream, start, stop) that need not be sent again.
+        damaged: (stream, start, stop) that are lost.
+        marks: What the last cursor remembered.
+    """
+
+    def __init__(
+        self,
+        eras: list[tuple[str, int, int]],
+        settled: list[tuple[str, int, int]],
+        damaged: list[tuple[str, int, int]],
+        marks: Marks,
+    ) -> None:
+        self.eras, self.settled, self.damaged, self.marks = eras, settled, damaged, marks
+
+    def begin(self, stream: str, memory_bytes: int, now: float) -> tuple[Numbering, Backlog]:
+        """The numbering and the backlog of the life that begins with `stream`."""
+        numbering = Numbering(stream, self.eras)
+        settled = Ranges()
+        for name, start, stop in self.settled:
+            for low, high in numbering.numbers(name, start, stop):
+                settled.add(low, min(high, numbering.base + 1))
+        damaged = 0
+        for name, start, stop in self.damaged:
+            for low, high in numbering.numbers(name, start, stop):
+                damaged += settled.add(low, high)
+        return numbering, Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
+
+
+class Backlog:
+    """The disk's share of one producer's end.
+
+    Args:
+        numbering: Names of all messages, with those of earlier lives.
+        settled: Numbers that need not be sent again: acked before, or damaged.
+        damaged: How many of them are damaged.
+        marks: What is known of the others.
+        memory_bytes: How much of the queue is kept in memory at the most.
+        now: When the recovered messages may begin to wait for consumers of the last life.
+    """
+
+    def __init__(
+        self, numbering: Numbering, settled: Ranges, damaged: int, marks: Marks, memory_bytes: int, now: float
+    ) -> None:
+        self.memory_bytes = memory_bytes
+        self.load_at = 1
+        self.recovered = numbering.base - settled.total + damaged
+        self.damaged = damaged
+        self.settled = settled
+        self.changed = False
+        """Marks or settled numbers have changed since they were last taken."""
+        self._due = Ranges()
+        self._letters: list[tuple[int, DeadLetter]] = []
+        self._marks = self._numbered(numbering, marks)
+        self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
+        self._missing = set(marks.consumers)
+        self.unstored = Ranges()
+        """Dead messages whose letters are not on disk yet."""
+
+    @staticmethod
+    def _numbered(numbering: Numbering, marks: Marks) -> list[tuple[int, int, Mark]]:
+        found = [
+            (low, high, mark)
+            for mark in marks.marks
+            for low, high in numbering.numbers(mark.stream, mark.start, mark.stop)
+        ]
+        return sorted(found, key=lambda item: item[0])
+
+    # Who was there before
+
+    @property
+    def reuniting(self) -> bool:
+        """Whether recovered messages wait for consumers of the last life."""
+        return self._reunion_at > -inf
+
+    def met(self, node_id: str) -> None:
+        """A consumer has said what it holds and what it has done."""
+        self._missing.discard(node_id)
+        if not self._missing:
+            self._reunion_at = -inf
+
+    def expire(self, now: float) -> None:
+        if self._reunion_at <= now:
+            self._reunion_at = -inf
+
+    def deadline(self) -> float | None:
+        return self._reunion_at if self.reuniting else None
+
+    # From disk
+
+    def behind(self, following: int) -> bool:
+        """Whether something below number `following` is only on disk."""
+        return self.load_at < following
+
+    def only_on_disk(self, following: int) -> int:
+        """How many unsettled messages below `following` are not in memory."""
+        return following - self.load_at - sum(b - a for a, b in self.settled.common(self.load_at, following))
+
+    def runs(self, first: int, bodies: list[bytes], run: Run) -> list[Run]:
+        """A record that was read, `bodies` from number `first` on, as runs of what is not settled; `run` is a model.
+
+        What it says of attempts and deaths is applied.
+        """
+        stop = first + len(bodies)
+        self.load_at = max(self.load_at, stop)
+        found = []
+        for low, high in self.settled.missing(first, stop):
+            for a, b, mark in self._cut(low, high):
+                made = run.like(a, bodies[a - first : b - first])
+                if mark is not None:
+                    made.attempt, made.deaths, made.strikes = mark.attempt, mark.deaths, mark.strikes
+                found.append(made)
+        return found
+
+    def _cut(self, low: int, high: int) -> list[tuple[int, int, Mark | None]]:
+        parts: list[tuple[int, int, Mark | None]] = []
+        while self._marks and self._marks[0][1] <= low:
+            self._marks.pop(0)
+        for start, stop, mark in self._marks:
+            if start >= high:
+                break
+            a, b = max(low, start), min(high, stop)
+            if low < a:
+                parts.append((low, a, None))
+            if a < b:
+                parts.append((a, b, mark))
+                low = b
+        if low < high:
+            parts.append((low, high, None))
+        return parts
+
+    # To disk
+
+    def settle(self, start: int, stop: int) -> None:
+        """`[start, stop)` need not be sent again."""
+        self._due.add(start, stop)
+        self.changed = True
+
+    def bury(self, number: int, letter: DeadLetter) -> None:
+        """Message `number` is given up; it is settled once `letter` is stored."""
+        self.unstored.add(number, number + 1)
+        self._letters.append((number, letter))
+        self.changed = True
+
+    def take_letters(self) -> list[tuple[int, DeadLetter]]:
+        """Letters to store, with the numbers to report to `buried` then."""
+        taken, self._letters = self._letters, []
+        return taken
+
+    def put_back(self, letters: list[tuple[int, DeadLetter]]) -> None:
+        """The disk did not take these letters; they will be asked for again."""
+        self._letters = letters + self._letters
+        self.changed = True
+
+    def buried(self, numbers: list[int]) -> None:
+        """The letters of these messages are stored."""
+        for number in numbers:
+            self.unstored.remove(number, number + 1)
+            self._due.add(number, number + 1)
+        self.changed = self.changed or bool(numbers)
+
+    def take_settled(self) -> list[tuple[int, int]]:
+        """Numbers that the cursor may take for settled, since the last call."""
+        taken, self._due = list(self._due), Ranges()
+        self.changed = False
+        return taken
+
+    def kept_marks(self) -> list[tuple[int, int, Mark]]:
+        """Marks of what was not read from disk yet."""
+        return [(max(a, self.load_at), b, mark) for a, b, mark in self._marks if b > self.load_at]

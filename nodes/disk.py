@@ -1,0 +1,225 @@
+"""The disk's thread of a node: everything that may wait for the spool, so that the pump never does.
+
+One round stores what waits to be synced, all of it with one sync; writes dead letters; reads what memory has room
+for; and from time to time writes cursors, after which consumers may forget what they had told us.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from peerfabric.engine import Engine
+from peerfabric.errors import SpoolError
+from peerfabric.nodes.pump import Pump
+from peerfabric.nodes.stores import Store
+from peerfabric.nodes.waiting import clock
+from peerfabric.spool import Spool
+
+CURSOR_EVERY: Final = 0.05
+"""Seconds between cursors: what is acked within it may be sent again after a crash, to be recognised by consumers."""
+CURSOR_EVERY_SYNCED: Final = 0.25
+RETRY_AFTER: Final = 0.25
+"""Seconds until a disk that refused is asked again."""
+
+_log = logging.getLogger("peerfabric")
+
+
+class Storing(Protocol):
+    """A producer's handle whose messages this thread stores."""
+
+    def store(self) -> bool:
+        """Append what waits to be stored, and say whether there was something."""
+
+    def stored(self, error: SpoolError | None) -> None:
+        """What was appended is stored, or not."""
+
+    @property
+    def kept_in(self) -> Store:
+        """Where it is kept."""
+
+
+class Disk:
+    """Runs the disk's side of all stores of one node."""
+
+    def __init__(self, spool: Spool, engine: Engine, name: str) -> None:
+        self.spool, self.engine = spool, engine
+        self.stores: dict[str, Store] = {}
+        self.pump: Pump = None  # type: ignore[assignment]  # until it is there
+        self._waiting: deque[Storing] = deque()
+        self._bell = threading.Event()
+        self._stopped = False
+        self._cursor_at = 0.0
+        self._complained = False
+        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write the last cursors and close the spool."""
+        self._stopped = True
+        self._bell.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.spool.close()
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self._stopped = True
+        self._bell = threading.Event()
+        self.spool.abandon()
+
+    def store(self, handle: Storing) -> None:
+        """`handle` has messages to store. Any thread."""
+        self._waiting.append(handle)
+        self._bell.set()
+
+    def look(self) -> None:
+        """An end may have something for the disk. Any thread."""
+        self._bell.set()
+
+    def news(self) -> bool:
+        """Whether an end has something for the disk. Called under the engine's lock."""
+        return any(store.has_news() for store in list(self.stores.values()))
+
+    def _run(self) -> None:
+        timeout: float | None = None
+        while not self._stopped:
+            self._bell.wait(timeout)
+            self._bell.clear()
+            timeout = self._guarded(self.round)
+        self._guarded(self.last_round)
+
+    def _guarded(self, work: Callable[[float], float | None]) -> float | None:
+        try:
+            timeout = work(clock())
+            self._complained = False
+            return timeout
+        except SpoolError as error:
+            if not self._complained:
+                _log.warning("%s", error)
+            self._complained = True
+        except Exception:
+            # As in the pump: no bug in one round may end the thread that keeps messages.
+            _log.exception("a round of the disk failed; the node goes on, please report this")
+        return RETRY_AFTER
+
+    def round(self, now: float) -> float | None:
+        """Do everything that is due; return when to come again at the latest, in seconds, None: when called.
+
+        Raises:
+            SpoolError: The disk refused; what was not done is done when it does not any more.
+        """
+        unsynced = self._store_waiting()
+        self._bury()
+        more = self._load()
+        due_in = self._cursor_at - now
+        if due_in <= 0 and self._cursors_due():
+            self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
+            self._write_cursors()
+        if unsynced is not None:
+            raise unsynced
+        if more or self._waiting:
+            return 0.0
+        return max(0.0, due_in) if due_in > 0 and self._cursors_due() else None
+
+    def last_round(self, now: float) -> None:
+        """The node closes: leave everything on disk."""
+        self._store_waiting()
+        self._bury()
+        self._write_cursors()
+
+    def _store_waiting(self) -> SpoolError | None:
+        """Store what waits, with one sync for each log; return why one of them was not synced."""
+        waiting = dict.fromkeys(self._waiting.popleft() for _ in range(len(self._waiting)))
+        appended = [handle for handle in waiting if handle.store()]
+        failed: SpoolError | None = None
+        for store in dict.fromkeys(handle.kept_in for handle in appended):
+            error = None
+            try:
+                if store.fsync:
+                    store.sync()
+            except SpoolError as refused:
+                error = failed = refused
+            for handle in appended:
+                if handle.kept_in is store:
+                    handle.stored(error)
+                    if error is not None:
+                        self._waiting.append(handle)
+        return failed
+
+    def _bury(self) -> None:
+        for store in list(self.stores.values()):
+            end = store.end
+            if end is None or end.backlog is None:
+                continue
+            with self.pump.lock:
+                letters = end.backlog.take_letters()
+            if not letters:
+                continue
+            try:
+                numbers = store.bury(letters, time.time_ns() // 1_000_000)
+            except SpoolError:
+                with self.pump.lock:
+                    end.backlog.put_back(letters)
+                raise
+            with self.pump.lock:
+                end.buried(numbers)
+
+    def _load(self) -> bool:
+        """Read what memory has room for; whether there is more."""
+        more = False
+        for store in list(self.stores.values()):
+            end = store.end
+            if end is None or end.backlog is None:
+                continue
+            with self.pump.lock:
+                wanted = end.load_bytes()
+                behind = end.next
+            if not wanted:
+                continue
+            loaded = store.read(wanted)
+            with self.pump.lock:
+                for item in loaded:
+                    end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+                if not loaded:
+                    end.lose(behind)
+                store.read_to(end.backlog.load_at)
+                self.engine.loaded(end)
+                more = more or end.load_bytes() > 0
+            self.pump.wake()
+        return more
+
+    def _cursors_due(self) -> bool:
+        with self.pump.lock:
+            ends = [store.end for store in self.stores.values()]
+            return any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
+
+    def _write_cursors(self) -> None:
+        with self.pump.lock:
+            acks = self.engine.acks_to_settle()
+            due = []
+            for store in self.stores.values():
+                end = store.end
+                if end is not None and end.backlog is not None and end.backlog.changed:
+                    settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
+                    due.append((store, settled, end.marks()))
+        for store, settled, _ in due:
+            store.settle(settled)
+        try:
+            for store, _, marks in due:
+                store.write_cursor(marks)
+        except SpoolError:
+            with self.pump.lock:
+                for store, _, _ in due:
+                    if store.end is not None and store.end.backlog is not None:
+                        store.end.backlog.changed = True
+            raise
+        with self.pump.lock:
+            self.engine.cursors_stored(acks)
+        self.pump.wake()

@@ -1,0 +1,241 @@
+"""What one queue of this node keeps in the spool: its messages, its dead letters, and where reading them has come to.
+
+A store has a lock of its own, since users' threads append while the disk's thread reads, settles and trims. It is the
+last to be taken: nothing else is locked under it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from peerfabric.backlog import Marks, Recovered
+from peerfabric.batch import cuts, join, split
+from peerfabric.envelope import Extra
+from peerfabric.errors import BadFrame
+from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
+from peerfabric.ranges import pairs
+from peerfabric.spool import Log, Reader, Record, Spool
+from peerfabric.stats import DeadLetter
+
+READ_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Read at a time, so that a store is not locked for long."""
+COMPACT_BYTES: Final = 4 * 1024 * 1024
+
+_encode = msgspec.msgpack.Encoder().encode
+_extras = msgspec.msgpack.Decoder(list[Extra])
+_letter = msgspec.msgpack.Decoder(DeadLetter)
+_marks = msgspec.msgpack.Decoder(Marks)
+
+
+class Loaded(msgspec.Struct):
+    """A record as the producer's end takes it."""
+
+    stream: str
+    sequence: int
+    bodies: list[bytes]
+    sent_ms: int
+    extras: dict[int, Extra]
+
+
+class Store:
+    """The spool's part of one queue.
+
+    Raises:
+        SpoolError: It cannot be opened; nothing was changed.
+    """
+
+    def __init__(self, spool: Spool, queue: str, fsync: bool, unix_ms: int) -> None:
+        self.queue, self.fsync = queue, fsync
+        self.lock = threading.Lock()
+        self.end: ProducerEnd | None = None
+        self._spool = spool
+        self._log: Log = spool.queue(queue, unix_ms=unix_ms)
+        self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
+        self._reader: Reader | None = None
+        self._read_to = 0
+
+    def stream(self, epoch: int) -> str:
+        return f"{self._spool.node_id}:{epoch}:{self.queue}"
+
+    # At the start
+
+    def recovered(self) -> Recovered:
+        """What earlier lives left."""
+        found = self._log.recovery
+        eras: list[tuple[str, int, int]] = []
+        damaged = [(epoch, start, stop) for epoch, start, stop in found.damaged if stop > start]
+        for epoch, start, stop in sorted([*found.extents, *damaged]):
+            stream = self.stream(epoch)
+            if eras and eras[-1][0] == stream and start <= eras[-1][2]:
+                eras[-1] = (stream, eras[-1][1], max(stop, eras[-1][2]))
+            else:
+                eras.append((stream, start, stop))
+        settled = [
+            (self.stream(epoch), start, stop)
+            for epoch, ranges in self._log.settled_ranges().items()
+            for start, stop in ranges
+        ]
+        try:
+            marks = _marks.decode(found.marks) if found.marks else Marks()
+        except msgspec.DecodeError:
+            marks = Marks()  # of a later version: attempts begin again at 1
+        return Recovered(eras, settled, [(self.stream(e), a, b) for e, a, b in damaged], marks)
+
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters that were neither retried nor dropped."""
+        return list(read_letters(self._dead))
+
+    @property
+    def findings(self) -> list[str]:
+        """What was wrong with the files, for the log."""
+        found = [self._log.recovery, self._dead.recovery]
+        return [line for recovery in found for line in (*recovery.torn, *recovery.problems)]
+
+    # Messages
+
+    def append(
+        self, first: int, bodies: Sequence[bytes], extras: dict[int, Extra] | None, codec: int, unix_ms: int
+    ) -> int:
+        """Write messages from sequence `first` on; return how many of them are stored, the first ones.
+
+        They survive this process from here on, and a loss of power after `sync`.
+
+        Raises:
+            SpoolFull, SpoolError: None of them is stored.
+        """
+        records = []
+        sizes = list(map(len, bodies))
+        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD) if len(sizes) > 1 else [0, len(sizes)]
+        for low, high in pairwise(edges):
+            body, as_codec = join(bodies[low:high], codec)
+            own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
+            records.append((first + low, high - low, as_codec, body, _encode(own) if own else b""))
+        with self.lock:
+            if len(records) == 1:
+                sequence, count, as_codec, body, packed = records[0]
+                self._log.append(self._spool.epoch, sequence, count, as_codec, body, packed, unix_ms=unix_ms)
+                return count
+            stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
+        return edges[stored]
+
+    def sync(self) -> None:
+        """What was appended before survives a loss of power.
+
+        Raises:
+            SpoolError: It may not; call again, nothing of it counts as stored until this returns.
+        """
+        with self.lock:
+            token = self._log.sync_begin()
+        error: OSError | None = None
+        try:
+            self._log.sync_run(token)
+        except OSError as failed:
+            error = failed
+        with self.lock:
+            self._log.sync_end(token, error)
+
+    def read(self, bytes_max: int) -> list[Loaded]:
+        """The next records that are only on disk; [] at the end."""
+        end = self.end
+        assert end is not None
+        assert end.backlog is not None
+        at = end.backlog.load_at
+        with self.lock:
+            if self._reader is None or at != self._read_to:
+                stream, sequence = end.numbering.name(at)
+                self._reader = self._log.reader(int(stream.split(":")[1]), sequence)
+            records = self._reader.read(min(bytes_max, READ_BYTES_MAX))
+        return [loaded for record in records if (loaded := self._loaded(record)) is not None]
+
+    def read_to(self, number: int) -> None:
+        """The end has taken what `read` returned, and wants what follows from `number` on."""
+        self._read_to = number
+
+    def _loaded(self, record: Record) -> Loaded | None:
+        try:
+            bodies = split(record.body, record.codec)
+            extras = _extras.decode(record.extras) if record.extras else []
+        except (BadFrame, msgspec.DecodeError):
+            return None
+        return Loaded(
+            self.stream(record.epoch), record.first, bodies, record.unix_ms, {extra.index: extra for extra in extras}
+        )
+
+    def has_news(self) -> bool:
+        """Whether the end has something for the disk. Called under the engine's lock."""
+        end = self.end
+        return end is not None and end.backlog is not None and (end.backlog.changed or end.load_bytes() > 0)
+
+    # What became of them
+
+    def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
+        """Store dead letters; return the numbers of those that are stored.
+
+        Raises:
+            SpoolError: None is.
+        """
+        numbers = []
+        with self.lock:
+            for number, letter in letters:
+                stream, _, sequence = letter.id.rpartition("/")
+                body, codec = join([letter.data], letter.codec)
+                bare = msgspec.structs.replace(letter, data=b"")
+                epoch = int(stream.split(":")[1])
+                self._dead.append(epoch, int(sequence), 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                numbers.append(number)
+            if self.fsync:
+                self._dead.sync()
+        return numbers
+
+    def unbury(self, identity: str) -> None:
+        """A dead letter was retried or dropped."""
+        stream, _, sequence = identity.rpartition("/")
+        with self.lock:
+            self._dead.settle(int(stream.split(":")[1]), int(sequence), int(sequence) + 1)
+            self._dead.write_cursor()
+
+    def settle(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """These messages need not be sent again; the next cursor says so."""
+        with self.lock:
+            for stream, start, stop in ranges:
+                self._log.settle(int(stream.split(":")[1]), start, stop)
+
+    def write_cursor(self, marks: Marks) -> None:
+        """Make what is settled last, and give back the space of what nobody wants.
+
+        Raises:
+            SpoolError: It is tried again with the next.
+        """
+        with self.lock:
+            self._log.write_cursor(_encode(marks))
+            self._log.compact(COMPACT_BYTES)
+
+
+def read_letters(log: Log) -> Iterable[DeadLetter]:
+    """The letters in a log of dead letters, oldest first."""
+    settled = log.settled_ranges()
+    reader = log.reader()
+    while records := reader.read(READ_BYTES_MAX):
+        for record in records:
+            if record.epoch in settled and record.first in settled[record.epoch]:
+                continue
+            try:
+                bare = _letter.decode(record.extras)
+                [data] = letter_bodies(record)
+            except (msgspec.DecodeError, BadFrame, ValueError):
+                continue
+            yield msgspec.structs.replace(bare, data=data)
+
+
+def letter_bodies(record: Record) -> list[bytes]:
+    """The bodies of a record as the producer had encoded them."""
+    return [bytes(body) for body in split(record.body, record.codec)]
+
+
+__all__ = ["Loaded", "Store", "letter_bodies", "pairs", "read_letters"]

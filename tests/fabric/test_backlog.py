@@ -1,0 +1,186 @@
+"""A producer's end with a spool: recovering, reading back, telling the disk."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from peerfabric.backlog import Mark, Marks, Recovered
+from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
+from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.producer_end import ProducerEnd
+from peerfabric.ranges import Ranges
+from tests.fabric.helpers import bodies, dispatch
+
+EACH = 4 + MESSAGE_OVERHEAD
+NOW = "n:3:jobs"
+OLD = "n:1:jobs"
+
+
+def spooled(
+    *,
+    memory: int = 2**20,
+    eras: list[tuple[str, int, int]] | None = None,
+    settled: list[tuple[str, int, int]] | None = None,
+    damaged: list[tuple[str, int, int]] | None = None,
+    marks: Marks | None = None,
+) -> ProducerEnd:
+    recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks())
+    numbering, backlog = recovered.begin(NOW, memory, 0.0)
+    end = ProducerEnd("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
+    end.set_consumer("a:1", "a", consumes=True)
+    end.check()
+    return end
+
+
+def documents(count: int) -> list[bytes]:
+    return [msgspec.msgpack.encode(body) for body in bodies(count)]
+
+
+def load(end: ProducerEnd, stream: str, first: int, count: int) -> None:
+    end.loaded(stream, first, documents(count), 7, {})
+    end.check()
+
+
+def settled_names(end: ProducerEnd) -> list[tuple[str, int, int]]:
+    assert end.backlog is not None
+    return [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
+
+
+def test_what_was_recovered_is_sent_first_under_its_old_name() -> None:
+    """In order; what was acked before is not sent, and the accounting closes."""
+    end = spooled(eras=[(OLD, 3, 7)], settled=[(OLD, 4, 5)])
+    assert end.load_bytes() > 0
+    end.accept(bodies(2), 0)
+    account = end.account()
+    assert (account.recovered, account.accepted, account.on_disk, account.closes) == (3, 2, 5, True)
+    load(end, OLD, 3, 4)
+    load(end, NOW, 1, 2)
+    sent = []
+    while (got := dispatch(end)) is not None:
+        sent += list(end.numbering.names(*got))
+    assert sent == [(OLD, 3, 4), (OLD, 5, 7), (NOW, 1, 3)]
+    end.acked("a:1", 1, end.next)
+    assert settled_names(end) == [(OLD, 3, 4), (OLD, 5, 7), (NOW, 1, 3)]
+    assert (end.account().acked, end.account().closes, end.floor) == (5, True, end.next)
+
+
+def test_memory_is_bounded() -> None:
+    """What it has no room for stays on disk only, and what comes later queues behind it."""
+    end = spooled(memory=3 * EACH)
+    end.accept(bodies(3), 0)
+    end.accept(bodies(2), 0)
+    end.accept(bodies(1), 0)
+    end.check()
+    assert (end.account().waiting, end.account().on_disk, end.load_bytes()) == (3, 3, 0)
+    dispatch(end)
+    end.acked("a:1", 1, 4)
+    assert end.load_bytes() == 3 * EACH
+    load(end, NOW, 4, 2)
+    load(end, NOW, 6, 1)
+    end.accept(bodies(1), 0)
+    end.check()
+    assert (end.account().waiting, end.account().on_disk, end.account().closes) == (3, 1, True)
+
+
+def test_what_cannot_be_read_is_damaged() -> None:
+    """A gap between records, and an end that comes too early; it is counted and told, and nothing waits for it."""
+    end = spooled(eras=[(OLD, 1, 10)])
+    load(end, OLD, 1, 2)
+    load(end, OLD, 5, 2)
+    end.lose(end.next)
+    end.check()
+    assert (end.account().damaged, end.account().waiting, end.account().closes) == (5, 4, True)
+    assert settled_names(end) == [(OLD, 3, 5), (OLD, 7, 10)]
+
+
+def test_damage_that_was_found_at_the_start() -> None:
+    """It counts as recovered and damaged."""
+    end = spooled(eras=[(OLD, 1, 4)], damaged=[(OLD, 2, 3)])
+    assert (end.account().recovered, end.account().damaged, end.account().on_disk) == (3, 1, 2)
+    load(end, OLD, 1, 1)
+    load(end, OLD, 3, 1)
+    assert (end.account().damaged, end.account().closes) == (1, True)
+
+
+def test_a_letter_is_stored_before_its_message_is_settled() -> None:
+    """Until then the message itself is all that is left of it, and the floor stays below it."""
+    end = spooled()
+    end.accept(bodies(2), 0)
+    dispatch(end)
+    end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
+    end.acked("a:1", 2, 3)
+    end.check()
+    assert end.backlog is not None
+    [(number, letter)] = end.backlog.take_letters()
+    assert (number, letter.id, settled_names(end), end.floor) == (1, f"{NOW}/1", [(NOW, 2, 3)], 1)
+    end.buried([number])
+    end.check()
+    assert (settled_names(end), end.floor) == ([(NOW, 1, 2)], 3)
+
+
+def test_attempts_and_deaths_are_kept() -> None:
+    """A message that failed twice, and one that was there when a consumer died, do not begin again at 1."""
+    end = spooled()
+    end.set_consumer("b:1", "b", consumes=True)
+    end.accept(bodies(3), 0)
+    dispatch(end, "a:1", messages=1)
+    end.nacked("a:1", Nack(1, 2, 1, LEASE, 0), 0.0)
+    dispatch(end, "b:1", messages=2)
+    dispatch(end, "b:1", messages=1)
+    end.gone("b:1", died=True)
+    marks = msgspec.msgpack.decode(msgspec.msgpack.encode(end.marks()), type=Marks)
+    assert sorted(marks.marks, key=lambda m: m.start) == [Mark(NOW, 1, 2, 2, 1, 0), Mark(NOW, 2, 3, 1, 1, 0)]
+    assert marks.consumers == ["a"]
+    later = spooled(eras=[(NOW.replace("3", "2"), 1, 4)], marks=Marks([Mark("n:2:jobs", 1, 2, 2, 1, 0)]))
+    load(later, "n:2:jobs", 1, 3)
+    run = later.pick("a:1", 10, 2**30, 2**30)
+    assert run is not None
+    assert (run.first, run.stop, run.attempt, run.deaths) == (1, 2, 2, 1)
+
+
+def test_recovered_messages_wait_for_those_who_may_have_them() -> None:
+    """A consumer of the last life settles what it did and keeps what it has; the rest waits for it, at most 1 s."""
+    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a"]))
+    load(end, OLD, 1, 4)
+    assert (dispatch(end), end.waiting_count, end.account().waiting) == (None, 0, 4)
+    end.acked("a:1", 1, 2)
+    assert not end.reconcile("a:1", Ranges([(2, 3)]))
+    end.check()
+    assert (end.account().acked, end.account().in_flight, dispatch(end)) == (1, 1, (3, 5))
+    end.acked("a:1", 2, 3)
+    assert end.account().closes
+    alone = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["gone"]))
+    load(alone, OLD, 1, 4)
+    assert alone.deadline() == 1.0
+    alone.expire(1.0)
+    assert dispatch(alone) == (1, 5)
+
+
+def test_what_is_held_and_not_read_yet() -> None:
+    """It is in flight at its holder once it is read; what was done there is never read into memory."""
+    end = spooled(eras=[(OLD, 1, 7)], marks=Marks([], ["a"]))
+    end.acked("a:1", 1, 3)
+    assert not end.reconcile("a:1", Ranges([(3, 5)]))
+    load(end, OLD, 1, 6)
+    assert (end.held_by("a:1"), end.account().acked, end.account().waiting) == (2, 2, 2)
+    assert end.account().closes
+
+
+def test_a_retried_letter_of_an_earlier_life() -> None:
+    """It has a new name of this life, and its old one as origin."""
+    end = spooled()
+    end.accept(bodies(1), 5, {0: Extra(0, {"k": "v"})})
+    dispatch(end)
+    end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
+    [letter] = end.letters()
+    later = spooled()
+    later.restore_letter(letter)
+    taken = later.take_letter(letter.id)
+    assert taken == letter
+    later.retry(taken)
+    later.check()
+    run = later.pick("a:1", 1, 2**30, 2**30)
+    assert run is not None
+    assert (run.first, run.extras) == (1, {1: Extra(0, {"k": "v"}, f"{NOW}/1")})

@@ -1,0 +1,279 @@
+"""Stories of nodes with a spool, over both fronts: what was stored is there after every kind of end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from peerfabric import ConfigError, Node, Receipt, SpoolError, SpoolLocked, SpoolUnsafe
+from tests.nodes.conftest import DEADLINE, Child, Front, eventually
+
+
+class Order(msgspec.Struct):
+    number: int
+    dish: str = "tea"
+
+
+@pytest.fixture(params=[False, True], ids=["page-cache", "fsync"])
+def fsync(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def take(front: Front, count: int, body_type: Any = int) -> list[tuple[str, Any]]:
+    """What a consumer that comes now gets, as (id, body), acked."""
+    got = []
+    node = front.node("kitchen")
+    with node:
+        consumer = node.consumer("jobs", body_type)
+        for _ in range(count):
+            message = consumer.get(timeout=DEADLINE)
+            got.append((message.id, message.body))
+            message.ack()
+    return got
+
+
+def test_what_is_left_at_close_is_there_at_the_next_start(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """Closing waits for nobody who is not there; the messages keep their ids and come before newer ones."""
+    spool = tmp_path / "spool"
+    receipts: list[Receipt] = []
+    for life in range(3):
+        node = front.node("shop", spool=spool, fsync=fsync)
+        with node:
+            producer = node.producer("jobs", int)
+            receipts += [producer.send(10 * life + n, confirm="stored") for n in range(3)]
+            assert producer.send_many([10 * life + 3, 10 * life + 4]) == 2
+            [account] = node.statistics().producers
+            assert (account.accepted, account.recovered, account.closes) == (5, 5 * life, True)
+            assert producer.state(receipts[-1]) == "stored"
+        [account] = node.statistics().producers
+        assert (account.left_at_close, account.closes) == (5 * life + 5, True)
+    node = front.node("shop", spool=spool, fsync=fsync)
+    with node:
+        got = take(front, 15)
+        assert [body for _, body in got] == [10 * life + n for life in range(3) for n in range(5)]
+        sent = {receipt.id for receipt in receipts}
+        assert {identity for identity, body in got if body % 10 < 3} == sent
+        eventually(lambda: node.statistics().producers[0].acked == 15, "the acks")
+    with front.node("shop", spool=spool, fsync=fsync) as node:
+        assert node.statistics().producers == () or node.statistics().producers[0].recovered == 0
+
+
+PRODUCER = """
+    import os, signal, sys
+    from peerfabric import Node
+    node = Node("shop", spool=sys.argv[1], fsync=sys.argv[2] == "True")
+    jobs = node.producer("jobs", int)
+    first = int(sys.argv[3])
+    for n in range(first, first + 200):
+        jobs.send(n)
+    jobs.send_many(range(first + 200, first + 1000))
+    print("stored", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_is_lost_when_the_producer_is_killed(
+    runtime: Path, start: Callable[..., Child], tmp_path: Path, fsync: bool
+) -> None:
+    """Three lives end by SIGKILL right after their sends; the fourth delivers all of it, in order."""
+    for life in range(3):
+        child = start(PRODUCER, str(tmp_path / "spool"), str(fsync), str(1000 * life))
+        assert child.line() == "stored"
+        child.finish()
+        assert child.code == -signal.SIGKILL
+    with Node("shop", spool=tmp_path / "spool", fsync=fsync) as node, Node("kitchen") as other:
+        consumer = other.consumer("jobs", int)
+        bodies: list[int] = []
+        for batch in consumer.batches():
+            with batch as some:
+                bodies += some
+            if len(bodies) >= 3000:
+                break
+        assert bodies == list(range(3000))
+        eventually(lambda: node.statistics().producers[0].acked == 3000, "the acks")
+
+
+def test_what_was_acked_is_not_sent_again(runtime: Path, start: Callable[..., Child], tmp_path: Path) -> None:
+    """The acks are on disk soon after they came; a consumer that stays recognises the few that are not."""
+    with Node("kitchen") as other:
+        consumer = other.consumer("jobs", int)
+        child = start(
+            """
+            import sys
+            from peerfabric import Node
+            node = Node("shop", spool=sys.argv[1])
+            jobs = node.producer("jobs", int)
+            jobs.send_many(range(500))
+            jobs.flush(timeout=30)
+            print("acked", flush=True)
+            sys.stdin.readline()
+            """,
+            str(tmp_path / "spool"),
+        )
+        got = []
+        for message in consumer:
+            with message as body:
+                got.append(body)
+            if len(got) == 500:
+                break
+        assert child.line() == "acked"
+        child.signal(signal.SIGKILL)
+        child.finish()
+        with Node("shop", spool=tmp_path / "spool") as node:
+            producer = node.producer("jobs", int)
+            producer.send(500)
+            message = consumer.get(timeout=DEADLINE)
+            with message as body:
+                assert body == 500
+            producer.flush(timeout=DEADLINE)
+    assert got == list(range(500))
+
+
+def test_a_backlog_larger_than_memory(front: Front, tmp_path: Path) -> None:
+    """What memory has no room for is only on disk, and is read as the rest drains; nothing is refused."""
+    node = front.node("shop", spool=tmp_path / "spool")
+    with node:
+        producer = node.producer("jobs", bytes, buffer_bytes=64 * 1024)
+        for _ in range(20):
+            producer.send_many([bytes([n % 256]) * 200 for n in range(500)])
+        eventually(lambda: node.statistics().producers[0].on_disk > 9_000, "the hand-over")
+        assert node.statistics().producers[0].closes
+        got = take(front, 10_000, bytes)
+        assert [body[0] for _, body in got] == [n % 256 for _ in range(20) for n in range(500)]
+        producer.flush(timeout=DEADLINE)
+        account = node.statistics().producers[0]
+        assert (account.on_disk, account.acked, account.damaged, account.closes) == (0, 10_000, 0, True)
+
+
+def test_dead_letters_stay(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """With reason, error and attempts, over any number of starts; retried they are sent, dropped they are gone."""
+    spool = tmp_path / "spool"
+    with front.node("shop", spool=spool, fsync=fsync) as node:
+        producer = node.producer("jobs", Order)
+        producer.send(Order(1), headers={"k": "v"})
+        producer.send(Order(2))
+        with front.node("kitchen") as other:
+            consumer = other.consumer("jobs", Order)
+            for _ in range(2):
+                consumer.get(timeout=DEADLINE).reject("burnt")
+            producer.flush(timeout=DEADLINE)
+    for _ in range(2):
+        with front.node("shop", spool=spool, fsync=fsync) as node:
+            letters = node.dead_letters("jobs")
+            assert [(letter.reason, letter.error, letter.attempts) for letter in letters] == [
+                ("rejected", "burnt", 1)
+            ] * 2
+    with front.node("shop", spool=spool, fsync=fsync) as node:
+        with pytest.raises(ConfigError, match=r"node\.producer"):
+            node.dead_letters("jobs")[0].retry()
+        producer = node.producer("jobs", Order)
+        first, second = node.dead_letters("jobs")
+        assert (first.body, first.headers) == (Order(1), {"k": "v"})
+        assert second.drop()
+        assert first.retry()
+        assert not first.retry()
+        with front.node("kitchen") as other:
+            message = other.consumer("jobs", Order).get(timeout=DEADLINE)
+            assert (message.body, message.headers) == (Order(1), {"k": "v"})
+            message.ack()
+            producer.flush(timeout=DEADLINE)
+    with front.node("shop", spool=spool, fsync=fsync) as node:
+        assert node.dead_letters("jobs") == []
+
+
+def test_one_producer_without_the_spool(front: Front, tmp_path: Path) -> None:
+    """`spool=False` keeps it in memory only, as ever."""
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        producer = node.producer("news", int, spool=False)
+        with pytest.raises(ConfigError, match="spool"):
+            producer.send(1, confirm="stored")
+        with pytest.raises(ConfigError, match="drops what a spool shall keep"):
+            node.producer("jobs", int, on_full="drop_oldest")
+        with pytest.raises(ConfigError, match="syncs"):
+            node.producer("jobs", int, fsync=True)
+    with front.node("shop") as node:
+        with pytest.raises(ConfigError, match="spool=PATH"):
+            node.producer("jobs", int, spool=True)
+        with pytest.raises(ConfigError, match="needs a spool"):
+            node.producer("jobs", int).send(1, confirm="stored")
+    with pytest.raises(ConfigError, match="needs a spool"):
+        front.node("shop", fsync=True)
+
+
+def test_a_spool_has_one_owner(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
+    """The second node is told the process of the first; when that ends, the same node starts."""
+    child = start(
+        "import sys; from peerfabric import Node; node = Node(spool=sys.argv[1]); node.producer('jobs', int).send(1);"
+        "print('up', flush=True); sys.stdin.readline()",
+        str(tmp_path / "spool"),
+    )
+    assert child.line() == "up"
+    node = front.node("shop", spool=tmp_path / "spool")
+    with pytest.raises(SpoolLocked) as refused:
+        node.producer("jobs", int).send(2)
+    assert refused.value.pid == child.process.pid
+    child.signal(signal.SIGKILL)
+    child.finish()
+    with node:
+        node.producer("jobs", int).send(2)
+        assert [body for _, body in take(front, 2)] == [1, 2]
+
+
+def test_folders_that_are_not_ours_alone(front: Front, tmp_path: Path) -> None:
+    """Refused with what to do, and nothing in them is touched."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(SpoolUnsafe, match="chmod"):
+        front.node("shop", spool=folder).producer("jobs", int).send(1)
+    assert list(folder.iterdir()) == []
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(SpoolError):
+        front.node("shop", spool=link).producer("jobs", int).send(1)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(SpoolError):
+        front.node("shop", spool=file).producer("jobs", int).send(1)
+    assert file.read_text() == "mine"
+
+
+def test_a_child_of_a_fork_leaves_the_spool_alone(runtime: Path, start: Callable[..., Child], tmp_path: Path) -> None:
+    """It cannot send, and its end changes nothing: the parent goes on and keeps the lock."""
+    child = start(
+        """
+        import os, sys
+        from peerfabric import ForkedNode, Node
+        node = Node("shop", spool=sys.argv[1])
+        jobs = node.producer("jobs", int)
+        jobs.send(1)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                jobs.send(2)
+            except ForkedNode:
+                os._exit(7)
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        jobs.send(3)
+        print("stored", flush=True)
+        sys.stdin.readline()
+        """,
+        str(tmp_path / "spool"),
+    )
+    assert [child.line(), child.line()] == ["7", "stored"]
+    with pytest.raises(SpoolLocked):
+        Node("shop", spool=tmp_path / "spool").producer("jobs", int).send(4)
+    os.kill(child.process.pid, signal.SIGKILL)
+    child.finish()
+    with Node("shop", spool=tmp_path / "spool"), Node("kitchen") as other:
+        consumer = other.consumer("jobs", int)
+        for body in (1, 3):
+            with consumer.get(timeout=DEADLINE) as got:
+                assert got == body
