@@ -102,6 +102,7 @@ class Slots:
 
     def prepare(self) -> None:
         """Make the slots that are missing, with their space on the disk."""
+        made = False
         for slot in (0, 1):
             path = self._path(slot)
             try:
@@ -110,12 +111,18 @@ class Slots:
                 continue
             except OSError as error:
                 raise refusal(error, path) from error
+            made = True
             try:
                 self._files.allocate(descriptor, SLOT_BYTES)
             except OSError as error:
                 raise refusal(error, path) from error
             finally:
                 self._files.close(descriptor)
+        if made:
+            try:
+                self._files.sync_folder(self._folder)
+            except OSError as error:
+                raise refusal(error, self._folder) from error
 
     def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
         """Write the next generation into the older slot; after an error the newer one still counts."""
@@ -124,7 +131,7 @@ class Slots:
         path = self._path(generation & 1)
         data = encode_sheet(CURSOR_MAGIC, generation, payload)
         try:
-            descriptor = self._files.open(path)
+            descriptor = self._open(path)
             try:
                 _, problem = write(self._files, descriptor, 0, [data], len(data))
                 if problem is not None:
@@ -136,6 +143,12 @@ class Slots:
         except OSError as error:
             raise refusal(error, path) from error
         self.generation = generation
+
+    def _open(self, path: str) -> int:
+        try:
+            return self._files.open(path)
+        except FileNotFoundError:
+            return self._files.open(path, create=True)
 
     def _path(self, slot: int) -> str:
         return f"{self._folder}/cursor.{slot}"

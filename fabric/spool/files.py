@@ -38,7 +38,7 @@ class Files(Protocol):
     """What the spool asks of a file system."""
 
     def make_folder(self, path: str) -> bool:
-        """Make a folder, 0700, with those above it; False if it is there already."""
+        """Make a folder, 0700, with those above it, which are durable; False if it is there already."""
 
     def check_folder(self, path: str) -> Place:
         """Where it is. Raises `SpoolUnsafe` if it is no folder, a link, not ours, or writable by others."""
@@ -98,10 +98,14 @@ class RealFiles:
 
     def make_folder(self, path: str) -> bool:
         try:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), 0o700, exist_ok=True)
             os.mkdir(path, 0o700)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            above = os.path.dirname(os.path.abspath(path))
+            if self.make_folder(above):
+                self.sync_folder(os.path.dirname(above))
+            os.mkdir(path, 0o700)
         return True
 
     def check_folder(self, path: str) -> Place:

@@ -22,6 +22,9 @@ SEGMENT_MAGIC: Final = b"PFABSEGM"
 RECORD_MAGIC: Final = b"\xe7PF\xb1"
 """Not valid UTF-8, so text never contains it, and a search stops seldom in vain."""
 
+SERIAL_MAX: Final = 1 << 62
+"""No log gets there; a name that says more is somebody else's, and would leave no room for the next one."""
+
 _PREFIX: Final = struct.Struct("<8sHHI")  # magic, version, header length, crc: in this place in every version
 _SHEET: Final = struct.Struct("<QII")  # generation, payload length, zero
 _SEGMENT: Final = struct.Struct("<QQIIQQBB")  # serial, through, salt, revision, epoch, unix ms, kind, flags
@@ -101,7 +104,7 @@ def decode_segment(data: bytes, path: str) -> SegmentHeader | None:
     node_id = data[at + 1 : at + 1 + data[at]]
     at += 1 + len(node_id)
     queue = data[at + 1 : at + 1 + data[at]]
-    return SegmentHeader(*fields, node_id.decode(), queue.decode(), length)
+    return SegmentHeader._make((*fields, node_id.decode(errors="replace"), queue.decode(errors="replace"), length))
 
 
 def _sealed(magic: bytes, length: int, rest: bytes) -> bytes:
@@ -156,7 +159,9 @@ def segment_name(serial: int, salt: int) -> str:
 def parse_name(name: str) -> tuple[int, int] | None:
     """Serial and salt in the name of a segment; None: it is not one."""
     found = _NAME.fullmatch(name)
-    return (int(found.group(1), 16), int(found.group(2), 16)) if found else None
+    if found is None or int(found.group(1), 16) >= SERIAL_MAX:
+        return None
+    return int(found.group(1), 16), int(found.group(2), 16)
 
 
 def make_salt(epoch: int, queue: str, kind: int, serial: int, made: int) -> int:

@@ -59,7 +59,7 @@ def find_segments(files: Files, folder: str, identity: Identity, problems: list[
         path = f"{folder}/{name}"
         size, header = read_header(files, path)
         named = parse_name(name)
-        highest = max(highest, header.through if header else 0, named[0] if named else 0)
+        highest = max(highest, header.through if header else named[0] if named else 0)
         if header is not None and Identity(header.node_id, header.queue, header.kind) != identity:
             problems.append(f"{path}: is of queue {header.queue!r} of node {header.node_id}; left alone")
         elif header is not None:

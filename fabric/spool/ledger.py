@@ -3,7 +3,7 @@
 Unlike a spool it needs nothing but itself: an entry that is lost makes a duplicate, and no loss. So a damaged part is
 passed over and reported, and nothing is kept of it.
 
-    entries()  =  everything added or read  −  everything forgotten
+    entries()  =  everything added or read, but what was forgotten
     file       ⊇  entries()
 """
 
@@ -98,7 +98,8 @@ class Ledger:
             step = "give each consumer a ledger of its own"
             raise SpoolLocked(self.path, locked.pid, what="ledger", step=step) from None
         except FileNotFoundError as error:
-            raise SpoolError(self.path, "its folder does not exist", errno=ENOENT, step="make the folder first") from error
+            step = "make the folder first"
+            raise SpoolError(self.path, "its folder does not exist", errno=ENOENT, step=step) from error
         except OSError as error:
             raise self._refusal(error) from error
         try:
@@ -269,9 +270,9 @@ class Ledger:
     # The file
 
     @property
-    def is_large(self) -> bool:
-        """Whether it may be time for `compact`."""
-        return self._end > COMPACT_BYTES
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._end
 
     def _is_due(self) -> bool:
         return self._end > COMPACT_BYTES and self._end > COMPACT_RATIO * self._remembered

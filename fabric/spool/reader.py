@@ -18,7 +18,7 @@ class Record(NamedTuple):
 
     epoch: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count, which nobody needs here
     codec: int
     unix_ms: int
     body: bytes | memoryview

@@ -25,7 +25,7 @@ class Damage(NamedTuple):
     stop: int
     epoch: int = 0
     first: int = 0
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # tuple.count, which nobody needs here
 
 
 Found = tuple[int, int, bytes, tuple[Any, ...]]

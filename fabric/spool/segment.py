@@ -121,9 +121,11 @@ def write(
 
 def discard(files: Files, path: str, descriptor: int) -> None:
     """Close and remove a file of which nothing is wanted, as far as that works."""
-    for act in (lambda: files.close(descriptor), lambda: files.unlink(path)):
+    try:
+        files.close(descriptor)
+    finally:
         try:
-            act()
+            files.unlink(path)
         except OSError:
             # What stays behind has no record that counts; the next start removes it.
             pass

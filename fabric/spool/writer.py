@@ -137,7 +137,8 @@ class Writer:
                     return stored
                 raise
             group = self._group(entries, stored, segment)
-            parts, offset = [], segment.end
+            parts: list[Buffer] = []
+            offset = segment.end
             for first, count, codec, body, extras in group:
                 parts += (
                     record_header(segment.salt, offset, body, extras, epoch, first, count, codec, unix_ms),
