@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint links bench soak clean
+.PHONY: demo test lint links bench chaos soak clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
@@ -19,7 +19,13 @@ lint: $(READY) links
 	$(BIN)/mypy $(wildcard examples/*.py)
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet "persist-queue>=1.0"
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/spool.py
+	$(BIN)/python benchmarks/spool.py --backlog
+
+chaos: $(READY)
+	$(BIN)/pytest -m "long or not long" -o addopts="--import-mode=importlib -ra -s" tests/chaos
 
 soak: $(READY)
 	$(BIN)/pytest -m long -o addopts="--import-mode=importlib -ra -s" tests

@@ -7,7 +7,9 @@ message: no polling, the socket's options at their best for throughput, zero cop
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 import time
 from statistics import median
 from typing import Any
@@ -111,8 +113,9 @@ def raw_sub(count: int, size: int, port: int) -> None:
 # peerfabric
 
 
-def node(ours: int, theirs: int) -> Node:
+def node(ours: int, theirs: int, **options: Any) -> Node:
     return Node(
+        **options,
         fabric="bench",
         listen=f"tcp://127.0.0.1:{ours}",
         peers=[f"tcp://127.0.0.1:{theirs}"],
@@ -134,9 +137,14 @@ def queue_send(count: int, size: int, ours: int, theirs: int) -> None:
         report(rate=count / (time.perf_counter() - started_at))
 
 
-def queue_send_many(count: int, size: int, ours: int, theirs: int) -> None:
+def queue_spooled(count: int, size: int, ours: int, theirs: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="pfb", dir=os.environ.get("BENCH_FOLDER")) as folder:
+        queue_send_many(count, size, ours, theirs, spool=folder)
+
+
+def queue_send_many(count: int, size: int, ours: int, theirs: int, **options: Any) -> None:
     bodies = [body_of(size)] * 10_000
-    with node(ours, theirs) as us:
+    with node(ours, theirs, **options) as us:
         producer = us.producer("work", bytes)
         producer.ready(timeout=SETTLE)
         started_at = time.perf_counter()

@@ -282,8 +282,8 @@ class Engine:
                 link.ping_at = -inf
                 self._dirty[link] = None
 
-    def loaded(self, end: ProducerEnd) -> None:
-        """`end` has read from its spool; consumers that wait learn of it."""
+    def disk_moved(self, end: ProducerEnd) -> None:
+        """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._changed.add(end)
         self._tell_waiting(end)
 

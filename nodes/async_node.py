@@ -41,6 +41,7 @@ from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.handlers import Handler
+from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import DeadMessage, Message, Update
@@ -195,9 +196,13 @@ class AsyncNode:
                 if self._loop is None:
                     raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
             try:
+                for consumer in self._consumers.values():
+                    if consumer.keeper is not None:
+                        consumer.keeper.open()
                 self._open()
             except BaseException:
                 self._loop = None
+                self._close_ledgers()
                 raise
         _log.info("%s started in fabric %s", self.name, self.fabric)
 
@@ -391,30 +396,58 @@ class AsyncNode:
             self._start_handle(handle)
             return handle
 
-    def consumer(self, queue: str, body_type: TypeForm[T], *, lease: float = 300.0) -> AsyncConsumer[T]:
+    def consumer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> AsyncConsumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
         Args:
             lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+            ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
+                so that it does not process it again. Made if it is not there; its folder has to be there.
 
         Raises:
             ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
         check_name("queue", queue)
         if not 0 < lease < 2**31:
             raise ConfigError(f"lease={lease!r} is not a positive number of seconds; the default is 300")
+        path = os.path.abspath(ledger) if ledger is not None else None
         with self._life_lock:
             self._refuse_if_over()
             found = self._consumers.get(queue)
             if found is not None:
-                _same("consumer", queue, (body_type, lease), (found.codec.body_type, found.lease))
+                have = found.keeper.path if found.keeper is not None else None
+                _same("consumer", queue, (body_type, lease, path), (found.codec.body_type, found.lease, have))
                 found.reopen()
                 return found
+            keeper = self._keeper(queue, path) if path is not None else None
             codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
-            handle = AsyncConsumer(self, queue, codec, lease)
+            handle = AsyncConsumer(self, queue, codec, lease, keeper)
             self._consumers[queue] = handle
             self._start_handle(handle)
             return handle
+
+    def _keeper(self, queue: str, path: str) -> Keeper:
+        """The keeper of a new consumer's ledger, which is open if the node runs."""
+        for other in self._consumers.values():
+            if other.keeper is not None and other.keeper.path == path:
+                raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
+        keeper = Keeper(path, queue, fsync=self.fsync)
+        if self.is_running:
+            keeper.open()
+        return keeper
+
+    def _close_ledgers(self) -> None:
+        for consumer in self._consumers.values():
+            if consumer.keeper is not None:
+                consumer.keeper.close()
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -483,19 +516,26 @@ class AsyncNode:
 
     # Handlers
 
-    def on_message(self, queue: str, *, concurrency: int = 1, lease: float = 300.0) -> Callable[[F], F]:
+    def on_message(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
         Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
         exception nacks. A second parameter annotated `Message` receives the message. A `def` runs in threads of
-        its own, an `async def` as tasks, `concurrency` of them.
+        its own, an `async def` as tasks, `concurrency` of them. `lease` and `ledger` as of `consumer`.
         """
 
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals
             may_await = isinstance(self.waiting, Suspending)
             handler = Handler(function, concurrency, may_await=may_await, kind=Message, names=names)
-            consumer = self.consumer(queue, handler.body_type, lease=lease)
+            consumer = self.consumer(queue, handler.body_type, lease=lease, ledger=ledger)
             consumer.declare_takers(concurrency)
             self._add_handler(handler, consumer.next_message)
             return function
@@ -744,6 +784,7 @@ class AsyncNode:
                 await handler.finish()
         for handler, _ in self._handlers:
             handler.join(1.0)
+        self._close_ledgers()
         _log.info("%s closed", self.name)
 
     def drain_at_exit(self) -> None:

@@ -33,6 +33,7 @@ from peerfabric.errors import (
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.headers import checked_headers
+from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message, Receipt
 from peerfabric.nodes.waiting import Blocking, Gate, Waiting, clock, wait_until
 from peerfabric.options import MiB
@@ -700,10 +701,13 @@ def _check_state(state: str) -> None:
 class AsyncConsumer(Generic[T_co]):
     """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
 
-    def __init__(self, node: AsyncNode, queue: str, codec: Codec[T_co], lease: float) -> None:
+    def __init__(
+        self, node: AsyncNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None
+    ) -> None:
         self.queue = queue
         self.codec = codec
         self.lease = lease
+        self.keeper = keeper
         self.alerted = False
         self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
         self._node = node
@@ -725,7 +729,8 @@ class AsyncConsumer(Generic[T_co]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
-        self.end = engine.open_consumer(self.queue, self.lease, now)
+        remembered = self.keeper.remembered if self.keeper is not None else None
+        self.end = engine.open_consumer(self.queue, self.lease, now, remembered)
         if not self._open:
             engine.close_consumer(self.queue, now)
 
@@ -737,6 +742,8 @@ class AsyncConsumer(Generic[T_co]):
         """In a child process: what is buffered here belongs to the parent."""
         self._lock = threading.Lock()
         self._current = None
+        if self.keeper is not None:
+            self.keeper.abandon()
 
     def take_handed(self) -> None:
         return None
@@ -751,6 +758,10 @@ class AsyncConsumer(Generic[T_co]):
             if not self._waiting_takers:
                 self.end.rest()
                 engine.progress(self.end, now)
+        if self.keeper is not None:
+            forgotten = self.end.take_forgotten()
+            if forgotten:
+                self.keeper.forget(forgotten)
 
     def changed(self) -> None:
         self._gate.open()

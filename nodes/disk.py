@@ -170,6 +170,8 @@ class Disk:
                 raise
             with self.pump.lock:
                 end.buried(numbers)
+                self.engine.disk_moved(end)
+            self.pump.wake()
 
     def _load(self) -> bool:
         """Read what memory has room for; whether there is more."""
@@ -190,7 +192,7 @@ class Disk:
                 if not loaded:
                     end.lose(behind)
                 store.read_to(end.backlog.load_at)
-                self.engine.loaded(end)
+                self.engine.disk_moved(end)
                 more = more or end.load_bytes() > 0
             self.pump.wake()
         return more
@@ -222,4 +224,7 @@ class Disk:
             raise
         with self.pump.lock:
             self.engine.cursors_stored(acks)
+            for store, _, _ in due:
+                if store.end is not None:
+                    self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()

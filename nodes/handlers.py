@@ -141,7 +141,7 @@ class Handler:
         except BaseException as error:
             self._failed(item, error)
         else:
-            _done(item)
+            self._done(item)
 
     async def _await(self, item: Any) -> None:
         try:
@@ -152,7 +152,14 @@ class Handler:
         except BaseException as error:
             self._failed(item, error)
         else:
-            _done(item)
+            self._done(item)
+
+    def _done(self, item: Any) -> None:
+        if isinstance(item, Message):
+            try:
+                item.ack()
+            except FabricError as error:
+                _log.error("%s was handled by %s and not acked: %s", item.id, item.queue, error)
 
     def _failed(self, item: Any, error: BaseException) -> None:
         if isinstance(item, Message):
@@ -173,11 +180,6 @@ def in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _done(item: Any) -> None:
-    if isinstance(item, Message):
-        item.ack()
 
 
 def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any] | None) -> tuple[Any, bool]:

@@ -13,6 +13,7 @@ from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import MSGPACK
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.keeper import Keeper
     from peerfabric.subscriber_end import UpdateBatch
 
 T_co = TypeVar("T_co", covariant=True)
@@ -45,6 +46,9 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 class Owner(Protocol):
     """The consumer that handed a message out."""
 
+    keeper: Keeper | None
+    """Where it writes down what is processed, before that counts; None: it has no ledger."""
+
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
 
@@ -69,16 +73,31 @@ class Message(Generic[T_co]):
         self.body = body
 
     def ack(self) -> None:
-        """It is processed: it will not be delivered again."""
+        """It is processed: it will not be delivered again.
+
+        Raises:
+            SpoolFull, SpoolError: The consumer's ledger cannot be written. It is not acked, but nacked.
+            NodeClosed: The same, as the node, and the ledger with it, is closed.
+        """
         if self._settled:
             return
         self._settled = True
         delivery, index = self._delivery, self._index
+        if self._owner.keeper is not None:
+            self._record(self._owner.keeper)
         if index == delivery.acked:
             delivery.acked = index + 1
         else:
             delivery.ack(index, index + 1)
         self._owner.decided()
+
+    def _record(self, keeper: Keeper) -> None:
+        try:
+            keeper.record([(self._delivery, self._index, self._index + 1)])
+        except BaseException as error:
+            self._settled = False
+            self.failed(error)
+            raise
 
     def nack(self, delay: float = 0.0) -> None:
         """It failed: it goes to a consumer again after `delay` seconds, another one if there is one."""
@@ -188,26 +207,39 @@ class Batch(Sequence[T_co]):
         self._settled = False
 
     def ack(self) -> None:
-        """All are processed, except those nacked before."""
+        """All are processed, except those nacked before; errors as of `Message.ack`, after which none is acked."""
         if self._settled:
             return
         self._settled = True
-        if not self._nacked:
-            for delivery, low, high in self._parts:
-                delivery.ack(low, high)
-        else:
-            at = 0
-            for delivery, low, high in self._parts:
-                start = low
-                for index in range(low, high):
-                    if at + index - low in self._nacked:
-                        if start < index:
-                            delivery.ack(start, index)
-                        start = index + 1
-                if start < high:
-                    delivery.ack(start, high)
-                at += high - low
+        parts = self._parts if not self._nacked else self._not_nacked()
+        if self._owner.keeper is not None:
+            self._record(self._owner.keeper, parts)
+        for delivery, low, high in parts:
+            delivery.ack(low, high)
         self._owner.decided()
+
+    def _not_nacked(self) -> list[tuple[Delivery, int, int]]:
+        parts = []
+        at = 0
+        for delivery, low, high in self._parts:
+            start = low
+            for index in range(low, high):
+                if at + index - low in self._nacked:
+                    if start < index:
+                        parts.append((delivery, start, index))
+                    start = index + 1
+            if start < high:
+                parts.append((delivery, start, high))
+            at += high - low
+        return parts
+
+    def _record(self, keeper: Keeper, parts: list[tuple[Delivery, int, int]]) -> None:
+        try:
+            keeper.record(parts)
+        except BaseException as error:
+            self._settled = False
+            self.failed(error)
+            raise
 
     def nack(self, index: int, delay: float = 0.0) -> None:
         """The message at `index` failed and goes to a consumer again; the others are not affected."""

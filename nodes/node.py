@@ -126,16 +126,26 @@ class Node:
         )
         return self._wrap(Producer, handle)
 
-    def consumer(self, queue: str, body_type: TypeForm[T], *, lease: float = 300.0) -> Consumer[T]:
+    def consumer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> Consumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
         Args:
             lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+            ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
+                so that it does not process it again. Made if it is not there; its folder has to be there.
 
         Raises:
             ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
-        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease))
+        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger))
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -156,14 +166,21 @@ class Node:
         """
         return self._wrap(Subscriber, self._async.subscriber(pattern, body_type, buffer_bytes=buffer_bytes))
 
-    def on_message(self, queue: str, *, concurrency: int = 1, lease: float = 300.0) -> Callable[[F], F]:
+    def on_message(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
         Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
         exception nacks. A second parameter annotated `Message` receives the message. It runs in `concurrency`
-        threads of its own.
+        threads of its own. `lease` and `ledger` as of `consumer`.
         """
-        return self._async.on_message(queue, concurrency=concurrency, lease=lease)
+        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
