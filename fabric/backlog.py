@@ -102,6 +102,8 @@ class Backlog:
         self._marks = self._numbered(numbering, marks)
         self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
         self._missing = set(marks.consumers)
+        self.volatile = Ranges()
+        """Messages that are in memory only, since memory had room and somebody consumed them."""
         self.unstored = Ranges()
         """Dead messages whose letters are not on disk yet."""
 
@@ -178,6 +180,13 @@ class Backlog:
         return parts
 
     # To disk
+
+    def pass_by(self, start: int, stop: int) -> None:
+        """`[start, stop)` stays in memory only: the disk is told not to look for it."""
+        assert not self.behind(start), "what is on disk goes first"
+        self.load_at = stop
+        self.volatile.add(start, stop)
+        self.settle(start, stop)
 
     def settle(self, start: int, stop: int) -> None:
         """`[start, stop)` need not be sent again."""

@@ -259,11 +259,17 @@ class Engine:
     # What users do
 
     def accept(
-        self, end: ProducerEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
+        self,
+        end: ProducerEnd,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None = None,
+        *,
+        volatile: bool = False,
     ) -> None:
         """Take responsibility for `bodies`; they leave with the next `outgoing`."""
         was_empty = end.waiting_count == 0
-        end.accept(bodies, sent_ms, extras)
+        end.accept(bodies, sent_ms, extras, volatile=volatile)
         if was_empty:
             self._tell_waiting(end)
 
@@ -1116,7 +1122,7 @@ class Engine:
     def _awaits(producer: ProducerEnd, waits_for_consumers: bool) -> bool:
         if not producer.unsettled_count:
             return False
-        return producer.backlog is None or waits_for_consumers or bool(producer.consumers)
+        return waits_for_consumers or bool(producer.volatile_count) or bool(producer.consumers)
 
     def _awaits_flush(self, link: Link) -> bool:
         """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
@@ -1125,8 +1131,12 @@ class Engine:
 
     def unsettled(self) -> tuple[int, int]:
         """Messages waiting and in flight that no spool keeps, over all producers."""
-        accounts = [producer.account() for producer in self.producers.values() if producer.backlog is None]
-        return sum(a.waiting for a in accounts), sum(a.in_flight for a in accounts)
+        waiting = in_flight = 0
+        for producer in self.producers.values():
+            flying = min(producer.in_flight_count, producer.volatile_count)
+            in_flight += flying
+            waiting += producer.volatile_count - flying
+        return waiting, in_flight
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
@@ -1154,7 +1164,7 @@ class Engine:
 
     def kept_on_disk(self) -> int:
         """Messages that this life leaves to the next one."""
-        return sum(p.account().left_at_close for p in self.producers.values() if p.backlog is not None)
+        return sum(p.unsettled_count - p.volatile_count for p in self.producers.values())
 
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""

@@ -145,17 +145,24 @@ class ProducerEnd:
 
     # Accepting
 
-    def accept(self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None) -> int:
-        """Take responsibility for `bodies` and return the sequence of the first.
+    def accept(
+        self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None, *, volatile: bool = False
+    ) -> int:
+        """Take responsibility for `bodies` and return the number of the first.
 
-        `extras` maps indexes in `bodies` to what those messages have besides a body.
+        `extras` maps indexes in `bodies` to what those messages have besides a body. `volatile` ones are not on disk
+        though others of the queue are; nothing before them may be on disk only.
         """
         first = self.next
         if not bodies:
             return first
         self.next += len(bodies)
         self._account["accepted"] += len(bodies)
-        self._accepted_cost += self._take_in(first, bodies, sent_ms, extras)
+        if volatile and self.backlog is not None:
+            self.backlog.pass_by(first, self.next)
+            self._accepted_cost += self._append(first, bodies, sent_ms, extras)
+        else:
+            self._accepted_cost += self._take_in(first, bodies, sent_ms, extras)
         return first
 
     def _take_in(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None) -> int:
@@ -705,6 +712,14 @@ class ProducerEnd:
     @property
     def unsettled_count(self) -> int:
         return self.next - 1 - self._settled.total
+
+    @property
+    def volatile_count(self) -> int:
+        """Unsettled messages that end with this process."""
+        if self.backlog is None:
+            return self.unsettled_count
+        self.backlog.volatile.remove(0, self.floor)
+        return sum(b - a for r in self.backlog.volatile for a, b in self._settled.missing(*r))
 
     @property
     def letters_full(self) -> bool:

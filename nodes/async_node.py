@@ -339,7 +339,9 @@ class AsyncNode:
 
         Args:
             on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
-                wait) or "drop_newest" (the one being sent).
+                wait) or "drop_newest" (the one being sent). With a spool, all messages are stored, and it says what
+                to do when that is full: "block" or "error"; or "spool": what memory has room for while somebody
+                consumes is not stored.
             buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
             max_attempts: Deliveries that may fail before a message is a dead letter.
             spool: Whether its messages are kept in the node's spool; None: if the node has one.
@@ -357,12 +359,14 @@ class AsyncNode:
             raise ConfigError("fsync=True needs a spool to sync; give Node(spool=PATH)")
         if synced and not self.fsync:
             raise ConfigError("fsync=True of a producer needs a spool that syncs; give Node(spool=PATH, fsync=True)")
-        if spooled and on_full not in ("block", "error"):
+        if on_full not in ("block", "error", "drop_oldest", "drop_newest", "spool"):
+            raise ConfigError(f"on_full={on_full!r}; use 'block', 'error', 'drop_oldest', 'drop_newest' or 'spool'")
+        if on_full == "spool" and not spooled:
+            raise ConfigError("on_full='spool' needs a spool; give Node(spool=PATH)")
+        if spooled and on_full.startswith("drop"):
             raise ConfigError(
                 f"on_full={on_full!r} drops what a spool shall keep; use 'block' or 'error', or spool=False"
             )
-        if on_full not in ("block", "error", "drop_oldest", "drop_newest"):
-            raise ConfigError(f"on_full={on_full!r}; use 'block', 'error', 'drop_oldest' or 'drop_newest'")
         if buffer_bytes < 1 or max_attempts < 1:
             raise ConfigError("buffer_bytes and max_attempts must be positive; the defaults are 64 MiB and 5")
         with self._life_lock:
@@ -764,9 +768,9 @@ class AsyncNode:
 
     async def _shut(self) -> None:
         with self.pump.lock:
+            kept = self.engine.kept_on_disk()
             self.engine.leave()
             self._final = self.engine.statistics()
-            kept = self.engine.kept_on_disk()
         if kept:
             _log.info("%s: the spool keeps %d messages for the next start", self.name, kept)
         self._life = Life.CLOSED

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
-OnFull = Literal["block", "error", "drop_oldest", "drop_newest"]
+OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
+Handed = tuple[list[bytes], dict[int, Extra] | None, bool]
+"""Bodies, what some have besides, and whether they are in memory only though the producer has a spool."""
 State = Literal["queued", "stored", "delivered", "processed"]
 
 HANDOVER_BYTES_MAX: Final = 1 * MiB
@@ -110,7 +112,7 @@ class AsyncProducer(Generic[T_contra]):
         self._node = node
         self._encode = codec.encode
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
+        self.writing = threading.Lock()
         """With a spool: taken before `_lock`, so that messages are handed over in the order of storing."""
         self._gate = Gate()
         self._open = False
@@ -121,10 +123,12 @@ class AsyncProducer(Generic[T_contra]):
         self._deposits: Deposits | None = None
         """Where sends wait for the disk's thread; None if they write themselves."""
         self._spool_full: SpoolFull | None = None
+        self._volatile = False
+        """Of `on_full="spool"`: what is being handed over stays in memory."""
         self._count = 0
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
-        self._segments: list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry] = []
+        self._segments: list[Handed | int | _Retry] = []
         # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
         self._room = self._room_at = 0
         self._accepted_cost = self._pending_cost = self._taken_cost = 0
@@ -154,22 +158,20 @@ class AsyncProducer(Generic[T_contra]):
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._lock, self.writing = threading.Lock(), threading.Lock()
         self.stop()
 
-    def take_handed(self) -> list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry]:
+    def take_handed(self) -> list[Handed | int | _Retry]:
         with self._lock:
             segments, self._segments = self._segments, []
             if self._bodies:
-                segments.append((self._bodies, self._extras))
+                segments.append((self._bodies, self._extras, self._volatile))
                 self._bodies, self._extras = [], None
             self._recount()
             self._taken_cost = self._pending_cost
         return segments
 
-    def hand_over(
-        self, engine: Engine, handed: list[tuple[list[bytes], dict[int, Extra] | None] | int | _Retry], now: float
-    ) -> None:
+    def hand_over(self, engine: Engine, handed: list[Handed | int | _Retry], now: float) -> None:
         sent_ms = time.time_ns() // 1_000_000
         for segment in handed:
             match segment:
@@ -177,8 +179,8 @@ class AsyncProducer(Generic[T_contra]):
                     self.end.accept_dropped(segment)
                 case _Retry():
                     self.end.retry(segment.letter)
-                case (bodies, extras):
-                    engine.accept(self.end, bodies, sent_ms, extras)
+                case (bodies, extras, volatile):
+                    engine.accept(self.end, bodies, sent_ms, extras, volatile=volatile)
 
     def handed_over(self) -> None:
         with self._lock:
@@ -220,6 +222,10 @@ class AsyncProducer(Generic[T_contra]):
     def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None) -> tuple[int, int]:
         """Append messages to the spool; return the sequence of the first and how many are stored."""
         assert self._store is not None
+        if self._volatile:
+            with self._lock:
+                self._close_segment()
+                self._volatile = False
         first = self._count + 1
         count = self._store.append(
             first, bodies, extras, self.codec.number if codec is None else codec, time.time_ns() // 1_000_000
@@ -236,7 +242,8 @@ class AsyncProducer(Generic[T_contra]):
             if deposit.letter is not None:
                 self._segments.append(_Retry(deposit.letter))
             else:
-                self._segments.append((deposit.bodies[: deposit.count], deposit.extras))
+                self._close_segment()
+                self._segments.append((deposit.bodies[: deposit.count], deposit.extras, False))
         self._node.pump.alert(self)
 
     async def _deposit(self, deposit: Deposit, timeout: float | None) -> None:
@@ -284,7 +291,9 @@ class AsyncProducer(Generic[T_contra]):
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
         if self._store is not None:
-            return self._try_store(data, size, headers) if self._deposits is None else None
+            if self._deposits is None:
+                return self._try_store(data, size, headers)
+            return self._try_keep(data, size, headers) if self.on_full == "spool" else None
         with self._lock:
             if size > self._room and not self._has_room(size):
                 return None
@@ -300,13 +309,16 @@ class AsyncProducer(Generic[T_contra]):
     def _try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Store a message in the caller's own thread; None: there is no room, and `on_full` says to wait for it."""
         extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
-        with self._writing:
+        with self.writing:
             with self._lock:
                 if size > self._room and not self._has_room(size):
                     return None
-            sequence, count = self._write([data], extras)
-            if not count:
-                return None
+            if self.on_full == "spool" and self._fits_in_memory(size):
+                self._count = sequence = self._count + 1
+            else:
+                sequence, count = self._write([data], extras)
+                if not count:
+                    return None
             with self._lock:
                 if headers is not None:
                     self._add_headers(headers)
@@ -316,8 +328,45 @@ class AsyncProducer(Generic[T_contra]):
             self._node.pump.alert(self)
         return Receipt(self._stream, sequence)
 
+    def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
+        """Keep a message in memory, without waiting for anybody; None: it must be stored."""
+        if not self.writing.acquire(blocking=False):
+            return None
+        try:
+            if not self._fits_in_memory(size):
+                return None
+            self._count = sequence = self._count + 1
+            with self._lock:
+                if headers is not None:
+                    self._add_headers(headers)
+                self._room -= size
+                self._bodies.append(data)
+        finally:
+            self.writing.release()
+        self._node.pump.alert(self)
+        return Receipt(self._stream, sequence)
+
+    def _fits_in_memory(self, size: int) -> bool:
+        """Of `on_full="spool"`: whether so much more needs no disk. The caller holds `writing`.
+
+        Memory is left when it is full or nobody consumes; it is used again when nothing is on disk only.
+        """
+        end = self.end
+        backlog = end.backlog
+        assert backlog is not None
+        with self._lock:
+            self._recount()
+            fits = bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self.buffer_bytes
+            if fits and not self._volatile:
+                with self._node.pump.lock:
+                    fits = end.next - 1 == self.last and not backlog.behind(end.next)
+            if fits != self._volatile:
+                self._close_segment()
+                self._volatile = fits
+        return fits
+
     def _write(self, bodies: list[bytes], extras: dict[int, Extra] | None, accepted: int = 0) -> tuple[int, int]:
-        """Write in the caller's own thread, which holds `_writing`; nothing is written if it shall wait for room."""
+        """Write in the caller's own thread, which holds `writing`; nothing is written if it shall wait for room."""
         try:
             return self.write(bodies, extras)
         except SpoolFull as full:
@@ -373,7 +422,7 @@ class AsyncProducer(Generic[T_contra]):
         self._node.ensure()
         if confirm is not None:
             _check_state(confirm)
-        if confirm == "stored" and self._store is None:
+        if confirm == "stored" and (self._store is None or self.on_full == "spool"):
             raise ConfigError(_NO_SPOOL)
         receipt = self.try_send(body, headers)
         if receipt is None and self._deposits is not None:
@@ -451,7 +500,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def _close_segment(self) -> None:
         if self._bodies:
-            self._segments.append((self._bodies, self._extras))
+            self._segments.append((self._bodies, self._extras, self._volatile))
             self._bodies, self._extras = [], None
 
     async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
@@ -506,10 +555,12 @@ class AsyncProducer(Generic[T_contra]):
                 self._bodies += part
                 self._count += len(part)
         else:
-            with self._writing:
+            with self.writing:
                 with self._lock:
                     part, total = self._what_fits(encoded, start)
-                if part:
+                if part and self.on_full == "spool" and self._fits_in_memory(total):
+                    self._count += len(part)
+                elif part:
                     part = part[: self._write(part, None, start)[1]]
                 with self._lock:
                     self._room -= total
@@ -592,7 +643,10 @@ class AsyncProducer(Generic[T_contra]):
                 return "processed"  # of an earlier life, and the spool does not have it any more
             number = numbers[0][0]
             found = self.end.state(number) if number < self.end.next else "queued"
-        kept = "queued" if self._store is None else "stored"
+            backlog = self.end.backlog
+            handed_over = number < self.end.next
+            in_memory = backlog is None or (number in backlog.volatile if handed_over else self._volatile)
+            kept = "queued" if in_memory else "stored"
         return kept if found in ("waiting", "in flight", "queued") else found
 
     async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
@@ -607,7 +661,7 @@ class AsyncProducer(Generic[T_contra]):
         await self._confirm(receipt, state, timeout, timeout)
 
     async def _confirm(self, receipt: Receipt, state: State, left: float | None, timeout: float | None) -> None:
-        if state == "stored" and self._store is None:
+        if state == "stored" and (self._store is None or self.on_full == "spool"):
             raise ConfigError(_NO_SPOOL)
         enough = STATES[STATES.index(state) :]
 
@@ -650,7 +704,7 @@ class AsyncProducer(Generic[T_contra]):
             self._deposits.add(Deposit([letter.data], extras, letter))
             self._node.store(self._deposits)
             return True
-        with self._writing:
+        with self.writing:
             if self._store is not None:
                 try:
                     self.write([letter.data], extras, letter.codec)
@@ -690,7 +744,10 @@ class _Retry:
 
 
 STATES: Final = ("queued", "stored", "delivered", "processed")
-_NO_SPOOL: Final = 'confirm="stored" needs a spool: give Node(spool=PATH), or use "delivered" or "processed"'
+_NO_SPOOL: Final = (
+    'confirm="stored" needs a spool that takes every message: give Node(spool=PATH), without on_full="spool"; '
+    'or use "delivered" or "processed"'
+)
 
 
 def _check_state(state: str) -> None:

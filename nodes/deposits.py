@@ -78,7 +78,8 @@ class Deposits:
             coming, self._coming = self._coming, []
         for deposit in coming:
             try:
-                deposit.first, deposit.count = self._handle.write(deposit.bodies, deposit.extras, deposit.codec)
+                with self._handle.writing:
+                    deposit.first, deposit.count = self._handle.write(deposit.bodies, deposit.extras, deposit.codec)
             except SpoolError as error:
                 deposit.error = error
                 if deposit.letter is not None:

@@ -106,7 +106,9 @@ class Node:
 
         Args:
             on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
-                wait) or "drop_newest" (the one being sent).
+                wait) or "drop_newest" (the one being sent). With a spool, all messages are stored, and it says what
+                to do when that is full: "block" or "error"; or "spool": what memory has room for while somebody
+                consumes is not stored.
             buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
             max_attempts: Deliveries that may fail before a message is a dead letter.
             spool: Whether its messages are kept in the node's spool; None: if the node has one.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from peerfabric import ConfigError, Node, Receipt, SpoolError, SpoolLocked, SpoolUnsafe
+from peerfabric import ConfigError, Node, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
 
@@ -277,3 +280,98 @@ def test_a_child_of_a_fork_leaves_the_spool_alone(runtime: Path, start: Callable
         for body in (1, 3):
             with consumer.get(timeout=DEADLINE) as got:
                 assert got == body
+
+
+def fill(producer: Any) -> None:
+    """Send for as long as the disk takes it."""
+    for _ in range(1000):
+        producer.send_many([bytes(1000)] * 100)
+
+
+def test_a_limit_in_bytes(front: Front, tmp_path: Path) -> None:
+    """At the limit a send waits or says so, as `on_full` has it; when consumers have drained the spool it goes on."""
+    options = Options(spool_bytes=2 * 2**20)
+    with front.node("shop", spool=tmp_path / "spool", options=options) as node:
+        producer = node.producer("jobs", bytes, on_full="error")
+        waiting = node.producer("other", bytes)
+        with pytest.raises(SpoolFull, match="limit") as full:
+            fill(producer)
+        assert full.value.limit == 2 * 2**20
+        with pytest.raises(SpoolFull):
+            waiting.send(bytes(100_000), timeout=0.2)
+        accepted = node.statistics().producers[0].accepted
+        got = take(front, accepted, bytes)
+        assert len(got) == accepted
+        producer.flush(timeout=DEADLINE)
+        waiting.send(bytes(100_000), timeout=DEADLINE)
+        assert node.statistics().producers[1].accepted == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)], check=False)
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk(front: Front, small_disk: Path, fsync: bool) -> None:
+    """A typed error at once and nothing lost; with space again the producer goes on by itself."""
+    with front.node("shop", spool=small_disk / "spool", fsync=fsync) as node:
+        producer = node.producer("jobs", bytes)
+        ballast = small_disk / "ballast"
+        with pytest.raises(OSError, match="No space"):
+            ballast.write_bytes(bytes(2**26))
+        started_at = time.monotonic()
+        with pytest.raises(SpoolFull) as full:
+            fill(producer)
+        assert (full.value.errno, time.monotonic() - started_at < DEADLINE) == (errno.ENOSPC, True)
+        accepted = node.statistics().producers[0].accepted
+        ballast.unlink()
+        producer.send(b"again")
+        bodies = [body for _, body in take(front, accepted + 1, bytes)]
+        assert bodies == [bytes(1000)] * accepted + [b"again"]
+        producer.flush(timeout=DEADLINE)
+        assert node.statistics().producers[0].closes
+
+
+def test_the_disk_only_when_nobody_is_there(front: Front, tmp_path: Path) -> None:
+    """With `on_full="spool"` memory comes first; without a consumer, or with memory full, messages are stored."""
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        producer = node.producer("jobs", bytes, on_full="spool", buffer_bytes=20_000)
+        assert producer.state(producer.send(b"stored")) == "stored"
+        with pytest.raises(ConfigError, match="takes every message"):
+            producer.send(b"", confirm="stored")
+        with front.node("kitchen") as other:
+            consumer = other.consumer("jobs", bytes)
+            with consumer.get(timeout=DEADLINE) as body:
+                assert body == b"stored"
+            producer.flush(timeout=DEADLINE)
+            kept = producer.send(b"in memory")
+            assert producer.state(kept) in ("queued", "delivered")
+            with consumer.get(timeout=DEADLINE) as body:
+                assert body == b"in memory"
+            receipts = [producer.send(bytes([n]) * 1000) for n in range(100)]
+            states = [producer.state(receipt) for receipt in receipts]
+            assert states[-1] == "stored"
+            assert "stored" not in states[:10]
+            for n in range(100):
+                with consumer.get(timeout=DEADLINE) as body:
+                    assert body == bytes([n]) * 1000
+            producer.flush(timeout=DEADLINE)
+            assert producer.state(producer.send(b"last")) in ("queued", "delivered")
+            with consumer.get(timeout=DEADLINE) as body:
+                assert body == b"last"
+            producer.flush(timeout=DEADLINE)
+        account = node.statistics().producers[0]
+        assert (account.acked, account.damaged, account.closes) == (103, 0, True)
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        producer = node.producer("jobs", bytes, on_full="spool")
+        assert [account.recovered for account in node.statistics().producers] == [0]
+        assert producer.send_many([b"x"] * 10) == 10
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        assert [account.recovered for account in node.statistics().producers] == [10]
