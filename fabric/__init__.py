@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Receipt, Reject, Retry, Update
     from peerfabric.nodes.node import Node
+    from peerfabric.nodes.once import Once
     from peerfabric.nodes.queues import Consumer, Producer
     from peerfabric.nodes.topics import Publisher, Subscriber
     from peerfabric.options import Options
@@ -70,6 +71,7 @@ __all__ = [
     "Node",
     "NodeClosed",
     "NotConfirmed",
+    "Once",
     "Options",
     "Producer",
     "Publisher",
@@ -106,6 +108,7 @@ _HOMES = {
     "DeadMessage": "nodes.message",
     "Message": "nodes.message",
     "Node": "nodes.node",
+    "Once": "nodes.once",
     "Options": "options",
     "Producer": "nodes.queues",
     "Publisher": "nodes.topics",

@@ -69,11 +69,14 @@ class Dedup:
         self._unreported = []
         self._reported = deque([(ack, list(self.done))])
 
-    def settle(self, ack: int) -> None:
-        """The producer cannot forget the results of ACKs up to `ack` any more, so we may."""
+    def settle(self, ack: int) -> list[tuple[int, int]]:
+        """The producer cannot forget the results of ACKs up to `ack` any more, so we may; return what they were."""
+        settled: list[tuple[int, int]] = []
         while self._reported and self._reported[0][0] <= ack:
-            for start, stop in self._reported.popleft()[1]:
-                self.done.remove(start, stop)
+            settled += self._reported.popleft()[1]
+        for start, stop in settled:
+            self.done.remove(start, stop)
+        return settled
 
     def raise_floor(self, floor: int) -> None:
         """Everything below `floor` is settled at the producer."""

@@ -58,6 +58,7 @@ class Delivery:
         "extended",
         "extras",
         "first",
+        "floor",
         "gone",
         "holder",
         "left",
@@ -93,6 +94,7 @@ class Delivery:
         alone: bool = False,
         suspect: bool = False,
         extras: dict[int, Extra] | None = None,
+        floor: int = 1,
     ) -> None:
         self.holder, self.sender = holder, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
@@ -101,6 +103,8 @@ class Delivery:
         """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left."""
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
+        self.floor = floor
+        """Everything of the stream below it was settled when this was sent."""
         self.bodies: list[Any] | None = None
         """The decoded bodies, once the handling side needed them."""
         self.next = 0

@@ -29,6 +29,7 @@ ALONE = {
     "web_app.py": {"400 202", "cooked tea"},
     "static_peers.py": {"hello over tcp://127.0.0.1:7719"},
     "notebook.py": {"0", "1", "4", "9", "16"},
+    "exact_sums.py": {"exact"},
 }
 PAIRS = {
     ("kitchen.py", "shop.py"): ["cooked tea", "cooked jam"],
@@ -77,8 +78,17 @@ def test_example(name: str, environment: dict[str, str]) -> None:
     """It ends by itself, says what it should, and complains of nothing."""
     done = run(EXAMPLES / name, environment)
     assert (done.returncode, ALONE[name] - set(done.stdout.splitlines())) == (0, set()), done.stdout + done.stderr
-    if name not in ("handlers.py",):
+    if name not in ("handlers.py", "exact_sums.py"):
         assert done.stderr == ""
+
+
+@pytest.mark.long
+def test_exact_sums_after_a_hundred_kills(environment: dict[str, str]) -> None:
+    """Producer and consumers die all the time, and no cent is lost or booked twice."""
+    command = [sys.executable, str(EXAMPLES / "exact_sums.py"), "100"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, "exact" in done.stdout.splitlines()) == (0, True), done.stdout + done.stderr
+    assert done.stdout.startswith("2000 bookings after 100 kills")
 
 
 @pytest.mark.parametrize("pair", PAIRS)
