@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from peerfabric.spool import Spool
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DEADLINE = 60.0
@@ -115,3 +117,27 @@ def test_readme_has_no_other_scripts() -> None:
     """Each Python block of the README is one that runs above."""
     text = (ROOT / "README.md").read_text()
     assert text.count("```python") == len(readme_scripts()) == len({name for pair in PAIRS for name in pair})
+
+
+def test_readme_producer_that_survives(environment: dict[str, str], tmp_path: Path) -> None:
+    """Nobody consumes, and what it sent is in the folder when it has ended."""
+    script = tmp_path / "order_desk.py"
+    script.write_text(readme_scripts()["order_desk.py"])
+    for count in (1, 2):
+        command = [sys.executable, str(script)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        spool = Spool.inspect(str(tmp_path / "desk-spool"))
+        assert spool.queue("orders", unix_ms=0).unsettled_count == count
+        spool.close()
+
+
+def test_spool_alone(environment: dict[str, str], tmp_path: Path) -> None:
+    """What docs/spool.md shows of the log works as it stands there."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "spool.md").read_text(), re.S | re.M)
+    [alone] = [block for block in blocks if "peerfabric.spool" in block]
+    script = tmp_path / "alone.py"
+    script.write_text(alone)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 2 b'\\x92\\xa3tea\\xa3jam'\n", "")
