@@ -65,7 +65,7 @@ KILLED_AT_ACK = {
 
         async def main():
             async with AsyncNode("victim") as node:
-                async for batch in node.consumer("jobs", int, ledger=sys.argv[1]).batches():
+                async for batch in node.consumer("jobs", int, ledger=sys.argv[1]).batches(max_size=1):
                     with batch as bodies:
                         print(*bodies)
 
@@ -135,6 +135,36 @@ def test_killed_between_the_ack_and_its_leaving(front: Any, start: Any, path: st
             producer.flush(timeout=20)
         accounts = shop.statistics().producers
         assert [(account.acked, account.closes) for account in accounts] == [(3, True)]
+
+
+@pytest.mark.parametrize("first", ["shop", "kitchen"])
+def test_both_ends_are_killed(front: Any, start: Any, path: str, tmp_path: Path, first: str) -> None:
+    """The spool has the message, the ledger that it was processed; whoever comes back first, it does not run again."""
+    spool = str(tmp_path / "spool")
+    dead = start(
+        """
+        import sys
+        from peerfabric import Node
+        with Node("shop", spool=sys.argv[1]) as node:
+            node.producer("jobs", int).send_many([1, 2, 3])
+            print("sent")
+            sys.stdin.readline()
+        """,
+        spool,
+    )
+    assert dead.line() == "sent"
+    victim = start(KILLED_AT_ACK[front.colour], path, "after")
+    assert victim.line() == "1"
+    victim.finish()
+    dead.signal(signal.SIGKILL)
+    dead.finish()
+    shop, kitchen = front.node("shop", spool=spool), front.node("kitchen")
+    consumer = kitchen.consumer("jobs", int, ledger=path)
+    with shop if first == "shop" else kitchen, kitchen if first == "shop" else shop:
+        assert [take(consumer), take(consumer)] == [2, 3]
+        shop.producer("jobs", int).flush(timeout=20)
+        assert [(a.recovered, a.acked, a.closes) for a in shop.statistics().producers] == [(3, 3, True)]
+        assert kitchen.statistics().consumers[0].processed == 2
 
 
 @pytest.mark.parametrize("running", [False, True])
