@@ -88,6 +88,8 @@ def refusal(error: OSError, path: str) -> SpoolError:
     """The error of ours for one of the system's."""
     if isinstance(error, SpoolError):
         return error
+    if error.errno == errno.ELOOP:
+        return SpoolUnsafe(path, "is a symbolic link")
     if error.errno in _FULL:
         return SpoolFull(path, errno=error.errno)
     return SpoolError(path, error.strerror or str(error), errno=error.errno)
@@ -175,12 +177,7 @@ class RealFiles:
     def lock(self, path: str, *, shared: bool = False) -> int:
         # A reader makes no file: a folder without a lock was never a spool.
         flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
-        try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise SpoolUnsafe(path, "is a symbolic link") from error
-            raise
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from errno import ELOOP
 from typing import NamedTuple
 
-from peerfabric.errors import SpoolUnsafe
 from peerfabric.spool.files import Files, refusal
 from peerfabric.spool.format import (
     PREALLOCATED,
@@ -37,8 +35,6 @@ def open_file(files: Files, path: str, *, write: bool = False) -> int:
     try:
         return files.open(path, write=write)
     except OSError as error:
-        if error.errno == ELOOP:
-            raise SpoolUnsafe(path, "is a symbolic link") from error
         raise refusal(error, path) from error
 
 

@@ -17,6 +17,7 @@ from peerfabric.errors import SpoolLocked
 from peerfabric.spool.files import Buffer, Place, Process
 
 SECTOR: Final = 512
+US: Final = Process(100, "boot", "1")
 SHORT: Final = -1
 """For `Disk.faults`: a write takes only half of what it was given."""
 
@@ -62,7 +63,7 @@ class Disk:
         space: Bytes that files may have together; None: any number.
     """
 
-    def __init__(self, *, space: int | None = None, process: Process = Process(100, "boot", "1")) -> None:
+    def __init__(self, *, space: int | None = None, process: Process = US) -> None:
         self.space = space
         self.faults: dict[int, int] = {}
         """By number of the operation: the errno with which it fails, or `SHORT`."""
