@@ -14,7 +14,7 @@ from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, make_salt, reco
 from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.scan import Damage, reader_of, scan
 from peerfabric.spool.segment import Segment, create, discard, write
-from peerfabric.spool.writer import Entry
+from peerfabric.spool.syncing import Entry
 
 SPARSE: Final = 0.1
 """A segment is compacted if less than that part of a whole one is unsettled."""

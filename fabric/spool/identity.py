@@ -6,11 +6,14 @@ from typing import Final
 
 import msgspec
 
+from peerfabric.errors import SpoolLocked
 from peerfabric.spool.files import Files, Place, Process
 from peerfabric.spool.format import NODE_MAGIC, decode_sheet, encode_sheet
 from peerfabric.spool.inventory import read_header
 
 EPOCH_RANDOM_BITS: Final = 20
+_EPOCH_BITS_MAX: Final = 53
+"""Integers up to there are exact in every language."""
 _NODE_BYTES_MAX: Final = 64 * 1024
 
 
@@ -96,3 +99,37 @@ def guess_owner(files: Files, folder: str) -> Owner | None:
                 if header is not None and (best is None or header.epoch > best.epoch):
                     best = Owner(node_id=header.node_id, epoch=header.epoch, counter=header.epoch >> EPOCH_RANDOM_BITS)
     return best
+
+
+def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> Owner | None:
+    """Who the folder belongs to; None for a new one."""
+    owner = read_owner(files, folder)
+    if owner is None:
+        owner = guess_owner(files, folder)
+        if owner is not None:
+            warnings.append(f"{folder}/node is lost or damaged; node id and epoch are taken from segments")
+        return owner
+    if owner.place != place:
+        if owner.pid and files.alive(owner.process):
+            problem = f"is a copy of the spool that process {owner.pid} uses"
+            raise SpoolLocked(folder, owner.pid, problem)
+        warnings.append(f"{folder} is a copy: two nodes with copies of one spool have the same node id")
+    return owner
+
+
+def next_owner(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:
+    """The owner in its next epoch."""
+    counter = max(before.counter + 1, counter_min)
+    if counter >> (_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS):
+        raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
+    process = files.process()
+    return Owner(
+        node_id=before.node_id,
+        epoch=counter << EPOCH_RANDOM_BITS | random_bits,
+        counter=counter,
+        device=place.device,
+        inode=place.inode,
+        pid=process.pid,
+        boot=process.boot,
+        started=process.started,
+    )

@@ -18,7 +18,8 @@ from peerfabric.spool.format import MESSAGES
 from peerfabric.spool.inventory import Identity
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
-from peerfabric.spool.writer import Entry, Sync, Writer
+from peerfabric.spool.syncing import Entry, Sync
+from peerfabric.spool.writer import Writer
 
 if TYPE_CHECKING:
     from peerfabric.spool.segment import Segment

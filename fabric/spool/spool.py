@@ -6,17 +6,24 @@ from typing import Final
 
 import msgspec
 
-from peerfabric.errors import BadName, SpoolError, SpoolLocked
+from peerfabric.errors import BadName, SpoolError
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import Files, Place, RealFiles, refusal
+from peerfabric.spool.files import Files, RealFiles, refusal
 from peerfabric.spool.format import DEAD, MESSAGES
-from peerfabric.spool.identity import EPOCH_RANDOM_BITS, Owner, guess_owner, read_owner, write_owner
+from peerfabric.spool.identity import (
+    EPOCH_RANDOM_BITS,
+    Owner,
+    find_owner,
+    guess_owner,
+    next_owner,
+    read_owner,
+    write_owner,
+)
 from peerfabric.spool.inventory import Identity
 from peerfabric.spool.log import Log
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
-_EPOCH_BITS_MAX: Final = 53
 _NODE_ID_BYTES_MAX: Final = 255
 
 
@@ -103,8 +110,8 @@ class Spool:
                 files.sync_folder(folder.rpartition("/")[0] or ("/" if folder.startswith("/") else "."))
             place = files.check_folder(folder)
             lock = files.lock(f"{folder}/lock")
-            before = _owner(files, folder, place, warnings) or Owner(node_id=node_id)
-            owner = _next(files, before, place, counter_min, random_bits)
+            before = find_owner(files, folder, place, warnings) or Owner(node_id=node_id)
+            owner = next_owner(files, before, place, counter_min, random_bits)
             pid = b"%d\n" % owner.pid
             files.truncate(lock, 0)
             files.write(lock, 0, [pid])
@@ -267,40 +274,6 @@ class Spool:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             self._files.close(lock)
-
-
-def _owner(files: Files, folder: str, place: Place, warnings: list[str]) -> Owner | None:
-    """Who the folder belongs to; None for a new one."""
-    owner = read_owner(files, folder)
-    if owner is None:
-        owner = guess_owner(files, folder)
-        if owner is not None:
-            warnings.append(f"{folder}/node is lost or damaged; node id and epoch are taken from segments")
-        return owner
-    if owner.place != place:
-        if owner.pid and files.alive(owner.process):
-            problem = f"is a copy of the spool that process {owner.pid} uses"
-            raise SpoolLocked(folder, owner.pid, problem)
-        warnings.append(f"{folder} is a copy: two nodes with copies of one spool have the same node id")
-    return owner
-
-
-def _next(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:
-    """The owner in its next epoch."""
-    counter = max(before.counter + 1, counter_min)
-    if counter >> (_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS):
-        raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
-    process = files.process()
-    return Owner(
-        node_id=before.node_id,
-        epoch=counter << EPOCH_RANDOM_BITS | random_bits,
-        counter=counter,
-        device=place.device,
-        inode=place.inode,
-        pid=process.pid,
-        boot=process.boot,
-        started=process.started,
-    )
 
 
 def _is_name(name: str) -> bool:

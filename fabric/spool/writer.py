@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
-from typing import Final, NamedTuple
+from typing import Final
 
 from peerfabric.errors import SpoolError, SpoolFull
 from peerfabric.spool.budget import Budget
@@ -23,10 +22,8 @@ from peerfabric.spool.format import (
     segment_name,
 )
 from peerfabric.spool.inventory import Identity, open_file
-from peerfabric.spool.segment import Segment, create, discard, write
-
-Entry = tuple[int, int, int, Buffer, Buffer]
-"""A record to append: first, count, codec, body, extras."""
+from peerfabric.spool.segment import Segment, create, write
+from peerfabric.spool.syncing import Entry, Pending, Sync, save, size_of
 
 _PARTS_MAX: Final = 96
 """Beyond that, one copy costs less than telling the kernel of each part (its own limit is 1,024)."""
@@ -34,36 +31,6 @@ _WRITE_BYTES_MAX: Final = 4 * 1024 * 1024
 _RELIEF: Final = 16
 """A segment is removed before it is full if that frees at least this part of one: a new file costs as much as a few
 hundred appends."""
-
-
-@dataclass(eq=False, slots=True)
-class Sync:
-    """One sync under way: what it covers, as of its beginning."""
-
-    files: Files
-    folder: str
-    parts: list[tuple[Segment, int, int]]
-    """(segment, descriptor, end)"""
-    fresh: bool
-    """A name in the folder is new."""
-    mark: int
-    """How many records were appended before."""
-
-    def run(self) -> None:
-        """Make it durable. Touches nothing but descriptors, so it needs no lock."""
-        for _, descriptor, _ in self.parts:
-            self.files.sync(descriptor)
-        if self.fresh:
-            self.files.sync_folder(self.folder)
-
-
-class Pending(NamedTuple):
-    """A record that is written and not durable."""
-
-    segment: Segment
-    epoch: int
-    entry: Entry
-    unix_ms: int
 
 
 class Writer:
@@ -130,7 +97,7 @@ class Writer:
         while stored < len(entries):
             try:
                 segment = (
-                    self._room(_size(entries[stored]), unix_ms) if error is None else self._onto_spare(error, unix_ms)
+                    self._room(size_of(entries[stored]), unix_ms) if error is None else self._onto_spare(error, unix_ms)
                 )
             except SpoolError:
                 if stored:
@@ -150,7 +117,7 @@ class Writer:
             joined: Sequence[Buffer] = [b"".join(parts)] if len(parts) > _PARTS_MAX else parts
             done, error = write(self._files, segment.descriptor, segment.end, joined, total)
             for entry in group:
-                size = _size(entry)
+                size = size_of(entry)
                 if size > done:
                     break
                 done -= size
@@ -166,8 +133,8 @@ class Writer:
         if self._budget.limit_bytes is not None:
             room = min(room, self._budget.limit_bytes - self._budget.used_bytes)
         stop = at + 1
-        room -= _size(entries[at])
-        while stop < len(entries) and (room := room - _size(entries[stop])) >= 0:
+        room -= size_of(entries[at])
+        while stop < len(entries) and (room := room - size_of(entries[stop])) >= 0:
             stop += 1
         return entries[at:stop]
 
@@ -326,45 +293,24 @@ class Writer:
         Raises:
             SpoolError: It is still only in memory; the next call tries again with another segment.
         """
-        made: list[Segment] = []
-        places: list[tuple[Segment, Pending]] = []
-        try:
-            for record in self.pending:
-                total = _size(record.entry)
-                if not made or made[-1].end + total > self._segment_bytes:
-                    made.append(create(self._files, self._folder, self._header(record.unix_ms)))
-                    self._serial = made[-1].serial
-                segment = made[-1]
-                first, count, codec, body, extras = record.entry
-                header = record_header(
-                    segment.salt, segment.end, body, extras, record.epoch, first, count, codec, record.unix_ms
-                )
-                _, error = write(self._files, segment.descriptor, segment.end, (header, body, extras), total)
-                if error is not None:
-                    raise error
-                segment.end += total
-                places.append((segment, record))
-            for segment in made:
-                self._files.sync(segment.descriptor)
-            self._files.sync_folder(self._folder)
-        except OSError as error:
-            for segment in made:
-                discard(self._files, segment.path, segment.descriptor)
-            raise refusal(error, self._folder) from error
+        places = save(self._files, self._folder, self.pending, self._next_header, self._segment_bytes)
         self._unsaved = False
         self.pending.clear()
         self.durable = self.appended
-        for segment in made:
-            segment.synced, segment.fresh = segment.end, False
+        for segment, records in places:
             self._contents.segments.append(segment)
             self._budget.used_bytes += segment.end
-        for segment, record in places:
-            first = record.entry[0]
-            self._contents.append(segment, record.epoch, first, first + record.entry[1])
-        for segment in made[:-1]:
-            segment.sealed = True
-            self._release(segment)
-        self._tail = made[-1]
+            for record in records:
+                first = record.entry[0]
+                self._contents.append(segment, record.epoch, first, first + record.entry[1])
+            self._tail = segment
+            if segment is not places[-1][0]:
+                self.seal()
+
+    def _next_header(self, unix_ms: int) -> SegmentHeader:
+        header = self._header(unix_ms)
+        self._serial = header.serial
+        return header
 
     def relieve(self) -> None:
         """Seal the present segment if that lets its space be used again."""
@@ -393,7 +339,3 @@ class Writer:
     def readable(self, segment: Segment) -> int:
         """Where that ends which is stored in `segment`."""
         return segment.synced if self.fsync else segment.end
-
-
-def _size(entry: Entry) -> int:
-    return RECORD_BYTES + len(entry[3]) + len(entry[4])
