@@ -85,7 +85,8 @@ class Disk:
 
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
-        return any(store.has_news() for store in list(self.stores.values()))
+        # An ACK that settles nothing, such as one that announces a suspect, waits for the cursors, too.
+        return any(store.has_news() for store in list(self.stores.values())) or bool(self.engine.acks_to_settle())
 
     def _run(self) -> None:
         timeout: float | None = None
@@ -200,7 +201,8 @@ class Disk:
     def _cursors_due(self) -> bool:
         with self.pump.lock:
             ends = [store.end for store in self.stores.values()]
-            return any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
+            changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
+            return changed or bool(self.engine.acks_to_settle())
 
     def _write_cursors(self) -> None:
         with self.pump.lock:

@@ -167,6 +167,20 @@ def test_both_ends_are_killed(front: Any, start: Any, path: str, tmp_path: Path,
         assert kitchen.statistics().consumers[0].processed == 2
 
 
+def test_a_message_that_was_there_at_three_deaths(front: Any, start: Any, path: str, tmp_path: Path) -> None:
+    """Its consumer announces it and waits until the spool's producer has noted that, though nothing else is stored."""
+    with front.node("shop", spool=tmp_path / "spool") as shop:
+        producer = shop.producer("jobs", int)
+        producer.send(1)
+        for _ in range(3):
+            victim = start(KILLED_AT_ACK[front.colour], path, "before")
+            assert victim.line() == "1"
+            victim.finish()
+        with front.node("kitchen") as kitchen:
+            assert take(kitchen.consumer("jobs", int, ledger=path)) == 1
+            producer.flush(timeout=20)
+
+
 @pytest.mark.parametrize("running", [False, True])
 def test_what_is_remembered_is_acked_and_not_run(front: Any, path: str, running: bool) -> None:
     """By a node that starts, and by one that runs and is connected already."""
