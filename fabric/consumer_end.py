@@ -93,6 +93,11 @@ class _Source:
         self.starting: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
 
+    def forget(self, stream: str) -> None:
+        """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
+        for told in (self.streams, self.done, self.returned, self.starting, self.nacks):
+            told.pop(stream, None)  # type: ignore[attr-defined]
+
     @property
     def has_results(self) -> bool:
         return bool(self.done or self.returned or self.nacks or self.starting)
@@ -252,6 +257,7 @@ class ConsumerEnd:
             for stream in self._sources.pop(detached[0]).streams:
                 del self._dedup[stream]
                 self._forget_at.pop(stream, None)
+                self._durable.pop(stream, None)
                 self._forget(stream, 0, _EVERYTHING)
 
     def _forget_durable(self) -> None:
@@ -723,7 +729,7 @@ class ConsumerEnd:
             self._durable.pop(stream, None)
             self._forget(stream, 0, _EVERYTHING)
             for source in self._sources.values():
-                source.streams.pop(stream, None)
+                source.forget(stream)
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         while delivery.observed and delivery.observed[0][1] + self.lease <= now:

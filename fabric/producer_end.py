@@ -169,9 +169,18 @@ class ProducerEnd:
         """Keep `bodies` in memory and return their cost; or on disk only, if memory is full or older ones are there."""
         backlog = self.backlog
         if backlog is not None:
-            if backlog.behind(first) or (self.held_bytes and self.held_bytes + cost(bodies) > backlog.memory_bytes):
+            if backlog.behind(first):
                 return 0
-            backlog.load_at = self.next
+            room = backlog.memory_bytes - self.held_bytes
+            if cost(bodies) > room:
+                # At least one message is in memory, however large it is, or nothing would ever be sent.
+                fitting = cuts(list(map(len, bodies)), max(1, room), MESSAGE_OVERHEAD)[1]
+                bodies = bodies[:fitting] if room >= cost(bodies[:fitting]) or not self.held_bytes else []
+            backlog.load_at = first + len(bodies)
+            if not bodies:
+                return 0
+            if extras is not None:
+                extras = {at: extra for at, extra in extras.items() if at < len(bodies)} or None
         return self._append(first, bodies, sent_ms, extras)
 
     @property

@@ -38,6 +38,7 @@ from peerfabric.nodes.message import Batch, Message, Receipt
 from peerfabric.nodes.waiting import Blocking, Gate, Waiting, clock, wait_until
 from peerfabric.options import MiB
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ class AsyncProducer(Generic[T_contra]):
         self._spool_full: SpoolFull | None = None
         self._volatile = False
         """Of `on_full="spool"`: what is being handed over stays in memory."""
+        self._kept = Ranges()
+        """The numbers of what stayed there."""
         self._count = 0
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
@@ -314,7 +317,7 @@ class AsyncProducer(Generic[T_contra]):
                 if size > self._room and not self._has_room(size):
                     return None
             if self.on_full == "spool" and self._fits_in_memory(size):
-                self._count = sequence = self._count + 1
+                sequence = self._keep(1)
             else:
                 sequence, count = self._write([data], extras)
                 if not count:
@@ -335,7 +338,7 @@ class AsyncProducer(Generic[T_contra]):
         try:
             if not self._fits_in_memory(size):
                 return None
-            self._count = sequence = self._count + 1
+            sequence = self._keep(1)
             with self._lock:
                 if headers is not None:
                     self._add_headers(headers)
@@ -363,7 +366,14 @@ class AsyncProducer(Generic[T_contra]):
             if fits != self._volatile:
                 self._close_segment()
                 self._volatile = fits
+                self._kept.remove(0, end.floor)
         return fits
+
+    def _keep(self, count: int) -> int:
+        """Number messages that stay in memory; return the sequence of the first."""
+        self._kept.add(self.last + 1, self.last + 1 + count)
+        self._count += count
+        return self._count - count + 1
 
     def _write(self, bodies: list[bytes], extras: dict[int, Extra] | None, accepted: int = 0) -> tuple[int, int]:
         """Write in the caller's own thread, which holds `writing`; nothing is written if it shall wait for room."""
@@ -559,7 +569,7 @@ class AsyncProducer(Generic[T_contra]):
                 with self._lock:
                     part, total = self._what_fits(encoded, start)
                 if part and self.on_full == "spool" and self._fits_in_memory(total):
-                    self._count += len(part)
+                    self._keep(len(part))
                 elif part:
                     part = part[: self._write(part, None, start)[1]]
                 with self._lock:
@@ -644,9 +654,7 @@ class AsyncProducer(Generic[T_contra]):
             number = numbers[0][0]
             found = self.end.state(number) if number < self.end.next else "queued"
             backlog = self.end.backlog
-            handed_over = number < self.end.next
-            in_memory = backlog is None or (number in backlog.volatile if handed_over else self._volatile)
-            kept = "queued" if in_memory else "stored"
+            kept = "queued" if backlog is None or number in self._kept else "stored"
         return kept if found in ("waiting", "in flight", "queued") else found
 
     async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:

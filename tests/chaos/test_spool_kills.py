@@ -77,10 +77,17 @@ def check(cluster: Any, figures: Any, count: int, *, ledger: bool) -> None:
         acked: Counter[tuple[str, str]] = Counter()
         for text in seen:
             if text.body:
-                assert not acked[text.id, text.consumer], f"{text} had been acked there (seed {cluster.seed})"
+                assert not acked[text.id, text.consumer], told_again(cluster, text, seen)
             else:
                 acked[text.id, text.consumer] += 1
         figures("run again where they had been acked", "0", True)
+
+
+def told_again(cluster: Any, text: Text, seen: list[Text]) -> str:
+    """The story of a message that ran where it had been acked."""
+    lines = [f"{t.at:.3f} {t.consumer} {'ran' if t.body else 'acked'}" for t in seen if t.id == text.id]
+    lines += [f"{at:.3f} {name} killed" for name, at in cluster.killed]
+    return f"{text} had been acked there (seed {cluster.seed})\n" + "\n".join(sorted(lines))
 
 
 def explain(cluster: Any, first: Text, second: Text) -> str:
