@@ -92,6 +92,9 @@ class Backlog:
     ) -> None:
         self.memory_bytes = memory_bytes
         self.load_at = 1
+        self.floor = 1
+        """The lowest unsettled number as the cursor on disk has it. Consumers forget what lies below the floor that
+        they are told, so a floor that a crash could lower would let a restarted one run it again."""
         self.recovered = numbering.base - settled.total + damaged
         self.damaged = damaged
         self.settled = settled

@@ -1009,7 +1009,7 @@ class Engine:
                 end.waiting_for(holder),
                 link.credit(end.queue).sent_messages,
                 link.credit(end.queue).sent_bytes,
-                end.numbering.floor(stream, end.floor),
+                end.numbering.floor(stream, end.safe_floor),
             )
             for end in self.producers.values()
             if holder in end.consumers
@@ -1062,7 +1062,7 @@ class Engine:
             end.queue,
             sequence,
             len(run.bodies),
-            end.numbering.floor(stream, end.floor),
+            end.numbering.floor(stream, end.safe_floor),
             run.attempt,
             codec,
             (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0) | (DURABLE if end.backlog is not None else 0),

@@ -141,7 +141,7 @@ class ProducerEnd:
         if backlog is not None:
             self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
             self._raise_floor()
-            self._floor_checked = self.floor
+            self._floor_checked = backlog.floor = self.floor
 
     # Accepting
 
@@ -723,6 +723,11 @@ class ProducerEnd:
         return self.next - 1 - self._settled.total
 
     @property
+    def safe_floor(self) -> int:
+        """The floor that others may go by: with a spool, the one that the cursor on disk stands for."""
+        return self.floor if self.backlog is None else self.backlog.floor
+
+    @property
     def volatile_count(self) -> int:
         """Unsettled messages that end with this process."""
         if self.backlog is None:
@@ -885,6 +890,7 @@ class ProducerEnd:
         if self.backlog is not None and self.backlog.unstored.lowest is not None:
             lowest = min(lowest, self.backlog.unstored.lowest)
         assert self.floor == lowest, "floor is not the lowest unsettled number"
+        assert self.safe_floor <= self.floor, "others go by a floor that could fall"
         assert self.floor >= self._floor_checked, "the floor fell"
         self._floor_checked = self.floor
         held = sum(run.cost for _, runs in self._places() for run in runs)

@@ -212,21 +212,24 @@ class Disk:
                 end = store.end
                 if end is not None and end.backlog is not None and end.backlog.changed:
                     settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
-                    due.append((store, settled, end.marks()))
-        for store, settled, _ in due:
+                    due.append((store, settled, end.marks(), end.floor))
+        for store, settled, _, _ in due:
             store.settle(settled)
+        complete = True
         try:
-            for store, _, marks in due:
-                store.write_cursor(marks)
+            for store, _, marks, _ in due:
+                complete = store.write_cursor(marks) and complete
         except SpoolError:
             with self.pump.lock:
-                for store, _, _ in due:
+                for store, _, _, _ in due:
                     if store.end is not None and store.end.backlog is not None:
                         store.end.backlog.changed = True
             raise
         with self.pump.lock:
-            self.engine.cursors_stored(acks)
-            for store, _, _ in due:
-                if store.end is not None:
+            if complete:
+                self.engine.cursors_stored(acks)
+            for store, _, _, floor in due:
+                if store.end is not None and store.end.backlog is not None:
+                    store.end.backlog.floor = floor
                     self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()

@@ -206,8 +206,10 @@ class Store:
             for stream, start, stop in ranges:
                 self._log.settle(int(stream.split(":")[1]), start, stop)
 
-    def write_cursor(self, marks: Marks) -> None:
+    def write_cursor(self, marks: Marks) -> bool:
         """Make what is settled last, and give back the space of what nobody wants.
+
+        Returns whether all of it is on disk: a cursor has a limit, and forgets the highest ranges above it.
 
         Raises:
             SpoolError: It is tried again with the next.
@@ -215,6 +217,7 @@ class Store:
         with self.lock:
             self._log.write_cursor(_encode(marks))
             self._log.compact(COMPACT_BYTES)
+            return self._log.cursor_complete
 
 
 def read_letters(log: Log) -> Iterable[DeadLetter]:

@@ -271,6 +271,11 @@ class Log:
         self._writer.forget(segment)
         self._contents.drop(segment)
 
+    @property
+    def cursor_complete(self) -> bool:
+        """Whether the cursor on disk has all that was settled when it was written."""
+        return self._written is None
+
     def compact(self, bytes_max: int = COMPACTION_BYTES_MAX) -> int:
         """Rewrite some segments of which little is wanted, at most `bytes_max` bytes, and return how many were freed.
 

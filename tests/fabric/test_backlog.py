@@ -184,3 +184,15 @@ def test_a_retried_letter_of_an_earlier_life() -> None:
     run = later.pick("a:1", 1, 2**30, 2**30)
     assert run is not None
     assert (run.first, run.extras) == (1, {1: Extra(0, {"k": "v"}, f"{NOW}/1")})
+
+
+def test_others_are_told_the_floor_of_the_cursor_on_disk() -> None:
+    """What they forget below it must not come again, whatever happens to this process."""
+    end = spooled(eras=[(OLD, 1, 4)], settled=[(OLD, 1, 2)])
+    assert (end.floor, end.safe_floor) == (2, 2)
+    end.acked("a:1", 2, 3)
+    assert (end.floor, end.safe_floor) == (3, 2)
+    assert end.backlog is not None
+    end.backlog.floor = end.floor
+    end.check()
+    assert (end.safe_floor, end.numbering.floor(OLD, end.safe_floor)) == (3, 3)
