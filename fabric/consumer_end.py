@@ -788,26 +788,35 @@ class ConsumerEnd:
         active = not self.closed and (self._takers > 0 or now - self._taken_at < IDLE_AFTER)
         if not active or now < self._no_credit_until or not self._sources:
             return
-        sources = [(h, s) for h, s in self._rotation() if s.attached]
-        used = sum(s.credit.used(now) for _, s in sources)
-        waiting = [h for h, s in sources if s.credit.sends(now)]
-        free = self.window.size - used
-        free_bytes = self.budget - sum(s.credit.outstanding_bytes() for _, s in sources)
+        self._turn.rotate(-1)
+        free, free_bytes = self.window.size, self.budget
+        sources, waiting = [], []
+        for holder in self._turn:
+            source = self._sources[holder]
+            if source.attached:
+                credit = source.credit
+                free -= credit.used(now)
+                free_bytes -= credit.outstanding_bytes()
+                sources.append((holder, source))
+                if credit.sends(now):
+                    waiting.append(holder)
+        if free <= 0:
+            return
         share_bytes = self.budget // max(1, len(sources))
         for holder, source in sources:
             credit = source.credit
             if free <= 0:
                 break
+            if holder not in waiting and credit.unused():
+                continue
             if sum(len(self._dedup[s].done) for s in source.streams) >= DONE_RANGES_MAX:
                 continue
             if holder in waiting:
                 share = max(1, free // len(waiting))
                 waiting.remove(holder)
                 free -= share
-            elif credit.unused() == 0:
-                share = 1
             else:
-                continue
+                share = 1
             credit.granted_messages += share
             credit.moved_at = now
             # Bytes for what is granted at the sizes seen so far: more would lie unused with those who have less to do.
@@ -817,10 +826,6 @@ class ConsumerEnd:
             if room > 0:
                 credit.granted_bytes += room
                 free_bytes -= room
-
-    def _rotation(self) -> list[tuple[str, _Source]]:
-        self._turn.rotate(-1)
-        return [(holder, self._sources[holder]) for holder in self._turn]
 
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""

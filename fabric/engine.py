@@ -886,8 +886,9 @@ class Engine:
         """
         while True:
             yield from self._data(now)  # first, since somebody waits for it; again, as control may have been in its way
-            yield from self._control(now)
-            yield from self._data(now)
+            if self._dirty or self.peers.has_to_say:
+                yield from self._control(now)
+                yield from self._data(now)
             if not self._loop:
                 return
             while self._loop:
@@ -976,6 +977,8 @@ class Engine:
         holder = link.holder
         ack = link.ack_number + 1
         for consumer in self.consumers.values():
+            if not consumer.has_news(holder):
+                continue
             results += consumer.take_results(holder, ack)
             grant = consumer.take_grant(holder)
             if grant is not None:

@@ -67,6 +67,9 @@ class Link:
     def __init__(self, wire: int, half: int, now: float, address: Address | None = None) -> None:
         self.wire = wire
         self.address = address
+        self._holder = ""
+        self._holder_of: Address | None = None
+        """The address that `_holder` was made from: it is asked for several times a frame."""
         self.endpoints: list[str] = []
         self.endpoint = ""
         self.connected = False
@@ -159,7 +162,11 @@ class Link:
     @property
     def holder(self) -> str:
         """Names the peer's process: a node in one epoch."""
-        return f"{self.address.node_id}:{self.address.epoch}" if self.address is not None else ""
+        address = self.address
+        if address is not self._holder_of:
+            self._holder_of = address
+            self._holder = f"{address.node_id}:{address.epoch}" if address is not None else ""
+        return self._holder
 
     @property
     def out_id(self) -> bytes:

@@ -511,6 +511,11 @@ class Peers:
                 self._refused_until.clear()  # then each of them may be answered once more
         self._refused_until[node_id] = now + RETRY_MAX
 
+    @property
+    def has_to_say(self) -> bool:
+        """Whether `hello_frames` or `farewell_frames` may have something."""
+        return bool(self._hello_due or self._farewells)
+
     def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs to those we refuse; repeated until the wire takes them or its time is over."""
         return [

@@ -57,6 +57,10 @@ class Ranges:
         starts, stops = self._starts, self._stops
         if start >= stop or not starts:
             return 0
+        if start <= starts[0] and stop >= stops[-1]:  # all of it, the common case of a set that is worked off
+            removed = self.total
+            self.clear()
+            return removed
         low = bisect_right(stops, start)
         high = bisect_left(starts, stop)
         if low >= high:
@@ -135,4 +139,6 @@ class Ranges:
 
 def pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
     """Read ranges from their form on the wire; a trailing odd number and empty ranges are dropped."""
+    if not flat:  # what an ACK has none of: most sorts of ranges in most ACKs
+        return []
     return [(start, stop) for start, stop in zip(flat[0::2], flat[1::2], strict=False) if 0 <= start < stop]

@@ -189,9 +189,10 @@ class Pump:
 
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
+        if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
+            engine.receive(event.frames, now)
+            return
         match event:
-            case Received(frames):
-                engine.receive(frames, now)
             case Published(frames):
                 engine.receive_published(frames, now)
             case Connected(wire):
