@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
+
+LINE = re.compile(r"(\S+/\d+) (\d+\.\d{6})(?: (p\d:\d+)\.|\.)")
 
 
 class Text(NamedTuple):
@@ -25,8 +28,10 @@ def texts(cluster: Any) -> list[Text]:
     found = []
     for path in sorted(cluster.folder.glob("*.texts")):
         for line in path.read_text().splitlines():
-            identity, at, *body = line.split()
-            found.append(Text(identity, float(at), body[0] if body else "", path.stem))
+            whole = LINE.fullmatch(line)
+            if whole is not None:  # else its process was killed as it wrote
+                identity, at, body = whole.groups(default="")
+                found.append(Text(identity, float(at), body, path.stem))
     return sorted(found, key=lambda text: text.at)
 
 

@@ -44,7 +44,9 @@ def produce_spooled(name: str, folder: str, queue: str, count: int, fsync: int =
     path = os.path.join(folder, f"{name}.accepted")
     log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with open(path) as file:
-        sent = sum(1 for _ in file)
+        whole = [line for line in file if line.endswith("\n")]
+    os.truncate(path, sum(map(len, whole)))  # a life that was killed may have left half a line
+    sent = len(whole)
     chance = random.Random(f"{seed} {name} {sent}")
     with Node(name, spool=os.path.join(folder, "spools", name), fsync=bool(fsync)) as node:
         explain_on_signal(node)
@@ -73,6 +75,7 @@ def consume_text(name: str, folder: str, queue: str, batches: int = 0, ledger: i
     With `ledger` what was acked is remembered over the lives of this consumer.
     """
     log = os.open(os.path.join(folder, f"{name}.texts"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(log, b"\n")  # a life that was killed may have left half a line
     with Node(name) as node:
         explain_on_signal(node)
         options = {"ledger": os.path.join(folder, f"{name}.ledger")} if ledger else {}
@@ -82,14 +85,14 @@ def consume_text(name: str, folder: str, queue: str, batches: int = 0, ledger: i
             for batch in consumer.batches(max_size=batches):
                 ids, now = batch.ids, time.monotonic()
                 with batch as bodies:
-                    os.write(log, "".join(f"{i} {now:.6f} {b}\n" for i, b in zip(ids, bodies, strict=True)).encode())
+                    os.write(log, "".join(f"{i} {now:.6f} {b}.\n" for i, b in zip(ids, bodies, strict=True)).encode())
                 now = time.monotonic()
-                os.write(log, "".join(f"{i} {now:.6f}\n" for i in ids).encode())
+                os.write(log, "".join(f"{i} {now:.6f}.\n" for i in ids).encode())
         else:
             for message in consumer:
                 with message as body:
-                    os.write(log, f"{message.id} {time.monotonic():.6f} {body}\n".encode())
-                os.write(log, f"{message.id} {time.monotonic():.6f}\n".encode())
+                    os.write(log, f"{message.id} {time.monotonic():.6f} {body}.\n".encode())
+                os.write(log, f"{message.id} {time.monotonic():.6f}.\n".encode())
 
 
 def producer_stream(node: Node, queue: str) -> str:
