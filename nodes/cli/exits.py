@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from peerfabric.errors import ConfigError, FabricError, QueueFull, TimedOut
+from peerfabric.errors import ConfigError, FabricError, QueueFull, SpoolError, SpoolLocked, TimedOut
 
 
 class Exit(IntEnum):
@@ -23,6 +23,8 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     NOTHING = 3
+    IN_USE = 4
+    NO_SPOOL = 5
     HUNG_UP = 129
     INTERRUPTED = 130
     PIPE_CLOSED = 141
@@ -32,9 +34,11 @@ class Exit(IntEnum):
 EXPLANATION = """\b
 Exit codes:
   0    done
-  1    failed: not processed, given up, or wrong
+  1    failed: not processed, given up, damaged, or wrong
   2    the command line is wrong, or a body on it is not JSON
   3    nothing happened within --timeout: nobody there, or no message
+  4    the spool is in use: its node runs
+  5    the spool cannot be used: not there, not ours alone, of a later version, or the disk refused
   130  Ctrl-C; 129 and 143: hung up or told to end
   141  whoever read the output has gone
 """
@@ -56,6 +60,10 @@ def exit_code(error: FabricError) -> Exit:
             return Exit.NOTHING
         case ConfigError():
             return Exit.USAGE
+        case SpoolLocked():
+            return Exit.IN_USE
+        case SpoolError():
+            return Exit.NO_SPOOL
         case _:
             return Exit.FAILED
 
