@@ -96,7 +96,7 @@ class _Source:
     def forget(self, stream: str) -> None:
         """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
         for told in (self.streams, self.done, self.returned, self.starting, self.nacks):
-            told.pop(stream, None)  # type: ignore[attr-defined]
+            told.pop(stream, None)
 
     @property
     def has_results(self) -> bool:
