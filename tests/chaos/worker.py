@@ -28,10 +28,7 @@ def produce(name: str, folder: str, queue: str, count: int, batch: int = 500, bu
             producer.send_many(range(start, min(count, start + batch)))
         print("sent", flush=True)
         producer.flush()
-        account = node.statistics().producers[0]
-        fields = {field: getattr(account, field) for field in account.__struct_fields__}
-        with open(os.path.join(folder, f"{name}.account"), "w") as file:
-            json.dump({**fields, "closes": account.closes, "rss_max": rss_max()}, file)
+        leave_account(node, os.path.join(folder, f"{name}.account"))
         print("settled", flush=True)
 
 
@@ -62,10 +59,7 @@ def produce_spooled(name: str, folder: str, queue: str, count: int, fsync: int =
             sent += len(bodies)
         print("sent", flush=True)
         producer.flush()
-        account = node.statistics().producers[0]
-        fields = {field: getattr(account, field) for field in account.__struct_fields__}
-        with open(os.path.join(folder, f"{name}.account"), "w") as file:
-            json.dump({**fields, "closes": account.closes, "rss_max": rss_max()}, file)
+        leave_account(node, os.path.join(folder, f"{name}.account"))
         print("settled", flush=True)
 
 
@@ -93,6 +87,14 @@ def consume_text(name: str, folder: str, queue: str, batches: int = 0, ledger: i
                 with message as body:
                     os.write(log, f"{message.id} {time.monotonic():.6f} {body}.\n".encode())
                 os.write(log, f"{message.id} {time.monotonic():.6f}.\n".encode())
+
+
+def leave_account(node: Node, path: str) -> None:
+    """Write the accounting of the one producer of `node` into a file."""
+    account = node.statistics().producers[0]
+    fields = {field: getattr(account, field) for field in account.__struct_fields__}
+    with open(path, "w") as file:
+        json.dump({**fields, "closes": account.closes, "rss_max": rss_max()}, file)
 
 
 def producer_stream(node: Node, queue: str) -> str:
