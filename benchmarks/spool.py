@@ -214,5 +214,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
