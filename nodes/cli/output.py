@@ -48,9 +48,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Raises:
         SystemExit: The reader has gone.
     """
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=200)
+        console = Console(highlight=False, markup=False, emoji=False, width=200)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
