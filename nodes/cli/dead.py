@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
 
 import click
+import msgspec
 
 from peerfabric.envelope import Extra
+from peerfabric.errors import SpoolError
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.cli.offline import confirmed, folder_argument, letters, looked_at, name_of, owned, shown, when
+from peerfabric.nodes.cli.offline import (
+    check_choice,
+    confirmed,
+    element_of,
+    folder_argument,
+    hint_damage,
+    letters,
+    letters_of,
+    looked_at,
+    messages_of,
+    now_ms,
+    owned,
+    parse_id,
+    printable,
+    say_found,
+    settle_on_disk,
+    shown,
+    unsettled,
+    warn,
+    when,
+    yes_option,
+)
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
-from peerfabric.nodes.stores import Store
-from peerfabric.spool import Spool
+from peerfabric.ranges import Ranges
+from peerfabric.spool import Log, Record, Spool
 from peerfabric.stats import DeadLetter
+
+Chosen = dict[str, dict[int, Ranges]]
+"""Letters by queue and epoch."""
+
+CHUNK: Final = 1000
+"""Letters retried with one sync. A crash within them may send them twice."""
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+
+_encode = msgspec.msgpack.Encoder().encode
+
+all_option = click.option("--all", "everything", is_flag=True, help="All dead letters of the spool.")
 
 
 @click.group()
 def dead() -> None:
-    """What a node's queues have given up, kept in its spool for a person. Its node must not be running."""
+    """What a node's queues have given up, kept in its spool for a person. Its node must not be running.
+
+    FOLDER is what was given to Node(spool=). Only `retry` and `drop` write.
+    """
 
 
 @dead.command()
@@ -27,13 +66,22 @@ def dead() -> None:
 @output_option
 def ls(folder: str, queue: str | None, output: str) -> None:
     """List dead letters, of QUEUE or of all."""
+    rows = []
     with looked_at(folder) as opened:
-        found = list(letters(opened, queue))
-    if Form(output) is Form.JSON:
-        for letter in found:
-            print_line(to_json(_plain(letter)))
-    else:
-        rows = [[x.id, when(x.sent_ms / 1000), x.reason, str(x.attempts), x.error] for x in found]
+        for name in opened.queues() if queue is None else [queue]:
+            log = letters_of(opened, name)
+            hint_damage(name, log)
+            unreadable = log.unsettled_count
+            for record, letter in letters(log):
+                unreadable -= 1
+                if Form(output) is Form.JSON:
+                    print_line(_line(record, letter))
+                else:
+                    texts = (letter.reason, f"{letter.attempts:,}", letter.error)
+                    rows.append([letter.id, when(letter.sent_ms), *map(printable, texts)])
+            if unreadable:
+                warn(f"queue {name!r}: {unreadable:,} more cannot be read by this version")
+    if Form(output) is Form.TABLE:
         print_table("", ("id", "sent (UTC)", "reason", "attempts", "error"), rows)
 
 
@@ -43,75 +91,171 @@ def ls(folder: str, queue: str | None, output: str) -> None:
 def show(folder: str, identity: str) -> None:
     """Show one dead letter with its headers and body, as JSON."""
     with looked_at(folder) as opened:
-        [letter] = _chosen(opened, (identity,), everything=False)
-    print_line(to_json(_plain(letter)))
+        queue, epoch, sequence = parse_id(opened, identity)
+        if queue not in opened.queues():
+            raise _missing(identity)
+        for record, letter in letters(letters_of(opened, queue)):
+            if (record.epoch, record.first) == (epoch, sequence):
+                print_line(_line(record, letter))
+                return
+    raise _missing(identity)
+
+
+def _line(record: Record, letter: DeadLetter) -> str:
+    names = ("id", "queue", "reason", "error", "attempts", "strikes", "origin")
+    fields: dict[str, Any] = {name: getattr(letter, name) for name in names}
+    times = {"sent_at": letter.sent_ms / 1000, "dead_at": record.unix_ms / 1000}
+    return to_json(
+        fields | times | {"headers": letter.headers or {}} | shown(element_of(record), bytes(record.body)).fields()
+    )
+
+
+def _missing(identity: str) -> Failure:
+    return Failure(f"no dead letter {identity}; see `peerfabric dead ls`")
 
 
 @dead.command()
 @folder_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "everything", is_flag=True, help="All dead letters of the spool.")
+@all_option
 def retry(folder: str, ids: tuple[str, ...], everything: bool) -> None:
-    """Queue dead letters again, as new messages that the node sends at its next start."""
-    _check(ids, everything)
+    """Queue dead letters again, as new messages that the node sends at its next start.
+
+    They have new ids, with the old ones as `origin`. If this is killed some may be both; none is lost.
+    """
+    check_choice(ids, everything=everything)
     with looked_at(folder) as opened:
-        chosen = _chosen(opened, ids, everything=everything)
-    with owned(folder) as opened:
-        now = time.time_ns() // 1_000_000
-        stores: dict[str, Store] = {}
-        sent: dict[str, int] = {}
-        for letter in chosen:
-            store = stores.get(letter.queue)
-            if store is None:
-                store = stores[letter.queue] = Store(opened, letter.queue, True, now)
-            # First the new message is safe, then the letter goes: a crash in between sends it twice, and never not.
-            sequence = sent[letter.queue] = sent.get(letter.queue, 0) + 1
-            extra = Extra(0, letter.headers, letter.origin or letter.id)
-            store.append(sequence, [letter.data], {0: extra}, letter.codec, now)
-            store.sync()
-            store.unbury(letter.id)
-    print_line(f"{len(chosen):,} dead letters queued again")
+        chosen = _chosen(opened, ids)
+    retried = 0
+    if chosen:
+        with owned(folder, opened.node_id) as ours:
+            for queue, wanted in chosen.items():
+                retried += _Retries(ours, queue, wanted).run()
+    if left := _count(chosen) - retried:
+        warn(f"{left:,} letters cannot be read by this version, and stay")
+    print_line(f"{retried:,} dead letters queued again")
 
 
 @dead.command()
 @folder_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "everything", is_flag=True, help="All dead letters of the spool.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@all_option
+@yes_option
 def drop(folder: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Delete dead letters for ever."""
-    _check(ids, everything)
+    check_choice(ids, everything=everything)
     with looked_at(folder) as opened:
-        chosen = _chosen(opened, ids, everything=everything)
-    confirmed(f"Delete {len(chosen):,} dead letters for ever?", yes=yes)
-    with owned(folder) as opened:
-        now = time.time_ns() // 1_000_000
-        stores = {queue: Store(opened, queue, True, now) for queue in {letter.queue for letter in chosen}}
-        for letter in chosen:
-            stores[letter.queue].unbury(letter.id)
-    print_line(f"{len(chosen):,} dead letters deleted")
+        chosen = _chosen(opened, ids)
+    dropped = 0
+    if chosen:
+        confirmed(f"Delete {_count(chosen):,} dead letters for ever?", yes=yes)
+        with owned(folder, opened.node_id) as ours:
+            for queue, wanted in chosen.items():
+                log, alive = _open(ours, queue)
+                before = log.unsettled_count
+                _settle(log, wanted, alive)
+                dropped += before - log.unsettled_count
+    print_line(f"{dropped:,} dead letters deleted")
 
 
-def _check(ids: tuple[str, ...], everything: bool) -> None:
-    if everything == bool(ids):
-        raise click.UsageError("name the ids, or give --all")
+def _chosen(opened: Spool, ids: tuple[str, ...]) -> Chosen:
+    """The letters with these ids, or all if there are no ids.
+
+    Raises:
+        Failure: There is none with one of them.
+    """
+    there = {queue: unsettled(letters_of(opened, queue)) for queue in opened.queues()}
+    if not ids:
+        return {queue: found for queue, found in there.items() if found}
+    chosen: Chosen = {}
     for identity in ids:
-        name_of(identity)
+        queue, epoch, sequence = parse_id(opened, identity)
+        if sequence not in there.get(queue, {}).get(epoch, ()):
+            raise _missing(identity)
+        chosen.setdefault(queue, {}).setdefault(epoch, Ranges()).add(sequence, sequence + 1)
+    return chosen
 
 
-def _chosen(opened: Spool, ids: tuple[str, ...], *, everything: bool) -> list[DeadLetter]:
-    for identity in ids:
-        name_of(identity)
-    found = [letter for letter in letters(opened, None) if everything or letter.id in ids]
-    missing = set(ids) - {letter.id for letter in found}
-    if missing:
-        raise Failure(f"no dead letter {min(missing)}; see `peerfabric dead ls`")
-    return found
+def _count(chosen: Chosen) -> int:
+    return sum(ranges.total for found in chosen.values() for ranges in found.values())
 
 
-def _plain(letter: DeadLetter) -> dict[str, object]:
-    body = shown(letter.data) if letter.codec else letter.data
-    fields = {
-        name: getattr(letter, name) for name in ("id", "queue", "reason", "error", "attempts", "strikes", "origin")
-    }
-    return {**fields, "sent_at": letter.sent_ms / 1000, "headers": letter.headers or {}, "body": body}
+def _open(ours: Spool, queue: str) -> tuple[Log, dict[int, Ranges]]:
+    """The letters of a queue, and which of its messages are not settled."""
+    log, dead_log = messages_of(ours, queue), letters_of(ours, queue)
+    say_found(queue, log)
+    say_found(queue, dead_log)
+    return dead_log, unsettled(log)
+
+
+class _Retries:
+    """The retries of one queue.
+
+    The new messages are on disk before their letters are settled: in between they are both.
+    """
+
+    def __init__(self, ours: Spool, queue: str, wanted: dict[int, Ranges]) -> None:
+        self._epoch = ours.epoch
+        self._letters, self._alive = _open(ours, queue)
+        self._log = messages_of(ours, queue)
+        self._wanted = wanted
+        self._next = 1
+
+    def run(self) -> int:
+        """Retry what is wanted; return how many were.
+
+        Raises:
+            SpoolError: The disk refused; what was not retried is still a letter.
+        """
+        found = (pair for pair in letters(self._letters) if pair[0].first in self._wanted.get(pair[0].epoch, ()))
+        while chunk := _chunk(found):
+            self._retry(chunk)
+        return self._next - 1
+
+    def _retry(self, chunk: list[tuple[Record, DeadLetter]]) -> None:
+        done: dict[int, Ranges] = {}
+        refused: SpoolError | None = None
+        for record, letter in chunk:
+            extras = _encode([Extra(0, letter.headers, letter.origin or letter.id)])
+            try:
+                # The body of a letter is that of a record with one message, so it is taken as it is.
+                self._log.append(self._epoch, self._next, 1, record.codec, record.body, extras, unix_ms=now_ms())
+            except SpoolError as error:
+                refused = error
+                break
+            self._next += 1
+            done.setdefault(record.epoch, Ranges()).add(record.first, record.stop)
+        if done:
+            self._log.sync()
+            _settle(self._letters, done, self._alive)
+        if refused is not None:
+            raise refused
+
+
+def _chunk(found: Iterator[tuple[Record, DeadLetter]]) -> list[tuple[Record, DeadLetter]]:
+    chunk: list[tuple[Record, DeadLetter]] = []
+    room = CHUNK_BYTES
+    for pair in islice(found, CHUNK):
+        chunk.append(pair)
+        room -= len(pair[0].body)
+        if room <= 0:
+            break
+    return chunk
+
+
+def _settle(log: Log, done: dict[int, Ranges], alive: dict[int, Ranges]) -> None:
+    """Settle letters, on disk too.
+
+    Letters are scattered over the numbers of their queue, and a cursor has no room for thousands of gaps. A gap is
+    closed where it has neither a letter nor a message that is `alive`: nothing of it can become a letter any more.
+    """
+    for epoch, ranges in done.items():
+        for start, stop in ranges:
+            log.settle(epoch, start, stop)
+    there = unsettled(log)
+    for epoch, ranges in done.items():
+        taken = Ranges([*alive.get(epoch, ()), *there.get(epoch, ())])
+        parts = list(ranges)
+        for start, stop in taken.missing(parts[0][0], parts[-1][1]):
+            log.settle(epoch, start, stop)
+    settle_on_disk(log)

@@ -2,144 +2,344 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
 import msgspec
 
 from peerfabric.batch import split
-from peerfabric.envelope import Extra
-from peerfabric.errors import BadFrame
+from peerfabric.codec import Codec
+from peerfabric.envelope import MSGPACK, Extra
+from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolLocked
 from peerfabric.nodes.async_node import EPOCH_START
 from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.stores import READ_BYTES_MAX, read_letters
+from peerfabric.options import Options
+from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, Record, Spool
 from peerfabric.stats import DeadLetter
 
+READ_BYTES_MAX: Final = 4 * 1024 * 1024
+SHORT: Final = 200
+"""Characters of a body in a table; JSON output has all of it."""
+_NOBODY: Final = "?"
+"""The node id of a folder in which nothing says whose it is."""
+_RUNNING: Final = "ask the running node: node.statistics(), node.dead_letters(QUEUE)"
+
+_anything: Codec[Any] = Codec(Any, Options().message_bytes_max)
 _extras = msgspec.msgpack.Decoder(list[Extra])
-_anything = msgspec.msgpack.Decoder()
+_letter = msgspec.msgpack.Decoder(DeadLetter)
 
-UNIX_MS: Final = 0
-"""Logs that are only read need no time."""
-
-folder_argument = click.argument("folder", type=click.Path(file_okay=True))
+folder_argument = click.argument("folder", type=click.Path(path_type=str))
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A message in a spool that is not settled."""
-
-    id: str
-    sent_at: float
-    bytes: int
-    headers: dict[str, str]
-    body: Any
+# Opening
 
 
 @contextmanager
 def looked_at(folder: str) -> Iterator[Spool]:
-    """The spool in `folder`, of which nothing is changed.
+    """The spool in `folder`, for reading. Nothing is changed, and no node can start with it meanwhile.
 
     Raises:
-        SpoolLocked: Its node runs.
-        SpoolError: It is none, or cannot be used.
+        SpoolLocked: A node runs with it.
+        SpoolError: It is no spool, not ours alone, or of a later version.
     """
-    spool = Spool.inspect(os.path.abspath(folder))
+    path = os.path.abspath(folder)
     try:
-        for warning in spool.warnings:
-            click.echo(f"peerfabric: {warning}", err=True)
+        spool = Spool.inspect(path)
+    except SpoolLocked as error:
+        raise SpoolLocked(path, error.pid, step=_RUNNING) from None
+    except SpoolError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        raise _no_spool(path, "is no spool" if os.path.isdir(path) else "there is no such folder") from None
+    try:
+        if spool.node_id == _NOBODY:
+            raise _no_spool(path, "is no spool")
         yield spool
     finally:
-        spool.close()
+        spool.abandon()
+
+
+def _no_spool(path: str, problem: str) -> SpoolError:
+    return SpoolError(path, problem, step="give the folder that is in Node(spool=)")
 
 
 @contextmanager
-def owned(folder: str) -> Iterator[Spool]:
-    """The spool in `folder`, opened as its node would, to change something in it; errors as in `looked_at`."""
-    with looked_at(folder):
-        pass  # there is one: opening would make it
-    spool = Spool.open(
-        os.path.abspath(folder),
-        fsync=True,
-        counter_min=max(1, int(time.time()) - EPOCH_START),
-        random_bits=secrets.randbits(20),
-        node_id=secrets.token_hex(8),
-        unix_ms=time.time_ns() // 1_000_000,
-    )
-    try:
-        yield spool
-    finally:
-        spool.close()
+def owned(folder: str, node_id: str) -> Iterator[Spool]:
+    """The spool in `folder`, which `looked_at` has seen, as a node opens it: repaired, and in a new epoch.
 
-
-def log_of(spool: Spool, queue: str) -> Log:
-    """The log of `queue`.
+    What is appended is synced, whatever its node does: this is done once and by a person.
 
     Raises:
-        Failure: There is none.
+        SpoolLocked: Somebody uses it.
+        SpoolError: It is not ours alone, of a later version, or the disk refused.
     """
-    if queue not in spool.queues():
-        known = ", ".join(spool.queues()) or "none"
-        raise Failure(f"{spool.folder} has no queue {queue!r}; it has: {known}")
-    return spool.queue(queue, unix_ms=UNIX_MS)
+    path = os.path.abspath(folder)
+    try:
+        spool = Spool.open(
+            path,
+            fsync=True,
+            counter_min=max(1, int(time.time()) - EPOCH_START),
+            random_bits=secrets.randbits(20),
+            node_id=node_id,
+            unix_ms=now_ms(),
+        )
+    except SpoolLocked as error:
+        if str(error).startswith(f"{path}: is a copy"):
+            raise
+        # Who only looks leaves no number in the lock: the one that is there may be of an earlier owner.
+        problem = "a node that started just now uses it, or a command looks into it"
+        raise SpoolLocked(path, error.pid, problem, step="wait for it") from None
+    try:
+        for warning in spool.warnings:
+            warn(warning)
+        yield spool
+    except BaseException:
+        with suppress(SpoolError):
+            spool.close()
+        raise
+    spool.close()
 
 
-def kept(spool: Spool, queue: str) -> Iterator[Kept]:
-    """The unsettled messages of `queue`, oldest first."""
-    log = log_of(spool, queue)
+def messages_of(spool: Spool, queue: str) -> Log:
+    """The messages of a queue that is there.
+
+    Raises:
+        Failure: It is not.
+    """
+    _check_queue(spool, queue)
+    return spool.queue(queue, unix_ms=now_ms())
+
+
+def letters_of(spool: Spool, queue: str) -> Log:
+    """The dead letters of a queue that is there.
+
+    Raises:
+        Failure: It is not.
+    """
+    _check_queue(spool, queue)
+    return spool.dead(queue, unix_ms=now_ms())
+
+
+def _check_queue(spool: Spool, queue: str) -> None:
+    queues = spool.queues()
+    if queue not in queues:
+        raise Failure(f"{spool.folder} has no queue {queue!r}; it has: {', '.join(queues) or 'none'}")
+
+
+def say_found(queue: str, log: Log) -> None:
+    """Say what a log that was opened for writing has lost: after this, nobody else will be told."""
+    found = log.recovery
+    for epoch, first, stop in found.damaged:
+        warn(f"queue {queue!r}: messages {first} to {stop - 1} of epoch {epoch} are damaged")
+    for line in (*found.torn, *found.problems):
+        warn(f"queue {queue!r}: {line}")
+
+
+def hint_damage(queue: str, *logs: Log) -> None:
+    """Say that something is wrong in logs that were only looked at."""
+    if any(log.recovery.damaged or log.recovery.torn or log.recovery.problems for log in logs):
+        warn(f"queue {queue!r} is damaged; `peerfabric spool verify` says where")
+
+
+def settle_on_disk(log: Log) -> None:
+    """Make what was settled last.
+
+    Raises:
+        SpoolError: It may be there again.
+        Failure: The same, since a cursor has no room for so many gaps.
+    """
+    log.write_cursor(log.recovery.marks)
+    if not log.cursor_complete:
+        raise Failure(
+            f"{log.folder}: the cursor has no room for so many single messages; some of them will be there again: "
+            f"look which, and go on with the oldest"
+        )
+    log.compact()
+
+
+# Ids
+
+
+def parse_id(spool: Spool, text: str) -> tuple[str, int, int]:
+    """The queue, epoch and sequence that an id names.
+
+    Raises:
+        UsageError: It is no id.
+        Failure: It is of another node.
+    """
+    stream, _, sequence = text.rpartition("/")
+    node_id, _, rest = stream.rpartition(":")[0].rpartition(":")
+    if not (node_id and _is_count(rest) and _is_count(sequence)):
+        raise click.UsageError(f"{text[:80]!r} is no id; they look like node:epoch:queue/sequence, as `ls -o json` has")
+    if node_id != spool.node_id:
+        raise Failure(f"{text} is of another node; the ids of this spool begin with {spool.node_id}")
+    return stream.rpartition(":")[2], int(rest), int(sequence)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < len(text) < 17
+
+
+def unsettled(log: Log) -> dict[int, Ranges]:
+    """What is there and not settled, by epoch."""
+    settled = log.settled_ranges()
+    found: dict[int, Ranges] = {}
+    for epoch, first, stop in log.recovery.extents:
+        parts = settled[epoch].missing(first, stop) if epoch in settled else [(first, stop)]
+        for part in parts:
+            found.setdefault(epoch, Ranges()).add(*part)
+    return found
+
+
+# Reading
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One unsettled message.
+
+    element   its body as a document of msgpack; None if the record cannot be taken apart
+    frame     then, at the first message of the record, all of it
+    """
+
+    id: str
+    sent_ms: int
+    element: bytes | None
+    extra: Extra | None
+    frame: bytes = b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return (self.extra.headers if self.extra is not None else None) or {}
+
+
+def messages(spool: Spool, queue: str, log: Log) -> Iterator[Stored]:
+    """What is not settled, oldest first."""
+    for record, parts in _records(log):
+        try:
+            elements: list[bytes] = split(record.body, record.codec)
+            extras = {e.index: e for e in (_extras.decode(record.extras) if record.extras else [])}
+        except (BadFrame, msgspec.DecodeError, RecursionError):
+            elements, extras = [], {}
+        whole = len(elements) == record.count
+        for low, high in parts:
+            for sequence in range(low, high):
+                at = sequence - record.first
+                yield Stored(
+                    f"{spool.node_id}:{record.epoch}:{queue}/{sequence}",
+                    record.unix_ms,
+                    elements[at] if whole else None,
+                    extras.get(at),
+                    b"" if whole or sequence > parts[0][0] else bytes(record.body),
+                )
+
+
+def oldest_ms(log: Log) -> int | None:
+    """When the oldest unsettled message was stored."""
+    return next((record.unix_ms for record, _ in _records(log)), None)
+
+
+def letters(log: Log) -> Iterator[tuple[Record, DeadLetter]]:
+    """The dead letters that were neither retried nor dropped, oldest first; their bodies are in the records."""
+    for record, _ in _records(log):
+        try:
+            yield record, _letter.decode(record.extras)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+
+
+def _records(log: Log) -> Iterator[tuple[Record, list[tuple[int, int]]]]:
+    """The records that have something unsettled, and what of each."""
     settled = log.settled_ranges()
     reader = log.reader()
     while records := reader.read(READ_BYTES_MAX):
         for record in records:
-            done = settled.get(record.epoch, ())
-            try:
-                elements = split(record.body, record.codec)
-                extras = {extra.index: extra for extra in _extras.decode(record.extras)} if record.extras else {}
-            except (BadFrame, msgspec.DecodeError) as error:
-                click.echo(f"peerfabric: sequences {record.first}-{record.stop - 1} cannot be read: {error}", err=True)
-                continue
-            for index, element in enumerate(elements):
-                if record.first + index not in done:
-                    yield _kept(spool, queue, record, index, element, extras.get(index))
+            ranges = settled.get(record.epoch)
+            parts = ranges.missing(record.first, record.stop) if ranges else [(record.first, record.stop)]
+            if parts:
+                yield record, parts
 
 
-def _kept(spool: Spool, queue: str, record: Record, index: int, element: bytes, extra: Extra | None) -> Kept:
-    headers = extra.headers if extra is not None and extra.headers is not None else {}
-    identity = f"{spool.node_id}:{record.epoch}:{queue}/{record.first + index}"
-    return Kept(identity, record.unix_ms / 1000, len(element), headers, shown(element))
+# For people and programs
 
 
-def shown(document: bytes) -> Any:
-    """A body whose type nobody has named, as far as it can be told."""
-    try:
-        return _anything.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError):
-        return document
+class Shown(msgspec.Struct, frozen=True):
+    """A body as JSON.
 
-
-def letters(spool: Spool, queue: str | None) -> Iterator[DeadLetter]:
-    """The dead letters of one queue, or of all."""
-    if queue is not None:
-        log_of(spool, queue)
-    for name in [queue] if queue is not None else spool.queues():
-        yield from read_letters(spool.dead(name, unix_ms=UNIX_MS))
-
-
-def name_of(identity: str) -> tuple[str, int, int]:
-    """The queue, epoch and sequence of an id.
-
-    Raises:
-        UsageError: It is none.
+    exact     it would come back the same: false for bytes, dates, NaN and other things that JSON has no word for
+    problem   why there is no JSON of it; then `raw` has the bytes
     """
-    stream, _, sequence = identity.rpartition("/")
-    parts = stream.split(":", 2)
-    if len(parts) != 3 or not parts[1].isdigit() or not sequence.isdigit():
-        raise click.UsageError(f"{identity!r} is no id; they look like node:epoch:queue/sequence, as `ls -o json` has")
-    return parts[2], int(parts[1]), int(sequence)
+
+    json: msgspec.Raw
+    size: int
+    exact: bool = True
+    problem: str = ""
+    raw: bytes = b""
+
+    def fields(self) -> dict[str, Any]:
+        """`body`, and what must be said of it."""
+        if self.problem:
+            return {"body": None, "problem": self.problem, "raw": self.raw}
+        return {"body": self.json} if self.exact else {"body": self.json, "exact": False}
+
+    def short(self) -> str:
+        """Its beginning, for a table."""
+        if self.problem:
+            return f"({printable(self.problem)})"
+        text = printable(bytes(self.json).decode())
+        return text if len(text) <= SHORT else f"{text[:SHORT]}…"
+
+
+def shown(element: bytes | None, frame: bytes = b"") -> Shown:
+    """The body in `element`, whatever it is; None: of `frame`, which could not be taken apart."""
+    if element is None:
+        problem = "the record does not hold the messages that it says"
+        return Shown(msgspec.Raw(b"null"), len(frame), problem=problem, raw=frame)
+    try:
+        body = _anything.decode_stored(element, MSGPACK)
+        text = msgspec.json.encode(body, enc_hook=str)
+        exact = msgspec.json.decode(text) == body
+    except (DecodeError, TypeError, ValueError, RecursionError) as error:
+        return Shown(msgspec.Raw(b"null"), len(element), problem=str(error) or type(error).__name__, raw=element)
+    return Shown(msgspec.Raw(text), len(body) if isinstance(body, bytes) else len(element), exact)
+
+
+def element_of(record: Record) -> bytes | None:
+    """The body of a record of one message, as a document of msgpack."""
+    try:
+        elements = split(record.body, record.codec)
+    except BadFrame:
+        return None
+    return elements[0] if len(elements) == 1 else None
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would obey: it may come from another node."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def when(unix_ms: int) -> str:
+    """A time for people, in UTC."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix_ms / 1000))
+    except (OverflowError, ValueError, OSError):
+        return str(unix_ms)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def warn(text: str) -> None:
+    click.echo(f"peerfabric: {printable(text)}", err=True)
 
 
 def confirmed(question: str, *, yes: bool) -> None:
@@ -148,13 +348,23 @@ def confirmed(question: str, *, yes: bool) -> None:
     Raises:
         Failure: Nobody said yes.
     """
-    if not yes:
-        if not os.isatty(0):
-            raise Failure("this deletes messages for ever; give --yes")
-        if not click.confirm(question, err=True):
-            raise Failure("nothing was changed")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Failure("this deletes messages for ever; give --yes")
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    if not agreed:
+        raise Failure("nothing was changed")
 
 
-def when(unix_seconds: float) -> str:
-    """A time for people, in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix_seconds))
+def check_choice(ids: tuple[str, ...], *, everything: bool) -> None:
+    """See that messages were chosen in one way.
+
+    Raises:
+        UsageError: In none, or in two.
+    """
+    if everything == bool(ids):
+        raise click.UsageError("name the ids, or give --all")

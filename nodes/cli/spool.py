@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 
 import click
+import msgspec
 
+from peerfabric.errors import NewerFormat, SpoolError, SpoolUnsafe
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.cli.offline import confirmed, folder_argument, kept, log_of, looked_at, name_of, owned, when
+from peerfabric.nodes.cli.offline import (
+    Shown,
+    Stored,
+    check_choice,
+    confirmed,
+    folder_argument,
+    hint_damage,
+    letters_of,
+    looked_at,
+    messages,
+    messages_of,
+    oldest_ms,
+    owned,
+    parse_id,
+    printable,
+    say_found,
+    settle_on_disk,
+    shown,
+    unsettled,
+    warn,
+    when,
+    yes_option,
+)
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
-from peerfabric.spool import Log
+from peerfabric.ranges import Ranges
+from peerfabric.spool import Log, RealFiles, Spool
+from peerfabric.spool.cursor import MARKS_BYTES_MAX, SLOT_BYTES
+from peerfabric.spool.format import CURSOR_MAGIC, decode_sheet
+from peerfabric.spool.identity import read_owner
 
 
 @click.group()
 def spool() -> None:
-    """The messages that a node has left on disk. Its node must not be running."""
+    """The messages that a node has left on disk. Its node must not be running.
+
+    FOLDER is what was given to Node(spool=). Only `drop` writes. While a command looks, no node can start with it.
+    """
 
 
 @spool.command()
@@ -26,18 +58,23 @@ def ls(folder: str, output: str) -> None:
     rows = []
     with looked_at(folder) as opened:
         for queue in opened.queues():
-            log, dead = opened.queue(queue, unix_ms=0), opened.dead(queue, unix_ms=0)
-            oldest = next((message.sent_at for message in kept(opened, queue)), None)
+            log, dead = messages_of(opened, queue), letters_of(opened, queue)
+            hint_damage(queue, log, dead)
             damaged = sum(stop - start for _, start, stop in (*log.recovery.damaged, *dead.recovery.damaged))
             size = log.used_bytes + dead.used_bytes
-            rows.append((queue, log.unsettled_count, dead.unsettled_count, size, damaged, oldest))
-    columns = ("queue", "messages", "dead", "bytes", "damaged", "oldest")
+            rows.append((queue, log.unsettled_count, dead.unsettled_count, size, damaged, oldest_ms(log)))
     if Form(output) is Form.JSON:
-        for row in rows:
-            print_line(to_json(dict(zip(columns, row, strict=True))))
+        for queue, count, letters, size, damaged, oldest in rows:
+            seconds = oldest / 1000 if oldest is not None else None
+            values = (queue, count, letters, size, damaged, seconds)
+            names = ("queue", "messages", "dead", "bytes", "damaged", "oldest")
+            print_line(to_json(dict(zip(names, values, strict=True))))
         return
-    texts = [[queue, *(f"{n:,}" for n in counts), when(oldest) if oldest else ""] for queue, *counts, oldest in rows]
-    print_table("", columns, texts)
+    texts = [
+        [queue, *(f"{n:,}" for n in counts), when(oldest) if oldest is not None else ""]
+        for queue, *counts, oldest in rows
+    ]
+    print_table("", ("queue", "messages", "dead", "bytes", "damaged", "oldest (UTC)"), texts)
 
 
 @spool.command()
@@ -46,51 +83,137 @@ def ls(folder: str, output: str) -> None:
 @click.option("-n", "--count", type=click.IntRange(min=0), default=20, show_default=True, help="How many; 0: all.")
 @output_option
 def show(folder: str, queue: str, count: int, output: str) -> None:
-    """Show messages of QUEUE that wait to be sent, oldest first."""
+    """Show messages of QUEUE that wait to be sent, oldest first; bytes are base64."""
+    rows = []
     with looked_at(folder) as opened:
-        messages = islice(kept(opened, queue), count or None)
-        if Form(output) is Form.JSON:
-            for message in messages:
-                print_line(to_json(message))
-        else:
-            rows = [[m.id, when(m.sent_at), f"{m.bytes:,}", to_json(m.body)[:200]] for m in messages]
-            print_table("", ("id", "sent (UTC)", "bytes", "body"), rows)
+        log = messages_of(opened, queue)
+        hint_damage(queue, log)
+        for message in islice(messages(opened, queue, log), count or None):
+            body = shown(message.element, message.frame)
+            if Form(output) is Form.JSON:
+                print_line(_line(message, body))
+            else:
+                headers = printable(to_json(message.headers)) if message.headers else ""
+                rows.append([message.id, when(message.sent_ms), f"{body.size:,}", headers, body.short()])
+        more = log.unsettled_count - count if count else 0
+    if Form(output) is Form.TABLE:
+        print_table("", ("id", "sent (UTC)", "bytes", "headers", "body"), rows)
+        if more > 0:
+            warn(f"{more:,} more are not shown; -n 0 shows all")
 
 
-@spool.command()
-@folder_argument
-def verify(folder: str) -> None:
-    """Read every byte of a spool and say what is damaged, by number; exit code 1 if anything is."""
-    found = 0
-    with looked_at(folder) as opened:
-        for queue in opened.queues():
-            for kind, log in (
-                ("", opened.queue(queue, unix_ms=0)),
-                ("dead letters of ", opened.dead(queue, unix_ms=0)),
-            ):
-                for line in _findings(log):
-                    print_line(f"{kind}{queue}: {line}")
-                    found += 1
-        if not found:
-            print_line(f"{len(opened.queues())} queues, {opened.used_bytes:,} bytes, no damage")
-    if found:
-        raise Failure("what is intact is delivered all the same; keep a copy of the folder if the rest matters")
-
-
-def _findings(log: Log) -> list[str]:
-    recovery = log.recovery
-    lost = [f"lost: sequences {start}-{stop - 1} of epoch {epoch}" for epoch, start, stop in recovery.damaged]
-    return [*recovery.torn, *recovery.problems, *lost]
+def _line(message: Stored, body: Shown) -> str:
+    fields = {
+        "id": message.id,
+        "sent_at": message.sent_ms / 1000,
+        "bytes": body.size,
+        "headers": message.headers,
+    }
+    if message.extra is not None and message.extra.origin:
+        fields["origin"] = message.extra.origin
+    return to_json(fields | body.fields())
 
 
 @spool.command()
 @folder_argument
 @click.argument("queue")
 def export(folder: str, queue: str) -> None:
-    """Write the messages of QUEUE to standard output, one JSON object a line; nothing is removed."""
+    """Write the messages of QUEUE to standard output, one JSON object a line; nothing is removed.
+
+    To send their bodies anew: peerfabric spool export FOLDER QUEUE | jq -c .body | peerfabric send QUEUE -
+    """
+    inexact = unreadable = 0
     with looked_at(folder) as opened:
-        for message in kept(opened, queue):
-            print_line(to_json(message))
+        log = messages_of(opened, queue)
+        hint_damage(queue, log)
+        for message in messages(opened, queue, log):
+            body = shown(message.element, message.frame)
+            inexact += not body.exact
+            unreadable += bool(body.problem)
+            print_line(_line(message, body))
+    if inexact:
+        warn(f'{inexact:,} bodies have parts that JSON has no word for (bytes, dates, NaN): they say "exact":false')
+    if unreadable:
+        raise Failure(f'{unreadable:,} bodies cannot be read; they say why in "problem", and "raw" has their bytes')
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is not as it was written.
+
+    found    "lost" (messages `first` to `last` of `epoch`), or "damage" or "torn" (`text` has file and offset)
+    """
+
+    queue: str
+    log: str
+    found: str
+    text: str
+    epoch: int = 0
+    first: int = 0
+    last: int = 0
+
+
+@spool.command()
+@folder_argument
+@output_option
+def verify(folder: str, output: str) -> None:
+    """Read every byte of a spool and say what is damaged, by number; exit code 1 if anything is.
+
+    Where the end of what an earlier start wrote is damaged, one number stands for all that were there.
+    """
+    found = 0
+    with looked_at(folder) as opened:
+        for finding in _findings(opened):
+            found += 1
+            print_line(to_json(finding) if Form(output) is Form.JSON else printable(finding.text))
+        if not found and Form(output) is Form.TABLE:
+            print_line(f"{len(opened.queues()):,} queues, {opened.used_bytes:,} bytes, no damage")
+    if found:
+        raise Failure("what is intact is delivered all the same; keep a copy of the folder if the rest matters")
+
+
+def _findings(opened: Spool) -> Iterator[Finding]:
+    if read_owner(RealFiles(), opened.folder) is None:
+        text = f"{opened.folder}/node: offset 0: is lost or damaged; the next start takes the node's id from segments"
+        yield Finding("", "", "damage", text)
+    for queue in opened.queues():
+        for name, open_log in (("messages", messages_of), ("dead letters", letters_of)):
+            try:
+                log = open_log(opened, queue)
+            except (NewerFormat, SpoolUnsafe):
+                raise
+            except SpoolError as error:
+                yield Finding(queue, name, "damage", str(error))  # the others can still be read
+            else:
+                yield from _findings_in(queue, name, log)
+
+
+def _findings_in(queue: str, name: str, log: Log) -> Iterator[Finding]:
+    for epoch, first, stop in log.recovery.damaged:
+        text = f"{queue}: lost {name}: sequences {first}-{stop - 1} of epoch {epoch}"
+        yield Finding(queue, name, "lost", text, epoch, first, stop - 1)
+    for text in log.recovery.problems:
+        yield Finding(queue, name, "damage", text)
+    for text in log.recovery.torn:
+        yield Finding(queue, name, "torn", text)
+    for slot in (0, 1):
+        path = f"{log.folder}/cursor.{slot}"
+        if not _slot_is_whole(path):
+            text = f"{path}: offset 0: is damaged; what was settled last may be sent again"
+            yield Finding(queue, name, "damage", text)
+
+
+def _slot_is_whole(path: str) -> bool:
+    """Whether a slot was never written, or is intact."""
+    files = RealFiles()
+    try:
+        descriptor = files.open(path, write=False)
+    except FileNotFoundError:
+        return True
+    try:
+        data = files.read(descriptor, 0, min(files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX))
+    finally:
+        files.close(descriptor)
+    return not data.strip(b"\0") or decode_sheet(CURSOR_MAGIC, data, path) is not None
 
 
 @spool.command()
@@ -98,23 +221,39 @@ def export(folder: str, queue: str) -> None:
 @click.argument("queue")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All messages of the queue.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 def drop(folder: str, queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
-    """Take messages out of QUEUE for ever, by their ids or all."""
-    if everything == bool(ids):
-        raise click.UsageError("name the ids to drop, or give --all")
-    wanted = {name_of(identity) for identity in ids}
-    if any(of != queue for of, _, _ in wanted):
-        raise click.UsageError(f"an id of another queue than {queue!r}; drop it there")
+    """Take messages out of QUEUE for ever, by their ids or all.
+
+    A consumer that had one in hand when its producer ended may still process it.
+    """
+    check_choice(ids, everything=everything)
     with looked_at(folder) as opened:
-        present = [name_of(message.id) for message in kept(opened, queue)]
-    chosen = [name for name in present if everything or name in wanted]
-    if len(chosen) < len(wanted):
-        raise Failure(f"{len(wanted) - len(chosen)} of these ids are not in the queue; see `peerfabric spool show`")
-    confirmed(f"Drop {len(chosen):,} messages of {queue} for ever?", yes=yes)
-    with owned(folder) as opened:
-        log = log_of(opened, queue)
-        for _, epoch, sequence in chosen:
-            log.settle(epoch, sequence, sequence + 1)
-        log.write_cursor(log.recovery.marks)
-    print_line(f"{len(chosen):,} messages dropped")
+        there = unsettled(messages_of(opened, queue))
+        chosen = there if everything else _chosen(opened, queue, there, ids)
+    count = sum(ranges.total for ranges in chosen.values())
+    dropped = 0
+    if count:
+        confirmed(f"Drop {count:,} messages of {queue} for ever?", yes=yes)
+        with owned(folder, opened.node_id) as ours:
+            log = messages_of(ours, queue)
+            say_found(queue, log)
+            before = log.unsettled_count
+            for epoch, ranges in chosen.items():
+                for start, stop in ranges:
+                    log.settle(epoch, start, stop)
+            dropped = before - log.unsettled_count
+            settle_on_disk(log)
+    print_line(f"{dropped:,} messages dropped")
+
+
+def _chosen(opened: Spool, queue: str, there: dict[int, Ranges], ids: tuple[str, ...]) -> dict[int, Ranges]:
+    found: dict[int, Ranges] = {}
+    for identity in ids:
+        of, epoch, sequence = parse_id(opened, identity)
+        if of != queue:
+            raise click.UsageError(f"{identity} is of another queue than {queue!r}; drop it there")
+        if sequence not in there.get(epoch, ()):
+            raise Failure(f"{identity} is not in the queue; see `peerfabric spool show`")
+        found.setdefault(epoch, Ranges()).add(sequence, sequence + 1)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from crc32c import crc32c
 
 from peerfabric import Node
+from peerfabric.envelope import MSGPACK, RAW, Extra
 from tests.cli.conftest import DEADLINE, Start, ended
+from tests.cli.spools import NOW, content, opened, put
 
 DESK = """
 import os, signal, sys
@@ -106,7 +111,130 @@ def test_damage_is_named(start: Start, left: str) -> None:
     segment.write_bytes(data)
     code, out, err = ended(start("spool", "verify", left))
     assert (code, "sequences 1-1" in out, "intact" in err) == (1, True, True)
-    assert [m["body"]["number"] for m in lines(start, "spool", "export", left, "orders")] == [2, 3]
+    found = [json.loads(line) for line in ended(start("spool", "verify", left, "-o", "json"))[1].splitlines()]
+    assert [(f["found"], f.get("first"), f.get("last")) for f in found] == [("lost", 1, 1), ("damage", None, None)]
+    assert f"{segment}: offset " in found[1]["text"]
+    code, out, err = ended(start("spool", "export", left, "orders"))
+    assert (code, "spool verify" in err) == (0, True)
+    assert [json.loads(line)["body"]["number"] for line in out.splitlines()] == [2, 3]
+    second = json.loads(out.splitlines()[0])["id"]
+    code, out, err = ended(start("spool", "drop", left, "orders", second, "--yes"))
+    # Opened for writing, it tells what the node's next start would have told.
+    assert (code, out, "messages 1 to 1 of epoch" in err) == (0, "1 messages dropped\n", True)
+
+
+def test_damage_outside_of_messages_is_found(start: Start, left: str) -> None:
+    """A torn end, a cursor, and the file that says whose spool it is: each with its file and offset."""
+    queue = Path(left, "queues", "orders")
+    [segment] = queue.glob("*.seg")
+    size = segment.stat().st_size
+    with segment.open("ab") as file:
+        file.write(b"half a record")
+    for sheet in (queue / "cursor.0", queue / "cursor.1", Path(left, "node")):
+        data = bytearray(sheet.read_bytes())
+        data[20] ^= 1
+        sheet.write_bytes(data)
+    before = content(left)
+    code, out, err = ended(start("spool", "verify", left))
+    assert (code, len(err.splitlines())) == (1, 1)
+    for text in (f"{segment}: torn at offset {size:,}", f"{queue}/cursor.", f"{left}/node: offset 0"):
+        assert text in out
+    assert content(left) == before
+
+
+def test_looking_changes_nothing(start: Start, given_up: str) -> None:
+    """Not a byte and not a time of a file, whatever is looked at."""
+    before = content(given_up)
+    for arguments in (("ls",), ("show", "orders"), ("export", "orders"), ("verify",)):
+        assert ended(start("spool", arguments[0], given_up, *arguments[1:]))[0] == 0
+    assert ended(start("dead", "ls", given_up))[0] == 0
+    assert content(given_up) == before
+
+
+def test_bodies_that_are_no_json(start: Start, tmp_path: Path) -> None:
+    """Bytes, dates and NaN say that they are not exact; what cannot be read at all says why and is exit code 1."""
+    spool = opened(tmp_path / "spool")
+    encode = msgspec.msgpack.encode
+    bodies = [encode(b"abc"), encode(float("nan")), encode({"a": [1, None]})]
+    put(spool, "odd", 1, bodies, MSGPACK, Extra(1, {"h": "\x1b"}))
+    put(spool, "odd", 4, [b"raw"], RAW)
+    spool.close()
+    folder = str(tmp_path / "spool")
+    code, out, err = ended(start("spool", "export", folder, "odd"))
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, "3 bodies" in err) == (0, True)
+    assert [(m["body"], m.get("exact")) for m in found] == [
+        ("YWJj", False),
+        (None, False),
+        ({"a": [1, None]}, None),
+        ("cmF3", False),
+    ]
+    assert "\x1b" not in ended(start("spool", "show", folder, "odd"))[1]
+    spool = opened(tmp_path / "spool")
+    deep = b"\x91" * 100_000 + b"\xc0"
+    put(spool, "odd", 1, [deep])
+    put(spool, "odd", 2, [b"\xa1\xff", encode("good")])
+    spool.queue("odd", unix_ms=NOW).append(spool.epoch, 4, 2, 1, b"\x91\x01", unix_ms=NOW)
+    spool.close()
+    code, out, err = ended(start("spool", "export", folder, "odd"))
+    bad = [m for m in map(json.loads, out.splitlines()) if "problem" in m]
+    assert (code, "4 bodies cannot be read" in err, "Traceback" in err, len(bad)) == (1, True, False, 4)
+    assert [base64.b64decode(m["raw"]) for m in bad] == [b"\x91" + deep, b"\xa1\xff", b"\x91\x01", b""]
+    assert ended(start("spool", "show", folder, "odd"))[0] == 0
+
+
+def test_a_drop_keeps_what_is_known_of_the_others(start: Start, tmp_path: Path) -> None:
+    """The marks of the cursor, attempts and deaths among them, outlive a drop."""
+    folder = tmp_path / "spool"
+    spool = opened(folder)
+    put(spool, "q", 1, [b"\x01", b"\x02"])
+    spool.queue("q", unix_ms=NOW).write_cursor(b"marks")
+    epoch = spool.epoch
+    spool.close()
+    assert ended(start("spool", "drop", str(folder), "q", f"desk:{epoch}:q/1", "--yes"))[0] == 0
+    spool = opened(folder)
+    assert spool.queue("q", unix_ms=NOW).recovery.marks == b"marks"
+    spool.close()
+
+
+def test_export_into_send(start: Start, left: str, node: Node) -> None:
+    """What a killed node has left goes to another fabric through a pipe, and stays until it is dropped."""
+    exporting, sending = start("spool", "export", left, "orders"), start("send", "elsewhere", "-")
+    out = ended(exporting)[1]
+    consumer = node.consumer("elsewhere", dict)
+    bodies = "".join(json.dumps(json.loads(line)["body"]) + "\n" for line in out.splitlines())
+    assert sending.stdin is not None
+    sending.stdin.write(bodies)
+    sending.stdin.close()
+    sending.stdin = None
+    got = []
+    for _ in range(3):
+        with consumer.get(DEADLINE) as body:
+            got.append(body["number"])
+    assert (got, ended(sending)[0]) == ([1, 2, 3], 0)
+    assert len(lines(start, "spool", "export", left, "orders")) == 3
+
+
+def test_unsafe_and_newer_folders(start: Start, left: str, tmp_path: Path) -> None:
+    """Others can write, a link, a later version: exit code 5, one line, nothing changed."""
+    link = tmp_path / "link"
+    link.symlink_to(left)
+    sheet = Path(left, "node")
+    old = sheet.read_bytes()
+    data = bytearray(old)
+    data[8:10] = (2).to_bytes(2, "little")
+    data[12:16] = crc32c(bytes(data[16:]), crc32c(bytes(data[:12]))).to_bytes(4, "little")
+    sheet.write_bytes(data)
+    before = content(left)
+    for command in (["verify"], ["drop", "orders", "--all", "--yes"]):
+        code, out, err = ended(start("spool", command[0], left, *command[1:]))
+        assert (code, out, "later version" in err, len(err.splitlines())) == (5, "", True, 1)
+    assert content(left) == before
+    sheet.write_bytes(old)
+    Path(left).chmod(0o777)
+    for folder, text in ((left, "can be written by others"), (str(link), "symbolic link")):
+        code, out, err = ended(start("spool", "drop", folder, "orders", "--all", "--yes"))
+        assert (code, out, text in err, len(err.splitlines())) == (5, "", True, 1)
 
 
 def test_a_running_node_is_left_alone(start: Start, tmp_path: Path) -> None:
