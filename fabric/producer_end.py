@@ -682,9 +682,19 @@ class ProducerEnd:
         return letter
 
     def restore_letter(self, letter: DeadLetter) -> None:
-        """Put a letter in its place: one that was taken, or of an earlier life."""
+        """Put a letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
+        self.take_letter(letter.id)
         self._letters[letter.id] = letter
         self._letter_bytes += cost([letter.data])
+        stream, _, sequence = letter.id.rpartition("/")
+        for start, stop in self.numbers(stream, [int(sequence), int(sequence) + 1]):
+            if self.backlog is not None and start < self.next and start not in self._settled:
+                # The cursor that should follow the letter was never written.
+                self._settled.add(start, stop)
+                self._dead.add(start, stop)
+                self.backlog.settle(start, stop)
+                self._account["dead_lettered"] += 1
+                self._raise_floor()
 
     def retry(self, letter: DeadLetter) -> None:
         """Send a dead letter that was taken again, under a new sequence with its old id as `origin`."""
@@ -836,6 +846,7 @@ class ProducerEnd:
             sequence = run.first + at
             extra = run.extras.get(sequence) if run.extras else None
             identity = "{}/{}".format(*self.numbering.name(sequence))
+            self.take_letter(identity)  # an earlier life may have stored it, too
             letter = self._letters[identity] = DeadLetter(
                 id=identity,
                 queue=self.queue,

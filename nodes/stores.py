@@ -15,7 +15,7 @@ import msgspec
 
 from peerfabric.backlog import Marks, Recovered
 from peerfabric.batch import cuts, join, split
-from peerfabric.envelope import Extra
+from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
@@ -233,11 +233,11 @@ def read_letters(log: Log) -> Iterable[DeadLetter]:
                 [data] = letter_bodies(record)
             except (msgspec.DecodeError, BadFrame, ValueError):
                 continue
-            yield msgspec.structs.replace(bare, data=data)
+            yield msgspec.structs.replace(bare, data=data, codec=MSGPACK)
 
 
 def letter_bodies(record: Record) -> list[bytes]:
-    """The bodies of a record as the producer had encoded them."""
+    """The bodies of a record as documents of msgpack, whatever its codec."""
     return [bytes(body) for body in split(record.body, record.codec)]
 
 

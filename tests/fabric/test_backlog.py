@@ -196,3 +196,19 @@ def test_others_are_told_the_floor_of_the_cursor_on_disk() -> None:
     end.backlog.floor = end.floor
     end.check()
     assert (end.safe_floor, end.numbering.floor(OLD, end.safe_floor)) == (3, 3)
+
+
+def test_a_letter_that_was_stored_before_its_cursor() -> None:
+    """Its message is dead already, and not sent again; what is stored twice counts once."""
+    end = spooled()
+    end.accept(bodies(1), 0)
+    dispatch(end)
+    end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
+    [letter] = end.letters()
+    begun = Recovered([(NOW, 1, 2)], [], [], Marks()).begin("n:4:jobs", 2**20, 0.0)
+    later = ProducerEnd("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
+    later.restore_letter(letter)
+    later.restore_letter(letter)
+    later.check()
+    assert (later.account().recovered, later.account().dead_lettered, later.account().on_disk) == (1, 1, 0)
+    assert (later.letters(), later.account().closes) == ([letter], True)

@@ -190,6 +190,23 @@ def test_dead_letters_stay(front: Front, tmp_path: Path, fsync: bool) -> None:
         assert node.dead_letters("jobs") == []
 
 
+def test_a_dead_letter_of_bytes(front: Front, tmp_path: Path) -> None:
+    """It is the same bytes after a restart, listed and sent again."""
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        producer = node.producer("jobs", bytes)
+        producer.send(b"abc")
+        with front.node("kitchen") as other:
+            other.consumer("jobs", bytes).get(timeout=DEADLINE).reject("no")
+            producer.flush(timeout=DEADLINE)
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        producer = node.producer("jobs", bytes)
+        [letter] = node.dead_letters("jobs")
+        assert letter.body == b"abc"
+        assert letter.retry()
+        assert [body for _, body in take(front, 1, bytes)] == [b"abc"]
+        producer.flush(timeout=DEADLINE)
+
+
 def test_one_producer_without_the_spool(front: Front, tmp_path: Path) -> None:
     """`spool=False` keeps it in memory only, as ever."""
     with front.node("shop", spool=tmp_path / "spool") as node:
