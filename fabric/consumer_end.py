@@ -168,7 +168,9 @@ class ConsumerEnd:
             return
         source.attached = True
         source.credit = ConsumerCredit()
-        source.proven_gone = False
+        if source.proven_gone:
+            source.proven_gone = False
+            self.fence(holder, -inf)  # it is back, and may give them to others: only its echoes count from now on
         for stream in source.streams:
             self._forget_at.pop(stream, None)
         source.returned.clear()

@@ -275,13 +275,16 @@ class Engine:
 
     # What the disk reports
 
-    def acks_to_settle(self) -> dict[Link, int]:
+    def acks_to_settle(self) -> dict[Link, tuple[int, int]]:
         """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
-        return {link: link.acks_applied for link in self.peers.links.values() if link.acks_applied > link.acks_settled}
+        links = [link for link in self.peers.links.values() if link.acks_applied > link.acks_settled]
+        return {link: (link.theirs, link.acks_applied) for link in links}
 
-    def cursors_stored(self, applied: dict[Link, int]) -> None:
+    def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
         """The cursors on disk have the results of these ACKs: consumers may forget them."""
-        for link, ack in applied.items():
+        for link, (life, ack) in applied.items():
+            if link.theirs != life:
+                continue  # the peer has begun a new count, of which the cursors know nothing
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
             if link.starting_due:
                 link.starting_due = False

@@ -198,11 +198,17 @@ class ProducerEnd:
         free = backlog.memory_bytes - self.held_bytes
         return max(1, free) if not self.held_bytes or 2 * free >= backlog.memory_bytes else 0
 
-    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> None:
-        """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage."""
+    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> bool:
+        """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage.
+
+        Returns whether all of it was taken: what is stored and not accepted yet must be read once more.
+        """
         backlog = self.backlog
         assert backlog is not None
-        for first, stop in self.numbering.numbers(stream, sequence, sequence + len(bodies)):
+        whole = True
+        for first, end in self.numbering.numbers(stream, sequence, sequence + len(bodies)):
+            whole = whole and end <= self.next
+            stop = min(end, self.next)
             at = max(first, backlog.load_at)
             if at >= stop:
                 continue  # read before
@@ -221,6 +227,7 @@ class ProducerEnd:
                     self._returned.add(run)
             for holder in list(self._adopted):
                 self._adopt(holder)
+        return whole
 
     def lose(self, stop: int) -> None:
         """What should be on disk below `stop` and was not read is damaged."""

@@ -29,6 +29,7 @@ from peerfabric.errors import (
     ConfigError,
     ForkedNode,
     NodeClosed,
+    SpoolError,
     TimedOut,
     Undelivered,
     WouldDeadlock,
@@ -359,6 +360,8 @@ class AsyncNode:
             raise ConfigError("fsync=True needs a spool to sync; give Node(spool=PATH)")
         if synced and not self.fsync:
             raise ConfigError("fsync=True of a producer needs a spool that syncs; give Node(spool=PATH, fsync=True)")
+        if spooled and self.fsync and not synced:
+            raise ConfigError("a spool syncs for all its producers or for none; give this one a node of its own")
         if on_full not in ("block", "error", "drop_oldest", "drop_newest", "spool"):
             raise ConfigError(f"on_full={on_full!r}; use 'block', 'error', 'drop_oldest', 'drop_newest' or 'spool'")
         if on_full == "spool" and not spooled:
@@ -776,11 +779,14 @@ class AsyncNode:
         self._life = Life.CLOSED
         for handle in self._handles():
             handle.stop()
-        if self.disk is not None:
-            self.disk.stop()
         self._stopped.open()
         if self._membership is not None:
             self._membership.leave()
+        try:
+            if self.disk is not None:
+                self.disk.stop()
+        except SpoolError as error:
+            _log.error("%s: the spool was not closed in order: %s", self.name, error)
         self.pump.stop()
         process.forget(self)
         if isinstance(self.waiting, Suspending):

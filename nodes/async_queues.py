@@ -61,6 +61,8 @@ LARGE_HANDOVER: Final = 4
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
 
+_log = logging.getLogger("peerfabric")
+
 STALLED: Final = (1.0, logging.WARNING)
 IDLE: Final = (5.0, logging.INFO)
 
@@ -239,8 +241,6 @@ class AsyncProducer(Generic[T_contra]):
     def deposited(self, deposit: Deposit) -> None:
         """The disk's thread has stored what a send of ours handed over."""
         assert self._store is not None
-        if deposit.letter is not None:
-            self._store.unbury(deposit.letter.id)
         with self._lock:
             if deposit.letter is not None:
                 self._segments.append(_Retry(deposit.letter))
@@ -248,6 +248,16 @@ class AsyncProducer(Generic[T_contra]):
                 self._close_segment()
                 self._segments.append((deposit.bodies[: deposit.count], deposit.extras, False))
         self._node.pump.alert(self)
+        if deposit.letter is not None:
+            self._unbury(deposit.letter.id)
+
+    def _unbury(self, identity: str) -> None:
+        """Take a letter that is sent again, or dropped, off the disk; if that fails it only comes back at a restart."""
+        assert self._store is not None
+        try:
+            self._store.unbury(identity)
+        except SpoolError as error:
+            _log.warning("queue %r: the dead letter %s stays on disk: %s", self.queue, identity, error)
 
     async def _deposit(self, deposit: Deposit, timeout: float | None) -> None:
         """Hand `deposit` to the disk's thread and wait until it is stored.
@@ -277,6 +287,15 @@ class AsyncProducer(Generic[T_contra]):
         except TimedOut:
             if deposits.take_back(deposit):
                 raise QueueFull(self.queue, self.buffer_bytes, waited=timeout) from None
+            await wait_until(  # the disk has it in hand, and nobody knows yet whether it is accepted
+                self._node.waiting,
+                self._gate,
+                lambda: True if deposit.count or deposit.error is not None else None,
+                None,
+                lambda: f"queue {self.queue!r}: the disk",
+            )
+            if not deposit.count and deposit.error is not None:
+                raise deposit.error from None
             raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", timeout or 0.0) from None
         except BaseException:
             deposits.take_back(deposit)  # if it is too late for that, it will be sent
@@ -719,12 +738,13 @@ class AsyncProducer(Generic[T_contra]):
                 except SpoolError:
                     self.restore_letter(letter)
                     raise
-                self._store.unbury(identity)
             with self._lock:
                 self._close_segment()
                 self._segments.append(_Retry(letter))
                 self._count += self._store is None
         self._node.pump.alert(self)
+        if self._store is not None:
+            self._unbury(identity)
         return True
 
     def restore_letter(self, letter: DeadLetter) -> None:

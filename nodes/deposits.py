@@ -87,7 +87,7 @@ class Deposits:
             else:
                 deposit.written_at = time.monotonic()
                 self._written.append(deposit)
-        if coming and not self._written:
+        if coming:
             self._handle.changed()
         return bool(self._written)
 

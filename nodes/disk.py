@@ -116,24 +116,35 @@ class Disk:
         Raises:
             SpoolError: The disk refused; what was not done is done when it does not any more.
         """
-        unsynced = self._store_waiting()
-        self._bury()
-        more = self._load()
-        due_in = self._cursor_at - now
-        if due_in <= 0 and self._cursors_due():
+        failed = [self._store_waiting()]
+        if self._cursor_at <= now and self._cursors_due():
+            # Before all else that needs room: what a cursor settles may be trimmed.
             self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
-            self._write_cursors()
-        if unsynced is not None:
-            raise unsynced
+            failed.append(self._tried(self._write_cursors))
+        failed.append(self._tried(self._bury))
+        more = self._load()
+        for error in failed:
+            if error is not None:
+                raise error
         if more or self._waiting:
             return 0.0
-        return max(0.0, due_in) if due_in > 0 and self._cursors_due() else None
+        return max(0.0, self._cursor_at - now) if self._cursors_due() else None
 
     def last_round(self, now: float) -> None:
         """The node closes: leave everything on disk."""
-        self._store_waiting()
-        self._bury()
-        self._write_cursors()
+        failed = [self._store_waiting(), self._tried(self._bury), self._tried(self._write_cursors)]
+        for error in failed:
+            if error is not None:
+                raise error
+
+    @staticmethod
+    def _tried(work: Callable[[], None]) -> SpoolError | None:
+        """Do `work`; return why the disk refused. What fails for one must not keep the others from their part."""
+        try:
+            work()
+        except SpoolError as error:
+            return error
+        return None
 
     def _store_waiting(self) -> SpoolError | None:
         """Store what waits, with one sync for each log; return why one of them was not synced."""
@@ -188,11 +199,13 @@ class Disk:
                 continue
             loaded = store.read(wanted)
             with self.pump.lock:
+                whole = True
                 for item in loaded:
-                    end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+                    taken = end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+                    whole = whole and taken
                 if not loaded:
                     end.lose(behind)
-                store.read_to(end.backlog.load_at)
+                store.read_to(end.backlog.load_at if whole else 0)
                 self.engine.disk_moved(end)
                 more = more or end.load_bytes() > 0
             self.pump.wake()

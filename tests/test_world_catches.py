@@ -7,16 +7,21 @@ from typing import Any
 
 import pytest
 
+from peerfabric.backlog import Backlog, Marks, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
 from peerfabric.engine import Engine
 from peerfabric.link import Link
+from peerfabric.nodes.stores import Store
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
-from tests.world import World
+from peerfabric.spool import Log
+from tests.world import THEMES, World
 
 SEEDS = 200
 """Most are caught within five; RELEASE matters to one world in thirty."""
+DISK_SEEDS = 25
+"""As many as pass unbroken in tests/test_world.py, so that nothing else is caught."""
 
 Patch = Callable[[type, str, Callable[..., Any]], None]
 
@@ -160,6 +165,108 @@ def newest_first(patch: Patch) -> None:
     patch(ConsumerEnd, "receive", broken)
 
 
+def settled_before_the_cursor(patch: Patch) -> None:
+    patch(Engine, "acks_to_settle", lambda self: {})
+    receive_ack = Engine._receive_ack
+
+    def broken(self: Engine, link: Link, ack: Any, now: float) -> None:
+        receive_ack(self, link, ack, now)
+        link.acks_settled = link.acks_applied
+
+    patch(Engine, "_receive_ack", broken)
+
+
+def settled_before_the_letter_is_stored(patch: Patch) -> None:
+    bury = Backlog.bury
+
+    def broken(self: Backlog, number: int, letter: Any) -> None:
+        bury(self, number, letter)
+        self.settle(number, number + 1)
+
+    patch(Backlog, "bury", broken)
+
+
+def letters_not_stored(patch: Patch) -> None:
+    patch(Store, "bury", lambda self, letters, unix_ms: [number for number, _ in letters])
+
+
+def recovered_messages_forgotten(patch: Patch) -> None:
+    begin = Recovered.begin
+
+    def broken(self: Recovered, stream: str, memory_bytes: int, now: float) -> Any:
+        self.settled = [*self.settled, *self.eras]
+        return begin(self, stream, memory_bytes, now)
+
+    patch(Recovered, "begin", broken)
+
+
+def no_reunion(patch: Patch) -> None:
+    patch(Backlog, "reuniting", property(lambda self: False))  # type: ignore[arg-type]
+
+
+def acks_of_earlier_lives_ignored(patch: Patch) -> None:
+    numbers = ProducerEnd.numbers
+
+    def broken(self: ProducerEnd, stream: str, flat: Any) -> Any:
+        return numbers(self, stream, flat) if stream == self.stream else []
+
+    patch(ProducerEnd, "numbers", broken)
+
+
+def settled_messages_read_again(patch: Patch) -> None:
+    runs = Backlog.runs
+
+    def broken(self: Backlog, first: int, bodies: Any, run: Any) -> Any:
+        settled, self.settled = self.settled, Ranges()
+        try:
+            return runs(self, first, bodies, run)
+        finally:
+            self.settled = settled
+
+    patch(Backlog, "runs", broken)
+
+
+def never_synced(patch: Patch) -> None:
+    patch(Store, "sync", lambda self: None)
+
+
+def cursor_ahead(patch: Patch) -> None:
+    settle = Store.settle
+    patch(Store, "settle", lambda self, ranges: settle(self, [(s, a, b + 3) for s, a, b in ranges]))
+
+
+def trimmed_too_early(patch: Patch) -> None:
+    def broken(self: Log) -> None:
+        for segment in [s for s in self._contents.segments if s.sealed and not s.syncs]:
+            self._remove(segment)
+
+    patch(Log, "_trim", broken)
+
+
+def floor_above_an_unstored_letter(patch: Patch) -> None:
+    def broken(self: ProducerEnd) -> None:
+        self.floor = self._settled.first_missing(self.floor)
+
+    patch(ProducerEnd, "_raise_floor", broken)
+
+
+def held_in_the_last_life_not_adopted(patch: Patch) -> None:
+    patch(ProducerEnd, "_adopt", lambda self, holder: self._adopted.pop(holder, None))
+
+
+def attempts_forgotten(patch: Patch) -> None:
+    patch(ProducerEnd, "marks", lambda self: Marks([], sorted(set(self.consumers.values()))))
+
+
+def earlier_lives_not_inherited(patch: Patch) -> None:
+    patch(ConsumerEnd, "_inherited", lambda self, holder: None)
+
+
+def cursors_never_written(patch: Patch) -> None:
+    patch(Store, "write_cursor", lambda self, marks: True)
+    patch(Log, "close", Log.abandon)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -178,6 +285,21 @@ CASES = [
     (strike_for_everybody, "poison"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
+    (settled_before_the_cursor, "disk"),
+    (settled_before_the_letter_is_stored, "graves"),
+    (letters_not_stored, "graves"),
+    (recovered_messages_forgotten, "disk"),
+    (no_reunion, "disk"),
+    (acks_of_earlier_lives_ignored, "disk"),
+    (settled_messages_read_again, "disk"),
+    (never_synced, "power"),
+    (cursor_ahead, "disk"),
+    (trimmed_too_early, "disk"),
+    (floor_above_an_unstored_letter, "graves"),
+    (held_in_the_last_life_not_adopted, "disk"),
+    (attempts_forgotten, "graves"),
+    (earlier_lives_not_inherited, "disk"),
+    (cursors_never_written, "disk"),
 ]
 
 
@@ -189,7 +311,7 @@ def test_world_catches(mutate: Callable[[Patch], None], theme: str, monkeypatch:
         monkeypatch.setattr(owner, name, replacement)
 
     mutate(patch)
-    for seed in range(SEEDS):
+    for seed in range(DISK_SEEDS if THEMES[theme].spooled else SEEDS):
         try:
             World(seed, theme).run()
         except AssertionError:

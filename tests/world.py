@@ -8,6 +8,10 @@ pipe is lost, or arrives after the first frames of the next one, as ZeroMQ does)
 and forgets. Processes die, vanish with their host, hang, come back as somebody else or as a later life.
 User code is fast, slow, failing, hanging or deadly. Nothing else is random: the same seed replays the run.
 
+A role with a spool is one node for ever: its disk, in memory, outlives each of its processes, and every process goes
+on where the last one ended. The disk fails, fills up, is slow and loses its power, and a process may die within any
+of its operations. Whoever waits there lets the world go on meanwhile, as a thread would.
+
 What must hold is asserted after every turn (`check()` of the engine that had it) and at the end, after
 everything was healed and became quiet; see `World.judge`.
 """
@@ -17,8 +21,10 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from errno import EIO, ENOSPC
 from functools import partial
 from itertools import count, pairwise
 from math import inf
@@ -28,13 +34,18 @@ from typing import Any
 import msgspec
 
 from peerfabric import inflight
+from peerfabric.backlog import REUNION, Marks, Recovered
 from peerfabric.batch import split
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.engine import Engine
-from peerfabric.envelope import MSGPACK, RAW, Address, Pong, decode_frame
+from peerfabric.envelope import MSGPACK, RAW, Address, Extra, Interest, Pong, decode_frame
+from peerfabric.errors import SpoolError
 from peerfabric.link import FENCE, Link
 from peerfabric.names import matches
+from peerfabric.nodes.deposits import Deposit, Deposits
+from peerfabric.nodes.disk import RETRY_AFTER, Disk
+from peerfabric.nodes.stores import Store
 from peerfabric.options import Options
 from peerfabric.peers import (
     Dial,
@@ -47,6 +58,13 @@ from peerfabric.peers import (
     Unsubscribe,
 )
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.ranges import Ranges
+from peerfabric.spool import Spool
+from peerfabric.spool.files import Buffer, Place
+from peerfabric.spool.files import Process as Owner
+from peerfabric.stats import DeadLetter
+from tests.fabric.spool.disk import SHORT
+from tests.fabric.spool.disk import Disk as Platter
 
 Frames = list[bytes]
 
@@ -99,6 +117,10 @@ class Theme:
     lease: float = 8.0
     strict: bool = False
     """Nothing happens that could excuse a second run."""
+    spooled: float = 0.0
+    """How many of the producing nodes have a spool, the first of them included."""
+    fsync: float = 0.0
+    """How many of those sync."""
 
 
 THEMES = {
@@ -131,7 +153,157 @@ THEMES = {
         letters=True,
         loop=True,
     ),
+    "disk": Theme(
+        faults=("crash", "crash", "kill", "cut", "leave", "slow disk"),
+        kinds=("ok", "ok", "slow"),
+        loop=True,
+        spooled=0.8,
+        fsync=0.3,
+    ),
+    "power": Theme(
+        faults=("power", "power", "outage", "cut", "slow disk"), kinds=("ok", "slow"), spooled=0.8, fsync=0.7
+    ),
+    "faults": Theme(
+        faults=("io", "io", "short", "full", "crash", "kill", "cut", "stall"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails"),
+        loop=True,
+        spooled=0.8,
+        fsync=0.5,
+    ),
+    "graves": Theme(
+        faults=("crash", "kill", "io", "full", "leave"),
+        kinds=("ok",) * 12 + ("slow", "fails twice", "fails", "rejected", "misfit", "poison"),
+        picky=True,
+        letters=True,
+        spooled=0.9,
+        fsync=0.3,
+        messages=60,
+    ),
 }
+
+DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
+VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled)
+
+SEGMENT_BYTES = 2048
+OPERATIONS = ("write", "sync", "create", "allocate", "truncate", "sync_folder", "rename", "unlink")
+
+
+class Killed(BaseException):
+    """The process that asked something of its disk is no more."""
+
+
+class Drive:
+    """The disk of a node as one of its processes has it: an implementation of `Files` in which the process may die."""
+
+    def __init__(self, world: World, platter: Platter) -> None:
+        self.world, self.platter = world, platter
+        self.process_of: Process | None = None
+        self.over = False
+        """The process is dead, whatever still runs of it here."""
+        self.steps_left = 0
+        """Operations until the process dies in the middle of one; 0: it lives on."""
+        self.with_power = False
+        """Then the power fails, too."""
+
+    def _step(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        if self.over:
+            raise Killed
+        if self.steps_left:
+            self.steps_left -= 1
+            if not self.steps_left:
+                how = self.world.random.randrange(3)
+                try:
+                    if how == 1:
+                        act()
+                    elif how == 2 and half is not None:
+                        half()
+                except OSError:
+                    pass
+                self.world.struck(self)
+                raise Killed
+        return act()
+
+    def make_folder(self, path: str) -> bool:
+        made: bool = self._step(partial(self.platter.make_folder, path))
+        return made
+
+    def check_folder(self, path: str) -> Place:
+        return self.platter.check_folder(path)
+
+    def names(self, path: str) -> list[str]:
+        return self.platter.names(path)
+
+    def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
+        descriptor: int = self._step(partial(self.platter.open, path, create=create, write=write))
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        if not self.over:
+            self.platter.close(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        return self.platter.size(descriptor)
+
+    def read(self, descriptor: int, offset: int, size: int) -> bytes:
+        return self.platter.read(descriptor, offset, size)
+
+    def write(self, descriptor: int, offset: int, parts: Sequence[Buffer]) -> int:
+        whole = b"".join(parts)
+        some = whole[: self.world.random.randrange(len(whole) + 1)] if self.steps_left == 1 else b""
+        half = partial(self.platter.write, descriptor, offset, [some])
+        done: int = self._step(partial(self.platter.write, descriptor, offset, parts), half)
+        return done
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        self._step(partial(self.platter.allocate, descriptor, size))
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        self._step(partial(self.platter.truncate, descriptor, size))
+
+    def sync(self, descriptor: int) -> None:
+        process = self.process_of
+        if process is not None and not any(store.lock.locked() for store in process.stores.values()):
+            process.pass_time()  # others write meanwhile
+        self._step(partial(self.platter.sync, descriptor))
+
+    def sync_folder(self, path: str) -> None:
+        self._step(partial(self.platter.sync_folder, path))
+
+    def rename(self, old: str, new: str) -> None:
+        self._step(partial(self.platter.rename, old, new))
+
+    def unlink(self, path: str) -> None:
+        self._step(partial(self.platter.unlink, path))
+
+    def lock(self, path: str, *, shared: bool = False) -> int:
+        descriptor: int = self._step(partial(self.platter.lock, path, shared=shared))
+        return descriptor
+
+    def process(self) -> Owner:
+        return self.platter.process()
+
+    def alive(self, process: Owner) -> bool:
+        return self.platter.alive(process)
+
+
+class Turnstile:
+    """What the disk's thread needs of the pump; whoever waits for its lock lets time pass."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    @property
+    def lock(self) -> Turnstile:
+        return self
+
+    def __enter__(self) -> None:
+        self.process.pass_time()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wake(self) -> None:
+        self.process.wake()
 
 
 class Line:
@@ -189,6 +361,16 @@ class Process:
         self.echoes: dict[str, float] = {}
         """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
         self.leaving = ""
+        self.began_at = world.now
+        self.drive: Drive | None = None
+        self.disk: Disk | None = None
+        self.remembered: dict[str, set[str]] = {}
+        """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
+        self.met: dict[str, float] = {}
+        """Holder -> when it first told this process what it has."""
+        self.slow_until = 0.0
+        self.look_at = inf
+        self.looking = False
 
     def clock(self) -> float:
         return self.world.now + self.offset
@@ -210,12 +392,72 @@ class Process:
             self.turn_at = inf
             self.turn()
 
+    # The disk's thread
+
+    @property
+    def stores(self) -> dict[str, Store]:
+        return self.disk.stores if self.disk is not None else {}
+
+    def look(self, delay: float | None = None) -> None:
+        """Let the disk's thread make a round, after `delay` or soon."""
+        if delay is None:
+            delay = self.world.random.choice((0.0, 0.0005, 0.003, 0.02))
+        at = self.world.now + delay
+        if at < self.look_at and self.alive:
+            self.look_at = at
+            self.world.at(at, partial(self._look_if, at))
+
+    def _look_if(self, at: float) -> None:
+        if self.look_at != at or not self.alive or self.looking:
+            return
+        self.look_at = inf
+        if self.stopped and not self.stuck:
+            self.look(0.05)
+            return
+        assert self.disk is not None
+        self.looking = True
+        try:
+            timeout = self.disk.round(self.clock())
+        except SpoolError as error:
+            self.world.log(f"{self.holder} {error}")
+            timeout = RETRY_AFTER
+        except Killed:
+            return
+        finally:
+            self.looking = False
+        self.check_disk()
+        at, self.look_at = self.look_at, inf
+        self.look(min(max(0.0, at - self.world.now), timeout if timeout is not None else inf))
+
+    def check_disk(self) -> None:
+        self.engine.check()
+        for store in self.stores.values():
+            store._log.check()
+            store._dead.check()
+
+    def pass_time(self) -> None:
+        """The disk's thread waits: the others go on, and this process may die meanwhile."""
+        world = self.world
+        if not self.looking:
+            return  # the process starts or ends
+        r = world.random.random()
+        if world.now < self.slow_until:
+            world.advance(world.now + r * 0.4)
+        elif r < 0.4:
+            world.advance(world.now + r * 0.01)
+        while self.alive and self.stopped and not self.stuck:
+            world.advance(world.now + 0.05)
+        if not self.alive:
+            raise Killed
+
     def turn(self) -> None:
         """One turn of the I/O thread, as the pump does it."""
         world, engine = self.world, self.engine
         world.turns += 1
         assert world.turns < TURNS_MAX, "the nodes spin"
         now = self.clock()
+        for producer in self.producers.values():
+            producer.hand_over()
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             event(now)
@@ -240,6 +482,8 @@ class Process:
         deadline = engine.deadline()
         if deadline is not None:
             self.wake(max(0.0005, deadline - now))
+        if self.disk is not None and self.disk.news():
+            self.look()
 
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
@@ -311,9 +555,29 @@ class Process:
             self.flush(now)
             if self.engine.closed_at <= now:
                 self.world.excuse("left without an answer", self.holder)
-            self.world.end(self, "left")
+            if self.disk is None or self._shut(now):
+                self.world.end(self, "left")
         else:
             self.wake(0.02)
+
+    def _shut(self, now: float) -> bool:
+        """Leave everything on disk; whether that could be tried, or the disk's thread has yet to come back."""
+        if self.looking:
+            self.wake(0.02)
+            return False
+        disk, role = self.disk, self.role
+        assert disk is not None
+        role.marks = {queue: end.marks() for queue, end in self.engine.producers.items()}
+        self.engine.leave()
+        try:
+            disk.last_round(now)
+            disk.spool.close()
+        except SpoolError as error:
+            self.world.log(f"{self.holder} closes: {error}")
+            role.marks = {}
+        except Killed:
+            return False
+        return True
 
 
 class Role:
@@ -330,6 +594,14 @@ class Role:
         """Knows peers by their endpoints only."""
         self.host = "h1"
         self.options = Options()
+        self.spooled = self.fsync = False
+        self.memory_bytes = 2**20
+        self.node_id = ""
+        """With a spool: the one node that all its processes are."""
+        self.last: Process | None = None
+        """With a spool: its newest process."""
+        self.marks: dict[str, Marks] = {}
+        """What an orderly end has left in the cursors."""
 
 
 class Producer:
@@ -337,16 +609,28 @@ class Producer:
 
     def __init__(self, process: Process, queue: str, codec: int) -> None:
         self.process, self.queue, self.codec = process, queue, codec
-        self.end: ProducerEnd = process.engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, process.clock())
+        store = process.stores.get(queue)
+        if store is not None and store.end is not None:
+            self.end: ProducerEnd = store.end
+        else:
+            self.end = process.engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, process.clock())
+        self.store = store
+        self.writing = nullcontext()
+        """Deposits are written under it; here there is one thread."""
+        self.deposits = Deposits(self, store) if store is not None and store.fsync else None  # type: ignore[arg-type]
         self.closed = False
+        self.stored_count = 0
+        self.handed: list[list[bytes] | DeadLetter] = []
+        """With a spool: what is stored, and not yet the engine's."""
 
     def burst(self, kinds: list[str]) -> None:
         """Send a message of each of these kinds."""
-        self.process.post(partial(self._send, kinds))
+        if self.store is None:
+            self.process.post(partial(self._send, kinds))
+        else:
+            self._send_stored(kinds)
 
-    def _send(self, kinds: list[str], now: float) -> None:
-        if self.closed:
-            return
+    def _bodies(self, kinds: list[str]) -> list[bytes]:
         world = self.process.world
         bodies = []
         for kind in kinds:
@@ -354,6 +638,13 @@ class Producer:
             if world.theme.tight and world.random.random() < 0.1:
                 text += b"x" * min(world.random.choice((3000, 70_000)), self.process.options.message_bytes_max - 100)
             bodies.append(text if self.codec == RAW else msgspec.msgpack.encode(text))
+        return bodies
+
+    def _send(self, kinds: list[str], now: float) -> None:
+        if self.closed:
+            return
+        world = self.process.world
+        bodies = self._bodies(kinds)
         first = self.end.next
         self.process.engine.accept(self.end, bodies, 0)
         for at, text in enumerate(bodies):
@@ -362,9 +653,120 @@ class Producer:
         if world.theme.tight and world.random.random() < 0.1:
             self.end.drop_oldest(world.random.randrange(1, 2000))
 
+    # With a spool
+
+    def _send_stored(self, kinds: list[str]) -> None:
+        """In a thread of user code: store the messages, or have them stored, and hand them over."""
+        bodies = self._bodies(kinds)
+        if self.deposits is not None:
+            self._deposit(Deposit(bodies, None))
+            return
+        try:
+            _, count = self.write(bodies, None)
+        except (SpoolError, Killed) as error:
+            self.process.world.log(f"{self.process.holder} does not accept: {error}")
+            return
+        self.handed.append(bodies[:count])
+        self.process.wake(self.process.world.random.choice((0.0, 0.0, 0.002, 0.05)))
+
+    def _deposit(self, deposit: Deposit) -> None:
+        assert self.deposits is not None
+        assert self.process.disk is not None
+        self.deposits.add(deposit)
+        self.process.disk.store(self.deposits)
+        self.process.look()
+
+    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None) -> tuple[int, int]:
+        """Append messages; return the sequence of the first and how many are stored."""
+        world, stream = self.process.world, self.end.stream
+        assert self.store is not None
+        first = self.stored_count + 1
+        for at, body in enumerate(bodies, first):
+            # Should this process die in the middle of it, they may turn up, or not.
+            plain = body if (self.codec if codec is None else codec) == RAW else msgspec.msgpack.decode(body)
+            world.accepted[stream, at] = plain
+            world.unsure.add((stream, at))
+        count = 0
+        try:
+            count = self.store.append(first, bodies, extras, self.codec if codec is None else codec, 0)
+        except Killed:
+            count = len(bodies)
+            raise
+        finally:
+            for at in range(first + count, first + len(bodies)):
+                del world.accepted[stream, at]
+        self.stored_count += count
+        if self.deposits is None:
+            world.unsure.difference_update((stream, at) for at in range(first, first + count))
+        self.process.check_disk()
+        return first, count
+
+    def deposited(self, deposit: Deposit) -> None:
+        """The disk's thread has stored and synced this."""
+        assert self.store is not None
+        if deposit.letter is not None:
+            self.store.unbury(deposit.letter.id)
+        self.process.world.unsure.difference_update(
+            (self.end.stream, at) for at in range(deposit.first, deposit.first + deposit.count)
+        )
+        self.handed.append(deposit.letter if deposit.letter is not None else deposit.bodies[: deposit.count])
+        self.process.wake(self.process.world.random.choice((0.0, 0.002)))
+
+    def changed(self) -> None:
+        """Whoever waits for the disk may look."""
+
+    def restore_letter(self, letter: DeadLetter) -> None:
+        self.end.restore_letter(letter)
+
+    def hand_over(self) -> None:
+        """The engine takes what is stored. In the I/O thread."""
+        handed, self.handed = self.handed, []
+        for what in handed:
+            if isinstance(what, DeadLetter):
+                self.end.retry(what)
+            else:
+                self.process.engine.accept(self.end, what, 0)
+
+    def _tend_stored(self) -> None:
+        """As `tend_letters`, with letters that are on disk."""
+        world = self.process.world
+        for letter in self.end.letters():
+            if b"poison" in letter.data or world.random.random() < 0.5:
+                continue
+            stream, _, sequence = letter.id.rpartition("/")
+            assert self.end.take_letter(letter.id) == letter
+            world.tended.add((stream, int(sequence)))
+            try:
+                if world.random.random() < 0.5:
+                    self._retry_stored(letter)
+                else:
+                    assert self.store is not None
+                    self.store.unbury(letter.id)
+            except (SpoolError, Killed) as error:
+                world.log(f"{letter.id} is neither retried nor dropped: {error}")
+                return
+
+    def _retry_stored(self, letter: DeadLetter) -> None:
+        extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
+        assert self.store is not None
+        if self.deposits is not None:
+            self._deposit(Deposit([letter.data], extras, letter))
+            return
+        try:
+            self.write([letter.data], extras, letter.codec)
+        except SpoolError:
+            self.end.restore_letter(letter)
+            raise
+        self.store.unbury(letter.id)
+        self.handed.append(letter)
+        self.process.wake(0.001)
+
     def tend_letters(self, now: float) -> None:
         """A person looks at the dead letters: retries some, drops some."""
         world = self.process.world
+        if self.store is not None:
+            self._tend_stored()
+            return
         for letter in self.end.letters():
             sequence = int(letter.id.rpartition("/")[2])
             if b"poison" in letter.data or world.random.random() < 0.5:
@@ -573,7 +975,7 @@ class World:
     def __init__(self, seed: int, theme: str | None = None, engine_class: type[Engine] | None = None) -> None:
         self.seed = seed
         self.random = Random(f"world {seed}")
-        self.theme_name = theme or list(THEMES)[seed % len(THEMES)]
+        self.theme_name = theme or VOLATILE_THEMES[seed % len(VOLATILE_THEMES)]
         self.theme = THEMES[self.theme_name]
         base = engine_class or self.engine_class
         self.engine_class = _watched(base, self)
@@ -582,7 +984,17 @@ class World:
         self.serial = count(1)
         self.accepted: dict[tuple[str, int], bytes] = {}
         self.runs: dict[tuple[str, int], list[Run]] = {}
-        self.sends: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        self.unsure: set[tuple[str, int]] = set()
+        """Accepted by nobody, but perhaps on a disk: they may run or not."""
+        self.tended: set[tuple[str, int]] = set()
+        """Their dead letters were retried or dropped."""
+        self.disks: dict[str, Platter] = {}
+        """Node id -> its disk."""
+        self.powerless: dict[str, float] = {}
+        """Node id -> when its disk last lost what was not synced."""
+        self.roles: list[Role] = []
+        self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
+        """(when, to whom, by which process)"""
         self.starts: dict[tuple[str, str], list[int]] = {}
         """(stream, holder) -> sequences in the order in which their first run began there."""
         self.excuses: list[tuple[float, str, str]] = []
@@ -627,7 +1039,7 @@ class World:
             when, _, event = heapq.heappop(self._events)
             self.now = max(self.now, when)
             event()
-        self.now = until
+        self.now = max(self.now, until)  # an event that waits for the disk may have lasted longer
 
     # Sockets
 
@@ -729,11 +1141,15 @@ class World:
         while line.pipe and line.pipe[0][0] <= self.now:
             target.receive(line.owner.holder, line.pipe.popleft()[1])
 
-    def sent(self, stream: str, sequences: range, attempt: int, holder: str) -> None:
+    def sent(self, engine: Engine, stream: str, sequences: range, attempt: int, holder: str) -> None:
         """A DATA frame was made."""
         self.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
+        by = f"{engine.address.node_id}:{engine.address.epoch}"
         for sequence in sequences:
-            self.sends.setdefault((stream, sequence), []).append((self.now, holder))
+            assert (stream, sequence) not in self.unsure or by != stream.rpartition(":")[0], (
+                f"{stream}/{sequence} is sent before it is stored"
+            )
+            self.sends.setdefault((stream, sequence), []).append((self.now, holder, by))
 
     def probe(self, owner: Process, wire: int, endpoint: str) -> None:
         target = self.listeners.get(endpoint)
@@ -796,19 +1212,62 @@ class World:
 
     # Processes
 
-    def start(self, role: Role, *, like: Process | None = None, at: Process | None = None) -> Process:
+    def start(self, role: Role, *, like: Process | None = None, at: Process | None = None) -> None:
         """Start a process. `like`: the next life of that one; `at`: somebody else at the same endpoints."""
+        if not role.spooled:
+            self._begin(role, like, at, None, None)
+            return
+        if role.last is not None and role.last.alive:
+            return
+        if not role.node_id:
+            role.node_id = f"n{next(self._names)}"
+            self.disks[role.node_id] = Platter()
+        drive = Drive(self, self.disks[role.node_id])
+        if self.random.random() < 0.1 and self.theme.faults and not self.healed:
+            drive.steps_left = self.random.randrange(1, 12)
+        try:
+            spool = Spool.open(
+                "/spool",
+                files=drive,
+                fsync=role.fsync,
+                random_bits=self.random.randrange(2**20),
+                node_id=role.node_id,
+                segment_bytes=SEGMENT_BYTES,
+                unix_ms=0,
+            )
+            self._begin(role, role.last, None, drive, spool)
+        except (SpoolError, Killed) as error:
+            self.log(f"{role.node_id} does not start: {type(error).__name__} {error}")
+            self._let_go(drive)
+            self.at(self.now + self.random.uniform(0.05, 0.5), partial(self.start, role))
+
+    def _let_go(self, drive: Drive) -> None:
+        """The process that has `drive` is no more."""
+        if not drive.over:
+            drive.over = True
+            drive.platter.kill()
+
+    def _begin(
+        self, role: Role, like: Process | None, at: Process | None, drive: Drive | None, spool: Spool | None
+    ) -> None:
+        if spool is not None:
+            assert spool.node_id == role.node_id
+            assert role.last is None or spool.epoch > role.last.address.epoch
         if like is not None:
-            epoch = ((like.address.epoch >> 20) + 1 << 20) + self.random.randrange(2**20)
-            address = msgspec.structs.replace(like.address, epoch=epoch)
+            epoch = ((like.address.epoch >> 20) + 1 << 20) + self.random.randrange(2**20) if spool is None else 0
+            address = msgspec.structs.replace(like.address, epoch=spool.epoch if spool is not None else epoch)
             if self.random.random() < 0.5:
                 inbox, outbox = self._new_endpoints(role)
                 address = msgspec.structs.replace(address, inbox=inbox, outbox=outbox)
         else:
-            name = f"n{next(self._names)}"
+            name = role.node_id or f"n{next(self._names)}"
             inbox, outbox = (at.address.inbox, at.address.outbox) if at is not None else self._new_endpoints(role)
-            address = Address(name, (1000 << 20) + self.random.randrange(2**20), name, role.host, inbox, outbox)
+            epoch = spool.epoch if spool is not None else (1000 << 20) + self.random.randrange(2**20)
+            address = Address(name, epoch, name, role.host, inbox, outbox)
         process = Process(self, address, role)
+        if spool is not None and drive is not None:
+            self._open_stores(process, drive, spool)
+            role.last = process
         self.processes.append(process)
         for endpoint in address.inbox:
             self.listeners[endpoint] = process
@@ -823,9 +1282,60 @@ class World:
         for pattern in role.subscribes:
             process.engine.open_subscriber(pattern, 2**20, process.clock())
         process.wake()
+        if process.disk is not None:
+            process.look()
         self._introduce(process)
-        self.log(f"start {process.holder} {vars(role)}")
-        return process
+        shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks")}
+        self.log(f"start {process.holder} {shown}")
+
+    def _open_stores(self, process: Process, drive: Drive, spool: Spool) -> None:
+        """Go on with what the spool has, as a node does."""
+        role, engine, now = process.role, process.engine, process.clock()
+        process.drive, drive.process_of = drive, process
+        disk = Disk(spool, engine, process.holder)
+        disk.pump = Turnstile(process)  # type: ignore[assignment]
+        for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
+            disk.stores[queue] = Store(spool, queue, role.fsync, 0)
+        for queue, store in disk.stores.items():
+            recovered, letters = store.recovered(), store.letters()
+            codec = dict(role.produces)[queue]
+            self._judge_recovered(process, queue, recovered, letters)
+            store.end = engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered)
+            assert store.end.backlog is not None
+            store.end.backlog.memory_bytes = role.memory_bytes
+            for letter in letters:
+                store.end.restore_letter(letter)
+            process.remembered[queue] = set(recovered.marks.consumers)
+        engine.durable = bool(disk.stores)
+        process.disk = disk
+        process.check_disk()
+
+    def _judge_recovered(self, process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:
+        """What was promised and is neither processed nor a dead letter must be there."""
+        node_id = process.address.node_id
+        buried = {letter.id for letter in letters}
+        assert len(buried) == len(letters), f"{process.holder} has a dead letter twice"
+        eras: dict[str, Ranges] = {}
+        for stream, first, stop in recovered.eras:
+            assert stream != f"{process.holder}:{queue}", f"{stream} is used again"
+            assert eras.setdefault(stream, Ranges()).add(first, stop) == stop - first, f"{stream} is there twice"
+        gone: dict[str, Ranges] = {}
+        for stream, first, stop in recovered.settled:
+            gone.setdefault(stream, Ranges()).add(first, stop)
+        for stream, first, stop in recovered.damaged:
+            gone.setdefault(stream, Ranges()).add(first, stop)
+        for key, body in self.accepted.items():
+            stream, sequence = key
+            if stream.split(":")[0] != node_id or stream.split(":")[2] != queue or key in self.unsure:
+                continue
+            if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
+                continue
+            done = any(run.outcome == "ack" for run in self.runs.get(key, ()))
+            fine = done or f"{stream}/{sequence}" in buried or key in self.tended
+            assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.holder}"
+        wanted = process.role.marks.pop(queue, None)
+        if wanted is not None:
+            assert recovered.marks.marks == wanted.marks, f"{process.holder} forgot what happened to its messages"
 
     def _new_endpoints(self, role: Role) -> tuple[list[str], list[str]]:
         number = next(self._endpoints)
@@ -853,6 +1363,10 @@ class World:
         if not process.alive:
             return
         process.alive = False
+        if process.drive is not None:
+            if how == "vanished":
+                self._lose_power(process.address.node_id)
+            self._let_go(process.drive)
         process.left = how == "left"
         process.silent = how == "vanished"
         self.log(f"{process.holder} {how}")
@@ -860,7 +1374,7 @@ class World:
             for run in runs:
                 if run.holder == process.holder and run.end == inf:
                     run.end, run.outcome = self.now, "died"
-        if how != "left":
+        if how != "left" or process.disk is not None:
             self.excuse(how, process.holder)
         for endpoint in process.address.inbox:
             if self.listeners.get(endpoint) is process and not process.silent:
@@ -913,6 +1427,30 @@ class World:
             if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
                 other.post(lambda now, other=other: other.engine.lost(process.address.node_id))  # type: ignore[misc]
 
+    def _lose_power(self, node_id: str) -> None:
+        """What was not synced is lost, or a part of it; only who has synced may rely on anything."""
+        self.disks[node_id] = self.disks[node_id].lose_power(self.random)
+        if not any(role.fsync for role in self.roles if role.node_id == node_id):
+            self.powerless[node_id] = self.now
+            self.unsure.update(key for key in self.accepted if key[0].partition(":")[0] == node_id)
+
+    def struck(self, drive: Drive) -> None:
+        """A process died within an operation of its disk."""
+        process = drive.process_of
+        if process is None:
+            self._let_go(drive)
+            return
+        self.log(f"{process.holder} is struck within {drive.platter.trace[-1:]}")
+        self.end(process, "vanished" if drive.with_power else "died")
+        self.at(self.now + self.random.uniform(0.05, 3.0), partial(self._again, process, "kill"))
+
+    def met(self, engine: Engine, holder: str) -> None:
+        """`holder` told this engine what it has."""
+        ours = f"{engine.address.node_id}:{engine.address.epoch}"
+        for process in self.processes:
+            if process.holder == ours:
+                process.met.setdefault(holder, self.now)
+
     # Troubles
 
     def trouble(self, kind: str) -> None:
@@ -924,7 +1462,11 @@ class World:
             return
         victim, other = self.random.sample(living, 2)
         self.log(f"trouble: {kind} {victim.holder} {other.holder}")
+        spooled = [process for process in living if process.drive is not None]
         match kind:
+            case "crash" | "outage" | "power" | "io" | "short" | "full" | "slow disk":
+                if spooled:
+                    self._trouble_disk(kind, self.random.choice(spooled))
             case "cut":
                 self._cut_some(victim, other)
             case "flap":
@@ -956,6 +1498,38 @@ class World:
                 self.disturb(other.holder, duration)
                 self.at(self.now + duration, partial(self.heal, pairs))
 
+    def _trouble_disk(self, kind: str, victim: Process) -> None:
+        drive, random = victim.drive, self.random
+        assert drive is not None
+        platter = drive.platter
+        duration = random.choice((0.1, 0.5, 2.0))
+        match kind:
+            case "crash" | "outage":
+                drive.steps_left = random.choice((1, 2, 3, 5, 8, 13, 30))
+                drive.with_power = kind == "outage"
+            case "power":
+                self.end(victim, "vanished")
+                self.at(self.now + random.uniform(0.05, 3.0), partial(self._again, victim, "kill"))
+            case "io":
+                for operation in random.sample(OPERATIONS, random.choice((1, 1, 2, len(OPERATIONS)))):
+                    platter.broken[operation] = random.choice((EIO, EIO, ENOSPC))
+                self.at(self.now + duration, partial(self._repair, platter))
+            case "short":
+                for after in random.sample(range(1, 20), random.randrange(1, 6)):
+                    platter.faults[platter.operations + after] = random.choice((SHORT, EIO, ENOSPC))
+            case "full":
+                used = sum(len(file.content) for file in platter.files.values())
+                platter.space = used + random.choice((0, 0, 100, 1000))
+                self.at(self.now + duration, partial(self._repair, platter))
+            case "slow disk":
+                victim.slow_until = self.now + duration
+
+    @staticmethod
+    def _repair(platter: Platter) -> None:
+        platter.broken.clear()
+        platter.faults.clear()
+        platter.space = None
+
     def _cut_some(self, a: Process, b: Process, *, everything: bool = False) -> None:
         lines = [line for p, q in ((a, b), (b, a)) for line in p.lines.values() if line.target is q and line.up]
         for line in lines:
@@ -968,13 +1542,13 @@ class World:
 
     def _again(self, victim: Process, kind: str) -> None:
         """A supervisor starts the next one."""
-        if self.healed:
+        if self.healed and not victim.role.spooled:
             return
         if kind == "leave" and victim.alive:
             self.at(self.now + 0.5, partial(self._again, victim, kind))
             return
-        like = victim if kind == "reborn" else None
-        self.start(victim.role, like=like, at=victim if kind == "usurp" else None)
+        like = victim if kind == "reborn" or victim.role.spooled else None
+        self.start(victim.role, like=like, at=victim if kind == "usurp" and like is None else None)
 
     def _stop(self, process: Process, duration: float, *, stuck: bool | None = None) -> None:
         if not process.stopped:
@@ -1007,7 +1581,7 @@ class World:
         """A message is handed to user code; the fence must allow it."""
         key = (run.stream, run.sequence)
         assert self.accepted.get(key) == run.body, f"{key} is {run.body!r}, accepted was {self.accepted.get(key)!r}"
-        producer = run.stream.rpartition(":")[0]
+        producer = delivery.holder
         if producer != process.holder and any(p.holder == producer and p.alive for p in self.processes):
             age = process.clock() - process.echoes.get(producer, -inf)
             gone = delivery.until == inf and any(
@@ -1016,13 +1590,13 @@ class World:
             assert age < FENCE + 1e-6 or gone, f"{process.holder} starts {key} {age:.2f} s after the last echo"
         earlier = self.runs.setdefault(key, [])
         for other in earlier:
-            self._excuse_second(key, other, run)
+            self._excuse_second(key, other, run, process)
         if not any(other.holder == run.holder for other in earlier):
             self.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
         earlier.append(run)
         self.log(f"{process.holder} runs {key} attempt {run.attempt}")
 
-    def _excuse_second(self, key: tuple[str, int], first: Run, second: Run) -> None:
+    def _excuse_second(self, key: tuple[str, int], first: Run, second: Run, process: Process) -> None:
         """A second run is allowed only for a reason, one at the same time only for a good one."""
         holder = first.holder
         since = [(what, who) for when, what, who in self.excuses if when >= first.start - 30.0]
@@ -1030,6 +1604,8 @@ class World:
         verdicts = {(what, who) for what, who in since}
         apart = ("given up", holder) in verdicts or ("backstop", holder) in verdicts
         refused = any(what == "refused" and who in (holder, key[0].rpartition(":")[0]) for what, who in verdicts)
+        if self._producer_died(key, first, second):
+            return
         if first.end > second.start:
             assert lapsed or first.holder != second.holder, f"{key} runs twice in one process: {first} {second}"
             assert lapsed or apart or refused, f"{key} runs twice at one time: {first} {second}"
@@ -1040,6 +1616,28 @@ class World:
         ended = any((what, holder) in verdicts for what in ("died", "vanished", "left unsettled"))
         ended = ended or ("left without an answer", holder) in verdicts
         assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
+
+    def _producer_died(self, key: tuple[str, int], first: Run, second: Run) -> bool:
+        """Whether the producer may not have learned of the first run, since it died.
+
+        Its next process asks those who consumed before it gives recovered messages to others.
+        """
+        node_id = key[0].partition(":")[0]
+        if first.start <= self.powerless.get(node_id, -inf):
+            return True  # the disk may have forgotten what consumers may have forgotten since it did not
+        _, _, by = next(send for send in reversed(self.sends[key]) if send[1] == second.holder)
+        sender = next(process for process in self.processes if process.holder == by)
+        if sender.began_at <= first.start or first.holder == second.holder:
+            return False
+        sent_at = min(when for when, whom, who in self.sends[key] if whom != first.holder and who == by)
+        node = first.holder.partition(":")[0]
+        met_at = min((at for who, at in sender.met.items() if who.partition(":")[0] == node), default=inf)
+        if met_at <= sent_at:
+            return False
+        queue = key[0].split(":", 2)[2]
+        hurried = node in sender.remembered.get(queue, ()) and sent_at < sender.began_at + REUNION - 1e-6
+        assert not hurried, f"{key} is sent to {second.holder} without waiting for {first.holder}"
+        return True
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
         """An engine decided that a peer is gone."""
@@ -1077,7 +1675,7 @@ class World:
     def _play(self) -> None:
         random, theme = self.random, self.theme
         queues = [f"q{n}" for n in range(random.choice((1, 1, 2)))]
-        roles = self._roles(queues)
+        roles = self.roles = self._roles(queues)
         for role in roles:
             self.at(random.uniform(0, 0.5), partial(self.start, role))
         length = random.choice((2.0, 5.0, 10.0))
@@ -1131,6 +1729,10 @@ class World:
                     batch = random.choice((1, 1, 10)) if theme.batches else 1
                     lease = 4.0 if "hangs" in theme.kinds else 60.0 if theme.strict else theme.lease
                     role.consumes.append((queue, lease, random.choice((1, 1, 3)), batch))
+            if theme.spooled and role.produces and (not number or random.random() < theme.spooled):
+                role.spooled = True
+                role.fsync = random.random() < theme.fsync
+                role.memory_bytes = random.choice((300, 2000, 2**20))
             role.picky = theme.picky and random.random() < 0.4
             if theme.topics:
                 if random.random() < 0.6:
@@ -1196,6 +1798,14 @@ class World:
         self.log("healing")
         self.heal(list(self.blocked))
         self.healed = True
+        for platter in self.disks.values():
+            self._repair(platter)
+        for process in self.living():
+            if process.drive is not None:
+                process.drive.steps_left = 0
+        for role in self.roles:
+            if role.spooled:
+                self.start(role)
         for process in self.living():
             self._continue(process)
             for consumer in process.consumers.values():
@@ -1217,10 +1827,17 @@ class World:
 
     def restless(self) -> str:
         """What is not yet as it will be in the end; "" if all is quiet."""
+        for role in self.roles:
+            if role.spooled and (role.last is None or not role.last.alive):
+                return f"{role.node_id} is not there"
         for process in self.living():
             if process.leaving:
                 return f"{process.holder} is leaving"
+            if process.disk is not None and (process.looking or process.disk.news()):
+                return f"the disk of {process.holder} has work"
             for producer in process.producers.values():
+                if producer.handed or (producer.deposits is not None and not producer.deposits.idle):
+                    return f"{producer.end.stream} is being stored"
                 if producer.end.unsettled_count:
                     return f"{producer.end.stream} has {producer.end.account()}"
             for consumer in process.consumers.values():
@@ -1259,6 +1876,9 @@ class World:
                 self._judge_producer(producer)
             for consumer in process.consumers.values():
                 self._judge_consumer(process, consumer)
+        for role in self.roles:
+            if role.spooled and role.last is not None:
+                self._judge_disk(role, role.last)
         if self.theme.strict:
             again = {key: runs for key, runs in self.runs.items() if len(runs) > 1}
             assert not again, f"ran twice without any reason: {again}"
@@ -1271,6 +1891,9 @@ class World:
         account = end.account()
         assert account.closes, f"the accounting of {end.stream} does not close: {account}"
         assert account.waiting == account.in_flight == 0, f"{end.stream} is not settled: {account}"
+        if producer.store is not None:
+            self._judge_promises(producer)
+            return
         letters = {int(letter.id.rpartition("/")[2]): letter for letter in end.letters()}
         for (stream, sequence), body in self.accepted.items():
             if stream != end.stream:
@@ -1287,6 +1910,45 @@ class World:
             else:
                 assert state == "dropped", f"{stream}/{sequence} is {state}"
                 assert self.theme.tight, f"{stream}/{sequence} was dropped by nobody"
+
+    def _judge_promises(self, producer: Producer) -> None:
+        """Every message that was ever stored here was processed, or is a dead letter, whoever died since."""
+        end = producer.end
+        node_id = producer.process.address.node_id
+        letters = {letter.id: letter for letter in end.letters()}
+        assert end.account().on_disk == 0, f"{end.stream} has something on disk only"
+        for (stream, sequence), body in self.accepted.items():
+            if stream.split(":")[0] != node_id or stream.split(":", 2)[2] != producer.queue:
+                continue
+            name = f"{stream}/{sequence}"
+            runs = self.runs.get((stream, sequence), [])
+            if name in letters:
+                self._judge_letter(body.split(b"|")[1].decode(), letters[name].reason, runs, name)
+            elif (stream, sequence) not in self.unsure and (stream, sequence) not in self.tended:
+                assert any(run.outcome == "ack" for run in runs), f"{name} is lost: {runs}"
+
+    def _judge_disk(self, role: Role, process: Process) -> None:
+        """Should it all end now, the disk knows that all is settled."""
+        before = self.disks[role.node_id]
+        after = before.lose_power(Random(self.seed)) if role.fsync else before.copy()
+        spool = Spool.open("/spool", files=after, random_bits=0, node_id="?", segment_bytes=SEGMENT_BYTES, unix_ms=0)
+        for queue, store in process.stores.items():
+            assert len(store._log._contents.segments) <= 1, f"segments of {queue} at {process.holder} are not trimmed"
+            assert store.end is not None
+            found = Store(spool, queue, role.fsync, 0)
+            recovered = found.recovered()
+            _, backlog = recovered.begin("?:1:?", 2**20, 0.0)
+            assert backlog.recovered == 0, f"the disk of {process.holder} does not know that {queue} is settled"
+            on_disk, in_memory = found.letters(), store.end.letters()
+            ids = {letter.id for letter in on_disk if self._key(letter) not in self.tended}
+            assert ids == {letter.id for letter in in_memory if self._key(letter) not in self.tended}, "letters differ"
+            assert len(on_disk) == len({letter.id for letter in on_disk}), "a dead letter is on disk twice"
+        spool.abandon()
+
+    @staticmethod
+    def _key(letter: DeadLetter) -> tuple[str, int]:
+        stream, _, sequence = letter.id.rpartition("/")
+        return stream, int(sequence)
 
     def _judge_letter(self, kind: str, reason: str, runs: list[Run], name: str) -> None:
         failures = sum(1 for run in runs if run.outcome in ("nack", "batch_failed") or run.end - run.start >= run.lease)
@@ -1362,8 +2024,13 @@ def _watched(base: type[Engine], world: World) -> type[Engine]:
             super()._gone(link, now, proven=proven, died=died)
 
         def _data_frame(self, link: Link, end: ProducerEnd, run: inflight.Run) -> Frames:
-            world.sent(end.stream, range(run.first, run.stop), run.attempt, link.holder)
+            for stream, first, stop in end.numbering.names(run.first, run.stop):
+                world.sent(self, stream, range(first, stop), run.attempt, link.holder)
             return super()._data_frame(link, end, run)
+
+        def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
+            world.met(self, link.holder)
+            super()._reconcile(link, interest, now)
 
         def _end_backstops(self, link: Link, now: float) -> None:
             before = sum(p.held_by(link.holder) for p in self.producers.values())
@@ -1374,4 +2041,4 @@ def _watched(base: type[Engine], world: World) -> type[Engine]:
     return Watched
 
 
-__all__ = ["THEMES", "World"]
+__all__ = ["DISK_THEMES", "THEMES", "World"]

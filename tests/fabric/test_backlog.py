@@ -212,3 +212,18 @@ def test_a_letter_that_was_stored_before_its_cursor() -> None:
     later.check()
     assert (later.account().recovered, later.account().dead_lettered, later.account().on_disk) == (1, 1, 0)
     assert (later.letters(), later.account().closes) == ([letter], True)
+
+
+def test_what_is_stored_and_not_accepted_yet() -> None:
+    """The disk may show it before the engine has it: it is not taken, and read once more later."""
+    end = spooled(memory=3 * EACH)
+    end.accept(bodies(3), 0)
+    end.accept(bodies(1), 0)
+    dispatch(end)
+    end.acked("a:1", 1, 4)
+    assert end.loaded(NOW, 4, documents(1), 0, {})
+    assert not end.loaded(NOW, 5, documents(1), 0, {})
+    end.check()
+    end.accept(bodies(1), 0)
+    end.check()
+    assert (end.account().waiting, end.account().on_disk, end.account().closes) == (2, 0, True)

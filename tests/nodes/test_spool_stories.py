@@ -224,6 +224,8 @@ def test_one_producer_without_the_spool(front: Front, tmp_path: Path) -> None:
             node.producer("jobs", int).send(1, confirm="stored")
     with pytest.raises(ConfigError, match="needs a spool"):
         front.node("shop", fsync=True)
+    with pytest.raises(ConfigError, match="for all its producers or for none"):
+        front.node("shop", spool=tmp_path / "other", fsync=True).producer("jobs", int, fsync=False)
 
 
 def test_a_spool_has_one_owner(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
