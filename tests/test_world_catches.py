@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peerfabric.backlog import Backlog, Marks, Recovered
+from peerfabric.backlog import Backlog, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
 from peerfabric.engine import Engine
@@ -254,10 +254,6 @@ def held_in_the_last_life_not_adopted(patch: Patch) -> None:
     patch(ProducerEnd, "_adopt", lambda self, holder: self._adopted.pop(holder, None))
 
 
-def attempts_forgotten(patch: Patch) -> None:
-    patch(ProducerEnd, "marks", lambda self: Marks([], sorted(set(self.consumers.values()))))
-
-
 def earlier_lives_not_inherited(patch: Patch) -> None:
     patch(ConsumerEnd, "_inherited", lambda self, holder: None)
 
@@ -297,7 +293,6 @@ CASES = [
     (trimmed_too_early, "disk"),
     (floor_above_an_unstored_letter, "graves"),
     (held_in_the_last_life_not_adopted, "disk"),
-    (attempts_forgotten, "graves"),
     (earlier_lives_not_inherited, "disk"),
     (cursors_never_written, "disk"),
 ]
