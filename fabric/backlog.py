@@ -65,13 +65,13 @@ class Recovered:
         """The numbering and the backlog of the life that begins with `stream`."""
         numbering = Numbering(stream, self.eras)
         settled = Ranges()
+        damaged = 0
+        for name, start, stop in self.damaged:  # first, as the log settles what it has told of
+            for low, high in numbering.numbers(name, start, stop):
+                damaged += settled.add(low, high)
         for name, start, stop in self.settled:
             for low, high in numbering.numbers(name, start, stop):
                 settled.add(low, min(high, numbering.base + 1))
-        damaged = 0
-        for name, start, stop in self.damaged:
-            for low, high in numbering.numbers(name, start, stop):
-                damaged += settled.add(low, high)
         return numbering, Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
 
 

@@ -138,6 +138,8 @@ class ProducerEnd:
         )
         self._adopted: dict[str, Ranges] = {}
         """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
+        self._left: Marks | None = None
+        """What the last cursor remembers, once the node has closed."""
         if backlog is not None:
             self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
             self._raise_floor()
@@ -261,6 +263,8 @@ class ProducerEnd:
         """What a cursor must remember besides what is settled."""
         backlog = self.backlog
         assert backlog is not None
+        if self._left is not None:
+            return self._left
         runs = [run for _, table in self._places() for run in table if run.attempt > 1 or run.deaths or run.strikes]
         marks = [
             Mark(stream, low, high, run.attempt, run.deaths, run.strikes)
@@ -757,7 +761,9 @@ class ProducerEnd:
         return self._letter_bytes >= self.letter_bytes_max
 
     def leave(self) -> None:
-        """The node closes: what is not settled is lost, and counted."""
+        """The node closes: what is not settled is left, to a next life or to nobody, and counted."""
+        if self.backlog is not None:
+            self._left = self.marks()
         for table in (self._returned, self._delayed, *self._in_flight.values()):
             self.released_cost += table.cost
             table.take_all()

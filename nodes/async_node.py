@@ -125,6 +125,8 @@ class AsyncNode:
         self.options = options if options is not None else Options()
         if fsync and spool is None:
             raise ConfigError("fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone")
+        if spool is not None and not os.fspath(spool):
+            raise ConfigError("spool='' is no folder; give a path, or None for no spool")
         self.spool = os.path.abspath(spool) if spool is not None else None
         self.fsync = fsync
         self.disk: Disk | None = None

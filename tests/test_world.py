@@ -27,7 +27,7 @@ def test_world(seed: int) -> None:
     World(seed, DISKLESS[seed % len(DISKLESS)]).run()
 
 
-OPEN = [("graves", 21)]
+OPEN: list[tuple[str, int]] = []
 """Found, and not repaired yet."""
 
 
