@@ -497,7 +497,10 @@ class ProducerEnd:
     def nacked(self, holder: str, nack: Nack, now: float) -> None:
         """`holder` gives messages back; counts only if it has them with the attempt it names."""
         for run in self._take_from(holder, nack.start, nack.stop):
-            if run.attempt != nack.attempt:
+            if run.attempt < nack.attempt and run.first <= self.numbering.base:
+                # The last cursor of an earlier life did not know of these attempts yet.
+                run.attempt = min(nack.attempt, self.max_attempts)
+            elif run.attempt != nack.attempt:
                 self._in_flight.setdefault(holder, Runs()).add(run)
                 continue
             self._nack(run, holder, nack, now)
@@ -553,9 +556,13 @@ class ProducerEnd:
         what it holds but must not run: settled meanwhile, or given to somebody else.
         """
         if self.backlog is not None:
-            if self.backlog.reuniting and held:
-                self._adopted[holder] = Ranges(held)
+            self._adopted.pop(holder, None)
+            if held.common(1, self.numbering.base + 1):
+                self._adopted[holder] = Ranges(held.common(1, self.numbering.base + 1))
                 self._adopt(holder)
+                # What is in memory and did not wait has another fate by now.
+                if holder in self._adopted:
+                    self._adopted[holder].remove(0, self.backlog.load_at)
             self.backlog.met(self.consumers.get(holder, holder.partition(":")[0]))
         table = self._in_flight.get(holder)
         if table is not None:

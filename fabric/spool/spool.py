@@ -9,7 +9,7 @@ import msgspec
 from peerfabric.errors import BadName, SpoolError
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import Files, RealFiles, refusal
+from peerfabric.spool.files import Files, Place, RealFiles, refusal
 from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
@@ -106,9 +106,8 @@ class Spool:
         lock = -1
         warnings: list[str] = []
         try:
-            if files.make_folder(folder):
-                files.sync_folder(folder.rpartition("/")[0] or ("/" if folder.startswith("/") else "."))
-            place = files.check_folder(folder)
+            outer = folder.rpartition("/")[0] or ("/" if folder.startswith("/") else ".")
+            place = _make_folder(files, folder, outer)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings) or Owner(node_id=node_id)
             owner = next_owner(files, before, place, counter_min, random_bits)
@@ -226,9 +225,9 @@ class Spool:
         outer = self.folder
         for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
             path = f"{outer}/{inner}"
-            if self._repair and self._files.make_folder(path):
-                self._files.sync_folder(outer)
-            if self._repair or inner in self._files.names(outer):
+            if self._repair:
+                _make_folder(self._files, path, outer)
+            elif inner in self._files.names(outer):
                 self._files.check_folder(path)
             outer = path
 
@@ -274,6 +273,18 @@ class Spool:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             self._files.close(lock)
+
+
+def _make_folder(files: Files, path: str, outer: str) -> Place:
+    """Have a folder, whose name in `outer` is durable before anything is in it.
+
+    So one that is empty may have been made by a process that died before it could sync.
+    """
+    made = files.make_folder(path)
+    place = files.check_folder(path)
+    if made or not files.names(path):
+        files.sync_folder(outer)
+    return place
 
 
 def _is_name(name: str) -> bool:

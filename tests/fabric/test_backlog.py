@@ -227,3 +227,18 @@ def test_what_is_stored_and_not_accepted_yet() -> None:
     end.accept(bodies(1), 0)
     end.check()
     assert (end.account().waiting, end.account().on_disk, end.account().closes) == (2, 0, True)
+
+
+def test_who_returns_after_the_reunion_keeps_what_it_holds() -> None:
+    """Unless somebody else has it by now; and what it then says of attempts is news."""
+    end = spooled(eras=[(OLD, 1, 4)])
+    load(end, OLD, 1, 3)
+    dispatch(end, messages=1)
+    assert end.reconcile("b:1", Ranges([(1, 3)])) == Ranges([(1, 2)])
+    end.check()
+    assert (end.held_by("a:1"), end.held_by("b:1"), end.account().waiting) == (1, 1, 1)
+    end.nacked("b:1", Nack(2, 3, 4, LEASE), 0.0)
+    end.nacked("a:1", Nack(1, 2, 2**31, LEASE), 0.0)
+    end.check()
+    assert [letter.attempts for letter in end.letters()] == [5]
+    assert [mark.attempt for mark in end.marks().marks] == [5]

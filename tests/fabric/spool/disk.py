@@ -132,6 +132,9 @@ class Disk:
                 old, _, new = path.partition("\0")
                 names.pop(old, None)
                 names[new] = file
+        for path in sorted(found.folders):  # those above come first
+            if path and self._parent(path) not in found.folders:
+                del found.folders[path]
         for path, file in names.items():
             if self._parent(path) in found.folders:
                 content = file.after_power_loss(random)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from errno import EIO
 from random import Random
 
 import pytest
@@ -133,3 +135,23 @@ def test_synced_messages_are_there() -> None:
         append(log, spool.epoch, 4, 2)
         log = open_spool(disk.lose_power(Random(seed)), random_bits=8).queue(QUEUE, unix_ms=1)
         assert [sequence for _, sequence in messages(log)] in ([1, 2, 3], [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("operation", range(1, 16))
+def test_a_start_that_was_killed_leaves_no_folder_that_may_vanish(operation: int) -> None:
+    """What the first start had made and not synced the second one syncs, before it is told that anything is stored."""
+    for seed in range(10):
+        disk = Disk()
+        disk.faults = dict.fromkeys(range(operation, operation + 100), EIO)
+        with suppress(OSError):
+            open_spool(disk, folder="/spool", fsync=True).queue(QUEUE, unix_ms=1)
+        disk.kill()
+        disk.faults.clear()
+        spool = open_spool(disk, folder="/spool", fsync=True)
+        log = spool.queue(QUEUE, unix_ms=1)
+        append(log, spool.epoch, 1, 3)
+        log.sync()
+        after = open_spool(disk.lose_power(Random(seed)), folder="/spool", random_bits=8)
+        assert after.epoch > spool.epoch
+        found = [sequence for epoch, sequence in messages(after.queue(QUEUE, unix_ms=1)) if epoch == spool.epoch]
+        assert found == [1, 2, 3]
