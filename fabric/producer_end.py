@@ -783,7 +783,7 @@ class ProducerEnd:
             self.backlog.load_at = self.next
         for start, stop in self._settled.missing(1, self.next):
             self._settled.add(start, stop)
-        self.floor = self.next
+        self._raise_floor()
 
     def account(self) -> QueueAccount:
         """A snapshot in which the accounting closes."""

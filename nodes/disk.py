@@ -182,6 +182,8 @@ class Disk:
                 raise
             with self.pump.lock:
                 end.buried(numbers)
+                if len(numbers) < len(letters):
+                    end.backlog.put_back(letters[len(numbers) :])
                 self.engine.disk_moved(end)
             self.pump.wake()
 

@@ -16,7 +16,7 @@ import msgspec
 from peerfabric.backlog import Marks, Recovered
 from peerfabric.batch import cuts, join, split
 from peerfabric.envelope import MSGPACK, Extra
-from peerfabric.errors import BadFrame
+from peerfabric.errors import BadFrame, SpoolError
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
 from peerfabric.ranges import pairs
@@ -57,6 +57,9 @@ class Store:
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
         self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
+        self._unburied: set[str] = set()
+        """Letters that were retried or dropped before they were stored, which need not be any more."""
+        self._letters_unsynced = False
         self._reader: Reader | None = None
         self._read_to = 0
 
@@ -175,29 +178,47 @@ class Store:
     # What became of them
 
     def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
-        """Store dead letters; return the numbers of those that are stored.
+        """Store dead letters; return the numbers of those that are stored, the first ones.
 
         Raises:
-            SpoolError: None is.
+            SpoolError: None is, as far as we know. Those that are there all the same are not written again.
         """
-        numbers = []
+        numbers: list[int] = []
         with self.lock:
+            if self._letters_unsynced:
+                self._sync_letters()
             for number, letter in letters:
-                stream, _, sequence = letter.id.rpartition("/")
-                body, codec = join([letter.data], letter.codec)
-                bare = msgspec.structs.replace(letter, data=b"")
-                epoch = int(stream.split(":")[1])
-                self._dead.append(epoch, int(sequence), 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                epoch, sequence = _place(letter.id)
+                if letter.id in self._unburied:
+                    self._unburied.remove(letter.id)
+                    self._dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
+                elif not self._dead.has(epoch, sequence):
+                    body, codec = join([letter.data], letter.codec)
+                    bare = msgspec.structs.replace(letter, data=b"")
+                    try:
+                        self._dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                    except SpoolError:
+                        if not numbers:
+                            raise
+                        break
                 numbers.append(number)
             if self.fsync:
-                self._dead.sync()
+                self._sync_letters()
         return numbers
 
+    def _sync_letters(self) -> None:
+        self._letters_unsynced = True
+        self._dead.sync()
+        self._letters_unsynced = False
+
     def unbury(self, identity: str) -> None:
-        """A dead letter was retried or dropped."""
-        stream, _, sequence = identity.rpartition("/")
+        """A dead letter was retried or dropped, perhaps before it was stored."""
+        epoch, sequence = _place(identity)
         with self.lock:
-            self._dead.settle(int(stream.split(":")[1]), int(sequence), int(sequence) + 1)
+            if not self._dead.has(epoch, sequence):
+                self._unburied.add(identity)
+                return
+            self._dead.settle(epoch, sequence, sequence + 1)
             self._dead.write_cursor()
 
     def settle(self, ranges: Iterable[tuple[str, int, int]]) -> None:
@@ -218,6 +239,12 @@ class Store:
             self._log.write_cursor(_encode(marks))
             self._log.compact(COMPACT_BYTES)
             return self._log.cursor_complete
+
+
+def _place(identity: str) -> tuple[int, int]:
+    """Epoch and sequence of the message with that id."""
+    stream, _, sequence = identity.rpartition("/")
+    return int(stream.split(":")[1]), int(sequence)
 
 
 def read_letters(log: Log) -> Iterable[DeadLetter]:

@@ -15,7 +15,7 @@ from peerfabric.spool.contents import Contents
 from peerfabric.spool.cursor import MARKS_BYTES_MAX, Slots, lines_of
 from peerfabric.spool.files import Buffer, Files, refusal
 from peerfabric.spool.format import MESSAGES
-from peerfabric.spool.inventory import Identity
+from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
 from peerfabric.spool.syncing import Entry, Sync
@@ -94,6 +94,8 @@ class Log:
 
     def _write_first_cursor(self) -> None:
         try:
+            if self._writer.fsync:
+                self._sync_recovered()
             self._slots.prepare()
             self._write_cursor(self._marks, sync=True)
             self._trim()
@@ -101,6 +103,19 @@ class Log:
             # Reading goes on with a full or failing disk.
             self.recovery.problems.append(str(error))
             self.cursor_due = True
+
+    def _sync_recovered(self) -> None:
+        """A killed process had perhaps not synced what was read now: from here on it counts as durable."""
+        try:
+            for segment in self._contents.segments:
+                descriptor = open_file(self._files, segment.path, write=True)
+                try:
+                    self._files.sync(descriptor)
+                finally:
+                    self._files.close(descriptor)
+            self._files.sync_folder(self.folder)
+        except OSError as error:
+            raise refusal(error, self.folder) from error
 
     # Append
 
@@ -204,6 +219,10 @@ class Log:
             return
         self._contents.settle(epoch, start, stop)
         self.cursor_due = True
+
+    def has(self, epoch: int, sequence: int) -> bool:
+        """Whether that message is in a segment."""
+        return bool(self._contents.index.overlaps(epoch, sequence, sequence + 1))
 
     def settled_ranges(self) -> dict[int, Ranges]:
         """What is settled of the epochs that are here, as a copy."""

@@ -155,3 +155,15 @@ def test_a_start_that_was_killed_leaves_no_folder_that_may_vanish(operation: int
         assert after.epoch > spool.epoch
         found = [sequence for epoch, sequence in messages(after.queue(QUEUE, unix_ms=1)) if epoch == spool.epoch]
         assert found == [1, 2, 3]
+
+
+def test_what_a_killed_process_did_not_sync_is_synced_at_the_next_start() -> None:
+    """What that start reads it may rely on: it is told of it as of what was stored."""
+    for seed in range(20):
+        disk = Disk()
+        spool = open_spool(disk, fsync=True)
+        append(spool.queue(QUEUE, unix_ms=1), spool.epoch, 1, 3)
+        disk.kill()
+        read = messages(open_spool(disk, fsync=True).queue(QUEUE, unix_ms=1))
+        log = open_spool(disk.lose_power(Random(seed)), random_bits=8).queue(QUEUE, unix_ms=1)
+        assert messages(log) == read == [(spool.epoch, 1), (spool.epoch, 2), (spool.epoch, 3)]
