@@ -639,6 +639,8 @@ class ProducerEnd:
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
+            if node_id not in self.consumers.values() and len(self.consumers) < CONSUMERS_KEPT:
+                self._marks_changed()  # so that a next life waits for it
             self.consumers[holder] = node_id
         else:
             self.consumers.pop(holder, None)

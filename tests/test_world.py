@@ -1,4 +1,7 @@
-"""Whole fabrics under many seeds; see tests/world.py. `WORLD_SEED=7 pytest tests/test_world.py` replays one."""
+"""Whole fabrics under many seeds; see tests/world.py.
+
+`WORLD_SEED=7 pytest tests/test_world.py` replays one, `WORLD_SEED=7 WORLD_THEME=power` one of another theme.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,25 @@ from zlib import crc32
 
 import pytest
 
-from tests.world import THEMES, World
+from tests.world import DISK_THEMES, World
 
 SEEDS = range(336)
-DISKLESS = [name for name, theme in THEMES.items() if not theme.spooled]
-DISK = [name for name, theme in THEMES.items() if theme.spooled]
 DISK_SEEDS = range(25)
 
-
 CHOSEN = os.environ.get("WORLD_SEED")
+THEME = os.environ.get("WORLD_THEME")
 
 
 @pytest.mark.parametrize("seed", [int(CHOSEN)] if CHOSEN else SEEDS)
 def test_world(seed: int) -> None:
     """Whatever happens, nothing accepted is lost, nothing runs twice without a reason, and all becomes quiet."""
-    World(seed, DISKLESS[seed % len(DISKLESS)]).run()
-
-
-OPEN: list[tuple[str, int]] = []
-"""Found, and not repaired yet."""
+    World(seed, THEME).run()
 
 
 @pytest.mark.parametrize("seed", DISK_SEEDS)
-@pytest.mark.parametrize("theme", DISK)
-def test_world_with_disks(theme: str, seed: int, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("theme", DISK_THEMES)
+def test_world_with_disks(theme: str, seed: int) -> None:
     """The same where producers have spools whose disks fail and processes that are killed or lose their power."""
-    if (theme, seed) in OPEN:
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError))
     World(seed, theme).run()
 
 
@@ -67,28 +62,31 @@ def test_seeds_that_failed_once(theme: str, seed: int) -> None:
     World(seed, theme).run()
 
 
-@pytest.mark.parametrize("seed", [3, 7, 11])
-def test_replays_exactly(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("theme", "seed"), [("deaths", 3), ("handlers", 7), ("everything", 11), ("power", 4), ("graves", 2)]
+)
+def test_replays_exactly(theme: str, seed: int) -> None:
     """The same seed takes the same course, in this process and in any other."""
-    assert _trace(seed) == _trace(seed)
+    assert _trace(theme, seed) == _trace(theme, seed)
     script = (
-        "import runpy, sys; sys.argv = ['', sys.argv[1]]; "
+        "import runpy, sys; "
         f"runpy.run_path({str(Path(__file__).parent / 'conftest.py')!r}); "
-        "from tests.world import World; world = World(int(sys.argv[1])); world.run(); print(hash_of(world))"
+        "from tests.world import World; world = World(int(sys.argv[1]), sys.argv[2]); world.run(); "
+        "print(hash_of(world))"
     ).replace("hash_of(world)", "__import__('zlib').crc32('\\n'.join(world.trace).encode())")
     for hash_seed in ("1", "2"):
         run = subprocess.run(
-            [sys.executable, "-c", script, str(seed)],
+            [sys.executable, "-c", script, str(seed), theme],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
             check=True,
         )
-        assert int(run.stdout) == crc32(_trace(seed).encode())
+        assert int(run.stdout) == crc32(_trace(theme, seed).encode())
 
 
-def _trace(seed: int) -> str:
-    world = World(seed)
+def _trace(theme: str, seed: int) -> str:
+    world = World(seed, theme)
     world.run()
     return "\n".join(world.trace)
 
@@ -98,4 +96,13 @@ def _trace(seed: int) -> str:
 def test_world_for_long(start: int) -> None:
     """The same under ten thousand seeds."""
     for seed in range(start, start + 100):
-        World(seed, DISKLESS[seed % len(DISKLESS)]).run()
+        World(seed).run()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", range(1000, 2000, 50))
+@pytest.mark.parametrize("theme", DISK_THEMES)
+def test_world_with_disks_for_long(theme: str, start: int) -> None:
+    """A thousand seeds of each theme."""
+    for seed in range(start, start + 50):
+        World(seed, theme).run()

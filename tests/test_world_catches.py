@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
-from peerfabric.backlog import Backlog, Recovered
+from peerfabric.backlog import Backlog, Marks, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
 from peerfabric.engine import Engine
 from peerfabric.link import Link
+from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.stores import Store
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
-from peerfabric.spool import Log
+from peerfabric.spool import Log, spool
 from tests.world import THEMES, World
 
 SEEDS = 200
@@ -23,7 +25,7 @@ SEEDS = 200
 DISK_SEEDS = 25
 """As many as pass unbroken in tests/test_world.py, so that nothing else is caught."""
 
-Patch = Callable[[type, str, Callable[..., Any]], None]
+Patch = Callable[[Any, str, Callable[..., Any]], None]
 
 
 def ack_at_arrival(patch: Patch) -> None:
@@ -263,6 +265,65 @@ def cursors_never_written(patch: Patch) -> None:
     patch(Log, "close", Log.abandon)
 
 
+def sent_before_it_is_synced(patch: Patch) -> None:
+    store = Deposits.store
+
+    def broken(self: Deposits) -> bool:
+        waits = store(self)
+        handle: Any = self._handle
+        for deposit in self._written:
+            if deposit.letter is None:
+                handle.handed.append(deposit.bodies[: deposit.count])
+                deposit.bodies = []
+        handle.process.wake()
+        return waits
+
+    patch(Deposits, "store", broken)
+
+
+def epoch_not_advanced(patch: Patch) -> None:
+    advance = spool.next_owner
+
+    def broken(files: Any, before: Any, *rest: Any) -> Any:
+        owner = advance(files, before, *rest)
+        return msgspec.structs.replace(owner, epoch=before.epoch, counter=before.counter) if before.epoch else owner
+
+    patch(spool, "next_owner", broken)
+
+
+def marks_forgotten(patch: Patch) -> None:
+    write_cursor = Store.write_cursor
+    patch(Store, "write_cursor", lambda self, marks: write_cursor(self, Marks([], marks.consumers)))
+
+
+def loaded_twice(patch: Patch) -> None:
+    loaded = ProducerEnd.loaded
+
+    def broken(self: ProducerEnd, *record: Any) -> bool:
+        assert self.backlog is not None
+        before = self.backlog.load_at
+        taken = loaded(self, *record)
+        if before > 1:
+            self.backlog.load_at = before
+            loaded(self, *record)
+        return taken
+
+    patch(ProducerEnd, "loaded", broken)
+
+
+def read_ahead_of_what_is_accepted(patch: Patch) -> None:
+    loaded = ProducerEnd.loaded
+
+    def broken(self: ProducerEnd, *record: Any) -> bool:
+        following, self.next = self.next, 2**53
+        try:
+            return loaded(self, *record)
+        finally:
+            self.next = following
+
+    patch(ProducerEnd, "loaded", broken)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -295,6 +356,11 @@ CASES = [
     (held_in_the_last_life_not_adopted, "disk"),
     (earlier_lives_not_inherited, "disk"),
     (cursors_never_written, "disk"),
+    (sent_before_it_is_synced, "power"),
+    (epoch_not_advanced, "disk"),
+    (marks_forgotten, "graves"),
+    (loaded_twice, "disk"),
+    (read_ahead_of_what_is_accepted, "disk"),
 ]
 
 

@@ -41,6 +41,7 @@ from peerfabric.delivery import Delivery, Verdict
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK, RAW, Address, Extra, Interest, Pong, decode_frame
 from peerfabric.errors import SpoolError
+from peerfabric.inflight import DEATHS_TO_SUSPECT
 from peerfabric.link import FENCE, Link
 from peerfabric.names import matches
 from peerfabric.nodes.deposits import Deposit, Deposits
@@ -69,6 +70,8 @@ from tests.fabric.spool.disk import Disk as Platter
 Frames = list[bytes]
 
 MAX_ATTEMPTS = 5
+DEATHS_FORGOTTEN = 3
+"""Deaths of one message that may go unnoticed with the death of its producer."""
 QUIET_WITHIN = 150.0
 """Virtual seconds after healing in which everything must have become quiet."""
 TURNS_MAX = 40_000
@@ -161,7 +164,10 @@ THEMES = {
         fsync=0.3,
     ),
     "power": Theme(
-        faults=("power", "power", "outage", "cut", "slow disk"), kinds=("ok", "slow"), spooled=0.8, fsync=0.7
+        faults=("power", "power", "outage", "crash", "crash", "cut", "slow disk"),
+        kinds=("ok",) * 5 + ("slow", "slow", "rejected"),
+        spooled=0.8,
+        fsync=0.7,
     ),
     "faults": Theme(
         faults=("io", "io", "short", "full", "crash", "kill", "cut", "stall"),
@@ -171,7 +177,7 @@ THEMES = {
         fsync=0.5,
     ),
     "graves": Theme(
-        faults=("crash", "kill", "io", "full", "leave"),
+        faults=("crash", "kill", "io", "full", "no graves", "no graves", "leave", "leave"),
         kinds=("ok",) * 12 + ("slow", "fails twice", "fails", "rejected", "misfit", "poison"),
         picky=True,
         letters=True,
@@ -204,6 +210,8 @@ class Drive:
         """Operations until the process dies in the middle of one; 0: it lives on."""
         self.with_power = False
         """Then the power fails, too."""
+        self.no_graves_until = 0.0
+        """Until then dead letters, and nothing else, cannot be written."""
 
     def _step(self, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
         if self.over:
@@ -250,6 +258,9 @@ class Drive:
     def write(self, descriptor: int, offset: int, parts: Sequence[Buffer]) -> int:
         whole = b"".join(parts)
         some = whole[: self.world.random.randrange(len(whole) + 1)] if self.steps_left == 1 else b""
+        path, _ = self.platter._descriptors.get(descriptor, ("", None))
+        if self.world.now < self.no_graves_until and "/dead/" in path:
+            raise OSError(EIO, "refused", path)
         half = partial(self.platter.write, descriptor, offset, [some])
         done: int = self._step(partial(self.platter.write, descriptor, offset, parts), half)
         return done
@@ -620,6 +631,8 @@ class Producer:
         self.deposits = Deposits(self, store) if store is not None and store.fsync else None  # type: ignore[arg-type]
         self.closed = False
         self.stored_count = 0
+        self.storing = False
+        """A thread of user code is between storing and handing over."""
         self.handed: list[list[bytes] | DeadLetter] = []
         """With a spool: what is stored, and not yet the engine's."""
 
@@ -657,17 +670,39 @@ class Producer:
 
     def _send_stored(self, kinds: list[str]) -> None:
         """In a thread of user code: store the messages, or have them stored, and hand them over."""
+        world = self.process.world
         bodies = self._bodies(kinds)
         if self.deposits is not None:
             self._deposit(Deposit(bodies, None))
+        elif world.random.random() < 0.5:
+            self._store(bodies)
+        else:  # one by one
+            later = 0.0
+            for body in bodies:
+                world.at(world.now + later, partial(self._store, [body]))
+                later += world.random.choice((0.0, 0.0, 0.001, 0.02))
+
+    def _store(self, bodies: list[bytes]) -> None:
+        """Between storing and handing over other threads may run, and the process may die; no other send, though."""
+        world = self.process.world
+        if self.storing and self.process.alive:
+            world.at(world.now + 0.001, partial(self._store, bodies))
+            return
+        if self.closed or not self.process.alive:
             return
         try:
             _, count = self.write(bodies, None)
         except (SpoolError, Killed) as error:
-            self.process.world.log(f"{self.process.holder} does not accept: {error}")
+            world.log(f"{self.process.holder} does not accept: {error}")
             return
-        self.handed.append(bodies[:count])
-        self.process.wake(self.process.world.random.choice((0.0, 0.0, 0.002, 0.05)))
+        self.storing = True
+        after = world.random.choice((0.0, 0.0, 0.0005, 0.003, 0.03))
+        world.at(world.now + after, partial(self._hand, bodies[:count], after))
+
+    def _hand(self, what: list[bytes] | DeadLetter, delay: float) -> None:
+        self.storing = False
+        self.handed.append(what)
+        self.process.wake(delay)
 
     def _deposit(self, deposit: Deposit) -> None:
         assert self.deposits is not None
@@ -703,14 +738,26 @@ class Producer:
 
     def deposited(self, deposit: Deposit) -> None:
         """The disk's thread has stored and synced this."""
-        assert self.store is not None
-        if deposit.letter is not None:
-            self.store.unbury(deposit.letter.id)
         self.process.world.unsure.difference_update(
             (self.end.stream, at) for at in range(deposit.first, deposit.first + deposit.count)
         )
         self.handed.append(deposit.letter if deposit.letter is not None else deposit.bodies[: deposit.count])
         self.process.wake(self.process.world.random.choice((0.0, 0.002)))
+        if deposit.letter is not None:
+            self._unbury(deposit.letter.id)
+
+    def _unbury(self, identity: str) -> None:
+        """If that fails the letter comes back at a restart."""
+        assert self.store is not None
+        try:
+            self.store.unbury(identity)
+        except SpoolError as error:
+            self.process.world.log(f"the dead letter {identity} stays on disk: {error}")
+
+    @property
+    def all_stored(self) -> bool:
+        """Nothing is on its way to the disk, or from there to the engine."""
+        return not self.handed and not self.storing and (self.deposits is None or self.deposits.idle)
 
     def changed(self) -> None:
         """Whoever waits for the disk may look."""
@@ -731,7 +778,7 @@ class Producer:
         """As `tend_letters`, with letters that are on disk."""
         world = self.process.world
         for letter in self.end.letters():
-            if b"poison" in letter.data or world.random.random() < 0.5:
+            if b"poison" in letter.data or world.random.random() < 0.5 or self.storing:
                 continue
             stream, _, sequence = letter.id.rpartition("/")
             assert self.end.take_letter(letter.id) == letter
@@ -740,8 +787,7 @@ class Producer:
                 if world.random.random() < 0.5:
                     self._retry_stored(letter)
                 else:
-                    assert self.store is not None
-                    self.store.unbury(letter.id)
+                    self._unbury(letter.id)
             except (SpoolError, Killed) as error:
                 world.log(f"{letter.id} is neither retried nor dropped: {error}")
                 return
@@ -757,9 +803,8 @@ class Producer:
         except SpoolError:
             self.end.restore_letter(letter)
             raise
-        self.store.unbury(letter.id)
-        self.handed.append(letter)
-        self.process.wake(0.001)
+        self._hand(letter, 0.001)
+        self._unbury(letter.id)
 
     def tend_letters(self, now: float) -> None:
         """A person looks at the dead letters: retries some, drops some."""
@@ -914,6 +959,7 @@ class Consumer:
         kinds = [run.body.split(b"|")[1].decode() for run in runs]
         if "poison" in kinds and world.poison_left > 0:
             world.poison_left -= 1
+            world.count_death(runs[kinds.index("poison")])
             world.log(f"{process.holder} dies of {runs[kinds.index('poison')].sequence}")
             world.end(process, "died")
             return
@@ -1008,6 +1054,7 @@ class World:
         self.blocked: dict[tuple[str, str], str] = {}
         """(from holder, to holder) -> "stall" or "refuse"."""
         self.poison_left = 60
+        self.deaths: Counter[tuple[str, int]] = Counter()
         self.healed = False
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -1335,7 +1382,8 @@ class World:
             assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.holder}"
         wanted = process.role.marks.pop(queue, None)
         if wanted is not None:
-            assert recovered.marks.marks == wanted.marks, f"{process.holder} forgot what happened to its messages"
+            now, then = ({(m.stream, m.start): m for m in marks.marks} for marks in (recovered.marks, wanted))
+            assert now == then, f"{process.holder} forgot what happened to its messages"
 
     def _new_endpoints(self, role: Role) -> tuple[list[str], list[str]]:
         number = next(self._endpoints)
@@ -1464,7 +1512,7 @@ class World:
         self.log(f"trouble: {kind} {victim.holder} {other.holder}")
         spooled = [process for process in living if process.drive is not None]
         match kind:
-            case "crash" | "outage" | "power" | "io" | "short" | "full" | "slow disk":
+            case "crash" | "outage" | "power" | "io" | "short" | "full" | "no graves" | "slow disk":
                 if spooled:
                     self._trouble_disk(kind, self.random.choice(spooled))
             case "cut":
@@ -1521,8 +1569,16 @@ class World:
                 used = sum(len(file.content) for file in platter.files.values())
                 platter.space = used + random.choice((0, 0, 100, 1000))
                 self.at(self.now + duration, partial(self._repair, platter))
+            case "no graves":
+                drive.no_graves_until = self.now + duration
+                if random.random() < 0.5:
+                    self.at(self.now + duration * random.random(), partial(self._strike_soon, victim))
             case "slow disk":
                 victim.slow_until = self.now + duration
+
+    def _strike_soon(self, process: Process) -> None:
+        if process.drive is not None and process.alive and not self.healed:
+            process.drive.steps_left = self.random.randrange(1, 10)
 
     @staticmethod
     def _repair(platter: Platter) -> None:
@@ -1625,19 +1681,34 @@ class World:
         node_id = key[0].partition(":")[0]
         if first.start <= self.powerless.get(node_id, -inf):
             return True  # the disk may have forgotten what consumers may have forgotten since it did not
-        _, _, by = next(send for send in reversed(self.sends[key]) if send[1] == second.holder)
-        sender = next(process for process in self.processes if process.holder == by)
-        if sender.began_at <= first.start or first.holder == second.holder:
+        older, newer = sorted((first, second), key=lambda run: self._sender(key, run).began_at)
+        sender = self._sender(key, newer)
+        if self._sender(key, older) is sender or first.holder == second.holder:
             return False
-        sent_at = min(when for when, whom, who in self.sends[key] if whom != first.holder and who == by)
-        node = first.holder.partition(":")[0]
+        sent_at = min(when for when, whom, by in self.sends[key] if whom == newer.holder and by == sender.holder)
+        if sender.met.get(older.holder, inf) <= sent_at:
+            return False
+        node, queue = older.holder.partition(":")[0], key[0].split(":", 2)[2]
         met_at = min((at for who, at in sender.met.items() if who.partition(":")[0] == node), default=inf)
-        if met_at <= sent_at:
-            return False
-        queue = key[0].split(":", 2)[2]
-        hurried = node in sender.remembered.get(queue, ()) and sent_at < sender.began_at + REUNION - 1e-6
-        assert not hurried, f"{key} is sent to {second.holder} without waiting for {first.holder}"
+        waits = met_at > sent_at and node in sender.remembered.get(queue, ())
+        hurried = waits and sent_at < sender.began_at + REUNION - 1e-6
+        assert not hurried, f"{key} is sent to {newer.holder} without waiting for {older.holder}"
         return True
+
+    def _sender(self, key: tuple[str, int], run: Run) -> Process:
+        """Which life of the producer sent the copy that was run."""
+        sent = [by for when, whom, by in self.sends[key] if whom == run.holder and when <= run.start]
+        return next(process for process in self.processes if process.holder == sent[-1])
+
+    def count_death(self, run: Run) -> None:
+        """A message that kills does so for some time: no longer than it takes to be sure, unless its producer dies."""
+        key = (run.stream, run.sequence)
+        self.deaths[key] += 1
+        node_id = run.stream.partition(":")[0]
+        lives = sum(1 for process in self.processes if process.address.node_id == node_id)
+        # What the last cursor did not know of, and what happened while nobody was there, is not counted.
+        most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
+        assert self.deaths[key] <= most, f"{key} has killed {self.deaths[key]} consumers"
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
         """An engine decided that a peer is gone."""
@@ -1802,7 +1873,7 @@ class World:
             self._repair(platter)
         for process in self.living():
             if process.drive is not None:
-                process.drive.steps_left = 0
+                process.drive.steps_left, process.drive.no_graves_until = 0, 0.0
         for role in self.roles:
             if role.spooled:
                 self.start(role)
@@ -1836,7 +1907,7 @@ class World:
             if process.disk is not None and (process.looking or process.disk.news()):
                 return f"the disk of {process.holder} has work"
             for producer in process.producers.values():
-                if producer.handed or (producer.deposits is not None and not producer.deposits.idle):
+                if not producer.all_stored:
                     return f"{producer.end.stream} is being stored"
                 if producer.end.unsettled_count:
                     return f"{producer.end.stream} has {producer.end.account()}"
@@ -1959,7 +2030,7 @@ class World:
             "poison": ("poison",),
             "rejected": ("rejected",),
             "misfit": ("refused",),
-            "fails": ("attempts", "lease"),
+            "fails": ("attempts", "lease", "poison") if "kill" in self.theme.faults else ("attempts", "lease"),
             "fails twice": ("lease",) if troubled else (),
             "hangs": ("lease",) if troubled else (),
         }
