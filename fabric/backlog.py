@@ -202,6 +202,10 @@ class Backlog:
         self._letters.append((number, letter))
         self.changed = True
 
+    def letters_to_store(self) -> list[tuple[int, DeadLetter]]:
+        """What `take_letters` would return."""
+        return self._letters
+
     def take_letters(self) -> list[tuple[int, DeadLetter]]:
         """Letters to store, with the numbers to report to `buried` then."""
         taken, self._letters = self._letters, []

@@ -161,7 +161,7 @@ class ConsumerEnd:
 
     def attach(self, holder: str) -> None:
         """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
-        if holder not in self._sources and any(_node(stream) == _node(holder) for stream in self._dedup):
+        if holder not in self._sources and any(_node(n) == _node(holder) for n in (*self._dedup, *self._sources)):
             self.meet(holder)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
         source = self._sources.get(holder)
         if source is None:

@@ -271,6 +271,11 @@ class ProducerEnd:
             for run in runs
             for stream, low, high in self.numbering.names(run.first, run.stop)
         ]
+        for number, letter in backlog.letters_to_store():
+            # Until the letter is stored the message is all there is, and must not begin again at 1.
+            name, sequence = self.numbering.name(number)
+            deaths = DEATHS_TO_SUSPECT if letter.strikes else 0
+            marks.append(Mark(name, sequence, sequence + 1, letter.attempts, deaths, letter.strikes))
         for start, stop, mark in backlog.kept_marks():
             marks += [
                 Mark(stream, low, high, mark.attempt, mark.deaths, mark.strikes)

@@ -1312,6 +1312,8 @@ class World:
             epoch = spool.epoch if spool is not None else (1000 << 20) + self.random.randrange(2**20)
             address = Address(name, epoch, name, role.host, inbox, outbox)
         process = Process(self, address, role)
+        if like is not None and like.silent:
+            self.disturb(process.holder, 5.0)  # who still waits for the last life may give this one up with it
         if spool is not None and drive is not None:
             self._open_stores(process, drive, spool)
             role.last = process

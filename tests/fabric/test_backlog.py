@@ -241,4 +241,16 @@ def test_who_returns_after_the_reunion_keeps_what_it_holds() -> None:
     end.nacked("a:1", Nack(1, 2, 2**31, LEASE), 0.0)
     end.check()
     assert [letter.attempts for letter in end.letters()] == [5]
-    assert [mark.attempt for mark in end.marks().marks] == [5]
+    assert [mark.attempt for mark in end.marks().marks] == [5, 5]
+
+
+def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
+    """Should the process die now, its message is all there is, and does not begin again at 1."""
+    end = spooled()
+    end.accept(bodies(1), 0)
+    dispatch(end)
+    end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
+    assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0, 0)]
+    assert end.backlog is not None
+    end.buried([number for number, _ in end.backlog.take_letters()])
+    assert end.marks().marks == []

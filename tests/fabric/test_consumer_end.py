@@ -499,3 +499,19 @@ def test_a_delivery_knows_the_floor_it_was_sent_with() -> None:
     receive(end, 3, 2, floor=3)
     delivery = take(end)
     assert (delivery.first, delivery.floor) == (4, 3)
+
+
+def test_credit_of_an_earlier_life_is_granted_anew() -> None:
+    """Though nothing had come of it: totals are those of one link."""
+    end = consumer()
+    end.attach("p:1")
+    end.want(1, 1, 0.0)
+    end.grant(0.0)
+    assert end.take_grant("p:1") is not None
+    end.detach("p:1", 0.0, proven_gone=False)
+    end.attach("p:2")
+    end.meet("p:2")
+    assert end.take_grant("p:2") is None
+    end.grant(0.0)
+    assert end.take_grant("p:2") is not None
+    end.check()
