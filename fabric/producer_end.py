@@ -501,6 +501,8 @@ class ProducerEnd:
 
     def nacked(self, holder: str, nack: Nack, now: float) -> None:
         """`holder` gives messages back; counts only if it has them with the attempt it names."""
+        if holder in self._adopted:  # not read from disk yet: they come again, as if nothing had happened
+            self._adopted[holder].remove(nack.start, nack.stop)
         for run in self._take_from(holder, nack.start, nack.stop):
             if run.attempt < nack.attempt and run.first <= self.numbering.base:
                 # The last cursor of an earlier life did not know of these attempts yet.

@@ -36,6 +36,9 @@ def test_world_with_disks(theme: str, seed: int) -> None:
 
 
 FAILED_ONCE = [
+    ("faults", 4177),  # credit of a producer's last life was taken for told
+    ("graves", 193),  # deaths were forgotten while the letter was not stored
+    ("power", 1742),  # what was nacked before it was read stayed with its last holder
     ("calm", 286),  # a static peer's second dial left a larger half than the link's own
     ("everything", 274),  # a HELLO that the socket refused was never repeated
     ("everything", 1374),  # a hung consumer woke up and ran what had been given to another

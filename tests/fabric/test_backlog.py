@@ -254,3 +254,12 @@ def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
     assert end.backlog is not None
     end.buried([number for number, _ in end.backlog.take_letters()])
     assert end.marks().marks == []
+
+
+def test_what_is_nacked_before_it_was_read() -> None:
+    """A consumer of the last life gives it back: it goes to somebody once it is here."""
+    end = spooled(eras=[(OLD, 1, 3)])
+    assert not end.reconcile("a:1", Ranges([(1, 3)]))
+    end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
+    load(end, OLD, 1, 2)
+    assert (end.held_by("a:1"), end.account().waiting) == (1, 1)
