@@ -126,6 +126,11 @@ class Backlog:
         """Whether recovered messages wait for consumers of the last life."""
         return self._reunion_at > -inf
 
+    @property
+    def awaited(self) -> set[str]:
+        """Node ids of those who have yet to return; should this life end first, the next one waits for them."""
+        return self._missing if self.reuniting else set()
+
     def met(self, node_id: str) -> None:
         """A consumer has said what it holds and what it has done."""
         self._missing.discard(node_id)

@@ -54,7 +54,7 @@ BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
 
 CONSUMERS_KEPT: Final = 64
-"""Consumers of this life whose return the next one waits for."""
+"""Consumers whose return the next life waits for: those of this one, and those that it still waits for itself."""
 
 REASONS: Final = {
     FAILED: "failed",
@@ -281,7 +281,7 @@ class ProducerEnd:
                 Mark(stream, low, high, mark.attempt, mark.deaths, mark.strikes)
                 for stream, low, high in self.numbering.names(start, stop)
             ]
-        return Marks(marks, sorted(set(self.consumers.values()))[:CONSUMERS_KEPT])
+        return Marks(marks, sorted({*self.consumers.values(), *backlog.awaited})[:CONSUMERS_KEPT])
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""

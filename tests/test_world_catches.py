@@ -206,6 +206,10 @@ def no_reunion(patch: Patch) -> None:
     patch(Backlog, "reuniting", property(lambda self: False))  # type: ignore[arg-type]
 
 
+def awaited_forgotten_by_the_next_cursor(patch: Patch) -> None:
+    patch(Backlog, "awaited", property(lambda self: set()))  # type: ignore[arg-type]
+
+
 def acks_of_earlier_lives_ignored(patch: Patch) -> None:
     numbers = ProducerEnd.numbers
 
@@ -347,6 +351,7 @@ CASES = [
     (letters_not_stored, "graves"),
     (recovered_messages_forgotten, "disk"),
     (no_reunion, "disk"),
+    (awaited_forgotten_by_the_next_cursor, "relapses"),
     (acks_of_earlier_lives_ignored, "disk"),
     (settled_messages_read_again, "disk"),
     (never_synced, "power"),

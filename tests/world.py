@@ -185,6 +185,12 @@ THEMES = {
         fsync=0.3,
         messages=60,
     ),
+    "relapses": Theme(
+        faults=("relapse", "relapse", "cut", "slow disk"),
+        kinds=("ok",) * 5 + ("slow", "slow", "long", "fails"),
+        spooled=1.0,
+        fsync=0.3,
+    ),
 }
 
 DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
@@ -372,13 +378,15 @@ class Process:
         self.echoes: dict[str, float] = {}
         """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
         self.leaving = ""
-        self.began_at = world.now
+        self.began_at, self.ended_at = world.now, inf
         self.drive: Drive | None = None
         self.disk: Disk | None = None
         self.remembered: dict[str, set[str]] = {}
         """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
         self.met: dict[str, float] = {}
         """Holder -> when it first told this process what it has."""
+        self.met_nodes: set[str] = set()
+        """Who these are."""
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
@@ -1192,11 +1200,19 @@ class World:
         """A DATA frame was made."""
         self.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
         by = f"{engine.address.node_id}:{engine.address.epoch}"
+        if by != stream.rpartition(":")[0]:
+            self._judge_reunion(by, stream.split(":", 2)[2])
         for sequence in sequences:
             assert (stream, sequence) not in self.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"
             )
             self.sends.setdefault((stream, sequence), []).append((self.now, holder, by))
+
+    def _judge_reunion(self, by: str, queue: str) -> None:
+        """What is recovered is sent once those have returned who may know of it, or have had the time to."""
+        sender = next(process for process in self.processes if process.holder == by)
+        missing = sender.remembered.get(queue, set()) - sender.met_nodes
+        assert not missing or self.now >= sender.began_at + REUNION - 1e-6, f"{by} does not wait for {missing}"
 
     def probe(self, owner: Process, wire: int, endpoint: str) -> None:
         target = self.listeners.get(endpoint)
@@ -1354,10 +1370,23 @@ class World:
             store.end.backlog.memory_bytes = role.memory_bytes
             for letter in letters:
                 store.end.restore_letter(letter)
-            process.remembered[queue] = set(recovered.marks.consumers)
+            process.remembered[queue] = {*recovered.marks.consumers, *self._still_awaited(role, queue)}
         engine.durable = bool(disk.stores)
         process.disk = disk
         process.check_disk()
+
+    def _still_awaited(self, role: Role, queue: str) -> set[str]:
+        """Whom the last process of this role waited for, with no time to give them up: the next one waits, too."""
+        last = role.last
+        store = last.stores.get(queue) if last is not None else None
+        if last is None or store is None or store.end is None or role.node_id in self.powerless:
+            return set()
+        backlog = store.end.backlog
+        assert backlog is not None
+        if last.ended_at >= last.began_at + REUNION or backlog.recovered == backlog.damaged:
+            return set()
+        left = last.met_nodes - set(store.end.consumers.values())
+        return last.remembered[queue] - left
 
     def _judge_recovered(self, process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:
         """What was promised and is neither processed nor a dead letter must be there."""
@@ -1412,7 +1441,7 @@ class World:
         """The process ends: "died" (its host lives), "vanished" (with its host) or "left" (in order)."""
         if not process.alive:
             return
-        process.alive = False
+        process.alive, process.ended_at = False, self.now
         if process.drive is not None:
             if how == "vanished":
                 self._lose_power(process.address.node_id)
@@ -1500,6 +1529,7 @@ class World:
         for process in self.processes:
             if process.holder == ours:
                 process.met.setdefault(holder, self.now)
+                process.met_nodes.add(holder.partition(":")[0])
 
     # Troubles
 
@@ -1514,6 +1544,9 @@ class World:
         self.log(f"trouble: {kind} {victim.holder} {other.holder}")
         spooled = [process for process in living if process.drive is not None]
         match kind:
+            case "relapse":
+                if spooled:
+                    self._relapse(self.random.choice(spooled).role, self.random.choice((1, 2, 3)))
             case "crash" | "outage" | "power" | "io" | "short" | "full" | "no graves" | "slow disk":
                 if spooled:
                     self._trouble_disk(kind, self.random.choice(spooled))
@@ -1577,6 +1610,15 @@ class World:
                     self.at(self.now + duration * random.random(), partial(self._strike_soon, victim))
             case "slow disk":
                 victim.slow_until = self.now + duration
+
+    def _relapse(self, role: Role, more: int) -> None:
+        """A process dies, and the next ones soon after they began."""
+        if role.last is not None and not role.last.leaving and not self.healed:
+            self.end(role.last, "died")
+            again = self.now + self.random.uniform(0.05, 0.3)
+            self.at(again, partial(self._again, role.last, "kill"))
+            if more:
+                self.at(again + self.random.choice((0.2, 0.4, 1.2)), partial(self._relapse, role, more - 1))
 
     def _strike_soon(self, process: Process) -> None:
         if process.drive is not None and process.alive and not self.healed:
@@ -1688,14 +1730,7 @@ class World:
         if self._sender(key, older) is sender or first.holder == second.holder:
             return False
         sent_at = min(when for when, whom, by in self.sends[key] if whom == newer.holder and by == sender.holder)
-        if sender.met.get(older.holder, inf) <= sent_at:
-            return False
-        node, queue = older.holder.partition(":")[0], key[0].split(":", 2)[2]
-        met_at = min((at for who, at in sender.met.items() if who.partition(":")[0] == node), default=inf)
-        waits = met_at > sent_at and node in sender.remembered.get(queue, ())
-        hurried = waits and sent_at < sender.began_at + REUNION - 1e-6
-        assert not hurried, f"{key} is sent to {newer.holder} without waiting for {older.holder}"
-        return True
+        return sender.met.get(older.holder, inf) > sent_at
 
     def _sender(self, key: tuple[str, int], run: Run) -> Process:
         """Which life of the producer sent the copy that was run."""
@@ -2014,7 +2049,11 @@ class World:
             found = Store(spool, queue, role.fsync, 0)
             recovered = found.recovered()
             _, backlog = recovered.begin("?:1:?", 2**20, 0.0)
-            assert backlog.recovered == 0, f"the disk of {process.holder} does not know that {queue} is settled"
+            # How many records a torn copy held that a failed sync has left is not known, and the number after the last
+            # known one is reported for them. That is none that was given out.
+            damaged = {(stream, n) for stream, a, b in recovered.damaged for n in range(a, b)}
+            unsettled = backlog.recovered != backlog.damaged or damaged & self.accepted.keys() - self.unsure
+            assert not unsettled, f"the disk of {process.holder} does not know that {queue} is settled"
             on_disk, in_memory = found.letters(), store.end.letters()
             ids = {letter.id for letter in on_disk if self._key(letter) not in self.tended}
             assert ids == {letter.id for letter in in_memory if self._key(letter) not in self.tended}, "letters differ"

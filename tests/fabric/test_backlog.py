@@ -158,6 +158,15 @@ def test_recovered_messages_wait_for_those_who_may_have_them() -> None:
     assert dispatch(alone) == (1, 5)
 
 
+def test_a_life_that_ends_in_its_reunion_leaves_those_it_waits_for() -> None:
+    """The next one waits for them, too; nobody waits for who did not return in time."""
+    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a", "b"]))
+    end.reconcile("a:1", Ranges())
+    assert end.marks().consumers == ["a", "b"]
+    end.expire(1.0)
+    assert end.marks().consumers == ["a"]
+
+
 def test_what_is_held_and_not_read_yet() -> None:
     """It is in flight at its holder once it is read; what was done there is never read into memory."""
     end = spooled(eras=[(OLD, 1, 7)], marks=Marks([], ["a"]))
