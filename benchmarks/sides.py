@@ -154,9 +154,13 @@ def queue_send_many(count: int, size: int, ours: int, theirs: int, **options: An
         report(rate=count / (time.perf_counter() - started_at))
 
 
-def queue_messages(count: int, size: int, ours: int, theirs: int) -> None:
+def queue_views(count: int, size: int, ours: int, theirs: int) -> None:
+    queue_messages(count, size, ours, theirs, memoryview)
+
+
+def queue_messages(count: int, size: int, ours: int, theirs: int, body_type: Any = bytes) -> None:
     with node(ours, theirs) as us:
-        for done, message in enumerate(us.consumer("work", bytes), 1):
+        for done, message in enumerate(us.consumer("work", body_type), 1):
             with message as body:
                 assert len(body) == size
             if done == count:

@@ -1,4 +1,4 @@
-"""Typed bodies to bytes and back, through msgspec; `bytes` travel as they are."""
+"""Typed bodies to bytes and back, through msgspec; `bytes` and `memoryview` travel as they are."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ class Codec(Generic[T]):
     def __init__(self, body_type: Any, limit: int) -> None:
         self.body_type = body_type
         self.limit = limit
-        self.number = RAW if body_type is bytes else MSGPACK
-        self._classes = (bytes, bytearray, memoryview) if body_type is bytes else outer_classes(body_type)
+        self.number = RAW if body_type in (bytes, memoryview) else MSGPACK
+        self._classes = (bytes, bytearray, memoryview) if self.number == RAW else outer_classes(body_type)
+        self._whole: Any = bytes if body_type is bytes else _view
         try:
             self._one: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(body_type)
             self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[body_type])
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"{_type_name(body_type)} cannot be a body type: {error}; "
-                f"use a msgspec.Struct, a dataclass, a TypedDict, a built-in type, or bytes"
+                f"use a msgspec.Struct, a dataclass, a TypedDict, a built-in type, bytes, or memoryview"
             ) from None
 
     def encode(self, body: T) -> bytes:
@@ -89,7 +90,7 @@ class Codec(Generic[T]):
         """
         if codec == RAW_ONE:
             if self.number == RAW:
-                return [typing.cast("T", bytes(body))]
+                return [self._whole(body)]
             body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
@@ -111,7 +112,7 @@ class Codec(Generic[T]):
             DecodeError: It does not fit the body type.
         """
         if codec == RAW:
-            return typing.cast("T", data)
+            return typing.cast("T", self._whole(data))
         try:
             return self._one.decode(data)
         except _MISFITS as error:
@@ -122,6 +123,10 @@ class Codec(Generic[T]):
             return self._one.decode(element)
         except _MISFITS as error:
             return misfit(error, sender)
+
+
+def _view(body: Buffer) -> memoryview:
+    return memoryview(body).toreadonly()
 
 
 def misfit(error: Exception, sender: str = "") -> DecodeError:

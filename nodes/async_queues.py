@@ -818,6 +818,8 @@ class AsyncConsumer(Generic[T_co]):
         self.end = engine.open_consumer(self.queue, self.lease, now, remembered)
         if not self._open:
             engine.close_consumer(self.queue, now)
+        if self.codec.body_type is memoryview:
+            self._node.pump.share_bodies()
 
     def stop(self) -> None:
         """The node closes: nothing is handed out any more."""

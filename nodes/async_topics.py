@@ -197,6 +197,8 @@ class AsyncSubscriber(Generic[T_co]):
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
         self.end = engine.open_subscriber(self.pattern, self.buffer_bytes, now)
+        if self.codec.body_type is memoryview:
+            self._node.pump.share_bodies()
 
     def stop(self) -> None:
         """The node closes."""

@@ -109,6 +109,10 @@ class Pump:
             self._alerts.append(handle)
             self._sockets.wake()
 
+    def share_bodies(self) -> None:
+        """User code takes views of large bodies, so none of them need be copied."""
+        self._sockets.share()
+
     @property
     def has_taken(self) -> bool:
         """Whether the engine has what handles handed over, except those that are alerted now."""

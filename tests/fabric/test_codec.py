@@ -34,6 +34,22 @@ def test_bytes_travel_raw() -> None:
     assert codec.decode_batch(join([b"as is"], codec.number)[0], codec.number) == [b"as is"]
 
 
+def test_views_share_the_memory_of_their_frame() -> None:
+    """A body type of `memoryview` reads the same bytes without a copy, whatever the frame looks like."""
+    codec: Codec[memoryview] = Codec(memoryview, 100_000)
+    assert codec.encode(memoryview(b"as is")) == codec.encode(b"as is") == b"as is"  # type: ignore[arg-type]
+    for bodies in ([b"as", b"is"], [bytes(40_000)]):
+        frame, number = join(bodies, codec.number)
+        views = codec.decode_batch(frame, number)
+        assert views == bodies
+        for view in views:
+            assert view.readonly
+            assert view.obj is frame
+    assert codec.decode_stored(b"as is", codec.number) == b"as is"
+    with pytest.raises(EncodeError, match="expected memoryview, got str"):
+        codec.encode("text")  # type: ignore[arg-type]
+
+
 def test_a_misfit_is_found_with_its_place() -> None:
     """The others of the batch are decoded all the same."""
     codec: Codec[Order] = Codec(Order, 1000)

@@ -70,6 +70,27 @@ def test_bytes_travel_raw(front: Any) -> None:
         message.ack()
 
 
+def test_views_need_no_copy_and_outlive_their_node(front: Any) -> None:
+    """A consumer and a subscriber of `memoryview` read bodies of any size where they arrived."""
+    bodies = [b"small", b"m" * 40_000, b"l" * 1_000_000]
+    with front.node("kitchen") as kitchen, front.node("shop") as shop:
+        consumer, subscriber = kitchen.consumer("images", memoryview), kitchen.subscriber("images", memoryview)
+        producer, publisher = shop.producer("images", bytes), shop.publisher("images", bytes)
+        publisher.ready(timeout=10)
+        views = []
+        for body in bodies:
+            producer.send(body)
+            publisher.publish(body)
+            with consumer.get(timeout=10) as view:
+                views.append(view)
+            views.append(subscriber.get(timeout=10).body)
+        kitchen.producer("own", memoryview).send(memoryview(bodies[2]))
+        with kitchen.consumer("own", memoryview).get(timeout=10) as view:
+            views.append(view)
+    assert all(view.readonly for view in views)
+    assert views == [body for body in bodies for _ in range(2)] + bodies[2:]
+
+
 def test_order_of_sending_is_order_of_processing(front: Any) -> None:
     """From one producer to one consumer nothing is overtaken, however it was sent."""
     with front.node() as a, front.node() as b:
