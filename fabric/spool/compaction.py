@@ -12,6 +12,7 @@ from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files, refusal
 from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, make_salt, record_header, segment_name
 from peerfabric.spool.inventory import Identity, open_file
+from peerfabric.spool.reader import Reader
 from peerfabric.spool.scan import Damage, reader_of, scan
 from peerfabric.spool.segment import Segment, create, discard, write
 from peerfabric.spool.syncing import Entry
@@ -44,15 +45,15 @@ class Compactor:
         self._segment_bytes = segment_bytes
         self._made = 0
 
-    def run(self, busy: Collection[Segment], bytes_max: int, *, fsync: bool) -> list[Segment]:
+    def run(self, readers: Collection[Reader], bytes_max: int, *, fsync: bool) -> list[Segment]:
         """Replace some neighbours by one new segment, and return what was replaced.
 
-        What is settled must be in the cursor on disk.
+        What is settled must be in the cursor on disk. No reader misses anything, nor gets it twice.
 
         Raises:
             SpoolError: Nothing has changed.
         """
-        group = self._choose(busy, bytes_max, fsync=fsync)
+        group = self._choose(readers, bytes_max, fsync=fsync)
         if not group:
             return []
         try:
@@ -71,10 +72,16 @@ class Compactor:
         self._budget.used_bytes += new.end - sum(segment.end for segment in group)
         return group
 
-    def _choose(self, busy: Collection[Segment], bytes_max: int, *, fsync: bool) -> list[Segment]:
+    def _choose(self, readers: Collection[Reader], bytes_max: int, *, fsync: bool) -> list[Segment]:
         group: list[Segment] = []
         room_max = room = min(bytes_max, self._segment_bytes)
+        busy = {reader.segment for reader in readers}
         for segment in self._contents.segments:
+            if group and any(group[0].serial <= reader.serial < segment.serial for reader in readers):
+                # The segment that a reader is in may be removed already. What is behind it must not come before it.
+                if _worthwhile(group):
+                    break
+                group, room = [], room_max
             live = _live_bytes(segment)
             able = segment.sealed and not (segment.syncs or segment.damaged or segment.skip or segment in busy)
             sparse = segment.unsettled > 0 and live < SPARSE * self._segment_bytes
@@ -126,7 +133,7 @@ class Compactor:
 
 def _worthwhile(group: list[Segment]) -> bool:
     """Whether it frees half of what it reads, or makes one file of several."""
-    before = sum(segment.end for segment in group)
+    before = sum(segment.end - segment.start for segment in group)
     return len(group) > 1 or (bool(group) and 2 * sum(map(_live_bytes, group)) < before)
 
 

@@ -307,8 +307,7 @@ class Log:
         if self.cursor_due or self._written is not None:
             return 0
         before = self._budget.used_bytes
-        busy = {reader.segment for reader in self._readers if reader.segment is not None}
-        for old in self._compactor.run(busy, bytes_max, fsync=self._writer.fsync):
+        for old in self._compactor.run(list(self._readers), bytes_max, fsync=self._writer.fsync):
             self._writer.forget(old)
         return before - self._budget.used_bytes
 

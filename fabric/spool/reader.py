@@ -43,7 +43,8 @@ class Reader:
         self._contents = contents
         self._readable = readable
         self._from: tuple[int, int] | None = (epoch, sequence)
-        self._serial = 0
+        self.serial = 0
+        """Segments up to this one are read, or are where it is."""
         self.segment: Segment | None = None
         """Where it is."""
         self._offset = 0
@@ -104,14 +105,14 @@ class Reader:
                 return True
             if not segment.sealed or limit < segment.end:
                 return False
-        following = self._contents.after(self._serial)
+        following = self._contents.after(self.serial)
         while following is not None and self._from is not None and not self._wanted(following):
-            self._serial = following.serial
-            following = self._contents.after(self._serial)
+            self.serial = following.serial
+            following = self._contents.after(self.serial)
         if following is None:
             return False
         self.close()
-        self.segment, self._serial, self._offset = following, following.through, following.start
+        self.segment, self.serial, self._offset = following, following.through, following.start
         return True
 
     def _wanted(self, segment: Segment) -> bool:

@@ -308,6 +308,39 @@ def test_compaction_waits() -> None:
     assert {s for r in found for s in range(r.first, r.stop)} >= set(range(60, 1601, 40))
 
 
+def test_compaction_does_not_reach_over_a_reader() -> None:
+    """Where a segment was that it has read and that is removed, what lies before and behind it stays apart."""
+    disk = Disk()
+    log = open_log(disk, segment_bytes=4096)
+    for first in (1, 101, 201, 301):
+        append(log, EPOCH, first, 20, size=160)
+        append(log, EPOCH, first + 20)
+    reader = log.reader()
+    read: list[int] = []
+    while 121 not in read:
+        read += [record.first for record in reader.read(1)]
+    for start, stop in ((1, 21), (101, 122), (201, 221)):
+        log.settle(EPOCH, start, stop)
+    log.write_cursor()
+    for _ in range(3):
+        log.compact()
+    log.check()
+    assert segment_count(disk) == 3
+    assert [record.first for record in reader.read(1 << 20)] == [221, 301, 321]
+    assert [record.first for record in records(log)] == [21, 221, 301, 321]
+
+
+def test_what_is_compact_is_left_alone() -> None:
+    """One message in a segment of its own is not written anew each time."""
+    disk = Disk()
+    log = open_log(disk, segment_bytes=4096)
+    append(log, EPOCH, 1)
+    append(log, EPOCH, 2, size=4096)
+    log.write_cursor()
+    before = disk.operations
+    assert (log.compact(), disk.operations) == (0, before)
+
+
 def test_compaction_interrupted_anywhere() -> None:
     """Killed or refused at any operation, and with power lost: every message once, in order."""
     disk = Disk()
