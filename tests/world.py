@@ -1729,8 +1729,12 @@ class World:
         sender = self._sender(key, newer)
         if self._sender(key, older) is sender or first.holder == second.holder:
             return False
-        sent_at = min(when for when, whom, by in self.sends[key] if whom == newer.holder and by == sender.holder)
-        return sender.met.get(older.holder, inf) > sent_at
+        met_at = sender.met.get(older.holder, inf)
+        given = [(when, whom) for when, whom, by in self.sends[key] if by == sender.holder and whom != older.holder]
+        sent_at = min(when for when, whom in given if whom == newer.holder)
+        # Once it is given to somebody, who returns later only lets go of what it has not started: a run there goes on,
+        # also beside those that follow if the new holder gives it back.
+        return met_at > sent_at or (met_at > min(given)[0] and older.end > sent_at)
 
     def _sender(self, key: tuple[str, int], run: Run) -> Process:
         """Which life of the producer sent the copy that was run."""
