@@ -78,7 +78,9 @@ def message_count(body: Buffer, codec: int) -> int | None:
 
 def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:
     """Where to cut messages of `sizes` bytes and `overhead` each, so that a part has at most `limit`, or is one."""
-    if sizes and len(set(sizes)) == 1:
+    if sizes and sum(sizes) + overhead * len(sizes) <= limit:
+        return [0, len(sizes)]
+    if len(set(sizes)) == 1:
         step = max(1, limit // max(1, sizes[0] + overhead))
         return [*range(0, len(sizes), step), len(sizes)]
     ends = list(accumulate(size + overhead for size in sizes))

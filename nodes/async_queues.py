@@ -324,8 +324,8 @@ class AsyncProducer(Generic[T_contra]):
             self._room -= size
             self._bodies.append(data)
             self._count = sequence = self._count + 1
-        if not self.alerted:
-            self._node.pump.alert(self)
+        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
+            self._alert()
         return Receipt(self._stream, sequence)
 
     def _try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
@@ -346,8 +346,8 @@ class AsyncProducer(Generic[T_contra]):
                     self._add_headers(headers)
                 self._room -= size
                 self._bodies.append(data)
-        if not self.alerted:
-            self._node.pump.alert(self)
+        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
+            self._alert()
         return Receipt(self._stream, sequence)
 
     def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
@@ -595,8 +595,15 @@ class AsyncProducer(Generic[T_contra]):
                     self._room -= total
                     self._bodies += part
         if part:
-            self._node.pump.alert(self)
+            self._alert()
         return start + len(part)
+
+    def _alert(self) -> None:
+        """There is something to hand over; it is urgent if somebody consumes, or if little more has room."""
+        if self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2:
+            self._node.pump.alert(self)
+        else:
+            self._node.pump.note(self)
 
     def _what_fits(self, encoded: list[bytes], start: int) -> tuple[list[bytes], int]:
         """What there is room for from `start` on, and what it costs. The caller holds the lock."""

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
@@ -27,6 +27,9 @@ from peerfabric.nodes.sockets import (
 )
 from peerfabric.nodes.waiting import Gate, clock
 from peerfabric.peers import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+
+NAP: Final = 0.002
+"""Seconds for which a pump that was handed something waits for more of what is not urgent."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -78,6 +81,7 @@ class Pump:
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
         self._handing = False
+        self._napping = False
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
@@ -107,7 +111,18 @@ class Pump:
         if not handle.alerted:
             handle.alerted = True
             self._alerts.append(handle)
-            self._sockets.wake()
+        self._sockets.wake()
+
+    def note(self, handle: Handle) -> None:
+        """Like `alert`, for what nobody waits for yet: it may be taken up to `NAP` seconds later, with what follows.
+
+        Each alert of a sleeping pump takes the interpreter's lock from its caller for a whole turn.
+        """
+        if not handle.alerted:
+            handle.alerted = True
+            self._alerts.append(handle)
+            if not self._napping:  # looked at when the alert is in, as the pump gets up before it takes alerts
+                self._sockets.wake()
 
     def share_bodies(self) -> None:
         """User code takes views of large bodies, so none of them need be copied."""
@@ -132,6 +147,7 @@ class Pump:
         while not self._stopped:
             try:
                 self._sockets.wait(timeout)
+                self._napping = False
                 timeout = self._turn()
             except Exception:
                 # Nothing that a peer sends and no bug in one turn may end the thread that keeps all promises.
@@ -189,7 +205,11 @@ class Pump:
         self.turned.open()
         if alerts:
             return 0.0
-        return None if deadline is None else max(0.0, deadline - clock())
+        timeout = None if deadline is None else max(0.0, deadline - clock())
+        if handed:
+            self._napping = True
+            return NAP if timeout is None else min(NAP, timeout)
+        return timeout
 
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
