@@ -41,6 +41,7 @@ FAILED_ONCE = [
     ("faults", 5478),  # who was still waited for was forgotten by the cursor of the life that waited
     ("relapses", 30714),  # compaction put what a reader had yet to read behind it
     ("relapses", 31255),  # what was given away before its holder returned was given back
+    ("graves", 40258),  # who was killed as it closed had left nothing behind
     ("graves", 193),  # deaths were forgotten while the letter was not stored
     ("power", 1742),  # what was nacked before it was read stayed with its last holder
     ("calm", 286),  # a static peer's second dial left a larger half than the link's own

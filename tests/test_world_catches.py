@@ -14,6 +14,7 @@ from peerfabric.dedup import Dedup
 from peerfabric.engine import Engine
 from peerfabric.link import Link
 from peerfabric.nodes.deposits import Deposits
+from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.stores import Store
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
@@ -328,6 +329,28 @@ def read_ahead_of_what_is_accepted(patch: Patch) -> None:
     patch(ProducerEnd, "loaded", broken)
 
 
+def stored_as_if_in_memory_only(patch: Patch) -> None:
+    accept = ProducerEnd.accept
+
+    def broken(self: ProducerEnd, bodies: Any, sent_ms: int, extras: Any = None, *, volatile: bool = False) -> int:
+        volatile = volatile or (self.backlog is not None and not self.backlog.behind(self.next))
+        return accept(self, bodies, sent_ms, extras, volatile=volatile)
+
+    patch(ProducerEnd, "accept", broken)
+
+
+def closed_without_what_is_in_memory(patch: Patch) -> None:
+    patch(Engine, "_awaits", staticmethod(lambda producer, waits_for_consumers: False))
+
+
+def acked_before_it_is_in_the_ledger(patch: Patch) -> None:
+    patch(Keeper, "record", lambda self, parts: None)
+
+
+def ledger_not_read(patch: Patch) -> None:
+    patch(Keeper, "remembered", property(lambda self: {}))  # type: ignore[arg-type]
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -366,6 +389,10 @@ CASES = [
     (marks_forgotten, "graves"),
     (loaded_twice, "disk"),
     (read_ahead_of_what_is_accepted, "disk"),
+    (stored_as_if_in_memory_only, "overflow"),
+    (closed_without_what_is_in_memory, "overflow"),
+    (acked_before_it_is_in_the_ledger, "ledgers"),
+    (ledger_not_read, "ledgers"),
 ]
 
 

@@ -10,7 +10,8 @@ User code is fast, slow, failing, hanging or deadly. Nothing else is random: the
 
 A role with a spool is one node for ever: its disk, in memory, outlives each of its processes, and every process goes
 on where the last one ended. The disk fails, fills up, is slow and loses its power, and a process may die within any
-of its operations. Whoever waits there lets the world go on meanwhile, as a thread would.
+of its operations. Whoever waits there lets the world go on meanwhile, as a thread would. Consumers with ledgers have
+disks, too, of roles that are another node each time.
 
 What must hold is asserted after every turn (`check()` of the engine that had it) and at the end, after
 everything was healed and became quiet; see `World.judge`.
@@ -21,7 +22,7 @@ from __future__ import annotations
 import heapq
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
@@ -41,11 +42,12 @@ from peerfabric.delivery import Delivery, Verdict
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK, RAW, Address, Extra, Interest, Pong, decode_frame
 from peerfabric.errors import SpoolError
-from peerfabric.inflight import DEATHS_TO_SUSPECT
+from peerfabric.inflight import DEATHS_TO_SUSPECT, cost
 from peerfabric.link import FENCE, Link
 from peerfabric.names import matches
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.disk import RETRY_AFTER, Disk
+from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.stores import Store
 from peerfabric.options import Options
 from peerfabric.peers import (
@@ -63,12 +65,15 @@ from peerfabric.ranges import Ranges
 from peerfabric.spool import Spool
 from peerfabric.spool.files import Buffer, Place
 from peerfabric.spool.files import Process as Owner
+from peerfabric.spool.ledger import Entry, Ledger
 from peerfabric.stats import DeadLetter
 from tests.fabric.spool.disk import SHORT
 from tests.fabric.spool.disk import Disk as Platter
 
 Frames = list[bytes]
 
+PROCESSED = ("ack", "kept")
+"""Outcomes of runs after which a message need not run any more: an ack, or one that its consumer's ledger has alone."""
 MAX_ATTEMPTS = 5
 DEATHS_FORGOTTEN = 3
 """Deaths of one message that may go unnoticed with the death of its producer."""
@@ -96,8 +101,10 @@ class Run:
     lease: float
     start: float
     end: float = inf
+    ledger: tuple[str, str] | None = None
+    """The disk and the queue of the ledger in which its holder writes."""
     outcome: str = ""
-    """"" while it runs; "died" if its process did."""
+    """"" while it runs; "died" if its process did; "unacked" if its ledger did not take it, or "kept" if it has it."""
 
 
 @dataclass
@@ -123,7 +130,11 @@ class Theme:
     spooled: float = 0.0
     """How many of the producing nodes have a spool, the first of them included."""
     fsync: float = 0.0
-    """How many of those sync."""
+    """How many of those that have a disk sync."""
+    overflow: float = 0.0
+    """How many of those with a spool have `on_full="spool"`."""
+    ledgers: float = 0.0
+    """How many of the consuming nodes have ledgers."""
 
 
 THEMES = {
@@ -191,12 +202,33 @@ THEMES = {
         spooled=1.0,
         fsync=0.3,
     ),
+    "overflow": Theme(
+        faults=("leave", "leave", "leave", "crash", "kill", "cut", "full", "power"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails"),
+        closes=True,
+        spooled=1.0,
+        fsync=0.4,
+        overflow=0.9,
+    ),
+    "ledgers": Theme(
+        faults=("unheard",) * 5
+        + ("kill", "crash", "crash", "relapse", "cut", "leave", "io", "short", "full", "power", "outage"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails", "rejected"),
+        loop=True,
+        spooled=0.7,
+        fsync=0.5,
+        ledgers=0.9,
+    ),
 }
 
 DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
 VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled)
 
 SEGMENT_BYTES = 2048
+LEDGER_BYTES = 600
+"""A larger ledger is written anew, if half of it is forgotten."""
+BOOKS = "/books"
+"""The folder of the ledgers."""
 OPERATIONS = ("write", "sync", "create", "allocate", "truncate", "sync_folder", "rename", "unlink")
 
 
@@ -279,7 +311,9 @@ class Drive:
 
     def sync(self, descriptor: int) -> None:
         process = self.process_of
-        if process is not None and not any(store.lock.locked() for store in process.stores.values()):
+        path, _ = self.platter._descriptors.get(descriptor, ("", None))
+        busy = path.startswith(BOOKS) or (process and any(store.lock.locked() for store in process.stores.values()))
+        if process is not None and not busy:
             process.pass_time()  # others write meanwhile
         self._step(partial(self.platter.sync, descriptor))
 
@@ -301,6 +335,20 @@ class Drive:
 
     def alive(self, process: Owner) -> bool:
         return self.platter.alive(process)
+
+
+class Book(Ledger):
+    """A ledger that is written anew while it is small."""
+
+    def _is_due(self) -> bool:
+        return self._end > LEDGER_BYTES and self._end > 2 * self._remembered
+
+    def add_all(self, entries: Iterable[Entry]) -> None:
+        super().add_all(entries)
+        try:
+            self.compact()
+        except SpoolError:
+            pass  # what is in the old file is as good
 
 
 class Turnstile:
@@ -378,9 +426,12 @@ class Process:
         self.echoes: dict[str, float] = {}
         """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
         self.leaving = ""
+        self.clean = False
+        """It leaves with nothing unsettled but what is on disk."""
         self.began_at, self.ended_at = world.now, inf
         self.drive: Drive | None = None
         self.disk: Disk | None = None
+        self.keepers: dict[str, Keeper] = {}
         self.remembered: dict[str, set[str]] = {}
         """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
         self.met: dict[str, float] = {}
@@ -562,8 +613,11 @@ class Process:
         if self.leaving == "draining":
             for queue, consumer in self.consumers.items():
                 consumer.closed = consumer.closed or self.engine.consumers[queue].closed
-            if self.engine.settled() or self.world.now > self.leave_by:
-                if not self.engine.settled():
+            # Who still sends is not interrupted between numbering a message and handing it over.
+            handed = all(producer.all_stored for producer in self.producers.values() if producer.overflow)
+            if handed and (self.engine.settled() or self.world.now > self.leave_by):
+                self.clean = self.engine.settled()
+                if not self.clean:
                     self.world.log(f"{self.holder} leaves with unsettled {self.engine.unsettled()}")
                     self.world.excuse("left unsettled", self.holder)
                 self.leaving = "bye"
@@ -586,14 +640,18 @@ class Process:
             return False
         disk, role = self.disk, self.role
         assert disk is not None
-        role.marks = {queue: end.marks() for queue, end in self.engine.producers.items()}
+        marks = {queue: end.marks() for queue, end in self.engine.producers.items()}
+        lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
+        assert len(lost) == sum(self.engine.unsettled()), f"{self.holder} loses {lost}, more or less than it says"
+        assert not (lost and self.clean), f"{self.holder} takes {lost} for settled"
+        self.world.unsure.update(lost)
         self.engine.leave()
         try:
             disk.last_round(now)
             disk.spool.close()
+            role.marks = marks
         except SpoolError as error:
             self.world.log(f"{self.holder} closes: {error}")
-            role.marks = {}
         except Killed:
             return False
         return True
@@ -613,12 +671,14 @@ class Role:
         """Knows peers by their endpoints only."""
         self.host = "h1"
         self.options = Options()
-        self.spooled = self.fsync = False
+        self.spooled = self.fsync = self.overflow = self.ledger = False
         self.memory_bytes = 2**20
         self.node_id = ""
         """With a spool: the one node that all its processes are."""
+        self.disk = ""
+        """The name of its disk, if it has one."""
         self.last: Process | None = None
-        """With a spool: its newest process."""
+        """With a disk: its newest process."""
         self.marks: dict[str, Marks] = {}
         """What an orderly end has left in the cursors."""
 
@@ -637,12 +697,15 @@ class Producer:
         self.writing = nullcontext()
         """Deposits are written under it; here there is one thread."""
         self.deposits = Deposits(self, store) if store is not None and store.fsync else None  # type: ignore[arg-type]
+        self.overflow = process.role.overflow and store is not None
+        self.volatile = False
+        """With `overflow`: what is being handed over stays in memory."""
         self.closed = False
         self.stored_count = 0
         self.storing = False
         """A thread of user code is between storing and handing over."""
-        self.handed: list[list[bytes] | DeadLetter] = []
-        """With a spool: what is stored, and not yet the engine's."""
+        self.handed: list[tuple[list[bytes], bool] | DeadLetter] = []
+        """With a spool: what is stored, or shall stay in memory only, and is not yet the engine's."""
 
     def burst(self, kinds: list[str]) -> None:
         """Send a message of each of these kinds."""
@@ -681,7 +744,11 @@ class Producer:
         world = self.process.world
         bodies = self._bodies(kinds)
         if self.deposits is not None:
-            self._deposit(Deposit(bodies, None))
+            if self.overflow and not self.storing and not self.closed and self._fits_in_memory(bodies):
+                self._keep(bodies)
+                self._hand((bodies, True), 0.0)
+            else:
+                self._deposit(Deposit(bodies, None))
         elif world.random.random() < 0.5:
             self._store(bodies)
         else:  # one by one
@@ -698,16 +765,43 @@ class Producer:
             return
         if self.closed or not self.process.alive:
             return
+        volatile = self.overflow and self._fits_in_memory(bodies)
         try:
-            _, count = self.write(bodies, None)
+            count = self._keep(bodies) if volatile else self.write(bodies, None)[1]
         except (SpoolError, Killed) as error:
             world.log(f"{self.process.holder} does not accept: {error}")
             return
         self.storing = True
         after = world.random.choice((0.0, 0.0, 0.0005, 0.003, 0.03))
-        world.at(world.now + after, partial(self._hand, bodies[:count], after))
+        world.at(world.now + after, partial(self._hand, (bodies[:count], volatile), after))
 
-    def _hand(self, what: list[bytes] | DeadLetter, delay: float) -> None:
+    def _fits_in_memory(self, bodies: list[bytes]) -> bool:
+        """As a send with `on_full="spool"` decides."""
+        end, backlog = self.end, self.end.backlog
+        assert backlog is not None
+        pending = sum(cost(what[0]) for what in self.handed if isinstance(what, tuple))
+        fits = bool(end.consumers) and end.held_bytes + pending + cost(bodies) <= backlog.memory_bytes
+        if fits and not self.volatile:
+            fits = end.next - 1 == end.numbering.base + self.stored_count and not backlog.behind(end.next)
+        self.volatile = fits
+        return fits
+
+    def _keep(self, bodies: list[bytes]) -> int:
+        """Accept messages that stay in memory; return how many."""
+        world, stream = self.process.world, self.end.stream
+        for at, body in enumerate(bodies, self.stored_count + 1):
+            world.accepted[stream, at] = body if self.codec == RAW else msgspec.msgpack.decode(body)
+            world.volatile.add((stream, at))
+        self.stored_count += len(bodies)
+        return len(bodies)
+
+    def volatile_unsettled(self) -> list[tuple[str, int]]:
+        """What ends with this process."""
+        base, stream = self.end.numbering.base, self.end.stream
+        kept = [key for key in self.process.world.volatile if key[0] == stream]
+        return [key for key in sorted(kept) if self.end.state(base + key[1]) in ("waiting", "in flight", "delivered")]
+
+    def _hand(self, what: tuple[list[bytes], bool] | DeadLetter, delay: float) -> None:
         self.storing = False
         self.handed.append(what)
         self.process.wake(delay)
@@ -723,6 +817,7 @@ class Producer:
         """Append messages; return the sequence of the first and how many are stored."""
         world, stream = self.process.world, self.end.stream
         assert self.store is not None
+        self.volatile = False
         first = self.stored_count + 1
         for at, body in enumerate(bodies, first):
             # Should this process die in the middle of it, they may turn up, or not.
@@ -738,6 +833,7 @@ class Producer:
         finally:
             for at in range(first + count, first + len(bodies)):
                 del world.accepted[stream, at]
+                world.unsure.discard((stream, at))
         self.stored_count += count
         if self.deposits is None:
             world.unsure.difference_update((stream, at) for at in range(first, first + count))
@@ -749,7 +845,7 @@ class Producer:
         self.process.world.unsure.difference_update(
             (self.end.stream, at) for at in range(deposit.first, deposit.first + deposit.count)
         )
-        self.handed.append(deposit.letter if deposit.letter is not None else deposit.bodies[: deposit.count])
+        self.handed.append(deposit.letter if deposit.letter is not None else (deposit.bodies[: deposit.count], False))
         self.process.wake(self.process.world.random.choice((0.0, 0.002)))
         if deposit.letter is not None:
             self._unbury(deposit.letter.id)
@@ -780,7 +876,7 @@ class Producer:
             if isinstance(what, DeadLetter):
                 self.end.retry(what)
             else:
-                self.process.engine.accept(self.end, what, 0)
+                self.process.engine.accept(self.end, what[0], 0, volatile=what[1])
 
     def _tend_stored(self) -> None:
         """As `tend_letters`, with letters that are on disk."""
@@ -845,7 +941,9 @@ class Consumer:
 
     def __init__(self, process: Process, queue: str, lease: float, takers: int, batch: int) -> None:
         self.process, self.queue, self.lease, self.batch = process, queue, lease, batch
-        self.end: ConsumerEnd = process.engine.open_consumer(queue, lease, process.clock())
+        self.keeper = process.keepers.get(queue)
+        remembered = self.keeper.remembered if self.keeper is not None else None
+        self.end: ConsumerEnd = process.engine.open_consumer(queue, lease, process.clock(), remembered)
         self.takers = [Taker() for _ in range(takers)]
         self.current: Delivery | None = None
         self.parked: list[Delivery] = []
@@ -896,6 +994,8 @@ class Consumer:
             for _ in idle:
                 self._later(self._claim)
         self.process.engine.progress(self.end, now)
+        if self.keeper is not None:
+            self.keeper.forget(self.end.take_forgotten())
 
     def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
         self.process.world.at(
@@ -961,6 +1061,7 @@ class Consumer:
                 process.holder,
                 self.lease,
                 world.now,
+                ledger=(process.role.disk, self.queue) if self.keeper is not None else None,
             )
             world.started(process, run, delivery)
             runs.append(run)
@@ -995,8 +1096,9 @@ class Consumer:
                     self._decide(delivery, verdict, at, at + 1, [runs[at - low]])
                     acked_from = at + 1
             self._decide(delivery, Verdict.ACK, acked_from, high, runs[acked_from - low :])
-        self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
-        self._claim()
+        if self.process.alive:  # it may have died as it wrote an ack
+            self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
+            self._claim()
 
     def _verdict(self, kind: str, fails: bool) -> Verdict:
         if fails:
@@ -1012,13 +1114,32 @@ class Consumer:
     def _decide(self, delivery: Delivery, verdict: Verdict, low: int, high: int, runs: list[Run]) -> None:
         if low >= high:
             return
+        if not self.process.alive:  # it died as it wrote an ack before this
+            verdict, outcome = Verdict.GIVE_BACK, "died"
+        else:
+            outcome = verdict.name.lower()
+        if verdict is Verdict.ACK and self.keeper is not None:
+            verdict, outcome = self._record(delivery, low, high)
         for run in runs:
-            run.outcome = verdict.name.lower()
+            kept = outcome in ("died", "unacked") and self.process.world.in_ledger(run)
+            run.outcome = "kept" if kept else outcome
         if verdict is Verdict.ACK:
             delivery.ack(low, high)
         else:
             delay = 0.0 if self.process.world.random.random() < 0.3 else -1.0
             delivery.verdicts.append((verdict, low, high, delay, verdict.name))
+
+    def _record(self, delivery: Delivery, low: int, high: int) -> tuple[Verdict, str]:
+        """Write an ack into the ledger; what becomes of the messages, and how that is called."""
+        assert self.keeper is not None
+        try:
+            self.keeper.record([(delivery, low, high)])
+        except SpoolError as error:
+            self.process.world.log(f"{self.process.holder} does not ack {delivery.first + low}: {error}")
+            return Verdict.NACK if high - low == 1 else Verdict.BATCH_FAILED, "unacked"
+        except Killed:
+            return Verdict.GIVE_BACK, "died"
+        return Verdict.ACK, "ack"
 
 
 class World:
@@ -1040,12 +1161,16 @@ class World:
         self.runs: dict[tuple[str, int], list[Run]] = {}
         self.unsure: set[tuple[str, int]] = set()
         """Accepted by nobody, but perhaps on a disk: they may run or not."""
+        self.volatile: set[tuple[str, int]] = set()
+        """Accepted in memory only, by a producer with a spool."""
         self.tended: set[tuple[str, int]] = set()
         """Their dead letters were retried or dropped."""
         self.disks: dict[str, Platter] = {}
-        """Node id -> its disk."""
+        """Its name, the node id of who has a spool on it -> the disk."""
         self.powerless: dict[str, float] = {}
-        """Node id -> when its disk last lost what was not synced."""
+        """Disk -> when it last lost what was not synced."""
+        self.outages: dict[str, float] = {}
+        """Disk -> when it last lost its power, whether all was synced or not."""
         self.roles: list[Role] = []
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
         """(when, to whom, by which process)"""
@@ -1277,30 +1402,37 @@ class World:
 
     def start(self, role: Role, *, like: Process | None = None, at: Process | None = None) -> None:
         """Start a process. `like`: the next life of that one; `at`: somebody else at the same endpoints."""
-        if not role.spooled:
+        if not role.spooled and not role.ledger:
             self._begin(role, like, at, None, None)
             return
         if role.last is not None and role.last.alive:
             return
-        if not role.node_id:
-            role.node_id = f"n{next(self._names)}"
-            self.disks[role.node_id] = Platter()
-        drive = Drive(self, self.disks[role.node_id])
+        if not role.disk:
+            role.node_id = f"n{next(self._names)}" if role.spooled else ""
+            role.disk = role.node_id or f"disk {len(self.disks)}"
+            platter = self.disks[role.disk] = Platter()
+            if role.ledger:
+                platter.make_folder(BOOKS)
+                platter.sync_folder("/")
+        drive = Drive(self, self.disks[role.disk])
         if self.random.random() < 0.1 and self.theme.faults and not self.healed:
             drive.steps_left = self.random.randrange(1, 12)
         try:
-            spool = Spool.open(
-                "/spool",
-                files=drive,
-                fsync=role.fsync,
-                random_bits=self.random.randrange(2**20),
-                node_id=role.node_id,
-                segment_bytes=SEGMENT_BYTES,
-                unix_ms=0,
-            )
-            self._begin(role, role.last, None, drive, spool)
+            if role.spooled:
+                spool = Spool.open(
+                    "/spool",
+                    files=drive,
+                    fsync=role.fsync,
+                    random_bits=self.random.randrange(2**20),
+                    node_id=role.node_id,
+                    segment_bytes=SEGMENT_BYTES,
+                    unix_ms=0,
+                )
+                self._begin(role, role.last, None, drive, spool)
+            else:
+                self._begin(role, like, at, drive, None)
         except (SpoolError, Killed) as error:
-            self.log(f"{role.node_id} does not start: {type(error).__name__} {error}")
+            self.log(f"{role.disk} does not start: {type(error).__name__} {error}")
             self._let_go(drive)
             self.at(self.now + self.random.uniform(0.05, 0.5), partial(self.start, role))
 
@@ -1330,8 +1462,12 @@ class World:
         process = Process(self, address, role)
         if like is not None and like.silent:
             self.disturb(process.holder, 5.0)  # who still waits for the last life may give this one up with it
-        if spool is not None and drive is not None:
-            self._open_stores(process, drive, spool)
+        if drive is not None:
+            process.drive, drive.process_of = drive, process
+            if spool is not None:
+                self._open_stores(process, spool)
+            if role.ledger:
+                process.keepers = {queue: self._open_ledger(process, drive, queue) for queue, *_ in role.consumes}
             role.last = process
         self.processes.append(process)
         for endpoint in address.inbox:
@@ -1353,10 +1489,28 @@ class World:
         shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks")}
         self.log(f"start {process.holder} {shown}")
 
-    def _open_stores(self, process: Process, drive: Drive, spool: Spool) -> None:
+    def _open_ledger(self, process: Process, drive: Drive, queue: str) -> Keeper:
+        """What this consumer has processed, and nothing else, is in its ledger."""
+        keeper = Keeper(f"{BOOKS}/{queue}", queue, fsync=process.role.fsync)
+        keeper._ledger = Book(drive, keeper.path, queue, fsync=keeper.fsync)
+        ours = process.role.disk, queue
+        for stream, ranges in keeper.remembered.items():
+            for key in ((stream, sequence) for start, stop in ranges for sequence in range(start, stop)):
+                processed = any(run.ledger == ours for run in self.runs.get(key, ()) if run.outcome in PROCESSED)
+                assert processed, f"{process.holder} remembers {key}, which it never processed"
+        return keeper
+
+    def in_ledger(self, run: Run) -> bool:
+        """Whether the ledger of who ran it would remember it if everything ended now."""
+        if run.ledger is None:
+            return False
+        disk, queue = run.ledger
+        found = Ledger(self.disks[disk].copy(), f"{BOOKS}/{queue}", queue).entries().get(run.stream, Ranges())
+        return run.sequence in found
+
+    def _open_stores(self, process: Process, spool: Spool) -> None:
         """Go on with what the spool has, as a node does."""
         role, engine, now = process.role, process.engine, process.clock()
-        process.drive, drive.process_of = drive, process
         disk = Disk(spool, engine, process.holder)
         disk.pump = Turnstile(process)  # type: ignore[assignment]
         for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
@@ -1408,7 +1562,7 @@ class World:
                 continue
             if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
                 continue
-            done = any(run.outcome == "ack" for run in self.runs.get(key, ()))
+            done = any(run.outcome in PROCESSED for run in self.runs.get(key, ()))
             fine = done or f"{stream}/{sequence}" in buried or key in self.tended
             assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.holder}"
         wanted = process.role.marks.pop(queue, None)
@@ -1444,7 +1598,9 @@ class World:
         process.alive, process.ended_at = False, self.now
         if process.drive is not None:
             if how == "vanished":
-                self._lose_power(process.address.node_id)
+                self._lose_power(process.role)
+            if how != "left":
+                self.unsure.update(key for key in self.volatile if key[0].startswith(f"{process.holder}:"))
             self._let_go(process.drive)
         process.left = how == "left"
         process.silent = how == "vanished"
@@ -1506,12 +1662,13 @@ class World:
             if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
                 other.post(lambda now, other=other: other.engine.lost(process.address.node_id))  # type: ignore[misc]
 
-    def _lose_power(self, node_id: str) -> None:
+    def _lose_power(self, role: Role) -> None:
         """What was not synced is lost, or a part of it; only who has synced may rely on anything."""
-        self.disks[node_id] = self.disks[node_id].lose_power(self.random)
-        if not any(role.fsync for role in self.roles if role.node_id == node_id):
-            self.powerless[node_id] = self.now
-            self.unsure.update(key for key in self.accepted if key[0].partition(":")[0] == node_id)
+        self.disks[role.disk] = self.disks[role.disk].lose_power(self.random)
+        self.outages[role.disk] = self.now
+        if not role.fsync:
+            self.powerless[role.disk] = self.now
+            self.unsure.update(key for key in self.accepted if key[0].partition(":")[0] == role.disk)
 
     def struck(self, drive: Drive) -> None:
         """A process died within an operation of its disk."""
@@ -1547,6 +1704,9 @@ class World:
             case "relapse":
                 if spooled:
                     self._relapse(self.random.choice(spooled).role, self.random.choice((1, 2, 3)))
+            case "unheard":
+                if keeping := [process for process in living if process.keepers]:
+                    self._unheard(self.random.choice(keeping))
             case "crash" | "outage" | "power" | "io" | "short" | "full" | "no graves" | "slow disk":
                 if spooled:
                     self._trouble_disk(kind, self.random.choice(spooled))
@@ -1619,6 +1779,16 @@ class World:
             self.at(again, partial(self._again, role.last, "kill"))
             if more:
                 self.at(again + self.random.choice((0.2, 0.4, 1.2)), partial(self._relapse, role, more - 1))
+
+    def _unheard(self, victim: Process) -> None:
+        """What it says reaches nobody any more, and then it dies."""
+        pairs = [(victim.holder, other.holder) for other in self.living() if other is not victim]
+        self.blocked.update(dict.fromkeys(pairs, "stall"))
+        duration = self.random.uniform(0.05, 1.0)
+        for holder in (victim.holder, *(other for _, other in pairs)):
+            self.disturb(holder, duration)
+        self.at(self.now + duration, partial(self._relapse, victim.role, 0))
+        self.at(self.now + duration, partial(self.heal, pairs))
 
     def _strike_soon(self, process: Process) -> None:
         if process.drive is not None and process.alive and not self.healed:
@@ -1704,6 +1874,8 @@ class World:
         verdicts = {(what, who) for what, who in since}
         apart = ("given up", holder) in verdicts or ("backstop", holder) in verdicts
         refused = any(what == "refused" and who in (holder, key[0].rpartition(":")[0]) for what, who in verdicts)
+        if first.ledger is not None and first.ledger == second.ledger and not lapsed:
+            self._judge_remembered(key, first, second)
         if self._producer_died(key, first, second):
             return
         if first.end > second.start:
@@ -1712,10 +1884,22 @@ class World:
             return
         if first.holder == second.holder and first.outcome == "ack":
             assert lapsed, f"{key} runs again where it was done: {first} {second}"
-        gave = first.outcome in ("nack", "reject", "refuse", "give_back", "batch_failed")
+        gave = first.outcome in ("nack", "reject", "refuse", "give_back", "batch_failed", "unacked", "kept")
         ended = any((what, holder) in verdicts for what in ("died", "vanished", "left unsettled"))
         ended = ended or ("left without an answer", holder) in verdicts
         assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
+
+    def _judge_remembered(self, key: tuple[str, int], first: Run, second: Run) -> None:
+        """What is in a ledger runs at its consumer no more, unless the ledger or the producer lost what was not synced.
+
+        An ack that failed is in it perhaps, but not before the next start.
+        """
+        assert first.ledger is not None
+        disk, producer = first.ledger[0], key[0].partition(":")[0]
+        kept = first.outcome == "kept" and first.holder != second.holder and first.start > self.outages.get(disk, -inf)
+        forgot = first.start <= max(self.powerless.get(disk, -inf), self.powerless.get(producer, -inf))
+        remembered = kept or (first.outcome == "ack" and not forgot)
+        assert not remembered, f"{key} runs again though the ledger has it: {first} {second}"
 
     def _producer_died(self, key: tuple[str, int], first: Run, second: Run) -> bool:
         """Whether the producer may not have learned of the first run, since it died.
@@ -1845,6 +2029,11 @@ class World:
                 role.spooled = True
                 role.fsync = random.random() < theme.fsync
                 role.memory_bytes = random.choice((300, 2000, 2**20))
+            if theme.overflow and role.spooled:
+                role.overflow = random.random() < theme.overflow
+            if theme.ledgers and role.consumes:
+                role.ledger = random.random() < theme.ledgers
+                role.fsync = role.fsync or (role.ledger and not role.spooled and random.random() < theme.fsync)
             role.picky = theme.picky and random.random() < 0.4
             if theme.topics:
                 if random.random() < 0.6:
@@ -1916,7 +2105,7 @@ class World:
             if process.drive is not None:
                 process.drive.steps_left, process.drive.no_graves_until = 0, 0.0
         for role in self.roles:
-            if role.spooled:
+            if role.disk:
                 self.start(role)
         for process in self.living():
             self._continue(process)
@@ -2014,7 +2203,7 @@ class World:
             runs = self.runs.get((stream, sequence), [])
             kind = body.split(b"|")[1].decode()
             if state == "processed":
-                assert any(run.outcome == "ack" for run in runs), f"{stream}/{sequence} is acked and never ran"
+                assert any(run.outcome in PROCESSED for run in runs), f"{stream}/{sequence} is acked and never ran"
             elif state == "dead":
                 letter = letters.get(sequence)
                 if not (letter and letter.reason == "refused" and len(body) > 19_000):
@@ -2037,7 +2226,7 @@ class World:
             if name in letters:
                 self._judge_letter(body.split(b"|")[1].decode(), letters[name].reason, runs, name)
             elif (stream, sequence) not in self.unsure and (stream, sequence) not in self.tended:
-                assert any(run.outcome == "ack" for run in runs), f"{name} is lost: {runs}"
+                assert any(run.outcome in PROCESSED for run in runs), f"{name} is lost: {runs}"
 
     def _judge_disk(self, role: Role, process: Process) -> None:
         """Should it all end now, the disk knows that all is settled."""
@@ -2080,7 +2269,8 @@ class World:
             "fails twice": ("lease",) if troubled else (),
             "hangs": ("lease",) if troubled else (),
         }
-        retried = not reason
+        unacked = reason == "attempts" and any(run.outcome in ("unacked", "kept") for run in runs)
+        retried = not reason or unacked
         assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
 
     def _judge_consumer(self, process: Process, consumer: Consumer) -> None:
