@@ -16,8 +16,9 @@ from typing import Final, Protocol
 from peerfabric.engine import Engine
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.pump import Pump
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes.stores import Loaded, Store
 from peerfabric.nodes.waiting import clock
+from peerfabric.producer_end import ProducerEnd
 from peerfabric.spool import Spool
 
 CURSOR_EVERY: Final = 0.05
@@ -25,6 +26,8 @@ CURSOR_EVERY: Final = 0.05
 CURSOR_EVERY_SYNCED: Final = 0.25
 RETRY_AFTER: Final = 0.25
 """Seconds until a disk that refused is asked again."""
+_TOLD_MAX: Final = 20
+"""Ranges of lost messages that one line of the log names."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -55,6 +58,8 @@ class Disk:
         self._stopped = False
         self._cursor_at = 0.0
         self._complained = False
+        self._unread: dict[Store, float] = {}
+        """Stores that could not be read, and when they are asked again."""
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
 
     def start(self) -> None:
@@ -122,13 +127,14 @@ class Disk:
             self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
             failed.append(self._tried(self._write_cursors))
         failed.append(self._tried(self._bury))
-        more = self._load()
+        more = self._load(now)
         for error in failed:
             if error is not None:
                 raise error
         if more or self._waiting:
             return 0.0
-        return max(0.0, self._cursor_at - now) if self._cursors_due() else None
+        times = [*self._unread.values(), *([self._cursor_at] if self._cursors_due() else [])]
+        return max(0.0, min(times) - now) if times else None
 
     def last_round(self, now: float) -> None:
         """The node closes: leave everything on disk."""
@@ -187,31 +193,65 @@ class Disk:
                 self.engine.disk_moved(end)
             self.pump.wake()
 
-    def _load(self) -> bool:
-        """Read what memory has room for; whether there is more."""
+    def _load(self, now: float) -> bool:
+        """Read what memory has room for; whether there is more.
+
+        A store that cannot be read costs only itself: that is told once, and it is asked again later.
+        """
         more = False
         for store in list(self.stores.values()):
             end = store.end
-            if end is None or end.backlog is None:
+            if end is None or end.backlog is None or self._unread.get(store, now) > now:
                 continue
             with self.pump.lock:
                 wanted = end.load_bytes()
                 behind = end.next
             if not wanted:
+                self._unread.pop(store, None)
                 continue
-            loaded = store.read(wanted)
+            try:
+                found = store.read(wanted)
+            except SpoolError as error:
+                if store not in self._unread:
+                    _log.warning("queue %r: what waits on disk is not read yet: %s", store.queue, error)
+                self._unread[store] = now + RETRY_AFTER
+                continue
+            self._unread.pop(store, None)
             with self.pump.lock:
+                lost: list[tuple[int, int]] = []
                 whole = True
-                for item in loaded:
-                    taken = end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
-                    whole = whole and taken
-                if not loaded:
-                    end.lose(behind)
+                for item in found.records:
+                    whole = self._loaded(end, item, lost) and whole
+                if found.ended:
+                    self._lose(end, behind, lost)
                 store.read_to(end.backlog.load_at if whole else 0)
                 self.engine.disk_moved(end)
                 more = more or end.load_bytes() > 0
+                names = [name for a, b in lost for name in end.numbering.names(a, b)]
+            for damage in found.damages:
+                _log.warning("queue %r: %s", store.queue, damage)
+            if names:
+                _log.error("queue %r: %s", store.queue, _told(names))
             self.pump.wake()
         return more
+
+    def _loaded(self, end: ProducerEnd, item: Loaded, lost: list[tuple[int, int]]) -> bool:
+        """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
+        assert end.backlog is not None
+        first, stop = next(end.numbering.numbers(item.stream, item.sequence, item.sequence + item.count), (0, 0))
+        if end.backlog.load_at < first < end.next:
+            self._lose(end, first, lost)
+        if item.bodies:
+            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+        self._lose(end, min(stop, end.next), lost)
+        return stop <= end.next
+
+    @staticmethod
+    def _lose(end: ProducerEnd, stop: int, lost: list[tuple[int, int]]) -> None:
+        """What `end` waits for below `stop` is damaged."""
+        assert end.backlog is not None
+        lost += end.backlog.settled.missing(end.backlog.load_at, stop)
+        end.lose(stop)
 
     def _cursors_due(self) -> bool:
         with self.pump.lock:
@@ -248,3 +288,11 @@ class Disk:
                     store.end.backlog.floor = floor
                     self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()
+
+
+def _told(names: list[tuple[str, int, int]]) -> str:
+    """What is lost, by number, for people."""
+    count = sum(stop - first for _, first, stop in names)
+    parts = [f"{stream}/{first}" + (f" to {stop - 1}" if stop - first > 1 else "") for stream, first, stop in names]
+    rest = f" and {len(parts) - _TOLD_MAX} more ranges" if len(parts) > _TOLD_MAX else ""
+    return f"{count:,} messages on disk are damaged and lost: {', '.join(parts[:_TOLD_MAX])}{rest}"

@@ -6,10 +6,11 @@ last to be taken: nothing else is locked under it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +28,7 @@ READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """Read at a time, so that a store is not locked for long."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
+_log = logging.getLogger("peerfabric")
 _encode = msgspec.msgpack.Encoder().encode
 _extras = msgspec.msgpack.Decoder(list[Extra])
 _letter = msgspec.msgpack.Decoder(DeadLetter)
@@ -34,13 +36,27 @@ _marks = msgspec.msgpack.Decoder(Marks)
 
 
 class Loaded(msgspec.Struct):
-    """A record as the producer's end takes it."""
+    """A record as the producer's end takes it; `bodies` is empty if none of the `count` can be decoded."""
 
     stream: str
     sequence: int
+    count: int
     bodies: list[bytes]
     sent_ms: int
     extras: dict[int, Extra]
+
+
+class Part(NamedTuple):
+    """What one `Store.read` has found.
+
+    records   what the end is given, in order; a gap between them is damaged
+    ended     nothing follows, so what the end still waits for is damaged
+    damages   what was passed over, for people
+    """
+
+    records: list[Loaded]
+    ended: bool
+    damages: list[str]
 
 
 class Store:
@@ -62,6 +78,8 @@ class Store:
         self._letters_unsynced = False
         self._reader: Reader | None = None
         self._read_to = 0
+        self._compacting = True
+        """The last compaction did not fail."""
 
     def stream(self, epoch: int) -> str:
         return f"{self._spool.node_id}:{epoch}:{self.queue}"
@@ -143,32 +161,56 @@ class Store:
         with self.lock:
             self._log.sync_end(token, error)
 
-    def read(self, bytes_max: int) -> list[Loaded]:
-        """The next records that are only on disk; [] at the end."""
+    def read(self, bytes_max: int) -> Part:
+        """The next records that are only on disk.
+
+        Raises:
+            SpoolError: The disk cannot be read now. Nothing is known of what is there; the next call tries again.
+        """
         end = self.end
         assert end is not None
         assert end.backlog is not None
         at = end.backlog.load_at
+        damages: list[str] = []
+        loaded: list[Loaded] = []
         with self.lock:
-            if self._reader is None or at != self._read_to:
-                stream, sequence = end.numbering.name(at)
-                self._reader = self._log.reader(int(stream.split(":")[1]), sequence)
-            records = self._reader.read(min(bytes_max, READ_BYTES_MAX))
-        return [loaded for record in records if (loaded := self._loaded(record)) is not None]
+            reader, fresh = self._reader, False
+            if reader is None or at != self._read_to:
+                reader, fresh = self._reader_from(end, at), True
+            records = reader.read(min(bytes_max, READ_BYTES_MAX))
+            if not records and not fresh:
+                # Before what should be there is given up, it is looked for once more, with other eyes.
+                reader = self._reader_from(end, at)
+                records = reader.read(min(bytes_max, READ_BYTES_MAX))
+            damages += reader.damages
+            reader.damages.clear()
+        for record in records:
+            try:
+                loaded.append(self._loaded(record))
+            except (BadFrame, msgspec.DecodeError) as error:
+                what = f"sequences {record.first} to {record.stop - 1} of epoch {record.epoch}"
+                damages.append(f"{self._log.folder}: {what} are stored and cannot be decoded: {error}")
+                loaded.append(Loaded(self.stream(record.epoch), record.first, record.count, [], record.unix_ms, {}))
+        return Part(loaded, not records, damages)
+
+    def _reader_from(self, end: ProducerEnd, number: int) -> Reader:
+        stream, sequence = end.numbering.name(number)
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._log.reader(int(stream.split(":")[1]), sequence)
+        return self._reader
 
     def read_to(self, number: int) -> None:
         """The end has taken what `read` returned, and wants what follows from `number` on."""
         self._read_to = number
 
-    def _loaded(self, record: Record) -> Loaded | None:
-        try:
-            bodies = split(record.body, record.codec)
-            extras = _extras.decode(record.extras) if record.extras else []
-        except (BadFrame, msgspec.DecodeError):
-            return None
-        return Loaded(
-            self.stream(record.epoch), record.first, bodies, record.unix_ms, {extra.index: extra for extra in extras}
-        )
+    def _loaded(self, record: Record) -> Loaded:
+        bodies = split(record.body, record.codec)
+        if len(bodies) != record.count:
+            raise BadFrame(f"{len(bodies)} bodies for {record.count} messages")
+        extras = _extras.decode(record.extras) if record.extras else []
+        by_index = {extra.index: extra for extra in extras}
+        return Loaded(self.stream(record.epoch), record.first, record.count, bodies, record.unix_ms, by_index)
 
     def has_news(self) -> bool:
         """Whether the end has something for the disk. Called under the engine's lock."""
@@ -237,8 +279,16 @@ class Store:
         """
         with self.lock:
             self._log.write_cursor(_encode(marks))
-            self._log.compact(COMPACT_BYTES)
-            return self._log.cursor_complete
+            complete = self._log.cursor_complete
+            try:
+                self._log.compact(COMPACT_BYTES)
+                self._compacting = True
+            except SpoolError as error:
+                # The cursor is written, and what it says holds. Only some space is not given back yet.
+                if self._compacting:
+                    _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, error)
+                self._compacting = False
+            return complete
 
 
 def _place(identity: str) -> tuple[int, int]:

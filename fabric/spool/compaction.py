@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from peerfabric.batch import rejoin, split
-from peerfabric.errors import BadFrame
+from peerfabric.errors import BadFrame, SpoolError
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files, refusal
@@ -51,7 +51,7 @@ class Compactor:
         What is settled must be in the cursor on disk. No reader misses anything, nor gets it twice.
 
         Raises:
-            SpoolError: Nothing has changed.
+            SpoolError: Nothing has changed. A segment that could not be read is not chosen again.
         """
         group = self._choose(readers, bytes_max, fsync=fsync)
         if not group:
@@ -147,8 +147,9 @@ def _copy(files: Files, contents: Contents, old: Segment, new: Segment) -> bool:
     parts: list[bytes] = []
     start = new.end
     try:
-        for item in scan(reader_of(files.read, descriptor), old.start, old.end, old.salt):
+        for item in scan(reader_of(files, descriptor, old.path), old.start, old.end, old.salt):
             if isinstance(item, Damage):
+                old.damaged = True
                 return False
             _, at, data, (_, _, body_bytes, extras_bytes, _, count, epoch, first, unix_ms, codec, _, _) = item
             at += RECORD_BYTES
@@ -160,6 +161,9 @@ def _copy(files: Files, contents: Contents, old: Segment, new: Segment) -> bool:
                 parts += (header, bytes(body), bytes(extras))
                 new.end += len(header) + len(body) + len(extras)
                 new.extend(epoch, first, first + count)
+    except SpoolError:
+        old.damaged = True
+        raise
     finally:
         files.close(descriptor)
     data = b"".join(parts)

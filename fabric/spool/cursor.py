@@ -66,6 +66,7 @@ class Slots:
 
         Raises:
             NewerFormat: A later version wrote it.
+            SpoolError: It cannot be read now. To go on with the older one would be to take for lost what was trimmed.
         """
         found = [sheet for slot in (0, 1) if (sheet := self._read(slot)) is not None]
         for sheet in sorted(found, reverse=True):
@@ -94,8 +95,8 @@ class Slots:
             # More than it can be is somebody else's file.
             size = min(self._files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX)
             data = self._files.read(descriptor, 0, size)
-        except OSError:
-            return None
+        except OSError as error:
+            raise refusal(error, path) from error
         finally:
             self._files.close(descriptor)
         return decode_sheet(CURSOR_MAGIC, data, path)

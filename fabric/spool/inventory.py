@@ -45,7 +45,7 @@ def find_segments(files: Files, folder: str, identity: Identity, problems: list[
 
     Raises:
         NewerFormat: A later version wrote one of them.
-        SpoolError: A file cannot be opened.
+        SpoolError: A file cannot be opened or read.
     """
     segments: list[Segment] = []
     highest = 0
@@ -75,7 +75,7 @@ def read_header(files: Files, path: str) -> tuple[int, SegmentHeader | None]:
     descriptor = open_file(files, path)
     try:
         size = files.size(descriptor)
-        data = reader_of(files.read, descriptor)(0, min(size, SEGMENT_HEADER_BYTES_MAX))
+        data = reader_of(files, descriptor, path)(0, min(size, SEGMENT_HEADER_BYTES_MAX))
     finally:
         files.close(descriptor)
     return size, decode_segment(data, path)

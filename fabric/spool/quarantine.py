@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from peerfabric.spool.files import Files
-from peerfabric.spool.scan import Read
+from peerfabric.spool.inventory import open_file
 
 QUARANTINE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one log. Damage beyond that is reported and not saved: a broken disk must not fill another one."""
@@ -20,7 +20,7 @@ class Quarantine:
         self._files = files
         self._folder = f"{folder}/quarantine"
 
-    def save(self, path: str, read: Read, start: int, stop: int) -> str:
+    def save(self, path: str, start: int, stop: int) -> str:
         """Copy bytes `[start, stop)` of the segment at `path`; why not, if not."""
         name = f"{path.rpartition('/')[2].removesuffix('.seg')}-{start:x}.bad"
         try:
@@ -29,7 +29,7 @@ class Quarantine:
             if self._used() + stop - start > QUARANTINE_BYTES_MAX:
                 return f"{self._folder}: is full; {stop - start:,} damaged bytes of {path} are not saved"
             self._files.make_folder(self._folder)
-            self._copy(f"{self._folder}/{name}", read, start, stop)
+            self._copy(f"{self._folder}/{name}", path, start, stop)
         except OSError as error:
             return f"{self._folder}/{name}: not saved: {error}"
         return ""
@@ -39,19 +39,23 @@ class Quarantine:
         self._files.make_folder(self._folder)
         self._files.rename(path, f"{self._folder}/{path.rpartition('/')[2]}")
 
-    def _copy(self, path: str, read: Read, start: int, stop: int) -> None:
-        descriptor = self._files.open(path, create=True)
+    def _copy(self, path: str, source: str, start: int, stop: int) -> None:
+        original = open_file(self._files, source)
         try:
-            for at in range(start, stop, _PART):
-                data = read(at, min(_PART, stop - at))
-                if self._files.write(descriptor, at - start, [data]) < len(data):
-                    raise OSError("short write")
-            self._files.sync(descriptor)
-        except OSError:
-            self._files.unlink(path)
-            raise
+            descriptor = self._files.open(path, create=True)
+            try:
+                for at in range(start, stop, _PART):
+                    data = self._files.read(original, at, min(_PART, stop - at))
+                    if self._files.write(descriptor, at - start, [data]) < len(data):
+                        raise OSError("short write")
+                self._files.sync(descriptor)
+            except OSError:
+                self._files.unlink(path)
+                raise
+            finally:
+                self._files.close(descriptor)
         finally:
-            self._files.close(descriptor)
+            self._files.close(original)
 
     def _used(self) -> int:
         used = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from peerfabric.errors import SpoolError
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import RECORD_BYTES
@@ -47,6 +48,8 @@ class Reader:
         """Segments up to this one are read, or are where it is."""
         self.segment: Segment | None = None
         """Where it is."""
+        self.damages: list[str] = []
+        """What was passed over, for people; whoever has told them empties it."""
         self._offset = 0
         self._limit = 0
         self._descriptor = -1
@@ -55,22 +58,28 @@ class Reader:
     def read(self, bytes_max: int) -> list[Record]:
         """The next records, at least one and then up to `bytes_max` bytes of them; none at the end for now.
 
-        Only what is stored is read: with fsync=True that is what a `sync()` has made durable. What is damaged is
-        skipped, and no record comes twice.
+        Only what is stored is read: with fsync=True that is what a `sync()` has made durable. What is damaged, that
+        is read twice with a wrong crc, is passed over and told of in `damages`. No record comes twice.
 
         Raises:
-            SpoolError: A segment cannot be opened; the next call tries again.
+            SpoolError: A segment cannot be opened or read now; nothing is passed over, and the next call tries again.
         """
         records: list[Record] = []
         room = bytes_max
         while room > 0 or not records:
-            item = next(self._items, None)
-            if item is None:
-                if not self._go_on():
-                    break
-                continue
+            try:
+                item = next(self._items, None)
+                if item is None:
+                    if not self._go_on():
+                        break
+                    continue
+            except SpoolError:
+                self._items = iter(())
+                if not records:
+                    raise
+                break  # the next call says why, if it still is so
             if isinstance(item, Damage):
-                self._offset = item.stop
+                self._pass_over(item)
                 continue
             offset, at, data, (_, _, body, extras, _, count, epoch, first, unix_ms, codec, _, _) = item
             size = RECORD_BYTES + body + extras
@@ -86,6 +95,16 @@ class Reader:
                 Record(epoch, first, count, codec, unix_ms, data[at:end], data[end : end + extras] if extras else b"")
             )
         return records
+
+    def _pass_over(self, damage: Damage) -> None:
+        assert self.segment is not None
+        self._offset = damage.stop
+        if self._from is not None and (not damage.count or self._before(damage.epoch, damage.first + damage.count)):
+            return  # what lies in front of where we begin is not our concern
+        what = f"sequences {damage.first} to {damage.first + damage.count - 1} of epoch {damage.epoch} are damaged"
+        self.damages.append(
+            f"{self.segment.path}: offset {damage.offset:,} to {damage.stop:,}: {what if damage.count else 'no record'}"
+        )
 
     def _before(self, epoch: int, stop: int) -> bool:
         """Whether a record ends before where we are to begin; once one does not, all others are wanted."""
@@ -130,7 +149,7 @@ class Reader:
                 # Removed before it was opened: all of it is settled.
                 self._offset = segment.end
                 return
-        read = reader_of(self._files.read, self._descriptor)
+        read = reader_of(self._files, self._descriptor, segment.path)
         self._items = scan(read, self._offset, limit, segment.salt, WINDOW_BYTES // 4)
 
     def close(self) -> None:

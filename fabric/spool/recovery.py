@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 
 from peerfabric.ranges import Ranges
@@ -39,9 +40,12 @@ class Recovery:
 class Recoverer:
     """One pass over the folder of a log; without `repair` it changes nothing.
 
+    Everything is read before anything is changed. So a disk that cannot be read now is no reason to cut or set aside
+    what is good, and a later start finds all of it.
+
     Raises:
         NewerFormat: A later version wrote something in it; nothing was changed.
-        SpoolError: A file could not be opened.
+        SpoolError: A file could not be opened or read; nothing was changed.
     """
 
     def __init__(self, files: Files, folder: str, identity: Identity, *, repair: bool) -> None:
@@ -54,20 +58,23 @@ class Recoverer:
         self._quarantine = Quarantine(files, folder)
         self._known = Known()
         self._before = (0, 1)
+        self._repairs: list[Callable[[], object]] = []
         segments, self.serial = find_segments(files, folder, identity, self.found.problems)
         self._segments = segments
 
     def run(self, cursor: Cursor | None) -> None:
         """Fill `found` and `segments`, and repair what can be repaired."""
-        segments = self._segments
-        self._clear_temporary()
-        superseded = self._superseded(segments)
-        for segment in superseded:
-            self._try(segment.path, self._files.unlink)
-        segments = [segment for segment in segments if segment not in superseded]
+        superseded = self._superseded(self._segments)
+        segments = [segment for segment in self._segments if segment not in superseded]
         # What a compaction copied counts only where the original is gone: so originals come first.
         for segment in sorted(segments, key=lambda s: s.revision):
             self._recover(segment, newest=segment is segments[-1])
+        # All is read; from here on things may be changed.
+        self._clear_temporary()
+        for segment in superseded:
+            self._try(segment.path, self._files.unlink)
+        for repair in self._repairs:
+            repair()
         self.segments = [segment for segment in segments if self._keep(segment)]
         found = self.found
         for segment in self.segments:
@@ -81,20 +88,20 @@ class Recoverer:
     # Record by record
 
     def _recover(self, segment: Segment, *, newest: bool) -> None:
-        descriptor = open_file(self._files, segment.path, write=self._repair)
+        descriptor = open_file(self._files, segment.path)
         try:
-            read = reader_of(self._files.read, descriptor)
+            read = reader_of(self._files, descriptor, segment.path)
             damages, whole = self._records(segment, read)
             tail = next((at for at, (damage, _) in enumerate(damages) if damage.offset >= whole), len(damages))
             rest = damages[tail:]
             if rest and segment.preallocated and _blank(read, rest[0][0].offset, segment.end):
-                self._cut(segment, descriptor, rest[0][0].offset)
+                self._cut(segment, rest[0][0].offset, blank=True)
             elif rest and newest:
-                self._tear(segment, descriptor, read, *rest[0])
+                self._tear(segment, read, *rest[0])
             else:
                 tail = len(damages)
             for damage, before in damages[:tail]:
-                self._report(segment, read, damage, before)
+                self._report(segment, damage, before)
         finally:
             self._files.close(descriptor)
         segment.synced = segment.end
@@ -137,7 +144,7 @@ class Recoverer:
 
     # Damage
 
-    def _tear(self, segment: Segment, descriptor: int, read: Read, damage: Damage, before: tuple[int, int]) -> None:
+    def _tear(self, segment: Segment, read: Read, damage: Damage, before: tuple[int, int]) -> None:
         """Cut off the end of the newest segment, of which a copy is kept."""
         at, size = damage.offset, segment.end - damage.offset
         blank = _blank(read, at, segment.end)
@@ -146,17 +153,23 @@ class Recoverer:
             f"{segment.path}: torn at offset {at:,}: {size:,} bytes{' of zeros' if blank else ''}; "
             f"the next expected sequence is {before[1]} of epoch {before[0]}"
         )
-        if blank or self._save(segment, read, at, segment.end):
-            self._cut(segment, descriptor, at)
-        else:
-            segment.end = at
+        self._cut(segment, at, blank=blank)
 
-    def _cut(self, segment: Segment, descriptor: int, at: int) -> None:
-        segment.end = at
-        if self._repair:
-            self._try(segment.path, lambda _: self._files.truncate(descriptor, at))
+    def _cut(self, segment: Segment, at: int, *, blank: bool) -> None:
+        """`segment` ends at `at`; what is behind is cut off, once it is saved if there is anything in it."""
+        end, segment.end = segment.end, at
+        self._repairs.append(
+            lambda: (blank or self._save(segment, at, end)) and self._try(segment.path, partial(self._truncate, at))
+        )
 
-    def _report(self, segment: Segment, read: Read, damage: Damage, before: tuple[int, int]) -> None:
+    def _truncate(self, at: int, path: str) -> None:
+        descriptor = open_file(self._files, path, write=True)
+        try:
+            self._files.truncate(descriptor, at)
+        finally:
+            self._files.close(descriptor)
+
+    def _report(self, segment: Segment, damage: Damage, before: tuple[int, int]) -> None:
         segment.damaged = True
         what = "no record"
         if damage.count:
@@ -166,10 +179,10 @@ class Recoverer:
         else:
             self._known.ends.append(before)
         self.found.problems.append(f"{segment.path}: offset {damage.offset:,} to {damage.stop:,}: {what}")
-        self._save(segment, read, damage.offset, damage.stop)
+        self._repairs.append(lambda: self._save(segment, damage.offset, damage.stop))
 
-    def _save(self, segment: Segment, read: Read, start: int, stop: int) -> bool:
-        problem = self._quarantine.save(segment.path, read, start, stop) if self._repair else ""
+    def _save(self, segment: Segment, start: int, stop: int) -> bool:
+        problem = self._quarantine.save(segment.path, start, stop) if self._repair else ""
         if problem:
             self.found.problems.append(problem)
         return not problem
@@ -192,7 +205,7 @@ class Recoverer:
     def _intact(self, segment: Segment) -> bool:
         descriptor = open_file(self._files, segment.path)
         try:
-            read = reader_of(self._files.read, descriptor)
+            read = reader_of(self._files, descriptor, segment.path)
             return not any(isinstance(item, Damage) for item in scan(read, segment.start, segment.end, segment.salt))
         finally:
             self._files.close(descriptor)

@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from crc32c import crc32c
 
+from peerfabric.errors import SpoolError
+from peerfabric.spool.files import Files
 from peerfabric.spool.format import RECORD, RECORD_BYTES, RECORD_MAGIC
 
 Read = Callable[[int, int], bytes]
@@ -15,7 +17,9 @@ Read = Callable[[int, int], bytes]
 WINDOW_BYTES: Final = 1024 * 1024
 """Read at once: a copy that stays in the cache is faster than one that does not."""
 
-_SECTOR: Final = 4096
+_STEP: Final = (
+    "try again; if it stays so, copy the folder with a tool that leaves zeros for what it cannot read, use the copy"
+)
 
 
 class Damage(NamedTuple):
@@ -35,11 +39,12 @@ Found = tuple[int, int, bytes, tuple[Any, ...]]
 def scan(read: Read, start: int, stop: int, salt: int, window: int = WINDOW_BYTES) -> Iterator[Found | Damage]:
     """Every record whose crcs are right in `[start, stop)`, and what is damaged, in the order in which they lie there.
 
-    Work is in proportion to the bytes, whatever they are; memory to `window` or the largest record.
+    What has a wrong crc is read once more before it is called damaged. Work is in proportion to the bytes, whatever
+    they are; memory to `window` or the largest record. What `read` raises ends it, and says nothing of what is there.
     """
     offset, base, data = start, start, b""
     view = memoryview(data)
-    gap = -1
+    gap = doubted = -1
     unpack = RECORD.unpack_from
     while offset + RECORD_BYTES <= stop:
         at = offset - base
@@ -52,6 +57,11 @@ def scan(read: Read, start: int, stop: int, salt: int, window: int = WINDOW_BYTE
         if fields[0] != RECORD_MAGIC or fields[1] != crc32c(
             view[at + 8 : at + RECORD_BYTES], (salt ^ offset) & 0xFFFFFFFF
         ):
+            if gap < 0 and offset != doubted:
+                doubted = offset
+                if read(offset, RECORD_BYTES) != data[at : at + RECORD_BYTES]:
+                    data, base, view = b"", offset, memoryview(b"")
+                    continue
             if gap < 0:
                 gap = offset
             following = data.find(RECORD_MAGIC, at + 1)
@@ -72,6 +82,9 @@ def scan(read: Read, start: int, stop: int, salt: int, window: int = WINDOW_BYTE
             view = memoryview(data)
         if crc32c(view[at + RECORD_BYTES : at + total]) == fields[4]:
             yield offset, at, data, fields
+        elif offset != doubted and read(offset, total) != data[at : at + total]:
+            doubted, data, base, view = offset, b"", offset, memoryview(b"")
+            continue
         else:
             yield Damage(offset, offset + total, fields[6], fields[7], fields[5])
         offset += total
@@ -80,20 +93,18 @@ def scan(read: Read, start: int, stop: int, salt: int, window: int = WINDOW_BYTE
         yield Damage(gap, stop)
 
 
-def reader_of(read: Callable[[int, int, int], bytes], descriptor: int) -> Read:
-    """`read` of one file, in which what cannot be read counts as zeros."""
+def reader_of(files: Files, descriptor: int, path: str) -> Read:
+    """The bytes of the open file at `path`.
 
-    def sectors(offset: int, size: int) -> bytes:
+    Raises:
+        SpoolError: They cannot be read now. That says nothing about them: they count neither as damaged nor as zeros.
+    """
+
+    def read(offset: int, size: int) -> bytes:
         try:
-            return read(descriptor, offset, size)
-        except OSError:
-            parts = []
-            for at in range(offset, offset + size, _SECTOR):
-                length = min(_SECTOR, offset + size - at)
-                try:
-                    parts.append(read(descriptor, at, length))
-                except OSError:
-                    parts.append(bytes(length))
-            return b"".join(parts)
+            return files.read(descriptor, offset, size)
+        except OSError as error:
+            problem = f"cannot be read at offset {offset:,}: {error.strerror or error}"
+            raise SpoolError(path, problem, errno=error.errno, step=_STEP) from error
 
-    return sectors
+    return read

@@ -38,6 +38,7 @@ class Segment:
     doubtful: bool = False
     """A sync failed, and what was not durable then never will be said to be."""
     damaged: bool = False
+    """Something in it is no record, or could not be read: nothing of it is rewritten."""
     preallocated: bool = False
     syncs: int = 0
     """How many syncs are under way; the descriptor stays open for them."""

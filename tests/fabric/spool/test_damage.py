@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EIO
 
 import pytest
 
+from peerfabric.errors import SpoolError
 from peerfabric.spool import Recovery
 from peerfabric.spool.format import RECORD_BYTES, RECORD_MAGIC, decode_segment
-from tests.fabric.spool.disk import Disk, File
+from tests.fabric.spool.disk import SECTOR, Disk, File
 from tests.fabric.spool.helpers import FOLDER, QUEUE, append, fill, messages, numbers, open_log, open_spool
 
 LOG = f"{FOLDER}/queues/{QUEUE}"
@@ -234,17 +236,95 @@ def test_another_queues_segment_is_left_alone() -> None:
     assert disk.files[copy].content == disk.files[theirs].content
 
 
-def test_sectors_that_cannot_be_read() -> None:
-    """A bad sector costs the records in it and nothing else."""
+def one_large_segment() -> Disk:
     disk = Disk()
-    log = open_log(disk, segment_bytes=1 << 16)
-    fill(log, EPOCH, 1, 100, 1, size=200)
+    fill(open_log(disk, segment_bytes=1 << 16), EPOCH, 1, 100, 1, size=200)
     disk.kill()
-    disk.unreadable.add((segments(disk)[0], 17))
-    log = open_log(disk, random_bits=9)
+    return disk
+
+
+def test_a_sector_of_zeros() -> None:
+    """It costs the records in it and nothing else."""
+    disk = one_large_segment()
+    (path,) = segments(disk)
+    content = bytearray(disk.files[path].content)
+    content[17 * SECTOR : 18 * SECTOR] = bytes(SECTOR)
+    log = open_log(change(disk, path, bytes(content)), random_bits=9)
     (damaged,) = log.recovery.damaged
-    assert damaged[2] - damaged[1] < 32
+    assert damaged[2] - damaged[1] < 5
     assert [s for _, s in messages(log, 200)] == [s for s in range(1, 101) if not damaged[1] <= s < damaged[2]]
+
+
+def log_files(disk: Disk) -> dict[str, bytes]:
+    return {path: file.content for path, file in disk.files.items() if path.startswith(LOG)}
+
+
+@pytest.mark.parametrize("what", ["header", "record", "last record", "cursor"])
+def test_what_cannot_be_read_at_the_start(what: str) -> None:
+    """It says nothing of what is there: the log does not open, no file is changed, and a later start has all of it."""
+    disk = three_segments()
+    first, _, last = segments(disk)
+    log = open_log(disk)
+    log.settle(EPOCH, 3, 4)
+    log.write_cursor(b"marks")
+    disk.kill()
+    # Another segment that would be cut off, and one that would be set aside.
+    disk = change(disk, last, disk.files[last].content[:-3])
+    content = bytearray(disk.files[first].content)
+    content[places(disk, first)[1] + RECORD_BYTES] ^= 1
+    disk = change(disk, first, bytes(content))
+    disk.files[f"{LOG}/0000000000000001-00000000.seg.tmp"] = File(b"unfinished")
+    before = log_files(disk)
+    newest = max((f"{LOG}/cursor.{n}" for n in (0, 1)), key=lambda path: disk.files[path].content[16])
+    path, sector = {"header": (first, 0), "cursor": (newest, 0)}.get(what, (last, len(before[last]) // SECTOR))
+    if what == "record":
+        path, sector = segments(disk)[1], 0
+    disk.unreadable.add((path, sector))
+    for _ in range(2):
+        with pytest.raises(SpoolError) as refused:
+            open_log(disk, random_bits=9)
+        assert (refused.value.errno, refused.value.path) == (EIO, path)
+        assert log_files(disk) == before
+        disk.kill()
+    disk.unreadable.clear()
+    log = open_log(disk, random_bits=10)
+    assert log.recovery.damaged == [(EPOCH, 4, 5), (EPOCH, 23, 25)]
+    assert log.recovery.torn_at == [(EPOCH, 23)]
+    assert log.recovery.marks == b"marks"
+    assert {s for _, s in messages(log)} == set(range(1, 23)) - {3, 4}
+
+
+def test_what_cannot_be_read_while_reading() -> None:
+    """What lies before it is read first; nothing is passed over, and when the disk can be read the rest comes, once."""
+    disk = three_segments()
+    log = open_log(disk, random_bits=9)
+    disk.unreadable.add((segments(disk)[1], 0))
+    reader = log.reader()
+    found = [record.first for record in reader.read(1 << 20)]
+    assert found == [1, 3, 5, 7]
+    for _ in range(3):
+        with pytest.raises(SpoolError):
+            reader.read(1 << 20)
+    disk.unreadable.clear()
+    while records := reader.read(1000):
+        found += [record.first for record in records]
+    assert (found, reader.damages) == (list(range(1, 24, 2)), [])
+
+
+def test_what_is_damaged_while_reading() -> None:
+    """What has a wrong crc twice is passed over and told; the rest comes."""
+    disk = one_large_segment()
+    log = open_log(disk, random_bits=9)
+    (path,) = segments(disk)
+    content = bytearray(disk.files[path].content)
+    content[places(disk, path)[40] + RECORD_BYTES] ^= 1
+    disk.files[path].content = bytes(content)
+    reader, found = log.reader(), list[int]()
+    while records := reader.read(1000):
+        found += [record.first for record in records]
+    assert found == [s for s in range(1, 101) if s != 41]
+    (told,) = reader.damages
+    assert "sequences 41 to 41" in told
 
 
 def test_end_of_an_epoch_that_is_damaged() -> None:

@@ -66,3 +66,25 @@ def test_any_bytes() -> None:
             offset, end = (item.offset, item.stop) if isinstance(item, Damage) else (item[0], item[0] + 1)
             assert stop <= offset < end <= len(data)
             stop = end
+
+
+@pytest.mark.parametrize("place", [0, 8, RECORD_BYTES, RECORD_BYTES + 10])
+def test_bytes_that_were_wrong_once(place: int) -> None:
+    """A crc that is right when the bytes are read again is right; one that is wrong again is damage."""
+    data = b""
+    for sequence in range(1, 6):
+        data += record_header(SALT, len(data), b"x" * 20, b"", 1, sequence, 1, 0, 0) + b"x" * 20
+    size = RECORD_BYTES + 20
+    wrong = bytearray(data)
+    wrong[2 * size + place] ^= 1
+    for times, found in ((1, 5), (1000, 4)):
+        reads = 0
+
+        def read(at: int, length: int, times: int = times) -> bytes:
+            nonlocal reads
+            reads += 1
+            return bytes(wrong if reads <= times else data)[at : at + length]
+
+        items = list(scan(read, 0, len(data), SALT))
+        assert len([item for item in items if not isinstance(item, Damage)]) == found
+        assert [isinstance(item, Damage) for item in items].count(True) == 5 - found

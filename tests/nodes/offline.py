@@ -1,0 +1,123 @@
+"""One node's queue with its store and its disk, without thread, sockets or clock: a consumer is a line of code."""
+
+from __future__ import annotations
+
+import threading
+from random import Random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from peerfabric.engine import Engine
+from peerfabric.envelope import RAW, Address, Extra
+from peerfabric.nodes.deposits import Deposit, Deposits
+from peerfabric.nodes.disk import Disk as DiskThread
+from peerfabric.nodes.pump import Pump
+from peerfabric.nodes.stores import Store
+from peerfabric.options import Options
+from peerfabric.producer_end import ProducerEnd
+from tests.fabric.helpers import HUGE
+from tests.fabric.spool.disk import Disk
+from tests.fabric.spool.helpers import QUEUE, open_spool
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.async_queues import AsyncProducer
+
+MEMORY = 2**20
+
+
+class Offline:
+    """A node that has `disk` and is driven by calls of `round`.
+
+    confirmed    bodies whose senders were told that they are stored, by (stream, sequence)
+    """
+
+    def __init__(self, disk: Disk, *, fsync: bool = False, memory_bytes: int = MEMORY, now: float = 0.0) -> None:
+        self.files, self.fsync, self.now = disk, fsync, now
+        self.confirmed: dict[tuple[str, int], bytes] = {}
+        self.writing = threading.RLock()
+        self.deposits: list[Deposit] = []
+        self._count = 0
+        self.spool = open_spool(disk, fsync=fsync, spare=True, random_bits=7)
+        try:
+            self.store = Store(self.spool, QUEUE, fsync, 1)
+            recovered, letters = self.store.recovered(), self.store.letters()
+        except BaseException:
+            self.spool.abandon()
+            raise
+        address = Address(self.spool.node_id, self.spool.epoch, "node", "host", [], [])
+        self.engine = Engine(address, "tests", Options(), Random(1), now)
+        self.disk = DiskThread(self.spool, self.engine, "tests")
+        self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
+        self.end: ProducerEnd = self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered)
+        assert self.end.backlog is not None
+        self.backlog = self.end.backlog
+        self.backlog.memory_bytes = memory_bytes
+        for letter in letters:
+            self.end.restore_letter(letter)
+        self.store.end = self.end
+        self.disk.stores[QUEUE] = self.store
+        self._deposits = Deposits(cast("AsyncProducer[bytes]", self), self.store)
+        self.end.set_consumer("a:1", "a", consumes=True)
+
+    # As a producer's handle
+
+    def send(self, *bodies: bytes) -> Deposit:
+        """Hand bodies over; they are stored by a later round."""
+        deposit = Deposit(list(bodies), None)
+        self.deposits.append(deposit)
+        self._deposits.add(deposit)
+        self.disk.store(self._deposits)
+        return deposit
+
+    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None) -> tuple[int, int]:
+        first = self._count + 1
+        count = self.store.append(first, bodies, extras, RAW, 1)
+        self._count += count
+        return first, count
+
+    def deposited(self, deposit: Deposit) -> None:
+        stored = deposit.bodies[: deposit.count]
+        for at, body in enumerate(stored, deposit.first):
+            self.confirmed[self.end.stream, at] = body
+        self.engine.accept(self.end, stored, 0)
+
+    def changed(self) -> None:
+        """Nobody waits here."""
+
+    # As the threads
+
+    def round(self, after: float = 1.0) -> float | None:
+        """One round of the disk's thread, `after` seconds later."""
+        self.now += after
+        self.backlog.expire(self.now)
+        timeout = self.disk.round(self.now)
+        self.end.check()
+        return timeout
+
+    def die(self) -> None:
+        """The process is killed."""
+        self.spool.abandon()
+        self.files.kill()
+
+    # As a consumer
+
+    def take(self) -> dict[tuple[str, int], bytes]:
+        """What can be sent now, by (stream, sequence); it is in flight then."""
+        found: dict[tuple[str, int], bytes] = {}
+        while (run := self.end.pick("a:1", 1_000, HUGE, HUGE)) is not None:
+            self.end.sent("a:1", run)
+            for at, body in enumerate(run.bodies, run.first):
+                stream, sequence = self.end.numbering.name(at)
+                found[stream, sequence] = plain(body, run.codec)
+        return found
+
+    def ack(self) -> None:
+        """The consumer has done everything that is in flight."""
+        self.end.acked("a:1", 1, self.backlog.load_at)
+
+
+def plain(body: bytes, codec: int | None) -> bytes:
+    """What was sent, whether it comes from memory or from disk."""
+    return body if codec in (None, RAW) else cast("bytes", msgspec.msgpack.decode(body))

@@ -1,0 +1,95 @@
+"""Rounds of the disk's thread, over a disk that fails: what is read back, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+import pytest
+
+from peerfabric.envelope import MSGPACK
+from peerfabric.nodes.disk import RETRY_AFTER
+from tests.fabric.spool.disk import Disk
+from tests.fabric.spool.helpers import open_log
+from tests.nodes.offline import Offline
+
+
+def left_behind(count: int) -> Disk:
+    """A disk on which a node has left messages 1 to `count`."""
+    disk = Disk()
+    node = Offline(disk)
+    node.send(*(b"%d" % n for n in range(1, count + 1)))
+    node.round()
+    node.die()
+    return disk
+
+
+def segment(disk: Disk) -> str:
+    return next(path for path in disk.files if path.endswith(".seg"))
+
+
+def test_a_backlog_that_cannot_be_read_now(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing of it counts as damaged; that is told once, tried again later, and then everything is there."""
+    disk = left_behind(20)
+    node = Offline(disk)
+    disk.unreadable.add((segment(disk), 0))
+    for _ in range(3):
+        assert node.round() == RETRY_AFTER
+        assert node.take() == {}
+    assert node.round(0.0) is not None, "it is asked again before its time"
+    account = node.end.account()
+    assert (account.damaged, account.on_disk, account.closes) == (0, 20, True)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "cannot be read at offset" in caplog.text
+    disk.unreadable.clear()
+    node.round()
+    assert list(node.take().values()) == [b"%d" % n for n in range(1, 21)]
+    assert node.end.account().damaged == 0
+
+
+def test_what_is_damaged_while_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted, and told by number; what lies around it is sent."""
+    disk = Disk()
+    node = Offline(disk, memory_bytes=1)
+    for n in range(1, 6):
+        node.send(b"body %d" % n)
+    node.round()
+    [path] = [path for path in disk.files if path.endswith(".seg")]
+    disk.files[path].content = disk.files[path].content.replace(b"body 3", b"bodi 3").replace(b"body 5", b"bodi 5")
+    found: dict[tuple[str, int], bytes] = {}
+    for _ in range(10):
+        node.round()
+        found |= node.take()
+        node.ack()
+    assert list(found.values()) == [b"body 1", b"body 2", b"body 4"]
+    account = node.end.account()
+    assert (account.damaged, account.acked, account.closes) == (2, 3, True)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    stream = node.end.stream
+    assert [line.partition(": ")[2] for line in told] == [
+        f"1 messages on disk are damaged and lost: {stream}/{n}" for n in (3, 5)
+    ]
+
+
+def test_records_that_no_version_of_ours_can_decode(caplog: pytest.LogCaptureFixture) -> None:
+    """They are damaged, and only they: what is stored behind them is not taken for the end."""
+    disk = Disk()
+    log = open_log(disk)
+    epoch = 1 << 20 | 7
+    wrong = msgspec.msgpack.encode({"not": "a batch"})
+    log.append(epoch, 1, 1, MSGPACK, wrong, unix_ms=1)
+    log.append(epoch, 2, 2, MSGPACK, wrong, unix_ms=1)
+    log.append(epoch, 4, 1, MSGPACK, msgspec.msgpack.encode([b"good"]), unix_ms=1)
+    log.append(epoch, 5, 1, MSGPACK, wrong, unix_ms=1)
+    disk.kill()
+    node = Offline(disk, memory_bytes=1)
+    found: dict[tuple[str, int], bytes] = {}
+    for _ in range(10):
+        node.round()
+        found |= node.take()
+        node.ack()
+    assert list(found.values()) == [b"good"]
+    account = node.end.account()
+    assert (account.damaged, account.acked, account.on_disk, account.closes) == (4, 1, 0, True)
+    assert caplog.text.count("cannot be decoded") == 3
+    assert node.round() is None
