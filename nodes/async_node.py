@@ -659,6 +659,9 @@ class AsyncNode:
     def lease_paused(self) -> Iterator[None]:
         """The lease of what this thread or task handles stands still meanwhile."""
         held = in_hand()
+        if not held:
+            yield
+            return
         with self.pump.lock:
             for end, delivery in held:
                 end.pause(delivery, clock())
@@ -789,6 +792,8 @@ class AsyncNode:
                 self.disk.stop()
         except SpoolError as error:
             _log.error("%s: the spool was not closed in order: %s", self.name, error)
+        for producer in self._producers.values():
+            producer.disk_ended()
         self.pump.stop()
         process.forget(self)
         if isinstance(self.waiting, Suspending):

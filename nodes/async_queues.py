@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from itertools import accumulate
@@ -22,6 +23,7 @@ from peerfabric.errors import (
     BadFrame,
     ConfigError,
     DecodeError,
+    FabricError,
     NodeClosed,
     NotConfirmed,
     QueueFull,
@@ -31,7 +33,7 @@ from peerfabric.errors import (
     TimedOut,
 )
 from peerfabric.inflight import MESSAGE_OVERHEAD
-from peerfabric.nodes.deposits import Deposit, Deposits
+from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message, Receipt
@@ -39,6 +41,7 @@ from peerfabric.nodes.waiting import Blocking, Gate, Waiting, clock, wait_until
 from peerfabric.options import MiB
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
+from peerfabric.spool.format import RECORD_BYTES
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
 
 OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
 Handed = tuple[list[bytes], dict[int, Extra] | None, bool]
@@ -90,6 +94,44 @@ def _take_in_hand(end: ConsumerEnd, delivery: Delivery) -> None:
         _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))
 
 
+class Patience:
+    """How long one call waits in all: `timeout` seconds, and in a handler not for ever."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.limit = HANDLER_BLOCK_MAX if timeout is None and in_hand() else timeout
+        self._ends_at = None if self.limit is None else clock() + self.limit
+
+    @property
+    def left(self) -> float | None:
+        return None if self._ends_at is None else max(0.0, self._ends_at - clock())
+
+
+class Progress:
+    """How many messages of one call are accepted."""
+
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = 0
+
+
+class _Underway:
+    """Messages that a thread is storing, and will have handed over when `progress` counts them."""
+
+    __slots__ = ("bodies", "cost", "extra", "progress")
+
+    def __init__(self, bodies: list[bytes], extra: Extra | None, cost: int, progress: Progress | None) -> None:
+        self.bodies, self.extra, self.cost = bodies, extra, cost
+        self.progress = progress
+
+
+class _Relay:
+    """Opens a gate each time another one opens."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.wake = gate.open
+
+
 class AsyncProducer(Generic[T_contra]):
     """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
 
@@ -125,7 +167,8 @@ class AsyncProducer(Generic[T_contra]):
         self._store: Store | None = None
         self._deposits: Deposits | None = None
         """Where sends wait for the disk's thread; None if they write themselves."""
-        self._spool_full: SpoolFull | None = None
+        self._underway: _Underway | None = None
+        """What a thread is storing; it stays here if that is interrupted."""
         self._volatile = False
         """Of `on_full="spool"`: what is being handed over stays in memory."""
         self._kept = Ranges()
@@ -217,6 +260,12 @@ class AsyncProducer(Generic[T_contra]):
         """The number of the newest message that was accepted, retried letters included."""
         return self._base + self._count
 
+    def disk_ended(self) -> None:
+        """The node is closed, and its disk's thread has ended: nothing more is stored."""
+        if self._deposits is not None:
+            self._deposits.over = True
+        self._gate.open()
+
     @property
     def storing(self) -> bool:
         """Whether messages are on their way to the disk."""
@@ -224,19 +273,27 @@ class AsyncProducer(Generic[T_contra]):
 
     # To disk
 
-    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None) -> tuple[int, int]:
-        """Append messages to the spool; return the sequence of the first and how many are stored."""
+    def write(self, deposit: Deposit) -> None:
+        """Append `deposit` to the spool, and note what of it is stored. The caller holds `writing`.
+
+        Raises:
+            SpoolError: Nothing of it is.
+        """
+        if self._underway is not None:
+            self._finish_underway()
+        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec)
+        self._count = deposit.first - 1 + deposit.count
+
+    def _append(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None) -> tuple[int, int]:
+        """Write messages; return the sequence of the first and how many are stored. The caller holds `writing`."""
         assert self._store is not None
         if self._volatile:
             with self._lock:
                 self._close_segment()
                 self._volatile = False
         first = self._count + 1
-        count = self._store.append(
-            first, bodies, extras, self.codec.number if codec is None else codec, time.time_ns() // 1_000_000
-        )
-        self._count += count
-        return first, count
+        number = self.codec.number if codec is None else codec
+        return first, self._store.append(first, bodies, extras, number, time.time_ns() // 1_000_000)
 
     def deposited(self, deposit: Deposit) -> None:
         """The disk's thread has stored what a send of ours handed over."""
@@ -251,6 +308,21 @@ class AsyncProducer(Generic[T_contra]):
         if deposit.letter is not None:
             self._unbury(deposit.letter.id)
 
+    def keep_in_memory(self, deposit: Deposit) -> bool:
+        """Of `on_full="spool"`: accept `deposit` without the disk if memory has room. The caller holds `writing`."""
+        total = sum(map(len, deposit.bodies)) + MESSAGE_OVERHEAD * len(deposit.bodies)
+        if self.on_full != "spool" or deposit.letter is not None or not self._fits_in_memory(total):
+            return False
+        with self._lock:
+            deposit.first, deposit.count = self._count + 1, len(deposit.bodies)
+            self._keep(deposit.count)
+            self._close_segment()
+            self._segments.append((deposit.bodies, deposit.extras, True))
+            self._room -= total
+            self._count += deposit.count
+        self._node.pump.alert(self)
+        return True
+
     def _unbury(self, identity: str) -> None:
         """Take a letter that is sent again, or dropped, off the disk; if that fails it only comes back at a restart."""
         assert self._store is not None
@@ -258,48 +330,110 @@ class AsyncProducer(Generic[T_contra]):
             self._store.unbury(identity)
         except SpoolError as error:
             _log.warning("queue %r: the dead letter %s stays on disk: %s", self.queue, identity, error)
+        self._node.pump.wake()  # there may be room again
 
-    async def _deposit(self, deposit: Deposit, timeout: float | None) -> None:
+    async def _deposit(self, deposit: Deposit, patience: Patience) -> None:
         """Hand `deposit` to the disk's thread and wait until it is stored.
 
+        Cancelled, it is taken back, or, if the disk's thread has it in hand, stored all the same.
+
         Raises:
-            SpoolError, QueueFull: It is not, and will not be.
+            SpoolError, QueueFull, NodeClosed: It is not, and will not be.
             NotConfirmed: It is written, but not yet safe from a loss of power.
         """
+        deposits = self._deposits
+        assert deposits is not None
+        deposits.add(deposit)
+        self._node.store(deposits)
+        try:
+            await self._until_stored(lambda: deposit.done, deposit, patience.left)
+        except TimedOut:
+            if deposits.take_back(deposit):
+                raise QueueFull(self.queue, self.buffer_bytes, waited=patience.limit) from None
+            # The disk has it in hand, and nobody knows yet whether it is accepted.
+            await self._until_stored(lambda: deposit.tried_at > 0, deposit, None)
+            if not deposit.done:
+                raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", patience.limit or 0.0) from None
+        except BaseException:
+            deposits.take_back(deposit)
+            raise
+
+    async def _until_stored(self, enough: Callable[[], bool], deposit: Deposit, timeout: float | None) -> None:
         deposits = self._deposits
         assert deposits is not None
 
         def attempt() -> bool | None:
             if deposit.error is not None and deposit.count:
-                raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", 1.0) from deposit.error
+                raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", SYNC_PATIENCE) from deposit.error
             if deposit.error is not None:
                 raise deposit.error
-            if not deposit.done:
+            if enough():
+                return True
+            if self._node.is_closed and (deposits.take_back(deposit) or not deposits.in_hand(deposit)):
                 self._node.ensure(closing=True)
-            return deposit.done or None
+            return None  # what the disk's thread has in hand when the node closes it still stores
 
-        deposits.add(deposit)
-        self._node.store(deposits)
+        await wait_until(self._node.waiting, self._gate, attempt, timeout, lambda: f"queue {self.queue!r}: the disk")
+
+    # Room on disk
+
+    def _waits_for_space(self, full: SpoolFull, size: int) -> bool:
+        """Whether a send that was refused for `full` waits until the spool has drained, as `on_full` says.
+
+        A disk that is full has other causes than our messages, and is nothing to wait for.
+        """
+        return self.on_full == "block" and full.limit is not None and size + RECORD_BYTES <= full.limit
+
+    async def _when_space(self, size: int, patience: Patience, call: Callable[[], Awaitable[R]]) -> R:
+        """What `call` returns; as long as the spool is at its limit it is made again when there may be space.
+
+        Raises:
+            SpoolFull: There is none, and `on_full` or `patience` says to wait no more.
+        """
+        refused: SpoolFull | None = None
+        while True:
+            used = self._used_bytes()
+            try:
+                return await call()
+            except SpoolFull as full:
+                if not self._waits_for_space(full, size):
+                    raise
+                refused = full
+            except QueueFull:
+                if refused is not None:  # what this call has waited for
+                    raise refused from None
+                raise
+            await self._wait_for_space(refused, size, used, patience)
+
+    async def _wait_for_space(self, full: SpoolFull, size: int, used: int, patience: Patience) -> None:
+        limit = full.limit or 0
+
+        def attempt() -> bool | None:
+            nonlocal used
+            self._node.ensure()
+            # The first look wants less to be used than before the attempt that failed. A later one, after a turn of the
+            # pump, is content with what may be enough: what a record costs besides is known only when it is written.
+            before, used = used, limit + 1
+            return True if self._used_bytes() + size <= limit and self._used_bytes() < before else None
+
+        def what() -> str:
+            return (
+                f"queue {self.queue!r}: the spool is at its limit of {limit:,} bytes; "
+                f"start consumers so that it drains, or raise Options(spool_bytes=)"
+            )
+
+        # The space may be freed by other queues. After writing cursors the disk's thread lets the pump make a turn.
+        turned, relay = self._node.pump.turned, _Relay(self._gate)
+        turned.enter(relay)
         try:
-            await wait_until(
-                self._node.waiting, self._gate, attempt, timeout, lambda: f"queue {self.queue!r}: the disk"
-            )
+            await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
         except TimedOut:
-            if deposits.take_back(deposit):
-                raise QueueFull(self.queue, self.buffer_bytes, waited=timeout) from None
-            await wait_until(  # the disk has it in hand, and nobody knows yet whether it is accepted
-                self._node.waiting,
-                self._gate,
-                lambda: True if deposit.count or deposit.error is not None else None,
-                None,
-                lambda: f"queue {self.queue!r}: the disk",
-            )
-            if not deposit.count and deposit.error is not None:
-                raise deposit.error from None
-            raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", timeout or 0.0) from None
-        except BaseException:
-            deposits.take_back(deposit)  # if it is too late for that, it will be sent
-            raise
+            raise full from None
+        finally:
+            turned.leave(relay)
+
+    def _used_bytes(self) -> int:
+        return self._node.disk.spool.used_bytes if self._node.disk is not None else 0
 
     # Sending
 
@@ -313,66 +447,78 @@ class AsyncProducer(Generic[T_contra]):
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
         if self._store is not None:
-            if self._deposits is None:
-                return self._try_store(data, size, headers)
-            return self._try_keep(data, size, headers) if self.on_full == "spool" else None
+            return self._try_with_spool(data, size, headers)
+        extra = Extra(0, checked_headers(headers)) if headers is not None else None
         with self._lock:
             if size > self._room and not self._has_room(size):
                 return None
-            if headers is not None:
-                self._add_headers(headers)
+            if extra is not None:
+                self._add_extra(extra)
+            # Ctrl-C comes after calls only: with one at the end, either all of this has happened or nothing.
             self._room -= size
-            self._bodies.append(data)
             self._count = sequence = self._count + 1
+            self._bodies.append(data)
         if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
             self._alert()
         return Receipt(self._stream, sequence)
 
+    def _try_with_spool(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
+        if self._deposits is not None:
+            return self._try_keep(data, size, headers) if self.on_full == "spool" else None
+        try:
+            return self._try_store(data, size, headers)
+        except SpoolFull as full:
+            if self._waits_for_space(full, len(data)):
+                return None
+            raise
+
     def _try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
-        """Store a message in the caller's own thread; None: there is no room, and `on_full` says to wait for it."""
-        extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
+        """Store a message in the caller's own thread; None: the pump must take the others first."""
+        extra = Extra(0, checked_headers(headers)) if headers is not None else None
         with self.writing:
             with self._lock:
                 if size > self._room and not self._has_room(size):
                     return None
             if self.on_full == "spool" and self._fits_in_memory(size):
-                sequence = self._keep(1)
+                sequence = self._put_in_memory(data, size, extra)
             else:
-                sequence, count = self._write([data], extras)
-                if not count:
-                    return None
-            with self._lock:
-                if headers is not None:
-                    self._add_headers(headers)
-                self._room -= size
-                self._bodies.append(data)
+                sequence = self._store_now(_Underway([data], extra, size, None))
         if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
             self._alert()
         return Receipt(self._stream, sequence)
 
     def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Keep a message in memory, without waiting for anybody; None: it must be stored."""
+        extra = Extra(0, checked_headers(headers)) if headers is not None else None
         if not self.writing.acquire(blocking=False):
             return None
         try:
             if not self._fits_in_memory(size):
                 return None
-            sequence = self._keep(1)
-            with self._lock:
-                if headers is not None:
-                    self._add_headers(headers)
-                self._room -= size
-                self._bodies.append(data)
+            sequence = self._put_in_memory(data, size, extra)
         finally:
             self.writing.release()
         self._node.pump.alert(self)
         return Receipt(self._stream, sequence)
+
+    def _put_in_memory(self, data: bytes, size: int, extra: Extra | None) -> int:
+        """Accept a message that fits in memory; return its sequence. The caller holds `writing`."""
+        with self._lock:
+            self._keep(1)
+            if extra is not None:
+                self._add_extra(extra)
+            self._room -= size
+            self._count = sequence = self._count + 1
+            self._bodies.append(data)
+        return sequence
 
     def _fits_in_memory(self, size: int) -> bool:
         """Of `on_full="spool"`: whether so much more needs no disk. The caller holds `writing`.
 
         Memory is left when it is full or nobody consumes; it is used again when nothing is on disk only.
         """
+        if self._underway is not None:
+            self._finish_underway()
         end = self.end
         backlog = end.backlog
         assert backlog is not None
@@ -388,22 +534,54 @@ class AsyncProducer(Generic[T_contra]):
                 self._kept.remove(0, end.floor)
         return fits
 
-    def _keep(self, count: int) -> int:
-        """Number messages that stay in memory; return the sequence of the first."""
+    def _keep(self, count: int) -> None:
+        """The next `count` messages stay in memory."""
         self._kept.add(self.last + 1, self.last + 1 + count)
-        self._count += count
-        return self._count - count + 1
 
-    def _write(self, bodies: list[bytes], extras: dict[int, Extra] | None, accepted: int = 0) -> tuple[int, int]:
-        """Write in the caller's own thread, which holds `writing`; nothing is written if it shall wait for room."""
+    def _store_now(self, underway: _Underway) -> int:
+        """Store messages and hand them over; return the sequence of the first. The caller holds `writing`.
+
+        Raises:
+            SpoolError: None of them is stored.
+        """
+        if self._underway is not None:
+            self._finish_underway()
+        self._underway = underway
         try:
-            return self.write(bodies, extras)
-        except SpoolFull as full:
-            if self.on_full != "block" or full.limit is None:
-                full.accepted = accepted
-                raise
-            self._spool_full = full
-            return 0, 0
+            extras = {0: underway.extra} if underway.extra is not None else None
+            first, count = self._append(underway.bodies, extras, None)
+        except SpoolError:
+            self._underway = None
+            raise
+        self._hand_in(underway, first, count)
+        return first
+
+    def _hand_in(self, underway: _Underway, first: int, count: int) -> None:
+        bodies, total, progress = underway.bodies, underway.cost, underway.progress
+        if count < len(bodies):
+            bodies = bodies[:count]
+            total = sum(map(len, bodies)) + MESSAGE_OVERHEAD * count
+        stop = first - 1 + count
+        with self._lock:
+            if underway.extra is not None and count:
+                self._add_extra(underway.extra)
+            # No call in these: Ctrl-C comes before or after.
+            self._room -= total
+            self._count = stop
+            self._bodies += bodies
+            if progress is not None:
+                progress.accepted += count
+            self._underway = None
+
+    def _finish_underway(self) -> None:
+        """Ctrl-C, or the like, came between storing and handing over: what is stored is accepted."""
+        underway = self._underway
+        assert underway is not None
+        assert self._store is not None
+        first = self._count + 1
+        count = self._store.stored(first, first + len(underway.bodies))
+        self._hand_in(underway, first, count)
+        self._node.pump.alert(self)
 
     def _has_room(self, size: int) -> bool:
         """Look again, closely. The caller holds the lock."""
@@ -420,10 +598,12 @@ class AsyncProducer(Generic[T_contra]):
                 self._room = self._room_at = size
         return size <= self._room
 
-    def _add_headers(self, headers: dict[str, str]) -> None:
+    def _add_extra(self, extra: Extra | None) -> None:
+        """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
+        at = len(self._bodies)
         if self._extras is None:
             self._extras = {}
-        self._extras[len(self._bodies)] = Extra(0, checked_headers(headers))
+        self._extras[at] = extra  # type: ignore[assignment]
 
     async def send(
         self,
@@ -435,6 +615,10 @@ class AsyncProducer(Generic[T_contra]):
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
+        Cancelled or interrupted while it waits for room, the message is not accepted. With a spool, or with
+        `confirm`, one that is cancelled may be accepted: if the disk had it in hand already it will be delivered, else
+        never.
+
         Args:
             body: Encoded before this returns; later changes to it are not sent.
             headers: Text for the handler, at most 8 KiB.
@@ -443,7 +627,9 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            QueueFull: No room, as `on_full` says. Not accepted.
+            QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
+            SpoolError: The disk refused. Not accepted.
+            NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
@@ -454,11 +640,6 @@ class AsyncProducer(Generic[T_contra]):
         if confirm == "stored" and (self._store is None or self.on_full == "spool"):
             raise ConfigError(_NO_SPOOL)
         receipt = self.try_send(body, headers)
-        if receipt is None and self._deposits is not None:
-            extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
-            deposit = Deposit([self._encode(body)], extras)
-            await self._deposit(deposit, timeout)
-            receipt = Receipt(self._stream, deposit.first)
         if receipt is None:
             receipt = await self._send_when_room(body, headers, timeout)
         if confirm not in (None, "queued", "stored"):
@@ -467,26 +648,34 @@ class AsyncProducer(Generic[T_contra]):
         return receipt
 
     async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
-        size = len(self._encode(body)) + MESSAGE_OVERHEAD
+        data = self._encode(body)
+        size = len(data) + MESSAGE_OVERHEAD
+        patience = Patience(timeout)
+
+        async def deposit() -> Receipt:
+            extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
+            deposit = Deposit([data], extras)
+            await self._deposit(deposit, patience)
+            return Receipt(self._stream, deposit.first)
 
         def attempt() -> Receipt | None:
             self._node.ensure()
+            if self._store is not None:
+                return self._try_store(data, size, headers)
             return self.try_send(body, headers) or self._overflow(size)
 
-        receipt: Receipt = await self._wait_for_room(attempt, timeout, accepted=0)
-        return receipt
-
-    async def _wait_for_room(self, attempt: Callable[[], Any], timeout: float | None, accepted: int) -> Any:
-        limit = timeout
-        if timeout is None and in_hand():
-            limit = HANDLER_BLOCK_MAX
         with self._node.lease_paused():
-            try:
-                return await wait_until(self._node.waiting, self._gate, attempt, limit, self._what_room)
-            except TimedOut:
-                if self._spool_full is not None:
-                    raise self._spool_full from None
-                raise QueueFull(self.queue, self.buffer_bytes, accepted=accepted, waited=limit) from None
+            return await self._when_space(
+                len(data),
+                patience,
+                deposit if self._deposits is not None else lambda: self._wait_for_room(attempt, patience),
+            )
+
+    async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
+        try:
+            return await wait_until(self._node.waiting, self._gate, attempt, patience.left, self._what_room)
+        except TimedOut:
+            raise QueueFull(self.queue, self.buffer_bytes, waited=patience.limit) from None
 
     def _what_room(self) -> str:
         consumers = len(self.end.consumers)
@@ -496,13 +685,15 @@ class AsyncProducer(Generic[T_contra]):
         )
 
     def _overflow(self, size: int) -> Receipt | None:
-        """What `on_full` says to do when there is no room; None: wait.
+        """What `on_full` says to do when memory has no room; None: wait.
 
         Raises:
             QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
         """
         with self._lock:
-            self._recount()
+            if self._has_room(size):  # since the caller looked
+                self._gate.open()
+                return None
             if self._pending_cost and (self.on_full != "block" or self._pending_cost + size > HANDOVER_BYTES_MAX):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
                 self._node.pump.alert(self)
@@ -535,68 +726,110 @@ class AsyncProducer(Generic[T_contra]):
     async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
 
+        Whatever this raises, cancellation and Ctrl-C included, has an attribute `accepted`: so many of them, the first
+        ones, are accepted and will be delivered, and the others never. Cancelled while the disk has some in hand, it
+        waits until it is known what became of these.
+
         Raises:
-            EncodeError, QueueFull: The bodies before the one at fault are accepted; `error.accepted` counts them.
+            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
+                the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
-        self._node.ensure()
-        encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-        accepted = await self._deposit_many(encoded, timeout) if self._deposits else self._try_extend(encoded, 0)
-        while accepted < len(encoded):
-            done = accepted
+        progress = Progress()
+        try:
+            self._node.ensure()
+            encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
+            await self._accept_many(encoded, progress, Patience(timeout))
+            if fault is not None:
+                raise fault
+        except BaseException as error:
+            if self._underway is not None and self._underway.progress is progress:
+                with self.writing:
+                    if self._underway is not None:
+                        self._finish_underway()
+            error.accepted = progress.accepted  # type: ignore[attr-defined]
+            raise
+        return progress.accepted
 
-            def attempt(done: int = done) -> int | None:
-                self._node.ensure()
-                more = self._try_extend(encoded, done)
-                if more > done:
-                    return more
-                size = len(encoded[done]) + MESSAGE_OVERHEAD
-                return done + 1 if self._overflow(size) is not None else None
+    async def _accept_many(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+        if self._deposits is None:
+            self._try_extend_or_wait(encoded, progress)
+        if progress.accepted == len(encoded):
+            return
 
-            try:
-                accepted = await self._wait_for_room(attempt, timeout, accepted)
-            except QueueFull as error:
-                raise QueueFull(self.queue, self.buffer_bytes, accepted=accepted, waited=timeout) from error
-        if fault is not None:
-            fault.accepted = accepted
-            raise fault
-        return accepted
+        def attempt() -> bool | None:
+            self._node.ensure()
+            before = progress.accepted
+            self._try_extend(encoded, progress)
+            if progress.accepted > before:
+                return True
+            if self._store is None and self._overflow(len(encoded[before]) + MESSAGE_OVERHEAD) is not None:
+                progress.accepted += 1
+                return True
+            return None
 
-    async def _deposit_many(self, encoded: list[bytes], timeout: float | None) -> int:
-        ends_at = None if timeout is None else clock() + timeout
-        accepted = 0
-        while accepted < len(encoded):
-            part = encoded[accepted : accepted + HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD]
-            deposit = Deposit(part[: cuts(list(map(len, part)), HANDOVER_BYTES_MAX, MESSAGE_OVERHEAD)[1]], None)
-            try:
-                await self._deposit(deposit, None if ends_at is None else max(0.0, ends_at - clock()))
-            except (SpoolFull, QueueFull) as full:
-                full.accepted = accepted
+        with self._node.lease_paused():
+            while progress.accepted < len(encoded):
+                await self._when_space(
+                    len(encoded[progress.accepted]),
+                    patience,
+                    (lambda: self._deposit_part(encoded, progress, patience))
+                    if self._deposits is not None
+                    else (lambda: self._wait_for_room(attempt, patience)),
+                )
+
+    def _try_extend_or_wait(self, encoded: list[bytes], progress: Progress) -> None:
+        try:
+            self._try_extend(encoded, progress)
+        except SpoolFull as full:
+            if not self._waits_for_space(full, len(encoded[progress.accepted])):
                 raise
-            accepted += deposit.count
-        return accepted
 
-    def _try_extend(self, encoded: list[bytes], start: int) -> int:
-        """Accept what there is room for from `start` on; return how many are accepted in all."""
+    async def _deposit_part(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+        start = progress.accepted
+        part = encoded[start : start + HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD]
+        deposit = Deposit(part[: cuts(list(map(len, part)), HANDOVER_BYTES_MAX, MESSAGE_OVERHEAD)[1]], None)
+        try:
+            await self._deposit(deposit, patience)
+        except BaseException:
+            assert self._deposits is not None
+            if self._deposits.in_hand(deposit) and not deposit.count:
+                with suppress(FabricError):
+                    await self._until_stored(lambda: deposit.tried_at > 0, deposit, None)
+            raise
+        finally:
+            progress.accepted += deposit.count
+
+    def _try_extend(self, encoded: list[bytes], progress: Progress) -> None:
+        """Accept what there is room for of those that are not accepted yet.
+
+        Raises:
+            SpoolError: The disk refused; nothing more was accepted.
+        """
         if self._store is None:
             with self._lock:
-                part, total = self._what_fits(encoded, start)
+                part, total = self._what_fits(encoded, progress.accepted)
+                count = len(part)
+                # No call in these: Ctrl-C comes before or after.
                 self._room -= total
+                self._count += count
                 self._bodies += part
-                self._count += len(part)
+                progress.accepted += count
         else:
             with self.writing:
                 with self._lock:
-                    part, total = self._what_fits(encoded, start)
+                    part, total = self._what_fits(encoded, progress.accepted)
                 if part and self.on_full == "spool" and self._fits_in_memory(total):
-                    self._keep(len(part))
+                    with self._lock:
+                        count = len(part)
+                        self._keep(count)
+                        self._room -= total
+                        self._count += count
+                        self._bodies += part
+                        progress.accepted += count
                 elif part:
-                    part = part[: self._write(part, None, start)[1]]
-                with self._lock:
-                    self._room -= total
-                    self._bodies += part
+                    self._store_now(_Underway(part, None, total, progress))
         if part:
             self._alert()
-        return start + len(part)
 
     def _alert(self) -> None:
         """There is something to hand over; it is urgent if somebody consumes, or if little more has room."""
@@ -741,7 +974,7 @@ class AsyncProducer(Generic[T_contra]):
         with self.writing:
             if self._store is not None:
                 try:
-                    self.write([letter.data], extras, letter.codec)
+                    self.write(Deposit([letter.data], extras, letter))
                 except SpoolError:
                     self.restore_letter(letter)
                     raise
@@ -753,6 +986,11 @@ class AsyncProducer(Generic[T_contra]):
         if self._store is not None:
             self._unbury(identity)
         return True
+
+    def not_retried(self, letter: DeadLetter, error: Exception) -> None:
+        """The disk's thread could not store a letter that should be sent again; nobody waits for it."""
+        _log.warning("queue %r: the dead letter %s is not sent again: %s", self.queue, letter.id, error)
+        self.restore_letter(letter)
 
     def restore_letter(self, letter: DeadLetter) -> None:
         """A letter that was taken could not be sent again."""

@@ -145,6 +145,14 @@ class Store:
             stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
         return edges[stored]
 
+    def stored(self, first: int, stop: int) -> int:
+        """How many of the messages `[first, stop)` of this life are stored, the first ones."""
+        with self.lock:
+            at = first
+            while at < stop and self._log.has(self._spool.epoch, at):
+                at += 1
+        return at - first
+
     def sync(self) -> None:
         """What was appended before survives a loss of power.
 
