@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW, Address, Extra
+from peerfabric.envelope import RAW, Address
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.disk import Disk as DiskThread
 from peerfabric.nodes.pump import Pump
@@ -71,11 +71,13 @@ class Offline:
         self.disk.store(self._deposits)
         return deposit
 
-    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None) -> tuple[int, int]:
-        first = self._count + 1
-        count = self.store.append(first, bodies, extras, RAW, 1)
-        self._count += count
-        return first, count
+    def keep_in_memory(self, deposit: Deposit) -> bool:
+        return False
+
+    def write(self, deposit: Deposit) -> None:
+        deposit.first = self._count + 1
+        deposit.count = self.store.append(deposit.first, deposit.bodies, deposit.extras, RAW, 1)
+        self._count += deposit.count
 
     def deposited(self, deposit: Deposit) -> None:
         stored = deposit.bodies[: deposit.count]
