@@ -5,7 +5,10 @@ There `nodes`, `discovery` and `fabric` would answer to `import nodes` and hide 
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,3 +33,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in set(long)]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)], check=False)
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _take_all(path: Path) -> None:
+    with open(path, "ab", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def stuff(folder: Path) -> None:
+    """Take every byte that is left on the disk of `folder`, for a file `ballast`."""
+    with pytest.raises(OSError, match="No space"):
+        _take_all(folder / "ballast")
+    assert os.statvfs(folder).f_bavail == 0
+
+
+def remount(disk: Path, how: str) -> None:
+    """Make a small disk read-only ("ro"), or writable again ("rw")."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)

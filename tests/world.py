@@ -326,6 +326,9 @@ class Drive:
     def unlink(self, path: str) -> None:
         self._step(partial(self.platter.unlink, path))
 
+    def remove_folder(self, path: str) -> None:
+        self._step(partial(self.platter.remove_folder, path))
+
     def lock(self, path: str, *, shared: bool = False) -> int:
         descriptor: int = self._step(partial(self.platter.lock, path, shared=shared))
         return descriptor

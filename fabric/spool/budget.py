@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from errno import ENOENT
+from collections.abc import Callable
+from typing import TypeVar
 
 from peerfabric.errors import SpoolFull
-from peerfabric.spool.files import Files
-from peerfabric.spool.segment import discard
+from peerfabric.spool.files import FULL, Files
+from peerfabric.spool.spare import Spare
+
+T = TypeVar("T")
 
 
 class Budget:
@@ -22,11 +25,9 @@ class Budget:
     ) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._files = files
         self._folder = folder
         self._segment_bytes = segment_bytes
-        self._spare_bytes = spare_bytes
-        self._has_spare = False
+        self.spare = Spare(files, folder, spare_bytes)
 
     def check(self, more: int, *, dead: bool) -> None:
         """Raise `SpoolFull` if `more` bytes are over the limit."""
@@ -34,34 +35,15 @@ class Budget:
         if limit is not None and self.used_bytes + more > limit + (self._segment_bytes if dead else 0):
             raise SpoolFull(self._folder, limit=limit)
 
-    def make_spare(self) -> None:
-        """Have a spare if there is space for one."""
-        if self._has_spare or not self._spare_bytes:
-            return
-        path = f"{self._folder}/spare"
-        try:
-            descriptor = self._files.open(path, create=True)
-        except FileExistsError:
-            self._has_spare = True
-            return
-        except OSError:
-            return
-        try:
-            self._files.allocate(descriptor, self._spare_bytes)
-        except OSError:
-            discard(self._files, path, descriptor)
-            return
-        self._files.close(descriptor)
-        self._has_spare = True
-
-    def take_spare(self, path: str) -> int:
-        """The spare as a file at `path`, open; its blocks are there already.
+    def with_spare(self, act: Callable[[], T]) -> T:
+        """Do what must work on a full disk, too: the spare gives piece after piece until there is space for it.
 
         Raises:
-            OSError: There is none.
+            OSError: Whatever `act` raised last; for lack of space only if nothing is left of the spare.
         """
-        if not self._has_spare:
-            raise OSError(ENOENT, "there is no spare segment")
-        self._files.rename(f"{self._folder}/spare", path)
-        self._has_spare = False
-        return self._files.open(path)
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in FULL or not self.spare.give():
+                    raise

@@ -102,28 +102,32 @@ class Slots:
         return decode_sheet(CURSOR_MAGIC, data, path)
 
     def prepare(self) -> None:
-        """Make the slots that are missing, with their space on the disk."""
+        """Make the slots that are missing, and have space on the disk for both."""
         made = False
         for slot in (0, 1):
             path = self._path(slot)
             try:
-                descriptor = self._files.open(path, create=True)
-            except FileExistsError:
-                continue
+                descriptor, new = self._opened(path)
+                made = made or new
+                try:
+                    if self._files.size(descriptor) < SLOT_BYTES:
+                        self._files.allocate(descriptor, SLOT_BYTES)
+                finally:
+                    self._files.close(descriptor)
             except OSError as error:
                 raise refusal(error, path) from error
-            made = True
-            try:
-                self._files.allocate(descriptor, SLOT_BYTES)
-            except OSError as error:
-                raise refusal(error, path) from error
-            finally:
-                self._files.close(descriptor)
         if made:
             try:
                 self._files.sync_folder(self._folder)
             except OSError as error:
                 raise refusal(error, self._folder) from error
+
+    def _opened(self, path: str) -> tuple[int, bool]:
+        """A descriptor, and whether the file is new."""
+        try:
+            return self._files.open(path), False
+        except FileNotFoundError:
+            return self._files.open(path, create=True), True
 
     def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
         """Write the next generation into the older slot; after an error the newer one still counts."""
@@ -132,7 +136,7 @@ class Slots:
         path = self._path(generation & 1)
         data = encode_sheet(CURSOR_MAGIC, generation, payload)
         try:
-            descriptor = self._open(path)
+            descriptor, _ = self._opened(path)
             try:
                 _, problem = write(self._files, descriptor, 0, [data], len(data))
                 if problem is not None:
@@ -144,12 +148,6 @@ class Slots:
         except OSError as error:
             raise refusal(error, path) from error
         self.generation = generation
-
-    def _open(self, path: str) -> int:
-        try:
-            return self._files.open(path)
-        except FileNotFoundError:
-            return self._files.open(path, create=True)
 
     def _path(self, slot: int) -> str:
         return f"{self._folder}/cursor.{slot}"

@@ -16,7 +16,8 @@ from peerfabric.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
 
 Buffer = bytes | bytearray | memoryview
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when there is no space, on the disk or for this user."""
 
 
 class Process(NamedTuple):
@@ -74,6 +75,9 @@ class Files(Protocol):
 
     def unlink(self, path: str) -> None: ...
 
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder in which nothing is."""
+
     def lock(self, path: str, *, shared: bool = False) -> int:
         """A descriptor that holds the lock until it is closed. Raises `SpoolLocked` if somebody else has it."""
 
@@ -90,7 +94,7 @@ def refusal(error: OSError, path: str) -> SpoolError:
         return error
     if error.errno == errno.ELOOP:
         return SpoolUnsafe(path, "is a symbolic link")
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return SpoolFull(path, errno=error.errno)
     return SpoolError(path, error.strerror or str(error), errno=error.errno)
 
@@ -174,12 +178,18 @@ class RealFiles:
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
+    def remove_folder(self, path: str) -> None:
+        os.rmdir(path)
+
     def lock(self, path: str, *, shared: bool = False) -> int:
         # A reader makes no file: a folder without a lock was never a spool.
         flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if not os.fstat(descriptor).st_nlink:
+                # A first start that failed has removed it meanwhile; what is locked is no file of the folder any more.
+                raise BlockingIOError
         except BlockingIOError:
             text = os.pread(descriptor, 20, 0).strip()
             os.close(descriptor)

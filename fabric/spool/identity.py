@@ -10,6 +10,7 @@ from peerfabric.errors import SpoolLocked
 from peerfabric.spool.files import Files, Place, Process
 from peerfabric.spool.format import NODE_MAGIC, decode_sheet, encode_sheet
 from peerfabric.spool.inventory import read_header
+from peerfabric.spool.segment import discard, write
 
 EPOCH_RANDOM_BITS: Final = 20
 _EPOCH_BITS_MAX: Final = 53
@@ -73,20 +74,44 @@ def write_owner(files: Files, folder: str, owner: Owner) -> None:
         OSError: The old one is still there.
     """
     path = f"{folder}/node"
-    data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
     try:
         files.unlink(f"{path}.tmp")
     except FileNotFoundError:
         pass
     descriptor = files.open(f"{path}.tmp", create=True)
     try:
-        if files.write(descriptor, 0, [data]) < len(data):
-            raise OSError("short write")
-        files.sync(descriptor)
-    finally:
-        files.close(descriptor)
+        _put(files, descriptor, owner)
+    except OSError:
+        discard(files, f"{path}.tmp", descriptor)
+        raise
+    files.close(descriptor)
     files.rename(f"{path}.tmp", path)
     files.sync_folder(folder)
+
+
+def overwrite_owner(files: Files, folder: str, owner: Owner) -> None:
+    """Write `node` where it is, which needs no space; durable when it returns.
+
+    For a disk that has none. If the power goes meanwhile it may be damaged, and segments say whose they are; but it is
+    smaller than a sector, and disks write these as a whole.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It may be damaged.
+    """
+    descriptor = files.open(f"{folder}/node")
+    try:
+        _put(files, descriptor, owner)
+    finally:
+        files.close(descriptor)
+
+
+def _put(files: Files, descriptor: int, owner: Owner) -> None:
+    data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
+    _, problem = write(files, descriptor, 0, [data], len(data))
+    if problem is not None:
+        raise problem
+    files.sync(descriptor)
 
 
 def guess_owner(files: Files, folder: str) -> Owner | None:

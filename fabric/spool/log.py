@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from peerfabric.errors import SpoolError
+from peerfabric.errors import SpoolError, SpoolFull
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.compaction import Compactor
@@ -96,7 +96,7 @@ class Log:
         try:
             if self._writer.fsync:
                 self._sync_recovered()
-            self._slots.prepare()
+            self._budget.with_spare(self._slots.prepare)
             self._write_cursor(self._marks, sync=True)
             self._trim()
         except SpoolError as error:
@@ -242,7 +242,7 @@ class Log:
         self._check_open()
         self._write_cursor(marks, sync=self._writer.fsync)
         self._trim()
-        self._budget.make_spare()
+        self._budget.spare.fill()
 
     def _write_cursor(self, marks: bytes, *, sync: bool) -> None:
         if len(marks) > MARKS_BYTES_MAX:
@@ -250,7 +250,7 @@ class Log:
         self._contents.forget()
         spans = [self._durable_span(*span) for span in self._contents.spans()]
         lines, forgot = lines_of(spans, self._contents.settled)
-        self._slots.write(self._epoch, lines, marks, sync=sync)
+        self._budget.with_spare(lambda: self._slots.write(self._epoch, lines, marks, sync=sync))
         self._written = {line.epoch: Ranges(pairs(line.ranges)) for line in lines} if forgot else None
         self._marks = marks
         self.cursor_due = False
@@ -289,6 +289,9 @@ class Log:
         self._budget.used_bytes -= segment.end
         self._writer.forget(segment)
         self._contents.drop(segment)
+        for reader in list(self._readers):
+            if reader.segment is segment:
+                reader.close()  # a file that somebody has open keeps its space on the disk
 
     @property
     def cursor_complete(self) -> bool:
@@ -298,16 +301,23 @@ class Log:
     def compact(self, bytes_max: int = COMPACTION_BYTES_MAX) -> int:
         """Rewrite some segments of which little is wanted, at most `bytes_max` bytes, and return how many were freed.
 
-        Does nothing while a cursor is due or a reader is in them.
+        Does nothing while a cursor is due or a reader is in them, or if there is no space for it, even with the spare.
 
         Raises:
-            SpoolFull, SpoolError: The disk refused; nothing has changed.
+            SpoolError: The disk refused; nothing has changed.
         """
         self._check_open()
         if self.cursor_due or self._written is not None:
             return 0
         before = self._budget.used_bytes
-        for old in self._compactor.run(list(self._readers), bytes_max, fsync=self._writer.fsync):
+        readers = list(self._readers)
+        try:
+            replaced = self._budget.with_spare(
+                lambda: self._compactor.run(readers, bytes_max, fsync=self._writer.fsync)
+            )
+        except SpoolFull:
+            return 0
+        for old in replaced:
             self._writer.forget(old)
         return before - self._budget.used_bytes
 

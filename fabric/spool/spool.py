@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 
-from peerfabric.errors import BadName, SpoolError
+from peerfabric.errors import BadName, SpoolError, SpoolFull, SpoolUnsafe
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import Files, Place, RealFiles, refusal
+from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
 from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
@@ -17,6 +19,7 @@ from peerfabric.spool.identity import (
     find_owner,
     guess_owner,
     next_owner,
+    overwrite_owner,
     read_owner,
     write_owner,
 )
@@ -24,7 +27,12 @@ from peerfabric.spool.inventory import Identity
 from peerfabric.spool.log import Log
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
+BEGUN: Final = frozenset({"lock", "node.tmp"})
+"""What a first start makes before there is the file `node`."""
 _NODE_ID_BYTES_MAX: Final = 255
+
+
+T = TypeVar("T")
 
 
 class Spool:
@@ -96,6 +104,7 @@ class Spool:
             SpoolLocked: Another process uses it, or the folder of which this is a copy. Nothing was changed.
             SpoolUnsafe: Others can write to it, or it is a link. Nothing was changed.
             NewerFormat: A later version wrote it. Nothing was changed.
+            SpoolFull: There is no space for a new spool; nothing is left behind. One that is there opens all the same.
             SpoolError: The disk refused.
         """
         if not 0 <= random_bits < 1 << EPOCH_RANDOM_BITS:
@@ -104,19 +113,20 @@ class Spool:
             raise ValueError(f"node_id of {len(node_id.encode())} bytes; it must have 1 to {_NODE_ID_BYTES_MAX}")
         files = files or RealFiles()
         lock = -1
+        made: list[str] = []
+        before: Owner | None = None
         warnings: list[str] = []
         try:
-            outer = folder.rpartition("/")[0] or ("/" if folder.startswith("/") else ".")
-            place = _make_folder(files, folder, outer)
+            made = _missing(files, folder)
+            place = _make_folder(files, folder, _outer(folder))
             lock = files.lock(f"{folder}/lock")
-            before = find_owner(files, folder, place, warnings) or Owner(node_id=node_id)
-            owner = next_owner(files, before, place, counter_min, random_bits)
-            pid = b"%d\n" % owner.pid
-            files.truncate(lock, 0)
-            files.write(lock, 0, [pid])
-            write_owner(files, folder, owner)
+            before = find_owner(files, folder, place, warnings)
+            owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
+            _sign(files, lock, owner.pid)
             budget = Budget(files, folder, limit_bytes, segment_bytes, segment_bytes if spare else 0)
-            budget.make_spare()
+            budget.spare.find()
+            _write_owner(files, folder, owner, budget)
+            budget.spare.fill()
             return cls(
                 files,
                 folder,
@@ -129,8 +139,13 @@ class Spool:
                 warnings=warnings,
             )
         except BaseException as error:
+            if lock >= 0 and before is None:
+                _unmake(files, folder)
             if lock >= 0:
                 files.close(lock)
+            _remove(files, made)
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise SpoolFull(folder, errno=error.errno, step="free some space there, then start again") from error
             if isinstance(error, OSError) and not isinstance(error, SpoolError):
                 raise refusal(error, folder) from error
             raise
@@ -175,6 +190,14 @@ class Spool:
     def used_bytes(self) -> int:
         """Bytes of all segments of all queues."""
         return self._budget.used_bytes
+
+    def with_spare(self, act: Callable[[], T]) -> T:
+        """Do something small on a full disk with the space of the spare, which is made anew when there is space again.
+
+        Raises:
+            SpoolFull: There is not enough of it.
+        """
+        return self._budget.with_spare(act)
 
     def queues(self) -> list[str]:
         """The queues that have a log on disk."""
@@ -226,7 +249,7 @@ class Spool:
         for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
             path = f"{outer}/{inner}"
             if self._repair:
-                _make_folder(self._files, path, outer)
+                self._budget.with_spare(partial(_make_folder, self._files, path, outer))
             elif inner in self._files.names(outer):
                 self._files.check_folder(path)
             outer = path
@@ -259,12 +282,14 @@ class Spool:
                 failures.append(error)
         if self._repair:
             try:
-                write_owner(self._files, self.folder, msgspec.structs.replace(self._owner, pid=0))
+                owner = msgspec.structs.replace(self._owner, pid=0)
+                _write_owner(self._files, self.folder, owner, self._budget)
+                self._budget.spare.fill()
             except OSError as error:
                 failures.append(error)
         self.abandon()
         if failures:
-            raise refusal(failures[0], self.folder) from failures[0]
+            raise _not_closed(failures[0], self.folder) from failures[0]
 
     def abandon(self) -> None:
         """Let go of all descriptors and do nothing else: for a forked child, whose parent keeps the lock."""
@@ -273,6 +298,83 @@ class Spool:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             self._files.close(lock)
+
+
+def _outer(folder: str) -> str:
+    return folder.rpartition("/")[0] or ("/" if folder.startswith("/") else ".")
+
+
+def _missing(files: Files, folder: str) -> list[str]:
+    """The folders that have to be made for it, innermost first."""
+    found: list[str] = []
+    while folder != _outer(folder):
+        try:
+            files.check_folder(folder)
+        except FileNotFoundError:
+            found.append(folder)
+            folder = _outer(folder)
+        except SpoolUnsafe:
+            break  # it is there; whether it will do is looked at later
+        else:
+            break
+    return found
+
+
+def _remove(files: Files, folders: list[str]) -> None:
+    """Remove folders that were made in vain."""
+    for folder in folders:
+        try:
+            files.remove_folder(folder)
+        except OSError:
+            return  # it was not made after all, or somebody else begins there
+
+
+def _unmake(files: Files, folder: str) -> None:
+    """Remove what a first start has made that did not come as far as the file `node`. Called with the lock."""
+    try:
+        found = files.names(folder)
+        if set(found) <= BEGUN:
+            for name in found:
+                files.unlink(f"{folder}/{name}")
+    except OSError:
+        pass  # the next start takes what is left for its own
+
+
+def _sign(files: Files, lock: int, pid: int) -> None:
+    """Say in the lock who has it: for people, so a disk without space for that is none of our business."""
+    text = b"%d\n" % pid
+    try:
+        if files.write(lock, 0, [text]) == len(text):
+            files.truncate(lock, len(text))
+            return
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    files.truncate(lock, 0)
+
+
+def _write_owner(files: Files, folder: str, owner: Owner, budget: Budget) -> None:
+    """Replace `node`, on a full disk with space of the spare; if nothing is left of that, where it is.
+
+    Raises:
+        OSError: The disk refused; or there is no space, and no `node` yet.
+    """
+    try:
+        budget.with_spare(lambda: write_owner(files, folder, owner))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        try:
+            overwrite_owner(files, folder, owner)
+        except FileNotFoundError:
+            raise error from None
+
+
+def _not_closed(error: OSError, folder: str) -> SpoolError:
+    if error.errno in FULL:
+        step = "what is stored is safe, but some of it may be sent again: free some space before the next start"
+        return SpoolFull(folder, errno=error.errno, step=step)
+    return refusal(error, folder)
 
 
 def _make_folder(files: Files, path: str, outer: str) -> Place:

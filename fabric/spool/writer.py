@@ -164,7 +164,7 @@ class Writer:
         header = self._header(unix_ms)._replace(flags=PREALLOCATED)
         path = f"{self._folder}/{segment_name(header.serial, header.salt)}"
         try:
-            segment = create(self._files, self._folder, header, descriptor=self._budget.take_spare(path))
+            segment = create(self._files, self._folder, header, descriptor=self._budget.spare.take(path))
         except OSError:
             raise refusal(error, self._folder) from error
         return self._begin(segment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -195,7 +196,7 @@ class _Retries:
     """
 
     def __init__(self, ours: Spool, queue: str, wanted: dict[int, Ranges]) -> None:
-        self._epoch = ours.epoch
+        self._spool = ours
         self._letters, self._alive = _open(ours, queue)
         self._log = messages_of(ours, queue)
         self._wanted = wanted
@@ -217,9 +218,10 @@ class _Retries:
         refused: SpoolError | None = None
         for record, letter in chunk:
             extras = _encode([Extra(0, letter.headers, letter.origin or letter.id)])
+            # The body of a letter is that of a record with one message, so it is taken as it is.
+            entry = (self._spool.epoch, self._next, 1, record.codec, record.body, extras)
             try:
-                # The body of a letter is that of a record with one message, so it is taken as it is.
-                self._log.append(self._epoch, self._next, 1, record.codec, record.body, extras, unix_ms=now_ms())
+                self._spool.with_spare(partial(self._log.append, *entry, unix_ms=now_ms()))
             except SpoolError as error:
                 refused = error
                 break

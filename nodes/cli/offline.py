@@ -17,7 +17,7 @@ import msgspec
 from peerfabric.batch import split
 from peerfabric.codec import Codec
 from peerfabric.envelope import MSGPACK, Extra
-from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolLocked
+from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
 from peerfabric.nodes.async_node import EPOCH_START
 from peerfabric.nodes.cli.exits import Failure
 from peerfabric.options import Options
@@ -157,7 +157,11 @@ def settle_on_disk(log: Log) -> None:
         SpoolError: It may be there again.
         Failure: The same, since a cursor has no room for so many gaps.
     """
-    log.write_cursor(log.recovery.marks)
+    try:
+        log.write_cursor(log.recovery.marks)
+    except SpoolFull as full:
+        step = "nothing was changed: free some space there, then run the command again"
+        raise SpoolFull(full.path, errno=full.errno, step=step) from full
     if not log.cursor_complete:
         raise Failure(
             f"{log.folder}: the cursor has no room for so many single messages; some of them will be there again: "

@@ -16,8 +16,10 @@ from crc32c import crc32c
 
 from peerfabric import Node
 from peerfabric.envelope import MSGPACK, RAW, Extra
+from peerfabric.spool import Spool
 from tests.cli.conftest import DEADLINE, Start, ended
-from tests.cli.spools import NOW, content, opened, put
+from tests.cli.spools import NOW, bury, content, opened, put
+from tests.conftest import remount, stuff
 
 DESK = """
 import os, signal, sys
@@ -282,3 +284,44 @@ def test_dead_letters(start: Start, given_up: str) -> None:
             assert body == {"number": 2}
         node.producer("orders", dict).flush(timeout=DEADLINE)
         assert node.dead_letters("orders") == []
+
+
+def test_on_a_full_disk(start: Start, small_disk: Path) -> None:
+    """Every command works there, those that write too; what is dropped gives its space back."""
+    folder = str(small_disk / "spool")
+    spool = Spool.open(folder, random_bits=1, node_id="desk", unix_ms=NOW)
+    put(spool, "orders", 1, [msgspec.msgpack.encode({"number": n}) for n in range(1000)])
+    epoch = spool.epoch
+    bury(spool, "orders", (2001, 2002), b"\x01")
+    spool.close()
+    stuff(small_disk)
+    commands = (
+        ("spool", "ls", folder),
+        ("spool", "show", folder, "orders"),
+        ("spool", "verify", folder),
+        ("spool", "export", folder, "orders"),
+        ("spool", "drop", folder, "orders", f"desk:{epoch}:orders/7", "--yes"),
+        ("dead", "ls", folder),
+        ("dead", "show", folder, f"desk:{epoch}:orders/2001"),
+        ("dead", "retry", folder, f"desk:{epoch}:orders/2001"),
+        ("dead", "drop", folder, f"desk:{epoch}:orders/2002", "--yes"),
+    )
+    for command in commands:
+        code, out, err = ended(start(*command))
+        assert (code, bool(out), "space" in err) == (0, True, False), (command, err)
+        stuff(small_disk)
+    [row] = lines(start, "spool", "ls", folder, "-o", "json")
+    assert (row["messages"], row["dead"]) == (1000, 0)
+
+
+def test_on_a_disk_that_is_read_only(start: Start, small_disk: Path) -> None:
+    """Who only looks needs to write nothing; who writes is told why not, in one line."""
+    folder = str(small_disk / "spool")
+    spool = opened(folder)
+    put(spool, "orders", 1, [b"\x01"])
+    spool.close()
+    remount(small_disk, "ro")
+    for looking in (("ls",), ("show", "orders"), ("verify",), ("export", "orders")):
+        assert ended(start("spool", looking[0], folder, *looking[1:]))[0] == 0
+    code, out, err = ended(start("spool", "drop", folder, "orders", "--all", "--yes"))
+    assert (code, out, "Read-only" in err, len(err.splitlines())) == (5, "", True, 1)

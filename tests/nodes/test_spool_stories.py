@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 
 from peerfabric import ConfigError, Node, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+from tests.conftest import remount, stuff
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
 
@@ -326,18 +326,6 @@ def test_a_limit_in_bytes(front: Front, tmp_path: Path) -> None:
         assert node.statistics().producers[1].accepted == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)], check=False)
-    if made.returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk(front: Front, small_disk: Path, fsync: bool) -> None:
     """A typed error at once and nothing lost; with space again the producer goes on by itself."""
     with front.node("shop", spool=small_disk / "spool", fsync=fsync) as node:
@@ -356,6 +344,62 @@ def test_a_full_disk(front: Front, small_disk: Path, fsync: bool) -> None:
         assert bodies == [bytes(1000)] * accepted + [b"again"]
         producer.flush(timeout=DEADLINE)
         assert node.statistics().producers[0].closes
+
+
+def test_a_backlog_on_a_disk_filled_to_the_last_byte(front: Front, small_disk: Path, fsync: bool) -> None:
+    """The node closes and starts on it; sends are refused until consumers have drained what is there."""
+    with front.node("shop", spool=small_disk / "spool", fsync=fsync) as node:
+        producer = node.producer("jobs", bytes)
+        (small_disk / "others").write_bytes(bytes(21 * 2**20))
+        with pytest.raises(SpoolFull):
+            fill(producer)
+        stuff(small_disk)
+        accepted = node.statistics().producers[0].accepted
+    stuff(small_disk)
+    with front.node("shop", spool=small_disk / "spool", fsync=fsync) as node:
+        producer = node.producer("jobs", bytes)
+        with pytest.raises(SpoolFull):
+            producer.send(bytes(100_000))
+        bodies = [body for _, body in take(front, accepted, bytes)]
+        assert bodies == [bytes(1000)] * accepted
+        producer.flush(timeout=DEADLINE)
+
+        def sent() -> bool:
+            try:
+                producer.send(bytes(100_000))
+            except SpoolFull:
+                return False  # the cursor that gives the space back follows the acks
+            return True
+
+        eventually(sent, "the space")
+    with front.node("shop", spool=small_disk / "spool", fsync=fsync) as node:
+        assert [account.recovered for account in node.statistics().producers] == [1]
+
+
+def test_a_first_start_on_a_full_disk(front: Front, small_disk: Path) -> None:
+    """Refused with what to do, and nothing is left of it; with space the same node starts."""
+    stuff(small_disk)
+    node = front.node("shop", spool=small_disk / "deep" / "spool")
+    with pytest.raises(SpoolFull, match=r"free some space there, then start again$"):
+        node.producer("jobs", int).send(1)
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    (small_disk / "ballast").unlink()
+    with node:
+        node.producer("jobs", int).send(1)
+
+
+def test_a_disk_that_is_read_only(front: Front, small_disk: Path) -> None:
+    """A spool there, and a new one, are refused with the system's reason; nothing is lost."""
+    with front.node("shop", spool=small_disk / "spool") as node:
+        node.producer("jobs", int).send(1)
+    remount(small_disk, "ro")
+    for folder in ("spool", "new"):
+        with pytest.raises(SpoolError, match=r"[Rr]ead-only") as refused:
+            front.node("shop", spool=small_disk / folder).producer("jobs", int).send(1)
+        assert refused.value.errno == errno.EROFS
+    remount(small_disk, "rw")
+    with front.node("shop", spool=small_disk / "spool"):
+        assert take(front, 1)[0][1] == 1
 
 
 def test_the_disk_only_when_nobody_is_there(front: Front, tmp_path: Path) -> None:

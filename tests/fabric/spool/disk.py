@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from errno import EEXIST, EIO, ENOENT, ENOSPC
+from errno import EEXIST, EIO, ENOENT, ENOSPC, ENOTEMPTY
 from random import Random
 from typing import Final
 
@@ -79,6 +79,8 @@ class Disk:
         self._process = process
         self.files: dict[str, File] = {}
         self.folders: dict[str, Place] = {"": Place(1, 1)}
+        self._places: dict[str, Place] = {}
+        """Of every folder that there ever was."""
         self._inodes = 1
         self._durable: dict[str, File] = {}
         self._durable_folders: dict[str, Place] = dict(self.folders)
@@ -123,7 +125,9 @@ class Disk:
             if random.random() >= keep:
                 continue
             if what == "folder":
-                found.folders[path] = self.folders[path]
+                found.folders[path] = self._places[path]
+            elif what == "remove folder":
+                found.folders.pop(path, None)
             elif what == "remove":
                 names.pop(path, None)
             elif what == "add" and file is not None:
@@ -168,7 +172,7 @@ class Disk:
         if self._parent(path) not in self.folders:
             self.make_folder(self._parent(path))
         self._inodes += 1
-        self.folders[path] = Place(1, self._inodes)
+        self.folders[path] = self._places[path] = Place(1, self._inodes)
         self._changes.append((self._parent(path), "folder", path, None))
         return True
 
@@ -265,7 +269,9 @@ class Disk:
             if folder != path:
                 rest.append(change)
             elif what == "folder":
-                self._durable_folders[name] = self.folders[name]
+                self._durable_folders[name] = self._places[name]
+            elif what == "remove folder":
+                self._durable_folders.pop(name, None)
             elif what == "remove":
                 self._durable.pop(name, None)
             elif what == "add" and file is not None:
@@ -290,6 +296,15 @@ class Disk:
         self._operate("unlink", path)
         file = self.files.pop(path)
         self._changes.append((self._parent(path), "remove", path, file))
+
+    def remove_folder(self, path: str) -> None:
+        if path not in self.folders:
+            raise OSError(ENOENT, "no such folder", path)
+        if self.names(path):
+            raise OSError(ENOTEMPTY, "not empty", path)
+        self._operate("remove_folder", path)
+        del self.folders[path]
+        self._changes.append((self._parent(path), "remove folder", path, None))
 
     def lock(self, path: str, *, shared: bool = False) -> int:
         for other, (locked, theirs) in self._locks.items():

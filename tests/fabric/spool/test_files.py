@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from errno import EEXIST, ENOENT
 from pathlib import Path
@@ -126,3 +127,28 @@ def test_refusals() -> None:
     assert type(other) is SpoolError
     assert str(other) == "path: Input/output error; look at the disk, then try again"
     assert refusal(other, "elsewhere") is other
+
+
+def test_folders_are_removed_when_nothing_is_in_them(place: tuple[Files, str]) -> None:
+    """One with a file in it stays."""
+    files, root = place
+    files.make_folder(f"{root}/a")
+    files.close(files.open(f"{root}/a/file", create=True))
+    with pytest.raises(OSError):
+        files.remove_folder(f"{root}/a")
+    files.unlink(f"{root}/a/file")
+    files.remove_folder(f"{root}/a")
+    assert files.names(root) == []
+
+
+def test_a_lock_whose_file_was_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that failed removes its lock file while another one waits for it: that one does not own the folder."""
+    path, flock = str(tmp_path / "lock"), fcntl.flock
+
+    def removed_first(descriptor: int, how: int) -> None:
+        os.unlink(path)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with pytest.raises(SpoolLocked):
+        RealFiles().lock(path)
