@@ -33,6 +33,14 @@ class Run(NamedTuple):
     consumer: str
 
 
+class Death(NamedTuple):
+    """A process was killed after `at` and did nothing any more after `over`."""
+
+    name: str
+    at: float
+    over: float
+
+
 class Cluster:
     """Starts producers and consumers, kills them, and counts afterwards."""
 
@@ -40,7 +48,7 @@ class Cluster:
         self.folder, self.seed = folder, seed
         self.random = random.Random(seed)
         self.processes: dict[str, subprocess.Popen[str]] = {}
-        self.killed: list[tuple[str, float]] = []
+        self.killed: list[Death] = []
         self._serial = 0
         print(f"\nseed {seed}")
 
@@ -68,9 +76,10 @@ class Cluster:
     def kill(self, name: str) -> None:
         """SIGKILL, now."""
         process = self.processes.pop(name)
-        self.killed.append((name, time.monotonic()))
+        at = time.monotonic()
         process.kill()
         process.wait()
+        self.killed.append(Death(name, at, time.monotonic()))
         if process.stdout is not None:
             process.stdout.close()
 
@@ -143,8 +152,8 @@ class Cluster:
                 redelivered.append(run.at)
             highest[run.consumer] = max(before, number(run))
         found = []
-        for _, at in self.killed:
-            after = [moment - at for moment in redelivered if moment > at]
+        for death in self.killed:
+            after = [moment - death.at for moment in redelivered if moment > death.at]
             if after:
                 found.append(after[0])
         return found

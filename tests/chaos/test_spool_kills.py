@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from itertools import pairwise
+from itertools import combinations, pairwise
+from math import inf
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,6 +24,11 @@ class Text(NamedTuple):
     at: float
     body: str
     consumer: str
+
+
+Acks = dict[tuple[str, str], Text]
+"""Of (id, consumer): its first ack there."""
+UNHEARD = "its consumer's death before its ack was heard"
 
 
 def texts(cluster: Any) -> list[Text]:
@@ -75,9 +82,16 @@ def check(cluster: Any, figures: Any, count: int, *, ledger: bool) -> None:
     by_id: dict[str, list[Text]] = defaultdict(list)
     for run in runs:
         by_id[run.id].append(run)
-    twice = {identity: times for identity, times in by_id.items() if len(times) > 1}
-    why = Counter(explain(cluster, first, second) for times in twice.values() for first, second in pairwise(times))
-    figures("ran twice", f"{len(twice)} of {len(by_id)} messages, after {dict(why)}", True)
+    twice = [times for times in by_id.values() if len(times) > 1]
+    acks = {(text.id, text.consumer): text for text in reversed(seen) if not text.body}
+    pairs = [pair for times in twice for pair in pairwise(times)]
+    lives = check_names(by_id)
+    why = {first: explain(cluster, first, second, acks, lives) for first, second in pairs}
+    check_unheard(cluster, [first for first, reason in why.items() if reason == UNHEARD], acks, by_id)
+    for first, second in (pair for times in twice for pair in combinations(times, 2)):
+        same_life = first.consumer == second.consumer and not died(cluster, first.consumer, first.at, second.at)
+        assert not same_life, f"twice in one life of a consumer: {first} {second} (seed {cluster.seed})"
+    figures("ran twice", f"{len(twice)} of {len(by_id)} messages, after {dict(Counter(why.values()))}", True)
     if ledger:
         acked: Counter[tuple[str, str]] = Counter()
         for text in seen:
@@ -91,17 +105,80 @@ def check(cluster: Any, figures: Any, count: int, *, ledger: bool) -> None:
 def told_again(cluster: Any, text: Text, seen: list[Text]) -> str:
     """The story of a message that ran where it had been acked."""
     lines = [f"{t.at:.3f} {t.consumer} {'ran' if t.body else 'acked'}" for t in seen if t.id == text.id]
-    lines += [f"{at:.3f} {name} killed" for name, at in cluster.killed]
+    lines += [f"{death.at:.3f} {death.name} killed" for death in cluster.killed]
     return f"{text} had been acked there (seed {cluster.seed})\n" + "\n".join(sorted(lines))
 
 
-def explain(cluster: Any, first: Text, second: Text) -> str:
-    """A second run needs a death: of who ran it first, before its ack was safe, or of the producer."""
-    between = [name for name, at in cluster.killed if first.at - 0.001 <= at <= second.at]
-    if first.consumer in between:
-        return "its consumer's death"
-    assert any(n.startswith("p") for n in between), f"no reason: {first} {second} (seed {cluster.seed})"
-    return "its producer's death"
+def check_names(by_id: dict[str, list[Text]]) -> dict[str, int]:
+    """An id is that of one body for ever, and its node that of one producer. Returns the streams of each, from 1 on.
+
+    A body whose producer was killed before it noted that it was sent has another id, of another life.
+    """
+    ids_of: dict[str, list[str]] = defaultdict(list)
+    streams: dict[str, set[str]] = defaultdict(set)
+    for identity, times in by_id.items():
+        assert len({run.body for run in times}) == 1, f"{identity} is {times}"
+        ids_of[times[0].body].append(identity)
+        streams[producer_of(times[0])].add(stream_of(times[0]))
+    for body, ids in ids_of.items():
+        lives = {identity.rpartition("/")[0] for identity in ids}
+        assert len(ids) == len(lives), f"one life has stored {body} twice: {ids}"
+    nodes = [{stream.partition(":")[0] for stream in found} for found in streams.values()]
+    assert [len(found) for found in nodes] == [1, 1]
+    assert nodes[0] != nodes[1]
+    in_order = (sorted(found, key=lambda stream: int(stream.split(":")[1])) for found in streams.values())
+    return {stream: number for found in in_order for number, stream in enumerate(found, 1)}
+
+
+def stream_of(run: Text) -> str:
+    return run.id.rpartition("/")[0]
+
+
+def producer_of(run: Text) -> str:
+    return run.body.partition(":")[0]
+
+
+def died(cluster: Any, name: str, since: float, until: float) -> list[Any]:
+    """The deaths of that process which may have happened between the two."""
+    return [death for death in cluster.killed if death.name == name and since <= death.over and death.at <= until]
+
+
+def explain(cluster: Any, first: Text, second: Text, acks: Acks, lives: dict[str, int]) -> str:
+    """Why a message ran again: a death of who ran it first, before its ack was safe, or one of its own producer.
+
+    A producer that died may not know of an ack, and gives the message to another consumer; the one that had it says so.
+    Its copy was sent before that death, so it was accepted before, too, and a consumer that ran it later lived by then.
+    """
+    consumer = died(cluster, first.consumer, first.at, second.at)
+    mine = [death for death in cluster.killed if death.name == producer_of(first)]
+    if consumer:
+        ack = acks.get((first.id, first.consumer))
+        if ack is None or ack.at < first.at or ack.at > consumer[0].over:
+            return "its consumer's death before its ack"
+        both = any(first.at <= death.over and death.at <= second.at for death in mine)
+        return "its consumer's and its producer's deaths" if both else UNHEARD
+    for number, death in enumerate(mine, 1):
+        # The n-th process of a producer has at most its n-th epoch: one may be killed before it began its own.
+        had_it = first.at <= death.over or not died(cluster, first.consumer, death.at, first.at)
+        if death.at <= second.at and lives[stream_of(first)] <= number and had_it and first.consumer != second.consumer:
+            return "its producer's death"
+    raise AssertionError(f"no reason: {first} {second} {cluster.killed} (seed {cluster.seed})")
+
+
+def check_unheard(cluster: Any, unheard: list[Text], acks: Acks, by_id: dict[str, list[Text]]) -> None:
+    """Acks leave in their order: if one was not heard before its consumer died, neither was any later one."""
+    earliest: dict[tuple[str, str, Any], Text] = {}
+    for first in unheard:
+        ack = acks[first.id, first.consumer]
+        death = died(cluster, first.consumer, first.at, inf)[0]
+        key = first.consumer, producer_of(first), death
+        earliest[key] = min(ack, earliest.get(key, ack), key=attrgetter("at"))
+    for (consumer, producer, death), ack in earliest.items():
+        for later in acks.values():
+            if later.consumer == consumer and ack.at < later.at <= death.over:
+                times = by_id[later.id]
+                heard = len(times) == 1 and producer_of(times[0]) == producer
+                assert not heard, f"{ack} was not heard, {later} was (seed {cluster.seed})"
 
 
 def test_producers_and_consumers_are_killed(cluster: Any, figures: Any) -> None:
