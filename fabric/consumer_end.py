@@ -802,9 +802,6 @@ class ConsumerEnd:
                 sources.append((holder, source))
                 if credit.sends(now):
                     waiting.append(holder)
-        if free <= 0:
-            return
-        share_bytes = self.budget // max(1, len(sources))
         for holder, source in sources:
             credit = source.credit
             if free <= 0:
@@ -821,13 +818,25 @@ class ConsumerEnd:
                 share = 1
             credit.granted_messages += share
             credit.moved_at = now
-            # Bytes for what is granted at the sizes seen so far: more would lie unused with those who have less to do.
+        self._grant_bytes([source.credit for _, source in sources], free_bytes)
+
+    def _grant_bytes(self, credits: list[ConsumerCredit], free: int) -> None:
+        """Bytes for the messages that are granted, at the sizes seen so far.
+
+        Also if the window has no room for more messages: a producer that has those and no bytes would send one
+        message a round trip, which looks like slow handlers and keeps the window small. And at most for a window,
+        as more would lie unused with those who have less to do.
+        """
+        share = self.budget // max(1, len(credits))
+        for credit in credits:
+            if not credit.unused():
+                continue
             size = credit.seen_bytes // credit.seen_messages if credit.seen_messages else 0
-            enough = min(share_bytes, QUANTUM + 2 * size * credit.outstanding())
-            room = min(enough - credit.outstanding_bytes(), free_bytes)
+            enough = min(share, QUANTUM + 2 * size * min(credit.outstanding(), self.window.size))
+            room = min(enough - credit.outstanding_bytes(), free)
             if room > 0:
                 credit.granted_bytes += room
-                free_bytes -= room
+                free -= room
 
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""

@@ -279,6 +279,25 @@ def test_the_budget_bounds_what_is_granted() -> None:
     end.check()
 
 
+def test_messages_that_are_granted_get_their_bytes() -> None:
+    """Also when the window has shrunk below them: without bytes they would come one a round trip, for ever."""
+    end = consumer(budget=1 << 20)
+    end.want(1, 1, 0.0)
+    source = end._sources["p:1"]
+    source.credit.granted_messages, source.credit.granted_bytes = 100_000, 3 * 68
+    header = data(1, 3, 3)
+    header.waiting = 50_000
+    end.receive("p:1", "shop", header, body_of(1, 3), 0.0)
+    delivery = take(end)
+    claim(delivery, 3)
+    delivery.ack(0, 3)
+    end.progress(0.0)
+    end.grant(0.0)
+    assert end.window.size < source.credit.unused()
+    assert source.credit.granted_bytes - source.credit.seen_bytes >= 200 * 1024
+    end.check()
+
+
 def test_ten_refusals_in_a_row_stop_the_credit() -> None:
     """For five seconds, so that the wrong consumer, being fastest, does not eat the queue."""
     end = consumer()
