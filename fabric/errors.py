@@ -19,7 +19,7 @@ FabricError
 ├── SpoolError (OSError)                the disk or its folder refused; nothing of the call is stored
 │   ├── SpoolFull                       no space, or the limit in bytes is reached
 │   ├── SpoolLocked                     another process uses the folder
-│   ├── SpoolUnsafe (PermissionError)   not ours alone, or a symbolic link
+│   ├── SpoolUnsafe (PermissionError)   not ours alone, a symbolic link, or with files of others
 │   ├── NewerFormat                     written by a later version
 │   └── Corrupt                         bytes that are not what was written
 └── RemoteProtocolError                 a peer broke the protocol; its frame is dropped, the node lives
@@ -242,8 +242,8 @@ class SpoolLocked(SpoolError):
 class SpoolUnsafe(SpoolError, PermissionError):
     """The folder, or something in it, is not ours alone, or is a symbolic link. Nothing was touched."""
 
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem, step="choose a folder that only this user can write to (chown, chmod 700)")
+    def __init__(self, path: str, problem: str, *, step: str = "") -> None:
+        super().__init__(path, problem, step=step or "choose a folder that only this user can write to (chmod 700)")
 
 
 class NewerFormat(SpoolError):

@@ -20,6 +20,9 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when there is no space, on the disk or for this user."""
 
 
+_FOLLOW: Final = "give what it leads to"
+
+
 class Process(NamedTuple):
     """One life of one process on one machine: a pid alone is used again, sooner or later."""
 
@@ -93,7 +96,7 @@ def refusal(error: OSError, path: str) -> SpoolError:
     if isinstance(error, SpoolError):
         return error
     if error.errno == errno.ELOOP:
-        return SpoolUnsafe(path, "is a symbolic link")
+        return SpoolUnsafe(path, "is a symbolic link", step=_FOLLOW)
     if error.errno in FULL:
         return SpoolFull(path, errno=error.errno)
     return SpoolError(path, error.strerror or str(error), errno=error.errno)
@@ -117,13 +120,15 @@ class RealFiles:
     def check_folder(self, path: str) -> Place:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            raise SpoolUnsafe(path, "is a symbolic link")
+            raise SpoolUnsafe(path, "is a symbolic link", step=_FOLLOW)
         if not stat.S_ISDIR(found.st_mode):
-            raise SpoolUnsafe(path, "is no folder")
+            raise SpoolUnsafe(path, "is no folder", step="give a folder, or a path at which there is nothing yet")
         if found.st_uid != os.geteuid():
-            raise SpoolUnsafe(path, f"belongs to user {found.st_uid}, and we are {os.geteuid()}")
+            problem = f"belongs to user {found.st_uid}, and we are {os.geteuid()}"
+            raise SpoolUnsafe(path, problem, step="run as that user, choose a folder of your own, or chown it")
         if found.st_mode & 0o022:
-            raise SpoolUnsafe(path, f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})")
+            problem = f"can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+            raise SpoolUnsafe(path, problem, step="choose a folder that only this user can write to, or chmod 700 it")
         return Place(found.st_dev, found.st_ino)
 
     def names(self, path: str) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from peerfabric.errors import SpoolLocked
+from peerfabric.errors import SpoolLocked, SpoolUnsafe
 from peerfabric.spool.files import Files, Place, Process
-from peerfabric.spool.format import NODE_MAGIC, decode_sheet, encode_sheet
+from peerfabric.spool.format import CURSOR_MAGIC, NODE_MAGIC, SEGMENT_MAGIC, decode_sheet, encode_sheet
 from peerfabric.spool.inventory import read_header
 from peerfabric.spool.segment import discard, write
 
@@ -16,6 +16,9 @@ EPOCH_RANDOM_BITS: Final = 20
 _EPOCH_BITS_MAX: Final = 53
 """Integers up to there are exact in every language."""
 _NODE_BYTES_MAX: Final = 64 * 1024
+_LOCK_BYTES_MAX: Final = 20
+BEGUN: Final = frozenset({"lock", "node.tmp"})
+"""What a first start makes before there is the file `node`."""
 
 
 class Owner(msgspec.Struct, kw_only=True, frozen=True):
@@ -140,6 +143,72 @@ def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> 
             raise SpoolLocked(folder, owner.pid, problem)
         warnings.append(f"{folder} is a copy: two nodes with copies of one spool have the same node id")
     return owner
+
+
+def check_ours(files: Files, folder: str) -> None:
+    """See that a folder is empty, a spool, or what a first start has left that did not come to its end.
+
+    Raises:
+        SpoolUnsafe: Something else is in it. Nothing was touched.
+        OSError: It cannot be read.
+    """
+    names = files.names(folder)
+    if not set(names) <= BEGUN:
+        ours = _begins(files, f"{folder}/node", NODE_MAGIC) or _has_logs(files, folder)
+    else:
+        ours = all(_is_begun(files, folder, name) for name in names)
+    if not ours:
+        listed = ", ".join(repr(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+        step = "give a folder that is empty or not there yet, such as a new one inside of it"
+        raise SpoolUnsafe(folder, f"is no spool and holds files of others ({listed})", step=step)
+
+
+def _is_begun(files: Files, folder: str, name: str) -> bool:
+    """Whether a file has what a first start leaves in it, zeros after a loss of power included."""
+    start = _start(files, f"{folder}/{name}", _LOCK_BYTES_MAX + 1)
+    if start is None:
+        return True  # its process is at work just now
+    if name == "lock":
+        text = start.strip(b"\0\n")
+        return len(start) <= _LOCK_BYTES_MAX and (not text or text.isdigit())
+    magic = start[: len(NODE_MAGIC)]
+    return not magic.strip(b"\0") or NODE_MAGIC.startswith(magic)
+
+
+def _has_logs(files: Files, folder: str) -> bool:
+    """Whether there is a segment or a cursor of ours: then `node` is lost, and not somebody else's."""
+    for queue in _names(files, f"{folder}/queues"):
+        for inner in (f"{folder}/queues/{queue}", f"{folder}/queues/{queue}/dead"):
+            for name in _names(files, inner):
+                ours = SEGMENT_MAGIC if name.endswith(".seg") else CURSOR_MAGIC
+                if name.endswith((".seg", ".0", ".1")) and _begins(files, f"{inner}/{name}", ours):
+                    return True
+    return False
+
+
+def _begins(files: Files, path: str, magic: bytes) -> bool:
+    return _start(files, path, len(magic)) == magic
+
+
+def _start(files: Files, path: str, size: int) -> bytes | None:
+    """The first bytes of a file; of a folder nothing. None if there is none."""
+    try:
+        descriptor = files.open(path, write=False)
+    except FileNotFoundError:
+        return None
+    try:
+        return files.read(descriptor, 0, size)
+    except IsADirectoryError:
+        return b""
+    finally:
+        files.close(descriptor)
+
+
+def _names(files: Files, folder: str) -> list[str]:
+    try:
+        return files.names(folder)
+    except NotADirectoryError:
+        return []
 
 
 def next_owner(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from errno import ELOOP, ENOENT
+from errno import EISDIR, ELOOP, ENOENT
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -341,7 +341,10 @@ class Ledger:
 
     def _refusal(self, error: OSError) -> SpoolError:
         if error.errno == ELOOP:
-            return SpoolUnsafe(self.path, "is a symbolic link")
+            return SpoolUnsafe(self.path, "is a symbolic link", step="give the file that it leads to")
+        if error.errno == EISDIR:
+            step = f"give a file in it, such as {self.path}/{self.queue or 'queue'}.ledger"
+            return SpoolError(self.path, "is a folder, and a ledger is a file", errno=EISDIR, step=step)
         found = refusal(error, self.path)
         if isinstance(found, SpoolFull):
             step = "free some space; what was not acked comes again"

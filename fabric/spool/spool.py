@@ -14,8 +14,10 @@ from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
 from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.identity import (
+    BEGUN,
     EPOCH_RANDOM_BITS,
     Owner,
+    check_ours,
     find_owner,
     guess_owner,
     next_owner,
@@ -27,8 +29,6 @@ from peerfabric.spool.inventory import Identity
 from peerfabric.spool.log import Log
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
-BEGUN: Final = frozenset({"lock", "node.tmp"})
-"""What a first start makes before there is the file `node`."""
 _NODE_ID_BYTES_MAX: Final = 255
 
 
@@ -102,7 +102,7 @@ class Spool:
 
         Raises:
             SpoolLocked: Another process uses it, or the folder of which this is a copy. Nothing was changed.
-            SpoolUnsafe: Others can write to it, or it is a link. Nothing was changed.
+            SpoolUnsafe: Others can write to it, it is a link, or holds what is no spool. Nothing was changed.
             NewerFormat: A later version wrote it. Nothing was changed.
             SpoolFull: There is no space for a new spool; nothing is left behind. One that is there opens all the same.
             SpoolError: The disk refused.
@@ -119,6 +119,7 @@ class Spool:
         try:
             made = _missing(files, folder)
             place = _make_folder(files, folder, _outer(folder))
+            check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)

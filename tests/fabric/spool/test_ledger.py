@@ -511,7 +511,7 @@ except SpoolLocked as error:
     with pytest.raises(SpoolUnsafe, match="symbolic link"):
         Ledger(files, str(link), "jobs")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SpoolError, match="look at the disk"):
+    with pytest.raises(SpoolError, match=r"is a folder.*; give a file in it, such as .*/folder/jobs\.ledger$"):
         Ledger(files, str(tmp_path / "folder"), "jobs")
     tmp_path.chmod(0o777)
     with pytest.raises(SpoolUnsafe, match="written by others"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from errno import EIO
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -16,7 +19,7 @@ from peerfabric.spool import Spool
 from peerfabric.spool.files import Process
 from peerfabric.spool.format import VERSION
 from peerfabric.spool.identity import read_owner, write_owner
-from tests.fabric.spool.disk import Disk
+from tests.fabric.spool.disk import SHORT, Disk
 from tests.fabric.spool.helpers import FOLDER, QUEUE, append, fill, messages, open_spool
 
 HOLDER = """
@@ -248,15 +251,86 @@ def file(folder: Path) -> None:
     folder.write_bytes(b"")
 
 
-@pytest.mark.parametrize("make", [link, writable, file])
-def test_unsafe_folders(tmp_path: Path, make: object) -> None:
+@pytest.mark.parametrize(
+    ("make", "step"), [(link, "give what it leads to"), (writable, "chmod 700 it"), (file, "there is nothing yet")]
+)
+def test_unsafe_folders(tmp_path: Path, make: object, step: str) -> None:
     """Links, folders that others can write to, and files are refused, and nothing is put there."""
     folder = tmp_path / "spool"
     make(folder)  # type: ignore[operator]
-    with pytest.raises(SpoolUnsafe, match="chmod 700") as caught:
+    with pytest.raises(SpoolUnsafe, match=f"{step}$") as caught:
         real(folder)
     assert isinstance(caught.value, PermissionError)
     assert snapshot(tmp_path).keys() <= {str(folder)}
+
+
+FOREIGN = {
+    "notes": {"notes.txt": b"mine"},
+    "a lock of another program": {"lock": b"held by editor"},
+    "a long lock": {"lock": b"1" * 1000},
+    "another program's node": {"lock": b"1", "node": b"#!/usr/bin/env node"},
+    "somebody's beginning": {"lock": b"", "node.tmp": b"#!/usr/bin/env node"},
+    "queues of others": {"queues/orders/cursor.0": b"x", "queues/orders/1.seg": b"y", "queues/file": b"z"},
+    "queues that are a file": {"queues": b"q"},
+    "a folder called node": {"node/index.js": b"n"},
+    "a tree": {"sub/deep/file": b"f"},
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_folders_of_others(tmp_path: Path, content: dict[str, bytes]) -> None:
+    """What is neither empty nor a spool is refused, and nothing is made or changed in it."""
+    folder = tmp_path / "spool"
+    for name, data in content.items():
+        (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    before = snapshot(tmp_path)
+    with pytest.raises(SpoolUnsafe, match=r"holds files of others .*; give a folder that is empty"):
+        real(folder)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_first_start_that_was_killed_is_gone_on_with() -> None:
+    """Whatever it left, also after a loss of power, is a folder of ours."""
+    count = _first_start(Disk())
+    for operation in range(1, count + 1):
+        for seed in range(20):
+            disk = Disk()
+            disk.faults = dict.fromkeys(range(operation, count + 100), EIO)
+            disk.faults |= {n: SHORT for n in (operation,) if seed % 2}
+            with contextlib.suppress(SpoolError):
+                _first_start(disk)
+            disk.faults.clear()
+            disk.kill()
+            open_spool(disk.lose_power(Random(seed)), spare=True)
+            open_spool(disk, spare=True)
+
+
+def _first_start(disk: Disk) -> int:
+    open_spool(disk, spare=True)
+    return disk.operations
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"lock": b""},
+        {"lock": b"123\n"},
+        {"lock": b"\0\0\0\0"},
+        {"lock": b"123\n", "node.tmp": b""},
+        {"lock": b"123\n", "node.tmp": b"PFAB"},
+        {"lock": b"123\n", "node.tmp": bytes(165)},
+        {"lock": b"123\n", "node.tmp": b"PFABNODE and not all of it"},
+    ],
+)
+def test_what_a_first_start_leaves(tmp_path: Path, content: dict[str, bytes]) -> None:
+    """Killed at any moment before there is the file `node`, it has made a folder in which the next one begins."""
+    folder = tmp_path / "spool"
+    folder.mkdir(mode=0o700)
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    real(folder).close()
 
 
 def open_and_close(folder: Path) -> None:
