@@ -41,6 +41,7 @@ from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, 
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.disk import Disk
+from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handlers import Handler
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.listening import endpoints
@@ -378,7 +379,14 @@ class AsyncNode:
             self._refuse_if_over()
             found = self._producers.get(queue)
             if found is not None:
-                asked = (body_type, on_full, buffer_bytes, max_attempts, spooled, synced)
+                asked = {
+                    "body_type": body_type,
+                    "on_full": on_full,
+                    "buffer_bytes": buffer_bytes,
+                    "max_attempts": max_attempts,
+                    "spool": spooled,
+                    "fsync": synced,
+                }
                 have = (
                     found.codec.body_type,
                     found.on_full,
@@ -433,7 +441,8 @@ class AsyncNode:
             found = self._consumers.get(queue)
             if found is not None:
                 have = found.keeper.path if found.keeper is not None else None
-                _same("consumer", queue, (body_type, lease, path), (found.codec.body_type, found.lease, have))
+                asked = {"body_type": body_type, "lease": lease, "ledger": path}
+                _same("consumer", queue, asked, (found.codec.body_type, found.lease, have))
                 found.reopen()
                 return found
             keeper = self._keeper(queue, path) if path is not None else None
@@ -469,7 +478,7 @@ class AsyncNode:
             self._refuse_if_over()
             found = self._publishers.get(topic)
             if found is not None:
-                _same("publisher", topic, (body_type,), (found.codec.body_type,))
+                _same("publisher", topic, {"body_type": body_type}, (found.codec.body_type,))
                 return found
             handle = AsyncPublisher(self, topic, Codec[T](body_type, self.options.message_bytes_max))
             self._publishers[topic] = handle
@@ -492,7 +501,8 @@ class AsyncNode:
             self._refuse_if_over()
             found = self._subscribers.get(pattern)
             if found is not None:
-                _same("subscriber", pattern, (body_type, buffer_bytes), (found.codec.body_type, found.buffer_bytes))
+                asked = {"body_type": body_type, "buffer_bytes": buffer_bytes}
+                _same("subscriber", pattern, asked, (found.codec.body_type, found.buffer_bytes))
                 return found
             handle = AsyncSubscriber(self, pattern, Codec[T](body_type, self.options.message_bytes_max), buffer_bytes)
             self._subscribers[pattern] = handle
@@ -823,6 +833,9 @@ class AsyncNode:
         if self.disk is not None:
             self.disk.abandon()
 
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refusing(ASYNC_WITH)
+
     async def __aenter__(self) -> Self:
         self.ensure()
         return self
@@ -864,8 +877,22 @@ def _default_name() -> str:
     return f"{program.strip('-')[:200] or 'node'}-{os.getpid()}"
 
 
-def _same(kind: str, name: str, asked: tuple[Any, ...], have: tuple[Any, ...]) -> None:
-    if asked != have:
+def _same(kind: str, name: str, asked: dict[str, Any], have: tuple[Any, ...]) -> None:
+    """Refuse a second handle of a name with other options than the first one has; `have` is in the order of `asked`."""
+    differences = [
+        f"{option}={_said(before)}, not {_said(now)}"
+        for (option, now), before in zip(asked.items(), have, strict=True)
+        if now != before
+    ]
+    if differences:
         raise ConfigError(
-            f"{kind} {name!r} exists in this node with {have!r}, not {asked!r}; a name has one handle: ask for the same"
+            f"{kind} {name!r} exists in this node with {'; with '.join(differences)}; "
+            f"a name has one handle: ask for the same, or use a node of its own"
         )
+
+
+def _said(value: object) -> str:
+    """A value as it was written; of two types with one name the module tells them apart."""
+    if not isinstance(value, type):
+        return repr(value)
+    return value.__qualname__ if value.__module__ == "builtins" else f"{value.__module__}.{value.__qualname__}"

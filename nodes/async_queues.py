@@ -34,6 +34,7 @@ from peerfabric.errors import (
 )
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
+from peerfabric.nodes.fronts import ASYNC_FOR, refusing
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message, Receipt
@@ -622,11 +623,13 @@ class AsyncProducer(Generic[T_contra]):
         Args:
             body: Encoded before this returns; later changes to it are not sent.
             headers: Text for the handler, at most 8 KiB.
-            confirm: Also wait until it is "delivered" (in a consumer's memory) or "processed" (acked).
+            confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
+                "delivered" (in a consumer's memory) or "processed" (acked).
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
             QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
             SpoolError: The disk refused. Not accepted.
             NodeClosed: The node closes. Not accepted.
@@ -637,8 +640,8 @@ class AsyncProducer(Generic[T_contra]):
         self._node.ensure()
         if confirm is not None:
             _check_state(confirm)
-        if confirm == "stored" and (self._store is None or self.on_full == "spool"):
-            raise ConfigError(_NO_SPOOL)
+        if confirm == "stored":
+            self._check_stored()
         receipt = self.try_send(body, headers)
         if receipt is None:
             receipt = await self._send_when_room(body, headers, timeout)
@@ -917,7 +920,7 @@ class AsyncProducer(Generic[T_contra]):
         return kept if found in ("waiting", "in flight", "queued") else found
 
     async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
-        """Wait until the message of `receipt` is "delivered" or "processed".
+        """Wait until the message of `receipt` is "stored", "delivered" or "processed".
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
@@ -927,9 +930,25 @@ class AsyncProducer(Generic[T_contra]):
         _check_state(state)
         await self._confirm(receipt, state, timeout, timeout)
 
+    def _check_stored(self) -> None:
+        """Refuse to wait for the spool where it does not take every message."""
+        if self._store is not None and self.on_full != "spool":
+            return
+        if self._node.spool is None:
+            problem = "needs a spool: give Node(spool=PATH)"
+        elif self._store is None:
+            problem = (
+                "cannot be, as this producer was made with spool=False and keeps its messages in memory: leave out"
+            )
+            problem += " spool=False"
+        else:
+            problem = 'needs a spool that takes every message, and on_full="spool" keeps some in memory: '
+            problem += 'use on_full="block" or "error"'
+        raise ConfigError(f'confirm="stored" {problem}; or ask for "delivered" or "processed"')
+
     async def _confirm(self, receipt: Receipt, state: State, left: float | None, timeout: float | None) -> None:
-        if state == "stored" and (self._store is None or self.on_full == "spool"):
-            raise ConfigError(_NO_SPOOL)
+        if state == "stored":
+            self._check_stored()
         enough = STATES[STATES.index(state) :]
 
         def attempt() -> bool | None:
@@ -1017,10 +1036,6 @@ class _Retry:
 
 
 STATES: Final = ("queued", "stored", "delivered", "processed")
-_NO_SPOOL: Final = (
-    'confirm="stored" needs a spool that takes every message: give Node(spool=PATH), without on_full="spool"; '
-    'or use "delivered" or "processed"'
-)
 
 
 def _check_state(state: str) -> None:
@@ -1287,6 +1302,9 @@ class AsyncConsumer(Generic[T_co]):
     def declare_takers(self, count: int) -> None:
         """`count` threads or tasks take from here for good."""
         self._declared_takers += count
+
+    if not TYPE_CHECKING:
+        __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> MessageIterator[T_co]:
         return MessageIterator(self)

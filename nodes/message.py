@@ -11,6 +11,7 @@ import msgspec
 from peerfabric.batch import split
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import MSGPACK
+from peerfabric.nodes.fronts import PLAIN_WITH, refusing
 
 if TYPE_CHECKING:
     from peerfabric.nodes.keeper import Keeper
@@ -133,6 +134,9 @@ class Message(Generic[T_co]):
             self._settled = True
             self._delivery.verdicts.append((verdict, self._index, self._index + 1, delay, text))
             self._owner.decided()
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = refusing(PLAIN_WITH)
 
     def __enter__(self) -> T_co:
         return self.body
@@ -296,6 +300,9 @@ class Batch(Sequence[T_co]):
 
     def __len__(self) -> int:
         return len(self._bodies)
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = refusing(PLAIN_WITH)
 
     def __enter__(self) -> Sequence[T_co]:
         return self._bodies

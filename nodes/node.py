@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.async_node import BUFFER_BYTES, MAX_ATTEMPTS, AsyncNode
 from peerfabric.nodes.async_queues import OnFull
+from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.queues import Consumer, Producer
 from peerfabric.nodes.topics import Publisher, Subscriber
@@ -216,6 +217,9 @@ class Node:
             Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
         """
         complete(self._async.close(timeout))
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = refusing(BLOCKING_WITH)
 
     def __enter__(self) -> Self:
         self._async.ensure()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, State
+from peerfabric.nodes.fronts import BLOCKING_FOR, refusing
 from peerfabric.nodes.message import Batch, Message, Receipt
 from peerfabric.nodes.waiting import complete
 
@@ -34,12 +35,16 @@ class Producer(Generic[T_contra]):
         Args:
             body: Encoded before this returns; later changes to it are not sent.
             headers: Text for the handler, at most 8 KiB.
-            confirm: Also wait until it is "delivered" (in a consumer's memory) or "processed" (acked).
+            confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
+                "delivered" (in a consumer's memory) or "processed" (acked).
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            QueueFull: No room, as `on_full` says. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
+            SpoolError: The disk refused. Not accepted.
+            NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
@@ -53,7 +58,8 @@ class Producer(Generic[T_contra]):
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
 
         Raises:
-            EncodeError, QueueFull: The bodies before the one at fault are accepted; `error.accepted` counts them.
+            EncodeError, QueueFull, SpoolError: The bodies before the one at fault are accepted; `error.accepted`
+                counts them.
         """
         return complete(self._async.send_many(bodies, timeout=timeout))
 
@@ -78,7 +84,7 @@ class Producer(Generic[T_contra]):
         return self._async.state(receipt)
 
     def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
-        """Wait until the message of `receipt` is "delivered" or "processed".
+        """Wait until the message of `receipt` is "stored", "delivered" or "processed".
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
@@ -102,6 +108,9 @@ class Consumer(Generic[T_co]):
             NodeClosed: The consumer or its node is closed.
         """
         return complete(self._async.get(timeout))
+
+    if not TYPE_CHECKING:
+        __aiter__ = refusing(BLOCKING_FOR)
 
     def __iter__(self) -> MessageIterator[T_co]:
         return MessageIterator(self._async)

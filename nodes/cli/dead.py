@@ -92,7 +92,7 @@ def ls(folder: str, queue: str | None, output: str) -> None:
 def show(folder: str, identity: str) -> None:
     """Show one dead letter with its headers and body, as JSON."""
     with looked_at(folder) as opened:
-        queue, epoch, sequence = parse_id(opened, identity)
+        queue, epoch, sequence = parse_id(opened, identity, "`peerfabric dead ls FOLDER`")
         if queue not in opened.queues():
             raise _missing(identity)
         for record, letter in letters(letters_of(opened, queue)):
@@ -170,7 +170,7 @@ def _chosen(opened: Spool, ids: tuple[str, ...]) -> Chosen:
         return {queue: found for queue, found in there.items() if found}
     chosen: Chosen = {}
     for identity in ids:
-        queue, epoch, sequence = parse_id(opened, identity)
+        queue, epoch, sequence = parse_id(opened, identity, "`peerfabric dead ls FOLDER`")
         if sequence not in there.get(queue, {}).get(epoch, ()):
             raise _missing(identity)
         chosen.setdefault(queue, {}).setdefault(epoch, Ranges()).add(sequence, sequence + 1)

@@ -173,8 +173,8 @@ def settle_on_disk(log: Log) -> None:
 # Ids
 
 
-def parse_id(spool: Spool, text: str) -> tuple[str, int, int]:
-    """The queue, epoch and sequence that an id names.
+def parse_id(spool: Spool, text: str, lister: str) -> tuple[str, int, int]:
+    """The queue, epoch and sequence that an id names; `lister` is the command that shows ids.
 
     Raises:
         UsageError: It is no id.
@@ -183,7 +183,7 @@ def parse_id(spool: Spool, text: str) -> tuple[str, int, int]:
     stream, _, sequence = text.rpartition("/")
     node_id, _, rest = stream.rpartition(":")[0].rpartition(":")
     if not (node_id and _is_count(rest) and _is_count(sequence)):
-        raise click.UsageError(f"{text[:80]!r} is no id; they look like node:epoch:queue/sequence, as `ls -o json` has")
+        raise click.UsageError(f"{text[:80]!r} is no id; they look like node:epoch:queue/sequence, as {lister} shows")
     if node_id != spool.node_id:
         raise Failure(f"{text} is of another node; the ids of this spool begin with {spool.node_id}")
     return stream.rpartition(":")[2], int(rest), int(sequence)

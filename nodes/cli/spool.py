@@ -250,7 +250,7 @@ def drop(folder: str, queue: str, ids: tuple[str, ...], everything: bool, yes: b
 def _chosen(opened: Spool, queue: str, there: dict[int, Ranges], ids: tuple[str, ...]) -> dict[int, Ranges]:
     found: dict[int, Ranges] = {}
     for identity in ids:
-        of, epoch, sequence = parse_id(opened, identity)
+        of, epoch, sequence = parse_id(opened, identity, f"`peerfabric spool show FOLDER {queue}`")
         if of != queue:
             raise click.UsageError(f"{identity} is of another queue than {queue!r}; drop it there")
         if sequence not in there.get(epoch, ()):

@@ -325,3 +325,11 @@ def test_on_a_disk_that_is_read_only(start: Start, small_disk: Path) -> None:
         assert ended(start("spool", looking[0], folder, *looking[1:]))[0] == 0
     code, out, err = ended(start("spool", "drop", folder, "orders", "--all", "--yes"))
     assert (code, out, "Read-only" in err, len(err.splitlines())) == (5, "", True, 1)
+
+
+def test_a_wrong_id_says_where_ids_are(start: Start, given_up: str) -> None:
+    """`spool ls` has none; `spool show` and `dead ls` do."""
+    code, _, err = ended(start("spool", "drop", given_up, "orders", "nonsense", "--yes"))
+    assert (code, "`peerfabric spool show FOLDER orders` shows" in err) == (2, True)
+    code, _, err = ended(start("dead", "drop", given_up, "nonsense", "--yes"))
+    assert (code, "`peerfabric dead ls FOLDER` shows" in err) == (2, True)
