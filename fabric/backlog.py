@@ -9,6 +9,7 @@ then the message itself is all that is left of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
@@ -21,6 +22,14 @@ from peerfabric.stats import DeadLetter
 
 REUNION: Final = 1.0
 """Seconds after a start in which recovered messages wait for consumers of the last life: some may have done them."""
+
+MARKS_BYTES_MAX: Final = 1024 * 1024
+"""Of the marks in a cursor, which is written many times a second. Beyond that those that say least are left out."""
+
+State = tuple[int, int, int, int, int]
+"""Messages `[start, stop)` by their numbers, and their attempt, deaths and strikes."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True):
@@ -40,6 +49,40 @@ class Marks(msgspec.Struct, array_like=True):
     marks: list[Mark] = []
     consumers: list[str] = []
     """Node ids of those who consumed the queue; they may know what became of its messages."""
+
+
+def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
+    """Marks for `states`, one for neighbours of which the same is known. `numbering` is read, and nothing else."""
+    merged: list[State] = []
+    for state in sorted(states):
+        if merged and merged[-1][1] == state[0] and merged[-1][2:] == state[2:]:
+            merged[-1] = (merged[-1][0], *state[1:])
+        else:
+            merged.append(state)
+    return [
+        Mark(stream, low, high, attempt, deaths, strikes)
+        for start, stop, attempt, deaths, strikes in merged
+        for stream, low, high in numbering.names(start, stop)
+    ]
+
+
+def pack_marks(marks: list[Mark], bytes_max: int = MARKS_BYTES_MAX) -> bytes:
+    """`marks` for a cursor, in at most `bytes_max` bytes.
+
+    What is left out begins again at attempt 1 should this process die; no message is lost or settled by that. Marks
+    with most strikes stay longest, then those with most deaths, then those with most attempts, the oldest first.
+    """
+    packed = _encode(marks)
+    if len(packed) <= bytes_max:
+        return packed
+    room = bytes_max - 5  # the array's own header
+    kept = []
+    for mark in sorted(marks, key=lambda mark: (-mark.strikes, -mark.deaths, -mark.attempt)):
+        room -= len(_encode(mark))
+        if room < 0:
+            break
+        kept.append(mark)
+    return _encode(kept)
 
 
 class Recovered:
@@ -100,6 +143,8 @@ class Backlog:
         self.settled = settled
         self.changed = False
         """Marks or settled numbers have changed since they were last taken."""
+        self.states_changed = True
+        """Attempts, deaths or strikes have changed since they were last taken."""
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._marks = self._numbered(numbering, marks)
@@ -205,7 +250,7 @@ class Backlog:
         """Message `number` is given up; it is settled once `letter` is stored."""
         self.unstored.add(number, number + 1)
         self._letters.append((number, letter))
-        self.changed = True
+        self.changed = self.states_changed = True
 
     def letters_to_store(self) -> list[tuple[int, DeadLetter]]:
         """What `take_letters` would return."""
@@ -234,6 +279,10 @@ class Backlog:
         self.changed = False
         return taken
 
-    def kept_marks(self) -> list[tuple[int, int, Mark]]:
-        """Marks of what was not read from disk yet."""
-        return [(max(a, self.load_at), b, mark) for a, b, mark in self._marks if b > self.load_at]
+    def kept_states(self) -> list[State]:
+        """What is known of that which was not read from disk yet."""
+        return [
+            (max(a, self.load_at), b, mark.attempt, mark.deaths, mark.strikes)
+            for a, b, mark in self._marks
+            if b > self.load_at
+        ]

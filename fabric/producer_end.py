@@ -21,7 +21,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from peerfabric.backlog import Backlog, Mark, Marks
+from peerfabric.backlog import Backlog, Marks, State, marks_of
 from peerfabric.batch import cuts
 from peerfabric.envelope import (
     BATCH_FAILED,
@@ -138,8 +138,8 @@ class ProducerEnd:
         )
         self._adopted: dict[str, Ranges] = {}
         """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
-        self._left: Marks | None = None
-        """What the last cursor remembers, once the node has closed."""
+        self._left: tuple[list[State], list[str]] | None = None
+        """What `marks` is made of, once the node has closed."""
         if backlog is not None:
             self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
             self._raise_floor()
@@ -261,27 +261,38 @@ class ProducerEnd:
 
     def marks(self) -> Marks:
         """What a cursor must remember besides what is settled."""
+        states, consumers = self._states()
+        return Marks(marks_of(states, self.numbering), consumers)
+
+    def take_states(self) -> tuple[list[State] | None, list[str]]:
+        """What `marks` is made of, None for attempts and deaths that did not change since the last call.
+
+        A pump that waits for this does not wait for what is made of it.
+        """
+        assert self.backlog is not None
+        changed, self.backlog.states_changed = self.backlog.states_changed, False
+        states, consumers = self._states(only_consumers=not changed)
+        return (states if changed else None), consumers
+
+    def _states(self, *, only_consumers: bool = False) -> tuple[list[State], list[str]]:
         backlog = self.backlog
         assert backlog is not None
         if self._left is not None:
             return self._left
-        runs = [run for _, table in self._places() for run in table if run.attempt > 1 or run.deaths or run.strikes]
-        marks = [
-            Mark(stream, low, high, run.attempt, run.deaths, run.strikes)
-            for run in runs
-            for stream, low, high in self.numbering.names(run.first, run.stop)
+        consumers = sorted({*self.consumers.values(), *backlog.awaited})[:CONSUMERS_KEPT]
+        if only_consumers:
+            return [], consumers
+        states = [
+            (run.first, run.stop, run.attempt, run.deaths, run.strikes)
+            for _, table in self._places()
+            for run in table
+            if run.attempt > 1 or run.deaths or run.strikes
         ]
         for number, letter in backlog.letters_to_store():
             # Until the letter is stored the message is all there is, and must not begin again at 1.
-            name, sequence = self.numbering.name(number)
             deaths = DEATHS_TO_SUSPECT if letter.strikes else 0
-            marks.append(Mark(name, sequence, sequence + 1, letter.attempts, deaths, letter.strikes))
-        for start, stop, mark in backlog.kept_marks():
-            marks += [
-                Mark(stream, low, high, mark.attempt, mark.deaths, mark.strikes)
-                for stream, low, high in self.numbering.names(start, stop)
-            ]
-        return Marks(marks, sorted({*self.consumers.values(), *backlog.awaited})[:CONSUMERS_KEPT])
+            states.append((number, number + 1, letter.attempts, deaths, letter.strikes))
+        return states + backlog.kept_states(), consumers
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""
@@ -507,6 +518,7 @@ class ProducerEnd:
             if run.attempt < nack.attempt and run.first <= self.numbering.base:
                 # The last cursor of an earlier life did not know of these attempts yet.
                 run.attempt = min(nack.attempt, self.max_attempts)
+                self._marks_changed()
             elif run.attempt != nack.attempt:
                 self._in_flight.setdefault(holder, Runs()).add(run)
                 continue
@@ -779,7 +791,8 @@ class ProducerEnd:
     def leave(self) -> None:
         """The node closes: what is not settled is left, to a next life or to nobody, and counted."""
         if self.backlog is not None:
-            self._left = self.marks()
+            self._left = self._states()
+            self._marks_changed()  # so that the last cursor has just what is left
         for table in (self._returned, self._delayed, *self._in_flight.values()):
             self.released_cost += table.cost
             table.take_all()
@@ -849,7 +862,7 @@ class ProducerEnd:
 
     def _marks_changed(self) -> None:
         if self.backlog is not None:
-            self.backlog.changed = True
+            self.backlog.changed = self.backlog.states_changed = True
 
     def _drop(self, start: int, stop: int) -> None:
         self._settled.add(start, stop)

@@ -164,11 +164,15 @@ class Disk:
                     store.sync()
             except SpoolError as refused:
                 error = failed = refused
-            for handle in appended:
-                if handle.kept_in is store:
-                    handle.stored(error)
-                    if error is not None:
-                        self._waiting.append(handle)
+            try:
+                with store.gather():
+                    for handle in appended:
+                        if handle.kept_in is store:
+                            handle.stored(error)
+                            if error is not None:
+                                self._waiting.append(handle)
+            except SpoolError as refused:
+                _log.warning("queue %r: dead letters that were retried may come back: %s", store.queue, refused)
         return failed
 
     def _bury(self) -> None:
@@ -267,13 +271,14 @@ class Disk:
                 end = store.end
                 if end is not None and end.backlog is not None and end.backlog.changed:
                     settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
-                    due.append((store, settled, end.marks(), end.floor))
-        for store, settled, _, _ in due:
+                    due.append((store, settled, end.take_states(), end.floor))
+        for store, settled, states, _ in due:
             store.settle(settled)
+            store.remember(*states)
         complete = True
         try:
-            for store, _, marks, _ in due:
-                complete = store.write_cursor(marks) and complete
+            for store, _, _, _ in due:
+                complete = store.write_cursor() and complete
         except SpoolError:
             with self.pump.lock:
                 for store, _, _, _ in due:
@@ -286,6 +291,7 @@ class Disk:
             for store, _, _, floor in due:
                 if store.end is not None and store.end.backlog is not None:
                     store.end.backlog.floor = floor
+                    store.end.backlog.changed = store.end.backlog.changed or store.forgetful
                     self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()
 

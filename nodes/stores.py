@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Final, NamedTuple
 
 import msgspec
 
-from peerfabric.backlog import Marks, Recovered
+from peerfabric.backlog import Marks, Recovered, State, marks_of, pack_marks
 from peerfabric.batch import cuts, join, split
 from peerfabric.envelope import MSGPACK, Extra
-from peerfabric.errors import BadFrame, SpoolError
+from peerfabric.errors import BadFrame, SpoolError, SpoolFull
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
 from peerfabric.ranges import pairs
@@ -76,8 +77,15 @@ class Store:
         self._unburied: set[str] = set()
         """Letters that were retried or dropped before they were stored, which need not be any more."""
         self._letters_unsynced = False
+        self._gathering: int | None = None
+        """The thread in whose `gather` we are."""
+        self._gathered = False
         self._reader: Reader | None = None
         self._read_to = 0
+        self._marks = pack_marks([])
+        self._consumers: list[str] = []
+        self.forgetful = False
+        """The cursor on disk is without what is known of attempts and deaths: the disk was full."""
         self._compacting = True
         """The last compaction did not fail."""
 
@@ -261,15 +269,46 @@ class Store:
         self._dead.sync()
         self._letters_unsynced = False
 
-    def unbury(self, identity: str) -> None:
-        """A dead letter was retried or dropped, perhaps before it was stored."""
-        epoch, sequence = _place(identity)
+    def unbury(self, *identities: str) -> None:
+        """Dead letters were retried or dropped, perhaps before they were stored. They do not come back.
+
+        Raises:
+            SpoolError: They may come back at the next start.
+        """
         with self.lock:
-            if not self._dead.has(epoch, sequence):
-                self._unburied.add(identity)
-                return
-            self._dead.settle(epoch, sequence, sequence + 1)
-            self._dead.write_cursor()
+            for identity in identities:
+                epoch, sequence = _place(identity)
+                if not self._dead.has(epoch, sequence):
+                    self._unburied.add(identity)
+                else:
+                    self._dead.settle(epoch, sequence, sequence + 1)
+                    self._gathered = True
+            if self._gathering != threading.get_ident():
+                self._write_unburied()
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """What is unburied by this thread until the end of the block is made last by one cursor.
+
+        Raises:
+            SpoolError: As `unbury`, at the end.
+        """
+        self._gathering = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._gathering = None
+                self._write_unburied()
+
+    def _write_unburied(self) -> None:
+        if not self._gathered:
+            return
+        self._dead.write_cursor()
+        self._gathered = False
+        if not self._dead.cursor_complete:
+            step = "retry or drop the older letters first"
+            raise SpoolError(self._dead.folder, "too many dead letters with gaps between them", step=step)
 
     def settle(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """These messages need not be sent again; the next cursor says so."""
@@ -277,7 +316,14 @@ class Store:
             for stream, start, stop in ranges:
                 self._log.settle(int(stream.split(":")[1]), start, stop)
 
-    def write_cursor(self, marks: Marks) -> bool:
+    def remember(self, states: list[State] | None, consumers: list[str]) -> None:
+        """What the next cursors say besides what is settled; None: of attempts and deaths the same as before."""
+        assert self.end is not None
+        if states is not None:
+            self._marks = pack_marks(marks_of(states, self.end.numbering))
+        self._consumers = consumers
+
+    def write_cursor(self) -> bool:
         """Make what is settled last, and give back the space of what nobody wants.
 
         Returns whether all of it is on disk: a cursor has a limit, and forgets the highest ranges above it.
@@ -285,8 +331,15 @@ class Store:
         Raises:
             SpoolError: It is tried again with the next.
         """
+        marks = _encode((msgspec.Raw(self._marks), self._consumers))
         with self.lock:
-            self._log.write_cursor(_encode(marks))
+            try:
+                self._log.write_cursor(marks)
+                self.forgetful = False
+            except SpoolFull:
+                # A cursor alone has its space. What it settles makes room for the rest, which may wait.
+                self._log.write_cursor()
+                self.forgetful = True
             complete = self._log.cursor_complete
             try:
                 self._log.compact(COMPACT_BYTES)

@@ -15,6 +15,8 @@ from peerfabric.spool.segment import write
 
 RANGES_BYTES_MAX: Final = 64 * 1024
 """Ranges beyond that are forgotten: acks so scattered are rare, and a cursor is written several times a second."""
+LETTER_RANGES_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The same in a log of dead letters. People drop and retry some of them here and there, and want none of these back."""
 MARKS_BYTES_MAX: Final = 16 * 1024 * 1024
 SLOT_BYTES: Final = SHEET_BYTES + RANGES_BYTES_MAX + 1024
 
@@ -153,9 +155,11 @@ class Slots:
         return f"{self._folder}/cursor.{slot}"
 
 
-def lines_of(spans: Iterable[tuple[int, int, int]], settled: dict[int, Ranges]) -> tuple[list[Line], bool]:
-    """Lines for spans `(epoch, oldest, next)`, and whether some settled ranges had to be forgotten."""
-    lines, room, forgot = [], RANGES_BYTES_MAX // 9, False
+def lines_of(
+    spans: Iterable[tuple[int, int, int]], settled: dict[int, Ranges], bytes_max: int
+) -> tuple[list[Line], bool]:
+    """Lines for spans `(epoch, oldest, next)`, and whether ranges over `bytes_max` had to be forgotten."""
+    lines, room, forgot = [], bytes_max // 9, False
     for epoch, oldest, following in sorted(spans):
         flat = settled[epoch].flat() if epoch in settled else []
         # An integer takes at most nine bytes; the newest epochs and the highest ranges are forgotten first.

@@ -12,9 +12,9 @@ from peerfabric.ranges import Ranges, pairs
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.compaction import Compactor
 from peerfabric.spool.contents import Contents
-from peerfabric.spool.cursor import MARKS_BYTES_MAX, Slots, lines_of
+from peerfabric.spool.cursor import LETTER_RANGES_BYTES_MAX, MARKS_BYTES_MAX, RANGES_BYTES_MAX, Slots, lines_of
 from peerfabric.spool.files import Buffer, Files, refusal
-from peerfabric.spool.format import MESSAGES
+from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
@@ -249,7 +249,8 @@ class Log:
             raise ValueError(f"marks of {len(marks):,} bytes are over {MARKS_BYTES_MAX:,}")
         self._contents.forget()
         spans = [self._durable_span(*span) for span in self._contents.spans()]
-        lines, forgot = lines_of(spans, self._contents.settled)
+        bytes_max = LETTER_RANGES_BYTES_MAX if self._identity.kind == DEAD else RANGES_BYTES_MAX
+        lines, forgot = lines_of(spans, self._contents.settled, bytes_max)
         self._budget.with_spare(lambda: self._slots.write(self._epoch, lines, marks, sync=sync))
         self._written = {line.epoch: Ranges(pairs(line.ranges)) for line in lines} if forgot else None
         self._marks = marks

@@ -6,7 +6,7 @@ from random import Random
 
 import msgspec
 
-from peerfabric.backlog import Mark, Marks, Recovered
+from peerfabric.backlog import Mark, Marks, Recovered, pack_marks
 from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.producer_end import ProducerEnd
@@ -250,7 +250,7 @@ def test_who_returns_after_the_reunion_keeps_what_it_holds() -> None:
     end.nacked("a:1", Nack(1, 2, 2**31, LEASE), 0.0)
     end.check()
     assert [letter.attempts for letter in end.letters()] == [5]
-    assert [mark.attempt for mark in end.marks().marks] == [5, 5]
+    assert [(mark.start, mark.stop, mark.attempt) for mark in end.marks().marks] == [(1, 3, 5)]
 
 
 def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
@@ -272,3 +272,43 @@ def test_what_is_nacked_before_it_was_read() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     load(end, OLD, 1, 2)
     assert (end.held_by("a:1"), end.account().waiting) == (1, 1)
+
+
+def test_neighbours_have_one_mark() -> None:
+    """Runs that were cut apart and fared alike are one entry of the cursor again; an era ends it."""
+    end = spooled(eras=[(OLD, 1, 3)])
+    end.accept(bodies(4), 0)
+    load(end, OLD, 1, 2)
+    load(end, NOW, 1, 4)
+    while dispatch(end, messages=1) is not None:
+        pass
+    for number in range(1, 7):
+        end.nacked("a:1", Nack(number, number + 1, 1, LEASE, 0), 0.0)
+    assert end.marks().marks == [Mark(OLD, 1, 3, 2, 0, 0), Mark(NOW, 1, 5, 2, 0, 0)]
+
+
+def test_states_are_taken_only_when_they_have_changed() -> None:
+    """An ack changes none; a nack, a dead letter and the end do."""
+    end = spooled()
+    end.accept(bodies(4), 0)
+    dispatch(end)
+    assert end.take_states() == ([], ["a"])
+    end.acked("a:1", 1, 2)
+    assert end.take_states() == (None, ["a"])
+    end.nacked("a:1", Nack(2, 3, 1, LEASE, 0), 0.0)
+    assert end.take_states() == ([(2, 3, 2, 0, 0)], ["a"])
+    end.nacked("a:1", Nack(3, 4, 1, REJECTED), 0.0)
+    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"])
+    end.leave()
+    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"])
+
+
+def test_marks_beyond_the_limit() -> None:
+    """Those with strikes, deaths and most attempts stay, the oldest first; the others begin again at 1."""
+    marks = [Mark(NOW, n, n + 1, 2 + n % 3, int(n == 70), int(n == 90)) for n in range(1, 100)]
+    each = len(msgspec.msgpack.encode(marks[0]))
+    packed = pack_marks(marks, 5 + 5 * each)
+    assert len(packed) <= 5 + 5 * each
+    kept = msgspec.msgpack.decode(packed, type=list[Mark])
+    assert [mark.start for mark in kept] == [90, 70, 2, 5, 8]
+    assert msgspec.msgpack.decode(pack_marks(marks), type=list[Mark]) == marks

@@ -7,6 +7,7 @@ import logging
 import msgspec
 import pytest
 
+from peerfabric.backlog import State
 from peerfabric.envelope import MSGPACK
 from peerfabric.nodes.disk import RETRY_AFTER
 from tests.fabric.spool.disk import Disk
@@ -93,3 +94,49 @@ def test_records_that_no_version_of_ours_can_decode(caplog: pytest.LogCaptureFix
     assert (account.damaged, account.acked, account.on_disk, account.closes) == (4, 1, 0, True)
     assert caplog.text.count("cannot be decoded") == 3
     assert node.round() is None
+
+
+def scattered(count: int) -> list[State]:
+    """More than a cursor has room for, and none of them a neighbour of another."""
+    return [(2 * n, 2 * n + 1, 2, 0, 0) for n in range(1, count)]
+
+
+def test_more_marks_than_a_cursor_has_room_for() -> None:
+    """What is settled is written all the same, and most of the marks."""
+    disk = Disk()
+    node = Offline(disk)
+    node.send(b"1", b"2")
+    node.round()
+    node.take()
+    node.ack()
+    node.backlog.states_changed = False
+    node.store.remember(scattered(600_000), ["a"])
+    node.round()
+    node.die()
+    found = Offline(disk)
+    assert found.backlog.recovered == 0
+    assert found.store.recovered().settled == []
+    marks = found.store.recovered().marks
+    assert marks.consumers == ["a"]
+    assert 10_000 < len(marks.marks) < 100_000
+
+
+def test_marks_on_a_full_disk() -> None:
+    """The cursor is written without them, makes room, and the next one has them."""
+    disk = Disk()
+    node = Offline(disk)
+    body = b"x" * 500
+    node.send(*[body] * 200)
+    node.round()
+    node.take()
+    disk.space = sum(len(file.content) for file in disk.files.values()) + 50
+    node.ack()
+    node.backlog.states_changed = False
+    node.store.remember(scattered(4_000), ["a"])
+    node.round()
+    assert node.store.forgetful
+    assert node.backlog.changed, "nobody would write the next one"
+    node.round()
+    assert not node.store.forgetful
+    node.die()
+    assert len(Offline(disk).store.recovered().marks.marks) == 3_999

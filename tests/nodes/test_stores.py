@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from errno import EIO
 
 import pytest
@@ -10,6 +11,7 @@ from peerfabric.envelope import MSGPACK
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.stores import Store
 from peerfabric.spool import Spool
+from peerfabric.spool import log as log_module
 from peerfabric.stats import DeadLetter
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
@@ -76,3 +78,47 @@ def test_a_letter_that_is_dropped_before_it_is_stored() -> None:
     store.unbury(letters[0][1].id)
     assert store.bury(letters, 1) == [1, 2]
     assert sequences(disk) == [2]
+
+
+def test_many_scattered_letters_are_dropped() -> None:
+    """However many gaps there are between them, none comes back; one call writes one cursor."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 12_001)]
+    assert len(store.bury(letters, 1)) == 12_000
+    before = disk.operations
+    store.unbury(*(found.id for _, found in letters[::2]))
+    written = [path for kind, path in disk.trace[before:] if kind == "write"]
+    assert [path.rpartition("/")[2][:-1] for path in written if "/dead/cursor" in path] == ["cursor."]
+    assert sequences(disk) == list(range(2, 12_001, 2))
+
+
+def test_letters_that_are_unburied_in_one_round() -> None:
+    """Whoever gathers writes one cursor for all of them; other threads do not wait for that."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 10)]
+    store.bury(letters, 1)
+    before = disk.operations
+    with store.gather():
+        for _, found in letters[:3]:
+            store.unbury(found.id)
+        assert disk.operations == before
+        other = threading.Thread(target=store.unbury, args=(letters[5][1].id,))
+        other.start()
+        other.join()
+        between = disk.operations
+        assert between > before
+    store.unbury(letters[6][1].id)
+    assert sequences(disk) == [4, 5, 8, 9]
+
+
+def test_more_gaps_than_any_cursor_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever drops them is told that they may come back."""
+    monkeypatch.setattr(log_module, "LETTER_RANGES_BYTES_MAX", 9 * 10)
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 40)]
+    store.bury(letters, 1)
+    with pytest.raises(SpoolError, match="too many dead letters"):
+        store.unbury(*(found.id for _, found in letters[::3]))
