@@ -47,6 +47,8 @@ DONE_RANGES_MAX: Final = 100_000
 DETACHED_MAX: Final = 4096
 """Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 DURABLE_MAX: Final = 100_000
+LAPSED_MAX: Final = 1_000
+"""Deliveries whose handlers are waited for beyond their leases, in case that they ack after all."""
 SUSPECT_PATIENCE: Final = 1.0
 """A message that kills runs when nothing else does; after this long nothing else is started until it has run."""
 OBSERVE_EVERY: Final = 1.0
@@ -134,6 +136,10 @@ class ConsumerEnd:
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
+        self._outlived: dict[Delivery, Ranges] = {}
+        """Indexes whose lease ended while user code had them. Once it acks them they are processed all the same: the
+        ledger says so, and so must we, or they would run again here."""
+        self._late: list[tuple[Delivery, int, int]] = []
         self.misled = 0
         """How often ten refusals in a row stopped the credit, for the driver to report."""
         self._takers = 0
@@ -385,6 +391,8 @@ class ConsumerEnd:
             return
         dedup.raise_floor(floor)
         self._forget(stream, 0, floor)
+        for delivery in [d for d in self._outlived if d.stream == stream and d.stop <= floor]:
+            del self._outlived[delivery]
         if dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
@@ -606,12 +614,51 @@ class ConsumerEnd:
                 self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
                 self._observe(delivery, now)
             self._close_if_finished(delivery)
+        if self._outlived:
+            self._read_late()
         count = self._account["processed"] - finished_before
         if count:
             self.window.processed(count, now - self._busy_mark)
             self._refusals = 0
         if count or not self._open:
             self._busy_mark = now
+
+    def _read_late(self) -> None:
+        """Take note of what was acked after its lease."""
+        for delivery in self._outlived:
+            if delivery in self._open:
+                continue  # read with the others
+            if delivery.acked > delivery.reported:
+                self._late.append((delivery, delivery.reported, delivery.acked))
+                delivery.reported = delivery.acked
+            while delivery.verdicts:
+                verdict, low, high, _, _ = delivery.verdicts.popleft()
+                if verdict is Verdict.ACK:
+                    self._late.append((delivery, low, high))
+        late, self._late = self._late, []
+        for delivery, low, high in late:
+            ranges = self._outlived.get(delivery, Ranges())
+            for a, b in ranges.common(low, high):
+                self._finish_late(delivery, delivery.first + a, delivery.first + b)
+            ranges.remove(low, high)
+            if not ranges:
+                self._outlived.pop(delivery, None)
+
+    def _finish_late(self, delivery: Delivery, start: int, stop: int) -> None:
+        """`[start, stop)` is processed, though it was nacked meanwhile and may be here again."""
+        dedup, source = self._dedup.get(delivery.stream), self._sources.get(delivery.holder)
+        if dedup is None:
+            return
+        self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
+        for copy in self._everything():
+            low, high = max(start, copy.first) - copy.first, min(stop, copy.stop) - copy.first
+            if copy.stream == delivery.stream and low < high:
+                self._finish(copy, low, high)
+                self._mark_gone(copy, low, high)
+                self._close_if_finished(copy)
+        dedup.finish(start, stop)
+        if source is not None:
+            source.done.setdefault(delivery.stream, Ranges()).add(start, stop)
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
@@ -645,6 +692,8 @@ class ConsumerEnd:
                 self._no_credit_until = inf  # `grant` puts the pause from its own now
 
     def _finish(self, delivery: Delivery, low: int, high: int) -> None:
+        if delivery in self._outlived:
+            self._late.append((delivery, low, high))
         source = self._sources[delivery.holder]
         dedup = self._dedup[delivery.stream]
         for a, b in delivery.unsettled(low, high):
@@ -757,6 +806,9 @@ class ConsumerEnd:
                 self._finished_here(delivery, 1)
                 self._mark_gone(delivery, at, at + 1)
                 self.lapsed.append((delivery.stream, delivery.first + at))
+                self._outlived.setdefault(delivery, Ranges()).add(at, at + 1)
+                if len(self._outlived) > LAPSED_MAX:
+                    del self._outlived[next(iter(self._outlived))]
         self._close_if_finished(delivery)
         return all_gone
 

@@ -157,6 +157,53 @@ def test_the_lease_ends() -> None:
     assert end.account().processed == 0
 
 
+@pytest.mark.parametrize("again", ["not yet", "buffered", "started", "settled"])
+def test_an_ack_after_the_lease(again: str) -> None:
+    """It is done: the producer hears so, and it does not run again here, wherever its next copy is by then."""
+    end = consumer(lease=10.0)
+    receive(end, 1, 3)
+    delivery = take(end)
+    claim(delivery, 3)
+    end.progress(0.0)
+    end.expire(10.0)
+    [result] = results(end)
+    assert [(nack.start, nack.stop) for nack in result.nacks] == [(1, 2), (2, 3), (3, 4)]
+    copy = None
+    if again in ("buffered", "started"):
+        receive(end, 2, 1, sent=4, attempt=2)
+    if again == "started":
+        copy = take(end)
+        assert claim(copy) == [b"0002"]
+    if again == "settled":
+        end.raise_floor(STREAM, 3)
+    delivery.ack(1, 2)
+    if again == "settled":
+        assert [r.done for r in results(end, 2)] == [[2, 3]]
+        return
+    assert [r.done for r in results(end, 2)] == [[2, 3]]
+    assert end.available(0.0) is False
+    if copy is not None:
+        copy.verdicts.append((Verdict.NACK, 0, 1, 0.0, "in vain"))
+    receive(end, 2, 1, sent=5, attempt=3)
+    assert end.available(0.0) is False
+    assert [(r.done, r.nacks) for r in results(end, 3)] == [([2, 3], [])]
+
+
+def test_what_is_not_acked_after_its_lease_runs_again() -> None:
+    """A late nack says nothing new."""
+    end = consumer(lease=10.0)
+    receive(end, 1, 1)
+    delivery = take(end)
+    claim(delivery)
+    end.progress(0.0)
+    end.expire(10.0)
+    results(end)
+    delivery.verdicts.append((Verdict.NACK, 0, 1, 0.0, "late"))
+    assert results(end, 2) == []
+    receive(end, 1, 1, sent=2, attempt=2)
+    assert claim(take(end)) == [b"0001"]
+
+
 def test_the_lease_stands_still_while_our_own_call_waits() -> None:
     """A handler that is held up by back-pressure of ours does not pay for it."""
     end = consumer(lease=10.0)
