@@ -82,7 +82,10 @@ class Files(Protocol):
         """Remove a folder in which nothing is."""
 
     def lock(self, path: str, *, shared: bool = False) -> int:
-        """A descriptor that holds the lock until it is closed. Raises `SpoolLocked` if somebody else has it."""
+        """A descriptor that holds the lock until it is closed.
+
+        Raises `SpoolLocked` if somebody else has it: with the pid that its holder wrote, 0 if those only read.
+        """
 
     def process(self) -> Process:
         """Who we are."""
@@ -191,18 +194,25 @@ class RealFiles:
         flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if not os.fstat(descriptor).st_nlink:
-                # A first start that failed has removed it meanwhile; what is locked is no file of the folder any more.
-                raise BlockingIOError
-        except BlockingIOError:
+            only_read = False
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                # A first start that failed may have removed it meanwhile: then it is no file of the folder any more.
+                held = bool(os.fstat(descriptor).st_nlink)
+            except BlockingIOError:
+                held, only_read = False, not shared and _shares(descriptor)
             text = os.pread(descriptor, 20, 0).strip()
-            os.close(descriptor)
-            raise SpoolLocked(os.path.dirname(path), int(text) if text.isdigit() else 0) from None
         except BaseException:
             os.close(descriptor)
             raise
-        return descriptor
+        if held:
+            return descriptor
+        os.close(descriptor)
+        folder = os.path.dirname(path)
+        if only_read:
+            # They write nothing, so the text is that of some process before them.
+            raise SpoolLocked(folder, 0, "another process looks into it")
+        raise SpoolLocked(folder, int(text) if text.isdigit() else 0)
 
     def process(self) -> Process:
         return Process(os.getpid(), _boot(), _started(os.getpid()))
@@ -211,6 +221,15 @@ class RealFiles:
         # A pid means something only within one boot; without /proc we cannot tell and say no.
         started = _started(process.pid)
         return bool(started) and started == process.started and process.boot == _boot()
+
+
+def _shares(descriptor: int) -> bool:
+    """Whether all who hold that lock hold it shared."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _boot() -> str:

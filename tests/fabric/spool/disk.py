@@ -309,8 +309,9 @@ class Disk:
     def lock(self, path: str, *, shared: bool = False) -> int:
         for other, (locked, theirs) in self._locks.items():
             if locked == path and not (shared and theirs):
-                text = self._descriptors[other][1].content.strip()
-                raise SpoolLocked(self._parent(path), int(text or 0))
+                if theirs:
+                    raise SpoolLocked(self._parent(path), 0, "another process looks into it")
+                raise SpoolLocked(self._parent(path), int(self._descriptors[other][1].content.strip() or 0))
         if path not in self.files and shared:
             raise OSError(ENOENT, "no such file", path)
         descriptor = self.open(path, create=path not in self.files)

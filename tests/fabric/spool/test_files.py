@@ -90,8 +90,9 @@ def test_locks(place: tuple[Files, str]) -> None:
         assert caught.value.pid == 77
     files.close(writer)
     readers = [files.lock(path, shared=True) for _ in range(2)]
-    with pytest.raises(SpoolLocked):
-        files.lock(path)
+    with pytest.raises(SpoolLocked, match="looks into it") as caught:
+        files.lock(path)  # its text still names the writer, who has gone
+    assert caught.value.pid == 0
     for descriptor in readers:
         files.close(descriptor)
     files.close(files.lock(path))
