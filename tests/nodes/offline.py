@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW, Address
+from peerfabric.envelope import RAW, REJECTED, Address, Extra, Nack
+from peerfabric.errors import SpoolError
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.disk import Disk as DiskThread
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.stores import Store
 from peerfabric.options import Options
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.stats import DeadLetter
 from tests.fabric.helpers import HUGE
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
@@ -39,6 +42,7 @@ class Offline:
         self.writing = threading.RLock()
         self.deposits: list[Deposit] = []
         self._count = 0
+        self.queue = QUEUE
         self.spool = open_spool(disk, fsync=fsync, spare=True, random_bits=7)
         try:
             self.store = Store(self.spool, QUEUE, fsync, 1)
@@ -65,7 +69,23 @@ class Offline:
 
     def send(self, *bodies: bytes) -> Deposit:
         """Hand bodies over; they are stored by a later round."""
-        deposit = Deposit(list(bodies), None)
+        return self._deposit(Deposit(list(bodies), None))
+
+    def retry(self, letter: DeadLetter) -> Deposit:
+        """Send a dead letter again."""
+        assert self.end.take_letter(letter.id) == letter
+        extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
+        return self._deposit(Deposit([letter.data], extras, letter))
+
+    def drop(self, letter: DeadLetter) -> None:
+        """Forget a dead letter."""
+        assert self.end.take_letter(letter.id) == letter
+        self.store.unbury(letter.id)
+
+    def not_retried(self, letter: DeadLetter, _: Exception) -> None:
+        self.end.restore_letter(letter)
+
+    def _deposit(self, deposit: Deposit) -> Deposit:
         self.deposits.append(deposit)
         self._deposits.add(deposit)
         self.disk.store(self._deposits)
@@ -75,15 +95,23 @@ class Offline:
         return False
 
     def write(self, deposit: Deposit) -> None:
+        codec = RAW if deposit.codec is None else deposit.codec
         deposit.first = self._count + 1
-        deposit.count = self.store.append(deposit.first, deposit.bodies, deposit.extras, RAW, 1)
+        deposit.count = self.store.append(deposit.first, deposit.bodies, deposit.extras, codec, 1)
         self._count += deposit.count
 
     def deposited(self, deposit: Deposit) -> None:
         stored = deposit.bodies[: deposit.count]
         for at, body in enumerate(stored, deposit.first):
-            self.confirmed[self.end.stream, at] = body
-        self.engine.accept(self.end, stored, 0)
+            self.confirmed[self.end.stream, at] = plain(body, deposit.codec)
+        if deposit.letter is None:
+            self.engine.accept(self.end, stored, 0)
+            return
+        self.end.retry(deposit.letter)
+        try:
+            self.store.unbury(deposit.letter.id)
+        except SpoolError:
+            pass  # it comes back at a restart
 
     def changed(self) -> None:
         """Nobody waits here."""
@@ -97,6 +125,14 @@ class Offline:
         timeout = self.disk.round(self.now)
         self.end.check()
         return timeout
+
+    def close(self) -> None:
+        """The node closes in order, as far as the disk lets it."""
+        self.end.leave()
+        try:
+            self.disk.last_round(self.now)
+        finally:
+            self.spool.close()
 
     def die(self) -> None:
         """The process is killed."""
@@ -115,9 +151,18 @@ class Offline:
                 found[stream, sequence] = plain(body, run.codec)
         return found
 
-    def ack(self) -> None:
-        """The consumer has done everything that is in flight."""
-        self.end.acked("a:1", 1, self.backlog.load_at)
+    def ack(self, only: Collection[tuple[str, int]] | None = None) -> None:
+        """The consumer has done everything that is in flight, or `only` some of it."""
+        if only is None:
+            self.end.acked("a:1", 1, self.backlog.load_at)
+        for name in only or ():
+            for start, stop in self.end.numbering.numbers(name[0], name[1], name[1] + 1):
+                self.end.acked("a:1", start, stop)
+
+    def reject(self, name: tuple[str, int]) -> None:
+        """The consumer gives one of them up."""
+        for start, stop in self.end.numbering.numbers(name[0], name[1], name[1] + 1):
+            self.end.nacked("a:1", Nack(start, stop, 1, REJECTED), self.now)
 
 
 def plain(body: bytes, codec: int | None) -> bytes:

@@ -69,6 +69,9 @@ class Disk:
         """By number of the operation: the errno with which it fails, or `SHORT`."""
         self.broken: dict[str, int] = {}
         """By kind of operation: the errno with which all of them fail."""
+        self.lookup_faults: dict[int, int] = {}
+        """The same for opening a file that is there and reading from it, which are counted by themselves."""
+        self.lookups = 0
         self.trace: list[tuple[str, str]] = []
         """(kind, path) of every operation."""
         self.unreadable: set[tuple[str, int]] = set()
@@ -108,6 +111,13 @@ class Disk:
         if fault > 0:
             raise OSError(fault, f"operation {self.operations}", path)
         return fault
+
+    def _look(self, path: str) -> None:
+        """Count what changes nothing; fails if it is to fail."""
+        self.lookups += 1
+        fault = self.lookup_faults.get(self.lookups, 0)
+        if fault > 0:
+            raise OSError(fault, f"lookup {self.lookups}", path)
 
     def kill(self) -> None:
         """The process dies: descriptors and locks are gone, what was written is there."""
@@ -198,6 +208,8 @@ class Disk:
             self._changes.append((self._parent(path), "add", path, self.files[path]))
         elif path not in self.files:
             raise OSError(ENOENT, "no such file", path)
+        else:
+            self._look(path)
         self._next += 1
         self._descriptors[self._next] = (path, self.files[path])
         return self._next
@@ -211,6 +223,7 @@ class Disk:
 
     def read(self, descriptor: int, offset: int, size: int) -> bytes:
         path, file = self._descriptors[descriptor]
+        self._look(path)
         for at in range(offset // SECTOR, (offset + size + SECTOR - 1) // SECTOR) if self.unreadable else ():
             if (path, at) in self.unreadable:
                 raise OSError(EIO, "cannot be read", path)
