@@ -278,7 +278,7 @@ def sent_before_it_is_synced(patch: Patch) -> None:
         handle: Any = self._handle
         for deposit in self._written:
             if deposit.letter is None:
-                handle.handed.append(deposit.bodies[: deposit.count])
+                handle.handed.append((deposit.bodies[: deposit.count], False))
                 deposit.bodies = []
         handle.process.wake()
         return waits

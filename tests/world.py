@@ -700,6 +700,8 @@ class Producer:
         self.writing = nullcontext()
         """Deposits are written under it; here there is one thread."""
         self.deposits = Deposits(self, store) if store is not None and store.fsync else None  # type: ignore[arg-type]
+        self.waiting: list[Deposit] = []
+        """Deposits of which nothing is known yet."""
         self.overflow = process.role.overflow and store is not None
         self.volatile = False
         """With `overflow`: what is being handed over stays in memory."""
@@ -770,7 +772,7 @@ class Producer:
             return
         volatile = self.overflow and self._fits_in_memory(bodies)
         try:
-            count = self._keep(bodies) if volatile else self.write(bodies, None)[1]
+            count = self._keep(bodies) if volatile else self._append(bodies, None)[1]
         except (SpoolError, Killed) as error:
             world.log(f"{self.process.holder} does not accept: {error}")
             return
@@ -812,11 +814,14 @@ class Producer:
     def _deposit(self, deposit: Deposit) -> None:
         assert self.deposits is not None
         assert self.process.disk is not None
+        self.waiting.append(deposit)
         self.deposits.add(deposit)
         self.process.disk.store(self.deposits)
         self.process.look()
 
-    def write(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None) -> tuple[int, int]:
+    def _append(
+        self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None
+    ) -> tuple[int, int]:
         """Append messages; return the sequence of the first and how many are stored."""
         world, stream = self.process.world, self.end.stream
         assert self.store is not None
@@ -843,8 +848,33 @@ class Producer:
         self.process.check_disk()
         return first, count
 
+    # What deposits ask of their handle, in the disk's thread
+
+    def keep_in_memory(self, deposit: Deposit) -> bool:
+        """Accept it without the disk, if that is wanted and there is room."""
+        if not self.overflow or deposit.letter is not None or not self._fits_in_memory(deposit.bodies):
+            return False
+        deposit.first, deposit.count = self.stored_count + 1, self._keep(deposit.bodies)
+        self._hand((deposit.bodies, True), 0.0)
+        return True
+
+    def write(self, deposit: Deposit) -> None:
+        """Append it."""
+        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec)
+
+    def not_retried(self, letter: DeadLetter, error: Exception) -> None:
+        """It could not be stored."""
+        self.end.restore_letter(letter)
+
+    def changed(self) -> None:
+        """Whoever waits for the disk looks what became of it; only the disk may have refused it."""
+        for deposit in self.waiting:
+            if deposit.error is not None and not isinstance(deposit.error, SpoolError):
+                raise deposit.error
+        self.waiting = [deposit for deposit in self.waiting if not deposit.done and deposit.error is None]
+
     def deposited(self, deposit: Deposit) -> None:
-        """The disk's thread has stored and synced this."""
+        """It is stored and synced."""
         self.process.world.unsure.difference_update(
             (self.end.stream, at) for at in range(deposit.first, deposit.first + deposit.count)
         )
@@ -865,12 +895,6 @@ class Producer:
     def all_stored(self) -> bool:
         """Nothing is on its way to the disk, or from there to the engine."""
         return not self.handed and not self.storing and (self.deposits is None or self.deposits.idle)
-
-    def changed(self) -> None:
-        """Whoever waits for the disk may look."""
-
-    def restore_letter(self, letter: DeadLetter) -> None:
-        self.end.restore_letter(letter)
 
     def hand_over(self) -> None:
         """The engine takes what is stored. In the I/O thread."""
@@ -906,7 +930,7 @@ class Producer:
             self._deposit(Deposit([letter.data], extras, letter))
             return
         try:
-            self.write([letter.data], extras, letter.codec)
+            self._append([letter.data], extras, letter.codec)
         except SpoolError:
             self.end.restore_letter(letter)
             raise
