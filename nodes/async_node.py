@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -39,10 +39,11 @@ from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes import process
 from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, in_hand
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.beside import Errand, beside
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handlers import Handler
+from peerfabric.nodes.handlers import Handler, in_event_loop
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
@@ -87,8 +88,9 @@ class Life(Enum):
 class AsyncNode:
     """A node of the fabric, embedded in this process.
 
-    Construction opens nothing; `async with`, `run()` or the first use starts it, and from then on it belongs to
-    that event loop. Handles are the one of their name; they and the node may be used from any task of the loop.
+    Construction opens nothing; `async with`, `run()` or the first call that is awaited starts it, and from then on it
+    belongs to that event loop. Handles are the one of their name; they and the node may be used from any task of the
+    loop, which is never kept waiting for a disk.
 
     Args:
         name: A label for people; need not be unique.
@@ -143,6 +145,9 @@ class AsyncNode:
         self._life = Life.NEW
         self._life_lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._wanted = 0
+        """Calls that wait for that start."""
         self._producers: dict[str, AsyncProducer[Any]] = {}
         self._consumers: dict[str, AsyncConsumer[Any]] = {}
         self._publishers: dict[str, AsyncPublisher[Any]] = {}
@@ -150,6 +155,8 @@ class AsyncNode:
         self._handlers: list[tuple[Handler, Callable[..., Awaitable[Any]]]] = []
         self._membership: Membership | None = None
         self._stopped = Gate()
+        self._errands: set[Errand] = set()
+        """What the disk's thread has yet to do for calls that did not wait for it."""
         self._final: Statistics | None = None
 
     # Life
@@ -186,6 +193,65 @@ class AsyncNode:
         if self._loop is not None and _running_loop() not in (self._loop, None):
             raise WrongLoop
 
+    async def started(self, *, closing: bool = False) -> None:
+        """As `ensure`; the part of a start that waits for the disk is done beside the event loop.
+
+        Cancelled, the start is undone, unless another call waits for it, too.
+        """
+        while self._life is Life.NEW and self._starts_beside():
+            if self._starting is None or self._starting.done():
+                self._check_loop()
+                self._starting = asyncio.get_running_loop().create_task(self._start_beside())
+                self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._wanted += 1
+            try:
+                await asyncio.shield(self._starting)
+            finally:
+                self._wanted -= 1
+        self.ensure(closing=closing)
+
+    def _starts_beside(self) -> bool:
+        """Whether starting would keep the event loop waiting for a disk."""
+        if not isinstance(self.waiting, Suspending) or not in_event_loop():
+            return False
+        return self.spool is not None or any(consumer.keeper is not None for consumer in self._consumers.values())
+
+    def _check_loop(self) -> None:
+        loop = _running_loop()
+        if loop is None:
+            raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
+        if self._loop not in (None, loop):
+            raise WrongLoop
+        self._loop = loop
+
+    async def _start_beside(self) -> None:
+        opened = _Opened()
+        reading = False
+        try:
+            while not reading:
+                reading = True
+                name = f"{self.name}-start"
+                await beside(self.waiting, lambda: self._read_disk(opened), lambda _: opened.close(), name)
+                with self._life_lock:
+                    if self._life is not Life.NEW:
+                        raise NodeClosed
+                    if not self._wanted:
+                        break  # all calls that wanted it were cancelled
+                    reading = self._is_read(opened)  # or handles were made meanwhile
+                    if reading:
+                        self._open(opened)
+                        _log.info("%s started in fabric %s", self.name, self.fabric)
+                        return
+        except asyncio.CancelledError:
+            self._loop = None  # the loop ends, and `beside` closes what it opened
+            raise
+        except BaseException:
+            self._loop = None
+            await beside(self.waiting, opened.close, None, f"{self.name}-start")
+            raise
+        self._loop = None
+        await beside(self.waiting, opened.close, None, f"{self.name}-start")
+
     def start(self) -> None:
         """Open sockets, start the I/O thread, tell the world. Does nothing if the node runs.
 
@@ -196,45 +262,67 @@ class AsyncNode:
             if self._life is not Life.NEW:
                 return
             if isinstance(self.waiting, Suspending):
-                self._loop = _running_loop()
-                if self._loop is None:
-                    raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
+                self._check_loop()
+            opened = _Opened()
             try:
-                for consumer in self._consumers.values():
-                    if consumer.keeper is not None:
-                        consumer.keeper.open()
-                self._open()
+                self._read_disk(opened)
+                self._open(opened)
             except BaseException:
                 self._loop = None
-                self._close_ledgers()
+                opened.close()
                 raise
         _log.info("%s started in fabric %s", self.name, self.fabric)
 
-    def _open(self) -> None:
-        node_id = secrets.token_hex(8)
-        counter = max(1, int(time.time()) - EPOCH_START)
-        epoch = (counter << 20) | secrets.randbits(20)
-        spool = None
-        if self.spool is not None:
-            spool = Spool.open(
+    def _read_disk(self, opened: _Opened) -> None:
+        """Open what is on disk and not opened yet, and read what a start needs of it."""
+        for consumer in list(self._consumers.values()):
+            if consumer.keeper is not None and consumer.keeper not in opened.keepers:
+                consumer.keeper.open()
+                opened.keepers.append(consumer.keeper)
+        if self.spool is None:
+            return
+        spool = opened.spool
+        if spool is None:
+            spool = opened.spool = Spool.open(
                 self.spool,
                 fsync=self.fsync,
-                counter_min=counter,
+                counter_min=max(1, int(time.time()) - EPOCH_START),
                 random_bits=secrets.randbits(20),
-                node_id=node_id,
+                node_id=secrets.token_hex(8),
                 limit_bytes=self.options.spool_bytes,
                 unix_ms=time.time_ns() // 1_000_000,
             )
-            node_id, epoch = spool.node_id, spool.epoch
+            for warning in spool.warnings:
+                _log.warning("%s", warning)
+            for queue in spool.queues():
+                self._read_store(opened, spool, queue, self.fsync)
+        for queue, producer in list(self._producers.items()):
+            if producer.spooled and queue not in opened.stores:
+                self._read_store(opened, spool, queue, producer.fsync)
+
+    def _read_store(self, opened: _Opened, spool: Spool, queue: str, fsync: bool) -> None:
+        store = _store(spool, queue, fsync)
+        opened.letters[queue] = store.letters()
+        opened.stores[queue] = store
+
+    def _is_read(self, opened: _Opened) -> bool:
+        """Whether all is opened that the handles need."""
+        return all(
+            consumer.keeper is None or consumer.keeper in opened.keepers for consumer in self._consumers.values()
+        ) and all(not producer.spooled or queue in opened.stores for queue, producer in self._producers.items())
+
+    def _open(self, opened: _Opened) -> None:
+        node_id = secrets.token_hex(8)
+        epoch = (max(1, int(time.time()) - EPOCH_START) << 20) | secrets.randbits(20)
+        if opened.spool is not None:
+            node_id, epoch = opened.spool.node_id, opened.spool.epoch
         try:
-            self._open_with(node_id, epoch, spool)
+            self._open_with(node_id, epoch, opened)
         except BaseException:
             self.disk = None
-            if spool is not None:
-                spool.close()
             raise
 
-    def _open_with(self, node_id: str, epoch: int, spool: Spool | None) -> None:
+    def _open_with(self, node_id: str, epoch: int, opened: _Opened) -> None:
         frame_bytes_max = max(self.options.message_bytes_max + 1024, HEADER_BYTES_MAX)
         sockets = Sockets(frame_bytes_max=frame_bytes_max, peers_max=self.options.peers_max)
         try:
@@ -244,9 +332,9 @@ class AsyncNode:
             address = Address(node_id, epoch, self.name, host_id(), inbox, outbox)
             now = self._started_at = clock()
             self.engine = Engine(address, self.fabric, self.options, rng, now)
-            if spool is not None:
-                self.disk = Disk(spool, self.engine, self.name)
-                self._open_stores(self.disk, now)
+            if opened.spool is not None:
+                self.disk = Disk(opened.spool, self.engine, self.name)
+                self._take_stores(self.disk, opened, now)
             backends = build_backends(
                 fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
             )
@@ -270,38 +358,92 @@ class AsyncNode:
         for handler, take in self._handlers:
             handler.start(self, take)
 
-    def _open_stores(self, disk: Disk, now: float) -> None:
-        """Open the store of each queue that the spool has, and of each producer; go on with what is in them."""
-        for warning in disk.spool.warnings:
-            _log.warning("%s", warning)
-        for queue in disk.spool.queues():
-            self._open_store(disk, queue, self.fsync)
+    def _take_stores(self, disk: Disk, opened: _Opened, now: float) -> None:
+        """Go on with what is in the store of each queue that the spool has, and of each producer."""
         for queue, producer in self._producers.items():
-            if producer.spooled:
-                self._open_store(disk, queue, producer.fsync)
-            elif queue in disk.stores and disk.stores[queue].recovered().eras:
+            if not producer.spooled and queue in opened.stores and opened.stores[queue].recovered().eras:
                 raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
+        disk.stores.update(opened.stores)
         for queue, store in disk.stores.items():
             handle = self._producers.get(queue)
             codec = handle.codec.number if handle is not None else MSGPACK
             memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
             attempts = handle.max_attempts if handle is not None else MAX_ATTEMPTS
             store.end = self.engine.open_producer(queue, codec, attempts, memory, now, store.recovered())
-            for letter in store.letters():
+            for letter in opened.letters[queue]:
                 store.end.restore_letter(letter)
             left = store.end.account()
             if left.recovered:
                 _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
         self.engine.durable = bool(disk.stores)
 
-    def _open_store(self, disk: Disk, queue: str, fsync: bool) -> Store:
-        store = disk.stores.get(queue)
-        if store is None:
-            store = Store(disk.spool, queue, fsync, time.time_ns() // 1_000_000)
-            for line in store.findings:
-                _log.warning("queue %r: %s", queue, line)
-            disk.stores[queue] = store
-        return store
+    async def open_late(self, handle: Any, gate: Gate, waiting: Waiting | None = None) -> None:
+        """Open the file of a handle that was made while the node ran, and then the handle; `gate` is its own.
+
+        Raises:
+            SpoolError: It cannot be opened; the next call tries again.
+        """
+        if handle.late is None:
+            with self._life_lock:
+                if handle.late is None and not handle.opened:
+                    handle.late = self._opening(handle, gate)
+        late: Errand | None = handle.late
+        if late is None:
+            return
+
+        def attempt() -> bool | None:
+            self.ensure(closing=True)
+            return late.is_over or None
+
+        await wait_until(
+            waiting or self.waiting, gate, attempt, None, lambda: f"opening what {handle.queue!r} keeps on disk"
+        )
+        with self._life_lock:
+            if handle.late is late and late is not None:
+                handle.late = None
+                if late.error is not None:
+                    raise late.error
+                self._start_handle(handle)
+
+    def _opening(self, handle: Any, gate: Gate) -> Errand:
+        """Begin to open a handle's file, by the disk's thread, or by one of its own."""
+        if isinstance(handle, AsyncProducer):
+            assert self.disk is not None
+            disk = self.disk
+            errand = Errand(lambda: self._add_store(disk, handle), lambda _: gate.open())
+            disk.store(errand)
+            return errand
+        keeper: Keeper = handle.keeper
+        errand = Errand(keeper.open, lambda _: gate.open())
+        threading.Thread(target=errand.store, name=f"peerfabric-{self.name}-ledger").start()
+        return errand
+
+    def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:
+        """Open the store of a new producer of a node that runs."""
+        store = _store(disk.spool, handle.queue, handle.fsync)
+        with self.pump.lock:
+            self.engine.durable = True
+            store.end = self.engine.open_producer(
+                handle.queue,
+                handle.codec.number,
+                handle.max_attempts,
+                handle.buffer_bytes,
+                clock(),
+                store.recovered(),
+            )
+            disk.stores[handle.queue] = store
+
+    def run_errand(self, work: Callable[[], None]) -> None:
+        """Let the disk's thread do `work`; a node that closes waits for it."""
+        assert self.disk is not None
+
+        def done(errand: Errand) -> None:
+            self._errands.discard(errand)
+            self.pump.wake()
+
+        errand = Errand(work, done)
+        self._errands.add(errand)
+        self.disk.store(errand)
 
     def store_of(self, queue: str) -> Store:
         """Where the messages of a producer with a spool are kept. Called under the engine's lock."""
@@ -399,19 +541,22 @@ class AsyncNode:
                 return found
             codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
             handle = AsyncProducer(self, queue, codec, on_full, buffer_bytes, max_attempts, spooled, synced)
+            late = False
             if self.is_running and self.disk is not None:
                 if spooled and queue not in self.disk.stores:
-                    store = self._open_store(self.disk, queue, synced)
-                    with self.pump.lock:
-                        self.engine.durable = True
-                        store.end = self.engine.open_producer(
-                            queue, codec.number, max_attempts, buffer_bytes, clock(), store.recovered()
-                        )
+                    late = self._must_not_block()
+                    if not late:
+                        self._add_store(self.disk, handle)
                 elif not spooled and queue in self.disk.stores:
                     raise ConfigError(f"the spool keeps queue {queue!r}; do not give spool=False for it")
             self._producers[queue] = handle
-            self._start_handle(handle)
+            if not late:
+                self._start_handle(handle)
             return handle
+
+    def _must_not_block(self) -> bool:
+        """Whether the caller's thread runs our event loop."""
+        return isinstance(self.waiting, Suspending) and in_event_loop()
 
     def consumer(
         self,
@@ -430,7 +575,8 @@ class AsyncNode:
 
         Raises:
             ConfigError: Something is wrong with the options, or the queue has a handle with others.
-            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
+            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
+                runs, the first call that is awaited.
         """
         check_name("queue", queue)
         if not 0 < lease < 2**31:
@@ -449,7 +595,8 @@ class AsyncNode:
             codec: Codec[T] = Codec(body_type, self.options.message_bytes_max)
             handle = AsyncConsumer(self, queue, codec, lease, keeper)
             self._consumers[queue] = handle
-            self._start_handle(handle)
+            if keeper is None or not self.is_running or keeper.is_open:
+                self._start_handle(handle)
             return handle
 
     def _keeper(self, queue: str, path: str) -> Keeper:
@@ -458,14 +605,9 @@ class AsyncNode:
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
         keeper = Keeper(path, queue, fsync=self.fsync)
-        if self.is_running:
+        if self.is_running and not self._must_not_block():
             keeper.open()
         return keeper
-
-    def _close_ledgers(self) -> None:
-        for consumer in self._consumers.values():
-            if consumer.keeper is not None:
-                consumer.keeper.close()
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -588,7 +730,7 @@ class AsyncNode:
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
-        self.ensure()
+        await self.started()
         stopped = self._stopped
         received: list[int] = []
 
@@ -613,7 +755,12 @@ class AsyncNode:
     # Reports
 
     def peers(self) -> list[PeerView]:
-        """Every node that this one knows of."""
+        """Every node that this one knows of.
+
+        An `AsyncNode` with a spool or a ledger is not started by this.
+        """
+        if self._life is Life.NEW and self._starts_beside():
+            return []
         self.ensure(closing=True)
         with self.pump.lock:
             return self.engine.view()
@@ -622,8 +769,11 @@ class AsyncNode:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
         if self._final is not None:
             return self._final
+        if self._life is Life.NEW and self._starts_beside():
+            return Statistics(node_id="", name=self.name)  # this does not start it
         self.ensure(closing=True)
-        handed_over = {queue: producer.last for queue, producer in list(self._producers.items())}
+        producers = [producer for producer in list(self._producers.values()) if producer.opened]
+        handed_over = {producer.queue: producer.last for producer in producers}
         with self.pump.lock:
             found = self.engine.statistics()
             behind = {queue: last + 1 - self._producers[queue].end.next for queue, last in handed_over.items()}
@@ -633,7 +783,7 @@ class AsyncNode:
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
-        self.ensure(closing=True)
+        await self.started(closing=True)
         producer = self._producers.get(check_name("queue", queue))
         with self.pump.lock:
             end = self.engine.producers.get(queue)
@@ -701,9 +851,15 @@ class AsyncNode:
         with self._life_lock:
             if self._life is Life.NEW:
                 self._life = Life.CLOSED
-            if self._life is not Life.RUNNING:
-                return
-            self._life = Life.CLOSING
+            if self._life is Life.RUNNING:
+                self._life = Life.CLOSING
+                begun = True
+            else:
+                begun = False
+        if not begun:
+            if self._starting is not None and not self._starting.done():
+                await asyncio.wait([self._starting])  # it gives up, and gives back what it opened
+            return
         left = (0, 0)
         try:
             left = await self._drain(timeout)
@@ -715,12 +871,14 @@ class AsyncNode:
 
     async def _drain(self, timeout: float | None) -> tuple[int, int]:
         ends_at = None if timeout is None else clock() + timeout
+        await self._await_turns(self._recorded, ends_at)
         with self.pump.lock:
             self._give_back_own()
             self.engine.drain(clock())
         self.pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not any(handler.busy for handler, _ in self._handlers), ends_at)
+        await self._await_turns(self._recorded, ends_at)
         for handle in self._handles():
             handle.stop()
         await self._await_turns(self._handed_over, ends_at)
@@ -731,9 +889,13 @@ class AsyncNode:
         with self.pump.lock:
             return self.engine.unsettled()
 
+    def _recorded(self) -> bool:
+        """Whether what was acked is in the ledgers, and known to its deliveries."""
+        return not any(consumer.recording for consumer in self._consumers.values())
+
     def _handed_over(self) -> bool:
         """Whether the engine has all that was accepted and published."""
-        if any(producer.storing for producer in self._producers.values()):
+        if self._errands or any(producer.storing for producer in self._producers.values()):
             return False
         return not any(handle.alerted for handle in self._handles()) and self.pump.has_taken
 
@@ -795,24 +957,37 @@ class AsyncNode:
         for handle in self._handles():
             handle.stop()
         self._stopped.open()
-        if self._membership is not None:
-            self._membership.leave()
+        try:
+            if isinstance(self.waiting, Suspending):
+                for handler, _ in self._handlers:
+                    await handler.finish()
+        finally:
+            # Cancelled while this runs beside the loop, it goes on to its end.
+            await beside(self.waiting, self._let_go, None, f"{self.name}-close")
+        _log.info("%s closed", self.name)
+
+    def _let_go(self) -> None:
+        """End all threads and close all files."""
+        with ExitStack() as last:  # in reverse order, each also if one before it fails
+            for consumer in self._consumers.values():
+                last.callback(consumer.close_ledger)
+            for handler, _ in self._handlers:
+                last.callback(handler.join, 1.0)
+            last.callback(process.forget, self)
+            last.callback(self.pump.stop)
+            last.callback(self._end_disk)
+            if self._membership is not None:
+                last.callback(self._membership.leave)
+
+    def _end_disk(self) -> None:
         try:
             if self.disk is not None:
                 self.disk.stop()
         except SpoolError as error:
             _log.error("%s: the spool was not closed in order: %s", self.name, error)
-        for producer in self._producers.values():
-            producer.disk_ended()
-        self.pump.stop()
-        process.forget(self)
-        if isinstance(self.waiting, Suspending):
-            for handler, _ in self._handlers:
-                await handler.finish()
-        for handler, _ in self._handlers:
-            handler.join(1.0)
-        self._close_ledgers()
-        _log.info("%s closed", self.name)
+        finally:
+            for producer in self._producers.values():
+                producer.disk_ended()
 
     def drain_at_exit(self) -> None:
         """The program is over, and its event loop if it had one: closing blocks the thread."""
@@ -837,7 +1012,7 @@ class AsyncNode:
         __enter__ = __exit__ = refusing(ASYNC_WITH)
 
     async def __aenter__(self) -> Self:
-        self.ensure()
+        await self.started()
         return self
 
     async def __aexit__(
@@ -855,6 +1030,31 @@ class AsyncNode:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.removeprefix('_Blocking')} {self.name} in {self.fabric}: {self._life.value}>"
+
+
+class _Opened:
+    """What a start has opened on disk."""
+
+    def __init__(self) -> None:
+        self.spool: Spool | None = None
+        self.keepers: list[Keeper] = []
+        self.stores: dict[str, Store] = {}
+        self.letters: dict[str, list[DeadLetter]] = {}
+
+    def close(self) -> None:
+        """The start came to nothing."""
+        for keeper in self.keepers:
+            keeper.close()
+        if self.spool is not None:
+            self.spool.close()
+
+
+def _store(spool: Spool, queue: str, fsync: bool) -> Store:
+    """The store of a queue, opened."""
+    store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
+    for line in store.findings:
+        _log.warning("queue %r: %s", queue, line)
+    return store
 
 
 def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:

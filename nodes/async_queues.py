@@ -33,8 +33,10 @@ from peerfabric.errors import (
     TimedOut,
 )
 from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.nodes.beside import Clerk, Errand
 from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.fronts import ASYNC_FOR, refusing
+from peerfabric.nodes.handlers import in_event_loop
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message, Receipt
@@ -155,6 +157,9 @@ class AsyncProducer(Generic[T_contra]):
         self.max_attempts = max_attempts
         self.alerted = False
         self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.opened = False
+        self.late: Errand | None = None
+        """Opens what it keeps on disk, if the node was running when it was made."""
         self._node = node
         self._encode = codec.encode
         self._lock = threading.Lock()
@@ -195,7 +200,7 @@ class AsyncProducer(Generic[T_contra]):
         if store is not None and (self.fsync or not isinstance(self._node.waiting, Blocking)):
             self._deposits = Deposits(self, store)
         self._stream, self._base = self.end.stream, self.end.numbering.base
-        self._open = True
+        self._open = self.opened = True
 
     def stop(self) -> None:
         """The node closes: nothing is accepted any more."""
@@ -616,9 +621,9 @@ class AsyncProducer(Generic[T_contra]):
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
-        Cancelled or interrupted while it waits for room, the message is not accepted. With a spool, or with
-        `confirm`, one that is cancelled may be accepted: if the disk had it in hand already it will be delivered, else
-        never.
+        Cancelled while it waits for room, the message is not accepted, and never delivered. Cancelled while it waits
+        for the disk, it is accepted and delivered if the disk had it in hand already, else never. Cancelled while it
+        waits for what `confirm` asks for, it is accepted.
 
         Args:
             body: Encoded before this returns; later changes to it are not sent.
@@ -637,7 +642,7 @@ class AsyncProducer(Generic[T_contra]):
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
         started_at = clock()
-        self._node.ensure()
+        await self._started()
         if confirm is not None:
             _check_state(confirm)
         if confirm == "stored":
@@ -739,7 +744,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         progress = Progress()
         try:
-            self._node.ensure()
+            await self._started()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
             await self._accept_many(encoded, progress, Patience(timeout))
             if fault is not None:
@@ -862,13 +867,21 @@ class AsyncProducer(Generic[T_contra]):
 
     # Afterwards
 
+    async def _started(self) -> None:
+        """Have the node running, and the end open."""
+        if not self.opened or not self._node.is_running:
+            await self._node.started()
+            if not self.opened:
+                await self._node.open_late(self, self._gate)
+        self._node.ensure()
+
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was accepted before is acked, dead-lettered or dropped.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
         """
-        self._node.ensure()
+        await self._started()
         last = self.last
 
         def attempt() -> bool | None:
@@ -890,7 +903,7 @@ class AsyncProducer(Generic[T_contra]):
         Raises:
             TimedOut: There are fewer.
         """
-        self._node.ensure()
+        await self._started()
 
         def attempt() -> bool | None:
             self._node.ensure()
@@ -907,7 +920,11 @@ class AsyncProducer(Generic[T_contra]):
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
         self._node.ensure(closing=True)
-        if receipt.stream.rpartition(":")[2] != self.queue or receipt.stream.partition(":")[0] != self._node.node_id:
+        if (
+            not self.opened
+            or receipt.stream.rpartition(":")[2] != self.queue
+            or receipt.stream.partition(":")[0] != self._node.node_id
+        ):
             raise ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
         with self._node.pump.lock:
             numbers = self.end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
@@ -926,7 +943,7 @@ class AsyncProducer(Generic[T_contra]):
             NotConfirmed: It is not yet, and may still be: do not send it again.
             Rejected: It is dead-lettered or dropped.
         """
-        self._node.ensure()
+        await self._started()
         _check_state(state)
         await self._confirm(receipt, state, timeout, timeout)
 
@@ -1022,7 +1039,11 @@ class AsyncProducer(Generic[T_contra]):
         with self._node.pump.lock:
             dropped = self.end.take_letter(identity) is not None
         if dropped and self._store is not None:
-            self._store.unbury(identity)
+            if self._deposits is not None:
+                self._node.run_errand(lambda: self._unbury(identity))
+            else:
+                self._store.unbury(identity)
+                self._node.pump.wake()  # there may be room again
         return dropped
 
 
@@ -1055,6 +1076,9 @@ class AsyncConsumer(Generic[T_co]):
         self.keeper = keeper
         self.alerted = False
         self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.opened = False
+        self.late: Errand | None = None
+        """Opens the ledger, if the node was running when it was made."""
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()
@@ -1064,6 +1088,7 @@ class AsyncConsumer(Generic[T_co]):
         self._declared_takers = 0
         self._resting = False
         self._last: Message[T_co] | None = None
+        self._clerk = Clerk(keeper, queue, self.decided) if keeper is not None else None
 
     @property
     def waiting(self) -> Waiting:
@@ -1076,6 +1101,7 @@ class AsyncConsumer(Generic[T_co]):
         """The node starts: open the end. Called under the engine's lock."""
         remembered = self.keeper.remembered if self.keeper is not None else None
         self.end = engine.open_consumer(self.queue, self.lease, now, remembered)
+        self.opened = True
         if not self._open:
             engine.close_consumer(self.queue, now)
         if self.codec.body_type is memoryview:
@@ -1091,6 +1117,32 @@ class AsyncConsumer(Generic[T_co]):
         self._current = None
         if self.keeper is not None:
             self.keeper.abandon()
+        if self._clerk is not None:
+            self._clerk.abandon()
+
+    def clerk(self) -> Clerk | None:
+        """Who writes into the ledger for the calling code; None: itself."""
+        if self._clerk is None or isinstance(self._node.waiting, Blocking) or not in_event_loop():
+            return None
+        return self._clerk
+
+    @property
+    def recording(self) -> bool:
+        """Whether acks are on their way to the ledger."""
+        return self._clerk is not None and not self._clerk.idle
+
+    def close_ledger(self) -> None:
+        """Write what is acked, and give the ledger up."""
+        if self._clerk is not None:
+            self._clerk.stop()
+        if self.keeper is not None:
+            self.keeper.close()
+
+    async def _started(self, waiting: Waiting) -> None:
+        if not self.opened or not self._node.is_running:
+            await self._node.started(closing=True)
+            if not self.opened and not self._node.is_closed:
+                await self._node.open_late(self, self._gate, waiting)
 
     def take_handed(self) -> None:
         return None
@@ -1254,6 +1306,7 @@ class AsyncConsumer(Generic[T_co]):
         """Take the next message; None: closed. `waiting` says how the caller waits."""
         if self._node.is_closed:
             return None
+        await self._started(waiting)
         self._node.ensure(closing=True)
         message = self.try_take() if self._node.handing_out and self._open else None
         if message is None:
@@ -1322,6 +1375,7 @@ class AsyncConsumer(Generic[T_co]):
         """Take the next batch; None: closed."""
         if self._node.is_closed:
             return None
+        await self._started(self._node.waiting)
         self._node.ensure(closing=True)
         open_ = self._node.handing_out and self._open
         batch = self.try_take_batch(max_size) if open_ else None
@@ -1360,7 +1414,7 @@ class AsyncConsumer(Generic[T_co]):
     def close(self) -> None:
         """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
         self._open = False
-        if self._node.is_running:
+        if self._node.is_running and self.opened:
             with self._lock, self._node.pump.lock:
                 self._node.engine.close_consumer(self.queue, clock())
                 self._current = None
@@ -1371,7 +1425,7 @@ class AsyncConsumer(Generic[T_co]):
         """Take again after `close`."""
         if not self._open:
             self._open = True
-            if self._node.is_running:
+            if self._node.is_running and self.opened:
                 with self._node.pump.lock:
                     self._node.engine.reopen_consumer(self.queue, clock())
                 self._node.pump.wake()

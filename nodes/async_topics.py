@@ -110,7 +110,7 @@ class AsyncPublisher(Generic[T_contra]):
         Raises:
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
-        self._node.ensure()
+        await self._node.started()
         if topic is not None and topic != self.topic:
             await self._node.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
@@ -122,7 +122,7 @@ class AsyncPublisher(Generic[T_contra]):
         Raises:
             EncodeError: The bodies before the one at fault are sent; `error.accepted` counts them.
         """
-        self._node.ensure()
+        await self._node.started()
         encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
         step = 8192
         for start in range(0, len(encoded), step):
@@ -158,7 +158,7 @@ class AsyncPublisher(Generic[T_contra]):
         Raises:
             TimedOut: There are fewer.
         """
-        self._node.ensure()
+        await self._node.started()
 
         def attempt() -> bool | None:
             self._node.ensure()
@@ -317,7 +317,7 @@ class AsyncSubscriber(Generic[T_co]):
         if self._node.is_closed:
             return None
         closed = object()
-        self._node.ensure(closing=True)
+        await self._node.started(closing=True)
 
         def attempt() -> Any:
             if not self._open or not self._node.handing_out:

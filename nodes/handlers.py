@@ -10,7 +10,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from peerfabric.errors import ConfigError, FabricError, NodeClosed
+from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
 from peerfabric.nodes.message import Message, Reject, Retry
 from peerfabric.nodes.waiting import Blocking, complete
 
@@ -101,8 +101,9 @@ class Handler:
         while True:
             try:
                 item = complete(take(waiting))
-            except FabricError:
-                return  # the node is closed
+            except FabricError as error:
+                self._ends(error)
+                return
             if item is None:
                 return
             self._enter()
@@ -116,7 +117,8 @@ class Handler:
         while True:
             try:
                 item = await take(node.waiting)
-            except FabricError:
+            except FabricError as error:
+                self._ends(error)
                 return
             if item is None:
                 return
@@ -125,6 +127,11 @@ class Handler:
                 await self._await(item)
             finally:
                 self._leave()
+
+    def _ends(self, error: FabricError) -> None:
+        """It gets nothing any more, as a rule because its node is closed."""
+        if isinstance(error, SpoolError | ConfigError):
+            _log.error("%s handles nothing: %s", self.function.__qualname__, error)
 
     def _enter(self) -> None:
         with self._lock:

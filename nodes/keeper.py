@@ -41,6 +41,10 @@ class Keeper:
                 _log.warning("queue %r: %s", self.queue, problem)
 
     @property
+    def is_open(self) -> bool:
+        return self._ledger is not None
+
+    @property
     def remembered(self) -> dict[str, Ranges]:
         """What was processed before. Of an open ledger, before anything is recorded in it."""
         return self._ledger.entries() if self._ledger is not None else {}

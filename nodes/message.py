@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
@@ -14,10 +15,13 @@ from peerfabric.envelope import MSGPACK
 from peerfabric.nodes.fronts import PLAIN_WITH, refusing
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.beside import Clerk
     from peerfabric.nodes.keeper import Keeper
     from peerfabric.subscriber_end import UpdateBatch
 
 T_co = TypeVar("T_co", covariant=True)
+
+_log = logging.getLogger("peerfabric")
 
 
 class Retry(Exception):
@@ -50,6 +54,9 @@ class Owner(Protocol):
     keeper: Keeper | None
     """Where it writes down what is processed, before that counts; None: it has no ledger."""
 
+    def clerk(self) -> Clerk | None:
+        """Who writes there for the calling code; None: itself."""
+
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
 
@@ -76,6 +83,9 @@ class Message(Generic[T_co]):
     def ack(self) -> None:
         """It is processed: it will not be delivered again.
 
+        With a ledger it is acked when it is written there. In the event loop of an `AsyncNode` that is soon after this
+        has returned, and what should be raised is logged instead.
+
         Raises:
             SpoolFull, SpoolError: The consumer's ledger cannot be written. It is not acked, but nacked.
             NodeClosed: The same, as the node, and the ledger with it, is closed.
@@ -83,9 +93,17 @@ class Message(Generic[T_co]):
         if self._settled:
             return
         self._settled = True
+        keeper = self._owner.keeper
+        if keeper is not None:
+            clerk = self._owner.clerk()
+            if clerk is not None:
+                clerk.record([(self._delivery, self._index, self._index + 1)], self._acked, self._not_recorded)
+                return
+            self._record(keeper)
+        self._acked()
+
+    def _acked(self) -> None:
         delivery, index = self._delivery, self._index
-        if self._owner.keeper is not None:
-            self._record(self._owner.keeper)
         if index == delivery.acked:
             delivery.acked = index + 1
         else:
@@ -99,6 +117,11 @@ class Message(Generic[T_co]):
             self._settled = False
             self.failed(error)
             raise
+
+    def _not_recorded(self, error: Exception) -> None:
+        _log.error("%s was processed and is not acked, as the ledger cannot be written: %s", self.id, error)
+        self._settled = False
+        self.failed(error)
 
     def nack(self, delay: float = 0.0) -> None:
         """It failed: it goes to a consumer again after `delay` seconds, another one if there is one."""
@@ -216,11 +239,24 @@ class Batch(Sequence[T_co]):
             return
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
-        if self._owner.keeper is not None:
-            self._record(self._owner.keeper, parts)
+        keeper = self._owner.keeper
+        if keeper is not None:
+            clerk = self._owner.clerk()
+            if clerk is not None:
+                clerk.record(parts, lambda: self._acked(parts), self._not_recorded)
+                return
+            self._record(keeper, parts)
+        self._acked(parts)
+
+    def _acked(self, parts: list[tuple[Delivery, int, int]]) -> None:
         for delivery, low, high in parts:
             delivery.ack(low, high)
         self._owner.decided()
+
+    def _not_recorded(self, error: Exception) -> None:
+        _log.error("a batch was processed and is not acked, as the ledger cannot be written: %s", error)
+        self._settled = False
+        self.failed(error)
 
     def _not_nacked(self) -> list[tuple[Delivery, int, int]]:
         parts = []

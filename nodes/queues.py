@@ -32,6 +32,8 @@ class Producer(Generic[T_contra]):
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
+        Interrupted by Ctrl-C, it is accepted and will be delivered, or it never is.
+
         Args:
             body: Encoded before this returns; later changes to it are not sent.
             headers: Text for the handler, at most 8 KiB.
@@ -57,9 +59,12 @@ class Producer(Generic[T_contra]):
     def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
 
+        Whatever this raises, Ctrl-C included, has an attribute `accepted`: so many of them, the first ones, are
+        accepted and will be delivered, and the others never.
+
         Raises:
-            EncodeError, QueueFull, SpoolError: The bodies before the one at fault are accepted; `error.accepted`
-                counts them.
+            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
+                the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
         return complete(self._async.send_many(bodies, timeout=timeout))
 
