@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric.backlog import Backlog, Marks, Recovered
+from peerfabric.backlog import Backlog, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
 from peerfabric.engine import Engine
@@ -19,12 +19,10 @@ from peerfabric.nodes.stores import Store
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
-from tests.world import THEMES, World
+from tests.world import World
 
 SEEDS = 200
-"""Most are caught within five; RELEASE matters to one world in thirty."""
-DISK_SEEDS = 25
-"""As many as pass unbroken in tests/test_world.py, so that nothing else is caught."""
+"""Most are caught within five; RELEASE, and letters that are not stored yet, matter to one world in thirty."""
 
 Patch = Callable[[Any, str, Callable[..., Any]], None]
 
@@ -266,7 +264,7 @@ def earlier_lives_not_inherited(patch: Patch) -> None:
 
 
 def cursors_never_written(patch: Patch) -> None:
-    patch(Store, "write_cursor", lambda self, marks: True)
+    patch(Store, "write_cursor", lambda self: True)
     patch(Log, "close", Log.abandon)
 
 
@@ -297,8 +295,8 @@ def epoch_not_advanced(patch: Patch) -> None:
 
 
 def marks_forgotten(patch: Patch) -> None:
-    write_cursor = Store.write_cursor
-    patch(Store, "write_cursor", lambda self, marks: write_cursor(self, Marks([], marks.consumers)))
+    remember = Store.remember
+    patch(Store, "remember", lambda self, states, consumers: remember(self, [], consumers))
 
 
 def loaded_twice(patch: Patch) -> None:
@@ -404,9 +402,13 @@ def test_world_catches(mutate: Callable[[Patch], None], theme: str, monkeypatch:
         monkeypatch.setattr(owner, name, replacement)
 
     mutate(patch)
-    for seed in range(DISK_SEEDS if THEMES[theme].spooled else SEEDS):
+    for seed in range(SEEDS):
         try:
             World(seed, theme).run()
-        except AssertionError:
+        except AssertionError as error:
+            if not isinstance(error.__cause__, AssertionError):
+                raise  # a variant that breaks down, since what it replaces has changed, shows nothing
+            monkeypatch.undo()
+            World(seed, theme).run()  # nothing else was caught
             return
-    pytest.fail(f"{mutate.__name__} went unnoticed for {SEEDS} seeds")
+    pytest.fail(f"{mutate.__name__} went unnoticed")
