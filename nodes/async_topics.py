@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from peerfabric.codec import Codec
@@ -255,9 +256,9 @@ class AsyncSubscriber(Generic[T_co]):
                 low = batch.next
                 high = batch.next = min(batch.count, low + max_size - len(updates))
                 bodies: list[Any] = batch.bodies[low:high]  # type: ignore[index]
-                updates += [
-                    Update(batch, at, body) for at, body in enumerate(bodies, low) if body.__class__ is not DecodeError
-                ]
+                made = map(Update, repeat(batch), range(low, high), bodies)
+                fit = DecodeError not in set(map(type, bodies))
+                updates += made if fit else (update for update in made if update.body.__class__ is not DecodeError)
         return updates or None
 
     def _next_batch(self) -> UpdateBatch | None:

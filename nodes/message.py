@@ -352,15 +352,12 @@ class Batch(Sequence[T_co]):
             self.failed(error)
 
 
-class Update(Generic[T_co]):
+class Update(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in half the time of a class
     """One message of a topic. There is nothing to settle."""
 
-    __slots__ = ("_batch", "_index", "body")
-
-    def __init__(self, batch: UpdateBatch, index: int, body: T_co) -> None:
-        self._batch = batch
-        self._index = index
-        self.body = body
+    _batch: UpdateBatch
+    _index: int
+    body: T_co
 
     @property
     def topic(self) -> str:
