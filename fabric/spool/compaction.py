@@ -99,7 +99,7 @@ class Compactor:
     def _rewrite(self, group: list[Segment]) -> Segment | None:
         """A durable segment with what is unsettled in `group`, under a name by which recovery prefers it.
 
-        None: something in it is damaged, so it stays as it is. After an error nothing has changed.
+        None: something in it is damaged, or no byte would be freed, so it stays. After an error nothing has changed.
         """
         files, header = self._files, self._header(group)
         name = segment_name(header.serial, header.salt)
@@ -110,6 +110,11 @@ class Compactor:
                 if not _copy(files, self._contents, segment, new):
                     discard(files, path, new.descriptor)
                     return None
+            if len(group) == 1 and new.end >= group[0].end:
+                # Records with extras stay whole. It is tried again when more of them is settled.
+                group[0].tight = group[0].unsettled
+                discard(files, path, new.descriptor)
+                return None
             files.sync(new.descriptor)
             files.rename(path, f"{self._folder}/{name}")
             path = f"{self._folder}/{name}"
@@ -133,8 +138,10 @@ class Compactor:
 
 def _worthwhile(group: list[Segment]) -> bool:
     """Whether it frees half of what it reads, or makes one file of several."""
-    before = sum(segment.end - segment.start for segment in group)
-    return len(group) > 1 or (bool(group) and 2 * sum(map(_live_bytes, group)) < before)
+    if len(group) != 1:
+        return bool(group)
+    [alone] = group
+    return alone.unsettled != alone.tight and 2 * _live_bytes(alone) < alone.end - alone.start
 
 
 def _live_bytes(segment: Segment) -> int:

@@ -44,6 +44,8 @@ class Segment:
     """How many syncs are under way; the descriptor stays open for them."""
     messages: int = 0
     unsettled: int = 0
+    tight: int = 0
+    """With so many unsettled messages it cannot be made smaller."""
     extents: list[tuple[int, int, int]] = field(default_factory=list)
     """(epoch, first, stop) of its messages in the order of the file, merged where they are contiguous."""
     skip: set[int] = field(default_factory=set)

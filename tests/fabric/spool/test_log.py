@@ -330,6 +330,25 @@ def test_compaction_does_not_reach_over_a_reader() -> None:
     assert [record.first for record in records(log)] == [21, 221, 301, 321]
 
 
+def test_what_cannot_be_cut_is_left_alone() -> None:
+    """A batch with extras is not written anew each time, but goes with the first that frees something."""
+    disk = Disk()
+    log = open_log(disk, segment_bytes=4096)
+    append(log, EPOCH, 1, 10, extras=b"per message")
+    append(log, EPOCH, 11, 10, extras=b"per message")
+    append(log, EPOCH, 21, size=4096)
+    log.settle(EPOCH, 1, 10)
+    log.settle(EPOCH, 12, 21)
+    log.write_cursor()
+    log.compact()
+    before = disk.operations
+    assert (log.compact(), disk.operations) == (0, before)
+    log.settle(EPOCH, 10, 11)
+    log.write_cursor()
+    assert log.compact() > 0
+    assert [record.first for record in records(log)] == [11, 21]
+
+
 def test_what_is_compact_is_left_alone() -> None:
     """One message in a segment of its own is not written anew each time."""
     disk = Disk()
