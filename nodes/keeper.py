@@ -1,4 +1,7 @@
-"""Who keeps the ledger of a consumer: many threads write in it what they acked, before anybody is told."""
+"""Who keeps the ledger of a consumer: many threads write in it what they acked, before anybody is told.
+
+While one of them writes, and perhaps syncs, the others put what they have down; the next one writes it for all of them.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,16 @@ from peerfabric.spool.ledger import COMPACT_BYTES, Entry, Ledger
 _log = logging.getLogger("peerfabric")
 
 
+class _Ack:
+    """What one call of `record` has to write."""
+
+    __slots__ = ("done", "entries")
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+        self.done = False
+
+
 class Keeper:
     """The ledger at `path`, closed at first. Thread-safe; `forget`, which the pump calls, never waits for the disk."""
 
@@ -24,6 +37,7 @@ class Keeper:
         self.path, self.queue, self.fsync = path, queue, fsync
         self._ledger: Ledger | None = None
         self._lock = threading.Lock()
+        self._coming: deque[_Ack] = deque()
         self._forgotten: deque[dict[str, Ranges]] = deque()
         self._compact_at = COMPACT_BYTES
         self._pid = 0
@@ -59,18 +73,49 @@ class Keeper:
             NodeClosed, ForkedNode: Nobody could be told of it any more.
         """
         entries = [Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high]
+        if self._lock.acquire(blocking=False):
+            try:
+                self._add(self._opened(), entries)
+            finally:
+                self._lock.release()
+            return
+        ours = _Ack(entries)
+        self._coming.append(ours)
         with self._lock:
-            ledger = self._ledger
-            if ledger is None:
-                raise ForkedNode if self._pid not in (0, os.getpid()) else NodeClosed
-            while self._forgotten:
-                for stream, ranges in self._forgotten.popleft().items():
-                    for start, stop in ranges:
-                        ledger.forget(stream, start, stop)
-            if entries:
-                ledger.add_all(entries)
-            if ledger.size > self._compact_at:
-                self._compact(ledger)
+            if not ours.done:  # else somebody who had the lock before us wrote it with theirs
+                self._write(self._opened(), ours)
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            self._coming.clear()
+            raise ForkedNode if self._pid not in (0, os.getpid()) else NodeClosed
+        return self._ledger
+
+    def _write(self, ledger: Ledger, ours: _Ack) -> None:
+        """Write what has come, with one write if that succeeds; what failed is tried again by its own thread."""
+        acks = []
+        while self._coming:
+            acks.append(self._coming.popleft())
+        if len(acks) > 1:
+            try:
+                self._add(ledger, [entry for ack in acks for entry in ack.entries])
+            except SpoolError:
+                pass  # each learns for itself why, or that without the others there is room
+            else:
+                for ack in acks:
+                    ack.done = True
+        if not ours.done:
+            self._add(ledger, ours.entries)
+
+    def _add(self, ledger: Ledger, entries: list[Entry]) -> None:
+        while self._forgotten:
+            for stream, ranges in self._forgotten.popleft().items():
+                for start, stop in ranges:
+                    ledger.forget(stream, start, stop)
+        if entries:
+            ledger.add_all(entries)
+        if ledger.size > self._compact_at:
+            self._compact(ledger)
 
     def _compact(self, ledger: Ledger) -> None:
         self._compact_at = COMPACT_BYTES
@@ -96,4 +141,5 @@ class Keeper:
     def abandon(self) -> None:
         """In a forked child: the ledger, and its lock, stay with the parent."""
         self._lock = threading.Lock()
+        self._coming.clear()
         self.close()
