@@ -7,14 +7,14 @@ from typing import Final
 
 from peerfabric.batch import rejoin, split
 from peerfabric.errors import BadFrame, SpoolError
-from peerfabric.spool.budget import Budget
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files, refusal
-from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, make_salt, record_header, segment_name
-from peerfabric.spool.inventory import Identity, open_file
+from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, record_header, segment_name
+from peerfabric.spool.inventory import open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.scan import Damage, reader_of, scan
 from peerfabric.spool.segment import Segment, create, discard, write
+from peerfabric.spool.shelf import Shelf
 from peerfabric.spool.syncing import Entry
 
 SPARSE: Final = 0.1
@@ -26,26 +26,11 @@ SOURCES_MAX: Final = 16
 class Compactor:
     """Makes few and full segments of many and sparse ones, in the order in which they are."""
 
-    def __init__(
-        self,
-        files: Files,
-        folder: str,
-        identity: Identity,
-        contents: Contents,
-        budget: Budget,
-        epoch: int,
-        segment_bytes: int,
-    ) -> None:
-        self._files = files
-        self._folder = folder
-        self._identity = identity
-        self._contents = contents
-        self._budget = budget
-        self._epoch = epoch
-        self._segment_bytes = segment_bytes
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf, self._contents = shelf, shelf.contents
         self._made = 0
 
-    def run(self, readers: Collection[Reader], bytes_max: int, *, fsync: bool) -> list[Segment]:
+    def run(self, readers: Collection[Reader], bytes_max: int) -> list[Segment]:
         """Replace some neighbours by one new segment, and return what was replaced.
 
         What is settled must be in the cursor on disk. No reader misses anything, nor gets it twice.
@@ -53,28 +38,28 @@ class Compactor:
         Raises:
             SpoolError: Nothing has changed. A segment that could not be read is not chosen again.
         """
-        group = self._choose(readers, bytes_max, fsync=fsync)
+        group = self._choose(readers, bytes_max)
         if not group:
             return []
         try:
             new = self._rewrite(group)
         except OSError as error:
-            raise refusal(error, self._folder) from error
+            raise refusal(error, self._shelf.folder) from error
         if new is None:
             return []
         for segment in group:
             try:
-                self._files.unlink(segment.path)
+                self._shelf.files.unlink(segment.path)
             except OSError:
                 # The next start removes it, since the new one has all of it that is wanted.
                 pass
         self._contents.replace(group, new)
-        self._budget.used_bytes += new.end - sum(segment.end for segment in group)
+        self._shelf.budget.used_bytes += new.end - sum(segment.end for segment in group)
         return group
 
-    def _choose(self, readers: Collection[Reader], bytes_max: int, *, fsync: bool) -> list[Segment]:
+    def _choose(self, readers: Collection[Reader], bytes_max: int) -> list[Segment]:
         group: list[Segment] = []
-        room_max = room = min(bytes_max, self._segment_bytes)
+        room_max = room = min(bytes_max, self._shelf.segment_bytes)
         busy = {reader.segment for reader in readers}
         for segment in self._contents.segments:
             if group and any(group[0].serial <= reader.serial < segment.serial for reader in readers):
@@ -84,8 +69,8 @@ class Compactor:
                 group, room = [], room_max
             live = _live_bytes(segment)
             able = segment.sealed and not (segment.syncs or segment.damaged or segment.skip or segment in busy)
-            sparse = segment.unsettled > 0 and live < SPARSE * self._segment_bytes
-            if able and sparse and live <= room and not (fsync and segment.dirty):
+            sparse = segment.unsettled > 0 and live < SPARSE * self._shelf.segment_bytes
+            if able and sparse and live <= room and not (self._shelf.fsync and segment.dirty):
                 group.append(segment)
                 room -= live
                 if len(group) == SOURCES_MAX:
@@ -101,9 +86,9 @@ class Compactor:
 
         None: something in it is damaged, or no byte would be freed, so it stays. After an error nothing has changed.
         """
-        files, header = self._files, self._header(group)
+        files, header = self._shelf.files, self._header(group)
         name = segment_name(header.serial, header.salt)
-        new = create(files, self._folder, header, name=f"{name}.tmp")
+        new = create(files, self._shelf.folder, header, name=f"{name}.tmp")
         path = new.path
         try:
             for segment in group:
@@ -116,9 +101,9 @@ class Compactor:
                 discard(files, path, new.descriptor)
                 return None
             files.sync(new.descriptor)
-            files.rename(path, f"{self._folder}/{name}")
-            path = f"{self._folder}/{name}"
-            files.sync_folder(self._folder)
+            files.rename(path, f"{self._shelf.folder}/{name}")
+            path = f"{self._shelf.folder}/{name}"
+            files.sync_folder(self._shelf.folder)
         except OSError:
             discard(files, path, new.descriptor)
             raise
@@ -127,13 +112,10 @@ class Compactor:
         return new
 
     def _header(self, group: list[Segment]) -> SegmentHeader:
-        node_id, queue, kind = self._identity
         self._made += 1
-        first, last = group[0], group[-1]
-        # Counted down from above, so that no new segment of this life has the same salt.
-        salt = make_salt(self._epoch, queue, kind, first.serial, 0xFFFFFFFFFFFFFFFF - self._made)
         revision = 1 + max(segment.revision for segment in group)
-        return SegmentHeader(first.serial, last.through, salt, revision, self._epoch, 0, kind, 0, node_id, queue)
+        # Counted down from above, so that no new segment of this life has the same salt.
+        return self._shelf.header(group[0].serial, group[-1].through, revision, 0xFFFFFFFFFFFFFFFF - self._made, 0)
 
 
 def _worthwhile(group: list[Segment]) -> bool:

@@ -18,6 +18,7 @@ from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
+from peerfabric.spool.shelf import Shelf
 from peerfabric.spool.syncing import Entry, Sync
 from peerfabric.spool.writer import Writer
 
@@ -57,7 +58,6 @@ class Log:
         self._identity = identity
         self._budget = budget
         self._epoch = epoch
-        self._segment_bytes = segment_bytes
         self._repair = repair
         self._closed = False
         self._readers: WeakSet[Reader] = WeakSet()
@@ -72,18 +72,8 @@ class Log:
         self._recovered = {epoch: stop for epoch, _, stop in sorted(self.recovery.extents, key=itemgetter(0, 2))}
         self._contents = Contents(recoverer.segments, self.recovery.settled)
         budget.used_bytes += self.used_bytes
-        self._compactor = Compactor(files, folder, identity, self._contents, budget, epoch, segment_bytes)
-        self._writer = Writer(
-            files,
-            folder,
-            identity,
-            self._contents,
-            budget,
-            epoch=epoch,
-            serial=recoverer.serial,
-            segment_bytes=segment_bytes,
-            fsync=fsync,
-        )
+        shelf = Shelf(files, folder, identity, self._contents, budget, epoch, segment_bytes, fsync)
+        self._writer, self._compactor = Writer(shelf, recoverer.serial), Compactor(shelf)
         for lost in self.recovery.damaged:
             # Told of once; nothing more can be done for them.
             self._contents.settle(*lost)
@@ -313,9 +303,7 @@ class Log:
         before = self._budget.used_bytes
         readers = list(self._readers)
         try:
-            replaced = self._budget.with_spare(
-                lambda: self._compactor.run(readers, bytes_max, fsync=self._writer.fsync)
-            )
+            replaced = self._budget.with_spare(lambda: self._compactor.run(readers, bytes_max))
         except SpoolFull:
             return 0
         for old in replaced:

@@ -8,21 +8,19 @@ from errno import EDQUOT, ENOSPC
 from typing import Final
 
 from peerfabric.errors import SpoolError, SpoolFull
-from peerfabric.spool.budget import Budget
-from peerfabric.spool.contents import Contents
-from peerfabric.spool.files import Buffer, Files, refusal
+from peerfabric.spool.files import Buffer, refusal
 from peerfabric.spool.format import (
     DEAD,
     PREALLOCATED,
     RECORD_BYTES,
     SegmentHeader,
     encode_segment,
-    make_salt,
     record_header,
     segment_name,
 )
-from peerfabric.spool.inventory import Identity, open_file
+from peerfabric.spool.inventory import open_file
 from peerfabric.spool.segment import Segment, create, write
+from peerfabric.spool.shelf import Shelf
 from peerfabric.spool.syncing import Entry, Pending, Sync, save, size_of
 
 _PARTS_MAX: Final = 96
@@ -39,35 +37,17 @@ class Writer:
     durable <= appended, in records of this life; pending = those in between, kept only with `fsync`
     """
 
-    def __init__(
-        self,
-        files: Files,
-        folder: str,
-        identity: Identity,
-        contents: Contents,
-        budget: Budget,
-        *,
-        epoch: int,
-        serial: int,
-        segment_bytes: int,
-        fsync: bool,
-    ) -> None:
-        self.fsync = fsync
+    def __init__(self, shelf: Shelf, serial: int) -> None:
+        self.fsync = shelf.fsync
         self.written_bytes = 0
         self.appended = self.durable = 0
         self.pressed = False
         """An append was refused for lack of space."""
         self.pending: deque[Pending] = deque()
-        self._files = files
-        self._folder = folder
-        self._identity = identity
-        self._contents = contents
-        self._budget = budget
-        self._epoch = epoch
+        self._shelf, self._contents = shelf, shelf.contents
         self._serial = serial
         self._made = 0
-        self._segment_bytes = segment_bytes
-        self._dead = identity.kind == DEAD
+        self._dead = shelf.identity.kind == DEAD
         self._tail: Segment | None = None
         self._dirty: list[Segment] = []
         self._header_bytes = len(encode_segment(self._header(0)))
@@ -83,7 +63,7 @@ class Writer:
         segment = self._room(total, unix_ms)
         while True:
             header = record_header(segment.salt, segment.end, body, extras, epoch, first, count, codec, unix_ms)
-            _, error = write(self._files, segment.descriptor, segment.end, (header, body, extras), total)
+            _, error = write(self._shelf.files, segment.descriptor, segment.end, (header, body, extras), total)
             if error is None:
                 break
             self._undo(segment)
@@ -115,7 +95,7 @@ class Writer:
                 offset += RECORD_BYTES + len(body) + len(extras)
             total = offset - segment.end
             joined: Sequence[Buffer] = [b"".join(parts)] if len(parts) > _PARTS_MAX else parts
-            done, error = write(self._files, segment.descriptor, segment.end, joined, total)
+            done, error = write(self._shelf.files, segment.descriptor, segment.end, joined, total)
             for entry in group:
                 size = size_of(entry)
                 if size > done:
@@ -129,9 +109,9 @@ class Writer:
 
     def _group(self, entries: Sequence[Entry], at: int, segment: Segment) -> Sequence[Entry]:
         """Entries from `at` on that go to `segment` in one write."""
-        room = min(_WRITE_BYTES_MAX, self._segment_bytes - segment.end)
-        if self._budget.limit_bytes is not None:
-            room = min(room, self._budget.limit_bytes - self._budget.used_bytes)
+        room = min(_WRITE_BYTES_MAX, self._shelf.segment_bytes - segment.end)
+        if self._shelf.budget.limit_bytes is not None:
+            room = min(room, self._shelf.budget.limit_bytes - self._shelf.budget.used_bytes)
         stop = at + 1
         room -= size_of(entries[at])
         while stop < len(entries) and (room := room - size_of(entries[stop])) >= 0:
@@ -143,16 +123,16 @@ class Writer:
         if self._unsaved:
             self._save_again()
         segment = self._tail
-        fits = segment is not None and (segment.end + total <= self._segment_bytes or not segment.messages)
+        fits = segment is not None and (segment.end + total <= self._shelf.segment_bytes or not segment.messages)
         try:
-            self._budget.check(total if fits else total + self._header_bytes, dead=self._dead)
+            self._shelf.budget.check(total if fits else total + self._header_bytes, dead=self._dead)
         except SpoolFull:
             self.pressed = True
             raise
         if segment is not None and fits:
             return segment
         try:
-            return self._begin(create(self._files, self._folder, self._header(unix_ms)))
+            return self._begin(create(self._shelf.files, self._shelf.folder, self._header(unix_ms)))
         except OSError as error:
             return self._onto_spare(error, unix_ms)
 
@@ -160,13 +140,15 @@ class Writer:
         """Where to go on after `error`: dead letters have a spare segment for a full disk, others have not."""
         self.pressed = self.pressed or error.errno in (ENOSPC, EDQUOT)
         if not self._dead or error.errno not in (ENOSPC, EDQUOT):
-            raise refusal(error, self._folder) from error
+            raise refusal(error, self._shelf.folder) from error
         header = self._header(unix_ms)._replace(flags=PREALLOCATED)
-        path = f"{self._folder}/{segment_name(header.serial, header.salt)}"
+        path = f"{self._shelf.folder}/{segment_name(header.serial, header.salt)}"
         try:
-            segment = create(self._files, self._folder, header, descriptor=self._budget.spare.take(path))
+            segment = create(
+                self._shelf.files, self._shelf.folder, header, descriptor=self._shelf.budget.spare.take(path)
+            )
         except OSError:
-            raise refusal(error, self._folder) from error
+            raise refusal(error, self._shelf.folder) from error
         return self._begin(segment)
 
     def _begin(self, segment: Segment) -> Segment:
@@ -175,23 +157,21 @@ class Writer:
         self._serial = segment.serial
         self._contents.segments.append(segment)
         self._dirty.append(segment)
-        self._budget.used_bytes += segment.end
+        self._shelf.budget.used_bytes += segment.end
         self._tail = segment
         return segment
 
     def _header(self, unix_ms: int) -> SegmentHeader:
-        node_id, queue, kind = self._identity
         self._made += 1
         serial = self._serial + 1
-        salt = make_salt(self._epoch, queue, kind, serial, self._made)
-        return SegmentHeader(serial, serial, salt, 0, self._epoch, unix_ms, kind, 0, node_id, queue)
+        return self._shelf.header(serial, serial, 0, self._made, unix_ms)
 
     def _stored(self, segment: Segment, epoch: int, entry: Entry, total: int, unix_ms: int) -> None:
         if not segment.dirty:
             self._dirty.append(segment)
         segment.end += total
         self.written_bytes += total
-        self._budget.used_bytes += total
+        self._shelf.budget.used_bytes += total
         self.appended += 1
         first = entry[0]
         self._contents.append(segment, epoch, first, first + entry[1])
@@ -202,7 +182,7 @@ class Writer:
     def _undo(self, segment: Segment) -> None:
         """Cut off what a failed write has left; if that fails too, nothing follows it."""
         try:
-            self._files.truncate(segment.descriptor, segment.end)
+            self._shelf.files.truncate(segment.descriptor, segment.end)
         except OSError:
             self.seal()
 
@@ -217,7 +197,7 @@ class Writer:
         """Close the descriptor if nothing needs it any more."""
         if segment.descriptor >= 0 and segment.sealed and not segment.syncs and not (self.fsync and segment.dirty):
             descriptor, segment.descriptor = segment.descriptor, -1
-            self._files.close(descriptor)
+            self._shelf.files.close(descriptor)
 
     # Sync
 
@@ -225,13 +205,13 @@ class Writer:
         assert not self._syncing, "one sync at a time: a second one may say yes to what the first one lost"
         for segment in self._dirty:
             if segment.descriptor < 0:
-                segment.descriptor = open_file(self._files, segment.path, write=True)
+                segment.descriptor = open_file(self._shelf.files, segment.path, write=True)
         self._syncing = True
         parts = [(segment, segment.descriptor, segment.end) for segment in self._dirty]
         for segment in self._dirty:
             segment.syncs += 1
         fresh = any(segment.fresh for segment in self._dirty)
-        return Sync(self._files, self._folder, parts, fresh, self.appended)
+        return Sync(self._shelf.files, self._shelf.folder, parts, fresh, self.appended)
 
     def sync_end(self, token: Sync, error: BaseException | None) -> None:
         self._syncing = False
@@ -274,12 +254,12 @@ class Writer:
         self._tail = None
         for segment in self._dirty:
             segment.sealed = True
-            self._budget.used_bytes -= segment.end - segment.synced
+            self._shelf.budget.used_bytes -= segment.end - segment.synced
             segment.end = segment.synced
             try:
-                self._files.truncate(segment.descriptor, segment.end)
+                self._shelf.files.truncate(segment.descriptor, segment.end)
                 if not segment.end:
-                    self._files.unlink(segment.path)
+                    self._shelf.files.unlink(segment.path)
             except OSError:
                 # What stays there has the numbers and the content of what is written again.
                 pass
@@ -293,13 +273,13 @@ class Writer:
         Raises:
             SpoolError: It is still only in memory; the next call tries again with another segment.
         """
-        places = save(self._files, self._folder, self.pending, self._next_header, self._segment_bytes)
+        places = save(self._shelf.files, self._shelf.folder, self.pending, self._next_header, self._shelf.segment_bytes)
         self._unsaved = False
         self.pending.clear()
         self.durable = self.appended
         for segment, records in places:
             self._contents.segments.append(segment)
-            self._budget.used_bytes += segment.end
+            self._shelf.budget.used_bytes += segment.end
             for record in records:
                 first = record.entry[0]
                 self._contents.append(segment, record.epoch, first, first + record.entry[1])
@@ -317,7 +297,7 @@ class Writer:
         segment = self._tail
         if segment is None or segment.unsettled == segment.messages:
             return
-        if self.pressed or (not segment.unsettled and segment.end * _RELIEF >= self._segment_bytes):
+        if self.pressed or (not segment.unsettled and segment.end * _RELIEF >= self._shelf.segment_bytes):
             self.seal()
             self.pressed = False
 
@@ -334,7 +314,7 @@ class Writer:
         for segment in self._contents.segments:
             descriptor, segment.descriptor = segment.descriptor, -1
             if descriptor >= 0:
-                self._files.close(descriptor)
+                self._shelf.files.close(descriptor)
 
     def readable(self, segment: Segment) -> int:
         """Where that ends which is stored in `segment`."""
