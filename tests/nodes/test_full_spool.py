@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, EncodeError, Node, NodeClosed, NotConfirmed, Options, QueueFull, SpoolFull
+from peerfabric import (
+    AsyncNode,
+    EncodeError,
+    Node,
+    NodeClosed,
+    NotConfirmed,
+    Options,
+    QueueFull,
+    SpoolFull,
+    Undelivered,
+)
 from peerfabric.nodes import async_queues
 from peerfabric.nodes.async_queues import AsyncProducer
 from peerfabric.nodes.deposits import Deposit, Deposits
@@ -510,3 +520,89 @@ def test_deposits_are_not_idle_before_they_are_handed_over(tmp_path: Path) -> No
     deposits.stored(None)
     assert deposits.idle
     assert seen == [("write", False), ("hand over", False)]
+
+
+# A node that closes, or a task that is cancelled, in each wait with the spool
+
+
+def test_closing_in_each_wait(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """Every call ends with NodeClosed; what was accepted is there at the next start, and nothing else."""
+    node = front.node("shop", spool=tmp_path / "spool", fsync=fsync, options=OPTIONS)
+    producer, full = node.producer("jobs", bytes), node.producer("full", bytes)
+    receipt = producer.send(b"first")
+    filled = fill(node.producer("filler", bytes, on_full="error"))
+    calls = {
+        "confirm": Call(lambda: producer.wait(receipt, "processed")),
+        "flush": Call(producer.flush),
+        "ready": Call(producer.ready),
+        "space": Call(lambda: full.send(bytes(50_000))),
+    }
+    eventually(lambda: len(core(producer)._gate) == 3 and waits(full), "the waits")
+    node.close(0)
+    assert {name: type(call.end().error) for name, call in calls.items()} == dict.fromkeys(calls, NodeClosed)
+    with front.node("shop", spool=tmp_path / "spool", fsync=fsync, options=OPTIONS) as node:
+        recovered = {account.queue: account.recovered for account in node.statistics().producers}
+        assert recovered == {"jobs": 1, "full": 0, "filler": filled}
+
+
+def test_closing_while_a_send_waits_for_its_turn_at_the_disk(front: Front, tmp_path: Path, disk: DiskSwitch) -> None:
+    """What the disk has not begun with when the node is closed is refused, and never there; the other is stored."""
+    node = front.node("shop", spool=tmp_path / "spool", fsync=True, options=OPTIONS)
+    producer, other = node.producer("jobs", int), node.producer("other", int)
+    producer.send(0)
+    other.send(0)
+    disk.go_on.clear()
+    in_hand = Call(lambda: producer.send(1))
+    deposits = core(producer)._deposits
+    assert deposits is not None
+    eventually(lambda: deposits._in_hand is not None, "the write")
+    coming = Call(lambda: other.send(1))
+    eventually(lambda: len(core(other)._gate) == 1, "the wait for the disk")
+    closing = Call(lambda: node.close(0))
+    assert isinstance(coming.end().error, NodeClosed)
+    disk.go_on.set()
+    assert closing.end().error is None or isinstance(closing.error, Undelivered)
+    assert in_hand.end().error is None
+    with front.node("shop", spool=tmp_path / "spool", fsync=True) as node:
+        recovered = {account.queue: account.recovered for account in node.statistics().producers}
+        assert recovered == {"jobs": 2, "other": 1}
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_send_that_is_cancelled_while_it_waits_for_space(tmp_path: Path, fsync: bool) -> None:
+    """It is not accepted, and the next one is."""
+
+    async def story() -> None:
+        async with AsyncNode("shop", spool=tmp_path / "spool", fsync=fsync, options=OPTIONS) as node:
+            filler, producer = node.producer("filler", bytes, on_full="error"), node.producer("jobs", bytes)
+            count = 0
+            for size in (50_000, 500, 1):
+                try:
+                    while True:
+                        await filler.send(bytes(size))
+                        count += 1
+                except SpoolFull:
+                    pass
+            tasks: list[asyncio.Task[Any]] = [
+                asyncio.create_task(producer.send(bytes(50_000))),
+                asyncio.create_task(producer.send_many([bytes(50_000)] * 2)),
+            ]
+            while sum(getattr(w, "wake", None) == producer._gate.open for w in node.pump.turned._waiters) < 2:
+                await asyncio.sleep(0.001)
+            for task in tasks:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            async with AsyncNode("kitchen") as other:
+                consumer = other.consumer("filler", bytes)
+                for _ in range(count):
+                    (await consumer.get(timeout=DEADLINE)).ack()
+                await filler.flush(timeout=DEADLINE)
+                await producer.send(b"next", timeout=DEADLINE)
+                message = await other.consumer("jobs", bytes).get(timeout=DEADLINE)
+                with message as body:
+                    assert body == b"next"
+                await producer.flush(timeout=DEADLINE)
+            assert [a.accepted for a in node.statistics().producers if a.queue == "jobs"] == [1]
+
+    asyncio.run(story())
