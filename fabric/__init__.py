@@ -36,8 +36,9 @@ from peerfabric.errors import (
 )
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.async_consumer import AsyncConsumer
     from peerfabric.nodes.async_node import AsyncNode
-    from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer
+    from peerfabric.nodes.async_producer import AsyncProducer
     from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Receipt, Reject, Retry, Update
     from peerfabric.nodes.node import Node
@@ -98,9 +99,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncConsumer": "nodes.async_queues",
+    "AsyncConsumer": "nodes.async_consumer",
     "AsyncNode": "nodes.async_node",
-    "AsyncProducer": "nodes.async_queues",
+    "AsyncProducer": "nodes.async_producer",
     "AsyncPublisher": "nodes.async_topics",
     "AsyncSubscriber": "nodes.async_topics",
     "Batch": "nodes.message",

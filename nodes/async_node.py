@@ -37,13 +37,15 @@ from peerfabric.errors import (
 )
 from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes import process
-from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, OnFull, in_hand
+from peerfabric.nodes.async_consumer import AsyncConsumer
+from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.beside import Errand, beside
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handlers import Handler, in_event_loop
+from peerfabric.nodes.handlers import Handler
+from peerfabric.nodes.in_hand import in_hand
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
@@ -51,7 +53,7 @@ from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.stores import Store
-from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, wait_until
+from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, in_event_loop, wait_until
 from peerfabric.options import MiB, Options
 from peerfabric.spool import Spool
 from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics

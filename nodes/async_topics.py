@@ -15,10 +15,10 @@ from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
 from peerfabric.errors import ConfigError, DecodeError, NodeClosed, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
-from peerfabric.nodes.async_queues import HANDOVER_BYTES_MAX, IDLE
+from peerfabric.nodes.async_producer import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
-from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
+from peerfabric.nodes.waiting import IDLE, Gate, Waiting, clock, wait_until
 from peerfabric.publisher_end import PublisherEnd
 from peerfabric.subscriber_end import SubscriberEnd, UpdateBatch
 

@@ -18,7 +18,7 @@ from peerfabric.nodes.stores import Store
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_queues import AsyncProducer
+    from peerfabric.nodes.async_producer import AsyncProducer
 
 _log = logging.getLogger("peerfabric")
 

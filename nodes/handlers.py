@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, complete
+from peerfabric.nodes.waiting import Blocking, complete, in_event_loop
 
 if TYPE_CHECKING:
     from peerfabric.nodes.async_node import AsyncNode
@@ -178,15 +178,6 @@ class Handler:
                 _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
         elif isinstance(error, Exception):
             _log.exception("the handler of topic %s failed", item.topic, exc_info=error)
-
-
-def in_event_loop() -> bool:
-    """Whether an event loop runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any] | None) -> tuple[Any, bool]:

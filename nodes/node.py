@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.async_node import BUFFER_BYTES, MAX_ATTEMPTS, AsyncNode
-from peerfabric.nodes.async_queues import OnFull
+from peerfabric.nodes.async_producer import OnFull
 from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.queues import Consumer, Producer

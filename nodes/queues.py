@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from peerfabric.nodes.async_queues import AsyncConsumer, AsyncProducer, State
+from peerfabric.nodes.async_consumer import AsyncConsumer
+from peerfabric.nodes.async_producer import AsyncProducer, State
 from peerfabric.nodes.fronts import BLOCKING_FOR, refusing
 from peerfabric.nodes.message import Batch, Message, Receipt
 from peerfabric.nodes.waiting import complete

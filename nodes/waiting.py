@@ -21,6 +21,9 @@ R = TypeVar("R")
 EXPLAIN_AFTER: Final = 5.0
 """A call that waits for ever says once, after this long, what it waits for."""
 
+IDLE: Final = (5.0, logging.INFO)
+"""When and how a call that takes says that nothing comes."""
+
 _log = logging.getLogger("peerfabric")
 
 
@@ -136,6 +139,15 @@ class Gate:
 
     def __len__(self) -> int:
         return len(self._waiters)
+
+
+def in_event_loop() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def wait_until(

@@ -25,7 +25,7 @@ from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_queues import AsyncProducer
+    from peerfabric.nodes.async_producer import AsyncProducer
 
 MEMORY = 2**20
 

@@ -22,8 +22,8 @@ from peerfabric import (
     SpoolFull,
     Undelivered,
 )
-from peerfabric.nodes import async_queues
-from peerfabric.nodes.async_queues import AsyncProducer
+from peerfabric.nodes import in_hand as hands
+from peerfabric.nodes.async_producer import AsyncProducer
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.stores import Store
 from peerfabric.spool.files import RealFiles
@@ -479,7 +479,7 @@ def test_the_lease_stands_still_while_a_send_waits_for_the_disk(
             task = asyncio.create_task(producer.send(1))  # has what this task has in hand
             await asyncio.to_thread(disk.entered.wait, DEADLINE)
             assert message._delivery.pauses == 1
-            monkeypatch.setattr(async_queues, "HANDLER_BLOCK_MAX", 0.05)
+            monkeypatch.setattr(hands, "HANDLER_BLOCK_MAX", 0.05)
             with pytest.raises(QueueFull):
                 await other.send(1)
             assert message._delivery.pauses == 1
