@@ -8,22 +8,20 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from peerfabric.errors import BadName, SpoolError, SpoolFull, SpoolUnsafe
+from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
+from peerfabric.spool.files import FULL, Files, RealFiles, refusal
+from peerfabric.spool.folder import make_folder, missing, outer_of, put_owner, remove, sign, unmake
 from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.identity import (
-    BEGUN,
     EPOCH_RANDOM_BITS,
     Owner,
     check_ours,
     find_owner,
     guess_owner,
     next_owner,
-    overwrite_owner,
     read_owner,
-    write_owner,
 )
 from peerfabric.spool.inventory import Identity
 from peerfabric.spool.log import Log
@@ -117,16 +115,16 @@ class Spool:
         before: Owner | None = None
         warnings: list[str] = []
         try:
-            made = _missing(files, folder)
-            place = _make_folder(files, folder, _outer(folder))
+            made = missing(files, folder)
+            place = make_folder(files, folder, outer_of(folder))
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
-            _sign(files, lock, owner.pid)
+            sign(files, lock, owner.pid)
             budget = Budget(files, folder, limit_bytes, segment_bytes, segment_bytes if spare else 0)
             budget.spare.find()
-            _write_owner(files, folder, owner, budget)
+            put_owner(files, folder, owner, budget)
             budget.spare.fill()
             return cls(
                 files,
@@ -141,10 +139,10 @@ class Spool:
             )
         except BaseException as error:
             if lock >= 0 and before is None:
-                _unmake(files, folder)
+                unmake(files, folder)
             if lock >= 0:
                 files.close(lock)
-            _remove(files, made)
+            remove(files, made)
             if isinstance(error, OSError) and error.errno in FULL:
                 raise SpoolFull(folder, errno=error.errno, step="free some space there, then start again") from error
             if isinstance(error, OSError) and not isinstance(error, SpoolError):
@@ -250,7 +248,7 @@ class Spool:
         for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
             path = f"{outer}/{inner}"
             if self._repair:
-                self._budget.with_spare(partial(_make_folder, self._files, path, outer))
+                self._budget.with_spare(partial(make_folder, self._files, path, outer))
             elif inner in self._files.names(outer):
                 self._files.check_folder(path)
             outer = path
@@ -284,7 +282,7 @@ class Spool:
         if self._repair:
             try:
                 owner = msgspec.structs.replace(self._owner, pid=0)
-                _write_owner(self._files, self.folder, owner, self._budget)
+                put_owner(self._files, self.folder, owner, self._budget)
                 self._budget.spare.fill()
             except OSError as error:
                 failures.append(error)
@@ -301,93 +299,11 @@ class Spool:
             self._files.close(lock)
 
 
-def _outer(folder: str) -> str:
-    return folder.rpartition("/")[0] or ("/" if folder.startswith("/") else ".")
-
-
-def _missing(files: Files, folder: str) -> list[str]:
-    """The folders that have to be made for it, innermost first."""
-    found: list[str] = []
-    while folder != _outer(folder):
-        try:
-            files.check_folder(folder)
-        except FileNotFoundError:
-            found.append(folder)
-            folder = _outer(folder)
-        except SpoolUnsafe:
-            break  # it is there; whether it will do is looked at later
-        else:
-            break
-    return found
-
-
-def _remove(files: Files, folders: list[str]) -> None:
-    """Remove folders that were made in vain."""
-    for folder in folders:
-        try:
-            files.remove_folder(folder)
-        except OSError:
-            return  # it was not made after all, or somebody else begins there
-
-
-def _unmake(files: Files, folder: str) -> None:
-    """Remove what a first start has made that did not come as far as the file `node`. Called with the lock."""
-    try:
-        found = files.names(folder)
-        if set(found) <= BEGUN:
-            for name in found:
-                files.unlink(f"{folder}/{name}")
-    except OSError:
-        pass  # the next start takes what is left for its own
-
-
-def _sign(files: Files, lock: int, pid: int) -> None:
-    """Say in the lock who has it: for people, so a disk without space for that is none of our business."""
-    text = b"%d\n" % pid
-    try:
-        if files.write(lock, 0, [text]) == len(text):
-            files.truncate(lock, len(text))
-            return
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-    files.truncate(lock, 0)
-
-
-def _write_owner(files: Files, folder: str, owner: Owner, budget: Budget) -> None:
-    """Replace `node`, on a full disk with space of the spare; if nothing is left of that, where it is.
-
-    Raises:
-        OSError: The disk refused; or there is no space, and no `node` yet.
-    """
-    try:
-        budget.with_spare(lambda: write_owner(files, folder, owner))
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        try:
-            overwrite_owner(files, folder, owner)
-        except FileNotFoundError:
-            raise error from None
-
-
 def _not_closed(error: OSError, folder: str) -> SpoolError:
     if error.errno in FULL:
         step = "what is stored is safe, but some of it may be sent again: free some space before the next start"
         return SpoolFull(folder, errno=error.errno, step=step)
     return refusal(error, folder)
-
-
-def _make_folder(files: Files, path: str, outer: str) -> Place:
-    """Have a folder, whose name in `outer` is durable before anything is in it.
-
-    So one that is empty may have been made by a process that died before it could sync.
-    """
-    made = files.make_folder(path)
-    place = files.check_folder(path)
-    if made or not files.names(path):
-        files.sync_folder(outer)
-    return place
 
 
 def _is_name(name: str) -> bool:
