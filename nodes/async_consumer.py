@@ -142,7 +142,7 @@ class AsyncConsumer(Generic[T_co]):
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
         if not self.alerted:
-            self._node.pump.alert(self)
+            self._node.pump.note(self)
 
     def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
         with self._node.pump.lock:
