@@ -12,6 +12,15 @@ from peerfabric.spool.spare import Spare
 T = TypeVar("T")
 
 
+class Share:
+    """The bytes of one log's segments. Only who may change the log changes it, so that no update is lost."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Budget:
     """The bytes of all segments of one spool.
 
@@ -24,10 +33,21 @@ class Budget:
         self, files: Files, folder: str, limit_bytes: int | None, segment_bytes: int, spare_bytes: int
     ) -> None:
         self.limit_bytes = limit_bytes
-        self.used_bytes = 0
+        self._shares: list[Share] = []
         self._folder = folder
         self._segment_bytes = segment_bytes
         self.spare = Spare(files, folder, spare_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all logs."""
+        return sum(share.bytes for share in self._shares)
+
+    def share(self) -> Share:
+        """The part of one log, 0 bytes at first."""
+        share = Share()
+        self._shares.append(share)
+        return share
 
     def check(self, more: int, *, dead: bool) -> None:
         """Raise `SpoolFull` if `more` bytes are over the limit."""

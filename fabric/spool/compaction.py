@@ -54,7 +54,7 @@ class Compactor:
                 # The next start removes it, since the new one has all of it that is wanted.
                 pass
         self._contents.replace(group, new)
-        self._shelf.budget.used_bytes += new.end - sum(segment.end for segment in group)
+        self._shelf.share.bytes += new.end - sum(segment.end for segment in group)
         return group
 
     def _choose(self, readers: Collection[Reader], bytes_max: int) -> list[Segment]:

@@ -71,8 +71,9 @@ class Log:
         self._marks = self.recovery.marks
         self._recovered = {epoch: stop for epoch, _, stop in sorted(self.recovery.extents, key=itemgetter(0, 2))}
         self._contents = Contents(recoverer.segments, self.recovery.settled)
-        budget.used_bytes += self.used_bytes
-        shelf = Shelf(files, folder, identity, self._contents, budget, epoch, segment_bytes, fsync)
+        self._share = budget.share()
+        self._share.bytes = self.used_bytes
+        shelf = Shelf(files, folder, identity, self._contents, budget, self._share, epoch, segment_bytes, fsync)
         self._writer, self._compactor = Writer(shelf, recoverer.serial), Compactor(shelf)
         for lost in self.recovery.damaged:
             # Told of once; nothing more can be done for them.
@@ -277,7 +278,7 @@ class Log:
             pass
         except OSError as error:
             raise refusal(error, segment.path) from error
-        self._budget.used_bytes -= segment.end
+        self._share.bytes -= segment.end
         self._writer.forget(segment)
         self._contents.drop(segment)
         for reader in list(self._readers):
@@ -300,7 +301,7 @@ class Log:
         self._check_open()
         if self.cursor_due or self._written is not None:
             return 0
-        before = self._budget.used_bytes
+        before = self._share.bytes
         readers = list(self._readers)
         try:
             replaced = self._budget.with_spare(lambda: self._compactor.run(readers, bytes_max))
@@ -308,7 +309,7 @@ class Log:
             return 0
         for old in replaced:
             self._writer.forget(old)
-        return before - self._budget.used_bytes
+        return before - self._share.bytes
 
     # The end
 
@@ -341,6 +342,6 @@ class Log:
         writer = self._writer
         assert writer.durable <= writer.appended
         assert not writer.fsync or len(writer.pending) == writer.appended - writer.durable
-        assert self.used_bytes <= self._budget.used_bytes
+        assert self.used_bytes == self._share.bytes
         for epoch, first, stop in (extent for segment in self._contents.segments for extent in segment.extents):
             assert first < stop <= max(self._contents.next.get(epoch, 0), self._recovered.get(epoch, 0)), epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peerfabric.spool.budget import Budget
+from peerfabric.spool.budget import Budget, Share
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import SegmentHeader, make_salt
@@ -20,6 +20,7 @@ class Shelf:
     identity: Identity
     contents: Contents
     budget: Budget
+    share: Share
     epoch: int
     """Of this life: new segments say so."""
     segment_bytes: int

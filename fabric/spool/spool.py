@@ -69,7 +69,8 @@ class Spool:
         for queue in self.queues():
             for kind in (MESSAGES, DEAD):
                 self._unopened[queue, kind] = self._size(self._log_folder(queue, kind))
-        budget.used_bytes += sum(self._unopened.values())
+        self._unopened_share = budget.share()
+        self._unopened_share.bytes = sum(self._unopened.values())
 
     @classmethod
     def open(
@@ -236,7 +237,7 @@ class Spool:
                 raise
             except OSError as error:
                 raise refusal(error, folder) from error
-            self._budget.used_bytes -= self._unopened.pop((name, kind), 0)
+            self._unopened_share.bytes -= self._unopened.pop((name, kind), 0)
             self._logs[name, kind] = log
         return log
 

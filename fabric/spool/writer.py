@@ -157,7 +157,7 @@ class Writer:
         self._serial = segment.serial
         self._contents.segments.append(segment)
         self._dirty.append(segment)
-        self._shelf.budget.used_bytes += segment.end
+        self._shelf.share.bytes += segment.end
         self._tail = segment
         return segment
 
@@ -171,7 +171,7 @@ class Writer:
             self._dirty.append(segment)
         segment.end += total
         self.written_bytes += total
-        self._shelf.budget.used_bytes += total
+        self._shelf.share.bytes += total
         self.appended += 1
         first = entry[0]
         self._contents.append(segment, epoch, first, first + entry[1])
@@ -254,7 +254,7 @@ class Writer:
         self._tail = None
         for segment in self._dirty:
             segment.sealed = True
-            self._shelf.budget.used_bytes -= segment.end - segment.synced
+            self._shelf.share.bytes -= segment.end - segment.synced
             segment.end = segment.synced
             try:
                 self._shelf.files.truncate(segment.descriptor, segment.end)
@@ -279,7 +279,7 @@ class Writer:
         self.durable = self.appended
         for segment, records in places:
             self._contents.segments.append(segment)
-            self._shelf.budget.used_bytes += segment.end
+            self._shelf.share.bytes += segment.end
             for record in records:
                 first = record.entry[0]
                 self._contents.append(segment, record.epoch, first, first + record.entry[1])
