@@ -9,7 +9,6 @@ import re
 from collections import Counter, defaultdict
 from itertools import combinations, pairwise
 from math import inf
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +27,8 @@ class Text(NamedTuple):
 
 Acks = dict[tuple[str, str], Text]
 """Of (id, consumer): its first ack there."""
+HUNG = 5.0
+"""Seconds in which every ack is heard, however busy the machine is."""
 UNHEARD = "its consumer's death before its ack was heard"
 
 
@@ -87,7 +88,7 @@ def check(cluster: Any, figures: Any, count: int, *, ledger: bool) -> None:
     pairs = [pair for times in twice for pair in pairwise(times)]
     lives = check_names(by_id)
     why = {first: explain(cluster, first, second, acks, lives) for first, second in pairs}
-    check_unheard(cluster, [first for first, reason in why.items() if reason == UNHEARD], acks, by_id)
+    check_unheard(cluster, [first for first, reason in why.items() if reason == UNHEARD], acks)
     for first, second in (pair for times in twice for pair in combinations(times, 2)):
         same_life = first.consumer == second.consumer and not died(cluster, first.consumer, first.at, second.at)
         assert not same_life, f"twice in one life of a consumer: {first} {second} (seed {cluster.seed})"
@@ -165,20 +166,15 @@ def explain(cluster: Any, first: Text, second: Text, acks: Acks, lives: dict[str
     raise AssertionError(f"no reason: {first} {second} {cluster.killed} (seed {cluster.seed})")
 
 
-def check_unheard(cluster: Any, unheard: list[Text], acks: Acks, by_id: dict[str, list[Text]]) -> None:
-    """Acks leave in their order: if one was not heard before its consumer died, neither was any later one."""
-    earliest: dict[tuple[str, str, Any], Text] = {}
+def check_unheard(cluster: Any, unheard: list[Text], acks: Acks) -> None:
+    """An ack leaves at once: only a death soon after it can keep it from being heard.
+
+    Of two acks before one death the later one may be heard, as their order is not promised.
+    """
     for first in unheard:
         ack = acks[first.id, first.consumer]
-        death = died(cluster, first.consumer, first.at, inf)[0]
-        key = first.consumer, producer_of(first), death
-        earliest[key] = min(ack, earliest.get(key, ack), key=attrgetter("at"))
-    for (consumer, producer, death), ack in earliest.items():
-        for later in acks.values():
-            if later.consumer == consumer and ack.at < later.at <= death.over:
-                times = by_id[later.id]
-                heard = len(times) == 1 and producer_of(times[0]) == producer
-                assert not heard, f"{ack} was not heard, {later} was (seed {cluster.seed})"
+        death = died(cluster, first.consumer, ack.at, inf)[0]
+        assert death.at - ack.at < HUNG, f"{ack} was not heard before {death} (seed {cluster.seed})"
 
 
 def test_producers_and_consumers_are_killed(cluster: Any, figures: Any) -> None:
