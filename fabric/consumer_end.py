@@ -264,6 +264,8 @@ class ConsumerEnd:
             self._turn.remove(detached[0])
             for stream in self._sources.pop(detached[0]).streams:
                 del self._dedup[stream]
+                for delivery in [d for d in self._outlived if d.stream == stream]:
+                    del self._outlived[delivery]
                 self._forget_at.pop(stream, None)
                 self._durable.pop(stream, None)
                 self._forget(stream, 0, _EVERYTHING)
@@ -651,7 +653,8 @@ class ConsumerEnd:
             return
         self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
         for copy in self._everything():
-            low, high = max(start, copy.first) - copy.first, min(stop, copy.stop) - copy.first
+            # What was taken back above is behind the limit of its copy.
+            low, high = max(start, copy.first) - copy.first, min(stop - copy.first, copy.limit)
             if copy.stream == delivery.stream and low < high:
                 self._finish(copy, low, high)
                 self._mark_gone(copy, low, high)
@@ -807,7 +810,7 @@ class ConsumerEnd:
                 self._mark_gone(delivery, at, at + 1)
                 self.lapsed.append((delivery.stream, delivery.first + at))
                 self._outlived.setdefault(delivery, Ranges()).add(at, at + 1)
-                if len(self._outlived) > LAPSED_MAX:
+                while len(self._outlived) > LAPSED_MAX or sum(d.cost for d in self._outlived) > self.budget:
                     del self._outlived[next(iter(self._outlived))]
         self._close_if_finished(delivery)
         return all_gone

@@ -52,6 +52,8 @@ class AsyncConsumer(Generic[T_co]):
         self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
+        self.opening: threading.Thread | None = None
+        """Opens a ledger that a running node was asked for."""
         """Opens the ledger, if the node was running when it was made."""
         self._node = node
         self._lock = threading.Lock()
@@ -107,6 +109,8 @@ class AsyncConsumer(Generic[T_co]):
 
     def close_ledger(self) -> None:
         """Write what is acked, and give the ledger up."""
+        if self.opening is not None:
+            self.opening.join()
         if self._clerk is not None:
             self._clerk.stop()
         if self.keeper is not None:

@@ -417,7 +417,8 @@ class AsyncNode:
             return errand
         keeper: Keeper = handle.keeper
         errand = Errand(keeper.open, lambda _: gate.open())
-        threading.Thread(target=errand.store, name=f"peerfabric-{self.name}-ledger").start()
+        handle.opening = threading.Thread(target=errand.store, name=f"peerfabric-{self.name}-ledger")
+        handle.opening.start()
         return errand
 
     def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:

@@ -320,6 +320,8 @@ class AsyncProducer(Generic[T_contra]):
             if enough():
                 return True
             if self._node.is_closed and (deposits.take_back(deposit) or not deposits.in_hand(deposit)):
+                if deposit.count:  # written, and not synced before the node closed
+                    raise NotConfirmed(Receipt(self._stream, deposit.first), "stored", SYNC_PATIENCE)
                 self._node.ensure(closing=True)
             return None  # what the disk's thread has in hand when the node closes it still stores
 
@@ -378,7 +380,7 @@ class AsyncProducer(Generic[T_contra]):
         return Receipt(self._stream, sequence)
 
     def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
-        """Keep a message in memory, without waiting for anybody; None: it must be stored."""
+        """Keep a message in memory, without waiting for the disk; None: it must be stored, or the node is past it."""
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
         if not self.writing.acquire(blocking=False):
             return None
@@ -414,7 +416,9 @@ class AsyncProducer(Generic[T_contra]):
         assert backlog is not None
         with self._lock:
             self._recount()
-            fits = bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self.buffer_bytes
+            fits = (
+                self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self.buffer_bytes
+            )
             if fits and not self._volatile:
                 with self._node.pump.lock:
                     fits = end.next - 1 == self.last and not backlog.behind(end.next)

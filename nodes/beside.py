@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.delivery import Delivery
+from peerfabric.errors import NodeClosed
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.waiting import Blocking, Gate, Waiting, wait_until
 
@@ -128,11 +129,16 @@ class Clerk:
     def record(self, parts: Parts, acked: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         """Write down that `parts` are processed, then call `acked`, or, if that cannot be, `failed`. In its thread."""
         with self._lock:
-            self._entries.append((parts, acked, failed))
-            if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._run, name=f"peerfabric-{self._name}-ledger", daemon=True)
-                self._thread.start()
-            self._wanted.notify()
+            stopped = self._stopped
+            if not stopped:
+                self._entries.append((parts, acked, failed))
+                if self._thread is None:
+                    name = f"peerfabric-{self._name}-ledger"
+                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                    self._thread.start()
+                self._wanted.notify()
+        if stopped:
+            failed(NodeClosed())
 
     @property
     def idle(self) -> bool:
@@ -147,8 +153,6 @@ class Clerk:
             self._wanted.notify()
         if self._thread is not None:
             self._thread.join()
-        self._write(list(self._entries))  # of a thread that never was, since the node was closed before
-        self._entries.clear()
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not."""

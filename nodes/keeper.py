@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 
 from peerfabric.delivery import Delivery
 from peerfabric.errors import ForkedNode, NodeClosed, SpoolError
@@ -81,9 +82,14 @@ class Keeper:
             return
         ours = _Ack(entries)
         self._coming.append(ours)
-        with self._lock:
-            if not ours.done:  # else somebody who had the lock before us wrote it with theirs
-                self._write(self._opened(), ours)
+        try:
+            with self._lock:
+                if not ours.done:  # else somebody who had the lock before us wrote it with theirs
+                    self._write(self._opened(), ours)
+        except BaseException:
+            with suppress(ValueError):  # somebody has it in hand
+                self._coming.remove(ours)
+            raise
 
     def _opened(self) -> Ledger:
         if self._ledger is None:

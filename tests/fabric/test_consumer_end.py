@@ -189,6 +189,26 @@ def test_an_ack_after_the_lease(again: str) -> None:
     assert [(r.done, r.nacks) for r in results(end, 3)] == [([2, 3], [])]
 
 
+def test_an_ack_after_the_lease_of_what_came_again_as_one() -> None:
+    """Each message of the new copy ends once, whether it has been started there or was taken back."""
+    end = consumer(lease=10.0)
+    receive(end, 1, 3)
+    delivery = take(end)
+    claim(delivery, 3)
+    end.progress(0.0)
+    end.expire(10.0)
+    results(end)
+    receive(end, 1, 3, sent=6, attempt=2)
+    copy = take(end)
+    assert claim(copy) == [b"0001"]
+    delivery.ack(0, 3)
+    assert [r.done for r in results(end, 2)] == [[1, 4]]
+    assert end._sources["p:1"].credit.freed_messages == 6
+    copy.ack(0, 1)
+    results(end, 3)
+    assert end.idle
+
+
 def test_what_is_not_acked_after_its_lease_runs_again() -> None:
     """A late nack says nothing new."""
     end = consumer(lease=10.0)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import ConfigError, Node, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+from peerfabric import ConfigError, Node, NodeClosed, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
 from tests.conftest import remount, stuff
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
@@ -438,3 +438,18 @@ def test_the_disk_only_when_nobody_is_there(front: Front, tmp_path: Path) -> Non
         assert producer.send_many([b"x"] * 10) == 10
     with front.node("shop", spool=tmp_path / "spool") as node:
         assert [account.recovered for account in node.statistics().producers] == [10]
+
+
+def test_nothing_is_accepted_into_the_memory_of_a_closed_node(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """With `on_full="spool"`, whose messages need no disk while somebody consumes."""
+    with front.node("shop", spool=tmp_path / "spool", fsync=fsync) as node:
+        producer, consumer = node.producer("jobs", bytes, on_full="spool"), node.consumer("jobs", bytes)
+        producer.ready(timeout=DEADLINE)
+        producer.send(b"first")
+        with consumer.get(timeout=DEADLINE):
+            pass
+    with pytest.raises(NodeClosed):
+        producer.send(b"late")
+    with pytest.raises(NodeClosed):
+        producer.send_many([b"late", b"later"])
+    assert node.statistics().producers[0].accepted == 1
