@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from peerfabric.codec import Codec
 from peerfabric.discovery.backends import build_backends, check_choice
-from peerfabric.discovery.host import host_id
+from peerfabric.discovery.host import host_id, private_folder, runtime_folder
 from peerfabric.engine import Engine
 from peerfabric.envelope import HEADER_BYTES_MAX, MSGPACK, Address
 from peerfabric.errors import (
@@ -292,6 +292,7 @@ class AsyncNode:
                 random_bits=secrets.randbits(20),
                 node_id=secrets.token_hex(8),
                 limit_bytes=self.options.spool_bytes,
+                claims=str(private_folder(runtime_folder() / "spools")),
                 unix_ms=time.time_ns() // 1_000_000,
             )
             for warning in spool.warnings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerfabric.errors import SpoolUnsafe
+from peerfabric.errors import SpoolLocked, SpoolUnsafe
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, Place
 from peerfabric.spool.identity import BEGUN, Owner, overwrite_owner, write_owner
@@ -58,6 +58,48 @@ def unmake(files: Files, folder: str) -> None:
                 files.unlink(f"{folder}/{name}")
     except OSError:
         pass  # the next start takes what is left for its own
+
+
+class Claim:
+    """The lock of a node id on this machine, so that no copy of the folder runs beside it.
+
+    Raises:
+        SpoolLocked: Somebody has it.
+        OSError: `claims` cannot be used.
+    """
+
+    def __init__(self, files: Files, claims: str, node_id: str, folder: str) -> None:
+        self._files, self._path = files, f"{claims}/{node_id.encode().hex()}.lock"
+        self.lock = -1
+        """-1: there is no space for it, which keeps no spool from starting."""
+        try:
+            self.lock = files.lock(self._path)
+        except SpoolLocked as error:
+            who = f"process {error.pid}" if error.pid else "another process"
+            raise SpoolLocked(folder, error.pid, f"is a copy of the spool that {who} uses") from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+
+    def sign(self, pid: int) -> None:
+        """Say who has it."""
+        if self.lock >= 0:
+            sign(self._files, self.lock, pid)
+
+    def release(self) -> None:
+        """Give the id up, and leave nothing behind."""
+        if self.lock >= 0:
+            try:
+                self._files.unlink(self._path)  # while we have it, so it is ours
+            except OSError:
+                pass  # a file of this name that nobody has locked is in nobody's way
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the descriptor only, as in a forked child."""
+        lock, self.lock = self.lock, -1
+        if lock >= 0:
+            self._files.close(lock)
 
 
 def sign(files: Files, lock: int, pid: int) -> None:

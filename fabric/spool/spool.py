@@ -12,7 +12,7 @@ from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, RealFiles, refusal
-from peerfabric.spool.folder import make_folder, missing, outer_of, put_owner, remove, sign, unmake
+from peerfabric.spool.folder import Claim, make_folder, missing, outer_of, put_owner, remove, sign, unmake
 from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
@@ -51,6 +51,7 @@ class Spool:
         segment_bytes: int,
         repair: bool,
         warnings: list[str],
+        claim: Claim | None = None,
     ) -> None:
         self.folder = folder
         self.node_id = owner.node_id
@@ -60,6 +61,7 @@ class Spool:
         """What a person should know of the folder: that it is a copy, or that `node` was damaged."""
         self._files = files
         self._lock = lock
+        self._claim = claim
         self._owner = owner
         self._budget = budget
         self._segment_bytes = segment_bytes
@@ -85,6 +87,7 @@ class Spool:
         segment_bytes: int = SEGMENT_BYTES,
         limit_bytes: int | None = None,
         spare: bool = True,
+        claims: str | None = None,
         unix_ms: int,
     ) -> Spool:
         """Lock the folder, made if there is none, and begin a new epoch, which is durable when this returns.
@@ -97,6 +100,8 @@ class Spool:
             segment_bytes: Size from which on a segment is followed by another.
             limit_bytes: Of all segments of all queues; None: what the disk has.
             spare: Keep one preallocated segment, so that dead letters can be written on a full disk.
+            claims: A folder of this machine, in which the node id is locked: of copies of one spool one is open at a
+                time. None: a copy is only noticed while the process runs that had the original when it was made.
             unix_ms: Now; for people.
 
         Raises:
@@ -112,6 +117,7 @@ class Spool:
             raise ValueError(f"node_id of {len(node_id.encode())} bytes; it must have 1 to {_NODE_ID_BYTES_MAX}")
         files = files or RealFiles()
         lock = -1
+        claim: Claim | None = None
         made: list[str] = []
         before: Owner | None = None
         warnings: list[str] = []
@@ -122,6 +128,9 @@ class Spool:
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
+            if claims is not None:
+                claim = Claim(files, claims, owner.node_id, folder)
+                claim.sign(owner.pid)
             sign(files, lock, owner.pid)
             budget = Budget(files, folder, limit_bytes, segment_bytes, segment_bytes if spare else 0)
             budget.spare.find()
@@ -137,10 +146,13 @@ class Spool:
                 segment_bytes=segment_bytes,
                 repair=True,
                 warnings=warnings,
+                claim=claim,
             )
         except BaseException as error:
             if lock >= 0 and before is None:
                 unmake(files, folder)
+            if claim is not None:
+                claim.release()
             if lock >= 0:
                 files.close(lock)
             remove(files, made)
@@ -287,6 +299,8 @@ class Spool:
                 self._budget.spare.fill()
             except OSError as error:
                 failures.append(error)
+        if self._claim is not None:
+            self._claim.release()
         self.abandon()
         if failures:
             raise _not_closed(failures[0], self.folder) from failures[0]
@@ -295,6 +309,8 @@ class Spool:
         """Let go of all descriptors and do nothing else: for a forked child, whose parent keeps the lock."""
         for log in self._logs.values():
             log.abandon()
+        if self._claim is not None:
+            self._claim.abandon()
         lock, self._lock = self._lock, -1
         if lock >= 0:
             self._files.close(lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -453,3 +454,22 @@ def test_nothing_is_accepted_into_the_memory_of_a_closed_node(front: Front, tmp_
     with pytest.raises(NodeClosed):
         producer.send_many([b"late", b"later"])
     assert node.statistics().producers[0].accepted == 1
+
+
+def test_of_a_spool_and_its_copy_one_runs(front: Front, tmp_path: Path) -> None:
+    """Whichever comes first, also if the copy was made while nobody ran; the other is not touched."""
+    with front.node("shop", spool=tmp_path / "original") as node:
+        node.producer("jobs", bytes).send(b"kept")
+    shutil.copytree(tmp_path / "original", tmp_path / "copy")
+    for first, second in (("original", "copy"), ("copy", "original")):
+        with front.node("first", spool=tmp_path / first) as node:
+            node.producer("jobs", bytes)
+            node_id = node.statistics().node_id
+            before = {path: path.read_bytes() for path in (tmp_path / second).rglob("*") if path.is_file()}
+            with pytest.raises(SpoolLocked, match="is a copy of the spool that process") as caught:
+                front.node("second", spool=tmp_path / second).__enter__()
+            assert caught.value.pid == os.getpid()
+            assert before == {path: path.read_bytes() for path in (tmp_path / second).rglob("*") if path.is_file()}
+        with front.node("second", spool=tmp_path / second) as node:
+            node.producer("jobs", bytes)
+            assert node.statistics().node_id == node_id
