@@ -47,7 +47,7 @@ DONE_RANGES_MAX: Final = 100_000
 DETACHED_MAX: Final = 4096
 """Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 DURABLE_MAX: Final = 100_000
-LAPSED_MAX: Final = 1_000
+LAPSED_MAX: Final = 100
 """Deliveries whose handlers are waited for beyond their leases, in case that they ack after all."""
 SUSPECT_PATIENCE: Final = 1.0
 """A message that kills runs when nothing else does; after this long nothing else is started until it has run."""
@@ -810,8 +810,8 @@ class ConsumerEnd:
                 self._mark_gone(delivery, at, at + 1)
                 self.lapsed.append((delivery.stream, delivery.first + at))
                 self._outlived.setdefault(delivery, Ranges()).add(at, at + 1)
-                while len(self._outlived) > LAPSED_MAX or sum(d.cost for d in self._outlived) > self.budget:
-                    del self._outlived[next(iter(self._outlived))]
+        while len(self._outlived) > LAPSED_MAX or sum(d.cost for d in self._outlived) > self.budget:
+            del self._outlived[next(iter(self._outlived))]
         self._close_if_finished(delivery)
         return all_gone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from peerfabric.errors import (
     NodeClosed,
     TimedOut,
 )
+from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.beside import Clerk, Errand
 from peerfabric.nodes.fronts import ASYNC_FOR, refusing
 from peerfabric.nodes.in_hand import take_in_hand
@@ -337,17 +338,25 @@ class AsyncConsumer(Generic[T_co]):
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)
 
-    def __aiter__(self) -> MessageIterator[T_co]:
-        return MessageIterator(self)
+    def __aiter__(self) -> AsyncItems[Message[T_co]]:
+        return AsyncItems(partial(self.next_message, self.waiting), self.rest)
 
-    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> BatchIterator[T_co]:
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
         """Iterate over batches of what is here, at most `max_size` messages each.
 
         A batch that is not full waits `max_wait` seconds for more.
         """
+        return AsyncItems(self.taking(max_size, max_wait), self.rest)
+
+    def taking(self, max_size: int, max_wait: float) -> Callable[[], Coroutine[Any, Any, Batch[T_co] | None]]:
+        """What `batches` calls for each batch.
+
+        Raises:
+            ConfigError: There are no such batches.
+        """
         if max_size < 1 or max_wait < 0:
             raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
-        return BatchIterator(self, max_size, max_wait)
+        return partial(self.next_batch, max_size, max_wait)
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
@@ -407,42 +416,3 @@ class AsyncConsumer(Generic[T_co]):
                 with self._node.pump.lock:
                     self._node.engine.reopen_consumer(self.queue, clock())
                 self._node.pump.wake()
-
-
-class MessageIterator(Generic[T_co]):
-    """Yields messages until the consumer or its node is closed. Dropping it returns what was buffered."""
-
-    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
-        self._consumer = consumer
-
-    def __aiter__(self) -> AsyncIterator[Message[T_co]]:
-        return self
-
-    async def __anext__(self) -> Message[T_co]:
-        message = await self._consumer.next_message(self._consumer._node.waiting)
-        if message is None:
-            raise StopAsyncIteration
-        return message
-
-    def __del__(self) -> None:
-        self._consumer.rest()
-
-
-class BatchIterator(Generic[T_co]):
-    """Yields batches until the consumer or its node is closed. Dropping it returns what was buffered."""
-
-    def __init__(self, consumer: AsyncConsumer[T_co], max_size: int, max_wait: float) -> None:
-        self._consumer = consumer
-        self._max_size, self._max_wait = max_size, max_wait
-
-    def __aiter__(self) -> AsyncIterator[Batch[T_co]]:
-        return self
-
-    async def __anext__(self) -> Batch[T_co]:
-        batch = await self._consumer.next_batch(self._max_size, self._max_wait)
-        if batch is None:
-            raise StopAsyncIteration
-        return batch
-
-    def __del__(self) -> None:
-        self._consumer.rest()

@@ -11,7 +11,6 @@ import re
 import secrets
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum
@@ -22,9 +21,9 @@ from msgspec.structs import replace
 
 from peerfabric.codec import Codec
 from peerfabric.discovery.backends import build_backends, check_choice
-from peerfabric.discovery.host import host_id, private_folder, runtime_folder
+from peerfabric.discovery.host import host_id
 from peerfabric.engine import Engine
-from peerfabric.envelope import HEADER_BYTES_MAX, MSGPACK, Address
+from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import (
     ConfigError,
     ForkedNode,
@@ -50,12 +49,12 @@ from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import DeadMessage, Message, Update
+from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS, Opened, epoch_counter, open_store
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, in_event_loop, wait_until
 from peerfabric.options import MiB, Options
-from peerfabric.spool import Spool
 from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
 
 if TYPE_CHECKING:
@@ -64,11 +63,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
 FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"
 PARTING_MAX: Final = 1.5
-BUFFER_BYTES: Final = 64 * MiB
-MAX_ATTEMPTS: Final = 5
 DISCOVERY_TIME: Final = 1.0
 """Seconds after the start in which consumers may still turn up; a spool that nobody reads is not waited for longer."""
 
@@ -227,19 +223,23 @@ class AsyncNode:
         self._loop = loop
 
     async def _start_beside(self) -> None:
-        opened = _Opened()
+        opened = self._to_open()
+        name = f"{self.name}-start"
+
+        def read() -> None:
+            opened.read(self._producers, self._consumers)
+
         reading = False
         try:
             while not reading:
                 reading = True
-                name = f"{self.name}-start"
-                await beside(self.waiting, lambda: self._read_disk(opened), lambda _: opened.close(), name)
+                await beside(self.waiting, read, lambda _: opened.close(), name)
                 with self._life_lock:
                     if self._life is not Life.NEW:
                         raise NodeClosed
                     if not self._wanted:
                         break  # all calls that wanted it were cancelled
-                    reading = self._is_read(opened)  # or handles were made meanwhile
+                    reading = opened.has_all(self._producers, self._consumers)  # or handles were made meanwhile
                     if reading:
                         self._open(opened)
                         _log.info("%s started in fabric %s", self.name, self.fabric)
@@ -249,10 +249,10 @@ class AsyncNode:
             raise
         except BaseException:
             self._loop = None
-            await beside(self.waiting, opened.close, None, f"{self.name}-start")
+            await beside(self.waiting, opened.close, None, name)
             raise
         self._loop = None
-        await beside(self.waiting, opened.close, None, f"{self.name}-start")
+        await beside(self.waiting, opened.close, None, name)
 
     def start(self) -> None:
         """Open sockets, start the I/O thread, tell the world. Does nothing if the node runs.
@@ -265,9 +265,9 @@ class AsyncNode:
                 return
             if isinstance(self.waiting, Suspending):
                 self._check_loop()
-            opened = _Opened()
+            opened = self._to_open()
             try:
-                self._read_disk(opened)
+                opened.read(self._producers, self._consumers)
                 self._open(opened)
             except BaseException:
                 self._loop = None
@@ -275,48 +275,12 @@ class AsyncNode:
                 raise
         _log.info("%s started in fabric %s", self.name, self.fabric)
 
-    def _read_disk(self, opened: _Opened) -> None:
-        """Open what is on disk and not opened yet, and read what a start needs of it."""
-        for consumer in list(self._consumers.values()):
-            if consumer.keeper is not None and consumer.keeper not in opened.keepers:
-                consumer.keeper.open()
-                opened.keepers.append(consumer.keeper)
-        if self.spool is None:
-            return
-        spool = opened.spool
-        if spool is None:
-            spool = opened.spool = Spool.open(
-                self.spool,
-                fsync=self.fsync,
-                counter_min=max(1, int(time.time()) - EPOCH_START),
-                random_bits=secrets.randbits(20),
-                node_id=secrets.token_hex(8),
-                limit_bytes=self.options.spool_bytes,
-                claims=str(private_folder(runtime_folder() / "spools")),
-                unix_ms=time.time_ns() // 1_000_000,
-            )
-            for warning in spool.warnings:
-                _log.warning("%s", warning)
-            for queue in spool.queues():
-                self._read_store(opened, spool, queue, self.fsync)
-        for queue, producer in list(self._producers.items()):
-            if producer.spooled and queue not in opened.stores:
-                self._read_store(opened, spool, queue, producer.fsync)
+    def _to_open(self) -> Opened:
+        return Opened(self.spool, self.fsync, self.options.spool_bytes)
 
-    def _read_store(self, opened: _Opened, spool: Spool, queue: str, fsync: bool) -> None:
-        store = _store(spool, queue, fsync)
-        opened.letters[queue] = store.letters()
-        opened.stores[queue] = store
-
-    def _is_read(self, opened: _Opened) -> bool:
-        """Whether all is opened that the handles need."""
-        return all(
-            consumer.keeper is None or consumer.keeper in opened.keepers for consumer in self._consumers.values()
-        ) and all(not producer.spooled or queue in opened.stores for queue, producer in self._producers.items())
-
-    def _open(self, opened: _Opened) -> None:
+    def _open(self, opened: Opened) -> None:
         node_id = secrets.token_hex(8)
-        epoch = (max(1, int(time.time()) - EPOCH_START) << 20) | secrets.randbits(20)
+        epoch = (epoch_counter() << 20) | secrets.randbits(20)
         if opened.spool is not None:
             node_id, epoch = opened.spool.node_id, opened.spool.epoch
         try:
@@ -325,7 +289,7 @@ class AsyncNode:
             self.disk = None
             raise
 
-    def _open_with(self, node_id: str, epoch: int, opened: _Opened) -> None:
+    def _open_with(self, node_id: str, epoch: int, opened: Opened) -> None:
         frame_bytes_max = max(self.options.message_bytes_max + 1024, HEADER_BYTES_MAX)
         sockets = Sockets(frame_bytes_max=frame_bytes_max, peers_max=self.options.peers_max)
         try:
@@ -337,7 +301,7 @@ class AsyncNode:
             self.engine = Engine(address, self.fabric, self.options, rng, now)
             if opened.spool is not None:
                 self.disk = Disk(opened.spool, self.engine, self.name)
-                self._take_stores(self.disk, opened, now)
+                opened.resume(self.disk, self.engine, self._producers, now)
             backends = build_backends(
                 fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
             )
@@ -360,25 +324,6 @@ class AsyncNode:
         self._membership.join()
         for handler, take in self._handlers:
             handler.start(self, take)
-
-    def _take_stores(self, disk: Disk, opened: _Opened, now: float) -> None:
-        """Go on with what is in the store of each queue that the spool has, and of each producer."""
-        for queue, producer in self._producers.items():
-            if not producer.spooled and queue in opened.stores and opened.stores[queue].recovered().eras:
-                raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
-        disk.stores.update(opened.stores)
-        for queue, store in disk.stores.items():
-            handle = self._producers.get(queue)
-            codec = handle.codec.number if handle is not None else MSGPACK
-            memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
-            attempts = handle.max_attempts if handle is not None else MAX_ATTEMPTS
-            store.end = self.engine.open_producer(queue, codec, attempts, memory, now, store.recovered())
-            for letter in opened.letters[queue]:
-                store.end.restore_letter(letter)
-            left = store.end.account()
-            if left.recovered:
-                _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
-        self.engine.durable = bool(disk.stores)
 
     async def open_late(self, handle: Any, gate: Gate, waiting: Waiting | None = None) -> None:
         """Open the file of a handle that was made while the node ran, and then the handle; `gate` is its own.
@@ -424,7 +369,7 @@ class AsyncNode:
 
     def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:
         """Open the store of a new producer of a node that runs."""
-        store = _store(disk.spool, handle.queue, handle.fsync)
+        store = open_store(disk.spool, handle.queue, handle.fsync)
         with self.pump.lock:
             self.engine.durable = True
             store.end = self.engine.open_producer(
@@ -1034,31 +979,6 @@ class AsyncNode:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.removeprefix('_Blocking')} {self.name} in {self.fabric}: {self._life.value}>"
-
-
-class _Opened:
-    """What a start has opened on disk."""
-
-    def __init__(self) -> None:
-        self.spool: Spool | None = None
-        self.keepers: list[Keeper] = []
-        self.stores: dict[str, Store] = {}
-        self.letters: dict[str, list[DeadLetter]] = {}
-
-    def close(self) -> None:
-        """The start came to nothing."""
-        for keeper in self.keepers:
-            keeper.close()
-        if self.spool is not None:
-            self.spool.close()
-
-
-def _store(spool: Spool, queue: str, fsync: bool) -> Store:
-    """The store of a queue, opened."""
-    store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
-    for line in store.findings:
-        _log.warning("queue %r: %s", queue, line)
-    return store
 
 
 def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:

@@ -372,7 +372,7 @@ class AsyncProducer(Generic[T_contra]):
                 if size > self._room and not self._has_room(size):
                     return None
             if self.on_full == "spool" and self._fits_in_memory(size):
-                sequence = self._put_in_memory(data, size, extra)
+                sequence = self._put_in_memory([data], size, extra, Progress())
             else:
                 sequence = self._store_now(_Underway([data], extra, size, None))
         if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
@@ -387,22 +387,25 @@ class AsyncProducer(Generic[T_contra]):
         try:
             if not self._fits_in_memory(size):
                 return None
-            sequence = self._put_in_memory(data, size, extra)
+            sequence = self._put_in_memory([data], size, extra, Progress())
         finally:
             self.writing.release()
         self._node.pump.alert(self)
         return Receipt(self._stream, sequence)
 
-    def _put_in_memory(self, data: bytes, size: int, extra: Extra | None) -> int:
-        """Accept a message that fits in memory; return its sequence. The caller holds `writing`."""
+    def _put_in_memory(self, bodies: list[bytes], cost: int, extra: Extra | None, progress: Progress) -> int:
+        """Accept messages that fit in memory; return the sequence of the last. The caller holds `writing`."""
         with self._lock:
-            self._keep(1)
+            count = len(bodies)
+            self._keep(count)
             if extra is not None:
                 self._add_extra(extra)
-            self._room -= size
-            self._count = sequence = self._count + 1
-            self._bodies.append(data)
-        return sequence
+            # No call in these: Ctrl-C comes before or after.
+            self._room -= cost
+            self._count += count
+            self._bodies += bodies
+            progress.accepted += count
+            return self._count
 
     def _fits_in_memory(self, size: int) -> bool:
         """Of `on_full="spool"`: whether so much more needs no disk. The caller holds `writing`.
@@ -715,13 +718,7 @@ class AsyncProducer(Generic[T_contra]):
                 with self._lock:
                     part, total = self._what_fits(encoded, progress.accepted)
                 if part and self.on_full == "spool" and self._fits_in_memory(total):
-                    with self._lock:
-                        count = len(part)
-                        self._keep(count)
-                        self._room -= total
-                        self._count += count
-                        self._bodies += part
-                        progress.accepted += count
+                    self._put_in_memory(part, total, None, progress)
                 elif part:
                     self._store_now(_Underway(part, None, total, progress))
         if part:

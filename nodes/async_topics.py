@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
 from peerfabric.errors import ConfigError, DecodeError, NodeClosed, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.async_producer import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
@@ -333,50 +334,25 @@ class AsyncSubscriber(Generic[T_co]):
     def _what(self) -> str:
         return f"subscriber {self.pattern!r}: no update is here; see node.peers() for who publishes"
 
-    def __aiter__(self) -> UpdateIterator[T_co]:
-        return UpdateIterator(self)
+    def __aiter__(self) -> AsyncItems[Update[T_co]]:
+        return AsyncItems(partial(self.next_update, self.waiting))
 
-    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> UpdateBatchIterator[T_co]:
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[list[Update[T_co]]]:
         """Iterate over lists of what is here, at most `max_size` updates each."""
+        return AsyncItems(self.taking(max_size, max_wait))
+
+    def taking(self, max_size: int, max_wait: float) -> Callable[[], Coroutine[Any, Any, list[Update[T_co]] | None]]:
+        """What `batches` calls for each list.
+
+        Raises:
+            ConfigError: There are no such lists.
+        """
         if max_size < 1 or max_wait < 0:
             raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
-        return UpdateBatchIterator(self, max_size, max_wait)
+        return partial(self.next_batch, max_size, max_wait)
 
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""
         self._open = False
         self._node.forget_subscriber(self)
         self._gate.open()
-
-
-class UpdateIterator(Generic[T_co]):
-    """Yields updates until the subscriber or its node is closed."""
-
-    def __init__(self, subscriber: AsyncSubscriber[T_co]) -> None:
-        self._subscriber = subscriber
-
-    def __aiter__(self) -> AsyncIterator[Update[T_co]]:
-        return self
-
-    async def __anext__(self) -> Update[T_co]:
-        update = await self._subscriber.next_update(self._subscriber._node.waiting)
-        if update is None:
-            raise StopAsyncIteration
-        return update
-
-
-class UpdateBatchIterator(Generic[T_co]):
-    """Yields lists of updates until the subscriber or its node is closed."""
-
-    def __init__(self, subscriber: AsyncSubscriber[T_co], max_size: int, max_wait: float) -> None:
-        self._subscriber = subscriber
-        self._max_size, self._max_wait = max_size, max_wait
-
-    def __aiter__(self) -> AsyncIterator[list[Update[T_co]]]:
-        return self
-
-    async def __anext__(self) -> list[Update[T_co]]:
-        updates = await self._subscriber.next_batch(self._max_size, self._max_wait)
-        if updates is None:
-            raise StopAsyncIteration
-        return updates

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from peerfabric.nodes.async_node import BUFFER_BYTES, MAX_ATTEMPTS, AsyncNode
+from peerfabric.nodes.async_node import AsyncNode
 from peerfabric.nodes.async_producer import OnFull
 from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS
 from peerfabric.nodes.queues import Consumer, Producer
 from peerfabric.nodes.topics import Publisher, Subscriber
 from peerfabric.nodes.waiting import Blocking, complete

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, State
 from peerfabric.nodes.fronts import BLOCKING_FOR, refusing
+from peerfabric.nodes.items import Items
 from peerfabric.nodes.message import Batch, Message, Receipt
 from peerfabric.nodes.waiting import complete
 
@@ -118,59 +120,17 @@ class Consumer(Generic[T_co]):
     if not TYPE_CHECKING:
         __aiter__ = refusing(BLOCKING_FOR)
 
-    def __iter__(self) -> MessageIterator[T_co]:
-        return MessageIterator(self._async)
+    def __iter__(self) -> Items[Message[T_co]]:
+        ours = self._async
+        return Items(partial(ours.next_message, ours.waiting), ours.rest, ours.take_again)
 
-    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> BatchIterator[T_co]:
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[Batch[T_co]]:
         """Iterate over batches of what is here, at most `max_size` messages each.
 
         A batch that is not full waits `max_wait` seconds for more.
         """
-        self._async.batches(max_size, max_wait)
-        return BatchIterator(self._async, max_size, max_wait)
+        return Items(self._async.taking(max_size, max_wait), self._async.rest)
 
     def close(self) -> None:
         """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
         self._async.close()
-
-
-class MessageIterator(Generic[T_co]):
-    """Yields messages until the consumer or its node is closed. Dropping it returns what was buffered."""
-
-    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
-        self._consumer = consumer
-        self._take = consumer.take_again
-
-    def __iter__(self) -> Iterator[Message[T_co]]:
-        return self
-
-    def __next__(self) -> Message[T_co]:
-        message = self._take()
-        if message is None:
-            message = complete(self._consumer.next_message(self._consumer.waiting))
-            if message is None:
-                raise StopIteration
-        return message
-
-    def __del__(self) -> None:
-        self._consumer.rest()
-
-
-class BatchIterator(Generic[T_co]):
-    """Yields batches until the consumer or its node is closed. Dropping it returns what was buffered."""
-
-    def __init__(self, consumer: AsyncConsumer[T_co], max_size: int, max_wait: float) -> None:
-        self._consumer = consumer
-        self._max_size, self._max_wait = max_size, max_wait
-
-    def __iter__(self) -> Iterator[Batch[T_co]]:
-        return self
-
-    def __next__(self) -> Batch[T_co]:
-        batch = complete(self._consumer.next_batch(self._max_size, self._max_wait))
-        if batch is None:
-            raise StopIteration
-        return batch
-
-    def __del__(self) -> None:
-        self._consumer.rest()

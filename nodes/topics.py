@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from typing import Generic, TypeVar
 
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.items import Items
 from peerfabric.nodes.message import Update
 from peerfabric.nodes.waiting import complete
 
@@ -70,47 +72,13 @@ class Subscriber(Generic[T_co]):
         """
         return complete(self._async.get(timeout))
 
-    def __iter__(self) -> UpdateIterator[T_co]:
-        return UpdateIterator(self._async)
+    def __iter__(self) -> Items[Update[T_co]]:
+        return Items(partial(self._async.next_update, self._async.waiting))
 
-    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> UpdateBatchIterator[T_co]:
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[list[Update[T_co]]]:
         """Iterate over lists of what is here, at most `max_size` updates each."""
-        self._async.batches(max_size, max_wait)
-        return UpdateBatchIterator(self._async, max_size, max_wait)
+        return Items(self._async.taking(max_size, max_wait))
 
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""
         self._async.close()
-
-
-class UpdateIterator(Generic[T_co]):
-    """Yields updates until the subscriber or its node is closed."""
-
-    def __init__(self, subscriber: AsyncSubscriber[T_co]) -> None:
-        self._subscriber = subscriber
-
-    def __iter__(self) -> Iterator[Update[T_co]]:
-        return self
-
-    def __next__(self) -> Update[T_co]:
-        update = complete(self._subscriber.next_update(self._subscriber.waiting))
-        if update is None:
-            raise StopIteration
-        return update
-
-
-class UpdateBatchIterator(Generic[T_co]):
-    """Yields lists of updates until the subscriber or its node is closed."""
-
-    def __init__(self, subscriber: AsyncSubscriber[T_co], max_size: int, max_wait: float) -> None:
-        self._subscriber = subscriber
-        self._max_size, self._max_wait = max_size, max_wait
-
-    def __iter__(self) -> Iterator[list[Update[T_co]]]:
-        return self
-
-    def __next__(self) -> list[Update[T_co]]:
-        updates = complete(self._subscriber.next_batch(self._max_size, self._max_wait))
-        if updates is None:
-            raise StopIteration
-        return updates

@@ -18,8 +18,8 @@ from peerfabric.batch import split
 from peerfabric.codec import Codec
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
-from peerfabric.nodes.async_node import EPOCH_START
 from peerfabric.nodes.cli.exits import Failure
+from peerfabric.nodes.opened import epoch_counter
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, Record, Spool
@@ -87,7 +87,7 @@ def owned(folder: str, node_id: str) -> Iterator[Spool]:
         spool = Spool.open(
             path,
             fsync=True,
-            counter_min=max(1, int(time.time()) - EPOCH_START),
+            counter_min=epoch_counter(),
             random_bits=secrets.randbits(20),
             node_id=node_id,
             unix_ms=now_ms(),

@@ -275,11 +275,9 @@ def test_hwm_refuses_until_the_peer_reads(make: Callable[..., Sockets]) -> None:
         taken += 1
         assert monotonic() < deadline
     assert not a.writable(1)
-    a.wait(0.0)
-    assert Writable(1) not in a.read()
 
     seen: list[list[bytes]] = []
-    events: list[Event] = []
+    events: list[Event] = []  # the kernel may take some more before the peer reads
     while Writable(1) not in events or len(seen) < taken:
         assert monotonic() < deadline
         b.wait(0.01)

@@ -1,0 +1,136 @@
+"""What a starting node opens on disk: its spool, the store of each queue, the ledgers of its consumers."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.discovery.host import private_folder, runtime_folder
+from peerfabric.engine import Engine
+from peerfabric.envelope import MSGPACK
+from peerfabric.errors import ConfigError
+from peerfabric.nodes.disk import Disk
+from peerfabric.nodes.keeper import Keeper
+from peerfabric.nodes.stores import Store
+from peerfabric.options import MiB
+from peerfabric.spool import Spool
+from peerfabric.stats import DeadLetter
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.async_consumer import AsyncConsumer
+    from peerfabric.nodes.async_producer import AsyncProducer
+
+EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
+BUFFER_BYTES: Final = 64 * MiB
+MAX_ATTEMPTS: Final = 5
+
+_log = logging.getLogger("peerfabric")
+
+
+class Opened:
+    """Opened in one thread or several, one after the other; `read` as often as handles are added meanwhile.
+
+    Args:
+        path: The folder of the spool; None if the node has none.
+        fsync: Whether it shall survive the loss of power.
+        limit_bytes: What it may take of the disk; None: what that has.
+    """
+
+    def __init__(self, path: str | None, fsync: bool, limit_bytes: int | None) -> None:
+        self.spool: Spool | None = None
+        self._path, self._fsync, self._limit_bytes = path, fsync, limit_bytes
+        self._keepers: list[Keeper] = []
+        self._stores: dict[str, Store] = {}
+        self._letters: dict[str, list[DeadLetter]] = {}
+
+    def read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
+        """Open what is not opened yet, and read what a start needs of it.
+
+        Raises:
+            SpoolError, ConfigError: Something cannot be used; `close` the rest.
+        """
+        for consumer in list(consumers.values()):
+            if consumer.keeper is not None and consumer.keeper not in self._keepers:
+                consumer.keeper.open()
+                self._keepers.append(consumer.keeper)
+        if self._path is None:
+            return
+        if self.spool is None:
+            self.spool = self._open_spool(self._path)
+            for queue in self.spool.queues():
+                self._read_store(self.spool, queue, self._fsync)
+        for queue, producer in list(producers.items()):
+            if producer.spooled and queue not in self._stores:
+                self._read_store(self.spool, queue, producer.fsync)
+
+    def _open_spool(self, path: str) -> Spool:
+        spool = Spool.open(
+            path,
+            fsync=self._fsync,
+            counter_min=epoch_counter(),
+            random_bits=secrets.randbits(20),
+            node_id=secrets.token_hex(8),
+            limit_bytes=self._limit_bytes,
+            claims=str(private_folder(runtime_folder() / "spools")),
+            unix_ms=time.time_ns() // 1_000_000,
+        )
+        for warning in spool.warnings:
+            _log.warning("%s", warning)
+        return spool
+
+    def _read_store(self, spool: Spool, queue: str, fsync: bool) -> None:
+        store = open_store(spool, queue, fsync)
+        self._letters[queue] = store.letters()
+        self._stores[queue] = store
+
+    def has_all(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> bool:
+        """Whether all is opened that these need."""
+        return all(
+            consumer.keeper is None or consumer.keeper in self._keepers for consumer in consumers.values()
+        ) and all(not producer.spooled or queue in self._stores for queue, producer in producers.items())
+
+    def resume(self, disk: Disk, engine: Engine, producers: Mapping[str, AsyncProducer[Any]], now: float) -> None:
+        """Go on with what is in the store of each queue that the spool has, and of each producer.
+
+        Raises:
+            ConfigError: A producer shall do without the spool that has messages of its queue.
+        """
+        for queue, producer in producers.items():
+            if not producer.spooled and queue in self._stores and self._stores[queue].recovered().eras:
+                raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
+        disk.stores.update(self._stores)
+        for queue, store in disk.stores.items():
+            handle = producers.get(queue)
+            codec = handle.codec.number if handle is not None else MSGPACK
+            memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
+            attempts = handle.max_attempts if handle is not None else MAX_ATTEMPTS
+            store.end = engine.open_producer(queue, codec, attempts, memory, now, store.recovered())
+            for letter in self._letters[queue]:
+                store.end.restore_letter(letter)
+            left = store.end.account()
+            if left.recovered:
+                _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
+        engine.durable = bool(disk.stores)
+
+    def close(self) -> None:
+        """The start came to nothing."""
+        for keeper in self._keepers:
+            keeper.close()
+        if self.spool is not None:
+            self.spool.close()
+
+
+def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
+    """The store of a queue; what was wrong with its files is logged."""
+    store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
+    for line in store.findings:
+        _log.warning("queue %r: %s", queue, line)
+    return store
+
+
+def epoch_counter() -> int:
+    """The counter of epochs that begin now, if those before had lower ones."""
+    return max(1, int(time.time()) - EPOCH_START)
