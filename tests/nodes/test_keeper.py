@@ -13,8 +13,10 @@ import pytest
 from peerfabric.delivery import Delivery
 from peerfabric.envelope import RAW
 from peerfabric.errors import NodeClosed, SpoolError
+from peerfabric.nodes.beside import Clerk
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.ranges import Ranges
+from tests.nodes.conftest import eventually
 
 STREAM = "n:1:orders"
 
@@ -70,8 +72,7 @@ def record_in_threads(keeper: Keeper, slow: Slow, count: int) -> list[int]:
     assert slow.begun.wait(30)
     for thread in threads[1:]:
         thread.start()
-    while len(keeper._coming) < count:
-        pass
+    eventually(lambda: len(keeper._coming) == count, "the other threads")
     slow.go_on.set()
     for thread in threads:
         thread.join()
@@ -113,3 +114,45 @@ def test_each_learns_for_itself_that_it_failed(tmp_path: Path, monkeypatch: pyte
     again = opened(tmp_path)
     assert again.remembered == {STREAM: kept}
     again.close()
+
+
+class Interrupted:
+    """A lock that somebody has, and whose waiter is interrupted by Ctrl-C."""
+
+    def acquire(self, blocking: bool) -> bool:
+        return False
+
+    def __enter__(self) -> None:
+        raise KeyboardInterrupt
+
+    def __exit__(self, *error: object) -> None:
+        raise AssertionError("it never had the lock")
+
+
+def test_an_interrupted_ack_is_not_written_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message is given back, so the ledger must not say that it is processed."""
+    keeper = opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "_lock", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            keeper.record([(delivery(), 50, 51)])
+    slow = Slow(monkeypatch, lambda _: False)
+    assert record_in_threads(keeper, slow, 2) == []
+    assert keeper.remembered == {STREAM: Ranges([(1, 4)])}
+    assert len(keeper._coming) == 0
+    keeper.close()
+
+
+def test_an_ack_of_a_loop_after_the_end(tmp_path: Path) -> None:
+    """Who acks when nobody writes any more is told."""
+    keeper = opened(tmp_path)
+    clerk = Clerk(keeper, "shop", lambda: None)
+    told: list[object] = []
+    clerk.record([(delivery(), 0, 1)], lambda: told.append("acked"), told.append)
+    clerk.stop()
+    assert told == ["acked"]
+    clerk.record([(delivery(), 1, 2)], lambda: told.append("acked"), told.append)
+    assert [type(what) for what in told[1:]] == [NodeClosed]
+    assert clerk.idle
+    assert keeper.remembered == {STREAM: Ranges([(1, 2)])}
+    keeper.close()

@@ -226,6 +226,30 @@ def test_handles_of_a_node_that_runs(disk: SlowDisk, place: dict[str, Any], tmp_
     told(disk, story)
 
 
+def test_a_close_while_a_ledger_is_opened(disk: SlowDisk, tmp_path: Path) -> None:
+    """Whoever wants the ledger next can have it."""
+    tmp_path.chmod(0o700)
+
+    async def story() -> None:
+        node = await AsyncNode("shop").__aenter__()
+        async with disk.standing_still():
+            consumer = node.consumer("jobs", int, ledger=tmp_path / "jobs.ledger")
+            taking = asyncio.create_task(consumer.get(timeout=DEADLINE))
+            await asyncio.to_thread(disk.waiting.wait, DEADLINE)
+            closing = asyncio.create_task(node.close(0.0))
+            while not node.is_closed:
+                await asyncio.sleep(0)
+        await closing
+        with pytest.raises(NodeClosed):
+            await taking
+        async with AsyncNode("shop") as again:
+            other = again.consumer("jobs", int, ledger=tmp_path / "jobs.ledger")
+            await again.producer("jobs", int).send(1)
+            (await other.get(timeout=DEADLINE)).ack()
+
+    told(disk, story)
+
+
 def test_a_store_that_cannot_be_opened_now(disk: SlowDisk, place: dict[str, Any]) -> None:
     """Each call says so until it can."""
 
