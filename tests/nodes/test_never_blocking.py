@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, NodeClosed, Options, SpoolError, SpoolLocked
+from peerfabric import AsyncNode, NodeClosed, NotConfirmed, Options, SpoolError, SpoolLocked
 from peerfabric.spool.files import RealFiles
 from tests.nodes.conftest import DEADLINE, eventually
 
@@ -283,6 +284,32 @@ def test_sends_and_a_close(disk: SlowDisk, place: dict[str, Any]) -> None:
         await sending  # the disk had it in hand
         async with AsyncNode("shop", **place) as node:
             assert node.statistics().producers[0].recovered == 2
+
+    told(disk, story)
+
+
+def test_a_close_while_nothing_can_be_synced(disk: SlowDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written and not synced may be there at the next start, and its sender learns that."""
+    tmp_path.chmod(0o700)
+    refused = threading.Event()
+
+    def refuse(descriptor: int) -> None:
+        refused.set()
+        raise OSError(errno.EIO, "no")
+
+    async def story() -> None:
+        node = AsyncNode("shop", spool=tmp_path / "spool", fsync=True)
+        producer = node.producer("jobs", int)
+        await producer.send(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            sending = asyncio.create_task(producer.send(1))
+            await asyncio.to_thread(refused.wait, DEADLINE)
+            closing = asyncio.create_task(node.close(0))
+            with pytest.raises(NotConfirmed):
+                await sending
+        with suppress(SpoolError):
+            await closing
 
     told(disk, story)
 
