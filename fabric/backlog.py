@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from peerfabric.inflight import Run
+from peerfabric.inflight import ISOLATION, Run
 from peerfabric.numbering import Numbering
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
@@ -23,11 +23,18 @@ from peerfabric.stats import DeadLetter
 REUNION: Final = 1.0
 """Seconds after a start in which recovered messages wait for consumers of the last life: some may have done them."""
 
+ACCUSED: Final = {0: ISOLATION[1], **ISOLATION}
+"""Of the messages with so many deaths, how many a node that died of its own queue may have had in hand: those that one
+consumer holds at most, and of fresh ones as many as may then travel together. The lowest: they are handed out first."""
+
 MARKS_BYTES_MAX: Final = 1024 * 1024
 """Of the marks in a cursor, which is written many times a second. Beyond that those that say least are left out."""
 
 State = tuple[int, int, int, int, int]
 """Messages `[start, stop)` by their numbers, and their attempt, deaths and strikes."""
+
+UNTRIED: Final = (1, 0, 0)
+"""Attempt, deaths and strikes of what nothing is known of."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -49,6 +56,8 @@ class Marks(msgspec.Struct, array_like=True):
     marks: list[Mark] = []
     consumers: list[str] = []
     """Node ids of those who consumed the queue; they may know what became of its messages."""
+    taking: bool = False
+    """This node consumed its own queue: should it die, its messages were held at that death."""
 
 
 def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
@@ -93,6 +102,7 @@ class Recovered:
         settled: (stream, start, stop) that need not be sent again.
         damaged: (stream, start, stop) that are lost.
         marks: What the last cursor remembered.
+        died: The process that wrote it died.
     """
 
     def __init__(
@@ -101,8 +111,10 @@ class Recovered:
         settled: list[tuple[str, int, int]],
         damaged: list[tuple[str, int, int]],
         marks: Marks,
+        *,
+        died: bool = False,
     ) -> None:
-        self.eras, self.settled, self.damaged, self.marks = eras, settled, damaged, marks
+        self.eras, self.settled, self.damaged, self.marks, self.died = eras, settled, damaged, marks, died
 
     def begin(self, stream: str, memory_bytes: int, now: float) -> tuple[Numbering, Backlog]:
         """The numbering and the backlog of the life that begins with `stream`."""
@@ -115,7 +127,10 @@ class Recovered:
         for name, start, stop in self.settled:
             for low, high in numbering.numbers(name, start, stop):
                 settled.add(low, min(high, numbering.base + 1))
-        return numbering, Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
+        backlog = Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
+        if self.died and self.marks.taking:
+            backlog.accuse(numbering.base + 1)
+        return numbering, backlog
 
 
 class Backlog:
@@ -145,9 +160,12 @@ class Backlog:
         """Marks or settled numbers have changed since they were last taken."""
         self.states_changed = True
         """Attempts, deaths or strikes have changed since they were last taken."""
+        self.taking_stored = False
+        """The cursor on disk says that this node consumes its own queue. Before, it is given nothing of it: a process
+        that dies of its first message would leave no trace."""
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
-        self._marks = self._numbered(numbering, marks)
+        self._known = self._numbered(numbering, marks)
         self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
         self._missing = set(marks.consumers)
         self.volatile = Ranges()
@@ -156,15 +174,32 @@ class Backlog:
         """Dead messages whose letters are not on disk yet."""
 
     @staticmethod
-    def _numbered(numbering: Numbering, marks: Marks) -> list[tuple[int, int, Mark]]:
-        found = [
-            (low, high, mark)
+    def _numbered(numbering: Numbering, marks: Marks) -> list[State]:
+        return sorted(
+            (low, high, mark.attempt, mark.deaths, mark.strikes)
             for mark in marks.marks
             for low, high in numbering.numbers(mark.stream, mark.start, mark.stop)
-        ]
-        return sorted(found, key=lambda item: item[0])
+        )
 
     # Who was there before
+
+    def accuse(self, stop: int) -> None:
+        """This node died as it consumed its own queue: what it may have had in hand below `stop` counts a death.
+
+        Suspects are not guessed at: the cursor says which one it ran, and has counted it.
+        """
+        room = dict(ACCUSED)
+        states: list[State] = []
+        for low, high in self.settled.missing(1, stop):
+            for start, end, attempt, deaths, strikes in self._cut(low, high):
+                edge = min(end, start + room.get(deaths, 0))
+                if start < edge:
+                    room[deaths] -= edge - start
+                    states.append((start, edge, attempt, deaths + 1, strikes))
+                if edge < end and (attempt, deaths, strikes) != UNTRIED:
+                    states.append((edge, end, attempt, deaths, strikes))
+        self._known = states
+        self.changed = True
 
     @property
     def reuniting(self) -> bool:
@@ -208,28 +243,28 @@ class Backlog:
         self.load_at = max(self.load_at, stop)
         found = []
         for low, high in self.settled.missing(first, stop):
-            for a, b, mark in self._cut(low, high):
-                made = run.like(a, bodies[a - first : b - first])
-                if mark is not None:
-                    made.attempt, made.deaths, made.strikes = mark.attempt, mark.deaths, mark.strikes
+            for start, end, *tried in self._cut(low, high):
+                made = run.like(start, bodies[start - first : end - first])
+                made.attempt, made.deaths, made.strikes = tried
                 found.append(made)
         return found
 
-    def _cut(self, low: int, high: int) -> list[tuple[int, int, Mark | None]]:
-        parts: list[tuple[int, int, Mark | None]] = []
-        while self._marks and self._marks[0][1] <= low:
-            self._marks.pop(0)
-        for start, stop, mark in self._marks:
+    def _cut(self, low: int, high: int) -> list[State]:
+        """`[low, high)` in parts of which the same is known. What is known of numbers below is forgotten."""
+        parts: list[State] = []
+        while self._known and self._known[0][1] <= low:
+            self._known.pop(0)
+        for start, stop, attempt, deaths, strikes in self._known:
             if start >= high:
                 break
             a, b = max(low, start), min(high, stop)
             if low < a:
-                parts.append((low, a, None))
+                parts.append((low, a, *UNTRIED))
             if a < b:
-                parts.append((a, b, mark))
+                parts.append((a, b, attempt, deaths, strikes))
                 low = b
         if low < high:
-            parts.append((low, high, None))
+            parts.append((low, high, *UNTRIED))
         return parts
 
     # To disk
@@ -281,8 +316,4 @@ class Backlog:
 
     def kept_states(self) -> list[State]:
         """What is known of that which was not read from disk yet."""
-        return [
-            (max(a, self.load_at), b, mark.attempt, mark.deaths, mark.strikes)
-            for a, b, mark in self._marks
-            if b > self.load_at
-        ]
+        return [(max(state[0], self.load_at), *state[1:]) for state in self._known if state[1] > self.load_at]

@@ -130,6 +130,8 @@ class ConsumerEnd:
         self.queue, self.lease, self.budget = queue, lease, budget
         self._neighbours = neighbours if neighbours is not None else {queue: self}
         self._suspect_since = inf
+        self._suspect: Delivery | None = None
+        """The one that was handed out last, until its producer has told that it knows the result."""
         self._largest = 0
         """Bytes of the largest frame that came: one message of each link may go over the budget."""
         self.window = Window(horizon)
@@ -185,6 +187,8 @@ class ConsumerEnd:
         source.starting.clear()
         for delivery in source.buffer:
             delivery.announced = None
+        if self._suspect is not None and self._suspect.holder == holder and self._suspect not in self._open:
+            self._suspect = None  # what is told as the link begins accuses nobody
         held = [d for d in self._everything() if d.holder == holder]
         # What we still hold was granted in the last life; it is charged to this one from the start.
         source.credit.freed_messages = -sum(d.left for d in held)
@@ -406,6 +410,9 @@ class ConsumerEnd:
                 self._forget(stream, start, stop)
         if source is not None and source.buffer and source.buffer[0].announced is not None:
             source.buffer[0].announced = 0 if source.buffer[0].announced <= ack else source.buffer[0].announced
+        suspect = self._suspect
+        if suspect is not None and suspect.holder == holder and (suspect.announced or 0) <= ack:
+            self._suspect = None
 
     def _forget(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` cannot come again, or is not recognised any more if it does."""
@@ -465,6 +472,7 @@ class ConsumerEnd:
                 self._busy_mark = now
             if delivery.suspect:
                 self._suspect_since = inf
+                self._suspect, delivery.announced = delivery, inf
             delivery.until = source.fence
             self._open[delivery] = None
             return delivery
@@ -473,7 +481,7 @@ class ConsumerEnd:
     def _solitude(self, now: float) -> bool:
         """Whether nothing may be started here: a suspect runs, is about to, or has waited for it long enough."""
         ends = self._neighbours.values()
-        if any(delivery.suspect for end in ends for delivery in end._open):
+        if any(end._suspected(now) for end in ends):
             return True
         if self._announced(now) is not None:
             return False  # it is our turn, however long others have waited for theirs
@@ -482,6 +490,19 @@ class ConsumerEnd:
             or (now - end._suspect_since >= SUSPECT_PATIENCE and not (end is self and self._may_be_alone(now)))
             for end in ends
         )
+
+    def _suspected(self, now: float) -> bool:
+        """Whether a death would now be taken for the fault of a suspect: it runs, or its result may get lost."""
+        suspect = self._suspect
+        if suspect is None:
+            return False
+        source = self._sources.get(suspect.holder)
+        if suspect not in self._open and (
+            source is None or not source.attached or (suspect.announced == inf and not source.has_results)
+        ):
+            self._suspect = None  # nobody is left to be told, or nothing to tell
+            return False
+        return suspect in self._open or (source is not None and source.fence > now)
 
     def _announced(self, now: float) -> Delivery | None:
         """The suspect whose start was announced, if its producer still counts on us."""
@@ -927,6 +948,8 @@ class ConsumerEnd:
                 source.buffer[0].announced = ack
             if done is not None:
                 self._dedup[stream].reported(ack)
+        if self._suspect is not None and self._suspect.holder == holder and self._suspect not in self._open:
+            self._suspect.announced = min(self._suspect.announced or inf, ack)
         source.done.clear()
         source.returned.clear()
         source.nacks.clear()

@@ -100,7 +100,8 @@ class Delivery:
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
         self.attempt, self.alone, self.suspect = attempt, alone, suspect
         self.announced: float | None = None
-        """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left."""
+        """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left. Once it is
+        handed out the same for the ACK with its result."""
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
         self.floor = floor

@@ -280,14 +280,21 @@ class Engine:
         links = [link for link in self.peers.links.values() if link.acks_applied > link.acks_settled]
         return {link: (link.theirs, link.acks_applied) for link in links}
 
+    def awaits_cursors(self) -> bool:
+        """Whether somebody may not start a message before `cursors_stored`."""
+        links = self.peers.links.values()
+        return any(link.settled_due and link.acks_applied > link.acks_settled for link in links) or any(
+            end.awaits_cursor for end in self.producers.values()
+        )
+
     def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
         """The cursors on disk have the results of these ACKs: consumers may forget them."""
         for link, (life, ack) in applied.items():
             if link.theirs != life:
                 continue  # the peer has begun a new count, of which the cursors know nothing
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
-            if link.starting_due:
-                link.starting_due = False
+            if link.settled_due:
+                link.settled_due = False
                 link.ping_at = -inf
                 self._dirty[link] = None
 
@@ -484,14 +491,15 @@ class Engine:
             end = self.producers.get(result.queue)
             if end is None:
                 continue
+            if result.starting or end.runs_suspect(link.holder):
+                link.settled_due = True
+                link.ping_at = -inf  # it waits to hear that we know
             for start, stop in end.numbers(result.stream, result.done):
                 end.acked(link.holder, start, stop)
             for start, stop in end.numbers(result.stream, result.returned):
                 end.returned(link.holder, start, stop)
             for start, stop in end.numbers(result.stream, result.starting):
                 end.starting(link.holder, start, stop)
-                link.starting_due = True
-                link.ping_at = -inf  # it waits to hear that we know
             for nack in result.nacks:
                 for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
                     nack.start, nack.stop = start, stop

@@ -14,6 +14,8 @@ from typing import Final
 
 from peerfabric.envelope import Extra
 
+ISOLATION: Final = {1: 4096, 2: 64}
+"""Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
 DEATHS_TO_SUSPECT: Final = 3
 """A message that was held at so many deaths travels and runs alone, and only then can be found guilty."""
 MESSAGE_OVERHEAD: Final = 64

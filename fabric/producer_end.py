@@ -34,16 +34,13 @@ from peerfabric.envelope import (
     Extra,
     Nack,
 )
-from peerfabric.inflight import DEATHS_TO_SUSPECT, MESSAGE_OVERHEAD, Run, Runs, cost
+from peerfabric.inflight import DEATHS_TO_SUSPECT, ISOLATION, MESSAGE_OVERHEAD, Run, Runs, cost
 from peerfabric.numbering import Numbering
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.stats import DeadLetter, QueueAccount
 
 FRAME_BYTES_AIM: Final = 256 * 1024
 """Large enough that a call per frame costs nothing per message, small enough that control waits little."""
-
-ISOLATION: Final = {1: 4096, 2: 64}
-"""Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
 
 PREFER_OTHERS_FOR: Final = 1.0
 """Seconds that a failed message waits for another consumer, if there is one, before the same may have it again."""
@@ -91,6 +88,8 @@ class ProducerEnd:
         backlog: Backlog | None = None,
     ) -> None:
         self.queue, self.stream, self.codec = queue, stream, codec
+        self._ourselves = stream[: -len(queue) - 1]
+        """The holder that this node itself is, if it consumes what it produces."""
         self.numbering = numbering or Numbering(stream)
         self.backlog = backlog
         self.max_attempts = max_attempts
@@ -138,7 +137,7 @@ class ProducerEnd:
         )
         self._adopted: dict[str, Ranges] = {}
         """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
-        self._left: tuple[list[State], list[str]] | None = None
+        self._left: tuple[list[State], list[str], bool] | None = None
         """What `marks` is made of, once the node has closed."""
         if backlog is not None:
             self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
@@ -222,7 +221,9 @@ class ProducerEnd:
             model.extras = {at - offset + index: extra for index, extra in extras.items()} or None
             for run in backlog.runs(at, part, model):
                 self._accepted_cost += run.cost
-                if run.fresh() or (run.attempt == 1 and not run.deaths):
+                if self._guilty(run):  # of the death of this node
+                    self._bury(run, "poison")
+                elif run.fresh() or (run.attempt == 1 and not run.deaths):
                     self._waiting.append(run)
                     self._waiting_count += len(run.bodies)
                 else:
@@ -245,8 +246,13 @@ class ProducerEnd:
 
     def _adopt(self, holder: str) -> None:
         """Of what `holder` held in our last life, what was read meanwhile is in flight there."""
+        alone = self._adopted[holder].total + self.held_by(holder) == 1
         for low, high in self._adopted[holder]:
             for run in self._take_waiting_range(low, high) + self._returned.take(low, high):
+                if run.suspect and not alone:
+                    # It went there unsuspected, and was not in our hands as we died.
+                    run.deaths = DEATHS_TO_SUSPECT - 1
+                    self._marks_changed()
                 self._in_flight.setdefault(holder, Runs()).add(run)
                 self._adopted[holder].remove(run.first, run.stop)
         if not self._adopted[holder]:
@@ -261,30 +267,40 @@ class ProducerEnd:
 
     def marks(self) -> Marks:
         """What a cursor must remember besides what is settled."""
-        states, consumers = self._states()
-        return Marks(marks_of(states, self.numbering), consumers)
+        states, consumers, taking = self._states()
+        return Marks(marks_of(states, self.numbering), consumers, taking)
 
-    def take_states(self) -> tuple[list[State] | None, list[str]]:
+    def take_states(self) -> tuple[list[State] | None, list[str], bool]:
         """What `marks` is made of, None for attempts and deaths that did not change since the last call.
 
         A pump that waits for this does not wait for what is made of it.
         """
         assert self.backlog is not None
         changed, self.backlog.states_changed = self.backlog.states_changed, False
-        states, consumers = self._states(only_consumers=not changed)
-        return (states if changed else None), consumers
+        states, consumers, taking = self._states(only_consumers=not changed)
+        return (states if changed else None), consumers, taking
 
-    def _states(self, *, only_consumers: bool = False) -> tuple[list[State], list[str]]:
+    def cursor_stored(self, floor: int, *, taking: bool) -> None:
+        """The cursor with what `take_states` and `floor` were then is on disk."""
+        assert self.backlog is not None
+        self.backlog.floor = floor
+        self.backlog.taking_stored = taking
+
+    def _states(self, *, only_consumers: bool = False) -> tuple[list[State], list[str], bool]:
         backlog = self.backlog
         assert backlog is not None
         if self._left is not None:
             return self._left
         consumers = sorted({*self.consumers.values(), *backlog.awaited})[:CONSUMERS_KEPT]
+        taking = self._ourselves in self.consumers
         if only_consumers:
-            return [], consumers
+            return [], consumers, taking
         states = [
-            (run.first, run.stop, run.attempt, run.deaths, run.strikes)
-            for _, table in self._places()
+            # Of a suspect that runs here nobody will be left to tell, should it kill.
+            (run.first, run.stop, run.attempt, run.deaths + 1, run.strikes + 1)
+            if place == self._ourselves and run.started
+            else (run.first, run.stop, run.attempt, run.deaths, run.strikes)
+            for place, table in self._places()
             for run in table
             if run.attempt > 1 or run.deaths or run.strikes
         ]
@@ -292,7 +308,7 @@ class ProducerEnd:
             # Until the letter is stored the message is all there is, and must not begin again at 1.
             deaths = DEATHS_TO_SUSPECT if letter.strikes else 0
             states.append((number, number + 1, letter.attempts, deaths, letter.strikes))
-        return states + backlog.kept_states(), consumers
+        return states + backlog.kept_states(), consumers, taking
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""
@@ -398,7 +414,7 @@ class ProducerEnd:
         """
         if self._letter_bytes >= self.letter_bytes_max or self._holds_suspect(holder):
             return None
-        if self.backlog is not None and self.backlog.reuniting:
+        if self.backlog is not None and (self.backlog.reuniting or (holder == self._ourselves and self.awaits_cursor)):
             return None
         size_max = size if holder in self._in_flight else inf
         aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
@@ -449,10 +465,19 @@ class ProducerEnd:
             return run
         return None
 
+    def runs_suspect(self, holder: str) -> bool:
+        """Whether `holder` was about to run a suspect, as far as we know."""
+        return self._holds_suspect(holder) and self._in_flight[holder].runs[0].started
+
     def _holds_suspect(self, holder: str) -> bool:
         """Whether `holder` has a message with three or more deaths, which must be alone there."""
         table = self._in_flight.get(holder)
         return table is not None and table.count == 1 and table.runs[0].suspect
+
+    @property
+    def awaits_cursor(self) -> bool:
+        """Whether this node consumes its own queue, and its death would yet leave no trace on disk."""
+        return self.backlog is not None and not self.backlog.taking_stored and self._ourselves in self.consumers
 
     def _isolation_room(self, holder: str, deaths: int) -> int:
         table = self._in_flight.get(holder)
@@ -478,6 +503,8 @@ class ProducerEnd:
         for run in self._in_flight.get(holder, ()):
             if start <= run.first and run.stop <= stop:
                 run.started = True
+                if holder == self._ourselves:
+                    self._marks_changed()
 
     def delivered(self, start: int, stop: int) -> None:
         """`[start, stop)` lies in a consumer's memory."""
@@ -586,6 +613,8 @@ class ProducerEnd:
         table = self._in_flight.get(holder)
         if table is not None:
             present = Ranges((run.first, run.stop) for run in table)
+            if holder == self._ourselves:
+                self._marks_changed()
             for run in table:
                 run.started = False  # it will be announced again
             for start, stop in present:
@@ -634,11 +663,17 @@ class ProducerEnd:
             if died:
                 run.strikes += run.suspect and run.started
                 run.deaths += 1
-                if run.strikes and run.attempt - 1 + run.strikes >= self.max_attempts:
-                    run.error = run.error or "the consumer died each time it held nothing but this message"
+                if self._guilty(run):
                     self._bury(run, "poison")
                     continue
             self._returned.add(run)
+
+    def _guilty(self, run: Run) -> bool:
+        """Whether no consumer shall die of `run` any more."""
+        if not run.strikes or run.attempt - 1 + run.strikes < self.max_attempts:
+            return False
+        run.error = run.error or "the consumer died each time it held nothing but this message"
+        return True
 
     def lapse(self, holder: str, text: str, now: float) -> None:
         """`holder` hangs and its lease is over: what it holds counts a failed attempt and goes to others.
@@ -658,6 +693,9 @@ class ProducerEnd:
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
+            if holder == self._ourselves and holder not in self.consumers and self.backlog is not None:
+                self.backlog.taking_stored = False
+                self._marks_changed()
             if node_id not in self.consumers.values() and len(self.consumers) < CONSUMERS_KEPT:
                 self._marks_changed()  # so that a next life waits for it
             self.consumers[holder] = node_id
@@ -791,6 +829,8 @@ class ProducerEnd:
     def leave(self) -> None:
         """The node closes: what is not settled is left, to a next life or to nobody, and counted."""
         if self.backlog is not None:
+            for run in self._in_flight.get(self._ourselves, ()):
+                run.started = False  # a suspect that is let go of has not killed
             self._left = self._states()
             self._marks_changed()  # so that the last cursor has just what is left
         for table in (self._returned, self._delayed, *self._in_flight.values()):
@@ -826,6 +866,8 @@ class ProducerEnd:
         runs = table.take(start, stop)
         if not table:
             del self._in_flight[holder]
+        if holder == self._ourselves and runs and runs[0].started:
+            self._marks_changed()  # a suspect that did not kill
         return runs
 
     def _take_anywhere(self, start: int, stop: int, but: str) -> list[Run]:

@@ -57,6 +57,8 @@ class Disk:
         self._bell = threading.Event()
         self._stopped = False
         self._cursor_at = 0.0
+        self._complete = True
+        """The last cursors have all that they should."""
         self._complained = False
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
@@ -122,7 +124,8 @@ class Disk:
             SpoolError: The disk refused; what was not done is done when it does not any more.
         """
         failed = [self._store_waiting()]
-        if self._cursor_at <= now and self._cursors_due():
+        cursor_at = self._next_cursors()
+        if cursor_at is not None and cursor_at <= now:
             # Before all else that needs room: what a cursor settles may be trimmed.
             self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
             failed.append(self._tried(self._write_cursors))
@@ -133,7 +136,8 @@ class Disk:
                 raise error
         if more or self._waiting:
             return 0.0
-        times = [*self._unread.values(), *([self._cursor_at] if self._cursors_due() else [])]
+        cursor_at = self._next_cursors()
+        times = [*self._unread.values(), *([cursor_at] if cursor_at is not None else [])]
         return max(0.0, min(times) - now) if times else None
 
     def last_round(self, now: float) -> None:
@@ -257,11 +261,15 @@ class Disk:
         lost += end.backlog.settled.missing(end.backlog.load_at, stop)
         end.lose(stop)
 
-    def _cursors_due(self) -> bool:
+    def _next_cursors(self) -> float | None:
+        """When cursors are to be written next: soon, or now if a start waits for them. None: there is nothing new."""
         with self.pump.lock:
             ends = [store.end for store in self.stores.values()]
             changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
-            return changed or bool(self.engine.acks_to_settle())
+            if not changed and not self.engine.acks_to_settle():
+                return None
+            # One that cannot say all is waited for in vain.
+            return 0.0 if self._complete and self.engine.awaits_cursors() else self._cursor_at
 
     def _write_cursors(self) -> None:
         with self.pump.lock:
@@ -275,10 +283,10 @@ class Disk:
         for store, settled, states, _ in due:
             store.settle(settled)
             store.remember(*states)
-        complete = True
+        self._complete = True
         try:
             for store, _, _, _ in due:
-                complete = store.write_cursor() and complete
+                self._complete = store.write_cursor() and self._complete
         except SpoolError:
             with self.pump.lock:
                 for store, _, _, _ in due:
@@ -286,11 +294,11 @@ class Disk:
                         store.end.backlog.changed = True
             raise
         with self.pump.lock:
-            if complete:
+            if self._complete:
                 self.engine.cursors_stored(acks)
-            for store, _, _, floor in due:
+            for store, _, (_, _, taking), floor in due:
                 if store.end is not None and store.end.backlog is not None:
-                    store.end.backlog.floor = floor
+                    store.end.cursor_stored(floor, taking=taking)
                     store.end.backlog.changed = store.end.backlog.changed or store.forgetful
                     self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()

@@ -84,6 +84,7 @@ class Store:
         self._read_to = 0
         self._marks = pack_marks([])
         self._consumers: list[str] = []
+        self._taking = False
         self.forgetful = False
         """The cursor on disk is without what is known of attempts and deaths: the disk was full."""
         self._compacting = True
@@ -114,7 +115,8 @@ class Store:
             marks = _marks.decode(found.marks) if found.marks else Marks()
         except msgspec.DecodeError:
             marks = Marks()  # of a later version: attempts begin again at 1
-        return Recovered(eras, settled, [(self.stream(e), a, b) for e, a, b in damaged], marks)
+        damages = [(self.stream(epoch), start, stop) for epoch, start, stop in damaged]
+        return Recovered(eras, settled, damages, marks, died=self._spool.died)
 
     def letters(self) -> list[DeadLetter]:
         """The dead letters that were neither retried nor dropped."""
@@ -316,12 +318,12 @@ class Store:
             for stream, start, stop in ranges:
                 self._log.settle(int(stream.split(":")[1]), start, stop)
 
-    def remember(self, states: list[State] | None, consumers: list[str]) -> None:
+    def remember(self, states: list[State] | None, consumers: list[str], taking: bool) -> None:
         """What the next cursors say besides what is settled; None: of attempts and deaths the same as before."""
         assert self.end is not None
         if states is not None:
             self._marks = pack_marks(marks_of(states, self.end.numbering))
-        self._consumers = consumers
+        self._consumers, self._taking = consumers, taking
 
     def write_cursor(self) -> bool:
         """Make what is settled last, and give back the space of what nobody wants.
@@ -331,7 +333,7 @@ class Store:
         Raises:
             SpoolError: It is tried again with the next.
         """
-        marks = _encode((msgspec.Raw(self._marks), self._consumers))
+        marks = _encode((msgspec.Raw(self._marks), self._consumers, self._taking))
         with self.lock:
             try:
                 self._log.write_cursor(marks)

@@ -296,7 +296,24 @@ def epoch_not_advanced(patch: Patch) -> None:
 
 def marks_forgotten(patch: Patch) -> None:
     remember = Store.remember
-    patch(Store, "remember", lambda self, states, consumers: remember(self, [], consumers))
+    patch(Store, "remember", lambda self, states, consumers, taking: remember(self, [], consumers, taking))
+
+
+def own_deaths_not_counted(patch: Patch) -> None:
+    patch(Backlog, "accuse", lambda self, stop: None)
+
+
+def suspects_started_before_the_cursor_says_so(patch: Patch) -> None:
+    starting = ProducerEnd.starting
+
+    def broken(self: ProducerEnd, holder: str, start: int, stop: int) -> None:
+        backlog = self.backlog
+        before = (backlog.changed, backlog.states_changed) if backlog is not None else (False, False)
+        starting(self, holder, start, stop)
+        if backlog is not None:
+            backlog.changed, backlog.states_changed = before
+
+    patch(ProducerEnd, "starting", broken)
 
 
 def loaded_twice(patch: Patch) -> None:
@@ -385,6 +402,8 @@ CASES = [
     (sent_before_it_is_synced, "power"),
     (epoch_not_advanced, "disk"),
     (marks_forgotten, "graves"),
+    (own_deaths_not_counted, "suicides"),
+    (suspects_started_before_the_cursor_says_so, "suicides"),
     (loaded_twice, "disk"),
     (read_ahead_of_what_is_accepted, "disk"),
     (stored_as_if_in_memory_only, "overflow"),

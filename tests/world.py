@@ -121,8 +121,8 @@ class Theme:
     """Small budgets, large bodies, sockets that refuse."""
     batches: bool = True
     letters: bool = False
-    loop: bool = False
-    """Nodes consume what they produce."""
+    loop: float = 0.0
+    """How many of the nodes consume what they produce."""
     messages: int = 80
     lease: float = 8.0
     strict: bool = False
@@ -138,9 +138,9 @@ class Theme:
 
 
 THEMES = {
-    "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=True),
+    "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=0.2),
     "cuts": Theme(faults=("cut", "cut", "cut", "flap"), strict=True, kinds=("ok", "ok", "slow")),
-    "tight": Theme(faults=("cut", "late"), strict=True, tight=True, loop=True),
+    "tight": Theme(faults=("cut", "late"), strict=True, tight=True, loop=0.2),
     "deaths": Theme(faults=("kill", "kill", "kill", "reborn", "usurp", "cut")),
     "silence": Theme(
         faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok",) * 8 + ("slow",) * 4 + ("long",)
@@ -152,7 +152,7 @@ THEMES = {
         picky=True,
         closes=True,
         letters=True,
-        loop=True,
+        loop=0.2,
     ),
     "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
     "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
@@ -165,12 +165,12 @@ THEMES = {
         tight=True,
         picky=True,
         letters=True,
-        loop=True,
+        loop=0.2,
     ),
     "disk": Theme(
         faults=("crash", "crash", "kill", "cut", "leave", "slow disk"),
         kinds=("ok", "ok", "slow"),
-        loop=True,
+        loop=0.2,
         spooled=0.8,
         fsync=0.3,
     ),
@@ -183,7 +183,7 @@ THEMES = {
     "faults": Theme(
         faults=("io", "io", "short", "full", "crash", "kill", "cut", "stall"),
         kinds=("ok",) * 8 + ("slow", "slow", "fails"),
-        loop=True,
+        loop=0.2,
         spooled=0.8,
         fsync=0.5,
     ),
@@ -202,6 +202,14 @@ THEMES = {
         spooled=1.0,
         fsync=0.3,
     ),
+    "suicides": Theme(
+        faults=("cut", "slow disk", "slow disk"),
+        kinds=("ok",) * 12 + ("slow", "fails twice", "poison"),
+        loop=0.8,
+        spooled=1.0,
+        fsync=0.3,
+        messages=40,
+    ),
     "overflow": Theme(
         faults=("leave", "leave", "leave", "crash", "kill", "cut", "full", "power"),
         kinds=("ok",) * 8 + ("slow", "slow", "fails"),
@@ -214,7 +222,7 @@ THEMES = {
         faults=("unheard",) * 5
         + ("kill", "crash", "crash", "relapse", "cut", "leave", "io", "short", "full", "power", "outage"),
         kinds=("ok",) * 8 + ("slow", "slow", "fails", "rejected"),
-        loop=True,
+        loop=0.2,
         spooled=0.7,
         fsync=0.5,
         ledgers=0.9,
@@ -440,6 +448,8 @@ class Process:
         self.met: dict[str, float] = {}
         """Holder -> when it first told this process what it has."""
         self.met_nodes: set[str] = set()
+        self.missed_nodes: set[str] = set()
+        """Those that it gave up once, whether or not they came back."""
         """Who these are."""
         self.slow_until = 0.0
         self.look_at = inf
@@ -1095,7 +1105,7 @@ class Consumer:
         kinds = [run.body.split(b"|")[1].decode() for run in runs]
         if "poison" in kinds and world.poison_left > 0:
             world.poison_left -= 1
-            world.count_death(runs[kinds.index("poison")])
+            world.count_death(process, runs[kinds.index("poison")])
             world.log(f"{process.holder} dies of {runs[kinds.index('poison')].sequence}")
             world.end(process, "died")
             return
@@ -1214,7 +1224,10 @@ class World:
         self.blocked: dict[tuple[str, str], str] = {}
         """(from holder, to holder) -> "stall" or "refuse"."""
         self.poison_left = 60
+        self.suicides: list[Process] = []
+        """Those that died of a message that they had sent themselves."""
         self.deaths: Counter[tuple[str, int]] = Counter()
+        self.own_deaths: Counter[tuple[str, int]] = Counter()
         self.healed = False
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
@@ -1567,7 +1580,7 @@ class World:
         if last.ended_at >= last.began_at + REUNION or backlog.recovered == backlog.damaged:
             return set()
         left = last.met_nodes - set(store.end.consumers.values())
-        return last.remembered[queue] - left
+        return last.remembered[queue] - left - last.missed_nodes
 
     def _judge_recovered(self, process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:
         """What was promised and is neither processed nor a dead letter must be there."""
@@ -1952,15 +1965,22 @@ class World:
         sent = [by for when, whom, by in self.sends[key] if whom == run.holder and when <= run.start]
         return next(process for process in self.processes if process.holder == sent[-1])
 
-    def count_death(self, run: Run) -> None:
+    def count_death(self, process: Process, run: Run) -> None:
         """A message that kills does so for some time: no longer than it takes to be sure, unless its producer dies."""
         key = (run.stream, run.sequence)
         self.deaths[key] += 1
         node_id = run.stream.partition(":")[0]
-        lives = sum(1 for process in self.processes if process.address.node_id == node_id)
+        lives = sum(1 for life in self.processes if life.address.node_id == node_id)
         # What the last cursor did not know of, and what happened while nobody was there, is not counted.
         most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
         assert self.deaths[key] <= most, f"{key} has killed {self.deaths[key]} consumers"
+        if process.role.spooled and process.address.node_id == node_id:
+            # Each of these is counted, whenever it comes: the next life knows what this one may have had in hand.
+            self.suicides.append(process)
+            own = self.own_deaths[key] = self.own_deaths[key] + 1
+            ends = lives - sum(1 for life in self.suicides if life.address.node_id == node_id)
+            most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
+            assert own <= most, f"{key} has killed its own node {own} times"
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
         """An engine decided that a peer is gone."""
@@ -1970,6 +1990,9 @@ class World:
             self.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.processes)
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
+        for process in self.living():
+            if process.holder == ours:
+                process.missed_nodes.add(holder.partition(":")[0])
         parted = link.bye_number or link.bye_received
         if living and not proven and not parted:
             calm = min(self.calm_for(holder), self.calm_for(ours))
@@ -2045,7 +2068,7 @@ class World:
                 largest = 100_000 if theme.strict else random.choice((100_000, 20_000))
                 role.options = Options(consumer_bytes=budget, message_bytes_max=largest)
             for queue in queues:
-                both = theme.loop and random.random() < 0.2
+                both = theme.loop > 0 and random.random() < theme.loop
                 if number == 0 or (random.random() < 0.3 and number != 1) or both:
                     role.produces.append((queue, random.choice((RAW, MSGPACK))))
                 if number == 1 or both or (not role.produces and random.random() < 0.8):

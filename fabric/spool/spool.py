@@ -52,6 +52,7 @@ class Spool:
         repair: bool,
         warnings: list[str],
         claim: Claim | None = None,
+        died: bool = False,
     ) -> None:
         self.folder = folder
         self.node_id = owner.node_id
@@ -59,6 +60,8 @@ class Spool:
         self.fsync = fsync
         self.warnings = warnings
         """What a person should know of the folder: that it is a copy, or that `node` was damaged."""
+        self.died = died
+        """The process that had it before ended without closing it, and the machine runs since then."""
         self._files = files
         self._lock = lock
         self._claim = claim
@@ -147,6 +150,7 @@ class Spool:
                 repair=True,
                 warnings=warnings,
                 claim=claim,
+                died=before is not None and before.pid != 0 and before.boot == owner.boot,
             )
         except BaseException as error:
             if lock >= 0 and before is None:

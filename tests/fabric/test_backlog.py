@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
+import pytest
 
 from peerfabric.backlog import Mark, Marks, Recovered, pack_marks
 from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
@@ -25,8 +26,9 @@ def spooled(
     settled: list[tuple[str, int, int]] | None = None,
     damaged: list[tuple[str, int, int]] | None = None,
     marks: Marks | None = None,
+    died: bool = False,
 ) -> ProducerEnd:
-    recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks())
+    recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks(), died=died)
     numbering, backlog = recovered.begin(NOW, memory, 0.0)
     end = ProducerEnd("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
     end.set_consumer("a:1", "a", consumes=True)
@@ -292,15 +294,15 @@ def test_states_are_taken_only_when_they_have_changed() -> None:
     end = spooled()
     end.accept(bodies(4), 0)
     dispatch(end)
-    assert end.take_states() == ([], ["a"])
+    assert end.take_states() == ([], ["a"], False)
     end.acked("a:1", 1, 2)
-    assert end.take_states() == (None, ["a"])
+    assert end.take_states() == (None, ["a"], False)
     end.nacked("a:1", Nack(2, 3, 1, LEASE, 0), 0.0)
-    assert end.take_states() == ([(2, 3, 2, 0, 0)], ["a"])
+    assert end.take_states() == ([(2, 3, 2, 0, 0)], ["a"], False)
     end.nacked("a:1", Nack(3, 4, 1, REJECTED), 0.0)
-    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"])
+    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], False)
     end.leave()
-    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"])
+    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], False)
 
 
 def test_marks_beyond_the_limit() -> None:
@@ -312,3 +314,114 @@ def test_marks_beyond_the_limit() -> None:
     kept = msgspec.msgpack.decode(packed, type=list[Mark])
     assert [mark.start for mark in kept] == [90, 70, 2, 5, 8]
     assert msgspec.msgpack.decode(pack_marks(marks), type=list[Mark]) == marks
+
+
+OURSELVES = "n:3"
+
+
+def takes_itself(end: ProducerEnd) -> None:
+    """The node consumes its own queue, and the cursor says so."""
+    end.set_consumer(OURSELVES, "n", consumes=True)
+    *_, taking = end.take_states()
+    end.cursor_stored(end.floor, taking=taking)
+    end.reconcile(OURSELVES, Ranges())
+
+
+def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> None:
+    """The lowest ones, as many as a consumer may hold with so many deaths; suspects, settled ones and new ones not."""
+    marks = [Mark(OLD, 1, 2, 2, 3, 1), Mark(OLD, 2, 100, 1, 2, 0), Mark(OLD, 101, 200, 3, 1, 0)]
+    end = spooled(eras=[(OLD, 1, 9001)], settled=[(OLD, 3, 5)], marks=Marks(marks, ["n"], True), died=True)
+    assert end.backlog is not None
+    assert end.backlog.changed
+    assert end.marks().marks == [
+        Mark(OLD, 1, 2, 2, 3, 1),
+        Mark(OLD, 2, 3, 1, 3, 0),
+        Mark(OLD, 5, 68, 1, 3, 0),
+        Mark(OLD, 68, 100, 1, 2, 0),
+        Mark(OLD, 100, 101, 1, 1, 0),
+        Mark(OLD, 101, 200, 3, 2, 0),
+        Mark(OLD, 200, 4295, 1, 1, 0),
+    ]
+    end.accept(bodies(2), 0)
+    load(end, OLD, 1, 9000)
+    load(end, NOW, 1, 2)
+    takes_itself(end)
+    assert dispatch(end, OURSELVES, 1) == (1, 2)
+
+
+@pytest.mark.parametrize(("taking", "died"), [(False, True), (True, False)])
+def test_a_death_that_is_not_of_its_own_queue(taking: bool, died: bool) -> None:
+    """Nobody took, or it closed in order: nothing is accused."""
+    end = spooled(eras=[(OLD, 1, 10)], marks=Marks([], [], taking), died=died)
+    assert not end.marks().marks
+
+
+def test_a_node_is_given_its_own_messages_once_the_cursor_knows_it() -> None:
+    """Each time that it begins to take; others need not wait."""
+    end = spooled()
+    end.accept(bodies(4), 0)
+    end.set_consumer(OURSELVES, "n", consumes=True)
+    assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1)) == (None, (1, 2))
+    *_, taking = end.take_states()
+    assert taking
+    end.cursor_stored(1, taking=taking)
+    assert dispatch(end, OURSELVES, 1) == (2, 3)
+    end.set_consumer(OURSELVES, "n", consumes=False)
+    assert not end.marks().taking
+    end.set_consumer(OURSELVES, "n", consumes=True)
+    assert dispatch(end, OURSELVES, 1) is None
+
+
+def test_a_suspect_of_ones_own_is_struck_on_disk_before_it_runs() -> None:
+    """Should it kill there is nobody to count; if it does not, the next cursor takes that back."""
+    suspected = Marks([Mark(OLD, 1, 2, 1, 3, 0)], ["n"])
+    for undo in ("nack", "return", "link renewed", "leave", "ack"):
+        end = spooled(eras=[(OLD, 1, 3)], marks=suspected)
+        load(end, OLD, 1, 2)
+        takes_itself(end)
+        assert dispatch(end, OURSELVES) == (1, 2)
+        assert end.marks().marks == suspected.marks
+        end.take_states()
+        assert not end.runs_suspect(OURSELVES)
+        end.starting(OURSELVES, 1, 2)
+        assert end.runs_suspect(OURSELVES)
+        assert end.take_states()[0] == [(1, 2, 1, 4, 1)]
+        expected = [(1, 2, 1, 3, 0)]
+        match undo:
+            case "nack":
+                end.nacked(OURSELVES, Nack(1, 2, 1, LEASE, 0), 0.0)
+                expected = [(1, 2, 2, 3, 0)]
+            case "return":
+                end.returned(OURSELVES, 1, 2)
+            case "link renewed":
+                end.reconcile(OURSELVES, Ranges([(1, 2)]))
+            case "leave":
+                end.leave()
+            case "ack":
+                end.acked(OURSELVES, 1, 2)
+                expected = []
+        assert end.take_states()[0] == expected, undo
+
+
+def test_who_killed_its_own_node_often_enough_is_buried_at_the_start() -> None:
+    """With its letter to be stored, and without being run once more."""
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 2, 7, 4)], ["n"], True), died=True)
+    load(end, OLD, 1, 2)
+    [letter] = end.letters()
+    assert (letter.id, letter.reason, letter.attempts, letter.strikes) == (f"{OLD}/1", "poison", 2, 4)
+    assert "died each time" in letter.error
+    account = end.account()
+    assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
+    assert end.backlog is not None
+    assert [number for number, _ in end.backlog.letters_to_store()] == [1]
+
+
+def test_what_a_living_consumer_holds_among_others_is_no_suspect() -> None:
+    """The guess was wrong: it was not in our hands as we died. Alone it may be one."""
+    marks = Marks([Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0)], ["a"], True)
+    end = spooled(eras=[(OLD, 1, 5)], marks=marks, died=True)
+    load(end, OLD, 1, 4)
+    end.reconcile("a:1", Ranges([(1, 3)]))
+    end.reconcile("b:1", Ranges([(3, 4)]))
+    end.check()
+    assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0), Mark(OLD, 4, 5, 1, 1, 0)]

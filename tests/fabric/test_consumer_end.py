@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from peerfabric.consumer_end import FORGET_AFTER, ConsumerEnd
@@ -402,7 +403,7 @@ def suspect(end: ConsumerEnd, first: int) -> None:
 
 
 def test_a_suspect_starts_alone_and_announced() -> None:
-    """Its producer has to know before it runs, and nothing else runs with it."""
+    """Its producer has to know before it runs, and nothing else runs until it knows the result, too."""
     end = consumer()
     receive(end, 1, 1)
     suspect(end, 2)
@@ -421,7 +422,37 @@ def test_a_suspect_starts_alone_and_announced() -> None:
     claim(delivery)
     delivery.ack(0, 1)
     results(end, 3)
+    end.settle("p:1", 2)
+    assert end.take(0.0) is None
+    end.settle("p:1", 3)
     assert take(end).first == 3
+
+
+@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell"])
+def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
+    """It keeps nobody from starting: its producer has gone, was told otherwise, or took it back."""
+    end = consumer()
+    suspect(end, 1)
+    assert end.take(0.0) is None
+    results(end, 1)
+    end.settle("p:1", 1)
+    delivery = take(end)
+    end.meet("o:1")
+    end.fence("o:1", 1000.0)
+    end._sources["o:1"].credit.granted_messages = end._sources["o:1"].credit.granted_bytes = 100
+    end.receive("o:1", "other", msgspec.structs.replace(data(1, 1, 1), stream="o:1:jobs"), body_of(1, 1), 0.0)
+    if how == "nothing to tell":
+        end.release("p:1", STREAM, Ranges([(1, 2)]))
+    else:
+        claim(delivery)
+        delivery.ack(0, 1)
+        end.progress(0.0)
+        assert end.take(0.0) is None
+        if how == "gone":
+            end.detach("p:1", 0.0, proven_gone=True)
+        else:
+            end.attach("p:1")
+    assert take(end).holder == "o:1"
 
 
 def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
@@ -442,6 +473,8 @@ def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
     delivery.ack(0, 1)
     ends["jobs"].progress(50.0)
     ends["jobs"].take_results("p:1", 2)
+    assert ends["more"].take(50.0) is None
+    ends["jobs"].settle("p:1", 2)
     assert ends["more"].take(50.0) is None
     ends["more"].take_results("p:1", 3)
     ends["more"].settle("p:1", 3)

@@ -15,6 +15,8 @@ import msgspec
 import pytest
 
 from peerfabric import ConfigError, Node, NodeClosed, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+from peerfabric.inflight import DEATHS_TO_SUSPECT
+from peerfabric.nodes.opened import MAX_ATTEMPTS
 from tests.conftest import remount, stuff
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
@@ -101,6 +103,44 @@ def test_nothing_is_lost_when_the_producer_is_killed(
                 break
         assert bodies == list(range(3000))
         eventually(lambda: node.statistics().producers[0].acked == 3000, "the acks")
+
+
+SELF_CONSUMER = """
+    import os, signal, sys
+    from peerfabric import Node, TimedOut
+    with Node("shop", spool=sys.argv[1], fsync=sys.argv[2] == "True") as node:
+        producer = node.producer("jobs", int)
+        if sys.argv[3] == "first":
+            producer.send_many(range(300))
+        consumer = node.consumer("jobs", int)
+        while (jobs := node.statistics().producers[0]).in_flight + jobs.waiting + jobs.on_disk:
+            try:
+                message = consumer.get(timeout=0.05)
+            except TimedOut:
+                continue
+            with message as body:
+                if body in (0, 137):
+                    os.kill(os.getpid(), signal.SIGKILL)
+        for letter in node.dead_letters("jobs"):
+            print(letter.reason, letter.body, letter.attempts)
+"""
+
+
+def test_a_node_that_dies_of_its_own_queue_counts_that(
+    runtime: Path, start: Callable[..., Child], tmp_path: Path, fsync: bool
+) -> None:
+    """Two messages kill whoever runs them, one of them at once; a supervisor needs few lives until they are dead
+    letters and the rest is done."""
+    lives = 0
+    while True:
+        lives += 1
+        child = start(SELF_CONSUMER, str(tmp_path / "spool"), str(fsync), "first" if lives == 1 else "again")
+        printed, errors = child.finish()
+        if child.code != -signal.SIGKILL:
+            break
+        assert lives <= 2 * (DEATHS_TO_SUSPECT + MAX_ATTEMPTS), "the deaths are forgotten"
+    assert (child.code, errors) == (0, "")
+    assert printed.splitlines() == ["poison 0 1", "poison 137 1"]
 
 
 def test_what_was_acked_is_not_sent_again(runtime: Path, start: Callable[..., Child], tmp_path: Path) -> None:
