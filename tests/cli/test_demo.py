@@ -73,7 +73,6 @@ def test_nothing_is_left_of_an_interrupted_demo(
     start: Start, folder: Path, temporary: Path, number: signal.Signals
 ) -> None:
     """Whatever ends it, its children end too; what it can clean up, it has cleaned up."""
-    (folder / "a.py").write_text("f(1)\n" * 150_000)  # takes a worker seconds, so that the demo is not over before
     demo = start("demo", "--folder", str(folder))
     assert demo.stderr is not None
     for line in demo.stderr:
