@@ -381,7 +381,7 @@ CASES = [
     (reconcile_skipped, "cuts"),
     (everything_taken_back_on_return, "cuts"),
     (nack_taken_for_ack, "handlers"),
-    (strike_for_everybody, "poison"),
+    (strike_for_everybody, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
     (settled_before_the_cursor, "disk"),

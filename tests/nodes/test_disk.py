@@ -110,7 +110,7 @@ def test_more_marks_than_a_cursor_has_room_for() -> None:
     node.take()
     node.ack()
     node.backlog.states_changed = False
-    node.store.remember(scattered(600_000), ["a"])
+    node.store.remember(scattered(600_000), ["a"], False)
     node.round()
     node.die()
     found = Offline(disk)
@@ -132,7 +132,7 @@ def test_marks_on_a_full_disk() -> None:
     disk.space = sum(len(file.content) for file in disk.files.values()) + 50
     node.ack()
     node.backlog.states_changed = False
-    node.store.remember(scattered(4_000), ["a"])
+    node.store.remember(scattered(4_000), ["a"], True)
     node.round()
     assert node.store.forgetful
     assert node.backlog.changed, "nobody would write the next one"
