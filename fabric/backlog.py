@@ -9,9 +9,9 @@ then the message itself is all that is left of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,24 @@ class Marks(msgspec.Struct, array_like=True):
     """Node ids of those who consumed the queue; they may know what became of its messages."""
     taking: bool = False
     """This node consumed its own queue: should it die, its messages were held at that death."""
+    running: Mark | None = None
+    """The suspect that this node was about to run, alone: should it die, it was the one."""
+    max_attempts: int = 0
+    """What the queue's producer had asked for; 0 if that is not known."""
+
+
+class News(NamedTuple):
+    """What an end has for the next cursor besides what is settled.
+
+    states    None: as the last time
+    the rest  as in `Marks`, `running` by its number
+    """
+
+    states: list[State] | None
+    consumers: list[str]
+    taking: bool = False
+    running: State | None = None
+    max_attempts: int = 0
 
 
 def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
@@ -73,6 +91,12 @@ def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
         for start, stop, attempt, deaths, strikes in merged
         for stream, low, high in numbering.names(start, stop)
     ]
+
+
+def marks_from(news: News, numbering: Numbering) -> Marks:
+    """`news` with the names of its messages. `numbering` is read, and nothing else."""
+    running = marks_of([news.running], numbering)[0] if news.running is not None else None
+    return Marks(marks_of(news.states or [], numbering), news.consumers, news.taking, running, news.max_attempts)
 
 
 def pack_marks(marks: list[Mark], bytes_max: int = MARKS_BYTES_MAX) -> bytes:
@@ -102,7 +126,7 @@ class Recovered:
         settled: (stream, start, stop) that need not be sent again.
         damaged: (stream, start, stop) that are lost.
         marks: What the last cursor remembered.
-        died: The process that wrote it died.
+        died: The process that wrote it died; what it held is accused.
     """
 
     def __init__(
@@ -128,9 +152,16 @@ class Recovered:
             for low, high in numbering.numbers(name, start, stop):
                 settled.add(low, min(high, numbering.base + 1))
         backlog = Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
-        if self.died and self.marks.taking:
-            backlog.accuse(numbering.base + 1)
+        if self.died:
+            backlog.accuse(self.marks, numbering)
         return numbering, backlog
+
+
+def only_the_running(recovered: Collection[Recovered]) -> None:
+    """Of all queues of a node that died: if a suspect ran in one, nothing else was in hand, and only it is accused."""
+    if any(found.marks.running is not None for found in recovered):
+        for found in recovered:
+            found.died = found.died and found.marks.running is not None
 
 
 class Backlog:
@@ -183,14 +214,18 @@ class Backlog:
 
     # Who was there before
 
-    def accuse(self, stop: int) -> None:
-        """This node died as it consumed its own queue: what it may have had in hand below `stop` counts a death.
+    def accuse(self, marks: Marks, numbering: Numbering) -> None:
+        """This node died: what it may have had in hand of its own queue counts a death.
 
-        Suspects are not guessed at: the cursor says which one it ran, and has counted it.
+        That is the suspect that ran, as nothing else did; or else what is unsettled and was handed out first.
         """
-        room = dict(ACCUSED)
+        self.changed = True
+        if marks.running is not None:
+            self._strike(self._numbered(numbering, Marks([marks.running])))
+            return
+        room = dict(ACCUSED) if marks.taking else {}
         states: list[State] = []
-        for low, high in self.settled.missing(1, stop):
+        for low, high in self.settled.missing(1, numbering.base + 1):
             for start, end, attempt, deaths, strikes in self._cut(low, high):
                 edge = min(end, start + room.get(deaths, 0))
                 if start < edge:
@@ -199,7 +234,12 @@ class Backlog:
                 if edge < end and (attempt, deaths, strikes) != UNTRIED:
                     states.append((edge, end, attempt, deaths, strikes))
         self._known = states
-        self.changed = True
+
+    def _strike(self, running: list[State]) -> None:
+        for first, stop, attempt, deaths, strikes in running:
+            suspect = Ranges([(first, stop)])
+            others = [(a, b, *state[2:]) for state in self._known for a, b in suspect.missing(state[0], state[1])]
+            self._known = sorted([*others, (first, stop, attempt, deaths + 1, strikes + 1)])
 
     @property
     def reuniting(self) -> bool:

@@ -51,6 +51,9 @@ LAPSED_MAX: Final = 100
 """Deliveries whose handlers are waited for beyond their leases, in case that they ack after all."""
 SUSPECT_PATIENCE: Final = 1.0
 """A message that kills runs when nothing else does; after this long nothing else is started until it has run."""
+SETTLE_PATIENCE: Final = 10.0
+"""How long a producer is waited for that cannot settle a suspect's start or result, perhaps because its disk fails.
+Then things go on: should that producer die as well, it may miss a death, or accuse the wrong message of one."""
 OBSERVE_EVERY: Final = 1.0
 """How exactly the start of a lease is known, in seconds; it errs on the long side."""
 QUANTUM: Final = 256 * 1024
@@ -132,6 +135,8 @@ class ConsumerEnd:
         self._suspect_since = inf
         self._suspect: Delivery | None = None
         """The one that was handed out last, until its producer has told that it knows the result."""
+        self._patience_until = inf
+        """Until then a producer is waited for that was told of a suspect's start or result; inf if none is."""
         self._largest = 0
         """Bytes of the largest frame that came: one message of each link may go over the budget."""
         self.window = Window(horizon)
@@ -187,8 +192,6 @@ class ConsumerEnd:
         source.starting.clear()
         for delivery in source.buffer:
             delivery.announced = None
-        if self._suspect is not None and self._suspect.holder == holder and self._suspect not in self._open:
-            self._suspect = None  # what is told as the link begins accuses nobody
         held = [d for d in self._everything() if d.holder == holder]
         # What we still hold was granted in the last life; it is charged to this one from the start.
         source.credit.freed_messages = -sum(d.left for d in held)
@@ -223,6 +226,8 @@ class ConsumerEnd:
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
             self._dedup[stream].reported_again(ack)
+        if self._suspect is not None and self._suspect.holder == holder and self._suspect not in self._open:
+            self._suspect.announced = ack
 
     def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
@@ -472,7 +477,7 @@ class ConsumerEnd:
                 self._busy_mark = now
             if delivery.suspect:
                 self._suspect_since = inf
-                self._suspect, delivery.announced = delivery, inf
+                self._suspect, delivery.announced, self._patience_until = delivery, inf, inf
             delivery.until = source.fence
             self._open[delivery] = None
             return delivery
@@ -502,7 +507,13 @@ class ConsumerEnd:
         ):
             self._suspect = None  # nobody is left to be told, or nothing to tell
             return False
-        return suspect in self._open or (source is not None and source.fence > now)
+        return suspect in self._open or (source is not None and source.fence > now and self._is_patient(now))
+
+    def _is_patient(self, now: float) -> bool:
+        """Whether to wait on: a producer that cannot write its cursor must not stop a whole process."""
+        if self._patience_until == inf:
+            self._patience_until = now + SETTLE_PATIENCE
+        return now < self._patience_until
 
     def _announced(self, now: float) -> Delivery | None:
         """The suspect whose start was announced, if its producer still counts on us."""
@@ -520,10 +531,10 @@ class ConsumerEnd:
         if not self._may_be_alone(now) or self._announced(now) not in (None, head):
             return False
         if head.announced is None and not source.proven_gone:
-            head.announced = inf
+            head.announced, self._patience_until = inf, inf
             source.starting.setdefault(head.stream, Ranges()).add(head.first + head.next, head.first + head.limit)
             return False
-        return source.proven_gone or head.announced == 0
+        return source.proven_gone or head.announced == 0 or not self._is_patient(now)
 
     def _may_be_alone(self, now: float) -> bool:
         """Whether a suspect may start: nothing is in the hands of user code, and every result has left."""
@@ -540,6 +551,9 @@ class ConsumerEnd:
         """The handling side may not go on with `delivery` now; the unstarted rest waits to be taken again."""
         delivery.until = -inf
         delivery.next = min(delivery.next, delivery.limit)
+        if delivery is self._suspect and delivery.next < delivery.limit:
+            del self._open[delivery]  # it was not started, and is to be announced again
+            self._suspect, delivery.announced = None, None
         if delivery.next < delivery.limit:
             self._sources[delivery.holder].buffer.appendleft(delivery)
 
@@ -843,6 +857,8 @@ class ConsumerEnd:
             times.append(now + OBSERVE_EVERY)
         if not self._takers and self._unstarted():
             times.append(self._taken_at + IDLE_AFTER)
+        if now < self._patience_until < inf:
+            times.append(self._patience_until)
         if now < self._no_credit_until < inf:
             times.append(self._no_credit_until)
         return min(times, default=None)

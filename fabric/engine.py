@@ -293,7 +293,7 @@ class Engine:
             if link.theirs != life:
                 continue  # the peer has begun a new count, of which the cursors know nothing
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
-            if link.settled_due:
+            if link.settled_due and link.acks_settled >= link.acks_applied:
                 link.settled_due = False
                 link.ping_at = -inf
                 self._dirty[link] = None
@@ -546,6 +546,9 @@ class Engine:
     def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
+        if any(producer.runs_suspect(holder) for producer in self.producers.values()):
+            link.settled_due = True
+            link.ping_at = -inf
         for item in interest.done:
             producing = self.producers.get(_queue_of(item.stream))
             if producing is not None:
@@ -832,6 +835,8 @@ class Engine:
             consumer.expire(now)
             self._after_progress(consumer, now)
             look = min(look, consumer.deadline(now) or inf)
+            if consumer.available(now):
+                self._changed.add(consumer)  # it may have waited for something that is over now
         if self._tails_at == -inf:
             self._tails_at = now + BEAT
         elif self._tails_at <= now:

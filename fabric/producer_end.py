@@ -21,7 +21,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from peerfabric.backlog import Backlog, Marks, State, marks_of
+from peerfabric.backlog import Backlog, Marks, News, State, marks_from
 from peerfabric.batch import cuts
 from peerfabric.envelope import (
     BATCH_FAILED,
@@ -137,7 +137,7 @@ class ProducerEnd:
         )
         self._adopted: dict[str, Ranges] = {}
         """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
-        self._left: tuple[list[State], list[str], bool] | None = None
+        self._left: News | None = None
         """What `marks` is made of, once the node has closed."""
         if backlog is not None:
             self._account["recovered"], self._account["damaged"] = backlog.recovered, backlog.damaged
@@ -267,48 +267,42 @@ class ProducerEnd:
 
     def marks(self) -> Marks:
         """What a cursor must remember besides what is settled."""
-        states, consumers, taking = self._states()
-        return Marks(marks_of(states, self.numbering), consumers, taking)
+        return marks_from(self._news(), self.numbering)
 
-    def take_states(self) -> tuple[list[State] | None, list[str], bool]:
-        """What `marks` is made of, None for attempts and deaths that did not change since the last call.
+    def take_news(self) -> News:
+        """What `marks` is made of, without attempts and deaths if these did not change since the last call.
 
         A pump that waits for this does not wait for what is made of it.
         """
         assert self.backlog is not None
         changed, self.backlog.states_changed = self.backlog.states_changed, False
-        states, consumers, taking = self._states(only_consumers=not changed)
-        return (states if changed else None), consumers, taking
+        news = self._news(only_changes=not changed)
+        return news if changed else news._replace(states=None)
 
     def cursor_stored(self, floor: int, *, taking: bool) -> None:
-        """The cursor with what `take_states` and `floor` were then is on disk."""
+        """The cursor with what `take_news` and `floor` were then is on disk."""
         assert self.backlog is not None
         self.backlog.floor = floor
         self.backlog.taking_stored = taking
 
-    def _states(self, *, only_consumers: bool = False) -> tuple[list[State], list[str], bool]:
+    def _news(self, *, only_changes: bool = False) -> News:
         backlog = self.backlog
         assert backlog is not None
         if self._left is not None:
             return self._left
         consumers = sorted({*self.consumers.values(), *backlog.awaited})[:CONSUMERS_KEPT]
-        taking = self._ourselves in self.consumers
-        if only_consumers:
-            return [], consumers, taking
+        running = next((_state(run) for run in self._in_flight.get(self._ourselves, ()) if run.started), None)
+        news = News([], consumers, self._ourselves in self.consumers, running, self.max_attempts)
+        if only_changes:
+            return news
         states = [
-            # Of a suspect that runs here nobody will be left to tell, should it kill.
-            (run.first, run.stop, run.attempt, run.deaths + 1, run.strikes + 1)
-            if place == self._ourselves and run.started
-            else (run.first, run.stop, run.attempt, run.deaths, run.strikes)
-            for place, table in self._places()
-            for run in table
-            if run.attempt > 1 or run.deaths or run.strikes
+            _state(run) for _, table in self._places() for run in table if run.attempt > 1 or run.deaths or run.strikes
         ]
         for number, letter in backlog.letters_to_store():
             # Until the letter is stored the message is all there is, and must not begin again at 1.
             deaths = DEATHS_TO_SUSPECT if letter.strikes else 0
             states.append((number, number + 1, letter.attempts, deaths, letter.strikes))
-        return states + backlog.kept_states(), consumers, taking
+        return news._replace(states=states + backlog.kept_states())
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""
@@ -503,8 +497,7 @@ class ProducerEnd:
         for run in self._in_flight.get(holder, ()):
             if start <= run.first and run.stop <= stop:
                 run.started = True
-                if holder == self._ourselves:
-                    self._marks_changed()
+                self._own_changed(holder)
 
     def delivered(self, start: int, stop: int) -> None:
         """`[start, stop)` lies in a consumer's memory."""
@@ -603,8 +596,10 @@ class ProducerEnd:
         """
         if self.backlog is not None:
             self._adopted.pop(holder, None)
-            if held.common(1, self.numbering.base + 1):
-                self._adopted[holder] = Ranges(held.common(1, self.numbering.base + 1))
+            recovered = held.common(1, self.numbering.base + 1)
+            unsettled = Ranges(r for low, high in recovered for r in self._settled.missing(low, high))
+            if unsettled:
+                self._adopted[holder] = unsettled
                 self._adopt(holder)
                 # What is in memory and did not wait has another fate by now.
                 if holder in self._adopted:
@@ -613,8 +608,7 @@ class ProducerEnd:
         table = self._in_flight.get(holder)
         if table is not None:
             present = Ranges((run.first, run.stop) for run in table)
-            if holder == self._ourselves:
-                self._marks_changed()
+            self._own_changed(holder)
             for run in table:
                 run.started = False  # it will be announced again
             for start, stop in present:
@@ -672,7 +666,7 @@ class ProducerEnd:
         """Whether no consumer shall die of `run` any more."""
         if not run.strikes or run.attempt - 1 + run.strikes < self.max_attempts:
             return False
-        run.error = run.error or "the consumer died each time it held nothing but this message"
+        run.error = run.error or f"{run.strikes} times its consumer died while it ran nothing but this message"
         return True
 
     def lapse(self, holder: str, text: str, now: float) -> None:
@@ -689,18 +683,22 @@ class ProducerEnd:
         assert self.backlog is not None
         self.codec, self.max_attempts = codec, max_attempts
         self.letter_bytes_max = self.backlog.memory_bytes = memory_bytes
+        self.backlog.changed = True
+        for run in [run for run in self._returned if self._guilty(run)]:
+            self._returned.remove(run)
+            self._bury(run, "poison")
 
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
             if holder == self._ourselves and holder not in self.consumers and self.backlog is not None:
                 self.backlog.taking_stored = False
-                self._marks_changed()
+                self._own_changed(holder)
             if node_id not in self.consumers.values() and len(self.consumers) < CONSUMERS_KEPT:
                 self._marks_changed()  # so that a next life waits for it
             self.consumers[holder] = node_id
-        else:
-            self.consumers.pop(holder, None)
+        elif self.consumers.pop(holder, None) is not None:
+            self._own_changed(holder)
 
     def expire(self, now: float) -> None:
         """Make delayed messages available whose time has come."""
@@ -829,9 +827,8 @@ class ProducerEnd:
     def leave(self) -> None:
         """The node closes: what is not settled is left, to a next life or to nobody, and counted."""
         if self.backlog is not None:
-            for run in self._in_flight.get(self._ourselves, ()):
-                run.started = False  # a suspect that is let go of has not killed
-            self._left = self._states()
+            # From here on nothing is in our own hands.
+            self._left = self._news()._replace(taking=False, running=None)
             self._marks_changed()  # so that the last cursor has just what is left
         for table in (self._returned, self._delayed, *self._in_flight.values()):
             self.released_cost += table.cost
@@ -866,8 +863,8 @@ class ProducerEnd:
         runs = table.take(start, stop)
         if not table:
             del self._in_flight[holder]
-        if holder == self._ourselves and runs and runs[0].started:
-            self._marks_changed()  # a suspect that did not kill
+        if runs and runs[0].started:
+            self._own_changed(holder)
         return runs
 
     def _take_anywhere(self, start: int, stop: int, but: str) -> list[Run]:
@@ -901,6 +898,11 @@ class ProducerEnd:
         if self.backlog is not None:
             self.backlog.buried(numbers)
             self._raise_floor()
+
+    def _own_changed(self, holder: str) -> None:
+        """`holder` has begun or ended to take, or to run a suspect: the cursor knows that of ourselves."""
+        if self.backlog is not None and holder == self._ourselves:
+            self.backlog.changed = True
 
     def _marks_changed(self) -> None:
         if self.backlog is not None:
@@ -995,6 +997,10 @@ class ProducerEnd:
         left = a["accepted"] + a["recovered"] + a["retried"]
         right = a["acked"] + a["dead_lettered"] + a["dropped"] + a["damaged"] + a["left_at_close"] + counted + on_disk
         assert left == right, f"the accounting does not close: {left} != {right}"
+
+
+def _state(run: Run) -> State:
+    return run.first, run.stop, run.attempt, run.deaths, run.strikes
 
 
 def _trim(run: Run, messages: int, size: int) -> Run | None:

@@ -57,8 +57,8 @@ class Disk:
         self._bell = threading.Event()
         self._stopped = False
         self._cursor_at = 0.0
-        self._complete = True
-        """The last cursors have all that they should."""
+        self._behind = False
+        """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
         self._complained = False
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
@@ -268,8 +268,7 @@ class Disk:
             changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
             if not changed and not self.engine.acks_to_settle():
                 return None
-            # One that cannot say all is waited for in vain.
-            return 0.0 if self._complete and self.engine.awaits_cursors() else self._cursor_at
+            return 0.0 if not self._behind and self.engine.awaits_cursors() else self._cursor_at
 
     def _write_cursors(self) -> None:
         with self.pump.lock:
@@ -279,26 +278,28 @@ class Disk:
                 end = store.end
                 if end is not None and end.backlog is not None and end.backlog.changed:
                     settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
-                    due.append((store, settled, end.take_states(), end.floor))
-        for store, settled, states, _ in due:
+                    due.append((store, settled, end.take_news(), end.floor))
+        for store, settled, news, _ in due:
             store.settle(settled)
-            store.remember(*states)
-        self._complete = True
+            store.remember(news)
+        self._behind = True
         try:
             for store, _, _, _ in due:
-                self._complete = store.write_cursor() and self._complete
+                store.write_cursor()
         except SpoolError:
             with self.pump.lock:
                 for store, _, _, _ in due:
                     if store.end is not None and store.end.backlog is not None:
                         store.end.backlog.changed = True
             raise
+        self._behind = not all(store.complete for store in self.stores.values())
+        self.spool.died = False  # whom it accuses the cursors have by now
         with self.pump.lock:
-            if self._complete:
+            if not self._behind:
                 self.engine.cursors_stored(acks)
-            for store, _, (_, _, taking), floor in due:
+            for store, _, news, floor in due:
                 if store.end is not None and store.end.backlog is not None:
-                    store.end.cursor_stored(floor, taking=taking)
+                    store.end.cursor_stored(floor, taking=news.taking)
                     store.end.backlog.changed = store.end.backlog.changed or store.forgetful
                     self.engine.disk_moved(store.end)  # there may be room again
         self.pump.wake()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from peerfabric.backlog import only_the_running
 from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK
@@ -102,12 +103,14 @@ class Opened:
             if not producer.spooled and queue in self._stores and self._stores[queue].recovered().eras:
                 raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
         disk.stores.update(self._stores)
+        recovered = {queue: store.recovered() for queue, store in disk.stores.items()}
+        only_the_running(recovered.values())
         for queue, store in disk.stores.items():
-            handle = producers.get(queue)
+            handle, found = producers.get(queue), recovered[queue]
             codec = handle.codec.number if handle is not None else MSGPACK
             memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
-            attempts = handle.max_attempts if handle is not None else MAX_ATTEMPTS
-            store.end = engine.open_producer(queue, codec, attempts, memory, now, store.recovered())
+            attempts = handle.max_attempts if handle is not None else found.marks.max_attempts or MAX_ATTEMPTS
+            store.end = engine.open_producer(queue, codec, attempts, memory, now, found)
             for letter in self._letters[queue]:
                 store.end.restore_letter(letter)
             left = store.end.account()

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from peerfabric.backlog import Marks, Recovered, State, marks_of, pack_marks
+from peerfabric.backlog import Marks, News, Recovered, marks_from, pack_marks
 from peerfabric.batch import cuts, join, split
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
@@ -27,6 +27,8 @@ from peerfabric.stats import DeadLetter
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """Read at a time, so that a store is not locked for long."""
+FULL_MARKS_BYTES: Final = 32 * 1024
+"""Of the marks in a cursor on a full disk: half of the space that it has, which settled ranges seldom take."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _log = logging.getLogger("peerfabric")
@@ -82,11 +84,12 @@ class Store:
         self._gathered = False
         self._reader: Reader | None = None
         self._read_to = 0
-        self._marks = pack_marks([])
-        self._consumers: list[str] = []
-        self._taking = False
+        self._marks = Marks()
+        self._packed = pack_marks([])
         self.forgetful = False
-        """The cursor on disk is without what is known of attempts and deaths: the disk was full."""
+        """The cursor on disk is without some of what is known of attempts and deaths: the disk was full."""
+        self.complete = True
+        """The cursor on disk has all that is settled: it has a limit, and forgets the highest ranges above it."""
         self._compacting = True
         """The last compaction did not fail."""
 
@@ -318,31 +321,34 @@ class Store:
             for stream, start, stop in ranges:
                 self._log.settle(int(stream.split(":")[1]), start, stop)
 
-    def remember(self, states: list[State] | None, consumers: list[str], taking: bool) -> None:
-        """What the next cursors say besides what is settled; None: of attempts and deaths the same as before."""
+    def remember(self, news: News) -> None:
+        """What the next cursors say besides what is settled."""
         assert self.end is not None
-        if states is not None:
-            self._marks = pack_marks(marks_of(states, self.end.numbering))
-        self._consumers, self._taking = consumers, taking
+        known = self._marks.marks
+        self._marks = marks_from(news, self.end.numbering)
+        if news.states is None:
+            self._marks.marks = known
+        else:
+            self._packed = pack_marks(self._marks.marks)
 
-    def write_cursor(self) -> bool:
+    def _encoded(self, packed: bytes) -> bytes:
+        marks = self._marks
+        return _encode((msgspec.Raw(packed), marks.consumers, marks.taking, marks.running, marks.max_attempts))
+
+    def write_cursor(self) -> None:
         """Make what is settled last, and give back the space of what nobody wants.
-
-        Returns whether all of it is on disk: a cursor has a limit, and forgets the highest ranges above it.
 
         Raises:
             SpoolError: It is tried again with the next.
         """
-        marks = _encode((msgspec.Raw(self._marks), self._consumers, self._taking))
         with self.lock:
             try:
-                self._log.write_cursor(marks)
+                self._log.write_cursor(self._encoded(self._packed))
                 self.forgetful = False
             except SpoolFull:
-                # A cursor alone has its space. What it settles makes room for the rest, which may wait.
-                self._log.write_cursor()
+                self._write_what_fits()
                 self.forgetful = True
-            complete = self._log.cursor_complete
+            self.complete = self._log.cursor_complete
             try:
                 self._log.compact(COMPACT_BYTES)
                 self._compacting = True
@@ -351,7 +357,14 @@ class Store:
                 if self._compacting:
                     _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, error)
                 self._compacting = False
-            return complete
+
+    def _write_what_fits(self) -> None:
+        """A cursor has its space on a full disk. What it settles makes room for the rest, which may wait."""
+        try:
+            self._log.write_cursor(self._encoded(pack_marks(self._marks.marks, FULL_MARKS_BYTES)))
+        except SpoolFull:
+            self._marks.consumers = []
+            self._log.write_cursor(self._encoded(pack_marks([])))
 
 
 def _place(identity: str) -> tuple[int, int]:

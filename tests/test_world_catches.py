@@ -296,11 +296,11 @@ def epoch_not_advanced(patch: Patch) -> None:
 
 def marks_forgotten(patch: Patch) -> None:
     remember = Store.remember
-    patch(Store, "remember", lambda self, states, consumers, taking: remember(self, [], consumers, taking))
+    patch(Store, "remember", lambda self, news: remember(self, news._replace(states=[])))
 
 
 def own_deaths_not_counted(patch: Patch) -> None:
-    patch(Backlog, "accuse", lambda self, stop: None)
+    patch(Backlog, "accuse", lambda self, marks, numbering: None)
 
 
 def suspects_started_before_the_cursor_says_so(patch: Patch) -> None:
@@ -308,10 +308,10 @@ def suspects_started_before_the_cursor_says_so(patch: Patch) -> None:
 
     def broken(self: ProducerEnd, holder: str, start: int, stop: int) -> None:
         backlog = self.backlog
-        before = (backlog.changed, backlog.states_changed) if backlog is not None else (False, False)
+        changed = backlog is not None and backlog.changed
         starting(self, holder, start, stop)
         if backlog is not None:
-            backlog.changed, backlog.states_changed = before
+            backlog.changed = changed
 
     patch(ProducerEnd, "starting", broken)
 

@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 
 from peerfabric import inflight
-from peerfabric.backlog import REUNION, Marks, Recovered
+from peerfabric.backlog import REUNION, Marks, Recovered, only_the_running
 from peerfabric.batch import split
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
@@ -1555,8 +1555,10 @@ class World:
         disk.pump = Turnstile(process)  # type: ignore[assignment]
         for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
             disk.stores[queue] = Store(spool, queue, role.fsync, 0)
+        everything = {queue: store.recovered() for queue, store in disk.stores.items()}
+        only_the_running(everything.values())
         for queue, store in disk.stores.items():
-            recovered, letters = store.recovered(), store.letters()
+            recovered, letters = everything[queue], store.letters()
             codec = dict(role.produces)[queue]
             self._judge_recovered(process, queue, recovered, letters)
             store.end = engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered)

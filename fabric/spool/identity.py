@@ -31,6 +31,7 @@ class Owner(msgspec.Struct, kw_only=True, frozen=True):
     pid: int = 0
     boot: str = ""
     started: str = ""
+    died: bool = False
     counter: int = 0
 
     @property
@@ -42,6 +43,10 @@ class Owner(msgspec.Struct, kw_only=True, frozen=True):
     def process(self) -> Process:
         """Who has it open; pid 0 for nobody."""
         return Process(self.pid, self.boot, self.started)
+
+    def has_died(self, place: Place, boot: str) -> bool:
+        """Whether a node died with it and none has taken note of that: found open, here, in the boot of that time."""
+        return self.died or (self.pid != 0 and self.boot == boot and self.place == place)
 
 
 def read_owner(files: Files, folder: str) -> Owner | None:
@@ -218,6 +223,7 @@ def next_owner(files: Files, before: Owner, place: Place, counter_min: int, rand
         raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
     process = files.process()
     return Owner(
+        died=before.has_died(place, process.boot),
         node_id=before.node_id,
         epoch=counter << EPOCH_RANDOM_BITS | random_bits,
         counter=counter,

@@ -52,7 +52,6 @@ class Spool:
         repair: bool,
         warnings: list[str],
         claim: Claim | None = None,
-        died: bool = False,
     ) -> None:
         self.folder = folder
         self.node_id = owner.node_id
@@ -60,8 +59,8 @@ class Spool:
         self.fsync = fsync
         self.warnings = warnings
         """What a person should know of the folder: that it is a copy, or that `node` was damaged."""
-        self.died = died
-        """The process that had it before ended without closing it, and the machine runs since then."""
+        self.died = owner.died
+        """A process that had it ended without closing it. Set to False when that has been taken note of."""
         self._files = files
         self._lock = lock
         self._claim = claim
@@ -150,7 +149,6 @@ class Spool:
                 repair=True,
                 warnings=warnings,
                 claim=claim,
-                died=before is not None and before.pid != 0 and before.boot == owner.boot,
             )
         except BaseException as error:
             if lock >= 0 and before is None:
@@ -298,7 +296,7 @@ class Spool:
                 failures.append(error)
         if self._repair:
             try:
-                owner = msgspec.structs.replace(self._owner, pid=0)
+                owner = msgspec.structs.replace(self._owner, pid=0, died=self.died)
                 put_owner(self._files, self.folder, owner, self._budget)
                 self._budget.spare.fill()
             except OSError as error:

@@ -7,7 +7,7 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.backlog import Mark, Marks, Recovered, pack_marks
+from peerfabric.backlog import Mark, Marks, News, Recovered, only_the_running, pack_marks
 from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.producer_end import ProducerEnd
@@ -294,15 +294,15 @@ def test_states_are_taken_only_when_they_have_changed() -> None:
     end = spooled()
     end.accept(bodies(4), 0)
     dispatch(end)
-    assert end.take_states() == ([], ["a"], False)
+    assert end.take_news() == News([], ["a"], max_attempts=5)
     end.acked("a:1", 1, 2)
-    assert end.take_states() == (None, ["a"], False)
+    assert end.take_news() == News(None, ["a"], max_attempts=5)
     end.nacked("a:1", Nack(2, 3, 1, LEASE, 0), 0.0)
-    assert end.take_states() == ([(2, 3, 2, 0, 0)], ["a"], False)
+    assert end.take_news() == News([(2, 3, 2, 0, 0)], ["a"], max_attempts=5)
     end.nacked("a:1", Nack(3, 4, 1, REJECTED), 0.0)
-    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], False)
+    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
     end.leave()
-    assert end.take_states() == ([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], False)
+    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
 
 
 def test_marks_beyond_the_limit() -> None:
@@ -322,8 +322,7 @@ OURSELVES = "n:3"
 def takes_itself(end: ProducerEnd) -> None:
     """The node consumes its own queue, and the cursor says so."""
     end.set_consumer(OURSELVES, "n", consumes=True)
-    *_, taking = end.take_states()
-    end.cursor_stored(end.floor, taking=taking)
+    end.cursor_stored(end.floor, taking=end.take_news().taking)
     end.reconcile(OURSELVES, Ranges())
 
 
@@ -362,58 +361,80 @@ def test_a_node_is_given_its_own_messages_once_the_cursor_knows_it() -> None:
     end.accept(bodies(4), 0)
     end.set_consumer(OURSELVES, "n", consumes=True)
     assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1)) == (None, (1, 2))
-    *_, taking = end.take_states()
-    assert taking
-    end.cursor_stored(1, taking=taking)
+    assert end.take_news().taking
+    end.cursor_stored(1, taking=True)
     assert dispatch(end, OURSELVES, 1) == (2, 3)
+    assert end.backlog is not None
+    end.backlog.take_settled()
     end.set_consumer(OURSELVES, "n", consumes=False)
+    assert end.backlog.changed
     assert not end.marks().taking
     end.set_consumer(OURSELVES, "n", consumes=True)
     assert dispatch(end, OURSELVES, 1) is None
 
 
-def test_a_suspect_of_ones_own_is_struck_on_disk_before_it_runs() -> None:
-    """Should it kill there is nobody to count; if it does not, the next cursor takes that back."""
-    suspected = Marks([Mark(OLD, 1, 2, 1, 3, 0)], ["n"])
-    for undo in ("nack", "return", "link renewed", "leave", "ack"):
-        end = spooled(eras=[(OLD, 1, 3)], marks=suspected)
-        load(end, OLD, 1, 2)
-        takes_itself(end)
-        assert dispatch(end, OURSELVES) == (1, 2)
-        assert end.marks().marks == suspected.marks
-        end.take_states()
-        assert not end.runs_suspect(OURSELVES)
-        end.starting(OURSELVES, 1, 2)
-        assert end.runs_suspect(OURSELVES)
-        assert end.take_states()[0] == [(1, 2, 1, 4, 1)]
-        expected = [(1, 2, 1, 3, 0)]
-        match undo:
-            case "nack":
-                end.nacked(OURSELVES, Nack(1, 2, 1, LEASE, 0), 0.0)
-                expected = [(1, 2, 2, 3, 0)]
-            case "return":
-                end.returned(OURSELVES, 1, 2)
-            case "link renewed":
-                end.reconcile(OURSELVES, Ranges([(1, 2)]))
-            case "leave":
-                end.leave()
-            case "ack":
-                end.acked(OURSELVES, 1, 2)
-                expected = []
-        assert end.take_states()[0] == expected, undo
+@pytest.mark.parametrize("undo", ["nack", "return", "link renewed", "leave", "ack", ""])
+def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
+    """Should it kill, the next life strikes it, and nothing else, since nothing else ran; it need not have killed."""
+    suspected = [Mark(OLD, 1, 3, 2, 3, 0)]
+    end = spooled(eras=[(OLD, 1, 9)], marks=Marks(suspected, ["n"]))
+    load(end, OLD, 1, 8)
+    takes_itself(end)
+    assert dispatch(end, OURSELVES) == (1, 2)
+    assert not end.runs_suspect(OURSELVES)
+    assert end.take_news().running is None
+    end.starting(OURSELVES, 1, 2)
+    assert end.runs_suspect(OURSELVES)
+    assert end.backlog is not None
+    assert end.backlog.changed
+    assert end.take_news().running == (1, 2, 2, 3, 0)
+    end.backlog.take_settled()
+    match undo:
+        case "nack":
+            end.nacked(OURSELVES, Nack(1, 2, 2, LEASE, 0), 0.0)
+        case "return":
+            end.returned(OURSELVES, 1, 2)
+        case "link renewed":
+            end.reconcile(OURSELVES, Ranges([(1, 2)]))
+        case "leave":
+            end.leave()
+        case "ack":
+            end.acked(OURSELVES, 1, 2)
+    assert end.backlog.changed == bool(undo)
+    marks = end.marks()
+    assert (marks.running is None) == bool(undo)
+    other = Recovered([(NOW, 1, 5)], [], [], Marks([], ["n"], True), died=True)
+    later = Recovered([(OLD, 1, 9)], [], [], marks, died=True)
+    only_the_running([other, later])
+    assert other.died == bool(undo)
+    if not undo:
+        _, backlog = later.begin("n:4:jobs", 2**20, 0.0)
+        assert backlog.kept_states() == [(1, 2, 2, 4, 1), (2, 3, 2, 3, 0)]
 
 
 def test_who_killed_its_own_node_often_enough_is_buried_at_the_start() -> None:
     """With its letter to be stored, and without being run once more."""
-    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 2, 7, 4)], ["n"], True), died=True)
+    guilty = Mark(OLD, 1, 2, 2, 6, 3)
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([guilty], ["n"], True, guilty), died=True)
     load(end, OLD, 1, 2)
     [letter] = end.letters()
     assert (letter.id, letter.reason, letter.attempts, letter.strikes) == (f"{OLD}/1", "poison", 2, 4)
-    assert "died each time" in letter.error
+    assert letter.error == "4 times its consumer died while it ran nothing but this message"
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
     assert end.backlog is not None
     assert [number for number, _ in end.backlog.letters_to_store()] == [1]
+
+
+def test_who_is_guilty_by_what_the_handle_asks_for() -> None:
+    """Its options may come later than what was recovered."""
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 1, 6, 3)], ["n"]))
+    load(end, OLD, 1, 2)
+    assert not end.letters()
+    end.adopt_options(RAW, 3, 2**20)
+    end.check()
+    assert [letter.reason for letter in end.letters()] == ["poison"]
+    assert end.marks().max_attempts == 3
 
 
 def test_what_a_living_consumer_holds_among_others_is_no_suspect() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from peerfabric.consumer_end import FORGET_AFTER, ConsumerEnd
+from peerfabric.consumer_end import FORGET_AFTER, SETTLE_PATIENCE, ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import SUSPECT, Backlog, Data, Nack, Result, StreamRanges
 from peerfabric.errors import BadFrame
@@ -428,9 +428,9 @@ def test_a_suspect_starts_alone_and_announced() -> None:
     assert take(end).first == 3
 
 
-@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell"])
+@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell", "never settled"])
 def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
-    """It keeps nobody from starting: its producer has gone, was told otherwise, or took it back."""
+    """It keeps nobody from starting: its producer has gone, was told as the link began, took it back, or cannot say."""
     end = consumer()
     suspect(end, 1)
     assert end.take(0.0) is None
@@ -450,9 +450,45 @@ def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
         assert end.take(0.0) is None
         if how == "gone":
             end.detach("p:1", 0.0, proven_gone=True)
-        else:
+        elif how == "link renewed":
             end.attach("p:1")
+            end.told_all("p:1", 7)
+            assert end.take(0.0) is None
+            end.settle("p:1", 7)
+        else:
+            results(end, 2)
+            assert end.take(0.0) is None
+            assert take(end, SETTLE_PATIENCE).holder == "o:1"
+            return
     assert take(end).holder == "o:1"
+
+
+def test_a_suspect_whose_start_nobody_settles() -> None:
+    """It starts after some time: its producer cannot write, and the rest of the process must go on."""
+    end = consumer()
+    suspect(end, 1)
+    assert end.take(0.0) is None
+    results(end, 1)
+    assert end.take(0.0) is None
+    assert take(end, SETTLE_PATIENCE).first == 1
+
+
+def test_a_suspect_that_was_handed_out_too_late() -> None:
+    """It was not started; it is announced again, and keeps nothing else from starting."""
+    end = consumer()
+    suspect(end, 1)
+    assert end.take(0.0) is None
+    results(end, 1)
+    end.settle("p:1", 1)
+    delivery = take(end)
+    end.fence("p:1", 0.5)
+    assert claim(delivery, now=1.0) == []
+    end.park(delivery)
+    end.fence("p:1", 1000.0)
+    assert end.take(1.0) is None
+    assert results(end, 2) == [Result(STREAM, "jobs", starting=[1, 2])]
+    end.settle("p:1", 2)
+    assert take(end, 1.0).first == 1
 
 
 def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import msgspec
 import pytest
 
-from peerfabric.backlog import State
+from peerfabric.backlog import Marks, News, State
 from peerfabric.envelope import MSGPACK
+from peerfabric.errors import SpoolError
 from peerfabric.nodes.disk import RETRY_AFTER
+from peerfabric.spool.cursor import Cursor, Slots
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import open_log
 from tests.nodes.offline import Offline
@@ -110,7 +113,7 @@ def test_more_marks_than_a_cursor_has_room_for() -> None:
     node.take()
     node.ack()
     node.backlog.states_changed = False
-    node.store.remember(scattered(600_000), ["a"], False)
+    node.store.remember(News(scattered(600_000), ["a"]))
     node.round()
     node.die()
     found = Offline(disk)
@@ -122,7 +125,7 @@ def test_more_marks_than_a_cursor_has_room_for() -> None:
 
 
 def test_marks_on_a_full_disk() -> None:
-    """The cursor is written without them, makes room, and the next one has them."""
+    """The cursor is written with some of them, makes room, and the next one has all."""
     disk = Disk()
     node = Offline(disk)
     body = b"x" * 500
@@ -132,11 +135,67 @@ def test_marks_on_a_full_disk() -> None:
     disk.space = sum(len(file.content) for file in disk.files.values()) + 50
     node.ack()
     node.backlog.states_changed = False
-    node.store.remember(scattered(4_000), ["a"], True)
+    node.store.remember(News(scattered(4_000), ["a"]))
     node.round()
     assert node.store.forgetful
+    marks = msgspec.msgpack.decode(cursor(disk, node).marks, type=Marks)
+    assert 1_000 < len(marks.marks) < 3_999
+    assert (marks.consumers, marks.max_attempts) == (["a"], 5)
     assert node.backlog.changed, "nobody would write the next one"
     node.round()
     assert not node.store.forgetful
     node.die()
     assert len(Offline(disk).store.recovered().marks.marks) == 3_999
+
+
+def cursor(disk: Disk, node: Offline) -> Cursor:
+    found = Slots(disk, node.store._log.folder).read()
+    assert found is not None
+    return found
+
+
+def test_nobody_is_told_of_what_a_cursor_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not by the cursor of another round, that has nothing of it to write."""
+    node = Offline(Disk(), memory_bytes=2**23)
+    told: list[object] = []
+    monkeypatch.setattr(node.engine, "acks_to_settle", lambda: {"a link": (1, 1)})
+    monkeypatch.setattr(node.engine, "cursors_stored", told.append)
+    node.send(*[b"%d" % n for n in range(40_000)])
+    node.round()
+    node.take()
+    node.ack([(node.end.stream, n) for n in range(1, 40_000, 2)])
+    for _ in range(3):
+        told.clear()
+        node.round()
+        assert not told
+    node.ack()
+    node.round()
+    assert told
+
+
+def test_a_cursor_that_cannot_be_written_is_not_tried_at_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a start waits for it; and is written as soon as that is asked for if all is well."""
+    node = Offline(Disk())
+    node.end.set_consumer(f"{node.spool.node_id}:{node.spool.epoch}", "n", consumes=True)
+    assert node.end.awaits_cursor
+    node.round(0.0)
+    assert not node.end.awaits_cursor
+    node.end.set_consumer("b:1", "b", consumes=True)
+    node.round(0.0)
+    assert node.backlog.changed, "it was time to wait"
+    node.end.set_consumer(node.end.stream.rpartition(":")[0], "n", consumes=False)
+    node.end.set_consumer(node.end.stream.rpartition(":")[0], "n", consumes=True)
+    tries = []
+
+    def refuse() -> None:
+        tries.append(node.now)
+        raise SpoolError("/spool", "refused")
+
+    monkeypatch.setattr(node.store, "write_cursor", refuse)
+    for _ in range(5):
+        with suppress(SpoolError):
+            node.round(0.001)
+    assert len(tries) == 1
+    monkeypatch.undo()
+    node.round()
+    assert not node.end.awaits_cursor

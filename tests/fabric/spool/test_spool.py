@@ -16,7 +16,7 @@ import pytest
 
 from peerfabric.errors import BadName, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe
 from peerfabric.spool import Spool
-from peerfabric.spool.files import Process
+from peerfabric.spool.files import Place, Process
 from peerfabric.spool.format import VERSION
 from peerfabric.spool.identity import read_owner, write_owner
 from tests.fabric.spool.disk import SHORT, Disk
@@ -158,6 +158,30 @@ def test_owner_is_written_as_read() -> None:
     changed = msgspec.structs.replace(owner, counter=9, pid=5)
     write_owner(disk, FOLDER, changed)
     assert read_owner(disk, FOLDER) == changed
+
+
+def test_a_death_is_known_until_somebody_takes_note_of_it() -> None:
+    """Whoever opens and closes the spool in between; not in a copy, not after a boot, not after an end in order."""
+    disk = Disk()
+    assert not open_spool(disk).died
+    disk.kill()
+    for _ in range(2):
+        spool = open_spool(disk)
+        assert spool.died
+        spool.close()
+    spool = open_spool(disk)
+    spool.died = False
+    disk.kill()
+    spool = open_spool(disk)
+    assert spool.died, "that was another death"
+    spool.died = False
+    spool.close()
+    assert not open_spool(disk).died
+    owner = read_owner(disk, FOLDER)
+    assert owner is not None
+    assert owner.has_died(owner.place, "boot")
+    assert not owner.has_died(owner.place, "another boot")
+    assert not owner.has_died(Place(8, 9), "boot")
 
 
 # Real folders and processes
