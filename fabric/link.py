@@ -31,7 +31,9 @@ ECHO_DELAY: Final = 0.005
 ECHO_FRAMES: Final = 8
 ECHO_SECONDS: Final = 0.01
 """Much is unechoed when it is what arrives in so many seconds: a small part of what the pipe may hold."""
-RATE_PERIOD: Final = 0.05
+RATE_PERIOD: Final = 0.01
+"""Rates are measured over so long: more than an echo may be delayed, or it is the delay that is measured, and little,
+since until the first measurement only PIPE_BYTES_MIN are on their way, which is one large body at a time."""
 PING_EVERY: Final = 1.0
 PING_EVERY_HOLDING: Final = 0.5
 SILENCE: Final = 2.0

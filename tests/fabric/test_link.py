@@ -107,6 +107,19 @@ def test_a_fast_link_has_a_longer_pipe() -> None:
     assert link.has_room()
 
 
+def test_the_pipe_of_large_bodies_grows_within_milliseconds() -> None:
+    """One at a time until the first measurement, which does not wait for more than a dozen of them."""
+    link = up()
+    for number in range(1, 12):
+        link.out_number = number
+        link.data_sent(Sent(number, 2**20, "jobs", number, number + 1))
+        if link.has_room():
+            break
+        link.take_echo(number, number / 1000)
+    assert (link.has_room(), link.unechoed_bytes) == (True, 2**20)
+    link.check()
+
+
 def test_belief() -> None:
     """Suspected once, alive as soon as it is heard."""
     link = up()
