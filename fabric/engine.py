@@ -65,7 +65,7 @@ from peerfabric.envelope import (
 from peerfabric.errors import BadFrame
 from peerfabric.inflight import Run
 from peerfabric.interest import Interests
-from peerfabric.link import FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
+from peerfabric.link import ECHO_DELAY, FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
 from peerfabric.names import filter_prefix, matches
 from peerfabric.options import Options
 from peerfabric.peers import (
@@ -127,6 +127,8 @@ class Engine:
         self._random = random
         self._notices: list[Notice] = []
         self._changed: set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd] = set()
+        self._arrived: dict[ConsumerEnd, None] = {}
+        """Consumers that got messages since the last `outgoing`, which grants new ones once for all that came."""
         self._dirty: dict[Link, None] = {}
         """Links that may have something to say besides DATA: a set whose order is the same in each replay."""
         self._outbox: deque[list[bytes]] = deque()
@@ -332,9 +334,13 @@ class Engine:
         end.grant(now)
         for holder, urgent in end.news():
             link = self.peers.by_holder.get(holder)
-            # A grant that nobody waits for travels with the next echo, within milliseconds.
-            if link is not None and (urgent or link.echo_at == inf):
+            if link is None:
+                continue
+            if urgent:
                 self._dirty[link] = None
+            elif link.echo_at == inf:
+                # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
+                self._echo_at(link, now + ECHO_DELAY)
         for stream, sequence in end.lapsed:
             self._notices.append(
                 Notice(
@@ -468,8 +474,7 @@ class Engine:
 
     def _receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> None:
         link.data_received(now)
-        self.peers.wake_at(link.echo_at)
-        self._next_look = min(self._next_look, link.echo_at)
+        self._echo_at(link, link.echo_at)
         if link.echo_at <= now:
             self._dirty[link] = None
         if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
@@ -484,7 +489,12 @@ class Engine:
         end.receive(link.holder, link.name, data, body, now)
         if end.available(now):
             self._changed.add(end)
-        self._after_progress(end, now)
+        self._arrived[end] = None
+
+    def _echo_at(self, link: Link, at: float) -> None:
+        link.echo_at = at
+        self.peers.wake_at(at)
+        self._next_look = min(self._next_look, at)
 
     def _receive_ack(self, link: Link, ack: Ack, now: float) -> None:
         for result in ack.results:
@@ -901,6 +911,8 @@ class Engine:
         The driver calls `refuse` before it goes on if the socket did not take the frames.
         """
         while True:
+            while self._arrived:
+                self._after_progress(self._arrived.popitem()[0], now)
             yield from self._data(now)  # first, since somebody waits for it; again, as control may have been in its way
             if self._dirty or self.peers.has_to_say:
                 yield from self._control(now)
@@ -977,6 +989,8 @@ class Engine:
             yield from self._emit(link, link.outbound.popleft())
         if link.outbound:
             self._dirty[link] = None
+        else:
+            self._dirty.pop(link, None)  # `_put` left it there, and all is said
 
     def _put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | Drain | Bye) -> None:
         """Number a control frame and queue it on its link."""

@@ -74,6 +74,39 @@ def test_nothing_is_sent_without_credit() -> None:
     assert end.account().waiting == 3
 
 
+def test_what_came_together_is_answered_once() -> None:
+    """One ACK for several frames of messages, with the new credit, and nothing after it."""
+    pair = Pair()
+    end = flow(pair)
+    run_all(pair)
+    for link in pair.a.peers.links.values():
+        link.rate = 1e9  # so that several large frames may be on their way
+    data: list[list[bytes]] = []
+
+    def arrives(sender: Engine, frames: list[bytes]) -> bool:
+        if len(frames) == 2:
+            data.append(frames)
+        return len(frames) == 1 or len(data) == 1  # the first says that more waits, for which it is granted credit
+
+    pair.filter = arrives
+    pair.a.accept(end, bodies(4, 300_000), 0)
+    pair.settle()
+    assert len(data) == 4
+    for frames in data[1:]:
+        pair.b.receive(frames, pair.now)
+    consumer = pair.b.consumers["jobs"]
+    for _ in range(4):
+        delivery = consumer.take(pair.now)
+        assert delivery is not None
+        claim(delivery, 1, pair.now)
+        delivery.ack(0, 1)
+    pair.b.progress(consumer, pair.now)
+    answers = [decode_frame(header) for _, (header,) in pair.b.outgoing(pair.now)]
+    assert [(type(answer), len(answer.results), len(answer.grants)) for answer in answers] == [(Ack, 1, 1)]
+    assert not pair.b.progress(consumer, pair.now)
+    assert list(pair.b.outgoing(pair.now)) == []
+
+
 def test_delivered_by_the_echo() -> None:
     """Once the peer has echoed the frame the messages are in its memory."""
     pair = Pair()
