@@ -982,6 +982,11 @@ class ConsumerEnd:
             elif (source.credit.granted_messages, source.credit.granted_bytes) != source.credit.told:
                 yield holder, source.credit.waiting > 0
 
+    @property
+    def starves(self) -> bool:
+        """Whether a producer waits for credit, of which it has none left as far as it was told."""
+        return any(source.attached and source.credit.starves for source in self._sources.values())
+
     def has_news(self, holder: str) -> bool:
         """Whether `take_results` or `take_grant` would return something."""
         source = self._sources.get(holder)

@@ -154,6 +154,12 @@ class ConsumerCredit:
         """Whether the producer has messages for us and, as far as we know, may send them."""
         return self.waiting > 0 and (self.unused() <= 0 or now - self.moved_at < STALLED_AFTER)
 
+    @property
+    def starves(self) -> bool:
+        """Whether the producer has messages for us and has used up the credit that it was told of."""
+        messages, size = self.told
+        return self.waiting > 0 and (self.seen_messages >= messages or self.seen_bytes >= size)
+
     def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
         """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""
         self.seen_messages = max(self.seen_messages, sent_messages)

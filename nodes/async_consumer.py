@@ -329,7 +329,10 @@ class AsyncConsumer(Generic[T_co]):
             self._waiting_takers += change
             self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
             if change > 0 and self._node.engine.progress(self.end, now):
-                self._node.pump.wake()
+                if self.end.starves:
+                    self._node.pump.wake()
+                else:
+                    self._node.pump.nudge()  # for acks alone
 
     def declare_takers(self, count: int) -> None:
         """`count` threads or tasks take from here for good."""

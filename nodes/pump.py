@@ -122,7 +122,7 @@ class Pump:
             handle.alerted = True
             self._alerts.append(handle)
             if not self._napping:  # looked at when the alert is in, as the pump gets up before it takes alerts
-                self._sockets.wake()
+                self.nudge()
 
     def share_bodies(self) -> None:
         """User code takes views of large bodies, so none of them need be copied."""
@@ -141,6 +141,14 @@ class Pump:
     def wake(self) -> None:
         """Make a turn soon: somebody changed the engine under its lock."""
         self._sockets.wake()
+
+    def nudge(self) -> None:
+        """Like `wake`, except that a pump that rests (`REST` of the sockets) comes when that is over, by itself.
+
+        What is changed under the engine's lock before this is seen then.
+        """
+        if not self._sockets.resting:
+            self._sockets.wake()
 
     def _run(self) -> None:
         timeout: float | None = 0.0

@@ -612,6 +612,28 @@ def test_wait_ends_with_a_wake_before_or_during_it(make: Callable[..., Sockets])
     assert monotonic() - started < DEADLINE
 
 
+def test_large_bodies_gather_while_nobody_wakes(make: Callable[..., Sockets], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes alone is no stream. After the next one a wait is deaf to what arrives, and ends with a wake."""
+    monkeypatch.setattr(edge, "STREAM_GAP", DEADLINE)
+    monkeypatch.setattr(edge, "REST", DEADLINE)
+    body = b"x" * edge.LARGE_BYTES_MIN
+    a, b = link(make)
+    for resting in (False, True):
+        a.send(1, [b"header", body])
+        assert received(gather(b, lambda events: bool(received(events)))) == [[b"header", body]]
+        assert b.resting is resting
+    a.send(1, [b"small"])
+    a.send(1, [b"header", body])
+    started = monotonic()
+    thread = threading.Thread(target=b.wake)
+    thread.start()
+    b.wait(None)
+    thread.join()
+    assert not b.resting
+    assert received(gather(b, lambda events: len(received(events)) == 2)) == [[b"small"], [b"header", body]]
+    assert monotonic() - started < DEADLINE
+
+
 class Interrupted(Doorbell):
     """A doorbell that does something else just before the n-th use of one of its fields."""
 
