@@ -53,8 +53,10 @@ State = Literal["queued", "stored", "delivered", "processed"]
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
 which the pump needs back after each call of ZeroMQ, would come to it once in 5 ms only."""
-LARGE_HANDOVER: Final = 4
-"""Messages that may wait for the pump however large they are."""
+LARGE_HANDOVER: Final = 16
+"""Messages that may wait for the pump however large they are: what an ACK makes room for, in a stream of them."""
+UNDERWAY_MUCH: Final = 8 * MiB
+"""With so much handed over and not yet settled, what follows has to wait its turn anyway, and is not urgent."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -130,6 +132,8 @@ class AsyncProducer(Generic[T_contra]):
         # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
         self._room = self._room_at = 0
         self._accepted_cost = self._pending_cost = self._taken_cost = 0
+        self._lacking = 0
+        """The smallest that found no room, or 0."""
 
     # Between the threads
 
@@ -185,10 +189,14 @@ class AsyncProducer(Generic[T_contra]):
             self._recount()
             self._pending_cost -= self._taken_cost
             self._taken_cost = 0
-            self._make_room()
-        self._gate.open()
+            helps = self._store is not None or self.on_full != "block"
+            if not helps and self._lacking:  # a sender that waits for acks, and not for us, is woken by those alone
+                helps = self._has_room(self._lacking)
+        if helps:
+            self.changed()
 
     def changed(self) -> None:
+        self._lacking = 0  # whoever still finds no room says so again
         self._gate.open()
 
     def _recount(self) -> None:
@@ -491,9 +499,16 @@ class AsyncProducer(Generic[T_contra]):
             # One message is always allowed: a limit below its size would mean never. A few large ones may wait for
             # the pump, so that it need not wait for them.
             fits = self._store is not None or held <= 0 or held + size <= self.buffer_bytes
-            if fits and self._pending_cost + size <= max(HANDOVER_BYTES_MAX, LARGE_HANDOVER * size):
+            if fits and not self._is_handover_full(size):
                 self._room = self._room_at = size
-        return size <= self._room
+        if size > self._room:
+            self._lacking = min(size, self._lacking or size)
+            return False
+        return True
+
+    def _is_handover_full(self, size: int) -> bool:
+        """Whether the pump must come before `size` bytes more may wait for it. The caller holds the lock."""
+        return self._pending_cost + size > max(HANDOVER_BYTES_MAX, LARGE_HANDOVER * size)
 
     def _add_extra(self, extra: Extra | None) -> None:
         """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
@@ -593,7 +608,7 @@ class AsyncProducer(Generic[T_contra]):
             if self._has_room(size):  # since the caller looked
                 self._gate.open()
                 return None
-            if self._pending_cost and (self.on_full != "block" or self._pending_cost + size > HANDOVER_BYTES_MAX):
+            if self._pending_cost and (self.on_full != "block" or self._is_handover_full(size)):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
                 self._node.pump.alert(self)
                 return None
@@ -725,8 +740,12 @@ class AsyncProducer(Generic[T_contra]):
             self._alert()
 
     def _alert(self) -> None:
-        """There is something to hand over; it is urgent if somebody consumes, or if little more has room."""
-        if self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2:
+        """There is something to hand over.
+
+        It is urgent if somebody consumes, or if little more has room, unless much is under way before it.
+        """
+        underway = self._accepted_cost - self._pending_cost - self.end.released_cost
+        if underway < UNDERWAY_MUCH and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
             self._node.pump.alert(self)
         else:
             self._node.pump.note(self)

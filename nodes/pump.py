@@ -29,7 +29,7 @@ from peerfabric.nodes.waiting import Gate, clock
 from peerfabric.peers import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 
 NAP: Final = 0.002
-"""Seconds for which a pump that was handed something waits for more of what is not urgent."""
+"""Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -214,7 +214,7 @@ class Pump:
         if alerts:
             return 0.0
         timeout = None if deadline is None else max(0.0, deadline - clock())
-        if handed:
+        if handed or changed:
             self._napping = True
             return NAP if timeout is None else min(NAP, timeout)
         return timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from peerfabric import (
     EncodeError,
     Message,
     MessageTooLarge,
+    Node,
     NodeClosed,
     NotConfirmed,
     Options,
@@ -24,6 +26,7 @@ from peerfabric import (
     Receipt,
     Rejected,
     TimedOut,
+    Undelivered,
 )
 
 
@@ -439,6 +442,24 @@ def test_full_buffer_blocks_until_there_is_room(front: Any) -> None:
             sent.join()
             producer.flush(timeout=10)
         assert (account(a).acked, closes(a)) == (40, True)
+
+
+def test_a_sender_that_waits_for_acks_is_not_woken_by_the_pump() -> None:
+    """That the pump has taken what was handed over helps who waits for the hand-over, and nobody who waits for acks."""
+    node = Node()
+    handle = node.producer("orders", str, buffer_bytes=ROOM_FOR_TEN)
+    handle.send(BODY)
+    producer = handle._async
+    woken: list[None] = []
+    producer._gate.enter(SimpleNamespace(wake=lambda: woken.append(None)))
+    assert [producer.try_send(BODY, None) is not None for _ in range(10)] == [True] * 9 + [False]
+    eventually_equal(lambda: (producer.alerted, node._async.pump.has_taken), (False, True))
+    producer.handed_over()
+    assert woken == []
+    producer.changed()
+    assert woken == [None]
+    with pytest.raises(Undelivered):
+        node.close(timeout=0)
 
 
 def test_send_many_says_how_many_found_room(front: Any) -> None:
