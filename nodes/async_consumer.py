@@ -177,14 +177,14 @@ class AsyncConsumer(Generic[T_co]):
                     return None
 
     def take_again(self) -> Message[T_co] | None:
-        """The next message out of the delivery that is being handed out; None: it is spent, or must wait."""
+        """The next message, if one was handed out before and another is here; None: ask `next_message`."""
         with self._lock:
             delivery = self._current
+            if delivery is not None and delivery.next >= delivery.limit:
+                delivery = self._current = self._next_delivery()
             if delivery is None:
                 return None
             index = delivery.next
-            if index >= delivery.limit:
-                return None
             delivery.next = index + 1
             if _gettime(_boottime) >= delivery.until:
                 self._unclaim(delivery, index)

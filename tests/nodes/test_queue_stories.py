@@ -127,6 +127,21 @@ def test_a_node_consumes_from_itself(front: Any) -> None:
         assert (account(node).acked, closes(node)) == (1, True)
 
 
+def test_a_loop_goes_on_from_frame_to_frame() -> None:
+    """Once a message was taken the next one is, from whichever frame, as soon as it is here; else it says so."""
+    with Node() as node:
+        producer, consumer = node.producer("orders", str), node.consumer("orders", str)
+        producer.send("first")
+        with consumer.get(timeout=10) as body:
+            assert body == "first"
+        producer.send("second", confirm="delivered", timeout=10)
+        message = consumer._async.take_again()
+        assert message is not None
+        with message as body:
+            assert body == "second"
+        assert consumer._async.take_again() is None
+
+
 def test_messages_wait_for_the_first_consumer(front: Any) -> None:
     """Nobody is there yet: what was accepted stays, and goes out when somebody comes."""
     with front.node() as a:
