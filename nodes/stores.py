@@ -123,7 +123,7 @@ class Store:
 
     def letters(self) -> list[DeadLetter]:
         """The dead letters that were neither retried nor dropped."""
-        return list(read_letters(self._dead))
+        return list(_read_letters(self._dead))
 
     @property
     def findings(self) -> list[str]:
@@ -373,9 +373,9 @@ def _place(identity: str) -> tuple[int, int]:
     return int(stream.split(":")[1]), int(sequence)
 
 
-def read_letters(log: Log) -> Iterable[DeadLetter]:
+def _read_letters(log: Log) -> Iterable[DeadLetter]:
     """The letters in a log of dead letters, oldest first."""
-    settled = log.settled_ranges()
+    settled, unread = log.settled_ranges(), 0
     reader = log.reader()
     while records := reader.read(READ_BYTES_MAX):
         for record in records:
@@ -385,8 +385,11 @@ def read_letters(log: Log) -> Iterable[DeadLetter]:
                 bare = _letter.decode(record.extras)
                 [data] = letter_bodies(record)
             except (msgspec.DecodeError, BadFrame, ValueError):
+                unread += 1
                 continue
             yield msgspec.structs.replace(bare, data=data, codec=MSGPACK)
+    if unread:
+        _log.warning("%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
 
 
 def letter_bodies(record: Record) -> list[bytes]:
@@ -394,4 +397,4 @@ def letter_bodies(record: Record) -> list[bytes]:
     return [bytes(body) for body in split(record.body, record.codec)]
 
 
-__all__ = ["Loaded", "Store", "letter_bodies", "pairs", "read_letters"]
+__all__ = ["Loaded", "Store", "letter_bodies", "pairs"]

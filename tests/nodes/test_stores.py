@@ -54,6 +54,17 @@ def test_letters_of_which_only_some_were_stored() -> None:
     assert sequences(disk) == [1, 2, 3]
 
 
+def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
+    """They are told of, and the others are there."""
+    disk = Disk()
+    spool, store = opened(disk)
+    store._dead.append(spool.epoch, 1, 1, MSGPACK, b"\x91\xa1x", b"of a later version", unix_ms=1)
+    store.bury([letter(store, spool.epoch, 2)], 1)
+    disk.kill()
+    assert sequences(disk) == [2]
+    assert "1 dead letters cannot be read by this version, and stay" in caplog.text
+
+
 def test_letters_whose_sync_failed() -> None:
     """They are asked for again, and not written again."""
     disk = Disk()
