@@ -47,26 +47,20 @@ from peerfabric.envelope import (
     Grant,
     Hello,
     Interest,
-    Marker,
     Nack,
     Ping,
     Pong,
     Release,
     Result,
     StreamRanges,
-    Subscription,
-    Tails,
-    TopicData,
     UnknownKind,
     decode_frame,
-    decode_outbox,
     encode_frame,
 )
 from peerfabric.errors import BadFrame
 from peerfabric.inflight import Run
 from peerfabric.interest import Interests
 from peerfabric.link import ECHO_DELAY, FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
-from peerfabric.names import filter_prefix, matches
 from peerfabric.options import Options
 from peerfabric.peers import (
     BYE_REPEAT,
@@ -75,24 +69,20 @@ from peerfabric.peers import (
     CameUp,
     Change,
     Command,
-    Follow,
     Gone,
     LifeEnded,
     Outcome,
     Peers,
-    Subscribe,
-    Unfollow,
-    Unsubscribe,
 )
 from peerfabric.producer_end import ProducerEnd
-from peerfabric.publisher_end import BEAT, PublisherEnd
+from peerfabric.publisher_end import PublisherEnd
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.stats import PeerView, Statistics
 from peerfabric.subscriber_end import SubscriberEnd
+from peerfabric.topics import Topics
 
 LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
-MARKER_FIRST, MARKER_MAX = 0.02, 1.0
 ACK_RANGES_MAX: Final = 4096
 BYE_LIMIT: Final = 1.0
 
@@ -122,31 +112,24 @@ class Engine:
         self.interests = Interests()
         self.producers: dict[str, ProducerEnd] = {}
         self.consumers: dict[str, ConsumerEnd] = {}
-        self.publishers: dict[str, PublisherEnd] = {}
-        self.subscribers: dict[str, SubscriberEnd] = {}
+        self.topics = Topics(address, self.peers)
         self._random = random
         self._notices: list[Notice] = []
-        self._changed: set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd] = set()
+        self._changed: set[ProducerEnd | ConsumerEnd] = set()
         self._arrived: dict[ConsumerEnd, None] = {}
         """Consumers that got messages since the last `outgoing`, which grants new ones once for all that came."""
         self._dirty: dict[Link, None] = {}
         """Links that may have something to say besides DATA: a set whose order is the same in each replay."""
-        self._outbox: deque[list[bytes]] = deque()
         self._loop: deque[list[bytes]] = deque()
         self._blocked: set[int] = set()
-        self._followed: dict[str, str] = {}
         self._bad_data: dict[str, int] = {}
         self._met: list[tuple[Address, bool]] = []
         self._refused_wire = -1
-        self._tails_at = inf
-        self._serial = 0
         self._expected = now
         self._next_look = now
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._draining = False
-        self._all_published = False
-        self._left_at_close: dict[str, int] = {}
         self.closed_at = inf
         """When the last BYE was answered, or waiting for it ended."""
 
@@ -207,48 +190,27 @@ class Engine:
 
     def open_publisher(self, topic: str, codec: int, now: float) -> PublisherEnd:
         """This node publishes on `topic` from now on."""
-        end = PublisherEnd(topic, self.address.node_id, self.address.epoch, self.address.name, codec)
-        self.publishers[topic] = end
+        end = self.topics.open_publisher(topic, codec, now)
         self.interests.publishes.add(topic)
-        for link in self.peers.by_holder.values():
-            self._match_subscriptions(link, now)
-        self._count_ourselves(end)
         self._interest_changed(now)
         return end
 
     def open_subscriber(self, pattern: str, buffer_bytes: int, now: float) -> SubscriberEnd:
         """This node receives what `pattern` selects from now on."""
-        self._serial += 1
-        end = SubscriberEnd(pattern, buffer_bytes, self._serial)
-        end.baseline(self._own_holder, [publisher.tail() for publisher in self.publishers.values()])
-        self.subscribers[pattern] = end
+        end = self.topics.open_subscriber(pattern, buffer_bytes)
         self.interests.subscribes[pattern] = end.serial
-        self.peers.command(Subscribe(filter_prefix(pattern)))
-        for publisher in self.publishers.values():
-            self._count_ourselves(publisher)
-        for link in self.peers.by_holder.values():
-            self._follow_if_wanted(link)
         self._interest_changed(now)
         return end
 
     def close_subscriber(self, pattern: str, now: float) -> None:
         """Nobody here wants what `pattern` selects any more."""
-        if self.subscribers.pop(pattern, None) is not None:
+        if self.topics.close_subscriber(pattern):
             del self.interests.subscribes[pattern]
-            self.peers.command(Unsubscribe(filter_prefix(pattern)))
-            for publisher in self.publishers.values():
-                publisher.confirmed.discard(f"{self.address.node_id} {pattern}")
             self._interest_changed(now)
 
     @property
     def _own_holder(self) -> str:
         return f"{self.address.node_id}:{self.address.epoch}"
-
-    def _count_ourselves(self, publisher: PublisherEnd) -> None:
-        for pattern in self.subscribers:
-            if matches(pattern, publisher.topic):
-                publisher.confirmed.add(f"{self.address.node_id} {pattern}")
-                self._changed.add(publisher)
 
     def _interest_changed(self, now: float) -> None:
         self.interests.changed()
@@ -312,17 +274,6 @@ class Engine:
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
                 link.ping_at = -inf
                 self._dirty[link] = None
-
-    def publish(
-        self, end: PublisherEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
-    ) -> None:
-        """Send `bodies` to every subscriber of the topic."""
-        for topic, header, body in end.publish(bodies, sent_ms, extras):
-            self._outbox.append([topic, encode_frame(header), body])
-            self._to_subscribers(self._own_holder, header, body)
-        if self._tails_at == inf:
-            self._tails_at = -inf  # the next `expire` sets it from its own now
-            self._next_look = -inf
 
     def progress(self, end: ConsumerEnd, now: float) -> bool:
         """Read what the handling side of `end` decided; whether something should now leave with `outgoing`."""
@@ -549,8 +500,7 @@ class Engine:
         for consumer in self.consumers.values():
             self._match_producer(consumer, holder, link)
             self._after_progress(consumer, now)
-        self._match_subscriptions(link, now)
-        self._follow_if_wanted(link)
+        self.topics.receive_interest(link, now)
         self._dirty[link] = None
 
     def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
@@ -624,6 +574,12 @@ class Engine:
             # What we have in common now was on its way when the peer found nothing.
             self.peers.redial(link.node_id, now)
 
+    def receive_published(self, frames: Sequence[bytes | memoryview], now: float) -> None:
+        """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
+        link = self.topics.receive(frames)
+        if link is not None:
+            self._put(link, self._interest(link, [], []))
+
     # Changes of links
 
     def _apply(self, changes: list[Change], now: float) -> None:
@@ -643,8 +599,7 @@ class Engine:
         self._blocked.discard(link.wire)
         for producer in self.producers.values():
             self._changed.add(producer)
-        for publisher in self.publishers.values():
-            self._changed.add(publisher)
+        self.topics.life_ended()
 
     def _came_up(self, link: Link, now: float) -> None:
         holder = link.holder
@@ -671,15 +626,7 @@ class Engine:
             0,
             self.interests.version,
             [Consuming(queue, self.consumers[queue].lease) for queue in sorted(self.interests.consumes)],
-            [
-                Subscription(
-                    pattern,
-                    serial,
-                    link.holder in self.subscribers[pattern].confirmed,
-                    link.holder in self.subscribers[pattern].flushed,
-                )
-                for pattern, serial in self.interests.subscribes.items()
-            ],
+            self.topics.subscriptions(link.holder),
             sorted(self.interests.produces),
             sorted(self.interests.publishes),
             held,
@@ -699,130 +646,18 @@ class Engine:
             if consumer.available(now):
                 self._changed.add(consumer)
             self._after_progress(consumer, now)
-        for publisher in self.publishers.values():
-            publisher.confirmed = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
-            self._changed.add(publisher)
-        if proven:
-            for subscriber in self.subscribers.values():
-                subscriber.forget(holder)
-        endpoint = self._followed.pop(holder, None)
-        if endpoint is not None and endpoint not in self._followed.values():
-            self.peers.command(Unfollow(endpoint))
+        self.topics.gone(link, proven=proven)
         self._blocked.discard(link.wire)
         if link.address is not None and proven:
             self._met.append((link.address, False))
         self._notices.append(Notice("info", f"{link.name} {'left' if proven and not died else 'is gone'}"))
-
-    # Topics
-
-    def receive_published(self, frames: Sequence[bytes | memoryview], now: float) -> None:
-        """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
-        try:
-            frame = decode_outbox(bytes(frames[1]) if len(frames) > 1 else b"")
-        except UnknownKind:
-            self.peers.count("frames of unknown kind")
-            return
-        except BadFrame:
-            self.peers.count("bad frames")
-            return
-        holder = f"{frame.node_id}:{frame.epoch}"
-        match frame:
-            case TopicData():
-                body = frames[2] if len(frames) > 2 else b""
-                if message_count(body, frame.codec) != frame.count:
-                    self.peers.count("bad frames")
-                    return
-                self._to_subscribers(holder, frame, body)
-            case Tails():
-                for subscriber in self.subscribers.values():
-                    if subscriber.tails(holder, frame.tails):
-                        self._changed.add(subscriber)
-            case Marker():
-                subscriber_end = self.subscribers.get(frame.pattern)
-                if frame.to == self.address.node_id and subscriber_end is not None:
-                    news = holder not in subscriber_end.confirmed or frame.last
-                    if frame.serial == subscriber_end.serial and news:
-                        subscriber_end.baseline(holder, frame.baseline)
-                        if frame.last:
-                            subscriber_end.tails(holder, frame.baseline)
-                            subscriber_end.flushed.add(holder)
-                        link = self.peers.by_holder.get(holder)
-                        if link is not None and link.up:
-                            self._put(link, self._interest(link, [], []))
-                    self._changed.add(subscriber_end)
-
-    def _to_subscribers(self, holder: str, data: TopicData, body: bytes | memoryview) -> None:
-        for subscriber in self.subscribers.values():
-            if matches(subscriber.pattern, data.topic) and subscriber.receive(holder, data, body):
-                self._changed.add(subscriber)
-
-    def _match_subscriptions(self, link: Link, now: float) -> None:
-        """Count confirmed subscriptions; markers go out for the others.
-
-        Once all is published they go out to all: a marker travels behind the data, so its echo says that all has
-        arrived.
-        """
-        if link.wire == OURSELVES:
-            return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
-        theirs = link.their_interest
-        wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
-        for publisher in self.publishers.values():
-            mine = {f"{link.node_id} {p}" for p, s in wanted.items() if s.confirmed and matches(p, publisher.topic)}
-            others = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
-            if others | mine != publisher.confirmed:
-                publisher.confirmed = others | mine
-                self._changed.add(publisher)
-        due = {}
-        for pattern, subscription in wanted.items():
-            there = subscription.flushed if self._all_published else subscription.confirmed
-            if not there and any(matches(pattern, topic) for topic in self.publishers):
-                due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
-        link.marker_due = due
-        if due:
-            self._next_look = now
-
-    def _send_markers(self, link: Link, now: float) -> float:
-        """Publish what is due under the very prefix of each subscription; return when the next is due."""
-        soonest = inf
-        for pattern, (at, wait, serial) in list(link.marker_due.items()):
-            if at <= now:
-                prefix = filter_prefix(pattern)
-                tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
-                marker = Marker(
-                    self.address.node_id, self.address.epoch, link.node_id, pattern, serial, tails, self._all_published
-                )
-                self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
-                at = now + wait
-                link.marker_due[pattern] = (at, min(MARKER_MAX, wait * 2), serial)
-            soonest = min(soonest, at)
-        return soonest
-
-    def _send_tails(self, now: float) -> None:
-        due = [publisher for publisher in self.publishers.values() if publisher.beats_due]
-        for publisher in due:
-            publisher.beats_due -= 1
-            tails = Tails(self.address.node_id, self.address.epoch, [publisher.tail()])
-            self._outbox.append([publisher.topic.encode() + b"\0", encode_frame(tails)])
-        self._tails_at = now + BEAT if due else inf
-
-    def _follow_if_wanted(self, link: Link) -> None:
-        theirs = link.their_interest
-        if theirs is None or link.address is None or link.holder in self._followed or link.wire == OURSELVES:
-            return
-        if self.interests.follows(theirs):
-            same_host = link.address.host == self.address.host
-            usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
-            usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
-            if usable:
-                self._followed[link.holder] = usable[0]
-                self.peers.command(Follow(usable[0]))
 
     # Time
 
     def expire(self, now: float) -> None:
         """Act on everything that has come due."""
         late = now - self._expected if now - self._expected > LATE else 0.0
-        if now < self._next_look and not late and self.peers.deadline() > now:
+        if now < min(self._next_look, self.topics.wake_at) and not late and self.peers.deadline() > now:
             return
         self._apply(self.peers.expire(now, late), now)
         look = now + 0.5
@@ -847,11 +682,7 @@ class Engine:
             look = min(look, consumer.deadline(now) or inf)
             if consumer.available(now):
                 self._changed.add(consumer)  # it may have waited for something that is over now
-        if self._tails_at == -inf:
-            self._tails_at = now + BEAT
-        elif self._tails_at <= now:
-            self._send_tails(now)
-        look = min(look, self._tails_at)
+        look = min(look, self.topics.expire(now))
         self._next_look = self._expected = max(look, now + 0.001)
 
     def _look_at(self, link: Link, now: float) -> float:
@@ -865,7 +696,7 @@ class Engine:
             self._dirty[link] = None
         times += [link.echo_at, link.ping_at]
         if link.marker_due:
-            times.append(self._send_markers(link, now))
+            times.append(self.topics.send_markers(link, now))
         if self._in_common(link):
             link.match_at = now
         elif now - link.match_at >= IDLE_CLOSE_AFTER and not link.bye_number and not self._draining:
@@ -900,7 +731,7 @@ class Engine:
 
     def deadline(self) -> float | None:
         """When `expire` has something to do; None: nothing is being waited for."""
-        at = min(self._next_look, self.peers.deadline())
+        at = min(self._next_look, self.topics.wake_at, self.peers.deadline())
         return at if at < inf else None
 
     # Sending
@@ -930,11 +761,6 @@ class Engine:
             return
         link.refused = frames
         self._blocked.add(wire)
-
-    def take_published(self) -> Iterator[list[bytes]]:
-        """Frames for the outbox."""
-        while self._outbox:
-            yield self._outbox.popleft()
 
     def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
         for link, frames in self.peers.hello_frames(now):
@@ -1133,13 +959,6 @@ class Engine:
                 consumer.close()
         self._next_look = now
 
-    def end_topics(self, now: float) -> None:
-        """Nothing more is published: ask every subscriber to say when it has the last of it."""
-        self._all_published = True
-        for link in self.peers.by_holder.values():
-            self._match_subscriptions(link, now)
-        self._next_look = now
-
     def settled(self, *, waits_for_consumers: bool = False) -> bool:
         """Nothing accepted is unsettled here, nothing that was started is undecided, and subscribers have it all.
 
@@ -1148,7 +967,7 @@ class Engine:
         return (
             not any(self._awaits(producer, waits_for_consumers) for producer in self.producers.values())
             and all(c.idle for c in self.consumers.values())
-            and not any(self._awaits_flush(link) for link in self.peers.by_holder.values())
+            and self.topics.flushed
         )
 
     @staticmethod
@@ -1156,11 +975,6 @@ class Engine:
         if not producer.unsettled_count:
             return False
         return waits_for_consumers or bool(producer.volatile_count) or bool(producer.consumers)
-
-    def _awaits_flush(self, link: Link) -> bool:
-        """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
-        renewing = bool(self.publishers) and link.met and link.connected and not link.up
-        return bool(link.up and link.marker_due) or (renewing and link.belief is Belief.ALIVE)
 
     def unsettled(self) -> tuple[int, int]:
         """Messages waiting and in flight that no spool keeps, over all producers."""
@@ -1212,7 +1026,7 @@ class Engine:
     def take_changed(self) -> set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd]:
         """The ends whose users may have something to go on with."""
         taken, self._changed = self._changed, set()
-        return taken
+        return taken | self.topics.take_changed()
 
     def take_learned(self) -> list[Address]:
         """Addresses of nodes that hellos told since the last call."""
@@ -1241,8 +1055,8 @@ class Engine:
             name=self.address.name,
             producers=tuple(producer.account() for producer in self.producers.values()),
             consumers=tuple(consumer.account() for consumer in self.consumers.values()),
-            publishers=tuple(publisher.account() for publisher in self.publishers.values()),
-            subscribers=tuple(subscriber.account() for subscriber in self.subscribers.values()),
+            publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
+            subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
             peers=sum(1 for link in self.peers.links.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.peers.counters),
         )
@@ -1259,8 +1073,7 @@ class Engine:
             assert known == self.peers.by_holder.keys(), f"{producer.stream} counts on somebody who is gone"
         for consumer in self.consumers.values():
             consumer.check()
-        for subscriber in self.subscribers.values():
-            subscriber.check()
+        self.topics.check()
 
 
 def _split(results: list[Result]) -> Iterator[list[Result]]:

@@ -33,10 +33,6 @@ class Interests:
             or any(matches(s.pattern, topic) for s in theirs.subscribes for topic in self.publishes)
         )
 
-    def follows(self, theirs: Interest) -> bool:
-        """Whether the peer publishes anything that we subscribe to."""
-        return any(matches(pattern, topic) for pattern in self.subscribes for topic in theirs.publishes)
-
     @property
     def with_ourselves(self) -> bool:
         """Whether we consume from a queue that we produce."""

@@ -832,7 +832,7 @@ class AsyncNode:
             handle.stop()
         await self._await_turns(self._handed_over, ends_at)
         with self.pump.lock:
-            self.engine.end_topics(clock())
+            self.engine.topics.finish(clock())
         self.pump.wake()
         await self._await_turns(self._settled, ends_at)
         with self.pump.lock:

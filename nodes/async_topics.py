@@ -82,7 +82,7 @@ class AsyncPublisher(Generic[T_contra]):
     def hand_over(self, engine: Engine, handed: tuple[list[bytes], dict[int, Extra] | None], now: float) -> None:
         bodies, extras = handed
         if bodies:
-            engine.publish(self.end, bodies, time.time_ns() // 1_000_000, extras)
+            engine.topics.publish(self.end, bodies, time.time_ns() // 1_000_000, extras)
 
     def changed(self) -> None:
         self._gate.open()

@@ -187,7 +187,7 @@ class Pump:
             for wire, frames in engine.outgoing(now):
                 if not send(wire, frames):
                     engine.refuse(wire, frames, now)
-            for frames in engine.take_published():
+            for frames in engine.topics.take_published():
                 self._sockets.publish(frames)
             self._carry_out()
             changed = engine.take_changed()

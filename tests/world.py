@@ -558,7 +558,7 @@ class Process:
         for end in engine.take_changed():
             if isinstance(end, ConsumerEnd) and self.consumers[end.queue].wants():
                 self.wake(0.0005)
-        for subscriber in engine.subscribers.values():
+        for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:
                 seen = self.received.setdefault(batch.topic, [])
                 seen += [(batch.sender, batch.first + at) for at in range(batch.count)]
@@ -574,7 +574,7 @@ class Process:
         for wire, frames in engine.outgoing(now):
             if not world.send(self, wire, frames):
                 engine.refuse(wire, frames, now)
-        for frames in engine.take_published():
+        for frames in engine.topics.take_published():
             world.publish(self, frames)
         for command in engine.take_commands():
             match command:
@@ -620,7 +620,7 @@ class Process:
             for producer in self.producers.values():
                 producer.closed = True
             self.post(self.engine.drain)
-            self.post(self.engine.end_topics)
+            self.post(self.engine.topics.finish)
 
     def _leave(self, now: float) -> None:
         if self.leaving == "draining":
@@ -2114,11 +2114,11 @@ class World:
                     process.post(producer.tend_letters)
 
     def _publish_some(self) -> None:
-        publishers = [(p, end) for p in self.living() for end in p.engine.publishers.values() if not p.leaving]
+        publishers = [(p, end) for p in self.living() for end in p.engine.topics.publishers.values() if not p.leaving]
         if publishers:
             process, end = self.random.choice(publishers)
             bodies = [b"update"] * self.random.choice((1, 1, 5))
-            process.post(lambda now: process.engine.publish(end, bodies, 0))
+            process.post(lambda now: process.engine.topics.publish(end, bodies, 0))
 
     def _subscribe_some(self) -> None:
         """A subscriber comes or goes."""
@@ -2129,7 +2129,7 @@ class World:
         pattern = self.random.choice(["a.*", "a.x", ">", "b"])
 
         def change(now: float) -> None:
-            if pattern in process.engine.subscribers:
+            if pattern in process.engine.topics.subscribers:
                 process.engine.close_subscriber(pattern, now)
             else:
                 process.engine.open_subscriber(pattern, 2**20, now)
@@ -2175,8 +2175,8 @@ class World:
 
     def _publish_everywhere(self) -> None:
         for process in self.living():
-            for end in process.engine.publishers.values():
-                process.post(lambda now, process=process, end=end: process.engine.publish(end, [b"last"], 0))  # type: ignore[misc]
+            for end in process.engine.topics.publishers.values():
+                process.post(lambda now, process=process, end=end: process.engine.topics.publish(end, [b"last"], 0))  # type: ignore[misc]
 
     def restless(self) -> str:
         """What is not yet as it will be in the end; "" if all is quiet."""
@@ -2345,23 +2345,23 @@ class World:
     def _judge_topics(self) -> None:
         """Whoever confirmed a subscription knows of every update since: delivered, or counted as missed."""
         for process in self.living():
-            for subscriber in process.engine.subscribers.values():
+            for subscriber in process.engine.topics.subscribers.values():
                 for holder, tracks in subscriber._tracks.items():
                     publisher = next((p for p in self.living() if p.holder == holder), None)
                     if publisher is None:
                         continue
                     for topic, track in tracks.items():
-                        last = publisher.engine.publishers[topic].last
+                        last = publisher.engine.topics.publishers[topic].last
                         assert track.seen == last, f"{process.holder} saw {topic} up to {track.seen} of {last}"
             for seen in process.received.values():
                 for a, b in pairwise(sorted(set(seen))):
                     assert a != b
         for publisher in self.living():
-            for end in publisher.engine.publishers.values():
+            for end in publisher.engine.topics.publishers.values():
                 wanted = {
                     f"{process.address.node_id} {pattern}"
                     for process in self.living()
-                    for pattern in process.engine.subscribers
+                    for pattern in process.engine.topics.subscribers
                     if matches(pattern, end.topic)
                 }
                 assert end.confirmed == wanted, f"{publisher.holder} {end.topic}: {end.confirmed} instead of {wanted}"

@@ -124,7 +124,7 @@ class Pair:
             carried += 1
             if other is not None and self.filter(engine, frames):
                 other.receive(frames, self.now)
-        for frames in engine.take_published():
+        for frames in engine.topics.take_published():
             (self.b if engine is self.a else self.a).receive_published(frames, self.now)
         for command in engine.take_commands():
             self.commands.append((engine.address.node_id, command))

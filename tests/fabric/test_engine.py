@@ -235,7 +235,7 @@ def test_topics_reach_who_subscribed() -> None:
     subscriber = pair.b.open_subscriber("news.*", 2**20, pair.now)
     pair.meet()
     assert publisher.confirmed == {"b news.*"}
-    pair.a.publish(publisher, [b"1", b"2"], 0)
+    pair.a.topics.publish(publisher, [b"1", b"2"], 0)
     pair.settle()
     batch = subscriber.take()
     assert batch is not None
@@ -341,8 +341,8 @@ def test_a_topic_ends_behind_its_last_update() -> None:
     assert len(publisher.confirmed) == 1
     pair.a.drain(pair.now)
     pair.settle(0.1)
-    pair.a.publish(publisher, [b"late"], 0)
-    pair.a.end_topics(pair.now)
+    pair.a.topics.publish(publisher, [b"late"], 0)
+    pair.a.topics.finish(pair.now)
     assert not pair.a.settled()
     pair.settle(0.1)
     assert pair.a.settled()
@@ -361,7 +361,7 @@ def test_a_topic_does_not_end_while_its_subscriber_renews_the_link() -> None:
     [link] = pair.a.peers.by_holder.values()
     pair.a.peers.broken(link, pair.now)
     pair.a.drain(pair.now)
-    pair.a.end_topics(pair.now)
+    pair.a.topics.finish(pair.now)
     assert not pair.a.settled()
     pair.settle(1.0)
     assert pair.a.settled()

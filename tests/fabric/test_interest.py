@@ -34,7 +34,6 @@ def test_in_common(interest: Interest, common: bool) -> None:
     ours.publishes.add("news.x")
     ours.subscribes["prices.*"] = 1
     assert ours.in_common(interest) is common
-    assert ours.follows(interest) is (interest.publishes == ["prices.eur"])
 
 
 def test_our_own_consumer() -> None:
