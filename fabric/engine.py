@@ -14,15 +14,15 @@ sockets and under a simulated network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from peerfabric.backlog import Recovered
 from peerfabric.batch import join, message_count
 from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.delivery import Delivery
+from peerfabric.control import Control
 from peerfabric.dispatch import candidates, choose
 from peerfabric.envelope import (
     ALONE,
@@ -61,6 +61,7 @@ from peerfabric.errors import BadFrame
 from peerfabric.inflight import Run
 from peerfabric.interest import Interests
 from peerfabric.link import ECHO_DELAY, FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
+from peerfabric.notices import Notices
 from peerfabric.options import Options
 from peerfabric.peers import (
     BYE_REPEAT,
@@ -83,15 +84,7 @@ from peerfabric.topics import Topics
 
 LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
-ACK_RANGES_MAX: Final = 4096
 BYE_LIMIT: Final = 1.0
-
-
-class Notice(NamedTuple):
-    """Something that people may want to read in the log."""
-
-    level: str
-    text: str
 
 
 class Engine:
@@ -114,15 +107,12 @@ class Engine:
         self.consumers: dict[str, ConsumerEnd] = {}
         self.topics = Topics(address, self.peers)
         self._random = random
-        self._notices: list[Notice] = []
+        self.control = Control()
+        self.notices = Notices()
         self._changed: set[ProducerEnd | ConsumerEnd] = set()
         self._arrived: dict[ConsumerEnd, None] = {}
         """Consumers that got messages since the last `outgoing`, which grants new ones once for all that came."""
-        self._dirty: dict[Link, None] = {}
-        """Links that may have something to say besides DATA: a set whose order is the same in each replay."""
         self._loop: deque[list[bytes]] = deque()
-        self._blocked: set[int] = set()
-        self._bad_data: dict[str, int] = {}
         self._met: list[tuple[Address, bool]] = []
         self._refused_wire = -1
         self._expected = now
@@ -180,7 +170,7 @@ class Engine:
             end.close()
             self.interests.consumes.discard(queue)
             self._interest_changed(now)
-            self._dirty.update(dict.fromkeys(self.peers.by_holder.values()))
+            self.control.note_all(self.peers.by_holder.values())
 
     def reopen_consumer(self, queue: str, now: float) -> None:
         """A closed consumer takes again."""
@@ -217,7 +207,7 @@ class Engine:
         if self.interests.with_ourselves:
             self.peers.ourselves(now)
         self.peers.interest_changed(now)
-        self._dirty.update(dict.fromkeys(self.peers.by_holder.values()))
+        self.control.note_all(self.peers.by_holder.values())
         self._next_look = now
 
     # What users do
@@ -260,7 +250,7 @@ class Engine:
             if link.settled_due and link.acks_settled >= link.acks_applied:
                 link.settled_due = False
                 link.ping_at = -inf
-                self._dirty[link] = None
+                self.control.note(link)
 
     def disk_moved(self, end: ProducerEnd) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
@@ -273,13 +263,13 @@ class Engine:
             link = self.peers.by_holder.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
                 link.ping_at = -inf
-                self._dirty[link] = None
+                self.control.note(link)
 
     def progress(self, end: ConsumerEnd, now: float) -> bool:
         """Read what the handling side of `end` decided; whether something should now leave with `outgoing`."""
         end.progress(now)
         self._after_progress(end, now)
-        return bool(self._dirty)
+        return self.control.due
 
     def _after_progress(self, end: ConsumerEnd, now: float) -> None:
         end.grant(now)
@@ -288,27 +278,23 @@ class Engine:
             if link is None:
                 continue
             if urgent:
-                self._dirty[link] = None
+                self.control.note(link)
             elif link.echo_at == inf:
                 # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
                 self._echo_at(link, now + ECHO_DELAY)
         for stream, sequence in end.lapsed:
-            self._notices.append(
-                Notice(
-                    "warning",
-                    f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
-                    f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
-                )
+            self.notices.add(
+                "warning",
+                f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
+                f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
             )
         end.lapsed.clear()
         if end.misled:
             end.misled = 0
-            self._notices.append(
-                Notice(
-                    "error",
-                    f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
-                    f"no more for 5 s: give producer and consumer the same type",
-                )
+            self.notices.add(
+                "error",
+                f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
+                f"no more for 5 s: give producer and consumer the same type",
             )
 
     # What the wires bring
@@ -326,7 +312,7 @@ class Engine:
         self.peers.connected(wire, now)
 
     def disconnected(self, wire: int, now: float) -> None:
-        self._blocked.discard(wire)
+        self.control.unblock(wire)
         self._apply(self.peers.disconnected(wire, now), now)
 
     def refused(self, wire: int, now: float) -> None:
@@ -337,10 +323,10 @@ class Engine:
 
     def writable(self, wire: int) -> None:
         """The socket of `wire` takes frames again."""
-        self._blocked.discard(wire)
+        self.control.unblock(wire)
         link = self.peers.links.get(wire)
         if link is not None:
-            self._dirty[link] = None
+            self.control.note(link)
 
     def receive(self, frames: Sequence[bytes | memoryview], now: float) -> None:
         """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node."""
@@ -348,7 +334,7 @@ class Engine:
             frame = decode_frame(bytes(frames[0]))
         except ForeignHello as foreign:
             self.peers.refuse(foreign.address, OTHER_VERSION, now)
-            self._notice_once(
+            self.notices.once(
                 f"version {foreign.address.node_id}",
                 "warning",
                 f"{foreign.address.name or foreign.address.node_id} speaks {foreign}",
@@ -365,7 +351,7 @@ class Engine:
             return
         if isinstance(frame, Bye) and frame.link == bytes(8):
             self._apply(self.peers.refused_by(frame.node_id, now), now)
-            self._notice_once(f"refused {frame.node_id}", "warning", _refusal(frame))
+            self.notices.once(f"refused {frame.node_id}", "warning", _refusal(frame))
             return
         link = self.peers.find(frame.link, now)
         if link is None:
@@ -384,7 +370,7 @@ class Engine:
             self._route(link, frame, body, now)
         except BadFrame as error:
             self.peers.count("bad frames")
-            self._notices.append(Notice("warning", f"a frame of {link.name} cannot be read ({error}); link renewed"))
+            self.notices.add("warning", f"a frame of {link.name} cannot be read ({error}); link renewed")
             self._apply(self.peers.broken(link, now), now)
 
     def _route(self, link: Link, frame: object, body: bytes | memoryview, now: float) -> None:
@@ -395,7 +381,7 @@ class Engine:
                 self._receive_ack(link, frame, now)
             case Ping():
                 link.pong_stamp = frame.stamp
-                self._dirty[link] = None
+                self.control.note(link)
                 for backlog in frame.backlogs:
                     consumer = self.consumers.get(backlog.queue)
                     if consumer is not None:
@@ -427,7 +413,7 @@ class Engine:
         link.data_received(now)
         self._echo_at(link, link.echo_at)
         if link.echo_at <= now:
-            self._dirty[link] = None
+            self.control.note(link)
         if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
             raise BadFrame(f"a batch whose header says {data.count} messages")
         end = self.consumers.get(data.queue)
@@ -435,7 +421,7 @@ class Engine:
             if end is not None:
                 end.decline(link.holder, data)
             nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
-            self._send_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
+            self.control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
             return
         end.receive(link.holder, link.name, data, body, now)
         if end.available(now):
@@ -501,7 +487,7 @@ class Engine:
             self._match_producer(consumer, holder, link)
             self._after_progress(consumer, now)
         self.topics.receive_interest(link, now)
-        self._dirty[link] = None
+        self.control.note(link)
 
     def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
@@ -554,7 +540,7 @@ class Engine:
             self._changed.add(end)
             if consumes and end.waiting_count:
                 link.ping_at = -inf
-                self._dirty[link] = None
+                self.control.note(link)
 
     def _match_producer(self, end: ConsumerEnd, holder: str, link: Link) -> None:
         theirs = link.their_interest
@@ -567,7 +553,7 @@ class Engine:
         link.bye_received = True
         if not link.bye_number:
             link.bye_reason = bye.reason
-            self._put(link, Bye(b"", 0, 0, self.address.node_id, bye.reason))
+            self.control.put(link, Bye(b"", 0, 0, self.address.node_id, bye.reason))
         missed = bye.reason == IDLE and self._in_common(link)
         self._apply(self.peers.said_bye(link, bye.reason, now), now)
         if missed:
@@ -578,7 +564,7 @@ class Engine:
         """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
         link = self.topics.receive(frames)
         if link is not None:
-            self._put(link, self._interest(link, [], []))
+            self.control.put(link, self._interest(link, [], []))
 
     # Changes of links
 
@@ -596,7 +582,7 @@ class Engine:
             self._next_look = now
 
     def _life_ended(self, link: Link) -> None:
-        self._blocked.discard(link.wire)
+        self.control.unblock(link.wire)
         for producer in self.producers.values():
             self._changed.add(producer)
         self.topics.life_ended()
@@ -613,10 +599,10 @@ class Engine:
         link.ack_number += 1
         for consumer in self.consumers.values():
             consumer.told_all(holder, link.ack_number)
-        self._put(link, self._interest(link, held, done))
+        self.control.put(link, self._interest(link, held, done))
         if link.address is not None and link.wire != OURSELVES:
             self._met.append((link.address, True))
-            self._notices.append(Notice("info", f"{link.name} joined"))
+            self.notices.add("info", f"{link.name} joined")
 
     def _interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> Interest:
         link.told_version = self.interests.version
@@ -647,10 +633,10 @@ class Engine:
                 self._changed.add(consumer)
             self._after_progress(consumer, now)
         self.topics.gone(link, proven=proven)
-        self._blocked.discard(link.wire)
+        self.control.unblock(link.wire)
         if link.address is not None and proven:
             self._met.append((link.address, False))
-        self._notices.append(Notice("info", f"{link.name} {'left' if proven and not died else 'is gone'}"))
+        self.notices.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
     # Time
 
@@ -670,7 +656,7 @@ class Engine:
                 self._tell_waiting(producer)
             look = min(look, producer.deadline() or inf)
             if producer.letters_full and producer.waiting_count:
-                self._notice_once(
+                self.notices.once(
                     f"letters {producer.queue}",
                     "warning",
                     f"queue {producer.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
@@ -693,7 +679,7 @@ class Engine:
         if not link.up:
             return times[0]
         if link.echo_at <= now or link.ping_at <= now:
-            self._dirty[link] = None
+            self.control.note(link)
         times += [link.echo_at, link.ping_at]
         if link.marker_due:
             times.append(self.topics.send_markers(link, now))
@@ -702,7 +688,7 @@ class Engine:
         elif now - link.match_at >= IDLE_CLOSE_AFTER and not link.bye_number and not self._draining:
             self._part_idle(link, now)
         if link.bye_number and link.bye_at <= now:
-            self._dirty[link] = None
+            self.control.note(link)
         times.append(link.bye_at)
         return min(times)
 
@@ -726,7 +712,7 @@ class Engine:
 
     def _part_idle(self, link: Link, now: float) -> None:
         link.bye_number = link.out_number + 1
-        self._put(link, Bye(b"", 0, 0, self.address.node_id, IDLE))
+        self.control.put(link, Bye(b"", 0, 0, self.address.node_id, IDLE))
         self._apply(self.peers.part_idle(link, now), now)
 
     def deadline(self) -> float | None:
@@ -744,10 +730,11 @@ class Engine:
         while True:
             while self._arrived:
                 self._after_progress(self._arrived.popitem()[0], now)
-            yield from self._data(now)  # first, since somebody waits for it; again, as control may have been in its way
-            if self._dirty or self.peers.has_to_say:
+            # First, since somebody waits for it; again, as control may have been in its way.
+            yield from self._emit(self._data(now))
+            if self.control.due or self.peers.has_to_say:
                 yield from self._control(now)
-                yield from self._data(now)
+                yield from self._emit(self._data(now))
             if not self._loop:
                 return
             while self._loop:
@@ -759,73 +746,46 @@ class Engine:
         link = self.peers.links.get(wire)
         if link is None or not link.up:
             return
-        link.refused = frames
-        self._blocked.add(wire)
+        self.control.refuse(link, frames)
 
     def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
-        for link, frames in self.peers.hello_frames(now):
-            yield from self._emit(link, frames)
+        yield from self._emit(self.peers.hello_frames(now))
         for wire, frames in self.peers.farewell_frames():
             self._refused_wire = -1
             yield wire, frames
             if self._refused_wire != wire:
                 self.peers.farewell_sent(wire, now)
-        dirty, self._dirty = self._dirty, {}
-        for link in dirty:
-            if link.wire not in self.peers.links:
-                continue
-            yield from self._say(link, now)
+        for link in self.control.take_due():
+            if link.wire in self.peers.links:
+                yield from self._emit((link, frames) for frames in self._say(link, now))
 
-    def _say(self, link: Link, now: float) -> Iterator[tuple[int, list[bytes]]]:
-        """What a link has to say besides DATA, most urgent last: a frame kept from before goes first."""
-        if link.wire in self._blocked:
-            self._dirty[link] = None
+    def _say(self, link: Link, now: float) -> Iterator[list[bytes]]:
+        """What a link has to say besides DATA, most urgent last: what was kept from before goes first."""
+        control = self.control
+        yield from control.leaving(link)
+        if control.is_blocked(link):
+            control.note(link)
             return
-        if link.refused is not None:
-            frames, link.refused = link.refused, None
-            yield from self._emit(link, frames)
-            if link.wire in self._blocked:
-                self._dirty[link] = None
-                return
-        while link.outbound:
-            yield from self._emit(link, link.outbound.popleft())
-            if link.wire in self._blocked:
-                self._dirty[link] = None
-                return
         if not link.up:
             return
         if link.told_version != self.interests.version:
-            self._put(link, self._interest(link, [], []))
+            self.control.put(link, self._interest(link, [], []))
         if link.releases or link.live_due:
             self._put_releases(link)  # before an echo, which may let the peer start what it must not
         self._put_results(link, now)
         if link.pong_stamp is not None:
-            self._put(link, Pong(b"", 0, 0, link.pong_stamp))
+            self.control.put(link, Pong(b"", 0, 0, link.pong_stamp))
             link.pong_stamp = None
         if link.drain_due:
             link.drain_due = False
-            self._put(link, Drain(b"", 0, 0))
+            self.control.put(link, Drain(b"", 0, 0))
         if link.ping_at <= now:
             self._put_ping(link, now)
         if link.bye_at <= now and link.bye_number:
             self._put_bye(link, now)
         if link.echo_at <= now:
-            self._put(link, Ack(b"", 0, 0, link.ack_number))
-        while link.outbound and link.wire not in self._blocked:
-            yield from self._emit(link, link.outbound.popleft())
-        if link.outbound:
-            self._dirty[link] = None
-        else:
-            self._dirty.pop(link, None)  # `_put` left it there, and all is said
-
-    def _put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | Drain | Bye) -> None:
-        """Number a control frame and queue it on its link."""
-        if not link.up:
-            return
-        frame.link, frame.echo = link.out_id, link.in_number
-        frame.number = link.next_number()
-        link.outbound.append([encode_frame(frame)])
-        self._dirty[link] = None
+            self.control.put(link, Ack(b"", 0, 0, link.ack_number))
+        yield from control.leaving(link)
 
     def _put_results(self, link: Link, now: float) -> None:
         results: list[Result] = []
@@ -840,22 +800,14 @@ class Engine:
             if grant is not None:
                 grants.append(grant)
         if results or grants:
-            self._send_ack(link, results, grants)
-
-    def _send_ack(self, link: Link, results: list[Result], grants: list[Grant]) -> None:
-        link.ack_number += 1
-        *parts, last = list(_split(results)) or [[]]
-        for part in parts:
-            # Only the last part confirms this ACK: until it is applied the results may be asked for again.
-            self._put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
-        self._put(link, Ack(b"", 0, 0, link.ack_number, last, grants))
+            self.control.put_ack(link, results, grants)
 
     def _put_releases(self, link: Link) -> None:
         streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
         live = (
             [s for producer in self.producers.values() for s in producer.numbering.streams] if link.live_due else None
         )
-        self._put(link, Release(b"", 0, 0, streams, live))
+        self.control.put(link, Release(b"", 0, 0, streams, live))
         link.releases.clear()
         link.live_due = False
 
@@ -876,7 +828,7 @@ class Engine:
         ][:NAMES_MAX]
         holding = any(consumer.holds_from(holder) for consumer in self.consumers.values())
         link.ping_at = now + (PING_EVERY_HOLDING if holding else PING_EVERY)
-        self._put(link, Ping(b"", 0, 0, now, link.acks_settled, backlogs))
+        self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, backlogs))
 
     def _collect_releases(self, end: ProducerEnd) -> None:
         for holder, start, stop in end.take_releases():
@@ -884,9 +836,9 @@ class Engine:
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.releases.setdefault(stream, []).extend((low, high))
-                self._dirty[link] = None
+                self.control.note(link)
 
-    def _data(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+    def _data(self, now: float) -> Iterator[tuple[Link, list[bytes]]]:
         for end in self.producers.values():
             if not end.waiting_count:
                 continue
@@ -898,7 +850,7 @@ class Engine:
                 if run is None:
                     able.remove(best)
                     continue
-                yield from self._emit(best.link, self._data_frame(best.link, end, run))
+                yield best.link, self._data_frame(best.link, end, run)
                 best.messages -= len(run.bodies)
                 best.bytes -= run.cost
                 best.outstanding += len(run.bodies)
@@ -936,11 +888,13 @@ class Engine:
         link.data_sent(Sent(number, run.cost, end.queue, run.first, run.stop))
         return [encode_frame(data), body]
 
-    def _emit(self, link: Link, frames: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-        if link.wire == OURSELVES:
-            self._loop.append(frames)
-        else:
-            yield link.wire, frames
+    def _emit(self, said: Iterable[tuple[Link, list[bytes]]]) -> Iterator[tuple[int, list[bytes]]]:
+        """What goes out; what is said to ourselves is kept for `receive`."""
+        for link, frames in said:
+            if link.wire == OURSELVES:
+                self._loop.append(frames)
+            else:
+                yield link.wire, frames
 
     # Closing
 
@@ -951,7 +905,7 @@ class Engine:
         self._draining = True
         for link in self.peers.by_holder.values():
             link.drain_due = link.up and link.wire != OURSELVES
-            self._dirty[link] = None
+            self.control.note(link)
         producing = {p.queue for p in self.producers.values() if p.unsettled_count}
         for queue, consumer in self.consumers.items():
             consumer.progress(now)
@@ -1000,7 +954,7 @@ class Engine:
         self._next_look = now
 
     def _put_bye(self, link: Link, now: float) -> None:
-        self._put(link, Bye(b"", 0, 0, self.address.node_id, link.bye_reason))
+        self.control.put(link, Bye(b"", 0, 0, self.address.node_id, link.bye_reason))
         link.bye_number = link.out_number
         link.bye_at = now + BYE_REPEAT
 
@@ -1038,16 +992,6 @@ class Engine:
         taken, self._met = self._met, []
         return taken
 
-    def take_notices(self) -> list[Notice]:
-        """Lines for the log."""
-        taken, self._notices = self._notices, []
-        return taken
-
-    def _notice_once(self, key: str, level: str, text: str) -> None:
-        if self._bad_data.setdefault(key, 0) == 0 and len(self._bad_data) < 4096:
-            self._bad_data[key] = 1
-            self._notices.append(Notice(level, text))
-
     def statistics(self) -> Statistics:
         """A snapshot in which every producer's accounting closes."""
         return Statistics(
@@ -1076,25 +1020,6 @@ class Engine:
         self.topics.check()
 
 
-def _split(results: list[Result]) -> Iterator[list[Result]]:
-    """Parts of at most 4,096 ranges each, so that no ACK grows without bound."""
-    for result in results:
-        pieces = max(len(result.done), len(result.returned), 2 * len(result.nacks))
-        step = 2 * ACK_RANGES_MAX
-        for at in range(0, max(1, pieces), step):
-            nacks = result.nacks[at // 2 : (at + step) // 2]
-            yield [
-                Result(
-                    result.stream,
-                    result.queue,
-                    result.done[at : at + step],
-                    result.returned[at : at + step],
-                    nacks,
-                    result.starting[at : at + step],
-                )
-            ]
-
-
 def _queue_of(stream: str) -> str:
     return stream.split(":", 2)[-1]
 
@@ -1108,4 +1033,4 @@ def _refusal(bye: Bye) -> str:
     return f"{bye.node_id} refused this node: {why.get(bye.reason, 'no reason given')}"
 
 
-__all__ = ["Delivery", "Engine", "Notice"]
+__all__ = ["Engine"]

@@ -191,7 +191,7 @@ class Pump:
                 self._sockets.publish(frames)
             self._carry_out()
             changed = engine.take_changed()
-            notices = engine.take_notices()
+            notices = engine.notices.take()
             learned = engine.take_learned()
             met = engine.take_met()
             deadline = engine.deadline()

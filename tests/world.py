@@ -551,7 +551,7 @@ class Process:
             self._leave(now)
         self.flush(now)
         engine.check()
-        for notice in engine.take_notices():
+        for notice in engine.notices.take():
             world.log(f"{self.holder} {notice.level}: {notice.text}")
         if not self.alive:
             return

@@ -259,7 +259,7 @@ def test_another_fabric_is_refused() -> None:
     assert isinstance(frame, Bye)
     assert frame.reason == OTHER_FABRIC
     stranger.receive(bye, pair.now)
-    assert [notice.text for notice in stranger.take_notices() if "refused" in notice.text] == [
+    assert [notice.text for notice in stranger.notices.take() if "refused" in notice.text] == [
         "a refused this node: it is in another fabric; give both nodes the same fabric="
     ]
 

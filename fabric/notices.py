@@ -1,0 +1,38 @@
+"""What people may want to read in the log: machines note it here, their driver writes it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+ONCE_MAX: Final = 4096
+"""Things told once only, over the life of a node: strangers can bring new ones for ever."""
+
+
+class Notice(NamedTuple):
+    """One line for the log."""
+
+    level: str
+    text: str
+
+
+class Notices:
+    """Lines that were not taken yet, oldest first."""
+
+    def __init__(self) -> None:
+        self._lines: list[Notice] = []
+        self._told: set[str] = set()
+
+    def add(self, level: str, text: str) -> None:
+        """Tell `text`, each time."""
+        self._lines.append(Notice(level, text))
+
+    def once(self, key: str, level: str, text: str) -> None:
+        """Tell `text` unless something was told under `key` before."""
+        if key not in self._told and len(self._told) < ONCE_MAX:
+            self._told.add(key)
+            self.add(level, text)
+
+    def take(self) -> list[Notice]:
+        """The lines since the last call."""
+        taken, self._lines = self._lines, []
+        return taken
