@@ -1,10 +1,13 @@
-"""Which link gets the next messages of a queue."""
+"""Dispatch: what waits in a queue becomes DATA frames on the links that may take it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from peerfabric.link import Link
+from peerfabric.batch import join
+from peerfabric.envelope import ALONE, DURABLE, SUSPECT, Data, Extra, encode_frame
+from peerfabric.inflight import Run
+from peerfabric.link import Link, Sent
 from peerfabric.producer_end import ProducerEnd
 
 
@@ -41,3 +44,54 @@ def choose(end: ProducerEnd, able: list[Candidate]) -> tuple[Candidate, int, int
     best = min(able, key=lambda candidate: candidate.outstanding)
     share = -(-end.waiting_count // len(able))
     return best, min(best.messages, share), best.bytes
+
+
+def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[Link, list[bytes]]]:
+    """Everything of this queue that should leave now, frame by frame; a link may refuse one before the next is made."""
+    able = candidates(end, links)
+    while able and end.waiting_count:
+        best, messages, size = choose(end, able)
+        body_max = best.link.frame_bytes_max - 1024
+        run = end.pick(best.link.holder, messages, size, body_max)
+        if run is None:
+            able.remove(best)
+            continue
+        yield best.link, data_frame(best.link, end, run)
+        best.messages -= len(run.bodies)
+        best.bytes -= run.cost
+        best.outstanding += len(run.bodies)
+        if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
+            able.remove(best)
+
+
+def data_frame(link: Link, end: ProducerEnd, run: Run) -> list[bytes]:
+    """Put `run` in flight at the peer of `link`, and return the frame that carries it there."""
+    credit = link.credit(end.queue)
+    credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(link.holder))
+    end.sent(link.holder, run)
+    echo = link.in_number
+    number = link.next_number()
+    body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
+    stream, sequence = end.numbering.name(run.first)
+    data = Data(
+        link.out_id,
+        number,
+        echo,
+        stream,
+        end.queue,
+        sequence,
+        len(run.bodies),
+        end.numbering.floor(stream, end.safe_floor),
+        run.attempt,
+        codec,
+        (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0) | (DURABLE if end.backlog is not None else 0),
+        run.sent_ms,
+        end.waiting_for(link.holder),
+        credit.sent_messages,
+        credit.sent_bytes,
+        link.acks_settled,
+    )
+    if run.extras:
+        data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
+    link.data_sent(Sent(number, run.cost, end.queue, run.first, run.stop))
+    return [encode_frame(data), body]

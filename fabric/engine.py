@@ -4,7 +4,7 @@ A driver feeds it what arrives and what time it is, and carries out what it asks
 
     engine.receive(wire frames, now)           engine.outgoing(now) -> frames to send
     engine.connected / disconnected / ...      engine.take_commands() -> sockets to open and close
-    engine.accept / take / progress            engine.take_changed() -> ends whose users may go on
+    engine.producers.accept(bodies), ...       engine.take_changed() -> ends whose users may go on
     engine.expire(now)                         engine.deadline() -> when to call `expire` next
 
 It opens nothing, reads no clock and draws no unseeded random number, so the same engine runs under real
@@ -20,47 +20,34 @@ from random import Random
 from typing import Final
 
 from peerfabric.backlog import Recovered
-from peerfabric.batch import join, message_count
 from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.consumers import Consumers
 from peerfabric.control import Control
-from peerfabric.dispatch import candidates, choose
 from peerfabric.envelope import (
-    ALONE,
-    DURABLE,
     IDLE,
     LEAVING,
-    NAMES_MAX,
-    NO_INTEREST,
     OTHER_FABRIC,
     OTHER_VERSION,
-    SUSPECT,
     TOO_MANY_PEERS,
     Ack,
     Address,
-    Backlog,
     Bye,
     Consuming,
     Data,
     Drain,
-    Extra,
     ForeignHello,
-    Grant,
     Hello,
     Interest,
-    Nack,
     Ping,
     Pong,
     Release,
-    Result,
     StreamRanges,
     UnknownKind,
     decode_frame,
-    encode_frame,
 )
 from peerfabric.errors import BadFrame
-from peerfabric.inflight import Run
 from peerfabric.interest import Interests
-from peerfabric.link import ECHO_DELAY, FENCE, PING_EVERY, PING_EVERY_HOLDING, Belief, Link, Sent
+from peerfabric.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
 from peerfabric.notices import Notices
 from peerfabric.options import Options
 from peerfabric.peers import (
@@ -76,8 +63,9 @@ from peerfabric.peers import (
     Peers,
 )
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.producers import Producers
 from peerfabric.publisher_end import PublisherEnd
-from peerfabric.ranges import Ranges, pairs
+from peerfabric.ranges import Ranges
 from peerfabric.stats import PeerView, Statistics
 from peerfabric.subscriber_end import SubscriberEnd
 from peerfabric.topics import Topics
@@ -99,26 +87,19 @@ class Engine:
     """
 
     def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
-        self.address, self.fabric, self.options = address, fabric, options
-        self.frame_bytes_max = options.message_bytes_max + 1024
-        self.peers = Peers(address, fabric, self.frame_bytes_max, options.peers_max, random)
+        self.address = address
+        self.peers = Peers(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
         self.interests = Interests()
-        self.producers: dict[str, ProducerEnd] = {}
-        self.consumers: dict[str, ConsumerEnd] = {}
-        self.topics = Topics(address, self.peers)
-        self._random = random
         self.control = Control()
         self.notices = Notices()
-        self._changed: set[ProducerEnd | ConsumerEnd] = set()
-        self._arrived: dict[ConsumerEnd, None] = {}
-        """Consumers that got messages since the last `outgoing`, which grants new ones once for all that came."""
+        self.producers = Producers(address, self.peers, self.control, self.notices, random)
+        self.consumers = Consumers(options, self.peers, self.control, self.notices)
+        self.topics = Topics(address, self.peers)
         self._loop: deque[list[bytes]] = deque()
         self._met: list[tuple[Address, bool]] = []
         self._refused_wire = -1
         self._expected = now
         self._next_look = now
-        self.durable = False
-        """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._draining = False
         self.closed_at = inf
         """When the last BYE was answered, or waiting for it ended."""
@@ -135,15 +116,7 @@ class Engine:
         recovered: Recovered | None = None,
     ) -> ProducerEnd:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
-        stream = f"{self.address.node_id}:{self.address.epoch}:{queue}"
-        numbering = backlog = None
-        if recovered is not None:
-            numbering, backlog = recovered.begin(stream, letter_bytes_max, now)
-        end = ProducerEnd(queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog)
-        self.producers[queue] = end
-        for holder, link in self.peers.by_holder.items():
-            if link.up and link.their_interest is not None:
-                self._match_consumer(end, holder, link)
+        end = self.producers.open(queue, codec, max_attempts, letter_bytes_max, now, recovered)
         self.interests.produces.add(queue)
         self._interest_changed(now)
         return end
@@ -152,29 +125,23 @@ class Engine:
         self, queue: str, lease: float, now: float, remembered: Mapping[str, Ranges] | None = None
     ) -> ConsumerEnd:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
-        options = self.options
-        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self.consumers, remembered)
-        self.consumers[queue] = end
-        for holder, link in self.peers.by_holder.items():
-            if link.up:
-                self._match_producer(end, holder, link)
+        end = self.consumers.open(queue, lease, remembered)
         self.interests.consumes.add(queue)
         self._interest_changed(now)
         return end
 
     def close_consumer(self, queue: str, now: float) -> None:
         """Nobody here takes from `queue` any more; what was not started goes back."""
-        end = self.consumers.get(queue)
+        end = self.consumers.by_queue.get(queue)
         if end is not None:
             end.progress(now)
             end.close()
             self.interests.consumes.discard(queue)
             self._interest_changed(now)
-            self.control.note_all(self.peers.by_holder.values())
 
     def reopen_consumer(self, queue: str, now: float) -> None:
         """A closed consumer takes again."""
-        self.consumers[queue].closed = False
+        self.consumers.by_queue[queue].closed = False
         self.interests.consumes.add(queue)
         self._interest_changed(now)
 
@@ -198,10 +165,6 @@ class Engine:
             del self.interests.subscribes[pattern]
             self._interest_changed(now)
 
-    @property
-    def _own_holder(self) -> str:
-        return f"{self.address.node_id}:{self.address.epoch}"
-
     def _interest_changed(self, now: float) -> None:
         self.interests.changed()
         if self.interests.with_ourselves:
@@ -209,93 +172,6 @@ class Engine:
         self.peers.interest_changed(now)
         self.control.note_all(self.peers.by_holder.values())
         self._next_look = now
-
-    # What users do
-
-    def accept(
-        self,
-        end: ProducerEnd,
-        bodies: list[bytes],
-        sent_ms: int,
-        extras: dict[int, Extra] | None = None,
-        *,
-        volatile: bool = False,
-    ) -> None:
-        """Take responsibility for `bodies`; they leave with the next `outgoing`."""
-        was_empty = end.waiting_count == 0
-        end.accept(bodies, sent_ms, extras, volatile=volatile)
-        if was_empty:
-            self._tell_waiting(end)
-
-    # What the disk reports
-
-    def acks_to_settle(self) -> dict[Link, tuple[int, int]]:
-        """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
-        links = [link for link in self.peers.links.values() if link.acks_applied > link.acks_settled]
-        return {link: (link.theirs, link.acks_applied) for link in links}
-
-    def awaits_cursors(self) -> bool:
-        """Whether somebody may not start a message before `cursors_stored`."""
-        links = self.peers.links.values()
-        return any(link.settled_due and link.acks_applied > link.acks_settled for link in links) or any(
-            end.awaits_cursor for end in self.producers.values()
-        )
-
-    def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
-        """The cursors on disk have the results of these ACKs: consumers may forget them."""
-        for link, (life, ack) in applied.items():
-            if link.theirs != life:
-                continue  # the peer has begun a new count, of which the cursors know nothing
-            link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
-            if link.settled_due and link.acks_settled >= link.acks_applied:
-                link.settled_due = False
-                link.ping_at = -inf
-                self.control.note(link)
-
-    def disk_moved(self, end: ProducerEnd) -> None:
-        """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
-        self._changed.add(end)
-        self._tell_waiting(end)
-
-    def _tell_waiting(self, end: ProducerEnd) -> None:
-        """Consumers who left us without credit learn at once that something waits."""
-        for holder in end.consumers:
-            link = self.peers.by_holder.get(holder)
-            if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
-                link.ping_at = -inf
-                self.control.note(link)
-
-    def progress(self, end: ConsumerEnd, now: float) -> bool:
-        """Read what the handling side of `end` decided; whether something should now leave with `outgoing`."""
-        end.progress(now)
-        self._after_progress(end, now)
-        return self.control.due
-
-    def _after_progress(self, end: ConsumerEnd, now: float) -> None:
-        end.grant(now)
-        for holder, urgent in end.news():
-            link = self.peers.by_holder.get(holder)
-            if link is None:
-                continue
-            if urgent:
-                self.control.note(link)
-            elif link.echo_at == inf:
-                # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
-                self._echo_at(link, now + ECHO_DELAY)
-        for stream, sequence in end.lapsed:
-            self.notices.add(
-                "warning",
-                f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
-                f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
-            )
-        end.lapsed.clear()
-        if end.misled:
-            end.misled = 0
-            self.notices.add(
-                "error",
-                f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
-                f"no more for 5 s: give producer and consumer the same type",
-            )
 
     # What the wires bring
 
@@ -361,11 +237,9 @@ class Engine:
         if not link.accept(frame.number, frame.echo, size, now):
             self._apply(self.peers.broken(link, now), now)
             return
-        for sent in link.take_echo(frame.echo, now):
-            end = self.producers.get(sent.queue)
-            if end is not None:
-                end.delivered(sent.start, sent.stop)
-                self._changed.add(end)
+        echoed = link.take_echo(frame.echo, now)
+        if echoed:
+            self.producers.delivered(echoed)
         try:
             self._route(link, frame, body, now)
         except BadFrame as error:
@@ -376,178 +250,43 @@ class Engine:
     def _route(self, link: Link, frame: object, body: bytes | memoryview, now: float) -> None:
         match frame:
             case Data():
-                self._receive_data(link, frame, body, now)
+                link.data_received(now)
+                self.peers.wake_at(link.echo_at)
+                if link.echo_at <= now:
+                    self.control.note(link)
+                declined = self.consumers.receive_data(link, frame, body, now)
+                if declined:
+                    self.control.put_ack(link, declined, [])
             case Ack():
-                self._receive_ack(link, frame, now)
+                self.producers.receive_ack(link, frame, now)
             case Ping():
                 link.pong_stamp = frame.stamp
                 self.control.note(link)
-                for backlog in frame.backlogs:
-                    consumer = self.consumers.get(backlog.queue)
-                    if consumer is not None:
-                        consumer.backlog(link.holder, backlog)
-                for consumer in self.consumers.values():
-                    consumer.settle(link.holder, frame.settled)
-                    self._after_progress(consumer, now)
-                    if consumer.available(now):
-                        self._changed.add(consumer)
+                self.consumers.receive_ping(link, frame, now)
             case Pong():
                 link.fence_stamp = max(link.fence_stamp, min(frame.stamp, now))
-                for consumer in self.consumers.values():
-                    consumer.fence(link.holder, link.fence_stamp + FENCE)
-                    if consumer.available(now):
-                        self._changed.add(consumer)
+                self.consumers.fenced(link, now)
             case Interest():
                 self._receive_interest(link, frame, now)
             case Release():
-                self._receive_release(link, frame, now)
+                self.consumers.receive_release(link, frame, now)
             case Drain():
-                link.draining = True
-                for producer in self.producers.values():
-                    producer.set_consumer(link.holder, link.node_id, consumes=False)
-                    self._changed.add(producer)
+                self.producers.receive_drain(link)
             case Bye():
                 self._receive_bye(link, frame, now)
 
-    def _receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> None:
-        link.data_received(now)
-        self._echo_at(link, link.echo_at)
-        if link.echo_at <= now:
-            self.control.note(link)
-        if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
-            raise BadFrame(f"a batch whose header says {data.count} messages")
-        end = self.consumers.get(data.queue)
-        if end is None or end.closed:
-            if end is not None:
-                end.decline(link.holder, data)
-            nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
-            self.control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
-            return
-        end.receive(link.holder, link.name, data, body, now)
-        if end.available(now):
-            self._changed.add(end)
-        self._arrived[end] = None
-
-    def _echo_at(self, link: Link, at: float) -> None:
-        link.echo_at = at
-        self.peers.wake_at(at)
-        self._next_look = min(self._next_look, at)
-
-    def _receive_ack(self, link: Link, ack: Ack, now: float) -> None:
-        for result in ack.results:
-            end = self.producers.get(result.queue)
-            if end is None:
-                continue
-            if result.starting or end.runs_suspect(link.holder):
-                link.settled_due = True
-                link.ping_at = -inf  # it waits to hear that we know
-            for start, stop in end.numbers(result.stream, result.done):
-                end.acked(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.returned):
-                end.returned(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.starting):
-                end.starting(link.holder, start, stop)
-            for nack in result.nacks:
-                for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
-                    nack.start, nack.stop = start, stop
-                    end.nacked(link.holder, nack, now)
-                    if nack.reason == NO_INTEREST:
-                        end.set_consumer(link.holder, link.node_id, consumes=False)
-            self._changed.add(end)
-            self._collect_releases(end)
-        link.acks_applied = max(link.acks_applied, ack.ack)
-        if not self.durable:
-            link.acks_settled = link.acks_applied
-        for grant in ack.grants:
-            if grant.queue in self.producers:
-                link.credit(grant.queue).grant(grant.messages, grant.bytes)
-
-    def _receive_release(self, link: Link, release: Release, now: float) -> None:
-        for item in release.streams:
-            consumer = self.consumers.get(_queue_of(item.stream))
-            if consumer is not None:
-                consumer.release(link.holder, item.stream, Ranges(pairs(item.ranges)))
-                self._after_progress(consumer, now)
-        if release.live is not None:
-            for consumer in self.consumers.values():
-                consumer.live_streams(link.holder, release.live, now)
-
     def _receive_interest(self, link: Link, interest: Interest, now: float) -> None:
-        first = link.their_interest is None
-        if not first and link.their_interest is not None and interest.version < link.their_interest.version:
+        before = link.their_interest
+        if before is not None and interest.version < before.version:
             return
         link.their_interest = interest
         link.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
-        holder = link.holder
-        if first:
-            self._reconcile(link, interest, now)
-        for producer in self.producers.values():
-            self._match_consumer(producer, holder, link)
-        for consumer in self.consumers.values():
-            self._match_producer(consumer, holder, link)
-            self._after_progress(consumer, now)
+        if before is None:
+            self.producers.reconcile(link, interest, now)
+        self.producers.receive_interest(link)
+        self.consumers.receive_interest(link, now)
         self.topics.receive_interest(link, now)
         self.control.note(link)
-
-    def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
-        """The first frame of a life: settle what is done there, take back what got lost on the way."""
-        holder = link.holder
-        if any(producer.runs_suspect(holder) for producer in self.producers.values()):
-            link.settled_due = True
-            link.ping_at = -inf
-        for item in interest.done:
-            producing = self.producers.get(_queue_of(item.stream))
-            if producing is not None:
-                for start, stop in producing.numbers(item.stream, item.ranges):
-                    producing.acked(holder, start, stop)
-        held: dict[str, Ranges] = {}
-        for item in interest.held:
-            producing = self.producers.get(_queue_of(item.stream))
-            known = Ranges(producing.numbers(item.stream, item.ranges)) if producing is not None else Ranges()
-            for start, stop in known:
-                held.setdefault(_queue_of(item.stream), Ranges()).add(start, stop)
-            if not known and self._disowns(item.stream, producing):
-                link.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
-        for producer in self.producers.values():
-            release = producer.reconcile(holder, held.get(producer.queue, Ranges()))
-            for start, stop in release:
-                for stream, low, high in producer.numbering.names(start, stop):
-                    link.releases.setdefault(stream, []).extend((low, high))
-            self._changed.add(producer)
-            self._collect_releases(producer)
-        for sent in link.lost:
-            producing = self.producers.get(sent.queue)
-            if producing is not None and producing.is_returned(sent.start, sent.stop):
-                producing.broke(sent.start, sent.stop, now)
-                break
-        link.lost = []
-        link.acks_applied = interest.ack  # the peer may have begun a new count
-        link.acks_settled = 0 if self.durable else link.acks_applied
-        link.live_due = True
-
-    def _disowns(self, stream: str, end: ProducerEnd | None) -> bool:
-        """Whether what is held of `stream`, of which nothing is unsettled here, need not run any more.
-
-        What an earlier life without a spool had sent is nowhere else, so it may.
-        """
-        return stream.startswith(f"{self._own_holder}:") or (end is not None and end.backlog is not None)
-
-    def _match_consumer(self, end: ProducerEnd, holder: str, link: Link) -> None:
-        theirs = link.their_interest
-        consumes = theirs is not None and not link.draining and any(c.queue == end.queue for c in theirs.consumes)
-        if consumes != (holder in end.consumers):
-            end.set_consumer(holder, link.node_id, consumes=consumes)
-            self._changed.add(end)
-            if consumes and end.waiting_count:
-                link.ping_at = -inf
-                self.control.note(link)
-
-    def _match_producer(self, end: ConsumerEnd, holder: str, link: Link) -> None:
-        theirs = link.their_interest
-        if theirs is not None and end.queue in theirs.produces:
-            end.meet(holder)
-            if link.fence_stamp > -inf:
-                end.fence(holder, link.fence_stamp + FENCE)
 
     def _receive_bye(self, link: Link, bye: Bye, now: float) -> None:
         link.bye_received = True
@@ -583,22 +322,11 @@ class Engine:
 
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
-        for producer in self.producers.values():
-            self._changed.add(producer)
+        self.producers.life_ended()
         self.topics.life_ended()
 
     def _came_up(self, link: Link, now: float) -> None:
-        holder = link.holder
-        held, done = [], []
-        for consumer in self.consumers.values():
-            consumer.progress(now)
-            consumer.attach(holder)
-            some_held, some_done = consumer.possession(holder)
-            held += some_held
-            done += some_done
-        link.ack_number += 1
-        for consumer in self.consumers.values():
-            consumer.told_all(holder, link.ack_number)
+        held, done = self.consumers.came_up(link, now)
         self.control.put(link, self._interest(link, held, done))
         if link.address is not None and link.wire != OURSELVES:
             self._met.append((link.address, True))
@@ -611,7 +339,7 @@ class Engine:
             0,
             0,
             self.interests.version,
-            [Consuming(queue, self.consumers[queue].lease) for queue in sorted(self.interests.consumes)],
+            [Consuming(queue, self.consumers.by_queue[queue].lease) for queue in sorted(self.interests.consumes)],
             self.topics.subscriptions(link.holder),
             sorted(self.interests.produces),
             sorted(self.interests.publishes),
@@ -621,17 +349,8 @@ class Engine:
         )
 
     def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        holder = link.holder
-        for producer in self.producers.values():
-            producer.gone(holder, died=died)
-            self._changed.add(producer)
-            self._tell_waiting(producer)
-        for consumer in self.consumers.values():
-            consumer.progress(now)
-            consumer.detach(holder, now, proven_gone=proven)
-            if consumer.available(now):
-                self._changed.add(consumer)
-            self._after_progress(consumer, now)
+        self.producers.gone(link, died=died)
+        self.consumers.gone(link, now, proven=proven)
         self.topics.gone(link, proven=proven)
         self.control.unblock(link.wire)
         if link.address is not None and proven:
@@ -649,33 +368,14 @@ class Engine:
         look = now + 0.5
         for link in list(self.peers.links.values()):
             look = min(look, self._look_at(link, now))
-        for producer in self.producers.values():
-            before = producer.waiting_count
-            producer.expire(now)
-            if producer.waiting_count > before:
-                self._tell_waiting(producer)
-            look = min(look, producer.deadline() or inf)
-            if producer.letters_full and producer.waiting_count:
-                self.notices.once(
-                    f"letters {producer.queue}",
-                    "warning",
-                    f"queue {producer.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
-                    f"retry or drop letters of node.dead_letters({producer.queue!r})",
-                )
-        for consumer in self.consumers.values():
-            consumer.expire(now)
-            self._after_progress(consumer, now)
-            look = min(look, consumer.deadline(now) or inf)
-            if consumer.available(now):
-                self._changed.add(consumer)  # it may have waited for something that is over now
-        look = min(look, self.topics.expire(now))
+        look = min(look, self.producers.expire(now), self.consumers.expire(now), self.topics.expire(now))
         self._next_look = self._expected = max(look, now + 0.001)
 
     def _look_at(self, link: Link, now: float) -> float:
         """Pings, echoes, markers, leases of the hung and idle links; return when to look again."""
         times = [now + 0.5]
         if link.belief is Belief.HUNG:
-            self._end_backstops(link, now)
+            self.producers.hung(link, now)
         if not link.up:
             return times[0]
         if link.echo_at <= now or link.ping_at <= now:
@@ -692,23 +392,11 @@ class Engine:
         times.append(link.bye_at)
         return min(times)
 
-    def _end_backstops(self, link: Link, now: float) -> None:
-        """A hung peer keeps what it holds for its lease after the last that we heard of it."""
-        for producer in self.producers.values():
-            if now - link.heard_at >= link.leases.get(producer.queue, 300.0) and producer.held_by(link.holder):
-                producer.lapse(link.holder, "its consumer hangs", now)
-                self._collect_releases(producer)
-                self._changed.add(producer)
-                self._tell_waiting(producer)
-
     def _in_common(self, link: Link) -> bool:
         theirs = link.their_interest
         if theirs is None or self.interests.in_common(theirs):
             return True
-        holder = link.holder
-        return any(p.held_by(holder) for p in self.producers.values()) or any(
-            c.holds_from(holder) or c.has_news(holder) for c in self.consumers.values()
-        )
+        return self.producers.held_by(link.holder) or self.consumers.owes(link.holder)
 
     def _part_idle(self, link: Link, now: float) -> None:
         link.bye_number = link.out_number + 1
@@ -728,13 +416,12 @@ class Engine:
         The driver calls `refuse` before it goes on if the socket did not take the frames.
         """
         while True:
-            while self._arrived:
-                self._after_progress(self._arrived.popitem()[0], now)
+            self.consumers.answer_arrivals(now)
             # First, since somebody waits for it; again, as control may have been in its way.
-            yield from self._emit(self._data(now))
+            yield from self._emit(self.producers.frames())
             if self.control.due or self.peers.has_to_say:
                 yield from self._control(now)
-                yield from self._emit(self._data(now))
+                yield from self._emit(self.producers.frames())
             if not self._loop:
                 return
             while self._loop:
@@ -744,9 +431,8 @@ class Engine:
         """The socket of `wire` did not take `frames`."""
         self._refused_wire = wire
         link = self.peers.links.get(wire)
-        if link is None or not link.up:
-            return
-        self.control.refuse(link, frames)
+        if link is not None and link.up:
+            self.control.refuse(link, frames)
 
     def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
         yield from self._emit(self.peers.hello_frames(now))
@@ -769,124 +455,33 @@ class Engine:
         if not link.up:
             return
         if link.told_version != self.interests.version:
-            self.control.put(link, self._interest(link, [], []))
+            control.put(link, self._interest(link, [], []))
         if link.releases or link.live_due:
-            self._put_releases(link)  # before an echo, which may let the peer start what it must not
-        self._put_results(link, now)
+            # Before an echo, which may let the peer start what it must not.
+            control.put(link, self.producers.take_release(link))
+        self._put_results(link)
         if link.pong_stamp is not None:
-            self.control.put(link, Pong(b"", 0, 0, link.pong_stamp))
+            control.put(link, Pong(b"", 0, 0, link.pong_stamp))
             link.pong_stamp = None
         if link.drain_due:
             link.drain_due = False
-            self.control.put(link, Drain(b"", 0, 0))
+            control.put(link, Drain(b"", 0, 0))
         if link.ping_at <= now:
             self._put_ping(link, now)
         if link.bye_at <= now and link.bye_number:
             self._put_bye(link, now)
         if link.echo_at <= now:
-            self.control.put(link, Ack(b"", 0, 0, link.ack_number))
+            control.put(link, Ack(b"", 0, 0, link.ack_number))
         yield from control.leaving(link)
 
-    def _put_results(self, link: Link, now: float) -> None:
-        results: list[Result] = []
-        grants: list[Grant] = []
-        holder = link.holder
-        ack = link.ack_number + 1
-        for consumer in self.consumers.values():
-            if not consumer.has_news(holder):
-                continue
-            results += consumer.take_results(holder, ack)
-            grant = consumer.take_grant(holder)
-            if grant is not None:
-                grants.append(grant)
+    def _put_results(self, link: Link) -> None:
+        results, grants = self.consumers.take_results(link, link.ack_number + 1)
         if results or grants:
             self.control.put_ack(link, results, grants)
 
-    def _put_releases(self, link: Link) -> None:
-        streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
-        live = (
-            [s for producer in self.producers.values() for s in producer.numbering.streams] if link.live_due else None
-        )
-        self.control.put(link, Release(b"", 0, 0, streams, live))
-        link.releases.clear()
-        link.live_due = False
-
     def _put_ping(self, link: Link, now: float) -> None:
-        holder = link.holder
-        backlogs = [
-            Backlog(
-                end.queue,
-                stream,
-                end.waiting_for(holder),
-                link.credit(end.queue).sent_messages,
-                link.credit(end.queue).sent_bytes,
-                end.numbering.floor(stream, end.safe_floor),
-            )
-            for end in self.producers.values()
-            if holder in end.consumers
-            for stream in end.numbering.streams
-        ][:NAMES_MAX]
-        holding = any(consumer.holds_from(holder) for consumer in self.consumers.values())
-        link.ping_at = now + (PING_EVERY_HOLDING if holding else PING_EVERY)
-        self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, backlogs))
-
-    def _collect_releases(self, end: ProducerEnd) -> None:
-        for holder, start, stop in end.take_releases():
-            link = self.peers.by_holder.get(holder)
-            if link is not None and link.up:
-                for stream, low, high in end.numbering.names(start, stop):
-                    link.releases.setdefault(stream, []).extend((low, high))
-                self.control.note(link)
-
-    def _data(self, now: float) -> Iterator[tuple[Link, list[bytes]]]:
-        for end in self.producers.values():
-            if not end.waiting_count:
-                continue
-            able = candidates(end, self.peers.by_holder)
-            while able and end.waiting_count:
-                best, messages, size = choose(end, able)
-                body_max = best.link.frame_bytes_max - 1024
-                run = end.pick(best.link.holder, messages, size, body_max)
-                if run is None:
-                    able.remove(best)
-                    continue
-                yield best.link, self._data_frame(best.link, end, run)
-                best.messages -= len(run.bodies)
-                best.bytes -= run.cost
-                best.outstanding += len(run.bodies)
-                if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
-                    able.remove(best)
-
-    def _data_frame(self, link: Link, end: ProducerEnd, run: Run) -> list[bytes]:
-        credit = link.credit(end.queue)
-        credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(link.holder))
-        end.sent(link.holder, run)
-        echo = link.in_number
-        number = link.next_number()
-        body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
-        stream, sequence = end.numbering.name(run.first)
-        data = Data(
-            link.out_id,
-            number,
-            echo,
-            stream,
-            end.queue,
-            sequence,
-            len(run.bodies),
-            end.numbering.floor(stream, end.safe_floor),
-            run.attempt,
-            codec,
-            (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0) | (DURABLE if end.backlog is not None else 0),
-            run.sent_ms,
-            end.waiting_for(link.holder),
-            credit.sent_messages,
-            credit.sent_bytes,
-            link.acks_settled,
-        )
-        if run.extras:
-            data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
-        link.data_sent(Sent(number, run.cost, end.queue, run.first, run.stop))
-        return [encode_frame(data), body]
+        link.ping_at = now + (PING_EVERY_HOLDING if self.consumers.holds_from(link.holder) else PING_EVERY)
+        self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, self.producers.backlogs(link)))
 
     def _emit(self, said: Iterable[tuple[Link, list[bytes]]]) -> Iterator[tuple[int, list[bytes]]]:
         """What goes out; what is said to ourselves is kept for `receive`."""
@@ -906,11 +501,7 @@ class Engine:
         for link in self.peers.by_holder.values():
             link.drain_due = link.up and link.wire != OURSELVES
             self.control.note(link)
-        producing = {p.queue for p in self.producers.values() if p.unsettled_count}
-        for queue, consumer in self.consumers.items():
-            consumer.progress(now)
-            if queue not in producing:
-                consumer.close()
+        self.consumers.close(now, keep=self.producers.unsettled_queues())
         self._next_look = now
 
     def settled(self, *, waits_for_consumers: bool = False) -> bool:
@@ -919,36 +510,19 @@ class Engine:
         What a spool keeps is not waited for if nobody consumes it; with `waits_for_consumers` somebody may come yet.
         """
         return (
-            not any(self._awaits(producer, waits_for_consumers) for producer in self.producers.values())
-            and all(c.idle for c in self.consumers.values())
+            self.producers.settled(waits_for_consumers=waits_for_consumers)
+            and self.consumers.idle
             and self.topics.flushed
         )
-
-    @staticmethod
-    def _awaits(producer: ProducerEnd, waits_for_consumers: bool) -> bool:
-        if not producer.unsettled_count:
-            return False
-        return waits_for_consumers or bool(producer.volatile_count) or bool(producer.consumers)
-
-    def unsettled(self) -> tuple[int, int]:
-        """Messages waiting and in flight that no spool keeps, over all producers."""
-        waiting = in_flight = 0
-        for producer in self.producers.values():
-            flying = min(producer.in_flight_count, producer.volatile_count)
-            in_flight += flying
-            waiting += producer.volatile_count - flying
-        return waiting, in_flight
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
         self.peers.closing = True
-        for consumer in self.consumers.values():
-            consumer.progress(now)
-            consumer.close()
+        self.consumers.close(now)
         self.closed_at = now + BYE_LIMIT
         for link in list(self.peers.links.values()):
             if link.up and link.wire != OURSELVES:
-                self._put_results(link, now)
+                self._put_results(link)
                 link.bye_reason = LEAVING
                 self._put_bye(link, now)
         self._next_look = now
@@ -957,15 +531,6 @@ class Engine:
         self.control.put(link, Bye(b"", 0, 0, self.address.node_id, link.bye_reason))
         link.bye_number = link.out_number
         link.bye_at = now + BYE_REPEAT
-
-    def leave(self) -> None:
-        """The node closes now: what is unsettled is counted as left."""
-        for producer in self.producers.values():
-            producer.leave()
-
-    def kept_on_disk(self) -> int:
-        """Messages that this life leaves to the next one."""
-        return sum(p.unsettled_count - p.volatile_count for p in self.producers.values())
 
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""
@@ -979,8 +544,7 @@ class Engine:
 
     def take_changed(self) -> set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd]:
         """The ends whose users may have something to go on with."""
-        taken, self._changed = self._changed, set()
-        return taken | self.topics.take_changed()
+        return self.producers.take_changed() | self.consumers.take_changed() | self.topics.take_changed()
 
     def take_learned(self) -> list[Address]:
         """Addresses of nodes that hellos told since the last call."""
@@ -997,8 +561,8 @@ class Engine:
         return Statistics(
             node_id=self.address.node_id,
             name=self.address.name,
-            producers=tuple(producer.account() for producer in self.producers.values()),
-            consumers=tuple(consumer.account() for consumer in self.consumers.values()),
+            producers=tuple(producer.account() for producer in self.producers.by_queue.values()),
+            consumers=tuple(consumer.account() for consumer in self.consumers.by_queue.values()),
             publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
             subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
             peers=sum(1 for link in self.peers.links.values() if link.up and link.wire != OURSELVES),
@@ -1011,17 +575,9 @@ class Engine:
     def check(self) -> None:
         """Assert the invariants of every machine, and those between them."""
         self.peers.check()
-        for producer in self.producers.values():
-            producer.check()
-            known = {*producer.consumers, *(holder for holder, _ in producer.held()), *self.peers.by_holder}
-            assert known == self.peers.by_holder.keys(), f"{producer.stream} counts on somebody who is gone"
-        for consumer in self.consumers.values():
-            consumer.check()
+        self.producers.check()
+        self.consumers.check()
         self.topics.check()
-
-
-def _queue_of(stream: str) -> str:
-    return stream.split(":", 2)[-1]
 
 
 def _refusal(bye: Bye) -> str:

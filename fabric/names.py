@@ -70,3 +70,8 @@ def filter_prefix(pattern: str) -> bytes:
         if part in ("*", ">"):
             return "".join(f"{literal}." for literal in parts[:at]).encode()
     return pattern.encode() + b"\0"
+
+
+def queue_of(stream: str) -> str:
+    """The queue that `stream` belongs to: its text form is node id, epoch and queue."""
+    return stream.split(":", 2)[-1]

@@ -130,12 +130,12 @@ class AsyncConsumer(Generic[T_co]):
         return None
 
     def hand_over(self, engine: Engine, handed: None, now: float) -> None:
-        engine.progress(self.end, now)
+        engine.consumers.progress(self.end, now)
         if self._resting:
             self._resting = False
             if not self._waiting_takers:
                 self.end.rest()
-                engine.progress(self.end, now)
+                engine.consumers.progress(self.end, now)
         if self.keeper is not None:
             forgotten = self.end.take_forgotten()
             if forgotten:
@@ -328,7 +328,7 @@ class AsyncConsumer(Generic[T_co]):
         with self._node.pump.lock:
             self._waiting_takers += change
             self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
-            if change > 0 and self._node.engine.progress(self.end, now):
+            if change > 0 and self._node.engine.consumers.progress(self.end, now):
                 if self.end.starves:
                     self._node.pump.wake()
                 else:

@@ -300,7 +300,7 @@ class AsyncNode:
             now = self._started_at = clock()
             self.engine = Engine(address, self.fabric, self.options, rng, now)
             if opened.spool is not None:
-                self.disk = Disk(opened.spool, self.engine, self.name)
+                self.disk = Disk(opened.spool, self.engine.producers, self.name)
                 opened.resume(self.disk, self.engine, self._producers, now)
             backends = build_backends(
                 fabric=self.fabric, discovery=self._discovery, peers=self._peers, rng=random.Random()
@@ -371,7 +371,7 @@ class AsyncNode:
         """Open the store of a new producer of a node that runs."""
         store = open_store(disk.spool, handle.queue, handle.fsync)
         with self.pump.lock:
-            self.engine.durable = True
+            self.engine.producers.durable = True
             store.end = self.engine.open_producer(
                 handle.queue,
                 handle.codec.number,
@@ -735,7 +735,7 @@ class AsyncNode:
         await self.started(closing=True)
         producer = self._producers.get(check_name("queue", queue))
         with self.pump.lock:
-            end = self.engine.producers.get(queue)
+            end = self.engine.producers.by_queue.get(queue)
             letters = end.letters() if end is not None else []
         return [self._dead(producer, letter) for letter in letters]
 
@@ -836,7 +836,7 @@ class AsyncNode:
         self.pump.wake()
         await self._await_turns(self._settled, ends_at)
         with self.pump.lock:
-            return self.engine.unsettled()
+            return self.engine.producers.unsettled()
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -860,7 +860,7 @@ class AsyncNode:
 
         def what() -> str:
             with self.pump.lock:
-                waiting, in_flight = self.engine.unsettled()
+                waiting, in_flight = self.engine.producers.unsettled()
             return f"closing, with {waiting:,} messages waiting and {in_flight:,} in flight; start a consumer for them"
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
@@ -897,8 +897,8 @@ class AsyncNode:
 
     async def _shut(self) -> None:
         with self.pump.lock:
-            kept = self.engine.kept_on_disk()
-            self.engine.leave()
+            kept = self.engine.producers.kept_on_disk()
+            self.engine.producers.leave()
             self._final = self.engine.statistics()
         if kept:
             _log.info("%s: the spool keeps %d messages for the next start", self.name, kept)

@@ -182,7 +182,7 @@ class AsyncProducer(Generic[T_contra]):
                 case _Retry():
                     self.end.retry(segment.letter)
                 case (bodies, extras, volatile):
-                    engine.accept(self.end, bodies, sent_ms, extras, volatile=volatile)
+                    engine.producers.accept(self.end, bodies, sent_ms, extras, volatile=volatile)
 
     def handed_over(self) -> None:
         with self._lock:

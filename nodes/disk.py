@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from peerfabric.engine import Engine
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.stores import Loaded, Store
 from peerfabric.nodes.waiting import clock
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.producers import Producers
 from peerfabric.spool import Spool
 
 CURSOR_EVERY: Final = 0.05
@@ -49,8 +49,8 @@ class Storing(Protocol):
 class Disk:
     """Runs the disk's side of all stores of one node."""
 
-    def __init__(self, spool: Spool, engine: Engine, name: str) -> None:
-        self.spool, self.engine = spool, engine
+    def __init__(self, spool: Spool, producers: Producers, name: str) -> None:
+        self.spool, self.producers = spool, producers
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
         self._waiting: deque[Storing] = deque()
@@ -93,7 +93,7 @@ class Disk:
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
         # An ACK that settles nothing, such as one that announces a suspect, waits for the cursors, too.
-        return any(store.has_news() for store in list(self.stores.values())) or bool(self.engine.acks_to_settle())
+        return any(store.has_news() for store in list(self.stores.values())) or bool(self.producers.acks_to_settle())
 
     def _run(self) -> None:
         timeout: float | None = None
@@ -198,7 +198,7 @@ class Disk:
                 end.buried(numbers)
                 if len(numbers) < len(letters):
                     end.backlog.put_back(letters[len(numbers) :])
-                self.engine.disk_moved(end)
+                self.producers.disk_moved(end)
             self.pump.wake()
 
     def _load(self, now: float) -> bool:
@@ -233,7 +233,7 @@ class Disk:
                 if found.ended:
                     self._lose(end, behind, lost)
                 store.read_to(end.backlog.load_at if whole else 0)
-                self.engine.disk_moved(end)
+                self.producers.disk_moved(end)
                 more = more or end.load_bytes() > 0
                 names = [name for a, b in lost for name in end.numbering.names(a, b)]
             for damage in found.damages:
@@ -266,13 +266,13 @@ class Disk:
         with self.pump.lock:
             ends = [store.end for store in self.stores.values()]
             changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
-            if not changed and not self.engine.acks_to_settle():
+            if not changed and not self.producers.acks_to_settle():
                 return None
-            return 0.0 if not self._behind and self.engine.awaits_cursors() else self._cursor_at
+            return 0.0 if not self._behind and self.producers.awaits_cursors() else self._cursor_at
 
     def _write_cursors(self) -> None:
         with self.pump.lock:
-            acks = self.engine.acks_to_settle()
+            acks = self.producers.acks_to_settle()
             due = []
             for store in self.stores.values():
                 end = store.end
@@ -296,12 +296,12 @@ class Disk:
         self.spool.died = False  # whom it accuses the cursors have by now
         with self.pump.lock:
             if not self._behind:
-                self.engine.cursors_stored(acks)
+                self.producers.cursors_stored(acks)
             for store, _, news, floor in due:
                 if store.end is not None and store.end.backlog is not None:
                     store.end.cursor_stored(floor, taking=news.taking)
                     store.end.backlog.changed = store.end.backlog.changed or store.forgetful
-                    self.engine.disk_moved(store.end)  # there may be room again
+                    self.producers.disk_moved(store.end)  # there may be room again
         self.pump.wake()
 
 

@@ -116,7 +116,7 @@ class Opened:
             left = store.end.account()
             if left.recovered:
                 _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
-        engine.durable = bool(disk.stores)
+        engine.producers.durable = bool(disk.stores)
 
     def close(self) -> None:
         """The start came to nothing."""

@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from peerfabric import dispatch
 from peerfabric.backlog import Backlog, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
-from peerfabric.engine import Engine
 from peerfabric.link import Link
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.stores import Store
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.producers import Producers
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
 from tests.world import World
@@ -38,16 +39,16 @@ def ack_at_arrival(patch: Patch) -> None:
 
 
 def floor_too_high(patch: Patch) -> None:
-    data_frame = Engine._data_frame
+    data_frame = dispatch.data_frame
 
-    def broken(self: Engine, link: Link, end: ProducerEnd, run: Any) -> list[bytes]:
+    def broken(link: Link, end: ProducerEnd, run: Any) -> list[bytes]:
         floor, end.floor = end.floor, run.stop
         try:
-            return data_frame(self, link, end, run)
+            return data_frame(link, end, run)
         finally:
             end.floor = floor
 
-    patch(Engine, "_data_frame", broken)
+    patch(dispatch, "data_frame", broken)
 
 
 def nothing_requeued_at_death(patch: Patch) -> None:
@@ -167,14 +168,14 @@ def newest_first(patch: Patch) -> None:
 
 
 def settled_before_the_cursor(patch: Patch) -> None:
-    patch(Engine, "acks_to_settle", lambda self: {})
-    receive_ack = Engine._receive_ack
+    patch(Producers, "acks_to_settle", lambda self: {})
+    receive_ack = Producers.receive_ack
 
-    def broken(self: Engine, link: Link, ack: Any, now: float) -> None:
+    def broken(self: Producers, link: Link, ack: Any, now: float) -> None:
         receive_ack(self, link, ack, now)
         link.acks_settled = link.acks_applied
 
-    patch(Engine, "_receive_ack", broken)
+    patch(Producers, "receive_ack", broken)
 
 
 def settled_before_the_letter_is_stored(patch: Patch) -> None:
@@ -355,7 +356,7 @@ def stored_as_if_in_memory_only(patch: Patch) -> None:
 
 
 def closed_without_what_is_in_memory(patch: Patch) -> None:
-    patch(Engine, "_awaits", staticmethod(lambda producer, waits_for_consumers: False))
+    patch(Producers, "_awaits", staticmethod(lambda end, waits_for_consumers: False))
 
 
 def acked_before_it_is_in_the_ledger(patch: Patch) -> None:
@@ -417,7 +418,7 @@ CASES = [
 def test_world_catches(mutate: Callable[[Patch], None], theme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken rule shows within a few seeds."""
 
-    def patch(owner: type, name: str, replacement: Callable[..., Any]) -> None:
+    def patch(owner: object, name: str, replacement: Callable[..., Any]) -> None:
         monkeypatch.setattr(owner, name, replacement)
 
     mutate(patch)

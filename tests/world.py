@@ -43,7 +43,7 @@ from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK, RAW, Address, Extra, Interest, Pong, decode_frame
 from peerfabric.errors import SpoolError
 from peerfabric.inflight import DEATHS_TO_SUSPECT, cost
-from peerfabric.link import FENCE, Link
+from peerfabric.link import FENCE, Belief, Link
 from peerfabric.names import matches
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.disk import RETRY_AFTER, Disk
@@ -625,13 +625,13 @@ class Process:
     def _leave(self, now: float) -> None:
         if self.leaving == "draining":
             for queue, consumer in self.consumers.items():
-                consumer.closed = consumer.closed or self.engine.consumers[queue].closed
+                consumer.closed = consumer.closed or self.engine.consumers.by_queue[queue].closed
             # Who still sends is not interrupted between numbering a message and handing it over.
             handed = all(producer.all_stored for producer in self.producers.values() if producer.overflow)
             if handed and (self.engine.settled() or self.world.now > self.leave_by):
                 self.clean = self.engine.settled()
                 if not self.clean:
-                    self.world.log(f"{self.holder} leaves with unsettled {self.engine.unsettled()}")
+                    self.world.log(f"{self.holder} leaves with unsettled {self.engine.producers.unsettled()}")
                     self.world.excuse("left unsettled", self.holder)
                 self.leaving = "bye"
                 self.engine.say_bye(now)
@@ -653,12 +653,14 @@ class Process:
             return False
         disk, role = self.disk, self.role
         assert disk is not None
-        marks = {queue: end.marks() for queue, end in self.engine.producers.items()}
+        marks = {queue: end.marks() for queue, end in self.engine.producers.by_queue.items()}
         lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
-        assert len(lost) == sum(self.engine.unsettled()), f"{self.holder} loses {lost}, more or less than it says"
+        assert len(lost) == sum(self.engine.producers.unsettled()), (
+            f"{self.holder} loses {lost}, more or less than it says"
+        )
         assert not (lost and self.clean), f"{self.holder} takes {lost} for settled"
         self.world.unsure.update(lost)
-        self.engine.leave()
+        self.engine.producers.leave()
         try:
             disk.last_round(now)
             disk.spool.close()
@@ -745,7 +747,7 @@ class Producer:
         world = self.process.world
         bodies = self._bodies(kinds)
         first = self.end.next
-        self.process.engine.accept(self.end, bodies, 0)
+        self.process.engine.producers.accept(self.end, bodies, 0)
         for at, text in enumerate(bodies):
             plain = text if self.codec == RAW else msgspec.msgpack.decode(text)
             world.accepted[(self.end.stream, first + at)] = plain
@@ -913,7 +915,7 @@ class Producer:
             if isinstance(what, DeadLetter):
                 self.end.retry(what)
             else:
-                self.process.engine.accept(self.end, what[0], 0, volatile=what[1])
+                self.process.engine.producers.accept(self.end, what[0], 0, volatile=what[1])
 
     def _tend_stored(self) -> None:
         """As `tend_letters`, with letters that are on disk."""
@@ -1030,7 +1032,7 @@ class Consumer:
         if idle and self.current is not None:
             for _ in idle:
                 self._later(self._claim)
-        self.process.engine.progress(self.end, now)
+        self.process.engine.consumers.progress(self.end, now)
         if self.keeper is not None:
             self.keeper.forget(self.end.take_forgotten())
 
@@ -1551,7 +1553,7 @@ class World:
     def _open_stores(self, process: Process, spool: Spool) -> None:
         """Go on with what the spool has, as a node does."""
         role, engine, now = process.role, process.engine, process.clock()
-        disk = Disk(spool, engine, process.holder)
+        disk = Disk(spool, engine.producers, process.holder)
         disk.pump = Turnstile(process)  # type: ignore[assignment]
         for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
             disk.stores[queue] = Store(spool, queue, role.fsync, 0)
@@ -1567,7 +1569,7 @@ class World:
             for letter in letters:
                 store.end.restore_letter(letter)
             process.remembered[queue] = {*recovered.marks.consumers, *self._still_awaited(role, queue)}
-        engine.durable = bool(disk.stores)
+        engine.producers.durable = bool(disk.stores)
         process.disk = disk
         process.check_disk()
 
@@ -2384,20 +2386,33 @@ def _watched(base: type[Engine], world: World) -> type[Engine]:
             world.gave_up(self, link, proven=proven, died=died)
             super()._gone(link, now, proven=proven, died=died)
 
-        def _data_frame(self, link: Link, end: ProducerEnd, run: inflight.Run) -> Frames:
-            for stream, first, stop in end.numbering.names(run.first, run.stop):
-                world.sent(self, stream, range(first, stop), run.attempt, link.holder)
-            return super()._data_frame(link, end, run)
+        def open_producer(self, *args: Any) -> ProducerEnd:
+            end: ProducerEnd = super().open_producer(*args)
+            put_in_flight = end.sent
 
-        def _reconcile(self, link: Link, interest: Interest, now: float) -> None:
-            world.met(self, link.holder)
-            super()._reconcile(link, interest, now)
+            def sent(holder: str, run: inflight.Run) -> None:
+                for stream, first, stop in end.numbering.names(run.first, run.stop):
+                    world.sent(self, stream, range(first, stop), run.attempt, holder)
+                put_in_flight(holder, run)
 
-        def _end_backstops(self, link: Link, now: float) -> None:
-            before = sum(p.held_by(link.holder) for p in self.producers.values())
-            super()._end_backstops(link, now)
-            if sum(p.held_by(link.holder) for p in self.producers.values()) < before:
+            end.sent = sent  # type: ignore[method-assign]
+            return end
+
+        def _receive_interest(self, link: Link, interest: Interest, now: float) -> None:
+            if link.their_interest is None:
+                world.met(self, link.holder)
+            super()._receive_interest(link, interest, now)
+
+        def _look_at(self, link: Link, now: float) -> float:
+            hung = link.belief is Belief.HUNG
+            before = self._held_by(link.holder)
+            look: float = super()._look_at(link, now)
+            if hung and self._held_by(link.holder) < before:
                 world.excuse("backstop", link.holder)
+            return look
+
+        def _held_by(self, holder: str) -> int:
+            return sum(end.held_by(holder) for end in self.producers.by_queue.values())
 
     return Watched
 

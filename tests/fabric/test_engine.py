@@ -34,23 +34,23 @@ def flow(pair: Pair, count: int = 3) -> ProducerEnd:
     end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.b.open_consumer("jobs", 10.0, pair.now)
     pair.meet()
-    pair.b.consumers["jobs"].want(1, 100, pair.now)
-    pair.b.progress(pair.b.consumers["jobs"], pair.now)
-    pair.a.accept(end, bodies(count), 0)
+    pair.b.consumers.by_queue["jobs"].want(1, 100, pair.now)
+    pair.b.consumers.progress(pair.b.consumers.by_queue["jobs"], pair.now)
+    pair.a.producers.accept(end, bodies(count), 0)
     pair.settle()
     return end
 
 
 def run_all(pair: Pair) -> list[bytes]:
     """The taker of `b` runs and acks what it can get."""
-    end = pair.b.consumers["jobs"]
+    end = pair.b.consumers.by_queue["jobs"]
     done: list[bytes] = []
     while (delivery := end.take(pair.now)) is not None:
         low = delivery.next
         found = claim(delivery, 100, pair.now)
         done += found
         delivery.ack(low, low + len(found))
-        pair.b.progress(end, pair.now)
+        pair.b.consumers.progress(end, pair.now)
         pair.settle()
     return done
 
@@ -69,7 +69,7 @@ def test_nothing_is_sent_without_credit() -> None:
     end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.b.open_consumer("jobs", 10.0, pair.now)
     pair.meet()
-    pair.a.accept(end, bodies(3), 0)
+    pair.a.producers.accept(end, bodies(3), 0)
     pair.pass_time(3.0)
     assert end.account().waiting == 3
 
@@ -89,21 +89,21 @@ def test_what_came_together_is_answered_once() -> None:
         return len(frames) == 1 or len(data) == 1  # the first says that more waits, for which it is granted credit
 
     pair.filter = arrives
-    pair.a.accept(end, bodies(4, 300_000), 0)
+    pair.a.producers.accept(end, bodies(4, 300_000), 0)
     pair.settle()
     assert len(data) == 4
     for frames in data[1:]:
         pair.b.receive(frames, pair.now)
-    consumer = pair.b.consumers["jobs"]
+    consumer = pair.b.consumers.by_queue["jobs"]
     for _ in range(4):
         delivery = consumer.take(pair.now)
         assert delivery is not None
         claim(delivery, 1, pair.now)
         delivery.ack(0, 1)
-    pair.b.progress(consumer, pair.now)
+    pair.b.consumers.progress(consumer, pair.now)
     answers = [decode_frame(header) for _, (header,) in pair.b.outgoing(pair.now)]
     assert [(type(answer), len(answer.results), len(answer.grants)) for answer in answers] == [(Ack, 1, 1)]
-    assert not pair.b.progress(consumer, pair.now)
+    assert not pair.b.consumers.progress(consumer, pair.now)
     assert list(pair.b.outgoing(pair.now)) == []
 
 
@@ -121,7 +121,7 @@ def test_a_lost_frame_renews_the_link() -> None:
     pair = Pair()
     flow(pair, 1)
     assert run_all(pair) == bodies(1)
-    end = pair.a.producers["jobs"]
+    end = pair.a.producers.by_queue["jobs"]
     lost: list[int] = []
 
     def lose_data_once(sender: Engine, frames: list[bytes]) -> bool:
@@ -131,9 +131,9 @@ def test_a_lost_frame_renews_the_link() -> None:
         return True
 
     pair.filter = lose_data_once
-    pair.b.consumers["jobs"].want(1, 100, pair.now)
-    pair.b.progress(pair.b.consumers["jobs"], pair.now)
-    pair.a.accept(end, [b"again"], 0)
+    pair.b.consumers.by_queue["jobs"].want(1, 100, pair.now)
+    pair.b.consumers.progress(pair.b.consumers.by_queue["jobs"], pair.now)
+    pair.a.producers.accept(end, [b"again"], 0)
     pair.pass_time(2.0)
     assert lost == [1]
     assert run_all(pair) == [b"again"]
@@ -147,14 +147,14 @@ def test_a_node_consumes_from_itself() -> None:
     consumer = pair.a.open_consumer("jobs", 10.0, pair.now)
     pair.settle()
     consumer.want(1, 1, pair.now)
-    pair.a.progress(consumer, pair.now)
-    pair.a.accept(end, bodies(1), 0)
+    pair.a.consumers.progress(consumer, pair.now)
+    pair.a.producers.accept(end, bodies(1), 0)
     pair.settle()
     delivery = consumer.take(pair.now)
     assert delivery is not None
     assert claim(delivery, now=pair.now) == bodies(1)
     delivery.ack(0, 1)
-    pair.a.progress(consumer, pair.now)
+    pair.a.consumers.progress(consumer, pair.now)
     pair.settle()
     assert (end.account().acked, pair.commands) == (1, [])
 
@@ -163,7 +163,7 @@ def test_leaving_in_order() -> None:
     """DRAIN stops new work, the last ACK goes before BYE, and BYE is answered."""
     pair = Pair()
     end = flow(pair)
-    delivery = pair.b.consumers["jobs"].take(pair.now)
+    delivery = pair.b.consumers.by_queue["jobs"].take(pair.now)
     assert delivery is not None
     first = claim(delivery, 1, pair.now)
     pair.b.drain(pair.now)
@@ -207,7 +207,7 @@ def test_data_for_nobody() -> None:
     end = flow(pair, 0)
     pair.b.close_consumer("jobs", pair.now)
     run_before = end.account().redelivered
-    pair.a.accept(end, bodies(2), 0)
+    pair.a.producers.accept(end, bodies(2), 0)
     pair.settle()
     account = end.account()
     assert (account.waiting, account.in_flight, account.redelivered, end.consumers) == (2, 0, run_before, {})
@@ -217,7 +217,7 @@ def test_a_refused_frame_is_kept_and_goes_first() -> None:
     """The socket was full for a moment: nothing is lost, nothing overtakes."""
     pair = Pair()
     end = flow(pair, 0)
-    pair.a.accept(end, bodies(1), 0)
+    pair.a.producers.accept(end, bodies(1), 0)
     refused = []
     for wire, frames in pair.a.outgoing(pair.now):
         pair.a.refuse(wire, frames, pair.now)
@@ -318,7 +318,7 @@ def test_a_lying_peer_cannot_hurt(seed: int) -> None:
         for frames in pair.a.outgoing(pair.now):
             assert frames
         assert end.account().closes
-    pair.a.producers["jobs"].check()
+    pair.a.producers.by_queue["jobs"].check()
 
 
 def test_random_bytes_cannot_hurt() -> None:

@@ -52,7 +52,7 @@ class Offline:
             raise
         address = Address(self.spool.node_id, self.spool.epoch, "node", "host", [], [])
         self.engine = Engine(address, "tests", Options(), Random(1), now)
-        self.disk = DiskThread(self.spool, self.engine, "tests")
+        self.disk = DiskThread(self.spool, self.engine.producers, "tests")
         self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
         self.end: ProducerEnd = self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered)
         assert self.end.backlog is not None
@@ -105,7 +105,7 @@ class Offline:
         for at, body in enumerate(stored, deposit.first):
             self.confirmed[self.end.stream, at] = plain(body, deposit.codec)
         if deposit.letter is None:
-            self.engine.accept(self.end, stored, 0)
+            self.engine.producers.accept(self.end, stored, 0)
             return
         self.end.retry(deposit.letter)
         try:

@@ -158,8 +158,8 @@ def test_nobody_is_told_of_what_a_cursor_has_no_room_for(monkeypatch: pytest.Mon
     """Also not by the cursor of another round, that has nothing of it to write."""
     node = Offline(Disk(), memory_bytes=2**23)
     told: list[object] = []
-    monkeypatch.setattr(node.engine, "acks_to_settle", lambda: {"a link": (1, 1)})
-    monkeypatch.setattr(node.engine, "cursors_stored", told.append)
+    monkeypatch.setattr(node.engine.producers, "acks_to_settle", lambda: {"a link": (1, 1)})
+    monkeypatch.setattr(node.engine.producers, "cursors_stored", told.append)
     node.send(*[b"%d" % n for n in range(40_000)])
     node.round()
     node.take()
