@@ -1,8 +1,12 @@
-"""Which link gets the next messages."""
+"""Which link gets the next messages, and in which frames."""
 
 from __future__ import annotations
 
-from peerfabric.dispatch import candidates, choose
+import pytest
+
+from peerfabric.dispatch import candidates, choose, data_frames
+from peerfabric.envelope import Data, decode_frame
+from peerfabric.inflight import cost
 from peerfabric.link import Belief, Link
 from tests.fabric.helpers import bodies, dispatch, producer
 
@@ -44,3 +48,20 @@ def test_without_bytes_one_message_to_the_idle() -> None:
     dispatch(end, "a:1", messages=1)
     able = candidates(end, links("a", "b", size=0))
     assert [(candidate.link.wire, candidate.messages) for candidate in able] == [(2, 1)]
+
+
+@pytest.mark.parametrize(("refused", "counts"), [(False, [2, 2]), (True, [2])])
+def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> None:
+    """Or until the socket refuses one: the next is made only after that."""
+    end = producer(consumers=1)
+    end.accept(bodies(5), 0)
+    table = links("a", messages=4)
+    table["a:1"].frame_bytes_max = 1024 + cost(bodies(2))
+    made = []
+    for link, (header, _) in data_frames(end, table):
+        data = decode_frame(header)
+        assert isinstance(data, Data)
+        made.append(data.count)
+        if refused:
+            link.refused = [header]
+    assert (made, end.waiting_count) == (counts, 5 - sum(counts))

@@ -26,7 +26,7 @@ from peerfabric.envelope import (
 )
 from peerfabric.options import Options
 from peerfabric.producer_end import ProducerEnd
-from tests.fabric.helpers import HUGE, Pair, bodies, claim
+from tests.fabric.helpers import Pair, bodies, claim
 
 
 def flow(pair: Pair, count: int = 3) -> ProducerEnd:
@@ -228,23 +228,6 @@ def test_a_refused_frame_is_kept_and_goes_first() -> None:
     assert [frames for _, frames in pair.a.outgoing(pair.now)] == refused
 
 
-def test_topics_reach_who_subscribed() -> None:
-    """A marker confirms the subscription; `confirmed` says that the slow joiner has joined."""
-    pair = Pair()
-    publisher = pair.a.open_publisher("news.x", RAW, pair.now)
-    subscriber = pair.b.open_subscriber("news.*", 2**20, pair.now)
-    pair.meet()
-    assert publisher.confirmed == {"b news.*"}
-    pair.a.topics.publish(publisher, [b"1", b"2"], 0)
-    pair.settle()
-    batch = subscriber.take()
-    assert batch is not None
-    assert (batch.first, msgspec.msgpack.decode(batch.body), subscriber.missed) == (1, [b"1", b"2"], 0)
-    pair.b.close_subscriber("news.*", pair.now)
-    pair.settle()
-    assert publisher.confirmed == set()
-
-
 def test_another_fabric_is_refused() -> None:
     """And told why, in words that say what to do."""
     pair = Pair()
@@ -329,39 +312,3 @@ def test_random_bytes_cannot_hurt() -> None:
         pair.a.receive([random.randbytes(random.randrange(40)), b""], pair.now)
         pair.a.receive_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
     assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
-
-
-def test_a_topic_ends_behind_its_last_update() -> None:
-    """What is published while the node drains still counts: its subscribers are asked for the end after it."""
-    pair = Pair()
-    publisher = pair.a.open_publisher("news", RAW, pair.now)
-    subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
-    pair.meet()
-    pair.settle(1.0)
-    assert len(publisher.confirmed) == 1
-    pair.a.drain(pair.now)
-    pair.settle(0.1)
-    pair.a.topics.publish(publisher, [b"late"], 0)
-    pair.a.topics.finish(pair.now)
-    assert not pair.a.settled()
-    pair.settle(0.1)
-    assert pair.a.settled()
-    batch = subscriber.take()
-    assert batch is not None
-    assert batch.count == 1
-
-
-def test_a_topic_does_not_end_while_its_subscriber_renews_the_link() -> None:
-    """For that moment nothing is known of the subscriber, which is no reason to close."""
-    pair = Pair()
-    pair.a.open_publisher("news", RAW, pair.now)
-    pair.b.open_subscriber("news", HUGE, pair.now)
-    pair.meet()
-    pair.settle(1.0)
-    [link] = pair.a.peers.by_holder.values()
-    pair.a.peers.broken(link, pair.now)
-    pair.a.drain(pair.now)
-    pair.a.topics.finish(pair.now)
-    assert not pair.a.settled()
-    pair.settle(1.0)
-    assert pair.a.settled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peerfabric.errors import BadName
-from peerfabric.names import check_name, check_pattern, filter_prefix, matches
+from peerfabric.names import check_name, check_pattern, filter_prefix, matches, queue_of
 
 
 @pytest.mark.parametrize("name", ["a", "orders", "a.b.c", "A-1_x.y", "x" * 255])
@@ -55,3 +55,8 @@ def test_what_a_pattern_selects(pattern: str, selected: list[str], not_selected:
 def test_an_exact_name_selects_no_longer_one() -> None:
     """ZeroMQ filters by prefix; the closing NUL makes the difference."""
     assert not b"ab\0".startswith(filter_prefix("a"))
+
+
+def test_the_queue_of_a_stream() -> None:
+    """Node id and epoch have no colon; what comes after them is the queue."""
+    assert queue_of("n1:7340032:orders.eu") == "orders.eu"
