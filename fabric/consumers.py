@@ -158,13 +158,14 @@ class Consumers:
 
     def take_results(self, link: Link, ack: int) -> tuple[list[Result], list[Grant]]:
         """What became of the peer's messages since the last call, and what more it may send."""
+        holder = link.holder
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self.by_queue.values():
-            if not end.has_news(link.holder):
+            if not end.has_news(holder):
                 continue
-            results += end.take_results(link.holder, ack)
-            grant = end.take_grant(link.holder)
+            results += end.take_results(holder, ack)
+            grant = end.take_grant(holder)
             if grant is not None:
                 grants.append(grant)
         return results, grants

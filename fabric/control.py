@@ -74,13 +74,13 @@ class Control:
             self.put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
         self.put(link, Ack(b"", 0, 0, link.ack_number, last, grants))
 
-    def leaving(self, link: Link) -> Iterator[list[bytes]]:
+    def leaving(self, link: Link) -> Iterator[tuple[Link, list[bytes]]]:
         """What waits on `link`, a refused frame first, for as long as its socket takes it."""
         if link.refused is not None and not self.is_blocked(link):
             frames, link.refused = link.refused, None
-            yield frames
+            yield link, frames
         while link.outbound and not self.is_blocked(link):
-            yield link.outbound.popleft()
+            yield link, link.outbound.popleft()
         if link.outbound:
             self.note(link)
         else:

@@ -441,19 +441,22 @@ class Engine:
             yield wire, frames
             if self._refused_wire != wire:
                 self.peers.farewell_sent(wire, now)
-        for link in self.control.take_due():
-            if link.wire in self.peers.links:
-                yield from self._emit((link, frames) for frames in self._say(link, now))
-
-    def _say(self, link: Link, now: float) -> Iterator[list[bytes]]:
-        """What a link has to say besides DATA, most urgent last: what was kept from before goes first."""
         control = self.control
-        yield from control.leaving(link)
-        if control.is_blocked(link):
-            control.note(link)
-            return
-        if not link.up:
-            return
+        for link in control.take_due():
+            if link.wire not in self.peers.links:
+                continue
+            if link.refused is not None or link.outbound:
+                yield from self._emit(control.leaving(link))  # kept from before
+            if control.is_blocked(link):
+                control.note(link)
+            elif link.up:
+                self._say(link, now)
+                if link.outbound:
+                    yield from self._emit(control.leaving(link))
+
+    def _say(self, link: Link, now: float) -> None:
+        """Queue what a link has to say besides DATA, most urgent last."""
+        control = self.control
         if link.told_version != self.interests.version:
             control.put(link, self._interest(link, [], []))
         if link.releases or link.live_due:
@@ -472,7 +475,6 @@ class Engine:
             self._put_bye(link, now)
         if link.echo_at <= now:
             control.put(link, Ack(b"", 0, 0, link.ack_number))
-        yield from control.leaving(link)
 
     def _put_results(self, link: Link) -> None:
         results, grants = self.consumers.take_results(link, link.ack_number + 1)

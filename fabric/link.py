@@ -125,7 +125,6 @@ class Link:
         # what both sides want
         self.their_interest: Interest | None = None
         self.told_version = 0
-        self.markers_confirmed: dict[str, int] = {}
         self.marker_due: dict[str, tuple[float, float, int]] = {}
         self.match_at = now
         """The last instant at which we had something in common."""

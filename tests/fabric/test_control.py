@@ -18,7 +18,7 @@ def test_numbered_as_they_are_queued() -> None:
     control, link = Control(), up()
     control.put(link, Drain(b"", 0, 0))
     control.put(link, Ack(b"", 0, 0, 0))
-    frames = [decode_frame(header) for [header] in control.leaving(link)]
+    frames = [decode_frame(header) for _, [header] in control.leaving(link)]
     assert frames == [Drain(link.out_id, 1, 0), Ack(link.out_id, 2, 0, 0)]
 
 
@@ -45,14 +45,14 @@ def test_a_refused_frame_goes_first() -> None:
         control.put(link, Drain(b"", 0, 0))
     control.take_due()
     left = []
-    for frames in control.leaving(link):
+    for _, frames in control.leaving(link):
         left.append(frames)
         if len(left) == 2:
             control.refuse(link, frames)
     assert (len(left), control.is_blocked(link), control.due) == (2, True, True)
     assert list(control.leaving(link)) == []
     control.unblock(link.wire)
-    numbers = [decode_frame(header).number for [header] in control.leaving(link)]  # type: ignore[union-attr]
+    numbers = [decode_frame(header).number for _, [header] in control.leaving(link)]  # type: ignore[union-attr]
     assert numbers == [2, 3]
 
 
@@ -61,7 +61,7 @@ def test_a_large_ack_is_split() -> None:
     control, link = Control(), up()
     ranges = list(range(1, 4 * ACK_RANGES_MAX + 3))
     control.put_ack(link, [Result("p:1:jobs", "jobs", ranges)], [Grant("jobs", 1, 1)])
-    parts = [decode_frame(header) for [header] in control.leaving(link)]
+    parts = [decode_frame(header) for _, [header] in control.leaving(link)]
     assert all(isinstance(part, Ack) for part in parts)
     assert [(p.ack, sum(len(r.done) for r in p.results), len(p.grants)) for p in parts] == [  # type: ignore[union-attr]
         (0, 2 * ACK_RANGES_MAX, 0),
