@@ -55,7 +55,7 @@ class Consumers:
         """Read what the handling side of `end` decided; whether something should now leave."""
         end.progress(now)
         self._after_progress(end, now)
-        return self._control.due
+        return bool(self._control.due)
 
     def _after_progress(self, end: ConsumerEnd, now: float) -> None:
         end.grant(now)

@@ -30,8 +30,8 @@ class Control:
     """Which links are due, what waits on them, and whose sockets are full."""
 
     def __init__(self) -> None:
-        self._due: dict[Link, None] = {}
-        """A set whose order is the same in each replay."""
+        self.due: dict[Link, None] = {}
+        """Links that may have something to say: a set whose order is the same in each replay."""
         self._blocked: set[int] = set()
         """Wires whose sockets refused a frame and are not writable yet."""
 
@@ -39,19 +39,14 @@ class Control:
 
     def note(self, link: Link) -> None:
         """`link` may have something to say."""
-        self._due[link] = None
+        self.due[link] = None
 
     def note_all(self, links: Iterable[Link]) -> None:
-        self._due.update(dict.fromkeys(links))
-
-    @property
-    def due(self) -> bool:
-        """Whether any link may have something to say."""
-        return bool(self._due)
+        self.due.update(dict.fromkeys(links))
 
     def take_due(self) -> Iterable[Link]:
         """Those links, in the order in which they became due; from now on none is."""
-        taken, self._due = self._due, {}
+        taken, self.due = self.due, {}
         return taken
 
     # What it says
@@ -74,17 +69,18 @@ class Control:
             self.put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
         self.put(link, Ack(b"", 0, 0, link.ack_number, last, grants))
 
-    def leaving(self, link: Link) -> Iterator[tuple[Link, list[bytes]]]:
-        """What waits on `link`, a refused frame first, for as long as its socket takes it."""
-        if link.refused is not None and not self.is_blocked(link):
+    def leaving(self, link: Link) -> Iterator[tuple[int, list[bytes]]]:
+        """What waits on `link`, a refused frame first, as (wire, frames), for as long as its socket takes it."""
+        wire, blocked = link.wire, self._blocked
+        if link.refused is not None and wire not in blocked:
             frames, link.refused = link.refused, None
-            yield link, frames
-        while link.outbound and not self.is_blocked(link):
-            yield link, link.outbound.popleft()
+            yield wire, frames
+        while link.outbound and wire not in blocked:
+            yield wire, link.outbound.popleft()
         if link.outbound:
             self.note(link)
         else:
-            self._due.pop(link, None)  # `put` left it there, and all is said
+            self.due.pop(link, None)  # `put` left it there, and all is said
 
     # What sockets take
 

@@ -46,8 +46,11 @@ def choose(end: ProducerEnd, able: list[Candidate]) -> tuple[Candidate, int, int
     return best, min(best.messages, share), best.bytes
 
 
-def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[Link, list[bytes]]]:
-    """Everything of this queue that should leave now, frame by frame; a link may refuse one before the next is made."""
+def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[int, list[bytes]]]:
+    """Everything of this queue that should leave now, as (wire, frames).
+
+    A wire may refuse one before the next is made.
+    """
     able = candidates(end, links)
     while able and end.waiting_count:
         best, messages, size = choose(end, able)
@@ -56,7 +59,7 @@ def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[L
         if run is None:
             able.remove(best)
             continue
-        yield best.link, data_frame(best.link, end, run)
+        yield best.link.wire, data_frame(best.link, end, run)
         best.messages -= len(run.bodies)
         best.bytes -= run.cost
         best.outstanding += len(run.bodies)

@@ -14,7 +14,7 @@ sockets and under a simulated network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Final
@@ -417,15 +417,22 @@ class Engine:
         """
         while True:
             self.consumers.answer_arrivals(now)
-            # First, since somebody waits for it; again, as control may have been in its way.
-            yield from self._emit(self.producers.frames())
-            if self.control.due or self.peers.has_to_say:
-                yield from self._control(now)
-                yield from self._emit(self.producers.frames())
+            for wire, frames in self._said(now):
+                if wire == OURSELVES:
+                    self._loop.append(frames)
+                else:
+                    yield wire, frames
             if not self._loop:
                 return
             while self._loop:
                 self.receive(self._loop.popleft(), now)
+
+    def _said(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+        """What should be sent now, what is said to ourselves included."""
+        yield from self.producers.frames()  # first, since somebody waits for it
+        if self.control.due or self.peers.has_to_say:
+            yield from self._control(now)
+            yield from self.producers.frames()  # again, as control may have been in its way
 
     def refuse(self, wire: int, frames: list[bytes], now: float) -> None:
         """The socket of `wire` did not take `frames`."""
@@ -435,7 +442,8 @@ class Engine:
             self.control.refuse(link, frames)
 
     def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
-        yield from self._emit(self.peers.hello_frames(now))
+        for link, frames in self.peers.hello_frames(now):
+            yield link.wire, frames
         for wire, frames in self.peers.farewell_frames():
             self._refused_wire = -1
             yield wire, frames
@@ -446,13 +454,13 @@ class Engine:
             if link.wire not in self.peers.links:
                 continue
             if link.refused is not None or link.outbound:
-                yield from self._emit(control.leaving(link))  # kept from before
+                yield from control.leaving(link)  # kept from before
             if control.is_blocked(link):
                 control.note(link)
             elif link.up:
                 self._say(link, now)
                 if link.outbound:
-                    yield from self._emit(control.leaving(link))
+                    yield from control.leaving(link)
 
     def _say(self, link: Link, now: float) -> None:
         """Queue what a link has to say besides DATA, most urgent last."""
@@ -484,14 +492,6 @@ class Engine:
     def _put_ping(self, link: Link, now: float) -> None:
         link.ping_at = now + (PING_EVERY_HOLDING if self.consumers.holds_from(link.holder) else PING_EVERY)
         self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, self.producers.backlogs(link)))
-
-    def _emit(self, said: Iterable[tuple[Link, list[bytes]]]) -> Iterator[tuple[int, list[bytes]]]:
-        """What goes out; what is said to ourselves is kept for `receive`."""
-        for link, frames in said:
-            if link.wire == OURSELVES:
-                self._loop.append(frames)
-            else:
-                yield link.wire, frames
 
     # Closing
 

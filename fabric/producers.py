@@ -225,8 +225,8 @@ class Producers:
 
     # What peers are told
 
-    def frames(self) -> Iterator[tuple[Link, list[bytes]]]:
-        """All DATA that should leave now; its driver may refuse one frame before the next is made."""
+    def frames(self) -> Iterator[tuple[int, list[bytes]]]:
+        """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
         for end in self.by_queue.values():
             if end.waiting_count:
                 yield from data_frames(end, self._peers.by_holder)

@@ -58,10 +58,10 @@ def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> N
     table = links("a", messages=4)
     table["a:1"].frame_bytes_max = 1024 + cost(bodies(2))
     made = []
-    for link, (header, _) in data_frames(end, table):
+    for _, (header, _) in data_frames(end, table):
         data = decode_frame(header)
         assert isinstance(data, Data)
         made.append(data.count)
         if refused:
-            link.refused = [header]
+            table["a:1"].refused = [header]
     assert (made, end.waiting_count) == (counts, 5 - sum(counts))
