@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
-import msgspec
-
-from peerfabric.inflight import ISOLATION, Run
+from peerfabric.batch import cuts
+from peerfabric.envelope import MSGPACK, Extra
+from peerfabric.inflight import DEATHS_TO_SUSPECT, ISOLATION, MESSAGE_OVERHEAD, Run, cost
+from peerfabric.marks import UNTRIED, Marks, News, State, marks_from, states_of
 from peerfabric.numbering import Numbering
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
@@ -26,96 +27,6 @@ REUNION: Final = 1.0
 ACCUSED: Final = {0: ISOLATION[1], **ISOLATION}
 """Of the messages with so many deaths, how many a node that died of its own queue may have had in hand: those that one
 consumer holds at most, and of fresh ones as many as may then travel together. The lowest: they are handed out first."""
-
-MARKS_BYTES_MAX: Final = 1024 * 1024
-"""Of the marks in a cursor, which is written many times a second. Beyond that those that say least are left out."""
-
-State = tuple[int, int, int, int, int]
-"""Messages `[start, stop)` by their numbers, and their attempt, deaths and strikes."""
-
-UNTRIED: Final = (1, 0, 0)
-"""Attempt, deaths and strikes of what nothing is known of."""
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class Mark(msgspec.Struct, array_like=True, frozen=True):
-    """What happened to `[start, stop)` of one stream, kept so that a queue's killer does not start again at 1."""
-
-    stream: str
-    start: int
-    stop: int
-    attempt: int
-    deaths: int
-    strikes: int
-
-
-class Marks(msgspec.Struct, array_like=True):
-    """What a cursor remembers besides settled ranges."""
-
-    marks: list[Mark] = []
-    consumers: list[str] = []
-    """Node ids of those who consumed the queue; they may know what became of its messages."""
-    taking: bool = False
-    """This node consumed its own queue: should it die, its messages were held at that death."""
-    running: Mark | None = None
-    """The suspect that this node was about to run, alone: should it die, it was the one."""
-    max_attempts: int = 0
-    """What the queue's producer had asked for; 0 if that is not known."""
-
-
-class News(NamedTuple):
-    """What an end has for the next cursor besides what is settled.
-
-    states    None: as the last time
-    the rest  as in `Marks`, `running` by its number
-    """
-
-    states: list[State] | None
-    consumers: list[str]
-    taking: bool = False
-    running: State | None = None
-    max_attempts: int = 0
-
-
-def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
-    """Marks for `states`, one for neighbours of which the same is known. `numbering` is read, and nothing else."""
-    merged: list[State] = []
-    for state in sorted(states):
-        if merged and merged[-1][1] == state[0] and merged[-1][2:] == state[2:]:
-            merged[-1] = (merged[-1][0], *state[1:])
-        else:
-            merged.append(state)
-    return [
-        Mark(stream, low, high, attempt, deaths, strikes)
-        for start, stop, attempt, deaths, strikes in merged
-        for stream, low, high in numbering.names(start, stop)
-    ]
-
-
-def marks_from(news: News, numbering: Numbering) -> Marks:
-    """`news` with the names of its messages. `numbering` is read, and nothing else."""
-    running = marks_of([news.running], numbering)[0] if news.running is not None else None
-    return Marks(marks_of(news.states or [], numbering), news.consumers, news.taking, running, news.max_attempts)
-
-
-def pack_marks(marks: list[Mark], bytes_max: int = MARKS_BYTES_MAX) -> bytes:
-    """`marks` for a cursor, in at most `bytes_max` bytes.
-
-    What is left out begins again at attempt 1 should this process die; no message is lost or settled by that. Marks
-    with most strikes stay longest, then those with most deaths, then those with most attempts, the oldest first.
-    """
-    packed = _encode(marks)
-    if len(packed) <= bytes_max:
-        return packed
-    room = bytes_max - 5  # the array's own header
-    kept = []
-    for mark in sorted(marks, key=lambda mark: (-mark.strikes, -mark.deaths, -mark.attempt)):
-        room -= len(_encode(mark))
-        if room < 0:
-            break
-        kept.append(mark)
-    return _encode(kept)
 
 
 class Recovered:
@@ -199,6 +110,11 @@ class Backlog:
         self._known = self._numbered(numbering, marks)
         self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
         self._missing = set(marks.consumers)
+        self._numbering = numbering
+        self._left: News | None = None
+        """What the next cursors say, once the node has closed."""
+        self.adopted: dict[str, Ranges] = {}
+        """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
         self.volatile = Ranges()
         """Messages that are in memory only, since memory had room and somebody consumed them."""
         self.unstored = Ranges()
@@ -264,7 +180,42 @@ class Backlog:
     def deadline(self) -> float | None:
         return self._reunion_at if self.reuniting else None
 
+    def adopt(self, holder: str, held: Ranges) -> None:
+        """`holder` holds `held`; what is of earlier lives is in flight there as soon as it is read."""
+        self.adopted.pop(holder, None)
+        recovered = held.common(1, self._numbering.base + 1)
+        unsettled = Ranges(r for low, high in recovered for r in self.settled.missing(low, high))
+        if unsettled:
+            self.adopted[holder] = unsettled
+
+    def give_back(self, holder: str, start: int, stop: int) -> None:
+        """`holder` does not hold `[start, stop)` any more: when it is read it waits, as if nothing had happened."""
+        if holder in self.adopted:
+            self.adopted[holder].remove(start, stop)
+
     # From disk
+
+    def fitting(self, first: int, bodies: list[bytes], held_bytes: int) -> list[bytes]:
+        """What of `bodies`, numbered from `first` on, is kept in memory, where `held_bytes` are already.
+
+        The rest is on disk only, and so is everything if memory is full or older ones are on disk only.
+        """
+        if self.behind(first):
+            return []
+        room = self.memory_bytes - held_bytes
+        if cost(bodies) > room:
+            # At least one message is in memory, however large it is, or nothing would ever be sent.
+            count = cuts(list(map(len, bodies)), max(1, room), MESSAGE_OVERHEAD)[1]
+            bodies = bodies[:count] if room >= cost(bodies[:count]) or not held_bytes else []
+        self.load_at = first + len(bodies)
+        return bodies
+
+    def load_bytes(self, following: int, held_bytes: int) -> int:
+        """How much should now be read of what is below `following`; 0 as long as memory is well filled."""
+        if not self.behind(following):
+            return 0
+        free = self.memory_bytes - held_bytes
+        return max(1, free) if not held_bytes or 2 * free >= self.memory_bytes else 0
 
     def behind(self, following: int) -> bool:
         """Whether something below number `following` is only on disk."""
@@ -273,6 +224,26 @@ class Backlog:
     def only_on_disk(self, following: int) -> int:
         """How many unsettled messages below `following` are not in memory."""
         return following - self.load_at - sum(b - a for a, b in self.settled.common(self.load_at, following))
+
+    def unread(
+        self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra], following: int
+    ) -> tuple[list[Run], bool]:
+        """What of a record, `bodies` from `sequence` of `stream` on, was not read before, as models for `runs`.
+
+        And whether that is all of it: what is not below `following` is not accepted yet.
+        """
+        parts = []
+        whole = True
+        for first, end in self._numbering.numbers(stream, sequence, sequence + len(bodies)):
+            whole = whole and end <= following
+            at, stop = max(first, self.load_at), min(end, following)
+            if at < stop:
+                offset = self._numbering.name(at)[1] - sequence
+                part = Run(at, bodies[offset : offset + stop - at], 0, sent_ms)
+                part.codec = MSGPACK
+                part.extras = {at - offset + index: extra for index, extra in extras.items()} or None
+                parts.append(part)
+        return parts, whole
 
     def runs(self, first: int, bodies: list[bytes], run: Run) -> list[Run]:
         """A record that was read, `bodies` from number `first` on, as runs of what is not settled; `run` is a model.
@@ -316,6 +287,12 @@ class Backlog:
         self.volatile.add(start, stop)
         self.settle(start, stop)
 
+    @property
+    def volatile_count(self) -> int:
+        """How many unsettled messages are in memory only."""
+        self.volatile.remove(0, self.settled.first_missing(1))
+        return sum(b - a for r in self.volatile for a, b in self.settled.missing(*r))
+
     def settle(self, start: int, stop: int) -> None:
         """`[start, stop)` need not be sent again."""
         self._due.add(start, stop)
@@ -326,10 +303,6 @@ class Backlog:
         self.unstored.add(number, number + 1)
         self._letters.append((number, letter))
         self.changed = self.states_changed = True
-
-    def letters_to_store(self) -> list[tuple[int, DeadLetter]]:
-        """What `take_letters` would return."""
-        return self._letters
 
     def take_letters(self) -> list[tuple[int, DeadLetter]]:
         """Letters to store, with the numbers to report to `buried` then."""
@@ -354,6 +327,43 @@ class Backlog:
         self.changed = False
         return taken
 
+    def note_states(self) -> None:
+        """Something of what is known of messages, or of who consumes them, has changed."""
+        self.changed = self.states_changed = True
+
+    def marks(self, news: News, runs: Iterable[Run]) -> Marks:
+        """What a cursor must remember besides what is settled: `news`, and what is known of `runs` and on disk."""
+        return marks_from(self._left or self._with_states(news, runs), self._numbering)
+
+    def take_news(self, news: News, runs: Iterable[Run]) -> News:
+        """What `marks` is made of, without attempts and deaths if these did not change since the last call."""
+        changed, self.states_changed = self.states_changed, False
+        if not changed:
+            return (self._left or news)._replace(states=None)
+        return self._left or self._with_states(news, runs)
+
+    def leave(self, news: News, runs: Iterable[Run], following: int) -> None:
+        """The node closes: `runs`, and all else below `following`, are left to a next life."""
+        # From here on nothing is in our own hands.
+        self._left = self._with_states(news, runs)._replace(taking=False, running=None)
+        self.load_at = following
+        self.note_states()  # so that the last cursor has just what is left
+
+    def cursor_stored(self, floor: int, *, taking: bool) -> None:
+        """The cursor with what `take_news` and the end's floor were then is on disk."""
+        self.floor = floor
+        self.taking_stored = taking
+
+    def _with_states(self, news: News, runs: Iterable[Run]) -> News:
+        return news._replace(states=states_of(runs) + self.kept_states())
+
     def kept_states(self) -> list[State]:
-        """What is known of that which was not read from disk yet."""
-        return [(max(state[0], self.load_at), *state[1:]) for state in self._known if state[1] > self.load_at]
+        """What is known of that which is not in memory: not read from disk yet, or only a letter that is not stored.
+
+        Until the letter is stored the message is all there is, and must not begin again at 1.
+        """
+        dead = [
+            (number, number + 1, letter.attempts, DEATHS_TO_SUSPECT if letter.strikes else 0, letter.strikes)
+            for number, letter in self._letters
+        ]
+        return dead + [(max(state[0], self.load_at), *state[1:]) for state in self._known if state[1] > self.load_at]

@@ -134,7 +134,7 @@ class Producers:
             end = self.by_queue.get(result.queue)
             if end is None:
                 continue
-            if result.starting or end.runs_suspect(link.holder):
+            if result.starting or end.in_flight.runs_suspect(link.holder):
                 link.settled_due = True
                 link.ping_at = -inf  # it waits to hear that we know
             for start, stop in end.numbers(result.stream, result.done):
@@ -183,7 +183,7 @@ class Producers:
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        if any(end.runs_suspect(holder) for end in self.by_queue.values()):
+        if any(end.in_flight.runs_suspect(holder) for end in self.by_queue.values()):
             link.settled_due = True
             link.ping_at = -inf
         for item in interest.done:
@@ -208,8 +208,8 @@ class Producers:
             self._collect_releases(end)
         for sent in link.lost:
             producing = self.by_queue.get(sent.queue)
-            if producing is not None and producing.is_returned(sent.start, sent.stop):
-                producing.broke(sent.start, sent.stop, now)
+            if producing is not None and producing.waiting.is_returned(sent.start, sent.stop):
+                producing.waiting.broke(sent.start, sent.stop, now)
                 break
         link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
@@ -333,7 +333,7 @@ class Producers:
         """Messages waiting and in flight that no spool keeps, over all queues."""
         waiting = in_flight = 0
         for end in self.by_queue.values():
-            flying = min(end.in_flight_count, end.volatile_count)
+            flying = min(end.in_flight.count, end.volatile_count)
             in_flight += flying
             waiting += end.volatile_count - flying
         return waiting, in_flight
@@ -358,5 +358,5 @@ class Producers:
         """Assert the invariants of every end, and that each counts only on those who are there."""
         for end in self.by_queue.values():
             end.check()
-            known = {*end.consumers, *(holder for holder, _ in end.held()), *self._peers.by_holder}
+            known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_holder}
             assert known == self._peers.by_holder.keys(), f"{end.stream} counts on somebody who is gone"

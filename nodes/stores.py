@@ -15,15 +15,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from peerfabric.backlog import Marks, News, Recovered, marks_from, pack_marks
+from peerfabric.backlog import Recovered
 from peerfabric.batch import cuts, join, split
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
 from peerfabric.inflight import MESSAGE_OVERHEAD
-from peerfabric.producer_end import FRAME_BYTES_AIM, ProducerEnd
+from peerfabric.marks import Marks, News, marks_from, pack_marks
+from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import pairs
 from peerfabric.spool import Log, Reader, Record, Spool
 from peerfabric.stats import DeadLetter
+from peerfabric.waiting import FRAME_BYTES_AIM
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """Read at a time, so that a store is not locked for long."""

@@ -12,6 +12,7 @@ from peerfabric import dispatch
 from peerfabric.backlog import Backlog, Recovered
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.dedup import Dedup
+from peerfabric.fates import Fates
 from peerfabric.link import Link
 from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.keeper import Keeper
@@ -42,11 +43,11 @@ def floor_too_high(patch: Patch) -> None:
     data_frame = dispatch.data_frame
 
     def broken(link: Link, end: ProducerEnd, run: Any) -> list[bytes]:
-        floor, end.floor = end.floor, run.stop
+        floor, end._fates.floor = end._fates.floor, run.stop
         try:
             return data_frame(link, end, run)
         finally:
-            end.floor = floor
+            end._fates.floor = floor
 
     patch(dispatch, "data_frame", broken)
 
@@ -54,7 +55,7 @@ def floor_too_high(patch: Patch) -> None:
 def nothing_requeued_at_death(patch: Patch) -> None:
     def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
         self.consumers.pop(holder, None)
-        self._in_flight.pop(holder, None)
+        self.in_flight.take_all(holder)
 
     patch(ProducerEnd, "gone", broken)
 
@@ -141,7 +142,7 @@ def strike_for_everybody(patch: Patch) -> None:
     gone = ProducerEnd.gone
 
     def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
-        for run in self._in_flight.get(holder, ()):
+        for run in self.in_flight.runs(holder):
             run.strikes += died
         gone(self, holder, died=died)
 
@@ -250,14 +251,14 @@ def trimmed_too_early(patch: Patch) -> None:
 
 
 def floor_above_an_unstored_letter(patch: Patch) -> None:
-    def broken(self: ProducerEnd) -> None:
-        self.floor = self._settled.first_missing(self.floor)
+    def broken(self: Fates) -> None:
+        self.floor = self.settled.first_missing(self.floor)
 
-    patch(ProducerEnd, "_raise_floor", broken)
+    patch(Fates, "raise_floor", broken)
 
 
 def held_in_the_last_life_not_adopted(patch: Patch) -> None:
-    patch(ProducerEnd, "_adopt", lambda self, holder: self._adopted.pop(holder, None))
+    patch(ProducerEnd, "_adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
 
 
 def earlier_lives_not_inherited(patch: Patch) -> None:

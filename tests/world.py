@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 
 from peerfabric import inflight
-from peerfabric.backlog import REUNION, Marks, Recovered, only_the_running
+from peerfabric.backlog import REUNION, Recovered, only_the_running
 from peerfabric.batch import split
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
@@ -44,6 +44,7 @@ from peerfabric.envelope import MSGPACK, RAW, Address, Extra, Interest, Pong, de
 from peerfabric.errors import SpoolError
 from peerfabric.inflight import DEATHS_TO_SUSPECT, cost
 from peerfabric.link import FENCE, Belief, Link
+from peerfabric.marks import Marks
 from peerfabric.names import matches
 from peerfabric.nodes.deposits import Deposit, Deposits
 from peerfabric.nodes.disk import RETRY_AFTER, Disk

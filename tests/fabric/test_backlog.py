@@ -7,9 +7,10 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.backlog import Mark, Marks, News, Recovered, only_the_running, pack_marks
+from peerfabric.backlog import Recovered, only_the_running
 from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.marks import Mark, Marks, News, pack_marks
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
 from tests.fabric.helpers import bodies, dispatch
@@ -322,7 +323,8 @@ OURSELVES = "n:3"
 def takes_itself(end: ProducerEnd) -> None:
     """The node consumes its own queue, and the cursor says so."""
     end.set_consumer(OURSELVES, "n", consumes=True)
-    end.cursor_stored(end.floor, taking=end.take_news().taking)
+    assert end.backlog is not None
+    end.backlog.cursor_stored(end.floor, taking=end.take_news().taking)
     end.reconcile(OURSELVES, Ranges())
 
 
@@ -362,9 +364,9 @@ def test_a_node_is_given_its_own_messages_once_the_cursor_knows_it() -> None:
     end.set_consumer(OURSELVES, "n", consumes=True)
     assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1)) == (None, (1, 2))
     assert end.take_news().taking
-    end.cursor_stored(1, taking=True)
-    assert dispatch(end, OURSELVES, 1) == (2, 3)
     assert end.backlog is not None
+    end.backlog.cursor_stored(1, taking=True)
+    assert dispatch(end, OURSELVES, 1) == (2, 3)
     end.backlog.take_settled()
     end.set_consumer(OURSELVES, "n", consumes=False)
     assert end.backlog.changed
@@ -381,10 +383,10 @@ def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
     load(end, OLD, 1, 8)
     takes_itself(end)
     assert dispatch(end, OURSELVES) == (1, 2)
-    assert not end.runs_suspect(OURSELVES)
+    assert not end.in_flight.runs_suspect(OURSELVES)
     assert end.take_news().running is None
     end.starting(OURSELVES, 1, 2)
-    assert end.runs_suspect(OURSELVES)
+    assert end.in_flight.runs_suspect(OURSELVES)
     assert end.backlog is not None
     assert end.backlog.changed
     assert end.take_news().running == (1, 2, 2, 3, 0)
@@ -423,7 +425,7 @@ def test_who_killed_its_own_node_often_enough_is_buried_at_the_start() -> None:
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
     assert end.backlog is not None
-    assert [number for number, _ in end.backlog.letters_to_store()] == [1]
+    assert [number for number, _ in end.backlog.take_letters()] == [1]
 
 
 def test_who_is_guilty_by_what_the_handle_asks_for() -> None:

@@ -249,7 +249,7 @@ def test_a_frame_that_breaks_links_comes_alone_and_later() -> None:
     for _ in range(2):
         dispatch(end)
         end.reconcile("a:1", Ranges())
-        end.broke(1, 3, 0.0)
+        end.waiting.broke(1, 3, 0.0)
         end.check()
     assert end.waiting_count == 0
     end.expire(1.0)
@@ -294,7 +294,7 @@ def test_a_retried_letter_is_a_new_message() -> None:
 def test_a_full_letter_box_stops_dispatch() -> None:
     """Nothing is dropped for lack of room; dropping a letter opens the queue again."""
     end = producer()
-    end.letter_bytes_max = EACH
+    end._letters.bytes_max = EACH
     end.accept(bodies(2), 0)
     dispatch(end, messages=1)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)

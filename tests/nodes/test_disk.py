@@ -8,9 +8,9 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from peerfabric.backlog import Marks, News, State
 from peerfabric.envelope import MSGPACK
 from peerfabric.errors import SpoolError
+from peerfabric.marks import Marks, News, State
 from peerfabric.nodes.disk import RETRY_AFTER
 from peerfabric.spool.cursor import Cursor, Slots
 from tests.fabric.spool.disk import Disk

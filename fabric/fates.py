@@ -1,0 +1,86 @@
+"""What became of the messages of one queue: which are settled and how, and the number below which all of them are.
+
+settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged ⊎ left at close
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from peerfabric.backlog import Backlog
+from peerfabric.ranges import Ranges
+
+Fate = Literal["acked", "dead_lettered", "dropped", "damaged", "left_at_close"]
+
+
+class Fates:
+    """The fates of messages by their numbers.
+
+    Args:
+        backlog: With a spool, what is on disk; it is told what need not be sent again.
+    """
+
+    def __init__(self, backlog: Backlog | None) -> None:
+        self.floor = 1
+        """The lowest number that is not settled. It stays below what is dead and has no letter on disk: that would be
+        taken for processed."""
+        self.counts: dict[Fate, int] = {
+            "acked": 0,
+            "dead_lettered": 0,
+            "dropped": 0,
+            "damaged": backlog.damaged if backlog is not None else 0,
+            "left_at_close": 0,
+        }
+        self.settled = backlog.settled if backlog is not None else Ranges()
+        self._backlog = backlog
+        self._delivered = Ranges()
+        self._dead = Ranges()
+        self._dropped = Ranges()
+        self.raise_floor()
+        self._floor_checked = self.floor
+
+    def settle(self, fate: Fate, start: int, stop: int, *, stored: bool = True) -> None:
+        """`[start, stop)` has this fate; the disk is told unless it shall keep the messages, `stored=False`."""
+        self.counts[fate] += stop - start
+        self.settled.add(start, stop)
+        self._delivered.remove(start, stop)
+        if fate == "dead_lettered":
+            self._dead.add(start, stop)
+        elif fate == "dropped":
+            self._dropped.add(start, stop)
+        if stored and self._backlog is not None:
+            self._backlog.settle(start, stop)
+        self.raise_floor()
+
+    def settle_missing(self, fate: Fate, start: int, stop: int, *, stored: bool = True) -> list[tuple[int, int]]:
+        """What is not settled of `[start, stop)` has this fate; return what that was."""
+        missing = self.settled.missing(start, stop)
+        for low, high in missing:
+            self.settle(fate, low, high, stored=stored)
+        return missing
+
+    def delivered(self, start: int, stop: int) -> None:
+        """`[start, stop)` lies in a consumer's memory."""
+        self._delivered.add(start, stop)
+
+    def raise_floor(self) -> None:
+        """Something may have been settled, or a letter stored."""
+        self.floor = self.settled.first_missing(self.floor)
+        if self._backlog is not None and self._backlog.unstored.lowest is not None:
+            self.floor = min(self.floor, self._backlog.unstored.lowest)
+
+    def of(self, number: int) -> str:
+        """ "delivered", "processed", "dead" or "dropped"; "" if nothing became of it yet."""
+        if number in self.settled:
+            return "dead" if number in self._dead else "dropped" if number in self._dropped else "processed"
+        return "delivered" if number in self._delivered else ""
+
+    def check(self) -> None:
+        """Assert that the floor is where it should be, and never fell."""
+        lowest = self.settled.first_missing(1)
+        if self._backlog is not None and self._backlog.unstored.lowest is not None:
+            lowest = min(lowest, self._backlog.unstored.lowest)
+        assert self.floor == lowest, "floor is not the lowest unsettled number"
+        assert self._backlog is None or self._backlog.floor <= self.floor, "others go by a floor that could fall"
+        assert self.floor >= self._floor_checked, "the floor fell"
+        self._floor_checked = self.floor
