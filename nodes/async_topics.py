@@ -16,7 +16,7 @@ from peerfabric.envelope import Extra
 from peerfabric.errors import ConfigError, DecodeError, NodeClosed, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.async_items import AsyncItems
-from peerfabric.nodes.async_producer import HANDOVER_BYTES_MAX
+from peerfabric.nodes.handover import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
 from peerfabric.nodes.waiting import IDLE, Gate, Waiting, clock, wait_until

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from peerfabric.envelope import Extra
 from peerfabric.errors import SpoolError
@@ -18,7 +18,7 @@ from peerfabric.nodes.stores import Store
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_producer import AsyncProducer
+    from peerfabric.nodes.storing import Storing
 
 _log = logging.getLogger("peerfabric")
 
@@ -55,7 +55,7 @@ class Deposits:
        └── taken back: never delivered                └── refused: error
     """
 
-    def __init__(self, handle: AsyncProducer[Any], store: Store) -> None:
+    def __init__(self, handle: Storing, store: Store) -> None:
         self.kept_in = store
         self.over = False
         """The disk's thread has ended."""

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.nodes.async_consumer import AsyncConsumer
-from peerfabric.nodes.async_producer import AsyncProducer, State
+from peerfabric.nodes.async_producer import AsyncProducer
 from peerfabric.nodes.fronts import BLOCKING_FOR, refusing
 from peerfabric.nodes.items import Items
 from peerfabric.nodes.message import Batch, Message, Receipt
+from peerfabric.nodes.outcomes import State
 from peerfabric.nodes.waiting import complete
 
 T_contra = TypeVar("T_contra", contravariant=True)

@@ -25,7 +25,7 @@ from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_producer import AsyncProducer
+    from peerfabric.nodes.storing import Storing
 
 MEMORY = 2**20
 
@@ -62,10 +62,10 @@ class Offline:
             self.end.restore_letter(letter)
         self.store.end = self.end
         self.disk.stores[QUEUE] = self.store
-        self._deposits = Deposits(cast("AsyncProducer[bytes]", self), self.store)
+        self._deposits = Deposits(cast("Storing", self), self.store)
         self.end.set_consumer("a:1", "a", consumes=True)
 
-    # As a producer's handle
+    # As what a producer stores with
 
     def send(self, *bodies: bytes) -> Deposit:
         """Hand bodies over; they are stored by a later round."""

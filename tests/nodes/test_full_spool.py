@@ -223,8 +223,8 @@ def test_room_that_comes_while_a_send_looks(front: Front) -> None:
     with inner._node.pump.lock:
         while inner.try_send(bytes(100_000), None) is not None:
             pass
-    eventually(lambda: inner._pending_cost == 0, "the hand-over")
-    assert inner._overflow(100_000) is None
+    eventually(lambda: inner._handover._pending_cost == 0, "the hand-over")
+    assert inner._handover.overflow(100_000) is None
 
 
 # What send_many says to have accepted
@@ -553,7 +553,9 @@ def test_closing_while_a_send_waits_for_its_turn_at_the_disk(front: Front, tmp_p
     other.send(0)
     disk.go_on.clear()
     in_hand = Call(lambda: producer.send(1))
-    deposits = core(producer)._deposits
+    storing = core(producer)._storing
+    assert storing is not None
+    deposits = storing.deposits
     assert deposits is not None
     eventually(lambda: deposits._in_hand is not None, "the write")
     coming = Call(lambda: other.send(1))
