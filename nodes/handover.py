@@ -154,7 +154,9 @@ class Handover:
                 case Retry():
                     self.end.retry(segment.letter)
                 case Bodies():
-                    engine.producers.accept(self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile)
+                    engine.producers.accept(
+                        self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
+                    )
 
     def handed_over(self) -> None:
         with self._lock:
