@@ -163,6 +163,7 @@ class Handover:
             self._recount()
             self._pending_cost -= self._taken_cost
             self._taken_cost = 0
+            self._make_room()
             helps = self._spooled or self._on_full != "block"
             if not helps and self._lacking:  # a sender that waits for acks, and not for us, is woken by those alone
                 helps = self._has_room(self._lacking)
@@ -181,10 +182,12 @@ class Handover:
     def alert_if_urgent(self) -> None:
         """There is something to hand over.
 
-        It is urgent if somebody consumes, or if little more has room, unless much is under way before it.
+        It is urgent if somebody consumes, or if little more has room, unless much is under way before it, and only acks
+        make room.
         """
         underway = self._accepted_cost - self._pending_cost - self.end.released_cost
-        if underway < UNDERWAY_MUCH and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
+        settles = underway < UNDERWAY_MUCH or self._spooled
+        if settles and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
             self._node.pump.alert(self)
         else:
             self._node.pump.note(self)
