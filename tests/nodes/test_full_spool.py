@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,13 +46,13 @@ class DiskSwitch:
         self.refusing: int | None = None
         """The errno of all writes from now on."""
         self.entered = threading.Event()
-        """A write has come while `go_on` was cleared."""
+        """A write of messages has come while `go_on` was cleared; cursors are written whenever there is news."""
         self.go_on = threading.Event()
         self.go_on.set()
         write = RealFiles.write
 
         def switched(files: RealFiles, descriptor: int, offset: int, parts: Any) -> int:
-            if not self.go_on.is_set():
+            if not self.go_on.is_set() and os.readlink(f"/proc/self/fd/{descriptor}").endswith(".seg"):
                 self.entered.set()
                 self.go_on.wait(DEADLINE)
             if self.refusing is not None:
