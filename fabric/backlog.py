@@ -16,7 +16,7 @@ from typing import Final
 from peerfabric.batch import cuts
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.inflight import DEATHS_TO_SUSPECT, ISOLATION, MESSAGE_OVERHEAD, Run, cost
-from peerfabric.marks import UNTRIED, Marks, News, State, marks_from, states_of
+from peerfabric.marks import CONSUMERS_KEPT, UNTRIED, Marks, News, State, marks_from, states_of
 from peerfabric.numbering import Numbering
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
@@ -102,15 +102,16 @@ class Backlog:
         """Marks or settled numbers have changed since they were last taken."""
         self.states_changed = True
         """Attempts, deaths or strikes have changed since they were last taken."""
-        self.taking_stored = False
-        """The cursor on disk says that this node consumes its own queue. Before, it is given nothing of it: a process
-        that dies of its first message would leave no trace."""
+        self.named: set[str] = set()
+        """Node ids of consumers that the cursor on disk names, this node only if it is one. Before, they are given
+        nothing: should this process die then, the next would not wait for what they have, nor know what it died of."""
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
         self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
         self._missing = set(marks.consumers)
         self._numbering = numbering
+        self._ourselves = numbering.stream.partition(":")[0]
         self._left: News | None = None
         """What the next cursors say, once the node has closed."""
         self.adopted: dict[str, Ranges] = {}
@@ -349,10 +350,16 @@ class Backlog:
         self.load_at = following
         self.note_states()  # so that the last cursor has just what is left
 
-    def cursor_stored(self, floor: int, *, taking: bool) -> None:
-        """The cursor with what `take_news` and the end's floor were then is on disk."""
+    def cursor_stored(self, floor: int, news: News) -> None:
+        """The cursor with `news` is on disk; the end's floor was this when they were taken."""
         self.floor = floor
-        self.taking_stored = taking
+        self.named = {*news.consumers} - {self._ourselves}
+        if news.taking:
+            self.named.add(self._ourselves)
+
+    def names(self, node_id: str) -> bool:
+        """Whether the cursor on disk names that consumer, or so many that it has no room for another."""
+        return node_id in self.named or (len(self.named) >= CONSUMERS_KEPT and node_id != self._ourselves)
 
     def _with_states(self, news: News, runs: Iterable[Run]) -> News:
         return news._replace(states=states_of(runs) + self.kept_states())

@@ -232,8 +232,9 @@ class ProducerEnd:
 
     @property
     def awaits_cursor(self) -> bool:
-        """Whether this node consumes its own queue, and its death would yet leave no trace on disk."""
-        return self.backlog is not None and not self.backlog.taking_stored and self._ourselves in self.consumers
+        """Whether a consumer is given nothing yet, as the cursor on disk does not name it."""
+        backlog = self.backlog
+        return backlog is not None and not all(map(backlog.names, self.consumers.values()))
 
     def numbers(self, stream: str, flat: Sequence[int]) -> list[tuple[int, int]]:
         """Ranges of sequences of one of our streams, as they come on the wire, in our own numbers."""
@@ -249,11 +250,11 @@ class ProducerEnd:
         """
         if self._letters.full or self.in_flight.has_suspect(holder):
             return None
-        if self.backlog is not None and (self.backlog.reuniting or (holder == self._ourselves and self.awaits_cursor)):
+        node_id, others = self.consumers.get(holder, ""), len(self.consumers) > 1
+        if self.backlog is not None and (self.backlog.reuniting or not self.backlog.names(node_id)):
             return None
         size_max = size if holder in self.in_flight else inf
         aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
-        node_id, others = self.consumers.get(holder, ""), len(self.consumers) > 1
         room = partial(self.in_flight.room, holder)
         while True:
             run = self.waiting.pick(node_id, messages, aim, size_max, room, others=others)
@@ -419,11 +420,9 @@ class ProducerEnd:
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
-            if holder == self._ourselves and holder not in self.consumers and self.backlog is not None:
-                self.backlog.taking_stored = False
-                self._own_changed(holder)
-            if node_id not in self.consumers.values() and len(self.consumers) < CONSUMERS_KEPT:
-                self._marks_changed()  # so that a next life waits for it
+            if self.backlog is not None and node_id not in self.consumers.values():
+                self.backlog.named.discard(node_id)  # it may have been named before, and left
+                self.backlog.changed = True
             self.consumers[holder] = node_id
         elif self.consumers.pop(holder, None) is not None:
             self._own_changed(holder)

@@ -299,7 +299,7 @@ class Disk:
                 self.producers.cursors_stored(acks)
             for store, _, news, floor in due:
                 if store.end is not None and store.end.backlog is not None:
-                    store.end.backlog.cursor_stored(floor, taking=news.taking)
+                    store.end.backlog.cursor_stored(floor, news)
                     store.end.backlog.changed = store.end.backlog.changed or store.forgetful
                     self.producers.disk_moved(store.end)  # there may be room again
         self.pump.wake()

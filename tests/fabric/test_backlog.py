@@ -10,7 +10,7 @@ import pytest
 from peerfabric.backlog import Recovered, only_the_running
 from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
-from peerfabric.marks import Mark, Marks, News, pack_marks
+from peerfabric.marks import CONSUMERS_KEPT, Mark, Marks, News, pack_marks
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
 from tests.fabric.helpers import bodies, dispatch
@@ -32,9 +32,18 @@ def spooled(
     recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks(), died=died)
     numbering, backlog = recovered.begin(NOW, memory, 0.0)
     end = ProducerEnd("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
-    end.set_consumer("a:1", "a", consumes=True)
+    consume(end, "a:1", "a")
     end.check()
     return end
+
+
+def consume(end: ProducerEnd, holder: str, node_id: str) -> None:
+    """`holder` consumes, and the cursor names it."""
+    end.set_consumer(holder, node_id, consumes=True)
+    assert end.backlog is not None
+    changed, states_changed = end.backlog.changed, end.backlog.states_changed
+    end.backlog.cursor_stored(end.safe_floor, end.take_news())
+    end.backlog.changed, end.backlog.states_changed = changed, states_changed
 
 
 def documents(count: int) -> list[bytes]:
@@ -126,7 +135,7 @@ def test_a_letter_is_stored_before_its_message_is_settled() -> None:
 def test_attempts_and_deaths_are_kept() -> None:
     """A message that failed twice, and one that was there when a consumer died, do not begin again at 1."""
     end = spooled()
-    end.set_consumer("b:1", "b", consumes=True)
+    consume(end, "b:1", "b")
     end.accept(bodies(3), 0)
     dispatch(end, "a:1", messages=1)
     end.nacked("a:1", Nack(1, 2, 1, LEASE, 0), 0.0)
@@ -178,6 +187,16 @@ def test_what_is_held_and_not_read_yet() -> None:
     load(end, OLD, 1, 6)
     assert (end.held_by("a:1"), end.account().acked, end.account().waiting) == (2, 2, 2)
     assert end.account().closes
+
+
+def test_what_is_settled_and_held_is_not_taken_for_held() -> None:
+    """It is released; the suspect that is there besides is alone."""
+    mark = Mark(OLD, 2, 3, 1, 3, 0)
+    end = spooled(eras=[(OLD, 1, 4)], settled=[(OLD, 1, 2)], marks=Marks([mark], ["a"]))
+    load(end, OLD, 1, 3)
+    assert list(end.reconcile("a:1", Ranges([(1, 3)]))) == [(1, 2)]
+    end.check()
+    assert end.marks().marks == [mark]
 
 
 def test_a_retried_letter_of_an_earlier_life() -> None:
@@ -322,9 +341,7 @@ OURSELVES = "n:3"
 
 def takes_itself(end: ProducerEnd) -> None:
     """The node consumes its own queue, and the cursor says so."""
-    end.set_consumer(OURSELVES, "n", consumes=True)
-    assert end.backlog is not None
-    end.backlog.cursor_stored(end.floor, taking=end.take_news().taking)
+    consume(end, OURSELVES, "n")
     end.reconcile(OURSELVES, Ranges())
 
 
@@ -357,22 +374,40 @@ def test_a_death_that_is_not_of_its_own_queue(taking: bool, died: bool) -> None:
     assert not end.marks().marks
 
 
-def test_a_node_is_given_its_own_messages_once_the_cursor_knows_it() -> None:
-    """Each time that it begins to take; others need not wait."""
+@pytest.mark.parametrize(("holder", "node_id"), [(OURSELVES, "n"), ("b:1", "b")])
+def test_a_consumer_is_given_something_once_the_cursor_names_it(holder: str, node_id: str) -> None:
+    """Each time that it begins to take: the next life must know whom to wait for, and what this one died of."""
     end = spooled()
     end.accept(bodies(4), 0)
-    end.set_consumer(OURSELVES, "n", consumes=True)
-    assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1)) == (None, (1, 2))
-    assert end.take_news().taking
     assert end.backlog is not None
-    end.backlog.cursor_stored(1, taking=True)
-    assert dispatch(end, OURSELVES, 1) == (2, 3)
+    end.set_consumer(holder, node_id, consumes=True)
+    assert (dispatch(end, holder, 1), dispatch(end, "a:1", 1), end.awaits_cursor) == (None, (1, 2), True)
+    end.backlog.cursor_stored(1, end.take_news())
+    assert (dispatch(end, holder, 1), end.awaits_cursor) == ((2, 3), False)
     end.backlog.take_settled()
-    end.set_consumer(OURSELVES, "n", consumes=False)
-    assert end.backlog.changed
+    end.set_consumer(holder, node_id, consumes=False)
+    assert end.backlog.changed == (holder == OURSELVES)
     assert not end.marks().taking
+    before = end.take_news()
+    end.set_consumer(holder, node_id, consumes=True)
+    end.backlog.cursor_stored(1, before)
+    assert dispatch(end, holder, 1) is None
+
+
+def test_more_consumers_than_a_cursor_names() -> None:
+    """They need not wait; this node itself always does, since it has a place of its own."""
+    end = spooled()
+    end.accept(bodies(200), 0)
+    assert end.backlog is not None
+    for number in range(CONSUMERS_KEPT):
+        end.set_consumer(f"{number:03}:1", f"{number:03}", consumes=True)
+    end.backlog.cursor_stored(1, end.take_news())
+    assert not end.awaits_cursor
+    assert dispatch(end, "a:1", 1) == (1, 2)
     end.set_consumer(OURSELVES, "n", consumes=True)
-    assert dispatch(end, OURSELVES, 1) is None
+    assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == (None, True)
+    end.backlog.cursor_stored(1, end.take_news())
+    assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == ((2, 3), False)
 
 
 @pytest.mark.parametrize("undo", ["nack", "return", "link renewed", "leave", "ack", ""])

@@ -447,15 +447,20 @@ def test_a_suspect_starts_alone_and_announced() -> None:
     assert take(end).first == 3
 
 
-@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell", "never settled"])
-def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
-    """It keeps nobody from starting: its producer has gone, was told as the link began, took it back, or cannot say."""
-    end = consumer()
+def started(end: ConsumerEnd) -> Delivery:
+    """A suspect that is handed out, once its producer knows of it."""
     suspect(end, 1)
     assert end.take(0.0) is None
     results(end, 1)
     end.settle("p:1", 1)
-    delivery = take(end)
+    return take(end)
+
+
+@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell", "never settled"])
+def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
+    """It keeps nobody from starting: its producer has gone, was told as the link began, took it back, or cannot say."""
+    end = consumer()
+    delivery = started(end)
     end.meet("o:1")
     end.fence("o:1", 1000.0)
     end._sources["o:1"].credit.granted_messages = end._sources["o:1"].credit.granted_bytes = 100
@@ -495,11 +500,7 @@ def test_a_suspect_whose_start_nobody_settles() -> None:
 def test_a_suspect_that_was_handed_out_too_late() -> None:
     """It was not started; it is announced again, and keeps nothing else from starting."""
     end = consumer()
-    suspect(end, 1)
-    assert end.take(0.0) is None
-    results(end, 1)
-    end.settle("p:1", 1)
-    delivery = take(end)
+    delivery = started(end)
     end.fence("p:1", 0.5)
     assert claim(delivery, now=1.0) == []
     end.park(delivery)

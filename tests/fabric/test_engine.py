@@ -24,6 +24,7 @@ from peerfabric.envelope import (
     decode_frame,
     encode_frame,
 )
+from peerfabric.inflight import DEATHS_TO_SUSPECT
 from peerfabric.options import Options
 from peerfabric.producer_end import ProducerEnd
 from tests.fabric.helpers import Pair, bodies, claim
@@ -138,6 +139,51 @@ def test_a_lost_frame_renews_the_link() -> None:
     assert lost == [1]
     assert run_all(pair) == [b"again"]
     assert (pair.b.peers.counters["links renewed"], end.account().acked) == (1, 2)
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
+    """Its start, and what follows its result, wait for cursors that have the very ACKs; also if the link begins anew."""
+    pair = Pair()
+    pair.a.producers.durable = True
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.a.producers.accept(end, [b"suspect"], 0)
+    [run] = [run for _, runs in end.waiting.places() for run in runs]
+    run.deaths = DEATHS_TO_SUSPECT
+    consumer = pair.b.open_consumer("jobs", 10.0, pair.now)
+    pair.meet()
+    consumer.want(1, 100, pair.now)
+    pair.b.consumers.progress(consumer, pair.now)
+    pair.settle()
+    assert consumer.take(pair.now) is None
+    pair.b.consumers.progress(consumer, pair.now)
+    pair.settle()
+    [(link, (life, ack))] = pair.a.producers.acks_to_settle().items()
+    for stored in (ack - 1, ack):
+        assert (pair.a.producers.awaits_cursors(), consumer.take(pair.now)) == (True, None)
+        pair.a.producers.cursors_stored({link: (life, stored)})
+        pair.settle()
+    assert not pair.a.producers.awaits_cursors()
+    delivery = consumer.take(pair.now)
+    assert delivery is not None
+    claim(delivery)
+    if renewed:
+        pair.filter = lambda sender, frames: not isinstance(decode_frame(frames[0]), Ping | Pong)
+        pair.settle(1.0)
+        del pair.filter
+        pair.filter = lambda sender, frames: True
+        pair.settle(1.0)
+        assert pair.b.peers.counters["links renewed"] == 1
+        assert link.settled_due, "what INTEREST says of the suspect is waited for"
+    delivery.ack(0, 1)
+    pair.b.consumers.progress(consumer, pair.now)
+    pair.settle()
+    assert pair.a.producers.awaits_cursors()
+    assert consumer._suspected(pair.now)
+    pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
+    pair.settle()
+    assert not consumer._suspected(pair.now)
+    assert end.account().acked == 1
 
 
 def test_a_node_consumes_from_itself() -> None:
