@@ -143,7 +143,7 @@ def test_a_lost_frame_renews_the_link() -> None:
 
 @pytest.mark.parametrize("renewed", [False, True])
 def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
-    """Its start, and what follows its result, wait for cursors that have the very ACKs; also if the link begins anew."""
+    """Its start, and what follows its result, wait for cursors that have these ACKs; also if the link begins anew."""
     pair = Pair()
     pair.a.producers.durable = True
     end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
