@@ -20,6 +20,7 @@ from peerfabric.notices import Notices
 from peerfabric.options import Options
 from peerfabric.peers import Peers
 from peerfabric.ranges import Ranges, pairs
+from peerfabric.suspects import Suspects
 
 
 class Consumers:
@@ -35,6 +36,7 @@ class Consumers:
     def __init__(self, options: Options, peers: Peers, control: Control, notices: Notices) -> None:
         self.by_queue: dict[str, ConsumerEnd] = {}
         self._options, self._peers, self._control, self._notices = options, peers, control, notices
+        self._suspects: dict[str, Suspects] = {}
         self._changed: set[ConsumerEnd] = set()
         self._arrived: dict[ConsumerEnd, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
@@ -44,7 +46,7 @@ class Consumers:
     def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> ConsumerEnd:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
         options = self._options
-        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self.by_queue, remembered)
+        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
         self.by_queue[queue] = end
         for link in self._peers.by_holder.values():
             if link.up:

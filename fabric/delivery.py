@@ -12,12 +12,14 @@ of the two always sees the other, so a message that was taken back is never star
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
 from math import inf
 from typing import Any
 
-from peerfabric.batch import Buffer
-from peerfabric.envelope import Extra
+from peerfabric.batch import Buffer, rejoin, split
+from peerfabric.envelope import RAW, RAW_ONE, Extra
+from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
 
 
@@ -145,5 +147,52 @@ class Delivery:
             return []
         return self.gone.missing(low, high) if self.gone is not None else [(low, high)]
 
+    def let_go(self, count: int) -> int:
+        """`count` messages of it are not ours any more; return the bytes that they took."""
+        size = self.cost * count // self.left if self.left else self.cost
+        self.left -= count
+        self.cost -= size
+        return size
+
+    def mark_gone(self, low: int, high: int) -> None:
+        """`[low, high)` is decided, out of order."""
+        if self.gone is None:
+            self.gone = Ranges()
+        self.gone.add(low, high)
+
     def __repr__(self) -> str:
         return f"<Delivery {self.stream} [{self.first}, {self.stop}) next {self.next} left {self.left}>"
+
+
+def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
+    """Deliveries of their own for the index ranges `parts` of `whole`."""
+    parts = list(parts)
+    if not parts:
+        return []
+    elements = split(whole.body, whole.codec)
+    if len(elements) != whole.count:
+        raise BadFrame(f"a batch of {len(elements)} messages whose header says {whole.count}")
+    total = sum(len(element) for element in elements) or 1
+    made = []
+    for low, high in parts:
+        chosen = elements[low:high]
+        part = Delivery(
+            holder=whole.holder,
+            sender=whole.sender,
+            stream=whole.stream,
+            queue=whole.queue,
+            first=whole.first + low,
+            count=high - low,
+            attempt=whole.attempt,
+            body=rejoin(chosen),
+            codec=RAW if whole.codec == RAW_ONE else whole.codec,
+            sent_ms=whole.sent_ms,
+            cost=whole.cost * sum(map(len, chosen)) // total,
+            alone=whole.alone,
+            suspect=whole.suspect,
+            floor=whole.floor,
+        )
+        if whole.extras is not None:
+            part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
+        made.append(part)
+    return made

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from peerfabric.consumer_end import FORGET_AFTER, SETTLE_PATIENCE, ConsumerEnd
+from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import SUSPECT, Backlog, Data, Nack, Result, StreamRanges
 from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
+from peerfabric.streams import FORGET_AFTER
+from peerfabric.suspects import SETTLE_PATIENCE, Suspects
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data
 
 
@@ -283,10 +285,10 @@ def test_memory_of_a_dead_producer_ends() -> None:
     claim(delivery)
     end.detach("p:1", 0.0, proven_gone=True)
     end.expire(100.0)
-    assert STREAM in end._dedup
+    assert STREAM in end._streams
     delivery.ack(0, 1)
     end.expire(101.0)
-    assert STREAM not in end._dedup
+    assert STREAM not in end._streams
     end.check()
 
 
@@ -514,13 +516,14 @@ def test_a_suspect_that_was_handed_out_too_late() -> None:
 def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
     """The one that was announced goes first, however long the other has waited."""
     ends: dict[str, ConsumerEnd] = {}
+    of_process: dict[str, Suspects] = {}
     for queue in ("jobs", "more"):
-        ends[queue] = ConsumerEnd(queue, 10.0, HUGE, 0.1, ends)
+        ends[queue] = ConsumerEnd(queue, 10.0, HUGE, 0.1, of_process)
         ends[queue].meet("p:1")
         ends[queue].fence("p:1", 1000.0)
         suspect(ends[queue], 1)
     assert (ends["jobs"].take(0.0), ends["more"].take(0.0)) == (None, None)
-    ends["more"]._suspect_since = 0.0
+    of_process["more"]._waits_since = 0.0
     ends["jobs"].take_results("p:1", 1)
     ends["jobs"].settle("p:1", 1)
     delivery = take(ends["jobs"], 50.0)
@@ -663,7 +666,7 @@ def test_without_a_ledger_nothing_is_collected() -> None:
     receive(end, 1, 1)
     end.raise_floor(STREAM, 9)
     assert end.take_forgotten() == {}
-    assert end._forgotten is None
+    assert end._streams._forgotten is None
 
 
 def test_a_delivery_knows_the_floor_it_was_sent_with() -> None:

@@ -179,10 +179,10 @@ def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
     pair.b.consumers.progress(consumer, pair.now)
     pair.settle()
     assert pair.a.producers.awaits_cursors()
-    assert consumer._suspected(pair.now)
+    assert consumer.suspects.may_be_accused(pair.now)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
     pair.settle()
-    assert not consumer._suspected(pair.now)
+    assert not consumer.suspects.may_be_accused(pair.now)
     assert end.account().acked == 1
 
 
