@@ -80,7 +80,7 @@ class ConsumerEnd:
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
-        self._lapsed = leases.Lapsed()
+        self._overdue = leases.Overdue()
         self.misled = 0
         """How often ten refusals in a row stopped the credit, for the driver to report."""
         self._takers = 0
@@ -192,7 +192,7 @@ class ConsumerEnd:
             self._turn.remove(detached[0])
             for stream in self._sources.pop(detached[0]).streams:
                 self._streams.drop(stream)
-                self._lapsed.forget(stream)
+                self._overdue.forget(stream)
 
     def _is_of_somebody(self, stream: str) -> bool:
         """Whether its producer is there."""
@@ -298,7 +298,7 @@ class ConsumerEnd:
         """Everything of `stream` below `floor` is settled; unstarted copies are dropped."""
         dedup = self._streams.raise_floor(stream, floor)
         if dedup is not None:
-            self._lapsed.forget(stream, floor)
+            self._overdue.forget(stream, floor)
             if dedup.held.common(0, floor):
                 self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
@@ -468,8 +468,8 @@ class ConsumerEnd:
                 self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
                 leases.observe(delivery, now)
             self._close_if_finished(delivery)
-        if self._lapsed:
-            for delivery, low, high in self._lapsed.take_acked(self._open):
+        if self._overdue:
+            for delivery, low, high in self._overdue.take_acked(self._open):
                 self._finish_late(delivery, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
         if count:
@@ -527,7 +527,7 @@ class ConsumerEnd:
                 self._no_credit_until = inf  # `grant` puts the pause from its own now
 
     def _finish(self, delivery: Delivery, low: int, high: int) -> None:
-        self._lapsed.acked(delivery, low, high)
+        self._overdue.acked(delivery, low, high)
         source = self._sources[delivery.holder]
         dedup = self._streams[delivery.stream]
         for a, b in delivery.unsettled(low, high):
@@ -600,13 +600,13 @@ class ConsumerEnd:
             self._finished_here(delivery, 1)
             delivery.mark_gone(at, at + 1)
             self.lapsed.append((delivery.stream, sequence))
-            self._lapsed.add(delivery, at)
+            self._overdue.add(delivery, at)
         if over:
-            self._lapsed.limit(self.budget)
+            self._overdue.limit(self.budget)
             self._close_if_finished(delivery)
 
-    def deadline(self, now: float) -> float | None:
-        """The next instant at which `expire` has something to look at."""
+    def deadline(self, now: float) -> float:
+        """The next instant at which `expire` has something to look at; inf if never."""
         times = [self._streams.deadline(), self.suspects.deadline(now)]
         if self._open:
             times.append(now + leases.OBSERVE_EVERY)
@@ -614,8 +614,7 @@ class ConsumerEnd:
             times.append(self._taken_at + IDLE_AFTER)
         if now < self._no_credit_until < inf:
             times.append(self._no_credit_until)
-        earliest = min(times)
-        return earliest if earliest < inf else None
+        return min(times)
 
     def _unstarted(self) -> int:
         open_rest = sum(d.limit - d.next for d in self._open)
@@ -642,9 +641,7 @@ class ConsumerEnd:
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""
         source = self._sources.get(holder)
-        if source is None:
-            return None
-        if not source.granted_more:
+        if source is None or not source.granted_more:
             return None
         credit = source.credit
         credit.told = (credit.granted_messages, credit.granted_bytes)

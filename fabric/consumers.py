@@ -213,7 +213,7 @@ class Consumers:
         for end in self.by_queue.values():
             end.expire(now)
             self._after_progress(end, now)
-            look = min(look, end.deadline(now) or inf)
+            look = min(look, end.deadline(now))
             if end.available(now):
                 self._changed.add(end)  # it may have waited for something that is over now
         return look

@@ -10,7 +10,7 @@ from peerfabric.ranges import Ranges
 
 OBSERVE_EVERY: Final = 1.0
 """How exactly the start of a lease is known, in seconds; it errs on the long side."""
-LAPSED_MAX: Final = 100
+OVERDUE_MAX: Final = 100
 """Deliveries whose handlers are waited for beyond their leases, in case that they ack after all."""
 
 
@@ -62,7 +62,7 @@ def lapsed(delivery: Delivery, lease: float, now: float) -> Iterator[int]:
         delivery.observed.pop(0)
 
 
-class Lapsed:
+class Overdue:
     """Deliveries with indexes whose lease ended while user code had them.
 
     Once it acks them they are processed all the same: the ledger says so, and so must we, or they would run again here.
@@ -81,7 +81,7 @@ class Lapsed:
 
     def limit(self, bytes_max: int) -> None:
         """Of so many bytes of messages in all user code is waited for, the latest."""
-        while len(self._indexes) > LAPSED_MAX or sum(d.cost for d in self._indexes) > bytes_max:
+        while len(self._indexes) > OVERDUE_MAX or sum(d.cost for d in self._indexes) > bytes_max:
             del self._indexes[next(iter(self._indexes))]
 
     def forget(self, stream: str, floor: int | None = None) -> None:

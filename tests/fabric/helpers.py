@@ -11,7 +11,7 @@ from peerfabric.batch import join, split
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW, Address, Data
+from peerfabric.envelope import RAW, Address, Data, Result
 from peerfabric.inflight import Run, cost
 from peerfabric.options import Options
 from peerfabric.peers import Command, Dial, HangUp
@@ -66,6 +66,28 @@ def consumer(lease: float = 10.0, budget: int = HUGE) -> ConsumerEnd:
     end.meet("p:1")
     end.fence("p:1", 1000.0)
     return end
+
+
+def receive(end: ConsumerEnd, first: int, count: int, sent: int | None = None, **more: int) -> None:
+    """A frame arrives that credit allowed."""
+    total = sent if sent is not None else first + count - 1
+    source = end._sources["p:1"]
+    source.credit.granted_messages = max(source.credit.granted_messages, total)
+    source.credit.granted_bytes = max(source.credit.granted_bytes, 68 * total)
+    end.receive("p:1", "shop", data(first, count, total, **more), body_of(first, count), 0.0)
+    end.check()
+
+
+def take(end: ConsumerEnd, now: float = 0.0) -> Delivery:
+    delivery = end.take(now)
+    assert delivery is not None
+    return delivery
+
+
+def results(end: ConsumerEnd, ack: int = 1) -> list[Result]:
+    end.progress(0.0)
+    end.check()
+    return end.take_results("p:1", ack)
 
 
 def claim(delivery: Delivery, count: int = 1, now: float = 0.0) -> list[bytes]:

@@ -1,0 +1,134 @@
+"""Suspects at their consumer."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.delivery import Delivery
+from peerfabric.envelope import SUSPECT, Result
+from peerfabric.ranges import Ranges
+from peerfabric.suspects import SETTLE_PATIENCE, Suspects
+from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, results, take
+
+
+def suspect(end: ConsumerEnd, first: int) -> None:
+    receive(end, first, 1, flags=SUSPECT)
+
+
+def started(end: ConsumerEnd) -> Delivery:
+    """A suspect that is handed out, once its producer knows of it."""
+    suspect(end, 1)
+    assert end.take(0.0) is None
+    results(end, 1)
+    end.settle("p:1", 1)
+    return take(end)
+
+
+def test_a_suspect_starts_alone_and_announced() -> None:
+    """Its producer has to know before it runs, and nothing else runs until it knows the result, too."""
+    end = consumer()
+    receive(end, 1, 1)
+    suspect(end, 2)
+    other = take(end)
+    claim(other)
+    assert end.take(0.0) is None
+    other.ack(0, 1)
+    assert results(end, 1) == [Result(STREAM, "jobs", [1, 2])]
+    assert end.take(0.0) is None
+    assert results(end, 2) == [Result(STREAM, "jobs", starting=[2, 3])]
+    assert end.take(0.0) is None
+    end.settle("p:1", 2)
+    receive(end, 3, 1)
+    delivery = take(end)
+    assert (delivery.first, end.take(0.0)) == (2, None)
+    claim(delivery)
+    delivery.ack(0, 1)
+    results(end, 3)
+    end.settle("p:1", 2)
+    assert end.take(0.0) is None
+    end.settle("p:1", 3)
+    assert take(end).first == 3
+
+
+@pytest.mark.parametrize("how", ["gone", "link renewed", "nothing to tell", "never settled"])
+def test_a_suspect_whose_result_nobody_waits_for(how: str) -> None:
+    """It keeps nobody from starting: its producer has gone, was told as the link began, took it back, or cannot say."""
+    end = consumer()
+    delivery = started(end)
+    end.meet("o:1")
+    end.fence("o:1", 1000.0)
+    end._sources["o:1"].credit.granted_messages = end._sources["o:1"].credit.granted_bytes = 100
+    end.receive("o:1", "other", msgspec.structs.replace(data(1, 1, 1), stream="o:1:jobs"), body_of(1, 1), 0.0)
+    if how == "nothing to tell":
+        end.release("p:1", STREAM, Ranges([(1, 2)]))
+    else:
+        claim(delivery)
+        delivery.ack(0, 1)
+        end.progress(0.0)
+        assert end.take(0.0) is None
+        if how == "gone":
+            end.detach("p:1", 0.0, proven_gone=True)
+        elif how == "link renewed":
+            end.attach("p:1")
+            end.told_all("p:1", 7)
+            assert end.take(0.0) is None
+            end.settle("p:1", 7)
+        else:
+            results(end, 2)
+            assert end.take(0.0) is None
+            assert take(end, SETTLE_PATIENCE).holder == "o:1"
+            return
+    assert take(end).holder == "o:1"
+
+
+def test_a_suspect_whose_start_nobody_settles() -> None:
+    """It starts after some time: its producer cannot write, and the rest of the process must go on."""
+    end = consumer()
+    suspect(end, 1)
+    assert end.take(0.0) is None
+    results(end, 1)
+    assert end.take(0.0) is None
+    assert take(end, SETTLE_PATIENCE).first == 1
+
+
+def test_a_suspect_that_was_handed_out_too_late() -> None:
+    """It was not started; it is announced again, and keeps nothing else from starting."""
+    end = consumer()
+    delivery = started(end)
+    end.fence("p:1", 0.5)
+    assert claim(delivery, now=1.0) == []
+    end.park(delivery)
+    end.fence("p:1", 1000.0)
+    assert end.take(1.0) is None
+    assert results(end, 2) == [Result(STREAM, "jobs", starting=[1, 2])]
+    end.settle("p:1", 2)
+    assert take(end, 1.0).first == 1
+
+
+def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
+    """The one that was announced goes first, however long the other has waited."""
+    ends: dict[str, ConsumerEnd] = {}
+    of_process: dict[str, Suspects] = {}
+    for queue in ("jobs", "more"):
+        ends[queue] = ConsumerEnd(queue, 10.0, HUGE, 0.1, of_process)
+        ends[queue].meet("p:1")
+        ends[queue].fence("p:1", 1000.0)
+        suspect(ends[queue], 1)
+    assert (ends["jobs"].take(0.0), ends["more"].take(0.0)) == (None, None)
+    of_process["more"]._waits_since = 0.0
+    ends["jobs"].take_results("p:1", 1)
+    ends["jobs"].settle("p:1", 1)
+    delivery = take(ends["jobs"], 50.0)
+    assert ends["more"].take(50.0) is None
+    claim(delivery)
+    delivery.ack(0, 1)
+    ends["jobs"].progress(50.0)
+    ends["jobs"].take_results("p:1", 2)
+    assert ends["more"].take(50.0) is None
+    ends["jobs"].settle("p:1", 2)
+    assert ends["more"].take(50.0) is None
+    ends["more"].take_results("p:1", 3)
+    ends["more"].settle("p:1", 3)
+    assert take(ends["more"], 50.0).first == 1
