@@ -148,6 +148,7 @@ def test_who_is_gone_is_granted_nothing() -> None:
     """Nor counts what it was granted before."""
     sources = waiting_sources(500, 500)
     sources[0].credit.granted_messages = 90
+    sources[0].credit.moved_at = 0.0
     sources[0].attached = False
     grant(sources, Streams(None), 100, HUGE, 0.0)
     assert [source.credit.granted_messages for source in sources] == [90, 100]

@@ -153,6 +153,8 @@ def test_of_streams_that_may_return_so_many_are_remembered(monkeypatch: pytest.M
     kept.came("here", durable=True).receive(3, 4)
     kept.limit_durable(lambda stream: stream == "sent")
     assert kept.drop_due(0.0) == ["old"]
+    kept["here"].finish(3, 4)
+    assert kept.drop_due(0.0) == []
     assert list(kept) == ["here", "sent", "new"]
     assert kept.take_forgotten() == {"old": Ranges([(0, 2**53)])}
 

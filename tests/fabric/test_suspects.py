@@ -9,7 +9,7 @@ from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.envelope import SUSPECT, Result
 from peerfabric.ranges import Ranges
-from peerfabric.suspects import SETTLE_PATIENCE, Suspects
+from peerfabric.suspects import SETTLE_PATIENCE, SUSPECT_PATIENCE, Suspects
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, results, take
 
 
@@ -38,6 +38,7 @@ def test_a_suspect_starts_alone_and_announced() -> None:
     assert results(end, 1) == [Result(STREAM, "jobs", [1, 2])]
     assert end.take(0.0) is None
     assert results(end, 2) == [Result(STREAM, "jobs", starting=[2, 3])]
+    end.settle("p:1", 1)
     assert end.take(0.0) is None
     end.settle("p:1", 2)
     receive(end, 3, 1)
@@ -107,28 +108,88 @@ def test_a_suspect_that_was_handed_out_too_late() -> None:
     assert take(end, 1.0).first == 1
 
 
-def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
-    """The one that was announced goes first, however long the other has waited."""
-    ends: dict[str, ConsumerEnd] = {}
+def of_one_process(*queues: str) -> list[ConsumerEnd]:
+    """Consumers' ends whose suspects know of each other."""
     of_process: dict[str, Suspects] = {}
-    for queue in ("jobs", "more"):
-        ends[queue] = ConsumerEnd(queue, 10.0, HUGE, 0.1, of_process)
-        ends[queue].meet("p:1")
-        ends[queue].fence("p:1", 1000.0)
-        suspect(ends[queue], 1)
-    assert (ends["jobs"].take(0.0), ends["more"].take(0.0)) == (None, None)
-    of_process["more"]._waits_since = 0.0
-    ends["jobs"].take_results("p:1", 1)
-    ends["jobs"].settle("p:1", 1)
-    delivery = take(ends["jobs"], 50.0)
-    assert ends["more"].take(50.0) is None
+    ends = [ConsumerEnd(queue, 10.0, HUGE, 0.1, of_process) for queue in queues]
+    for end in ends:
+        end.meet("p:1")
+        end.fence("p:1", 1000.0)
+    return ends
+
+
+def test_a_suspect_of_another_queue() -> None:
+    """While it runs, and until its result is settled, nothing starts in this one."""
+    jobs, more = of_one_process("jobs", "more")
+    receive(more, 1, 1)
+    delivery = started(jobs)
+    assert more.take(0.0) is None
     claim(delivery)
     delivery.ack(0, 1)
-    ends["jobs"].progress(50.0)
-    ends["jobs"].take_results("p:1", 2)
-    assert ends["more"].take(50.0) is None
-    ends["jobs"].settle("p:1", 2)
-    assert ends["more"].take(50.0) is None
-    ends["more"].take_results("p:1", 3)
-    ends["more"].settle("p:1", 3)
-    assert take(ends["more"], 50.0).first == 1
+    jobs.progress(0.0)
+    assert jobs.take_results("p:1", 5) != []
+    jobs.settle("p:1", 4)
+    assert more.take(0.0) is None
+    jobs.settle("p:1", 5)
+    assert take(more).first == 1
+
+
+def test_a_later_ack_is_not_waited_for() -> None:
+    """The result of the suspect left in an earlier one."""
+    end = consumer()
+    delivery = started(end)
+    claim(delivery)
+    delivery.ack(0, 1)
+    results(end, 2)
+    receive(end, 1, 1, sent=2)  # a copy, which is acked anew
+    results(end, 3)
+    receive(end, 2, 1, sent=3)
+    end.settle("p:1", 2)
+    assert take(end).first == 2
+
+
+def test_nothing_else_is_started_once_a_suspect_has_waited() -> None:
+    """A busy consumer would never let it run."""
+    jobs, more = of_one_process("jobs", "more")
+    receive(jobs, 1, 1)
+    running = take(jobs)
+    claim(running)
+    suspect(more, 1)
+    receive(jobs, 2, 2)
+    assert more.take(0.0) is None
+    second = take(jobs, 0.9)
+    assert second.first == 2
+    receive(jobs, 4, 1)
+    assert jobs.take(SUSPECT_PATIENCE) is None
+    claim(second, 2)
+    for delivery in (running, second):
+        delivery.ack(0, delivery.count)
+    jobs.progress(1.0)
+    jobs.take_results("p:1", 1)
+    assert more.take(1.0) is None
+    assert more.take_results("p:1", 2) == [Result(STREAM, "more", starting=[1, 2])]
+    more.settle("p:1", 2)
+    assert take(more, 1.0).suspect
+
+
+def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
+    """The one that was announced goes first, however long the other has waited."""
+    jobs, more = of_one_process("jobs", "more")
+    suspect(jobs, 1)
+    suspect(more, 1)
+    assert (jobs.take(0.0), more.take(0.0)) == (None, None)
+    more.suspects._waits_since = 0.0
+    jobs.take_results("p:1", 1)
+    jobs.settle("p:1", 1)
+    delivery = take(jobs, 50.0)
+    assert more.take(50.0) is None
+    claim(delivery)
+    delivery.ack(0, 1)
+    jobs.progress(50.0)
+    jobs.take_results("p:1", 2)
+    assert more.take(50.0) is None
+    jobs.settle("p:1", 2)
+    assert more.take(50.0) is None
+    more.take_results("p:1", 3)
+    more.settle("p:1", 3)
+    assert take(more, 50.0).first == 1
