@@ -20,6 +20,7 @@ from random import Random
 from typing import Final
 
 from peerfabric.backlog import Recovered
+from peerfabric.commands import Command, Outcome
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.consumers import Consumers
 from peerfabric.control import Control
@@ -50,18 +51,7 @@ from peerfabric.interest import Interests
 from peerfabric.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
 from peerfabric.notices import Notices
 from peerfabric.options import Options
-from peerfabric.peers import (
-    BYE_REPEAT,
-    IDLE_CLOSE_AFTER,
-    OURSELVES,
-    CameUp,
-    Change,
-    Command,
-    Gone,
-    LifeEnded,
-    Outcome,
-    Peers,
-)
+from peerfabric.peers import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Peers
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.publisher_end import PublisherEnd

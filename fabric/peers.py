@@ -10,11 +10,12 @@ Discovery only proposes addresses. A peer exists once a link with it was up; it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
+from peerfabric.addresses import Addresses, newer
+from peerfabric.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.envelope import (
     IDLE,
     LEAVING,
@@ -24,10 +25,10 @@ from peerfabric.envelope import (
     TOO_MANY_PEERS,
     VERSION,
     Address,
-    Bye,
     Hello,
     encode_frame,
 )
+from peerfabric.farewells import REMNANT, Farewells
 from peerfabric.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
 from peerfabric.stats import PeerView
 
@@ -36,73 +37,12 @@ OURSELVES: Final = 0
 INTRODUCE_AFTER: Final = 0.25
 """How long newcomers are collected before the peers hear of them."""
 IDLE_CLOSE_AFTER: Final = 10.0
-REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
-RETRY_FIRST, RETRY_MAX = 2.0, 30.0
-RETRIES_MAX: Final = 20
-"""Attempts to reach a node again after it was given up, nearly ten minutes; then only news of it count."""
 STRAY_EVERY: Final = 1.0
 """Frames of an unknown life are answered by one HELLO in this time."""
 LEARNED_MAX: Final = 1024
 """Addresses kept for the driver to take, from hellos of up to 65 each."""
 BYE_REPEAT: Final = 0.1
-REMNANT: Final = 0.5
-"""How long a wire stays open after the last BYE, so that it leaves."""
 TICK: Final = 0.05
-
-
-class Dial(NamedTuple):
-    """Connect a private PUSH to `endpoint`, replacing what `wire` was."""
-
-    wire: int
-    endpoint: str
-
-
-class HangUp(NamedTuple):
-    wire: int
-
-
-class Probe(NamedTuple):
-    """Find out whether anybody listens at `endpoint`; the answer comes as `probed(wire, outcome)`."""
-
-    wire: int
-    endpoint: str
-
-
-class Follow(NamedTuple):
-    """Connect the SUB socket to a publisher's outbox."""
-
-    endpoint: str
-
-
-class Unfollow(NamedTuple):
-    endpoint: str
-
-
-class Subscribe(NamedTuple):
-    prefix: bytes
-
-
-class Unsubscribe(NamedTuple):
-    prefix: bytes
-
-
-Command = Dial | HangUp | Probe | Follow | Unfollow | Subscribe | Unsubscribe
-
-
-class Outcome(Enum):
-    """What a probe of an inbox found."""
-
-    REFUSED = "refused"
-    ACCEPTED = "accepted"
-    SILENT = "silent"
-
-
-class Retry(NamedTuple):
-    """When to dial a node again, how long to wait after that, and how often it was tried."""
-
-    at: float
-    wait: float
-    tries: int
 
 
 class LifeEnded(NamedTuple):
@@ -144,22 +84,14 @@ class Peers:
         self.closing = False
         self._by_node: dict[str, Link] = {}
         self._by_in_id: dict[bytes, Link] = {}
-        self._known: dict[str, Address] = {}
-        self._retry: dict[str, Retry] = {}
-        self._idle: dict[str, None] = {}
-        """Nodes with whom we parted because nothing was in common."""
-        self._candidates: dict[str, tuple[float, float]] = {}
-        """Endpoint of a static peer -> (when to dial it next, wait after that); inf while a link serves it."""
-        self._served: dict[str, str] = {}
+        self._addresses = Addresses(peers_max, random)
+        self._farewells = Farewells(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
-        self._random = random
         self._commands: list[Command] = []
         self._hello_due: dict[Link, None] = {}
         """A set in the order of insertion, like all sets here whose order shows on the wire."""
-        self._farewells: dict[int, tuple[int, float]] = {}
-        self._refused_until: dict[str, float] = {}
         self._introduce_at = inf
         self._next_tick = -inf
 
@@ -170,35 +102,30 @@ class Peers:
         if address.node_id == self.address.node_id:
             return []
         link = self._by_node.get(address.node_id)
-        known = self._known.get(address.node_id)
-        if known is not None and not _newer(address, known) and address.epoch != known.epoch:
+        if self._addresses.is_stale(address):
             return []
-        if len(self._known) >= self.peers_max and known is None:
+        if not self._addresses.has_room(address.node_id):
             self.count("peers over the limit")
             return []
-        self._known[address.node_id] = address
-        self._retry.pop(address.node_id, None)
+        self._addresses.put(address)
         if link is not None and link.address is not None:
-            if _newer(address, link.address):
-                changes = self._part(link, now, proven=True, died=True)
-                self._known[address.node_id] = address
-                self._dial_peer(address, now)
-                return changes
-            return []
-        if not self.closing and self._refused_until.get(address.node_id, -inf) <= now:
+            if not newer(address, link.address):
+                return []
+            changes = self._part(link, now, proven=True, died=True)
+            self._dial_peer(address, now)
+            return changes
+        if not self.closing and not self._farewells.is_refused(address.node_id, now):
             self._dial_peer(address, now)
         return []
 
     def candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`; who, its hello will tell."""
-        if endpoint not in self._candidates and endpoint not in self.address.inbox:
-            self._candidates[endpoint] = (now, REDIAL_FIRST)
+        if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
             self._next_tick = now
 
     def lost(self, node_id: str) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
-        self._known.pop(node_id, None)
-        self._retry.pop(node_id, None)
+        self._addresses.forget(node_id)
 
     def introduce(self, sample: list[Address], now: float) -> None:
         """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
@@ -212,13 +139,14 @@ class Peers:
 
     def interest_changed(self, now: float) -> None:
         """Say hello again to everybody with whom there was nothing in common."""
-        for address in list(self._known.values()):
+        for address in self._addresses:
             self.redial(address.node_id, now)
 
     def redial(self, node_id: str, now: float) -> None:
         """Say hello again to a node with whom there was nothing in common."""
-        if node_id in self._known and node_id not in self._by_node and not self.closing:
-            self._dial_peer(self._known[node_id], now)
+        address = self._addresses.get(node_id)
+        if address is not None and node_id not in self._by_node and not self.closing:
+            self._dial_peer(address, now)
 
     def _usable(self, address: Address) -> list[str]:
         """Endpoints of `address` that can be reached from here, ipc first."""
@@ -238,7 +166,7 @@ class Peers:
         link.endpoints = endpoints
         self._by_node[address.node_id] = link
         self.by_holder[link.holder] = link
-        self._idle.pop(address.node_id, None)
+        self._addresses.dialled(address.node_id)
         self._dial(link, endpoints[0])
         return link
 
@@ -307,10 +235,7 @@ class Peers:
         link.connected = link.dialling = False
         if link.address is None:
             self._drop(link)
-            _, wait = self._candidates.get(link.endpoint, (0.0, REDIAL_FIRST))
-            again_at = now + self._jitter(wait)
-            self._candidates[link.endpoint] = (again_at, min(REDIAL_MAX, wait * 2))
-            self.wake_at(again_at)
+            self.wake_at(self._addresses.candidate_refused(link.endpoint, now))
             return changes
         if link.met:
             link.suspect(now)
@@ -321,10 +246,10 @@ class Peers:
         elif link.belief is Belief.ALIVE:
             # Never met: an address of a process that has ended, or one that is only starting.
             self._drop(link)
-            self._schedule_retry(link.node_id, now, REDIAL_FIRST, REDIAL_MAX)
+            self.wake_at(self._addresses.refused(link.node_id, now))
         else:
             link.hello_at = inf
-            self._schedule_retry(link.node_id, now, REDIAL_FIRST, REDIAL_MAX)
+            self.wake_at(self._addresses.refused(link.node_id, now))
         return changes
 
     def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
@@ -401,20 +326,19 @@ class Peers:
         changes: list[Change] = []
         link = self._by_node.get(theirs.node_id)
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
-            if not _newer(theirs, link.address):
+            if not newer(theirs, link.address):
                 self.count("hellos of an earlier epoch")
                 return []
             changes += self._part(link, now, proven=True, died=True)
             link = None
         changes += self._replaced(theirs, now)
-        if len(self._known) < self.peers_max:
-            self._known.setdefault(theirs.node_id, theirs)
+        self._addresses.met(theirs)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
             link = self._bind(candidate, theirs)
         elif candidate is not None and candidate is not link and link is not None:
-            self._served[candidate.endpoint] = theirs.node_id
-            self._candidates[candidate.endpoint] = (inf, REDIAL_FIRST)
+            self._addresses.candidate_leads_to(candidate.endpoint, theirs.node_id)
+            self._addresses.candidate_useless(candidate.endpoint)
             self._drop(candidate)
         if link is None:
             if self.closing:
@@ -437,7 +361,7 @@ class Peers:
             changes.append(LifeEnded(link))
         if came_up:
             self._by_in_id[link.in_id] = link
-            self._retry.pop(link.node_id, None)
+            self._addresses.stop_retrying(link.node_id)
             changes.append(CameUp(link))
         if wanted and link.connected:
             link.hello_at = now
@@ -457,7 +381,7 @@ class Peers:
             return [CameUp(link)] if came_up else []
         found = self._halves.get(hello.mine)
         if found is not None and found.address is None:
-            self._candidates[found.endpoint] = (inf, REDIAL_FIRST)
+            self._addresses.candidate_useless(found.endpoint)
             self._drop(found)
         return []
 
@@ -471,8 +395,8 @@ class Peers:
     def _bind(self, link: Link, address: Address) -> Link:
         link.address = address
         link.endpoints = [link.endpoint]
-        self._served[link.endpoint] = address.node_id
-        self._idle.pop(address.node_id, None)
+        self._addresses.candidate_leads_to(link.endpoint, address.node_id)
+        self._addresses.dialled(address.node_id)
         self._by_node[address.node_id] = link
         self.by_holder[link.holder] = link
         return link
@@ -494,22 +418,15 @@ class Peers:
                 reason, "peers over the limit"
             )
         )
-        if self._refused_until.get(address.node_id, -inf) > now:
+        if self._farewells.is_refused(address.node_id, now):
             return
         endpoints = self._usable(address)
-        if endpoints and len(self._farewells) < 64:
-            self._refuse_until(address.node_id, now)
+        if endpoints and self._farewells.has_room:
+            self._farewells.refuse(address.node_id, now)
             wire = self._next_wire
             self._next_wire += 1
-            self._farewells[wire] = (reason, now + 1.0)
+            self._farewells.begin(wire, reason, now)
             self._commands.append(Dial(wire, endpoints[0]))
-
-    def _refuse_until(self, node_id: str, now: float) -> None:
-        if len(self._refused_until) >= self.peers_max:
-            self._refused_until = {n: until for n, until in self._refused_until.items() if until > now}
-            if len(self._refused_until) >= self.peers_max:
-                self._refused_until.clear()  # then each of them may be answered once more
-        self._refused_until[node_id] = now + RETRY_MAX
 
     @property
     def has_to_say(self) -> bool:
@@ -517,19 +434,15 @@ class Peers:
         return bool(self._hello_due or self._farewells)
 
     def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
-        """BYEs to those we refuse; repeated until the wire takes them or its time is over."""
-        return [
-            (wire, [encode_frame(Bye(bytes(8), 0, 0, self.address.node_id, reason))])
-            for wire, (reason, _) in self._farewells.items()
-            if reason
-        ]
+        """BYEs to those we refuse."""
+        return self._farewells.frames()
 
     def farewell_sent(self, wire: int, now: float) -> None:
-        """The BYE left; the wire closes shortly after."""
-        self._farewells[wire] = (0, now + REMNANT)
+        """The BYE left."""
+        self._farewells.sent(wire, now)
 
     def _end_farewell(self, wire: int) -> None:
-        if self._farewells.pop(wire, None) is not None:
+        if self._farewells.end(wire):
             self._commands.append(HangUp(wire))
 
     # Frames
@@ -578,11 +491,9 @@ class Peers:
                 link.suspect_at += late
                 link.down_at += late
             changes += self._look_at(link, now)
-        for wire, (_, until) in list(self._farewells.items()):
-            if until <= now:
-                self._end_farewell(wire)
-            else:
-                self._next_tick = min(self._next_tick, until)
+        for wire in self._farewells.over(now):
+            self._end_farewell(wire)
+        self.wake_at(self._farewells.deadline())
         if self._introduce_at <= now:
             self._introduce_at = inf
             for link in self.links.values():
@@ -622,7 +533,7 @@ class Peers:
         if link.address is None and now - link.opened_at > 5.0 and link.connected:
             # Somebody listens there who does not answer; ask again later.
             self._drop(link)
-            self._candidates[link.endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
+            self._addresses.candidate_silent(link.endpoint, now)
         times = [link.hello_at if link.connected else inf, link.probe_at]
         if watched and link.belief is Belief.ALIVE:
             times.append(link.heard_at + SILENCE)
@@ -636,51 +547,28 @@ class Peers:
         return []
 
     def _dial_due(self, now: float) -> None:
-        for endpoint, (at, wait) in list(self._candidates.items()):
-            served = self._served.get(endpoint)
-            if at == inf and served is not None and served not in self._by_node and served not in self._idle:
-                del self._served[endpoint]
-                self._candidates[endpoint] = (now, REDIAL_FIRST)
-                at = now
-            if at <= now:
-                self._candidates[endpoint] = (inf, wait)
-                known = self._linked_at(endpoint)
-                if known is not None:
-                    # It came to us first; another connection would end the life of the one that works.
-                    self._served[endpoint] = known.node_id
-                    continue
-                link = self._new_link(now, None)
-                link.endpoints = [endpoint]
-                self._dial(link, endpoint)
-            elif at < inf:
-                self._next_tick = min(self._next_tick, at)
-        for node_id, retry in list(self._retry.items()):
-            if retry.at > now:
-                self._next_tick = min(self._next_tick, retry.at)
+        for endpoint in self._addresses.take_due_candidates(now, self._by_node):
+            known = self._linked_at(endpoint)
+            if known is not None:
+                # It came to us first; another connection would end the life of the one that works.
+                self._addresses.candidate_leads_to(endpoint, known.node_id)
                 continue
-            self._retry[node_id] = retry._replace(at=inf)
-            peer = self._by_node.get(node_id)
+            link = self._new_link(now, None)
+            link.endpoints = [endpoint]
+            self._dial(link, endpoint)
+        for node_id in self._addresses.take_due_nodes(now):
+            peer, address = self._by_node.get(node_id), self._addresses.get(node_id)
             if peer is not None:
                 if not peer.connected and not peer.dialling:
                     self._dial(peer, peer.endpoints[0])
-            elif node_id not in self._known or self._dial_peer(self._known[node_id], now) is None:
-                del self._retry[node_id]
+            elif address is None or self._dial_peer(address, now) is None:
+                self._addresses.stop_retrying(node_id)
+        self.wake_at(self._addresses.deadline())
 
     def _linked_at(self, endpoint: str) -> Link | None:
         """The link with the node that says that it listens at `endpoint`, if it is up."""
         links = (k for k in self._by_node.values() if k.up and k.address is not None and k.wire != OURSELVES)
         return next((k for k in links if k.address is not None and endpoint in k.address.inbox), None)
-
-    def _schedule_retry(self, node_id: str, now: float, first: float, most: float) -> None:
-        _, wait, tries = self._retry.get(node_id, Retry(inf, first, 0))
-        if tries >= RETRIES_MAX:
-            self.lost(node_id)
-            return
-        self._retry[node_id] = Retry(now + self._jitter(wait), min(most, wait * 2), tries + 1)
-        self._next_tick = min(self._next_tick, self._retry[node_id].at)
-
-    def _jitter(self, wait: float) -> float:
-        return wait * (0.75 + self._random.random() / 2)
 
     def deadline(self) -> float:
         return -inf if self._hello_due else self._next_tick
@@ -694,12 +582,12 @@ class Peers:
     def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
-            self._refuse_until(link.node_id, now)
+            self._farewells.refuse(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
             self.lost(link.node_id)
         elif reason == IDLE:
-            self._idle[link.node_id] = None
+            self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
         self._next_tick = min(self._next_tick, link.close_at)
         return changes
@@ -710,13 +598,13 @@ class Peers:
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self._refuse_until(node_id, now)
+        self._farewells.refuse(node_id, now)
         return self._part(link, now, proven=False, died=False)
 
     def part_idle(self, link: Link, now: float) -> list[Change]:
         """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
         changes = self._forget(link, now, proven=False, died=False)
-        self._idle[link.node_id] = None
+        self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
         self._next_tick = min(self._next_tick, link.close_at)
         return changes
@@ -724,9 +612,7 @@ class Peers:
     def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
         changes = self._forget(link, now, proven=proven, died=died)
         self._drop(link)
-        if link.node_id in self._known:
-            # Also after a proof of death: a firewall can refuse in the name of the living.
-            self._schedule_retry(link.node_id, now, RETRY_FIRST, RETRY_MAX)
+        self.wake_at(self._addresses.given_up(link.node_id, now))
         return changes
 
     def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
@@ -765,7 +651,7 @@ class Peers:
         """Close every wire at once."""
         for link in list(self.links.values()):
             self._drop(link)
-        for wire in list(self._farewells):
+        for wire in self._farewells.wires():
             self._end_farewell(wire)
 
     # Reports
@@ -785,7 +671,7 @@ class Peers:
     def view(self) -> list[PeerView]:
         """Every node that we know of."""
         views = {}
-        for address in self._known.values():
+        for address in self._addresses:
             views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
         for link in self._by_node.values():
             if link.wire == OURSELVES:
@@ -814,11 +700,3 @@ class Peers:
         for node_id, link in self._by_node.items():
             assert link.wire in self.links, "a peer without a wire"
             assert link.node_id == node_id, "a peer under another name"
-
-
-def _newer(a: Address, b: Address) -> bool:
-    """Whether `a` is a later life of the node than `b`: the counter above the 20 random bits decides."""
-    return a.epoch >> 20 > b.epoch >> 20
-
-
-__all__ = ["CameUp", "Gone", "LifeEnded", "Outcome", "Peers"]

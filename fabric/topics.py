@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 
 from peerfabric.batch import message_count
+from peerfabric.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.envelope import (
     Address,
     Extra,
@@ -26,7 +27,7 @@ from peerfabric.envelope import (
 from peerfabric.errors import BadFrame
 from peerfabric.link import Belief, Link
 from peerfabric.names import filter_prefix, matches
-from peerfabric.peers import OURSELVES, Follow, Peers, Subscribe, Unfollow, Unsubscribe
+from peerfabric.peers import OURSELVES, Peers
 from peerfabric.publisher_end import BEAT, PublisherEnd
 from peerfabric.subscriber_end import SubscriberEnd
 

@@ -12,7 +12,7 @@ import re
 import socket
 from typing import Final, cast
 
-from peerfabric.peers import Outcome
+from peerfabric.commands import Outcome
 
 __all__ = ["PROBE_TIMEOUT", "Outcome", "Probe", "address_of", "is_dialable", "outcome_of"]
 

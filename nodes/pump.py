@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
     Connected,
@@ -26,7 +27,6 @@ from peerfabric.nodes.sockets import (
     Writable,
 )
 from peerfabric.nodes.waiting import Gate, clock
-from peerfabric.peers import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 
 NAP: Final = 0.002
 """Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""

@@ -37,6 +37,7 @@ import msgspec
 from peerfabric import inflight
 from peerfabric.backlog import REUNION, Recovered, only_the_running
 from peerfabric.batch import split
+from peerfabric.commands import Dial, Follow, HangUp, Outcome, Probe, Subscribe, Unfollow, Unsubscribe
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.engine import Engine
@@ -51,16 +52,6 @@ from peerfabric.nodes.disk import RETRY_AFTER, Disk
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.stores import Store
 from peerfabric.options import Options
-from peerfabric.peers import (
-    Dial,
-    Follow,
-    HangUp,
-    Outcome,
-    Probe,
-    Subscribe,
-    Unfollow,
-    Unsubscribe,
-)
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Spool

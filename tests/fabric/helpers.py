@@ -8,13 +8,13 @@ from random import Random
 import msgspec
 
 from peerfabric.batch import join, split
+from peerfabric.commands import Command, Dial, HangUp
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.engine import Engine
 from peerfabric.envelope import RAW, Address, Data, Result
 from peerfabric.inflight import Run, cost
 from peerfabric.options import Options
-from peerfabric.peers import Command, Dial, HangUp
 from peerfabric.producer_end import ProducerEnd
 
 STREAM = "p:1:jobs"

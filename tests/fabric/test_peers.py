@@ -6,8 +6,9 @@ from random import Random
 
 import msgspec
 
+from peerfabric.commands import Dial, HangUp, Outcome, Probe
 from peerfabric.envelope import IDLE, LEAVING, MAGIC, Address, Hello
-from peerfabric.peers import CameUp, Dial, Gone, HangUp, LifeEnded, Outcome, Peers, Probe
+from peerfabric.peers import CameUp, Gone, LifeEnded, Peers
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
 THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
@@ -197,9 +198,11 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger), 0.0)
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
-    sizes = [peers.links, peers._known, peers._refused_until, peers._by_node, peers._retry, peers._halves, peers._idle]
+    addresses, farewells = peers._addresses, peers._farewells
+    sizes = [peers.links, peers._by_node, peers._halves, addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
-    assert (len(peers._farewells) <= 64, len(peers.learned) <= 2048) == (True, True)
+    assert (len(farewells._refused_until) <= 40, len(farewells.wires()) <= 64) == (True, True)
+    assert len(peers.learned) <= 2048
 
 
 def test_goodbyes() -> None:

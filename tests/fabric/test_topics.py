@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from peerfabric.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.envelope import RAW, Marker, Tail, Tails, encode_frame
-from peerfabric.peers import Follow, Subscribe, Unfollow, Unsubscribe
 from tests.fabric.helpers import HUGE, Pair
 
 

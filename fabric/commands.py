@@ -1,0 +1,53 @@
+"""What the machines of a node want done with its sockets, and what a probe answers."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Dial(NamedTuple):
+    """Connect a private PUSH to `endpoint`, replacing what `wire` was."""
+
+    wire: int
+    endpoint: str
+
+
+class HangUp(NamedTuple):
+    wire: int
+
+
+class Probe(NamedTuple):
+    """Find out whether anybody listens at `endpoint`; the answer comes as `probed(wire, outcome)`."""
+
+    wire: int
+    endpoint: str
+
+
+class Follow(NamedTuple):
+    """Connect the SUB socket to a publisher's outbox."""
+
+    endpoint: str
+
+
+class Unfollow(NamedTuple):
+    endpoint: str
+
+
+class Subscribe(NamedTuple):
+    prefix: bytes
+
+
+class Unsubscribe(NamedTuple):
+    prefix: bytes
+
+
+Command = Dial | HangUp | Probe | Follow | Unfollow | Subscribe | Unsubscribe
+
+
+class Outcome(Enum):
+    """What a probe of an inbox found."""
+
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    SILENT = "silent"
