@@ -1,4 +1,4 @@
-"""Whole fabrics under many seeds; see tests/world.py.
+"""Whole fabrics under many seeds; see tests/world/.
 
 `WORLD_SEED=7 pytest tests/test_world.py` replays one, `WORLD_SEED=7 WORLD_THEME=power` one of another theme.
 """

@@ -1,0 +1,232 @@
+"""User code that takes messages from a queue: fast, slow, failing, hanging or deadly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from peerfabric.batch import split
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.delivery import Delivery, Verdict
+from peerfabric.errors import SpoolError
+from tests.world.disks import Killed
+from tests.world.record import Run
+
+if TYPE_CHECKING:
+    from tests.world.process import Process
+
+
+class Taker:
+    """One thread of user code that takes messages."""
+
+    def __init__(self) -> None:
+        self.busy = False
+
+
+class Consumer:
+    """User code that takes from one queue: several takers over one machine, with the real claim protocol."""
+
+    def __init__(self, process: Process, queue: str, lease: float, takers: int, batch: int) -> None:
+        self.process, self.queue, self.lease, self.batch = process, queue, lease, batch
+        self.keeper = process.keepers.get(queue)
+        remembered = self.keeper.remembered if self.keeper is not None else None
+        self.end: ConsumerEnd = process.engine.open_consumer(queue, lease, process.clock(), remembered)
+        self.takers = [Taker() for _ in range(takers)]
+        self.current: Delivery | None = None
+        self.parked: list[Delivery] = []
+        self.claiming = False
+        self.closed = False
+
+    def wants(self) -> bool:
+        return not self.closed and any(not taker.busy for taker in self.takers)
+
+    def close(self) -> None:
+        """Stop taking; what is being handled is finished."""
+        self.closed = True
+        self.process.post(partial(self._close))
+
+    def _close(self, now: float) -> None:
+        self.closed = True
+        self._park_current()
+        self.process.engine.close_consumer(self.queue, now)
+
+    def reopen(self) -> None:
+        self.process.post(self._reopen)
+
+    def _reopen(self, now: float) -> None:
+        if self.closed and not self.process.leaving:
+            self.closed = False
+            self.process.engine.reopen_consumer(self.queue, now)
+
+    def _park_current(self) -> None:
+        if self.current is not None and not self.claiming:
+            self.parked.append(self.current)
+            self.current = None
+        for delivery in self.parked:
+            self.end.park(delivery)
+        self.parked.clear()
+
+    def turn(self, now: float) -> None:
+        """The machine's side: park what may not go on, hand out, read what was decided."""
+        for delivery in self.parked:
+            self.end.park(delivery)
+        self.parked.clear()
+        idle = [taker for taker in self.takers if not taker.busy]
+        if self.closed:
+            idle = []
+        self.end.want(len(idle), len(self.takers) * self.batch, now)
+        if idle and self.current is None and not self.claiming:
+            self.current = self.end.take(now)
+        if idle and self.current is not None:
+            for _ in idle:
+                self._later(self._claim)
+        self.process.engine.consumers.progress(self.end, now)
+        if self.keeper is not None:
+            self.keeper.forget(self.end.take_forgotten())
+
+    def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
+        self.process.world.after(
+            self.process.world.random.uniform(least, most),
+            partial(self._if_alive, step, *args),
+        )
+
+    def _if_alive(self, step: Callable[..., None], *args: Any) -> None:
+        # A stopped process stops its handlers too; they go on when it does.
+        if self.process.stopped and not self.process.stuck:
+            self.process.world.after(0.05, partial(self._if_alive, step, *args))
+        elif self.process.alive:
+            step(*args)
+
+    # The handling side
+
+    def _claim(self) -> None:
+        """First raise `next`; looking at `until` comes later, and the machine may run in between."""
+        taker = next((t for t in self.takers if not t.busy), None)
+        delivery = self.current
+        if taker is None or delivery is None or self.claiming or self.closed:
+            return
+        low = delivery.next
+        high = min(low + self.batch, delivery.limit)
+        if low >= high:
+            self.current = None
+            self.process.wake()
+            return
+        delivery.next = high
+        self.claiming = True
+        taker.busy = True
+        if self.process.world.random.random() < 0.3:
+            self._later(self._look, taker, delivery, low, high)
+        else:
+            self._look(taker, delivery, low, high)
+
+    def _look(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
+        self.claiming = False
+        if self.process.clock() >= delivery.until:
+            delivery.next = low
+            taker.busy = False
+            self.parked.append(delivery)
+            if self.current is delivery:
+                self.current = None
+            self.process.wake()
+            return
+        self._start(taker, delivery, low, high)
+        self._later(self._claim)
+
+    def _start(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
+        world, process = self.process.world, self.process
+        if delivery.bodies is None:
+            delivery.bodies = [msgspec.msgpack.decode(element) for element in split(delivery.body, delivery.codec)]
+            assert len(delivery.bodies) == delivery.count
+        runs = []
+        for at in range(low, high):
+            body = delivery.bodies[at]
+            run = Run(
+                delivery.stream,
+                delivery.first + at,
+                body,
+                delivery.attempt,
+                process.holder,
+                self.lease,
+                world.now,
+                ledger=(process.role.disk, self.queue) if self.keeper is not None else None,
+            )
+            world.witness.started(process, run, delivery)
+            runs.append(run)
+        kinds = [run.body.split(b"|")[1].decode() for run in runs]
+        if "poison" in kinds and world.poison_left > 0:
+            world.poison_left -= 1
+            world.witness.count_death(process, runs[kinds.index("poison")])
+            world.log(f"{process.holder} dies of {runs[kinds.index('poison')].sequence}")
+            world.supervisor.end(process, "died")
+            return
+        slow = sum(world.random.uniform(0.2, 0.8) for kind in kinds if kind == "slow")
+        quick = sum(world.random.choice((0.0, 0.0005, 0.004)) for _ in kinds)
+        slow += sum(world.random.uniform(3.0, 6.0) for kind in kinds if kind == "long")
+        if "hangs" in kinds and delivery.attempt == 1:
+            slow = self.lease + world.random.uniform(1.5, 3.0)
+        self._later(self._finish, taker, delivery, low, high, runs, kinds, least=slow + quick, most=slow + quick)
+
+    def _finish(self, taker: Taker, delivery: Delivery, low: int, high: int, runs: list[Run], kinds: list[str]) -> None:
+        world = self.process.world
+        taker.busy = False
+        for run in runs:
+            run.end = world.now
+        fails = {"fails": True, "fails twice": delivery.attempt <= 2}
+        if len(runs) > 1 and any(fails.get(kind) for kind in kinds):
+            self._decide(delivery, Verdict.BATCH_FAILED, low, high, runs)
+        else:
+            acked_from = low
+            for at, kind in enumerate(kinds, low):
+                verdict = self._verdict(kind, bool(fails.get(kind)))
+                if verdict is not Verdict.ACK:
+                    self._decide(delivery, Verdict.ACK, acked_from, at, runs[acked_from - low : at - low])
+                    self._decide(delivery, verdict, at, at + 1, [runs[at - low]])
+                    acked_from = at + 1
+            self._decide(delivery, Verdict.ACK, acked_from, high, runs[acked_from - low :])
+        if self.process.alive:  # it may have died as it wrote an ack
+            self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
+            self._claim()
+
+    def _verdict(self, kind: str, fails: bool) -> Verdict:
+        if fails:
+            return Verdict.NACK
+        if kind == "rejected":
+            return Verdict.REJECT
+        if kind == "misfit" and self.process.role.picky:
+            return Verdict.REFUSE
+        if kind == "let go" and self.process.world.random.random() < 0.5:
+            return Verdict.GIVE_BACK
+        return Verdict.ACK
+
+    def _decide(self, delivery: Delivery, verdict: Verdict, low: int, high: int, runs: list[Run]) -> None:
+        if low >= high:
+            return
+        if not self.process.alive:  # it died as it wrote an ack before this
+            verdict, outcome = Verdict.GIVE_BACK, "died"
+        else:
+            outcome = verdict.name.lower()
+        if verdict is Verdict.ACK and self.keeper is not None:
+            verdict, outcome = self._record(delivery, low, high)
+        for run in runs:
+            kept = outcome in ("died", "unacked") and self.process.world.disks.in_ledger(run)
+            run.outcome = "kept" if kept else outcome
+        if verdict is Verdict.ACK:
+            delivery.ack(low, high)
+        else:
+            delay = 0.0 if self.process.world.random.random() < 0.3 else -1.0
+            delivery.verdicts.append((verdict, low, high, delay, verdict.name))
+
+    def _record(self, delivery: Delivery, low: int, high: int) -> tuple[Verdict, str]:
+        """Write an ack into the ledger; what becomes of the messages, and how that is called."""
+        assert self.keeper is not None
+        try:
+            self.keeper.record([(delivery, low, high)])
+        except SpoolError as error:
+            self.process.world.log(f"{self.process.holder} does not ack {delivery.first + low}: {error}")
+            return Verdict.NACK if high - low == 1 else Verdict.BATCH_FAILED, "unacked"
+        except Killed:
+            return Verdict.GIVE_BACK, "died"
+        return Verdict.ACK, "ack"

@@ -1,0 +1,221 @@
+"""What must hold at the end, after everything was healed and became quiet."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING
+
+from peerfabric.names import matches
+from peerfabric.nodes.stores import Store
+from peerfabric.spool import Spool
+from peerfabric.stats import DeadLetter
+from tests.world.disks import SEGMENT_BYTES
+from tests.world.record import PROCESSED
+
+if TYPE_CHECKING:
+    from tests.world.consumer import Consumer
+    from tests.world.process import Process
+    from tests.world.producer import Producer
+    from tests.world.record import Run
+    from tests.world.roles import Role
+    from tests.world.world import World
+
+
+class Judge:
+    """Reads the world and its record, and changes nothing."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.record = world, world.record
+
+    def restless(self) -> str:
+        """What is not yet as it will be in the end; "" if all is quiet."""
+        for role in self.world.supervisor.roles:
+            if role.spooled and (role.last is None or not role.last.alive):
+                return f"{role.node_id} is not there"
+        for process in self.world.supervisor.living():
+            if process.leaving:
+                return f"{process.holder} is leaving"
+            if process.disk is not None and (process.looking or process.disk.news()):
+                return f"the disk of {process.holder} has work"
+            for producer in process.producers.values():
+                if not producer.all_stored:
+                    return f"{producer.end.stream} is being stored"
+                if producer.end.unsettled_count:
+                    return f"{producer.end.stream} has {producer.end.account()}"
+            for consumer in process.consumers.values():
+                if not consumer.end.idle or any(taker.busy for taker in consumer.takers):
+                    return f"{consumer.queue} at {process.holder} holds {consumer.end.account()}"
+        if self.world.theme.topics and self.world.now < 100:
+            return "updates are to come"
+        return self._half_up()
+
+    def _half_up(self) -> str:
+        for a in self.world.supervisor.living():
+            for b in self.world.supervisor.living():
+                if a is b:
+                    continue
+                ours, theirs = a.engine.peers.by_holder.get(b.holder), b.engine.peers.by_holder.get(a.holder)
+                a_up, b_up = ours is not None and ours.up, theirs is not None and theirs.up
+                if a_up != b_up:
+                    return f"the link {a.holder} {b.holder} is half up"
+                common = a.engine.interests
+                if not a_up and (
+                    common.consumes & b.engine.interests.produces or common.produces & b.engine.interests.consumes
+                ):
+                    return f"{a.holder} and {b.holder} have no link"
+                if a_up and ours is not None and theirs is not None and ours.out_id != theirs.in_id:
+                    return f"{a.holder} and {b.holder} are on different lives of their link"
+        return ""
+
+    def check(self) -> None:
+        """Assert what must hold at the end, after healing and quiet."""
+        restless = self.restless()
+        assert not restless, f"not quiet: {restless}"
+        living = self.world.supervisor.living()
+        for process in living:
+            process.engine.check()
+            for producer in process.producers.values():
+                self._judge_producer(producer)
+            for consumer in process.consumers.values():
+                self._judge_consumer(process, consumer)
+        for role in self.world.supervisor.roles:
+            if role.spooled and role.last is not None:
+                self._judge_disk(role, role.last)
+        if self.world.theme.strict:
+            again = {key: runs for key, runs in self.record.runs.items() if len(runs) > 1}
+            assert not again, f"ran twice without any reason: {again}"
+        self._judge_order()
+        if self.world.theme.topics:
+            self._judge_topics()
+
+    def _judge_producer(self, producer: Producer) -> None:
+        end = producer.end
+        account = end.account()
+        assert account.closes, f"the accounting of {end.stream} does not close: {account}"
+        assert account.waiting == account.in_flight == 0, f"{end.stream} is not settled: {account}"
+        if producer.store is not None:
+            self._judge_promises(producer)
+            return
+        letters = {int(letter.id.rpartition("/")[2]): letter for letter in end.letters()}
+        for (stream, sequence), body in self.record.accepted.items():
+            if stream != end.stream:
+                continue
+            state = end.state(sequence)
+            runs = self.record.runs.get((stream, sequence), [])
+            kind = body.split(b"|")[1].decode()
+            if state == "processed":
+                assert any(run.outcome in PROCESSED for run in runs), f"{stream}/{sequence} is acked and never ran"
+            elif state == "dead":
+                letter = letters.get(sequence)
+                if not (letter and letter.reason == "refused" and len(body) > 19_000):
+                    self._judge_letter(kind, letter.reason if letter else "", runs, f"{stream}/{sequence}")
+            else:
+                assert state == "dropped", f"{stream}/{sequence} is {state}"
+                assert self.world.theme.tight, f"{stream}/{sequence} was dropped by nobody"
+
+    def _judge_promises(self, producer: Producer) -> None:
+        """Every message that was ever stored here was processed, or is a dead letter, whoever died since."""
+        end = producer.end
+        node_id = producer.process.address.node_id
+        letters = {letter.id: letter for letter in end.letters()}
+        assert end.account().on_disk == 0, f"{end.stream} has something on disk only"
+        for (stream, sequence), body in self.record.accepted.items():
+            if stream.split(":")[0] != node_id or stream.split(":", 2)[2] != producer.queue:
+                continue
+            name = f"{stream}/{sequence}"
+            runs = self.record.runs.get((stream, sequence), [])
+            if name in letters:
+                self._judge_letter(body.split(b"|")[1].decode(), letters[name].reason, runs, name)
+            elif (stream, sequence) not in self.record.unsure and (stream, sequence) not in self.record.tended:
+                assert any(run.outcome in PROCESSED for run in runs), f"{name} is lost: {runs}"
+
+    def _judge_disk(self, role: Role, process: Process) -> None:
+        """Should it all end now, the disk knows that all is settled."""
+        before = self.world.disks.platters[role.node_id]
+        # Of a cursor whose sync failed once the platter believes nothing any more, though it is written anew each time.
+        doubtful = any(file.doomed and "/cursor." in path for path, file in before.files.items())
+        after = before.lose_power(Random(self.world.seed)) if role.fsync and not doubtful else before.copy()
+        spool = Spool.open("/spool", files=after, random_bits=0, node_id="?", segment_bytes=SEGMENT_BYTES, unix_ms=0)
+        for queue, store in process.stores.items():
+            kept = [segment for segment in store._log._contents.segments if segment.messages]
+            assert len(kept) <= 1, f"segments of {queue} at {process.holder} are not trimmed"
+            assert store.end is not None
+            found = Store(spool, queue, role.fsync, 0)
+            recovered = found.recovered()
+            _, backlog = recovered.begin("?:1:?", 2**20, 0.0)
+            # How many records a torn copy held that a failed sync has left is not known, and the number after the last
+            # known one is reported for them. That is none that was given out.
+            damaged = {(stream, n) for stream, a, b in recovered.damaged for n in range(a, b)}
+            unsettled = (
+                backlog.recovered != backlog.damaged or damaged & self.record.accepted.keys() - self.record.unsure
+            )
+            assert not unsettled, f"the disk of {process.holder} does not know that {queue} is settled"
+            on_disk, in_memory = found.letters(), store.end.letters()
+            ids = {letter.id for letter in on_disk if self._key(letter) not in self.record.tended}
+            assert ids == {letter.id for letter in in_memory if self._key(letter) not in self.record.tended}, (
+                "letters differ"
+            )
+            assert len(on_disk) == len({letter.id for letter in on_disk}), "a dead letter is on disk twice"
+        spool.abandon()
+
+    @staticmethod
+    def _key(letter: DeadLetter) -> tuple[str, int]:
+        stream, _, sequence = letter.id.rpartition("/")
+        return stream, int(sequence)
+
+    def _judge_letter(self, kind: str, reason: str, runs: list[Run], name: str) -> None:
+        failures = sum(1 for run in runs if run.outcome in ("nack", "batch_failed") or run.end - run.start >= run.lease)
+        troubled = any(what in ("backstop",) for _, what, _ in self.record.excuses)
+        legal = {
+            "poison": ("poison",),
+            "rejected": ("rejected",),
+            "misfit": ("refused",),
+            "fails": ("attempts", "lease", "poison") if "kill" in self.world.theme.faults else ("attempts", "lease"),
+            "fails twice": ("lease",) if troubled else (),
+            "hangs": ("lease",) if troubled else (),
+        }
+        unacked = reason == "attempts" and any(run.outcome in ("unacked", "kept") for run in runs)
+        retried = not reason or unacked
+        assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
+
+    def _judge_consumer(self, process: Process, consumer: Consumer) -> None:
+        end = consumer.end
+        account = end.account()
+        assert account.buffered == account.started == 0, f"{consumer.queue} at {process.holder} holds: {account}"
+        for holder, source in end._sources.items():
+            credit = source.credit
+            if source.attached and not source.proven_gone:
+                assert credit.outstanding() == credit.unused(), f"credit of {holder} at {process.holder} is not back"
+
+    def _judge_order(self) -> None:
+        """First deliveries are in order: of what was sent once, each consumer started a lower sequence first."""
+        for (stream, holder), sequences in self.record.starts.items():
+            # What is too large for one consumer is put aside for another, and comes later.
+            sent_once = [n for n in sequences if len(self.record.sends.get((stream, n), ())) == 1]
+            once = [n for n in sent_once if len(self.record.accepted[stream, n]) < 19_000]
+            assert once == sorted(once), f"{holder} did not run {stream} in order: {once}"
+
+    def _judge_topics(self) -> None:
+        """Whoever confirmed a subscription knows of every update since: delivered, or counted as missed."""
+        for process in self.world.supervisor.living():
+            for subscriber in process.engine.topics.subscribers.values():
+                for holder, tracks in subscriber._tracks.items():
+                    publisher = next((p for p in self.world.supervisor.living() if p.holder == holder), None)
+                    if publisher is None:
+                        continue
+                    for topic, track in tracks.items():
+                        last = publisher.engine.topics.publishers[topic].last
+                        assert track.seen == last, f"{process.holder} saw {topic} up to {track.seen} of {last}"
+            for seen in process.received.values():
+                for a, b in pairwise(sorted(set(seen))):
+                    assert a != b
+        for publisher in self.world.supervisor.living():
+            for end in publisher.engine.topics.publishers.values():
+                wanted = {
+                    f"{process.address.node_id} {pattern}"
+                    for process in self.world.supervisor.living()
+                    for pattern in process.engine.topics.subscribers
+                    if matches(pattern, end.topic)
+                }
+                assert end.confirmed == wanted, f"{publisher.holder} {end.topic}: {end.confirmed} instead of {wanted}"

@@ -1,0 +1,293 @@
+"""One process: an engine, driven as the pump and the thread of the disk drive it, from start to end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from random import Random
+from typing import TYPE_CHECKING
+
+from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.consumer_end import ConsumerEnd
+from peerfabric.envelope import Address, Pong, decode_frame
+from peerfabric.errors import SpoolError
+from peerfabric.nodes.disk import RETRY_AFTER, Disk
+from peerfabric.nodes.keeper import Keeper
+from peerfabric.nodes.stores import Store
+from tests.world.disks import Drive, Killed
+from tests.world.network import Frames
+from tests.world.witness import WatchedEngine
+
+if TYPE_CHECKING:
+    from tests.world.consumer import Consumer
+    from tests.world.network import Feed, Line
+    from tests.world.producer import Producer
+    from tests.world.roles import Role
+    from tests.world.world import World
+
+TURNS_MAX = 40_000
+"""Turns of all nodes in one run: more means that somebody spins."""
+
+
+class Process:
+    """One node: an engine, its sockets, and the user code around it."""
+
+    def __init__(self, world: World, address: Address, role: Role) -> None:
+        self.world, self.address, self.role = world, address, role
+        self.offset = world.random.uniform(0, 1000)
+        self.options = role.options
+        self.engine = WatchedEngine(world, address, "world", self.options, Random(world.random.random()), self.clock())
+        self.holder = f"{address.node_id}:{address.epoch}"
+        self.alive = True
+        self.left = False
+        self.silent = False
+        """Its host has vanished: nobody is told."""
+        self.stopped = False
+        self.stuck = False
+        """Stopped only above the sockets: connections are still accepted."""
+        self.lines: dict[int, Line] = {}
+        self.feeds: dict[str, Feed] = {}
+        self.subscriptions: Counter[bytes] = Counter()
+        self.inbox: list[Callable[[float], None]] = []
+        self.turn_at = inf
+        self.consumers: dict[str, Consumer] = {}
+        self.producers: dict[str, Producer] = {}
+        self.received: dict[str, list[tuple[str, int]]] = {}
+        self.echoes: dict[str, float] = {}
+        """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
+        self.leaving = ""
+        self.clean = False
+        """It leaves with nothing unsettled but what is on disk."""
+        self.began_at, self.ended_at = world.now, inf
+        self.drive: Drive | None = None
+        self.disk: Disk | None = None
+        self.keepers: dict[str, Keeper] = {}
+        self.remembered: dict[str, set[str]] = {}
+        """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
+        self.met: dict[str, float] = {}
+        """Holder -> when it first told this process what it has."""
+        self.met_nodes: set[str] = set()
+        """Who these are."""
+        self.missed_nodes: set[str] = set()
+        """Those that it gave up once, whether or not they came back."""
+        self.slow_until = 0.0
+        self.look_at = inf
+        self.looking = False
+
+    def clock(self) -> float:
+        return self.world.now + self.offset
+
+    def post(self, event: Callable[[float], None]) -> None:
+        """Something happened to this node's sockets or in its user code; its thread reads it in its next turn."""
+        if self.alive:
+            self.inbox.append(event)
+            self.wake(self.world.random.uniform(0, 0.001))
+
+    def wake(self, delay: float = 0.0) -> None:
+        at = self.world.now + delay
+        if at < self.turn_at and self.alive:
+            self.turn_at = at
+            self.world.at(at, partial(self._turn_if, at))
+
+    def _turn_if(self, at: float) -> None:
+        if self.turn_at == at and self.alive and not self.stopped:
+            self.turn_at = inf
+            self.turn()
+
+    # The disk's thread
+
+    @property
+    def stores(self) -> dict[str, Store]:
+        return self.disk.stores if self.disk is not None else {}
+
+    def look(self, delay: float | None = None) -> None:
+        """Let the disk's thread make a round, after `delay` or soon."""
+        if delay is None:
+            delay = self.world.random.choice((0.0, 0.0005, 0.003, 0.02))
+        at = self.world.now + delay
+        if at < self.look_at and self.alive:
+            self.look_at = at
+            self.world.at(at, partial(self._look_if, at))
+
+    def _look_if(self, at: float) -> None:
+        if self.look_at != at or not self.alive or self.looking:
+            return
+        self.look_at = inf
+        if self.stopped and not self.stuck:
+            self.look(0.05)
+            return
+        assert self.disk is not None
+        self.looking = True
+        try:
+            timeout = self.disk.round(self.clock())
+        except SpoolError as error:
+            self.world.log(f"{self.holder} {error}")
+            timeout = RETRY_AFTER
+        except Killed:
+            return
+        finally:
+            self.looking = False
+        self.check_disk()
+        at, self.look_at = self.look_at, inf
+        self.look(min(max(0.0, at - self.world.now), timeout if timeout is not None else inf))
+
+    def check_disk(self) -> None:
+        self.engine.check()
+        for store in self.stores.values():
+            store._log.check()
+            store._dead.check()
+
+    def pass_time(self) -> None:
+        """The disk's thread waits: the others go on, and this process may die meanwhile."""
+        world = self.world
+        if not self.looking:
+            return  # the process starts or ends
+        r = world.random.random()
+        if world.now < self.slow_until:
+            world.advance(world.now + r * 0.4)
+        elif r < 0.4:
+            world.advance(world.now + r * 0.01)
+        while self.alive and self.stopped and not self.stuck:
+            world.advance(world.now + 0.05)
+        if not self.alive:
+            raise Killed
+
+    def turn(self) -> None:
+        """One turn of the I/O thread, as the pump does it."""
+        world, engine = self.world, self.engine
+        world.turns += 1
+        assert world.turns < TURNS_MAX, "the nodes spin"
+        now = self.clock()
+        for producer in self.producers.values():
+            producer.hand_over()
+        inbox, self.inbox = self.inbox, []
+        for event in inbox:
+            event(now)
+        engine.expire(now)
+        for consumer in self.consumers.values():
+            consumer.turn(now)
+        if self.leaving:
+            self._leave(now)
+        self.flush(now)
+        engine.check()
+        for notice in engine.notices.take():
+            world.log(f"{self.holder} {notice.level}: {notice.text}")
+        if not self.alive:
+            return
+        for end in engine.take_changed():
+            if isinstance(end, ConsumerEnd) and self.consumers[end.queue].wants():
+                self.wake(0.0005)
+        for subscriber in engine.topics.subscribers.values():
+            while (batch := subscriber.take()) is not None:
+                seen = self.received.setdefault(batch.topic, [])
+                seen += [(batch.sender, batch.first + at) for at in range(batch.count)]
+        deadline = engine.deadline()
+        if deadline is not None:
+            self.wake(max(0.0005, deadline - now))
+        if self.disk is not None and self.disk.news():
+            self.look()
+
+    def flush(self, now: float) -> None:
+        """Carry out what the engine asks for."""
+        engine, world = self.engine, self.world
+        for wire, frames in engine.outgoing(now):
+            if not world.network.send(self, wire, frames):
+                engine.refuse(wire, frames, now)
+        for frames in engine.topics.take_published():
+            world.network.publish(self, frames)
+        for command in engine.take_commands():
+            match command:
+                case Dial(wire, endpoint):
+                    world.network.hang_up(self, wire)
+                    world.network.dial(self, wire, endpoint)
+                case HangUp(wire):
+                    world.network.hang_up(self, wire)
+                case Probe(wire, endpoint):
+                    world.network.probe(self, wire, endpoint)
+                case Follow(endpoint):
+                    world.network.follow(self, endpoint)
+                case Unfollow(endpoint):
+                    feed = self.feeds.pop(endpoint, None)
+                    if feed is not None:
+                        feed.closed = True
+                case Subscribe(prefix):
+                    self.subscriptions[prefix] += 1
+                    world.network.tell_prefixes(self)
+                case Unsubscribe(prefix):
+                    self.subscriptions[prefix] -= 1
+                    world.network.tell_prefixes(self)
+
+    def receive(self, sender: str, frames: Frames) -> None:
+        """A frame came to the inbox."""
+
+        def read(now: float) -> None:
+            if frames[0][1] == 7:
+                frame = decode_frame(frames[0])
+                assert isinstance(frame, Pong)
+                self.echoes[sender] = max(self.echoes.get(sender, -inf), frame.stamp)
+            self.engine.receive(frames, now)
+
+        self.post(read)
+
+    # Leaving in order
+
+    def leave(self) -> None:
+        """The program ends: drain, say goodbye, close."""
+        if self.alive and not self.leaving:
+            self.leaving = "draining"
+            self.leave_by = self.world.now + 8.0
+            for producer in self.producers.values():
+                producer.closed = True
+            self.post(self.engine.drain)
+            self.post(self.engine.topics.finish)
+
+    def _leave(self, now: float) -> None:
+        if self.leaving == "draining":
+            for queue, consumer in self.consumers.items():
+                consumer.closed = consumer.closed or self.engine.consumers.by_queue[queue].closed
+            # Who still sends is not interrupted between numbering a message and handing it over.
+            handed = all(producer.all_stored for producer in self.producers.values() if producer.overflow)
+            if handed and (self.engine.settled() or self.world.now > self.leave_by):
+                self.clean = self.engine.settled()
+                if not self.clean:
+                    self.world.log(f"{self.holder} leaves with unsettled {self.engine.producers.unsettled()}")
+                    self.world.record.excuse("left unsettled", self.holder)
+                self.leaving = "bye"
+                self.engine.say_bye(now)
+            else:
+                self.wake(0.05)
+        elif self.engine.finished(now):
+            self.flush(now)
+            if self.engine.closed_at <= now:
+                self.world.record.excuse("left without an answer", self.holder)
+            if self.disk is None or self._shut(now):
+                self.world.supervisor.end(self, "left")
+        else:
+            self.wake(0.02)
+
+    def _shut(self, now: float) -> bool:
+        """Leave everything on disk; whether that could be tried, or the disk's thread has yet to come back."""
+        if self.looking:
+            self.wake(0.02)
+            return False
+        disk, role = self.disk, self.role
+        assert disk is not None
+        marks = {queue: end.marks() for queue, end in self.engine.producers.by_queue.items()}
+        lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
+        assert len(lost) == sum(self.engine.producers.unsettled()), (
+            f"{self.holder} loses {lost}, more or less than it says"
+        )
+        assert not (lost and self.clean), f"{self.holder} takes {lost} for settled"
+        self.world.record.unsure.update(lost)
+        self.engine.producers.leave()
+        try:
+            disk.last_round(now)
+            disk.spool.close()
+            role.marks = marks
+        except SpoolError as error:
+            self.world.log(f"{self.holder} closes: {error}")
+        except Killed:
+            return False
+        return True

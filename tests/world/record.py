@@ -1,0 +1,75 @@
+"""What happened in a world so far, for those who judge it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.world.world import World
+
+PROCESSED = ("ack", "kept")
+"""Outcomes of runs after which a message need not run any more: an ack, or one that its consumer's ledger has alone."""
+
+
+@dataclass
+class Run:
+    """One message in the hands of user code."""
+
+    stream: str
+    sequence: int
+    body: bytes
+    attempt: int
+    holder: str
+    """The process that ran it."""
+    lease: float
+    start: float
+    end: float = inf
+    ledger: tuple[str, str] | None = None
+    """The disk and the queue of the ledger in which its holder writes."""
+    outcome: str = ""
+    """"" while it runs; "died" if its process did; "unacked" if its ledger did not take it, or "kept" if it has it."""
+
+
+class Record:
+    """Every message by (stream, sequence): what was accepted, sent and run; and what excuses that it ran twice."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.accepted: dict[tuple[str, int], bytes] = {}
+        self.runs: dict[tuple[str, int], list[Run]] = {}
+        self.unsure: set[tuple[str, int]] = set()
+        """Accepted by nobody, but perhaps on a disk: they may run or not."""
+        self.volatile: set[tuple[str, int]] = set()
+        """Accepted in memory only, by a producer with a spool."""
+        self.tended: set[tuple[str, int]] = set()
+        """Their dead letters were retried or dropped."""
+        self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
+        """(when, to whom, by which process)"""
+        self.starts: dict[tuple[str, str], list[int]] = {}
+        """(stream, holder) -> sequences in the order in which their first run began there."""
+        self.excuses: list[tuple[float, str, str]] = []
+        """(when, what, holder): troubles that may excuse a second run of what the holder had."""
+        self.disturbed: dict[str, float] = {}
+        """Holder -> until when it was stopped, late, or cut off from somebody."""
+
+    def disturb(self, holder: str, duration: float) -> None:
+        """The process was stopped, late or cut off, or will be until `duration` from now."""
+        self.disturbed[holder] = max(self.disturbed.get(holder, 0.0), self.world.now + duration)
+
+    def calm_for(self, holder: str) -> float:
+        """Seconds since the last disturbance of this process."""
+        return self.world.now - self.disturbed.get(holder, -inf)
+
+    def excuse(self, what: str, holder: str) -> None:
+        """From now on this may be why something runs again that the process had."""
+        self.excuses.append((self.world.now, what, holder))
+        self.world.log(f"excuse: {what} ({holder})")
+
+    def end_runs(self, holder: str) -> None:
+        """What the process was running ends with it."""
+        for runs in self.runs.values():
+            for run in runs:
+                if run.holder == holder and run.end == inf:
+                    run.end, run.outcome = self.world.now, "died"

@@ -1,0 +1,185 @@
+"""Who starts processes, ends them, and starts the next ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from peerfabric.envelope import RAW, Address
+from peerfabric.errors import SpoolError
+from peerfabric.spool import Spool
+from tests.world.consumer import Consumer
+from tests.world.disks import SEGMENT_BYTES, Drive, Killed
+from tests.world.process import Process
+from tests.world.producer import Producer
+from tests.world.recovery import open_ledger, open_stores
+from tests.world.roles import Role
+
+if TYPE_CHECKING:
+    from tests.world.world import World
+
+
+class Supervisor:
+    """All processes that ever were, and what they are there for."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.random = world, world.random
+        self.roles: list[Role] = []
+        self.processes: list[Process] = []
+        self._names = count(1)
+
+    def start(self, role: Role, *, like: Process | None = None, at: Process | None = None) -> None:
+        """Start a process. `like`: the next life of that one; `at`: somebody else at the same endpoints."""
+        if not role.spooled and not role.ledger:
+            self._begin(role, like, at, None, None)
+            return
+        if role.last is not None and role.last.alive:
+            return
+        if not role.disk:
+            role.node_id = f"n{next(self._names)}" if role.spooled else ""
+            self.world.disks.furnish(role)
+        drive = Drive(self.world, self.world.disks.platters[role.disk])
+        if self.random.random() < 0.1 and self.world.theme.faults and not self.world.troubles.healed:
+            drive.steps_left = self.random.randrange(1, 12)
+        try:
+            if role.spooled:
+                spool = Spool.open(
+                    "/spool",
+                    files=drive,
+                    fsync=role.fsync,
+                    random_bits=self.random.randrange(2**20),
+                    node_id=role.node_id,
+                    segment_bytes=SEGMENT_BYTES,
+                    unix_ms=0,
+                )
+                self._begin(role, role.last, None, drive, spool)
+            else:
+                self._begin(role, like, at, drive, None)
+        except (SpoolError, Killed) as error:
+            self.world.log(f"{role.disk} does not start: {type(error).__name__} {error}")
+            drive.let_go()
+            self.world.after(self.random.uniform(0.05, 0.5), partial(self.start, role))
+
+    def _begin(
+        self, role: Role, like: Process | None, at: Process | None, drive: Drive | None, spool: Spool | None
+    ) -> None:
+        if spool is not None:
+            assert spool.node_id == role.node_id
+            assert role.last is None or spool.epoch > role.last.address.epoch
+        if like is not None:
+            epoch = ((like.address.epoch >> 20) + 1 << 20) + self.random.randrange(2**20) if spool is None else 0
+            address = msgspec.structs.replace(like.address, epoch=spool.epoch if spool is not None else epoch)
+            if self.random.random() < 0.5:
+                inbox, outbox = self.world.network.new_endpoints(role)
+                address = msgspec.structs.replace(address, inbox=inbox, outbox=outbox)
+        else:
+            name = role.node_id or f"n{next(self._names)}"
+            inbox, outbox = (
+                (at.address.inbox, at.address.outbox) if at is not None else self.world.network.new_endpoints(role)
+            )
+            epoch = spool.epoch if spool is not None else (1000 << 20) + self.random.randrange(2**20)
+            address = Address(name, epoch, name, role.host, inbox, outbox)
+        process = Process(self.world, address, role)
+        if like is not None and like.silent:
+            # Who still waits for the last life may give this one up with it.
+            self.world.record.disturb(process.holder, 5.0)
+        if drive is not None:
+            process.drive, drive.process_of = drive, process
+            if spool is not None:
+                open_stores(process, spool)
+            if role.ledger:
+                process.keepers = {queue: open_ledger(process, drive, queue) for queue, *_ in role.consumes}
+            role.last = process
+        self.processes.append(process)
+        self.world.network.listen(process)
+        for queue, codec in role.produces:
+            process.producers[queue] = Producer(process, queue, codec)
+        for queue, lease, takers, batch in role.consumes:
+            process.consumers[queue] = Consumer(process, queue, lease, takers, batch)
+        for topic in role.publishes:
+            process.engine.open_publisher(topic, RAW, process.clock())
+        for pattern in role.subscribes:
+            process.engine.open_subscriber(pattern, 2**20, process.clock())
+        process.wake()
+        if process.disk is not None:
+            process.look()
+        self._introduce(process)
+        shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks")}
+        self.world.log(f"start {process.holder} {shown}")
+
+    def _introduce(self, process: Process) -> None:
+        """Discovery tells the two about each other, sooner or later, in some order."""
+        for other in self.living():
+            if other is not process:
+                for a, b in ((process, other), (other, process)):
+                    if a.role.static and self.random.random() < 0.7:
+                        find: Callable[[float], None] = partial(a.engine.candidate, b.address.inbox[-1])
+                    else:
+                        find = partial(a.engine.discovered, b.address)
+                    self.world.after(self.random.uniform(0, 0.3), partial(a.post, find))
+
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if process.alive]
+
+    def end(self, process: Process, how: str) -> None:
+        """The process ends: "died" (its host lives), "vanished" (with its host) or "left" (in order)."""
+        if not process.alive:
+            return
+        process.alive, process.ended_at = False, self.world.now
+        record = self.world.record
+        if process.drive is not None:
+            if how == "vanished":
+                self.world.disks.lose_power(process.role)
+            if how != "left":
+                record.unsure.update(key for key in record.volatile if key[0].startswith(f"{process.holder}:"))
+            process.drive.let_go()
+        process.left = how == "left"
+        process.silent = how == "vanished"
+        self.world.log(f"{process.holder} {how}")
+        record.end_runs(process.holder)
+        if how != "left" or process.disk is not None:
+            record.excuse(how, process.holder)
+        self.world.network.close(process)
+        if how == "died":
+            self.world.after(1.5, partial(self.world.witness.taken_over, process, self.world.now))
+        if self.random.random() < 0.7 or how == "left":
+            self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
+
+    def _lost(self, process: Process) -> None:
+        for other in self.living():
+            if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
+                other.post(lambda now, other=other: other.engine.lost(process.address.node_id))  # type: ignore[misc]
+
+    def struck(self, drive: Drive) -> None:
+        """A process died within an operation of its disk."""
+        process = drive.process_of
+        if process is None:
+            drive.let_go()
+            return
+        self.world.log(f"{process.holder} is struck within {drive.platter.trace[-1:]}")
+        self.end(process, "vanished" if drive.with_power else "died")
+        self.world.after(self.random.uniform(0.05, 3.0), partial(self.again, process, "kill"))
+
+    def again(self, victim: Process, kind: str) -> None:
+        """A supervisor starts the next one."""
+        if self.world.troubles.healed and not victim.role.spooled:
+            return
+        if kind == "leave" and victim.alive:
+            self.world.after(0.5, partial(self.again, victim, kind))
+            return
+        like = victim if kind == "reborn" or victim.role.spooled else None
+        self.start(victim.role, like=like, at=victim if kind == "usurp" and like is None else None)
+
+    def supervise(self) -> None:
+        """Start a consumer again some time after it died, until the poison is used up."""
+        if self.world.troubles.healed and self.world.now > 100:
+            return
+        for process in list(self.processes):
+            if not process.alive and process.role.consumes and not process.left:
+                process.left = True
+                self.world.after(self.random.uniform(0.05, 0.4), partial(self.start, process.role))
+        self.world.after(0.1, self.supervise)

@@ -1,0 +1,130 @@
+"""What may happen in a world: which troubles, which messages, which kinds of nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Theme:
+    """Which troubles a world has."""
+
+    faults: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("ok",)
+    topics: bool = False
+    picky: bool = False
+    closes: bool = False
+    """Consumers close and reopen."""
+    tight: bool = False
+    """Small budgets, large bodies, sockets that refuse."""
+    letters: bool = False
+    loop: float = 0.0
+    """How many of the nodes consume what they produce."""
+    messages: int = 80
+    lease: float = 8.0
+    strict: bool = False
+    """Nothing happens that could excuse a second run."""
+    spooled: float = 0.0
+    """How many of the producing nodes have a spool, the first of them included."""
+    fsync: float = 0.0
+    """How many of those that have a disk sync."""
+    overflow: float = 0.0
+    """How many of those with a spool have `on_full="spool"`."""
+    ledgers: float = 0.0
+    """How many of the consuming nodes have ledgers."""
+
+
+THEMES = {
+    "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=0.2),
+    "cuts": Theme(faults=("cut", "cut", "cut", "flap"), strict=True, kinds=("ok", "ok", "slow")),
+    "tight": Theme(faults=("cut", "late"), strict=True, tight=True, loop=0.2),
+    "deaths": Theme(faults=("kill", "kill", "kill", "reborn", "usurp", "cut")),
+    "silence": Theme(
+        faults=("vanish", "stop", "stall", "one-way", "late", "cut"), kinds=("ok",) * 8 + ("slow",) * 4 + ("long",)
+    ),
+    "hung": Theme(faults=("stop", "stop", "stop", "late"), kinds=("ok",) * 30 + ("slow",), lease=3.0, messages=300),
+    "firewall": Theme(faults=("refuse", "cut", "stall"), kinds=("ok", "slow")),
+    "handlers": Theme(
+        kinds=("ok", "ok", "slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
+        picky=True,
+        closes=True,
+        letters=True,
+        loop=0.2,
+    ),
+    "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
+    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
+    "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
+    "everything": Theme(
+        faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
+        kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
+        topics=True,
+        closes=True,
+        tight=True,
+        picky=True,
+        letters=True,
+        loop=0.2,
+    ),
+    "disk": Theme(
+        faults=("crash", "crash", "kill", "cut", "leave", "slow disk"),
+        kinds=("ok", "ok", "slow"),
+        loop=0.2,
+        spooled=0.8,
+        fsync=0.3,
+    ),
+    "power": Theme(
+        faults=("power", "power", "outage", "crash", "crash", "cut", "slow disk"),
+        kinds=("ok",) * 5 + ("slow", "slow", "rejected"),
+        spooled=0.8,
+        fsync=0.7,
+    ),
+    "faults": Theme(
+        faults=("io", "io", "short", "full", "crash", "kill", "cut", "stall"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails"),
+        loop=0.2,
+        spooled=0.8,
+        fsync=0.5,
+    ),
+    "graves": Theme(
+        faults=("crash", "kill", "io", "full", "no graves", "no graves", "leave", "leave"),
+        kinds=("ok",) * 12 + ("slow", "fails twice", "fails", "rejected", "misfit", "poison"),
+        picky=True,
+        letters=True,
+        spooled=0.9,
+        fsync=0.3,
+        messages=60,
+    ),
+    "relapses": Theme(
+        faults=("relapse", "relapse", "cut", "slow disk"),
+        kinds=("ok",) * 5 + ("slow", "slow", "long", "fails"),
+        spooled=1.0,
+        fsync=0.3,
+    ),
+    "suicides": Theme(
+        faults=("cut", "slow disk", "slow disk"),
+        kinds=("ok",) * 12 + ("slow", "fails twice", "poison"),
+        loop=0.8,
+        spooled=1.0,
+        fsync=0.3,
+        messages=40,
+    ),
+    "overflow": Theme(
+        faults=("leave", "leave", "leave", "crash", "kill", "cut", "full", "power"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails"),
+        closes=True,
+        spooled=1.0,
+        fsync=0.4,
+        overflow=0.9,
+    ),
+    "ledgers": Theme(
+        faults=("unheard",) * 5
+        + ("kill", "crash", "crash", "relapse", "cut", "leave", "io", "short", "full", "power", "outage"),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails", "rejected"),
+        loop=0.2,
+        spooled=0.7,
+        fsync=0.5,
+        ledgers=0.9,
+    ),
+}
+
+DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
+VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled)

@@ -1,0 +1,227 @@
+"""What must hold at every moment: who may run what, and who may give whom up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from peerfabric import inflight
+from peerfabric.backlog import REUNION
+from peerfabric.delivery import Delivery
+from peerfabric.engine import Engine
+from peerfabric.envelope import Interest
+from peerfabric.inflight import DEATHS_TO_SUSPECT
+from peerfabric.link import FENCE, Belief, Link
+from peerfabric.producer_end import ProducerEnd
+from tests.world.producer import MAX_ATTEMPTS
+
+if TYPE_CHECKING:
+    from tests.world.process import Process
+    from tests.world.record import Run
+    from tests.world.world import World
+
+DEATHS_FORGOTTEN = 3
+"""Deaths of one message that may go unnoticed with the death of its producer."""
+
+
+class Witness:
+    """Is told what engines and user code do, and asserts that they may."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.record = world, world.record
+        self.deaths: Counter[tuple[str, int]] = Counter()
+        self.own_deaths: Counter[tuple[str, int]] = Counter()
+        self.suicides: list[Process] = []
+        """Those that died of a message that they had sent themselves."""
+
+    def started(self, process: Process, run: Run, delivery: Delivery) -> None:
+        """A message is handed to user code; the fence must allow it."""
+        key = (run.stream, run.sequence)
+        accepted = self.record.accepted.get(key)
+        assert accepted == run.body, f"{key} is {run.body!r}, accepted was {accepted!r}"
+        producer = delivery.holder
+        if producer != process.holder and any(p.holder == producer for p in self.world.supervisor.living()):
+            age = process.clock() - process.echoes.get(producer, -inf)
+            gone = delivery.until == inf and any(
+                what == "refused" and holder in (producer, process.holder) for _, what, holder in self.record.excuses
+            )
+            assert age < FENCE + 1e-6 or gone, f"{process.holder} starts {key} {age:.2f} s after the last echo"
+        earlier = self.record.runs.setdefault(key, [])
+        for other in earlier:
+            self._excuse_second(key, other, run, process)
+        if not any(other.holder == run.holder for other in earlier):
+            self.record.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
+        earlier.append(run)
+        self.world.log(f"{process.holder} runs {key} attempt {run.attempt}")
+
+    def _excuse_second(self, key: tuple[str, int], first: Run, second: Run, process: Process) -> None:
+        """A second run is allowed only for a reason, one at the same time only for a good one."""
+        holder = first.holder
+        since = [(what, who) for when, what, who in self.record.excuses if when >= first.start - 30.0]
+        lapsed = second.start - first.start >= first.lease and first.end - first.start >= first.lease
+        verdicts = {(what, who) for what, who in since}
+        apart = ("given up", holder) in verdicts or ("backstop", holder) in verdicts
+        refused = any(what == "refused" and who in (holder, key[0].rpartition(":")[0]) for what, who in verdicts)
+        if first.ledger is not None and first.ledger == second.ledger and not lapsed:
+            self._judge_remembered(key, first, second)
+        if self._producer_died(key, first, second):
+            return
+        if first.end > second.start:
+            assert lapsed or first.holder != second.holder, f"{key} runs twice in one process: {first} {second}"
+            assert lapsed or apart or refused, f"{key} runs twice at one time: {first} {second}"
+            return
+        if first.holder == second.holder and first.outcome == "ack":
+            assert lapsed, f"{key} runs again where it was done: {first} {second}"
+        gave = first.outcome in ("nack", "reject", "refuse", "give_back", "batch_failed", "unacked", "kept")
+        ended = any((what, holder) in verdicts for what in ("died", "vanished", "left unsettled"))
+        ended = ended or ("left without an answer", holder) in verdicts
+        assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
+
+    def _judge_remembered(self, key: tuple[str, int], first: Run, second: Run) -> None:
+        """What is in a ledger runs at its consumer no more, unless the ledger or the producer lost what was not synced.
+
+        An ack that failed is in it perhaps, but not before the next start.
+        """
+        assert first.ledger is not None
+        disk, producer = first.ledger[0], key[0].partition(":")[0]
+        outages, powerless = self.world.disks.outages, self.world.disks.powerless
+        kept = first.outcome == "kept" and first.holder != second.holder and first.start > outages.get(disk, -inf)
+        forgot = first.start <= max(powerless.get(disk, -inf), powerless.get(producer, -inf))
+        remembered = kept or (first.outcome == "ack" and not forgot)
+        assert not remembered, f"{key} runs again though the ledger has it: {first} {second}"
+
+    def _producer_died(self, key: tuple[str, int], first: Run, second: Run) -> bool:
+        """Whether the producer may not have learned of the first run, since it died.
+
+        Its next process asks those who consumed before it gives recovered messages to others.
+        """
+        node_id = key[0].partition(":")[0]
+        if first.start <= self.world.disks.powerless.get(node_id, -inf):
+            return True  # the disk may have forgotten what consumers may have forgotten since it did not
+        older, newer = sorted((first, second), key=lambda run: self._sender(key, run).began_at)
+        sender = self._sender(key, newer)
+        if self._sender(key, older) is sender or first.holder == second.holder:
+            return False
+        met_at = sender.met.get(older.holder, inf)
+        sends = self.record.sends[key]
+        given = [(when, whom) for when, whom, by in sends if by == sender.holder and whom != older.holder]
+        sent_at = min(when for when, whom in given if whom == newer.holder)
+        # Once it is given to somebody, who returns later only lets go of what it has not started: a run there goes on,
+        # also beside those that follow if the new holder gives it back.
+        return met_at > sent_at or (met_at > min(given)[0] and older.end > sent_at)
+
+    def _sender(self, key: tuple[str, int], run: Run) -> Process:
+        """Which life of the producer sent the copy that was run."""
+        sent = [by for when, whom, by in self.record.sends[key] if whom == run.holder and when <= run.start]
+        return next(process for process in self.world.supervisor.processes if process.holder == sent[-1])
+
+    def count_death(self, process: Process, run: Run) -> None:
+        """A message that kills does so for some time: no longer than it takes to be sure, unless its producer dies."""
+        key = (run.stream, run.sequence)
+        self.deaths[key] += 1
+        node_id = run.stream.partition(":")[0]
+        lives = sum(1 for life in self.world.supervisor.processes if life.address.node_id == node_id)
+        # What the last cursor did not know of, and what happened while nobody was there, is not counted.
+        most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
+        assert self.deaths[key] <= most, f"{key} has killed {self.deaths[key]} consumers"
+        if process.role.spooled and process.address.node_id == node_id:
+            # Each of these is counted, whenever it comes: the next life knows what this one may have had in hand.
+            self.suicides.append(process)
+            own = self.own_deaths[key] = self.own_deaths[key] + 1
+            ends = lives - sum(1 for life in self.suicides if life.address.node_id == node_id)
+            most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
+            assert own <= most, f"{key} has killed its own node {own} times"
+
+    def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
+        """An engine decided that a peer is gone."""
+        holder = link.holder
+        self.world.log(f"{engine.address.node_id} takes {holder} for gone, proven {proven}, died {died}")
+        if not proven and not link.bye_number and not link.bye_received:
+            self.record.excuse("given up", holder)
+        living = any(p.holder == holder and p.alive for p in self.world.supervisor.processes)
+        ours = f"{engine.address.node_id}:{engine.address.epoch}"
+        for process in self.world.supervisor.living():
+            if process.holder == ours:
+                process.missed_nodes.add(holder.partition(":")[0])
+        parted = link.bye_number or link.bye_received
+        if living and not proven and not parted:
+            calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
+            assert calm < 8.0, f"{ours} gives {holder} up without a reason"
+        if living and proven and died:
+            refused = any(w == "refused" and h in (holder, ours) for _, w, h in self.record.excuses)
+            assert refused, f"{engine.address.node_id} takes {holder} for dead, which lives"
+
+    def sent(self, engine: Engine, stream: str, sequences: range, attempt: int, holder: str) -> None:
+        """A DATA frame was made."""
+        self.world.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
+        by = f"{engine.address.node_id}:{engine.address.epoch}"
+        if by != stream.rpartition(":")[0]:
+            self._judge_reunion(by, stream.split(":", 2)[2])
+        for sequence in sequences:
+            assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
+                f"{stream}/{sequence} is sent before it is stored"
+            )
+            self.record.sends.setdefault((stream, sequence), []).append((self.world.now, holder, by))
+
+    def _judge_reunion(self, by: str, queue: str) -> None:
+        """What is recovered is sent once those have returned who may know of it, or have had the time to."""
+        sender = next(process for process in self.world.supervisor.processes if process.holder == by)
+        missing = sender.remembered.get(queue, set()) - sender.met_nodes
+        assert not missing or self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} does not wait for {missing}"
+
+    def taken_over(self, dead: Process, since: float) -> None:
+        """What a process held goes to others within a second or so after its death."""
+        for process in self.world.supervisor.living():
+            if self.record.calm_for(process.holder) > self.world.now - since + 0.5 and not process.leaving:
+                for producer in process.producers.values():
+                    held = producer.end.held_by(dead.holder)
+                    assert not held, f"{process.holder} leaves {held} messages with {dead.holder}, which is dead"
+
+    def met(self, engine: Engine, holder: str) -> None:
+        """`holder` told this engine what it has."""
+        ours = f"{engine.address.node_id}:{engine.address.epoch}"
+        for process in self.world.supervisor.processes:
+            if process.holder == ours:
+                process.met.setdefault(holder, self.world.now)
+                process.met_nodes.add(holder.partition(":")[0])
+
+
+class WatchedEngine(Engine):
+    """The engine, with its verdicts reported to the world."""
+
+    def __init__(self, world: World, *args: Any) -> None:
+        self.world = world
+        super().__init__(*args)
+
+    def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        self.world.witness.gave_up(self, link, proven=proven, died=died)
+        super()._gone(link, now, proven=proven, died=died)
+
+    def open_producer(self, *args: Any) -> ProducerEnd:
+        end: ProducerEnd = super().open_producer(*args)
+        put_in_flight = end.sent
+
+        def sent(holder: str, run: inflight.Run) -> None:
+            for stream, first, stop in end.numbering.names(run.first, run.stop):
+                self.world.witness.sent(self, stream, range(first, stop), run.attempt, holder)
+            put_in_flight(holder, run)
+
+        end.sent = sent  # type: ignore[method-assign]
+        return end
+
+    def _receive_interest(self, link: Link, interest: Interest, now: float) -> None:
+        if link.their_interest is None:
+            self.world.witness.met(self, link.holder)
+        super()._receive_interest(link, interest, now)
+
+    def _look_at(self, link: Link, now: float) -> float:
+        hung = link.belief is Belief.HUNG
+        before = self._held_by(link.holder)
+        look: float = super()._look_at(link, now)
+        if hung and self._held_by(link.holder) < before:
+            self.world.record.excuse("backstop", link.holder)
+        return look
+
+    def _held_by(self, holder: str) -> int:
+        return sum(end.held_by(holder) for end in self.producers.by_queue.values())
