@@ -21,6 +21,7 @@ from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
+from peerfabric.subscriber_end import SubscriberEnd
 from tests.world import World
 
 SEEDS = 200
@@ -368,6 +369,28 @@ def ledger_not_read(patch: Patch) -> None:
     patch(Keeper, "remembered", property(lambda self: {}))  # type: ignore[arg-type]
 
 
+def updates_out_of_order(patch: Patch) -> None:
+    keep = SubscriberEnd._keep
+
+    def broken(self: SubscriberEnd, batch: Any) -> None:
+        keep(self, batch)
+        self._buffer.rotate(1)
+
+    patch(SubscriberEnd, "_keep", broken)
+
+
+def lost_updates_not_counted(patch: Patch) -> None:
+    receive = SubscriberEnd.receive
+
+    def broken(self: SubscriberEnd, holder: str, data: Any, body: Any) -> bool:
+        track = self._tracks.get(holder, {}).get(data.topic)
+        if track is not None:
+            track.seen = max(track.seen, data.first - 1)
+        return receive(self, holder, data, body)
+
+    patch(SubscriberEnd, "receive", broken)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -412,6 +435,8 @@ CASES = [
     (closed_without_what_is_in_memory, "overflow"),
     (acked_before_it_is_in_the_ledger, "ledgers"),
     (ledger_not_read, "ledgers"),
+    (updates_out_of_order, "topics"),
+    (lost_updates_not_counted, "topics"),
 ]
 
 

@@ -54,7 +54,9 @@ class Process:
         self.turn_at = inf
         self.consumers: dict[str, Consumer] = {}
         self.producers: dict[str, Producer] = {}
-        self.received: dict[str, list[tuple[str, int]]] = {}
+        self.updated: dict[object, tuple[int, int]] = {}
+        """Topic of a publisher in one life, as one subscriber follows it -> the last sequence that it was given, and
+        how many it was given."""
         self.echoes: dict[str, float] = {}
         """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
         self.leaving = ""
@@ -181,8 +183,7 @@ class Process:
                 self.wake(0.0005)
         for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:
-                seen = self.received.setdefault(batch.topic, [])
-                seen += [(batch.sender, batch.first + at) for at in range(batch.count)]
+                world.witness.updated(self, batch)
         deadline = engine.deadline()
         if deadline is not None:
             self.wake(max(0.0005, deadline - now))

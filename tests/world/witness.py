@@ -14,6 +14,7 @@ from peerfabric.envelope import Interest
 from peerfabric.inflight import DEATHS_TO_SUSPECT
 from peerfabric.link import FENCE, Belief, Link
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.subscriber_end import UpdateBatch
 from tests.world.producer import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Witness:
             self.record.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
         earlier.append(run)
         self.world.log(f"{process.holder} runs {key} attempt {run.attempt}")
+
+    def updated(self, process: Process, batch: UpdateBatch) -> None:
+        """Updates are handed to user code: each once, in the order of their publisher."""
+        last, count = process.updated.get(batch.track, (batch.track.baseline, 0))
+        text = f"{process.holder} is given {batch.topic} {batch.first} of {batch.sender} after {last}"
+        assert batch.first > last, text
+        process.updated[batch.track] = (batch.first + batch.count - 1, count + batch.count)
 
     def _excuse_second(self, key: tuple[str, int], first: Run, second: Run, process: Process) -> None:
         """A second run is allowed only for a reason, one at the same time only for a good one."""
