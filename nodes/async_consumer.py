@@ -53,9 +53,8 @@ class AsyncConsumer(Generic[T_co]):
         self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
+        """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
-        """Opens a ledger that a running node was asked for."""
-        """Opens the ledger, if the node was running when it was made."""
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()

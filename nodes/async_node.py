@@ -12,9 +12,9 @@ import secrets
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from enum import Enum
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from msgspec.structs import replace
@@ -40,7 +40,6 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.beside import Errand, beside
-from peerfabric.nodes.deposits import Deposits
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handlers import Handler
@@ -52,7 +51,6 @@ from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS, Opened, epoch_counter, open_store
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
-from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Blocking, Gate, Suspending, Waiting, clock, complete, in_event_loop, wait_until
 from peerfabric.options import MiB, Options
 from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
@@ -153,8 +151,6 @@ class AsyncNode:
         self._handlers: list[tuple[Handler, Callable[..., Awaitable[Any]]]] = []
         self._membership: Membership | None = None
         self._stopped = Gate()
-        self._errands: set[Errand] = set()
-        """What the disk's thread has yet to do for calls that did not wait for it."""
         self._final: Statistics | None = None
 
     # Life
@@ -381,33 +377,6 @@ class AsyncNode:
                 store.recovered(),
             )
             disk.stores[handle.queue] = store
-
-    def run_errand(self, work: Callable[[], None]) -> None:
-        """Let the disk's thread do `work`; a node that closes waits for it."""
-        assert self.disk is not None
-
-        def done(errand: Errand) -> None:
-            self._errands.discard(errand)
-            self.pump.wake()
-
-        errand = Errand(work, done)
-        self._errands.add(errand)
-        self.disk.store(errand)
-
-    def store_of(self, queue: str) -> Store:
-        """Where the messages of a producer with a spool are kept. Called under the engine's lock."""
-        assert self.disk is not None
-        return self.disk.stores[queue]
-
-    def store(self, deposits: Deposits) -> None:
-        """Let the disk's thread store what waits there."""
-        assert self.disk is not None
-        self.disk.store(deposits)
-
-    @property
-    def node_id(self) -> str:
-        """The name of this node in streams and ids; with a spool, the same at each start."""
-        return self.engine.address.node_id
 
     def _handles(self) -> Iterator[Any]:
         return itertools.chain(
@@ -680,25 +649,9 @@ class AsyncNode:
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
         await self.started()
-        stopped = self._stopped
-        received: list[int] = []
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            received.append(number)
-            stopped.open()
-
-        before = process.install(on_signal)
-        try:
-            await wait_until(
-                self.waiting,
-                stopped,
-                lambda: True if received or not self.is_running else None,
-                None,
-                lambda: f"{self.name} runs until SIGINT or SIGTERM",
-                (float("inf"), logging.INFO),
-            )
-        finally:
-            process.restore(before)
+        await process.until_signal(
+            self.waiting, self._stopped, lambda: not self.is_running, f"{self.name} runs until SIGINT or SIGTERM"
+        )
         await self.close(self.options.drain_timeout)
 
     # Reports
@@ -764,23 +717,6 @@ class AsyncNode:
             drop=lambda: with_producer(lambda found: found.drop_letter(letter.id)),
         )
 
-    @contextmanager
-    def lease_paused(self) -> Iterator[None]:
-        """The lease of what this thread or task handles stands still meanwhile."""
-        held = in_hand()
-        if not held:
-            yield
-            return
-        with self.pump.lock:
-            for end, delivery in held:
-                end.pause(delivery, clock())
-        try:
-            yield
-        finally:
-            with self.pump.lock:
-                for end, delivery in held:
-                    end.resume(delivery, clock())
-
     # Closing
 
     async def close(self, timeout: float | None = 5.0) -> None:
@@ -844,7 +780,9 @@ class AsyncNode:
 
     def _handed_over(self) -> bool:
         """Whether the engine has all that was accepted and published."""
-        if self._errands or any(producer.storing for producer in self._producers.values()):
+        if self.disk is not None and self.disk.has_errands:
+            return False
+        if any(producer.storing for producer in self._producers.values()):
             return False
         return not any(handle.alerted for handle in self._handles()) and self.pump.has_taken
 

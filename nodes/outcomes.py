@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
+from peerfabric.nodes.in_hand import lease_paused
 from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Gate, wait_until
@@ -46,7 +47,8 @@ class Outcomes:
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
         end = self._end
-        if receipt.stream.partition(":")[0] != self._node.node_id or receipt.stream.rpartition(":")[2] != end.queue:
+        node_id, queue = receipt.stream.partition(":")[0], receipt.stream.rpartition(":")[2]
+        if node_id != self._node.engine.address.node_id or queue != end.queue:
             raise stranger(receipt)
         with self._node.pump.lock:
             numbers = end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
@@ -102,7 +104,7 @@ class Outcomes:
             consumers = len(self._end.consumers)
             return f"queue {self._end.queue!r}: message {receipt.id} is not {state}; {consumers} consumers known"
 
-        with self._node.lease_paused():
+        with lease_paused(self._node.pump):
             try:
                 await wait_until(self._node.waiting, self._gate, attempt, left, what)
             except TimedOut:
