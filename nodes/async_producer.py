@@ -20,7 +20,7 @@ from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
@@ -33,7 +33,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def __init__(
         self,
-        node: AsyncNode,
+        node: InnerNode,
         queue: str,
         codec: Codec[T_contra],
         on_full: OnFull,
@@ -139,7 +139,7 @@ class AsyncProducer(Generic[T_contra]):
         if not self.opened or not self._node.is_running:
             await self._node.started()
             if not self.opened:
-                await self._node.open_late(self, self._gate)
+                await self._node.handles.open_late(self, self._gate)
         self._node.ensure()
 
     # Sending

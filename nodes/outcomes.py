@@ -12,7 +12,7 @@ from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 State = Literal["queued", "stored", "delivered", "processed"]
 
@@ -40,7 +40,7 @@ class Outcomes:
         storing: What knows which of them are on disk; None: the producer has no spool.
     """
 
-    def __init__(self, node: AsyncNode, end: ProducerEnd, gate: Gate, on_full: str, storing: Storing | None) -> None:
+    def __init__(self, node: InnerNode, end: ProducerEnd, gate: Gate, on_full: str, storing: Storing | None) -> None:
         self._node, self._end, self._gate = node, end, gate
         self._on_full, self._storing = on_full, storing
 
@@ -125,7 +125,7 @@ class Outcomes:
         """
         if self._storing is not None and self._on_full != "spool":
             return
-        if self._node.spool is None:
+        if self._node.settings.spool is None:
             problem = "needs a spool: give Node(spool=PATH)"
         elif self._storing is None:
             problem = (

@@ -29,8 +29,8 @@ from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
     from peerfabric.nodes.disk import Disk
+    from peerfabric.nodes.inner_node import InnerNode
 
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
@@ -66,7 +66,7 @@ class Storing:
 
     def __init__(
         self,
-        node: AsyncNode,
+        node: InnerNode,
         disk: Disk,
         store: Store,
         handover: Handover,
