@@ -29,7 +29,7 @@ from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -43,7 +43,7 @@ class AsyncConsumer(Generic[T_co]):
     """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
 
     def __init__(
-        self, node: AsyncNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None
+        self, node: InnerNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None
     ) -> None:
         self.queue = queue
         self.codec = codec
@@ -53,9 +53,8 @@ class AsyncConsumer(Generic[T_co]):
         self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
+        """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
-        """Opens a ledger that a running node was asked for."""
-        """Opens the ledger, if the node was running when it was made."""
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()
@@ -121,7 +120,7 @@ class AsyncConsumer(Generic[T_co]):
         if not self.opened or not self._node.is_running:
             await self._node.started(closing=True)
             if not self.opened and not self._node.is_closed:
-                await self._node.open_late(self, self._gate, waiting)
+                await self._node.handles.open_late(self, self._gate, waiting)
 
     def take_handed(self) -> None:
         return None

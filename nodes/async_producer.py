@@ -11,7 +11,7 @@ from peerfabric.errors import QueueFull, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.handover import Handover, Progress
-from peerfabric.nodes.in_hand import Patience
+from peerfabric.nodes.in_hand import Patience, lease_paused
 from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.outcomes import Outcomes, State, check_state, stranger
 from peerfabric.nodes.space import Space
@@ -20,7 +20,7 @@ from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
@@ -33,7 +33,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def __init__(
         self,
-        node: AsyncNode,
+        node: InnerNode,
         queue: str,
         codec: Codec[T_contra],
         on_full: OnFull,
@@ -73,16 +73,19 @@ class AsyncProducer(Generic[T_contra]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
-        store = self._node.store_of(self.queue) if self.spooled else None
+        disk = self._node.disk if self.spooled else None
+        assert disk is not None or not self.spooled
+        store = disk.stores[self.queue] if disk is not None else None
         if store is not None and store.end is not None:
             self.end = store.end
             self.end.adopt_options(self.codec.number, self.max_attempts, self.buffer_bytes)
         else:
             self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
         self._handover.end = self.end
-        if store is not None:
+        if disk is not None and store is not None:
             self._storing = Storing(
                 self._node,
+                disk,
                 store,
                 self._handover,
                 codec=self.codec.number,
@@ -136,7 +139,7 @@ class AsyncProducer(Generic[T_contra]):
         if not self.opened or not self._node.is_running:
             await self._node.started()
             if not self.opened:
-                await self._node.open_late(self, self._gate)
+                await self._node.handles.open_late(self, self._gate)
         self._node.ensure()
 
     # Sending
@@ -208,7 +211,7 @@ class AsyncProducer(Generic[T_contra]):
                 return await storing.deposit([data], headers, patience)
             return await self._wait_for_room(attempt, patience)
 
-        with self._node.lease_paused():
+        with lease_paused(self._node.pump):
             return await self._space.when_free(len(data), patience, call)
 
     async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
@@ -266,7 +269,7 @@ class AsyncProducer(Generic[T_contra]):
             else:
                 await self._wait_for_room(attempt, patience)
 
-        with self._node.lease_paused():
+        with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
                 await self._space.when_free(len(encoded[progress.accepted]), patience, call)
 

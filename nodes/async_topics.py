@@ -24,7 +24,7 @@ from peerfabric.publisher_end import PublisherEnd
 from peerfabric.subscriber_end import SubscriberEnd, UpdateBatch
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -35,7 +35,7 @@ _log = logging.getLogger("peerfabric")
 class AsyncPublisher(Generic[T_contra]):
     """The one handle of this node for publishing on a topic. Thread-safe: a thread's messages keep their order."""
 
-    def __init__(self, node: AsyncNode, topic: str, codec: Codec[T_contra]) -> None:
+    def __init__(self, node: InnerNode, topic: str, codec: Codec[T_contra]) -> None:
         self.topic = topic
         self.codec = codec
         self.alerted = False
@@ -114,7 +114,7 @@ class AsyncPublisher(Generic[T_contra]):
         """
         await self._node.started()
         if topic is not None and topic != self.topic:
-            await self._node.publisher(topic, self.codec.body_type).publish(body, headers=headers)
+            await self._node.handles.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
             await self._wait_for_pump(lambda: self.try_publish(body, headers))
 
@@ -178,7 +178,7 @@ class AsyncPublisher(Generic[T_contra]):
 class AsyncSubscriber(Generic[T_co]):
     """The one handle of this node for a pattern of topics. Thread-safe: each update goes to one caller."""
 
-    def __init__(self, node: AsyncNode, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
+    def __init__(self, node: InnerNode, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
         self.pattern = pattern
         self.codec = codec
         self.buffer_bytes = buffer_bytes
@@ -354,5 +354,5 @@ class AsyncSubscriber(Generic[T_co]):
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""
         self._open = False
-        self._node.forget_subscriber(self)
+        self._node.handles.forget_subscriber(self)
         self._gate.open()

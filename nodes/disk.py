@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from peerfabric.errors import SpoolError
+from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.stores import Loaded, Store
 from peerfabric.nodes.waiting import clock
@@ -54,6 +55,8 @@ class Disk:
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
         self._waiting: deque[Storing] = deque()
+        self._errands: set[Errand] = set()
+        """What is yet to be done for calls that did not wait for it."""
         self._bell = threading.Event()
         self._stopped = False
         self._cursor_at = 0.0
@@ -85,6 +88,21 @@ class Disk:
         """`handle` has messages to store. Any thread."""
         self._waiting.append(handle)
         self._bell.set()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do `work` in this thread; the caller does not wait for it, and a node that closes does. Any thread."""
+        errand = Errand(work, self._ran)
+        self._errands.add(errand)
+        self.store(errand)
+
+    def _ran(self, errand: Errand) -> None:
+        self._errands.discard(errand)
+        self.pump.wake()
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether something of that is yet to be done."""
+        return bool(self._errands)
 
     def look(self) -> None:
         """An end may have something for the disk. Any thread."""

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import threading
 import typing
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
+from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, complete, in_event_loop
+from peerfabric.nodes.waiting import Blocking, Suspending, complete, in_event_loop
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Take = Callable[..., Awaitable[Any]]
+"""Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
 
 CONCURRENCY_MAX: Final = 1024
 
@@ -68,7 +75,7 @@ class Handler:
             return True
         return bool(self._tasks) and in_event_loop() and asyncio.current_task() in self._tasks
 
-    def start(self, node: AsyncNode, take: Callable[..., Awaitable[Any]]) -> None:
+    def start(self, node: InnerNode, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None."""
         self._left = node.pump.turned.open  # whoever closes the node waits there for running calls
         name = getattr(self.function, "__name__", "handler")
@@ -96,7 +103,7 @@ class Handler:
                 task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _run_thread(self, node: AsyncNode, take: Callable[..., Any]) -> None:
+    def _run_thread(self, node: InnerNode, take: Callable[..., Any]) -> None:
         waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
         while True:
             try:
@@ -113,7 +120,7 @@ class Handler:
                 self._leave()
             del item
 
-    async def _run_task(self, node: AsyncNode, take: Callable[..., Awaitable[Any]]) -> None:
+    async def _run_task(self, node: InnerNode, take: Take) -> None:
         while True:
             try:
                 item = await take(node.waiting)
@@ -178,6 +185,60 @@ class Handler:
                 _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
         elif isinstance(error, Exception):
             _log.exception("the handler of topic %s failed", item.topic, exc_info=error)
+
+
+class Handlers:
+    """The handlers of one node. They are there before it starts, and go when it is closed."""
+
+    def __init__(self, node: InnerNode) -> None:
+        self._node = node
+        self._all: list[tuple[Handler, Take]] = []
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter([handler for handler, _ in self._all])
+
+    def decorator(self, concurrency: int, kind: type, source: Callable[[Any], Take]) -> Callable[[F], F]:
+        """What makes a handler of the function that it decorates.
+
+        Args:
+            concurrency: How many calls run at once.
+            kind: What it may have as a second parameter.
+            source: From the function's body type to where its messages come from.
+        """
+
+        def decorate(function: F) -> F:
+            names = sys._getframe(1).f_locals
+            may_await = isinstance(self._node.waiting, Suspending)
+            handler = Handler(function, concurrency, may_await=may_await, kind=kind, names=names)
+            self._add(handler, source(handler.body_type))
+            return function
+
+        return decorate
+
+    def _add(self, handler: Handler, take: Take) -> None:
+        with self._node.life_lock:
+            self._all.append((handler, take))
+            if self._node.life is Life.RUNNING:
+                handler.start(self._node, take)
+
+    def start(self) -> None:
+        """The node runs. The caller holds the life lock."""
+        for handler, take in self._all:
+            handler.start(self._node, take)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is running."""
+        return any(handler.busy for handler, _ in self._all)
+
+    def is_current(self) -> bool:
+        """Whether it is a thread or task of a handler that asks."""
+        return any(handler.is_current() for handler, _ in self._all)
+
+    async def finish(self) -> None:
+        """The node is closed: end what runs as tasks."""
+        for handler, _ in self._all:
+            await handler.finish()
 
 
 def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any] | None) -> tuple[Any, bool]:

@@ -25,7 +25,7 @@ from peerfabric.producer_end import ProducerEnd
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
@@ -82,7 +82,7 @@ class Handover:
 
     def __init__(
         self,
-        node: AsyncNode,
+        node: InnerNode,
         encode: Callable[[Any], bytes],
         queue: str,
         on_full: str,

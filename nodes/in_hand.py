@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.nodes.waiting import clock
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.pump import Pump
 
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
@@ -32,6 +37,24 @@ def take_in_hand(end: ConsumerEnd, delivery: Delivery) -> None:
     held = _handling.get()
     if not held or held[-1][1] is not delivery:
         _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))
+
+
+@contextmanager
+def lease_paused(pump: Pump) -> Iterator[None]:
+    """The lease of what this thread or task handles stands still meanwhile."""
+    held = in_hand()
+    if not held:
+        yield
+        return
+    with pump.lock:
+        for end, delivery in held:
+            end.pause(delivery, clock())
+    try:
+        yield
+    finally:
+        with pump.lock:
+            for end, delivery in held:
+                end.resume(delivery, clock())
 
 
 class Patience:

@@ -30,7 +30,7 @@ W = TypeVar("W")
 class _BlockingNode(AsyncNode):
     """The same node, whose waits block the thread: it belongs to no event loop."""
 
-    waiting = Blocking()
+    _waiting = Blocking()
 
 
 class Node:
@@ -223,7 +223,7 @@ class Node:
         __aenter__ = __aexit__ = refusing(BLOCKING_WITH)
 
     def __enter__(self) -> Self:
-        self._async.ensure()
+        complete(self._async.__aenter__())
         return self
 
     def __exit__(

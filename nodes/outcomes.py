@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
+from peerfabric.nodes.in_hand import lease_paused
 from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 State = Literal["queued", "stored", "delivered", "processed"]
 
@@ -39,14 +40,15 @@ class Outcomes:
         storing: What knows which of them are on disk; None: the producer has no spool.
     """
 
-    def __init__(self, node: AsyncNode, end: ProducerEnd, gate: Gate, on_full: str, storing: Storing | None) -> None:
+    def __init__(self, node: InnerNode, end: ProducerEnd, gate: Gate, on_full: str, storing: Storing | None) -> None:
         self._node, self._end, self._gate = node, end, gate
         self._on_full, self._storing = on_full, storing
 
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
         end = self._end
-        if receipt.stream.partition(":")[0] != self._node.node_id or receipt.stream.rpartition(":")[2] != end.queue:
+        node_id, queue = receipt.stream.partition(":")[0], receipt.stream.rpartition(":")[2]
+        if node_id != self._node.engine.address.node_id or queue != end.queue:
             raise stranger(receipt)
         with self._node.pump.lock:
             numbers = end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
@@ -102,7 +104,7 @@ class Outcomes:
             consumers = len(self._end.consumers)
             return f"queue {self._end.queue!r}: message {receipt.id} is not {state}; {consumers} consumers known"
 
-        with self._node.lease_paused():
+        with lease_paused(self._node.pump):
             try:
                 await wait_until(self._node.waiting, self._gate, attempt, left, what)
             except TimedOut:
@@ -123,7 +125,7 @@ class Outcomes:
         """
         if self._storing is not None and self._on_full != "spool":
             return
-        if self._node.spool is None:
+        if self._node.settings.spool is None:
             problem = "needs a spool: give Node(spool=PATH)"
         elif self._storing is None:
             problem = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -11,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
+
+from peerfabric.nodes.waiting import Gate, Waiting, wait_until
 
 
 class Resident(Protocol):
@@ -44,17 +47,34 @@ def forget(node: Resident) -> None:
     _running.discard(node)
 
 
-def install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Let `handler` hear SIGINT and SIGTERM; return what to `restore`. Only the main thread can."""
+async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str) -> None:
+    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        gate.open()
+
+    before = _install(on_signal)
+    try:
+        await wait_until(
+            waiting,
+            gate,
+            lambda: True if received or is_over() else None,
+            None,
+            lambda: what,
+            (float("inf"), logging.INFO),
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let `handler` hear SIGINT and SIGTERM; return those that did. Only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
-def restore(before: dict[int, Any]) -> None:
-    """Put the handlers back that `install` replaced."""
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def _mark_forked() -> None:

@@ -11,7 +11,7 @@ from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.spool.format import RECORD_BYTES
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.inner_node import InnerNode
 
 R = TypeVar("R")
 
@@ -19,7 +19,7 @@ R = TypeVar("R")
 class Space:
     """The room in a node's spool, as the sends of one producer see it; `gate` is the producer's."""
 
-    def __init__(self, node: AsyncNode, queue: str, on_full: str, gate: Gate) -> None:
+    def __init__(self, node: InnerNode, queue: str, on_full: str, gate: Gate) -> None:
         self._node, self._queue, self._on_full, self._gate = node, queue, on_full, gate
 
     def is_waited_for(self, full: SpoolFull, size: int) -> bool:

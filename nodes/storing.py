@@ -29,7 +29,8 @@ from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_node import AsyncNode
+    from peerfabric.nodes.disk import Disk
+    from peerfabric.nodes.inner_node import InnerNode
 
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
@@ -51,7 +52,8 @@ class Storing:
     """Stores the messages of one producer, and hands them over then.
 
     Args:
-        node: Whose disk it is.
+        node: Whose calls wait.
+        disk: Its thread stores what the calling one does not.
         store: Where they are stored.
         handover: Where they go.
         codec: How their bodies are encoded.
@@ -64,7 +66,8 @@ class Storing:
 
     def __init__(
         self,
-        node: AsyncNode,
+        node: InnerNode,
+        disk: Disk,
         store: Store,
         handover: Handover,
         codec: int,
@@ -78,7 +81,7 @@ class Storing:
         self.writing = threading.Lock()
         self.deposits = None if by_itself else Deposits(self, store)
         """Where sends wait for the disk's thread."""
-        self._node, self._store, self._handover = node, store, handover
+        self._node, self._disk, self._store, self._handover = node, disk, store, handover
         self._codec, self._volatile, self._buffer_bytes = codec, volatile, buffer_bytes
         self._space, self._gate = space, gate
         self._stream = handover.end.stream
@@ -278,7 +281,7 @@ class Storing:
         deposits = self.deposits
         assert deposits is not None
         deposits.add(deposit)
-        self._node.store(deposits)
+        self._disk.store(deposits)
         try:
             await self._until_stored(lambda: deposit.done, deposit, patience.left)
         except TimedOut:
@@ -356,7 +359,7 @@ class Storing:
         deposit = Deposit([letter.data], {0: Extra(0, letter.headers, letter.origin or letter.id)}, letter)
         if self.deposits is not None:
             self.deposits.add(deposit)
-            self._node.store(self.deposits)
+            self._disk.store(self.deposits)
             return
         with self.writing:
             try:
@@ -379,7 +382,7 @@ class Storing:
             SpoolError: It is there still, and comes back at a restart.
         """
         if self.deposits is not None:
-            self._node.run_errand(lambda: self._unbury(identity))
+            self._disk.run(lambda: self._unbury(identity))
         else:
             self._store.unbury(identity)
             self._node.pump.wake()  # there may be room again

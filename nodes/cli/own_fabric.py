@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from peerfabric.discovery.host import RUNTIME_VARIABLE
-from peerfabric.nodes.async_node import FABRIC_VARIABLE
+from peerfabric.nodes.settings import FABRIC_VARIABLE
 
 
 @contextmanager

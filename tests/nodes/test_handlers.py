@@ -189,7 +189,7 @@ def test_a_cancelled_async_handler_gives_its_message_back() -> None:
                 started.set()
                 await asyncio.sleep(3600)
 
-            b.ensure()
+            b.peers()
             await a.producer("orders", int).send(1)
             await asyncio.wait_for(started.wait(), 20)
             await b.close(timeout=0.1)

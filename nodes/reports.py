@@ -1,0 +1,87 @@
+"""What a node tells about itself: its peers, its counters, its dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
+
+from peerfabric.codec import Codec
+from peerfabric.errors import ConfigError
+from peerfabric.names import check_name
+from peerfabric.nodes.life import Life
+from peerfabric.nodes.message import DeadMessage
+from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.async_producer import AsyncProducer
+    from peerfabric.nodes.inner_node import InnerNode
+
+_ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
+"""For letters of an earlier life whose type nobody has named in this one."""
+
+
+def peers(node: InnerNode) -> list[PeerView]:
+    """Every node that this one knows of; this starts it, unless that takes a thread."""
+    if node.life is Life.NEW and node.starting.needs_thread():
+        return []
+    node.ensure(closing=True)
+    with node.pump.lock:
+        return node.engine.view()
+
+
+def statistics(node: InnerNode) -> Statistics:
+    """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
+    if node.closing.statistics is not None:
+        return node.closing.statistics
+    if node.life is Life.NEW and node.starting.needs_thread():
+        return Statistics(node_id="", name=node.settings.name)
+    node.ensure(closing=True)
+    handed_over = {producer: producer.last for producer in list(node.handles.producers.values()) if producer.opened}
+    with node.pump.lock:
+        found = node.engine.statistics()
+        behind = {producer.queue: last + 1 - producer.end.next for producer, last in handed_over.items()}
+    accounts = tuple(_with_handed_over(account, behind.get(account.queue, 0)) for account in found.producers)
+    counters = {**found.counters, "foreign messages": node.pump.foreign} if node.pump.foreign else found.counters
+    return replace(found, producers=accounts, counters=counters)
+
+
+def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:
+    """Count also the `behind` messages that were accepted and are on their way to the engine."""
+    if behind <= 0:
+        return account
+    return replace(account, accepted=account.accepted + behind, waiting=account.waiting + behind)
+
+
+def dead_letters(node: InnerNode, queue: str) -> list[DeadMessage[Any]]:
+    """The messages of `queue` that a running node has given up, oldest first."""
+    producer = node.handles.producers.get(check_name("queue", queue))
+    with node.pump.lock:
+        end = node.engine.producers.by_queue.get(queue)
+        letters = end.letters() if end is not None else []
+    return [_dead(node, producer, letter) for letter in letters]
+
+
+def _dead(node: InnerNode, producer: AsyncProducer[Any] | None, letter: DeadLetter) -> DeadMessage[Any]:
+    codec = producer.codec if producer is not None else _ANYTHING
+
+    def with_producer(call: Callable[[AsyncProducer[Any]], bool]) -> bool:
+        node.ensure(closing=True)
+        found = node.handles.producers.get(letter.queue)
+        if found is None:
+            raise ConfigError(f"this letter is of an earlier life; make node.producer({letter.queue!r}, TYPE) first")
+        return call(found)
+
+    return DeadMessage(
+        id=letter.id,
+        queue=letter.queue,
+        reason=letter.reason,
+        error=letter.error,
+        attempts=letter.attempts,
+        headers=letter.headers or {},
+        sent_at=letter.sent_ms / 1000,
+        body=codec.decode_stored(letter.data, letter.codec),
+        retry=lambda: with_producer(lambda found: found.retry_letter(letter.id)),
+        drop=lambda: with_producer(lambda found: found.drop_letter(letter.id)),
+    )

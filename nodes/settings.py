@@ -1,0 +1,75 @@
+"""What a node is told at construction, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from peerfabric.discovery.backends import check_choice
+from peerfabric.errors import ConfigError
+from peerfabric.names import check_name
+from peerfabric.nodes.listening import endpoints
+from peerfabric.options import Options
+
+FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The arguments of `Node` and `AsyncNode`, with what stands for None; `spool` is an absolute path."""
+
+    name: str
+    fabric: str
+    listen: str
+    peers: tuple[str, ...]
+    discovery: str | Sequence[str]
+    options: Options
+    spool: str | None
+    fsync: bool
+
+
+def checked_settings(
+    name: str | None,
+    fabric: str | None,
+    listen: str,
+    peers: Sequence[str],
+    discovery: str | Sequence[str],
+    options: Options | None,
+    spool: str | os.PathLike[str] | None,
+    fsync: bool,
+) -> Settings:
+    """The settings of a node that was given this.
+
+    Raises:
+        ConfigError: One of these cannot work.
+    """
+    if isinstance(peers, str):
+        raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
+    name = check_name("node", name) if name is not None else _default_name()
+    fabric = check_name("fabric", fabric or os.environ.get(FABRIC_VARIABLE) or "default")
+    if fsync and spool is None:
+        raise ConfigError("fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone")
+    if spool is not None and not os.fspath(spool):
+        raise ConfigError("spool='' is no folder; give a path, or None for no spool")
+    check_choice(discovery, tuple(peers))
+    if listen != "auto":
+        endpoints(listen, fabric, "", tcp_too=False)
+    return Settings(
+        name=name,
+        fabric=fabric,
+        listen=listen,
+        peers=tuple(peers),
+        discovery=discovery,
+        options=options if options is not None else Options(),
+        spool=os.path.abspath(spool) if spool is not None else None,
+        fsync=fsync,
+    )
+
+
+def _default_name() -> str:
+    program = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(sys.argv[0] if sys.argv else "").removesuffix(".py"))
+    return f"{program.strip('-')[:200] or 'node'}-{os.getpid()}"
