@@ -221,10 +221,11 @@ def started_suspect(pair: Pair) -> tuple[ConsumerEnd, Delivery]:
     return consumer, delivery
 
 
-def renew(pair: Pair, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """`b` misses a frame; `meanwhile` happens before the link is up again, for which no time passes."""
-    [link] = pair.b.peers.links.values()
-    pair.b._apply(pair.b.peers.broken(link, pair.now), pair.now)
+def renew(pair: Pair, meanwhile: Callable[[], object] = lambda: None, *, by: str = "b") -> None:
+    """`by` misses a frame; `meanwhile` happens before the link is up again, for which no time passes."""
+    engine = pair.a if by == "a" else pair.b
+    [link] = engine.peers.links.values()
+    engine._apply(engine.peers.broken(link, pair.now), pair.now)
     meanwhile()
     pair.settle()
 
@@ -250,8 +251,9 @@ def test_a_suspect_without_a_spool_waits_for_no_disk() -> None:
     assert not pair.a.producers.awaits_cursors()
 
 
+@pytest.mark.parametrize("by", ["a", "b"])
 @pytest.mark.parametrize("durable", [False, True])
-def test_the_result_of_a_suspect_that_interest_carried(durable: bool) -> None:
+def test_the_result_of_a_suspect_that_interest_carried(durable: bool, by: str) -> None:
     """Its ACK was lost with the life of the link: the next one tells, and is settled as an ACK would be."""
     pair = Pair()
     pair.a.producers.durable = durable
@@ -261,7 +263,7 @@ def test_the_result_of_a_suspect_that_interest_carried(durable: bool) -> None:
     pair.b.consumers.progress(consumer, pair.now)
     pair.settle()
     pair.filter = lambda sender, frames: True
-    renew(pair)
+    renew(pair, by=by)
     assert pair.a.producers.by_queue["jobs"].account().acked == 1
     assert (pair.a.producers.awaits_cursors(), consumer._suspected(pair.now)) == (durable, durable)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
