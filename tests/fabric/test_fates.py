@@ -38,23 +38,32 @@ def dead(number: int) -> DeadLetter:
     )
 
 
-@pytest.mark.parametrize(
-    ("fate", "text"),
-    [
-        ("acked", "processed"),
-        ("dead_lettered", "dead"),
-        ("dropped", "dropped"),
-        ("damaged", "processed"),
-        ("left_at_close", "processed"),
-    ],
-)
-def test_each_fate(fate: Fate, text: str) -> None:
-    """It is counted, and said of those messages and no others."""
+@pytest.mark.parametrize("fate", FATES)
+def test_each_fate_is_counted(fate: Fate) -> None:
+    """By messages; whatever it is, they are settled and no others."""
     fates = Fates(None)
     fates.settle(fate, 2, 4)
     assert fates.counts == {name: 2 * (name == fate) for name in FATES}
-    assert [fates.of(number) for number in range(1, 5)] == ["", text, text, ""]
+    assert fates.settled == Ranges([(2, 4)])
+    assert [bool(fates.of(number)) for number in range(1, 5)] == [False, True, True, False]
     fates.check()
+
+
+@pytest.mark.parametrize(("fate", "text"), [("acked", "processed"), ("dead_lettered", "dead"), ("dropped", "dropped")])
+def test_each_fate_has_a_name(fate: Fate, text: str) -> None:
+    """Which receipts tell: of those messages and no others."""
+    fates = Fates(None)
+    fates.settle(fate, 2, 4)
+    assert [fates.of(number) for number in range(1, 5)] == ["", text, text, ""]
+
+
+@pytest.mark.xfail(strict=True, reason="what is not known to be dead or dropped is taken for processed")
+@pytest.mark.parametrize("fate", ["damaged", "left_at_close"])
+def test_what_nobody_processed_is_not_called_so(fate: Fate) -> None:
+    """Else a call that waits for "processed" would return for a message that the disk has lost, or that is left."""
+    fates = Fates(None)
+    fates.settle(fate, 1, 2)
+    assert fates.of(1) != "processed"
 
 
 def test_delivered_until_it_is_settled() -> None:
@@ -106,7 +115,7 @@ def test_it_begins_with_what_the_disk_knows() -> None:
     backlog = spool(settled=[(OLD, 1, 3)], damaged=[(OLD, 3, 4), (OLD, 6, 7)])
     fates = Fates(backlog)
     assert (fates.floor, fates.counts["damaged"], fates.counts["acked"]) == (4, 2, 0)
-    assert [fates.of(number) for number in (2, 3, 4, 6)] == ["processed", "processed", "", "processed"]
+    assert (fates.settled, fates.of(2)) == (Ranges([(1, 4), (6, 7)]), "processed")
     fates.check()
 
 
@@ -196,8 +205,11 @@ def test_agrees_with_a_table(seed: int) -> None:
         fates.check()
         assert fates.floor == min(n for n in range(1, 40) if n not in table or n in unstored)
         assert fates.counts == {fate: [*table.values()].count(fate) - (fate == "acked") for fate in FATES}
-        words = {"dead_lettered": "dead", "dropped": "dropped"}
+        assert fates.settled == Ranges((number, number + 1) for number in table)
+        words = {"acked": "processed", "dead_lettered": "dead", "dropped": "dropped"}
         for number in range(1, 40):
-            settled = words.get(table[number], "processed") if number in table else ""
-            assert fates.of(number) == (settled or ("delivered" if number in delivered else ""))
+            if number not in table:
+                assert fates.of(number) == ("delivered" if number in delivered else "")
+            elif table[number] in words:
+                assert fates.of(number) == words[table[number]]
     assert {n for a, b in backlog.take_settled() for n in range(a, b)} == told
