@@ -57,7 +57,9 @@ def test_each_fate_has_a_name(fate: Fate, text: str) -> None:
     assert [fates.of(number) for number in range(1, 5)] == ["", text, text, ""]
 
 
-@pytest.mark.xfail(strict=True, reason="what is not known to be dead or dropped is taken for processed")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="what is not known to be dead or dropped is taken for processed"
+)
 @pytest.mark.parametrize("fate", ["damaged", "left_at_close"])
 def test_what_nobody_processed_is_not_called_so(fate: Fate) -> None:
     """Else a call that waits for "processed" would return for a message that the disk has lost, or that is left."""

@@ -130,7 +130,9 @@ def test_a_refused_message_goes_to_the_others() -> None:
     end.check()
 
 
-@pytest.mark.xfail(strict=True, reason="who might take it is not compared again; see test_waiting.py")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="who might take it is not compared again; see test_waiting.py"
+)
 def test_a_refused_message_does_not_wait_for_ever() -> None:
     """Nobody is left who may have it after the one that ran it for longer than a comparison died."""
     end = producer(consumers=2)

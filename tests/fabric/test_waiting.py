@@ -286,7 +286,9 @@ def test_a_failure_goes_to_others_first(delay: float) -> None:
     assert spans([pick(table, "a")]) == [(1, 2)]
 
 
-@pytest.mark.xfail(strict=True, reason="the preference of an earlier failure ends that of a later one")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the preference of an earlier failure ends that of a later one"
+)
 def test_each_failure_goes_to_others_first() -> None:
     """Who failed a message last does not get it before a second has passed, whenever somebody else failed it before."""
     table = empty()
@@ -362,7 +364,11 @@ def test_what_all_have_refused_is_given_up() -> None:
     assert (places(table), table.expire(60.0, ["a"]), table.deadline()) == ({"returned": [(5, 7)]}, [], None)
 
 
-@pytest.mark.xfail(strict=True, reason="it is not compared any more once it was in flight as the others were compared")
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="it is not compared any more once it was in flight as the others were compared",
+)
 def test_what_was_refused_and_given_back_is_given_up_likewise() -> None:
     """It is still refused by those who refused it, though it was at somebody else for a while."""
     table = empty()
