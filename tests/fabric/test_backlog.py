@@ -189,6 +189,15 @@ def test_what_is_held_and_not_read_yet() -> None:
     assert end.account().closes
 
 
+def test_what_is_held_no_more_when_it_is_read() -> None:
+    """A second link says so: it waits, as there is nobody who would ever tell what became of it."""
+    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a"]))
+    for held in (Ranges([(2, 4)]), Ranges()):
+        assert not end.reconcile("a:1", held)
+    load(end, OLD, 1, 4)
+    assert (end.held_by("a:1"), dispatch(end)) == (0, (1, 5))
+
+
 def test_what_is_settled_and_held_is_not_taken_for_held() -> None:
     """It is released; the suspect that is there besides is alone."""
     mark = Mark(OLD, 2, 3, 1, 3, 0)
