@@ -245,9 +245,9 @@ def test_a_suspect_without_a_spool_waits_for_no_disk() -> None:
     assert not pair.a.producers.awaits_cursors()
     delivery.ack(0, 1)
     pair.b.consumers.progress(consumer, pair.now)
-    assert consumer._suspected(pair.now)
+    assert consumer.suspects.may_be_accused(pair.now)
     pair.pass_time(0.6)
-    assert not consumer._suspected(pair.now)
+    assert not consumer.suspects.may_be_accused(pair.now)
     assert not pair.a.producers.awaits_cursors()
 
 
@@ -265,10 +265,10 @@ def test_the_result_of_a_suspect_that_interest_carried(durable: bool, by: str) -
     pair.filter = lambda sender, frames: True
     renew(pair, by=by)
     assert pair.a.producers.by_queue["jobs"].account().acked == 1
-    assert (pair.a.producers.awaits_cursors(), consumer._suspected(pair.now)) == (durable, durable)
+    assert (pair.a.producers.awaits_cursors(), consumer.suspects.may_be_accused(pair.now)) == (durable, durable)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
     pair.settle()
-    assert (pair.a.producers.awaits_cursors(), consumer._suspected(pair.now)) == (False, False)
+    assert (pair.a.producers.awaits_cursors(), consumer.suspects.may_be_accused(pair.now)) == (False, False)
 
 
 def test_cursors_settle_what_they_have() -> None:
