@@ -54,11 +54,11 @@ class Recovered:
     def begin(self, stream: str, memory_bytes: int, now: float) -> tuple[Numbering, Backlog]:
         """The numbering and the backlog of the life that begins with `stream`."""
         numbering = Numbering(stream, self.eras)
-        settled = Ranges()
-        damaged = 0
-        for name, start, stop in self.damaged:  # first, as the log settles what it has told of
+        damaged = Ranges()
+        for name, start, stop in self.damaged:
             for low, high in numbering.numbers(name, start, stop):
-                damaged += settled.add(low, high)
+                damaged.add(low, high)
+        settled = Ranges(damaged)
         for name, start, stop in self.settled:
             for low, high in numbering.numbers(name, start, stop):
                 settled.add(low, min(high, numbering.base + 1))
@@ -81,21 +81,21 @@ class Backlog:
     Args:
         numbering: Names of all messages, with those of earlier lives.
         settled: Numbers that need not be sent again: acked before, or damaged.
-        damaged: How many of them are damaged.
+        damaged: Those of them that are damaged.
         marks: What is known of the others.
         memory_bytes: How much of the queue is kept in memory at the most.
         now: When the recovered messages may begin to wait for consumers of the last life.
     """
 
     def __init__(
-        self, numbering: Numbering, settled: Ranges, damaged: int, marks: Marks, memory_bytes: int, now: float
+        self, numbering: Numbering, settled: Ranges, damaged: Ranges, marks: Marks, memory_bytes: int, now: float
     ) -> None:
         self.memory_bytes = memory_bytes
         self.load_at = 1
         self.floor = 1
         """The lowest unsettled number as the cursor on disk has it. Consumers forget what lies below the floor that
         they are told, so a floor that a crash could lower would let a restarted one run it again."""
-        self.recovered = numbering.base - settled.total + damaged
+        self.recovered = numbering.base - settled.total + damaged.total
         self.damaged = damaged
         self.settled = settled
         self.changed = False
@@ -108,7 +108,7 @@ class Backlog:
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
-        self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged else -inf
+        self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged.total else -inf
         self._missing = set(marks.consumers)
         self._numbering = numbering
         self._ourselves = numbering.stream.partition(":")[0]

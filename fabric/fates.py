@@ -1,16 +1,20 @@
 """What became of the messages of one queue: which are settled and how, and the number below which all of them are.
 
-settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged ⊎ left at close
+settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged
+
+A node that closes leaves the rest as it is. That counts as left at close, and is not settled: nobody who waits for a
+message may take it for done.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from peerfabric.backlog import Backlog
 from peerfabric.ranges import Ranges
 
-Fate = Literal["acked", "dead_lettered", "dropped", "damaged", "left_at_close"]
+Fate = Literal["acked", "dead_lettered", "dropped", "damaged"]
+_WORDS: Final[dict[Fate, str]] = {"dead_lettered": "dead", "dropped": "dropped", "damaged": "damaged"}
 
 
 class Fates:
@@ -28,14 +32,17 @@ class Fates:
             "acked": 0,
             "dead_lettered": 0,
             "dropped": 0,
-            "damaged": backlog.damaged if backlog is not None else 0,
-            "left_at_close": 0,
+            "damaged": backlog.damaged.total if backlog is not None else 0,
         }
+        self.left = Ranges()
+        """What was not settled when the node closed."""
         self.settled = backlog.settled if backlog is not None else Ranges()
         self._backlog = backlog
         self._delivered = Ranges()
-        self._dead = Ranges()
-        self._dropped = Ranges()
+        self._unprocessed: dict[Fate, Ranges] = {fate: Ranges() for fate in _WORDS}
+        """Those settled that nobody has processed, by their fate."""
+        if backlog is not None:
+            self._unprocessed["damaged"] = Ranges(backlog.damaged)
         self.raise_floor()
         self._floor_checked = self.floor
 
@@ -44,20 +51,26 @@ class Fates:
         self.counts[fate] += stop - start
         self.settled.add(start, stop)
         self._delivered.remove(start, stop)
-        if fate == "dead_lettered":
-            self._dead.add(start, stop)
-        elif fate == "dropped":
-            self._dropped.add(start, stop)
+        if fate != "acked":
+            self._unprocessed[fate].add(start, stop)
         if stored and self._backlog is not None:
             self._backlog.settle(start, stop)
         self.raise_floor()
 
-    def settle_missing(self, fate: Fate, start: int, stop: int, *, stored: bool = True) -> list[tuple[int, int]]:
+    def settle_missing(self, fate: Fate, start: int, stop: int) -> list[tuple[int, int]]:
         """What is not settled of `[start, stop)` has this fate; return what that was."""
         missing = self.settled.missing(start, stop)
         for low, high in missing:
-            self.settle(fate, low, high, stored=stored)
+            self.settle(fate, low, high)
         return missing
+
+    def dead_before(self, start: int, stop: int) -> None:
+        """`[start, stop)` died in an earlier life, which settled it."""
+        self._unprocessed["dead_lettered"].add(start, stop)
+
+    def leave(self, stop: int) -> None:
+        """The node closes; what of `[1, stop)` is not settled stays so."""
+        self.left = Ranges(self.settled.missing(1, stop))
 
     def delivered(self, start: int, stop: int) -> None:
         """`[start, stop)` lies in a consumer's memory."""
@@ -70,9 +83,10 @@ class Fates:
             self.floor = min(self.floor, self._backlog.unstored.lowest)
 
     def of(self, number: int) -> str:
-        """ "delivered", "processed", "dead" or "dropped"; "" if nothing became of it yet."""
+        """ "delivered", "processed", "dead", "dropped" or "damaged"; "" if nothing became of it yet."""
         if number in self.settled:
-            return "dead" if number in self._dead else "dropped" if number in self._dropped else "processed"
+            words = (_WORDS[fate] for fate, numbers in self._unprocessed.items() if number in numbers)
+            return next(words, "processed")
         return "delivered" if number in self._delivered else ""
 
     def check(self) -> None:

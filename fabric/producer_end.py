@@ -464,7 +464,9 @@ class ProducerEnd:
         self._letters.put(letter)
         stream, _, sequence = letter.id.rpartition("/")
         for start, stop in self.numbers(stream, [int(sequence), int(sequence) + 1]):
-            if self.backlog is not None and start < self.next and start not in self._fates.settled:
+            if start in self._fates.settled:
+                self._fates.dead_before(start, stop)
+            elif self.backlog is not None and start < self.next:
                 # The cursor that should follow the letter was never written.
                 self._fates.settle("dead_lettered", start, stop)
 
@@ -480,7 +482,7 @@ class ProducerEnd:
     # Looking up
 
     def state(self, sequence: int) -> str:
-        """ "waiting", "in flight", "delivered", "processed", "dead" or "dropped"."""
+        """ "waiting", "in flight", "delivered", "processed", "dead", "dropped" or "damaged"."""
         return self._fates.of(sequence) or ("in flight" if self.in_flight.have(sequence) else "waiting")
 
     def why_dead(self, sequence: int) -> str:
@@ -513,7 +515,7 @@ class ProducerEnd:
         if self.backlog is not None:
             self.backlog.leave(self._news(), self._runs(), self.next)
         self.released_cost += self.waiting.clear() + self.in_flight.clear()
-        self._fates.settle_missing("left_at_close", 1, self.next, stored=False)
+        self._fates.leave(self.next)
 
     def account(self) -> QueueAccount:
         """A snapshot in which the accounting closes."""
@@ -526,6 +528,7 @@ class ProducerEnd:
             recovered=self.backlog.recovered if self.backlog is not None else 0,
             retried=self._retried_count,
             redelivered=self._redelivered_count,
+            left_at_close=self._fates.left.total,
             **self._fates.counts,
         )
 
@@ -572,7 +575,7 @@ class ProducerEnd:
         if run.refused_by >= set(self.consumers.values()):
             self._bury(run, "refused")
         else:
-            self.waiting.refuse(run)
+            self.waiting.give_back(run)
 
     def _bury(self, run: Run, reason: str) -> None:
         for number, letter in letters_of(run, reason, self.queue, self.codec, self.numbering):
@@ -602,7 +605,7 @@ class ProducerEnd:
             for start, stop in self._fates.settled.missing(self.backlog.load_at, self.next):
                 assert everything.add(start, stop) == stop - start, "a message is in memory and on disk only"
                 on_disk += stop - start
-        for start, stop in self._fates.settled:
+        for start, stop in (*self._fates.settled, *self._fates.left):
             assert everything.add(start, stop) == stop - start, "a settled message is still somewhere"
         assert everything == Ranges([(1, self.next)]) if self.next > 1 else not everything, "a message is nowhere"
         for part in (self.waiting, self.in_flight, self._fates, self._letters):

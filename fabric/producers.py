@@ -137,6 +137,7 @@ class Producers:
             if result.starting or end.in_flight.runs_suspect(link.holder):
                 link.settled_due = True
                 link.ping_at = -inf  # it waits to hear that we know
+                self._control.note(link)
             for start, stop in end.numbers(result.stream, result.done):
                 end.acked(link.holder, start, stop)
             for start, stop in end.numbers(result.stream, result.returned):

@@ -49,10 +49,10 @@ class WaitingRuns:
         self._delayed = Runs()
         self._due: list[tuple[float, int, int]] = []
         """(when, start, stop): then these are not delayed any more."""
-        self._preferred: list[tuple[float, int, int]] = []
-        """(when, start, stop): until then these go to another consumer than the one that failed them."""
+        self._preferred: list[tuple[float, int, int, str]] = []
+        """(when, start, stop, node id): until then these go to another consumer than this one, which failed them."""
         self._refused_at: float | None = None
-        """When to compare what was refused; None: nothing was."""
+        """When to compare what was refused; None: nothing waits that was, -inf: at the first `expire` that knows."""
 
     @property
     def count(self) -> int:
@@ -115,14 +115,10 @@ class WaitingRuns:
             self._returned.add(run)
 
     def give_back(self, run: Run) -> None:
-        """`run` goes to whoever may have it, at once."""
+        """`run` goes to whoever may have it, at once: somebody who has not refused it."""
         self._returned.add(run)
-
-    def refuse(self, run: Run) -> None:
-        """`run` goes to somebody who has not refused it."""
-        self._returned.add(run)
-        if self._refused_at is None:
-            self._refused_at = -inf  # `expire` compares, and sets the time from its own now
+        if run.refused_by and self._refused_at is None:
+            self._refused_at = -inf
 
     def again(self, run: Run, now: float, delay: float) -> None:
         """`run` failed, and may be sent again in `delay` seconds, first of all to others."""
@@ -130,14 +126,15 @@ class WaitingRuns:
         if delay > 0:
             self._delay(run, now + delay)
         else:
-            self._returned.add(run)
+            self.give_back(run)
 
     def split(self, run: Run, now: float, node_id: str) -> None:
         """`run` failed as a whole at `node_id`: each message travels alone from here."""
+        run.last_holder = node_id
         self._prefer_others(run, now)
         for single in _singles(run):
-            single.solo, single.last_holder = True, node_id
-            self._returned.add(single)
+            single.solo = True
+            self.give_back(single)
 
     def broke(self, start: int, stop: int, now: float) -> None:
         """The frame with `[start, stop)` was the first to get lost as a peer renewed the link, perhaps because of it.
@@ -153,7 +150,7 @@ class WaitingRuns:
                 if part.breaks > 1:
                     self._delay(part, now + self.backoff(part.breaks - 1))
                 else:
-                    self._returned.add(part)
+                    self.give_back(part)
 
     def backoff(self, attempt: int) -> float:
         """Seconds until what failed for the `attempt`-th time is sent again, if nobody has said."""
@@ -165,7 +162,7 @@ class WaitingRuns:
         heapq.heappush(self._due, (until, run.first, run.stop))
 
     def _prefer_others(self, run: Run, since: float) -> None:
-        heapq.heappush(self._preferred, (since + PREFER_OTHERS_FOR, run.first, run.stop))
+        heapq.heappush(self._preferred, (since + PREFER_OTHERS_FOR, run.first, run.stop, run.last_holder))
 
     # In time
 
@@ -177,12 +174,15 @@ class WaitingRuns:
         while self._due and self._due[0][0] <= now:
             _, start, stop = heapq.heappop(self._due)
             for run in self._delayed.take(start, stop):
-                self._returned.add(run)
+                self.give_back(run)
         while self._preferred and self._preferred[0][0] <= now:
-            _, start, stop = heapq.heappop(self._preferred)
+            _, start, stop, node_id = heapq.heappop(self._preferred)
             for run in self._returned.take(start, stop):
-                run.last_holder = ""
+                if run.last_holder == node_id:  # nobody has failed it since
+                    run.last_holder = ""
                 self._returned.add(run)
+        if self._refused_at == -inf:
+            self._refused_at = now + REFUSED_EVERY  # until then somebody may come, or come back, who takes it
         if self._refused_at is None or self._refused_at > now:
             return []
         refused = [run for run in self._returned if run.refused_by]

@@ -318,7 +318,7 @@ class AsyncProducer(Generic[T_contra]):
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
         self._node.ensure(closing=True)
         if not self.opened:
             raise stranger(receipt)

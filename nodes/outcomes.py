@@ -45,7 +45,7 @@ class Outcomes:
         self._on_full, self._storing = on_full, storing
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
         end = self._end
         node_id, queue = receipt.stream.partition(":")[0], receipt.stream.rpartition(":")[2]
         if node_id != self._node.engine.address.node_id or queue != end.queue:
@@ -60,7 +60,7 @@ class Outcomes:
         return kept if found in ("waiting", "in flight", "queued") else found
 
     async def all_settled(self, last: int, timeout: float | None) -> None:
-        """Wait until all messages up to number `last` are acked, dead-lettered or dropped.
+        """Wait until all messages up to number `last` are acked, dead-lettered, dropped, or found to be damaged.
 
         Raises:
             TimedOut: Some of them are not.
@@ -85,7 +85,7 @@ class Outcomes:
 
         Raises:
             NotConfirmed: It is not yet, and may still be.
-            Rejected: It is dead-lettered or dropped.
+            Rejected: It is dead-lettered, dropped or damaged.
         """
         if state == "stored":
             self.check_stored()
@@ -96,7 +96,7 @@ class Outcomes:
             found = self.state(receipt)
             if found in enough:
                 return True
-            if found in ("dead", "dropped"):
+            if found in ("dead", "dropped", "damaged"):
                 raise Rejected(receipt.id, self._why(receipt, found))
             return None
 
@@ -113,6 +113,8 @@ class Outcomes:
     def _why(self, receipt: Receipt, found: str) -> str:
         if found == "dropped":
             return f"dropped by on_full={self._on_full!r}"
+        if found == "damaged":
+            return "the spool could not read it back; the log says where, and `peerfabric spool verify` what else"
         with self._node.pump.lock:
             [(number, _)] = self._end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
             return self._end.why_dead(number)

@@ -89,7 +89,7 @@ class Producer(Generic[T_contra]):
         complete(self._async.ready(consumers, timeout))
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead" or "dropped"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
         return self._async.state(receipt)
 
     def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
