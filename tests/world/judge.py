@@ -147,7 +147,7 @@ class Judge:
             # known one is reported for them. That is none that was given out.
             damaged = {(stream, n) for stream, a, b in recovered.damaged for n in range(a, b)}
             unsettled = (
-                backlog.recovered != backlog.damaged or damaged & self.record.accepted.keys() - self.record.unsure
+                backlog.recovered != backlog.damaged.total or damaged & self.record.accepted.keys() - self.record.unsure
             )
             assert not unsettled, f"the disk of {process.holder} does not know that {queue} is settled"
             on_disk, in_memory = found.letters(), store.end.letters()

@@ -59,7 +59,7 @@ def _still_awaited(world: World, role: Role, queue: str) -> set[str]:
         return set()
     backlog = store.end.backlog
     assert backlog is not None
-    if last.ended_at >= last.began_at + REUNION or backlog.recovered == backlog.damaged:
+    if last.ended_at >= last.began_at + REUNION or backlog.recovered == backlog.damaged.total:
         return set()
     left = last.met_nodes - set(store.end.consumers.values())
     return last.remembered[queue] - left - last.missed_nodes
