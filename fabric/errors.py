@@ -151,14 +151,16 @@ class QueueFull(FabricError, queue.Full, TimeoutError):
 
 
 class Rejected(FabricError):
-    """The message was dead-lettered or dropped (`reason`); it stays listed in `node.dead_letters(queue)`."""
+    """The message will not be processed, for `reason`: it is a dead letter, was dropped, or the disk has lost it."""
 
-    def __init__(self, message_id: str, reason: str) -> None:
+    def __init__(
+        self,
+        message_id: str,
+        reason: str,
+        next_step: str = "see node.dead_letters(queue), whose letters can be retried",
+    ) -> None:
         self.message_id, self.reason = message_id, reason
-        super().__init__(
-            f"message {message_id} was not processed: {reason}; "
-            f"see node.dead_letters(queue), whose letters can be retried"
-        )
+        super().__init__(f"message {message_id} was not processed: {reason}; {next_step}")
 
 
 class Undelivered(FabricError):

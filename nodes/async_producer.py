@@ -289,7 +289,7 @@ class AsyncProducer(Generic[T_contra]):
     # Afterwards
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered or dropped.
+        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -329,7 +329,7 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered or dropped.
+            Rejected: It is dead-lettered, dropped or damaged.
         """
         await self._started()
         check_state(state)

@@ -97,7 +97,7 @@ class Outcomes:
             if found in enough:
                 return True
             if found in ("dead", "dropped", "damaged"):
-                raise Rejected(receipt.id, self._why(receipt, found))
+                raise self._rejected(receipt, found)
             return None
 
         def what() -> str:
@@ -110,14 +110,17 @@ class Outcomes:
             except TimedOut:
                 raise NotConfirmed(receipt, state, timeout or 0.0) from None
 
-    def _why(self, receipt: Receipt, found: str) -> str:
+    def _rejected(self, receipt: Receipt, found: str) -> Rejected:
+        """Why the message will not be processed, and what can be done about that."""
         if found == "dropped":
-            return f"dropped by on_full={self._on_full!r}"
+            why = f"dropped by on_full={self._on_full!r}"
+            return Rejected(receipt.id, why, "send it again if it still matters, or use another on_full")
         if found == "damaged":
-            return "the spool could not read it back; the log says where, and `peerfabric spool verify` what else"
+            why = "its record in the spool is damaged, as the log says"
+            return Rejected(receipt.id, why, "send it again, and see `peerfabric spool verify` for what else is")
         with self._node.pump.lock:
             [(number, _)] = self._end.numbers(receipt.stream, [receipt.sequence, receipt.sequence + 1])
-            return self._end.why_dead(number)
+            return Rejected(receipt.id, self._end.why_dead(number))
 
     def check_stored(self) -> None:
         """Refuse to wait for the spool where it does not take every message.

@@ -73,7 +73,7 @@ class Producer(Generic[T_contra]):
         return complete(self._async.send_many(bodies, timeout=timeout))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered or dropped.
+        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -97,7 +97,7 @@ class Producer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered or dropped.
+            Rejected: It is dead-lettered, dropped or damaged.
         """
         complete(self._async.wait(receipt, state, timeout))
 

@@ -14,7 +14,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import ConfigError, Node, NodeClosed, Options, Receipt, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+from peerfabric import (
+    ConfigError,
+    Node,
+    NodeClosed,
+    Options,
+    Receipt,
+    Rejected,
+    SpoolError,
+    SpoolFull,
+    SpoolLocked,
+    SpoolUnsafe,
+)
 from peerfabric.inflight import DEATHS_TO_SUSPECT
 from peerfabric.nodes.opened import MAX_ATTEMPTS
 from tests.conftest import remount, stuff
@@ -103,6 +114,26 @@ def test_nothing_is_lost_when_the_producer_is_killed(
                 break
         assert bodies == list(range(3000))
         eventually(lambda: node.statistics().producers[0].acked == 3000, "the acks")
+
+
+def test_what_the_disk_has_lost_was_not_processed(front: Front, tmp_path: Path) -> None:
+    """Whoever waits for it learns so; the others are processed, and a flush does not wait for it."""
+    spool = tmp_path / "spool"
+    with front.node("shop", spool=spool) as node:
+        producer = node.producer("jobs", str, buffer_bytes=1)
+        receipts = [producer.send(f"body {n}") for n in range(4)]
+        [segment] = (spool / "queues" / "jobs").glob("*.seg")
+        with open(segment, "r+b") as file:
+            content = file.read()
+            file.seek(content.index(b"body 2"))
+            file.write(b"bodi")
+        bodies = [body for _, body in take(front, 3, str)]
+        assert bodies == ["body 0", "body 1", "body 3"]
+        producer.wait(receipts[3], "processed", timeout=DEADLINE)
+        assert [producer.state(receipt) for receipt in receipts] == ["processed", "processed", "damaged", "processed"]
+        with pytest.raises(Rejected, match=r"is damaged.*send it again.*spool verify"):
+            producer.wait(receipts[2], "processed", timeout=DEADLINE)
+        producer.flush(timeout=DEADLINE)
 
 
 SELF_CONSUMER = """
