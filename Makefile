@@ -9,8 +9,9 @@ READY := $(VENV)/ready
 demo: $(READY)
 	$(BIN)/peerfabric demo
 
+# By two processes: half of the time most tests wait for others. Each has ports and folders of its own.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY) links
 	$(BIN)/ruff check .
