@@ -30,6 +30,7 @@ import zmq
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.descriptors import raise_descriptor_limit
 from peerfabric.nodes.doorbell import Doorbell
+from peerfabric.nodes.intake import EVENTS, Intake, is_ready
 from peerfabric.nodes.listening import listening_path
 from peerfabric.nodes.monitor import Connected, Connection, Disconnected, Monitor, Refused
 from peerfabric.nodes.probe import Outcome, Probe, is_dialable
@@ -62,16 +63,6 @@ SEND_SHARED_BYTES_MIN: Final = 128 * 1024
 37 us and sharing it 49 us, since ZeroMQ returns shared memory through a thread of pyzmq's; at 256 KiB copying takes
 as long as sharing, and sharing moves 15 % more."""
 
-READ_SHARED_BYTES_MIN: Final = 16 * 1024
-"""From this size on a received body is a view of ZeroMQ's own memory: 2.2 us at any size, where a copy takes 3.5 us at
-16 KB and 20 us at 256 KB. Smaller ones may lie in a shared 8 KiB read buffer, which a view would keep alive."""
-
-READ_SHARED_BYTES_MAX: Final = 300 * 1024
-"""Above this size, which no frame of many messages has, it is a copy again, unless user code takes views: the one that
-user code would be given anyway, made while the bytes are still in the processor's cache (1 MiB costs both processes
-together 920 us of processor time, not 1,050) and so that ZeroMQ's memory is free at once. Without any it is 810 us."""
-
-LARGE_BYTES_MIN: Final = 128 * 1024
 STREAM_GAP: Final = 0.002
 REST: Final = 0.001
 """Large bodies that come less than STREAM_GAP seconds apart are a stream. After a `read` that brought some of it `wait`
@@ -79,15 +70,10 @@ first rests for REST seconds, or until `wake`, while ZeroMQ's own thread gathers
 us, then user code, then its producer with an ack, on processors that are busy copying: 1 MiB cost both processes
 together 640 us of processor time, and costs 560 us so. A large body that comes alone is not held up."""
 
-SKIPPED_PARTS_MAX: Final = 4096
-"""Parts of a foreign message thrown away in one `read`, about 2 ms of work."""
-
 _BLOCK_BYTES: Final = 32 * 1024 * 1024 - 8192
 _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
-_EVENTS: Final = int(zmq.EVENTS)
-_POLLIN: Final = int(zmq.POLLIN)
 _POLLOUT: Final = int(zmq.POLLOUT)
 _DONTWAIT: Final = int(zmq.DONTWAIT)
 _DONTWAIT_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
@@ -171,8 +157,8 @@ class Sockets:
         self._rest.register(self._bell.fd, select.POLLIN)
         self._epoll = select.epoll()
         self._epoll.register(self._bell.fd, select.EPOLLIN)
-        self._inbox = _Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
-        self._updates = _Intake(self._open(zmq.SUB), parts_min=2, parts_max=3)
+        self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
+        self._updates = Intake(self._open(zmq.SUB), parts_min=2, parts_max=3)
         self._outbox = self._open(zmq.PUB)
         self._outbox_fd = int(self._outbox.fd)
         self._send_update = _plain_send(self._outbox)
@@ -355,7 +341,7 @@ class Sockets:
                 bell.silence()
             elif fd == self._outbox_fd:
                 # Takes in the subscriptions, which PUB would otherwise leave in its pipes until it next publishes.
-                self._outbox.get(_EVENTS)
+                self._outbox.get(EVENTS)
             else:
                 self._ready.add(fd)
 
@@ -485,7 +471,7 @@ class Sockets:
         A send looks at news of its pipes once in a millisecond, not each time; asking for EVENTS always does. What
         comes after that makes the descriptor readable, so no news is lost between here and epoll.
         """
-        if _is(_POLLOUT, line.push):
+        if is_ready(_POLLOUT, line.push):
             with suppress(zmq.Again):
                 _send(line.send, frames)
                 return True
@@ -533,7 +519,7 @@ class Sockets:
                     return
 
     def _recheck(self, line: _Wire, events: list[Event]) -> None:
-        if line.refusing and _is(_POLLOUT, line.push):
+        if line.refusing and is_ready(_POLLOUT, line.push):
             self._settle(line)
             events.append(Writable(line.number))
 
@@ -578,86 +564,6 @@ class _Wire:
         self.refusing = False
 
 
-class _Intake:
-    """A socket to receive from, with the rules for what is a message of ours."""
-
-    def __init__(self, socket: ZmqSocket, *, parts_min: int, parts_max: int) -> None:
-        self.socket = socket
-        self.fd = int(socket.fd)
-        self.readable = False
-        self.large = False  # a body of LARGE_BYTES_MIN has come
-        self.shared_bytes_max = READ_SHARED_BYTES_MAX
-        self._parts_min, self._parts_max = parts_min, parts_max
-        self._foreign = 0
-        self._skipping = False  # in the middle of a message with too many parts
-
-    def look(self) -> None:
-        """After a call that may have taken the descriptor's news: see whether there is anything to read."""
-        if _is(_POLLIN, self.socket):
-            self.readable = True
-
-    def take_foreign(self) -> int:
-        """Return how many messages were dropped since the last call."""
-        foreign, self._foreign = self._foreign, 0
-        return foreign
-
-    def take(self, limit: int) -> list[list[bytes | memoryview]]:
-        """Receive up to `limit` messages; `readable` tells afterwards whether there may be more.
-
-        After the first message EVENTS is asked (2 us) and from the second on they are received until one is refused
-        (5 us for the exception): the first is cheaper for a lone message, the second for many.
-        """
-        taken: list[list[bytes | memoryview]] = []
-        try:
-            if self._skipping:
-                self._skip()
-            for turn in range(limit):
-                if self._skipping:
-                    return taken
-                if turn == 1 and not _is(_POLLIN, self.socket):
-                    self.readable = False
-                    return taken
-                message = self._receive()
-                if message is not None:
-                    taken.append(message)
-        except zmq.Again:
-            self.readable = False
-        return taken
-
-    def _receive(self) -> list[bytes | memoryview] | None:
-        """Receive one message, whose parts have all arrived with its first; None if it is foreign."""
-        receive: Any = self.socket.recv  # its type differs with `copy`, which by keyword takes twice as long to pass
-        frame = receive(_DONTWAIT, False)
-        parts: list[bytes | memoryview] = [frame.bytes]
-        while frame.more:
-            if len(parts) == self._parts_max:
-                self._skipping = True
-                self._skip()
-                return None
-            frame = receive(_DONTWAIT, False)
-            size = len(frame)
-            if size >= LARGE_BYTES_MIN:
-                self.large = True
-            shared = READ_SHARED_BYTES_MIN <= size <= self.shared_bytes_max
-            parts.append(frame.buffer.toreadonly() if shared else frame.bytes)
-        if len(parts) < self._parts_min or not all(parts[: self._parts_min]):
-            self._foreign += 1
-            return None
-        return parts
-
-    def _skip(self) -> None:
-        """Throw away the rest of a message, as much of it as may be done in one turn.
-
-        libzmq hands a message over only when all of it has arrived, so its memory is spent already (pitfalls: the
-        MORE bomb); what can be kept small is the time.
-        """
-        for _ in range(SKIPPED_PARTS_MAX):
-            if not self.socket.recv(_DONTWAIT, copy=False).more:
-                self._skipping = False
-                self._foreign += 1
-                return
-
-
 def _keep_freed_memory() -> None:
     """Let the allocator keep up to 64 MiB that was freed, so that large messages do not fault their pages in anew.
 
@@ -666,11 +572,6 @@ def _keep_freed_memory() -> None:
     1 MiB bodies.
     """
     bytearray(_BLOCK_BYTES)
-
-
-def _is(state: int, socket: ZmqSocket) -> bool:
-    """Let `socket` take in its news and say whether it is `_POLLIN` or `_POLLOUT`; its descriptor is quiet after."""
-    return bool(int(socket.get(_EVENTS)) & state)
 
 
 def _plain_send(socket: ZmqSocket) -> Callable[..., Any]:

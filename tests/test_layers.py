@@ -22,7 +22,7 @@ PURE = frozenset(
 """What a machine may import: nothing that opens, waits, starts or tells the time."""
 
 GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
-ZMQ_FILES = {"nodes/pump.py", "nodes/sockets.py", "nodes/monitor.py", "nodes/curve.py"}
+ZMQ_FILES = {"nodes/sockets.py", "nodes/intake.py", "nodes/monitor.py"}
 ZEROCONF_FILES = {"discovery/mdns.py"}
 
 

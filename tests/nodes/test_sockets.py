@@ -22,6 +22,7 @@ import pytest
 import zmq
 
 from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.nodes import intake
 from peerfabric.nodes import sockets as edge
 from peerfabric.nodes.doorbell import Doorbell
 from peerfabric.nodes.sockets import (
@@ -363,7 +364,7 @@ def test_more_bomb_is_thrown_away_in_pieces(make: Callable[..., Sockets]) -> Non
     """A message of very many parts keeps neither memory nor the turn, and what follows it arrives."""
     b = make()
     (inbox,), _ = b.bind(["tcp://127.0.0.1:*"], [])
-    parts = 3 * edge.SKIPPED_PARTS_MAX
+    parts = 3 * intake.SKIPPED_PARTS_MAX
     with stranger(zmq.PUSH, inbox) as push:
         push.send_multipart([b"x"] * parts)
         push.send(b"header")
@@ -616,7 +617,7 @@ def test_large_bodies_gather_while_nobody_wakes(make: Callable[..., Sockets], mo
     """One that comes alone is no stream. After the next one a wait is deaf to what arrives, and ends with a wake."""
     monkeypatch.setattr(edge, "STREAM_GAP", DEADLINE)
     monkeypatch.setattr(edge, "REST", DEADLINE)
-    body = b"x" * edge.LARGE_BYTES_MIN
+    body = b"x" * intake.LARGE_BYTES_MIN
     a, b = link(make)
     for resting in (False, True):
         a.send(1, [b"header", body])
