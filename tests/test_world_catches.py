@@ -21,6 +21,7 @@ from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
+from peerfabric.spool.identity import next_owner
 from peerfabric.subscriber_end import SubscriberEnd
 from tests.world import World
 
@@ -103,7 +104,8 @@ def gap_accepted(patch: Patch) -> None:
         return accept(self, number, min(echo, self.out_number), size, now)
 
     def believe_any_life(self: Any, link_id: bytes, now: float) -> Link | None:
-        return self._halves.get(int.from_bytes(link_id[4:], "big"))
+        found: Link | None = self._halves.get(int.from_bytes(link_id[4:], "big"))
+        return found
 
     patch(Link, "accept", broken)
     from peerfabric.peers import Peers
@@ -288,7 +290,7 @@ def sent_before_it_is_synced(patch: Patch) -> None:
 
 
 def epoch_not_advanced(patch: Patch) -> None:
-    advance = spool.next_owner
+    advance = next_owner
 
     def broken(files: Any, before: Any, *rest: Any) -> Any:
         owner = advance(files, before, *rest)

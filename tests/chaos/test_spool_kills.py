@@ -44,7 +44,8 @@ def texts(cluster: Any) -> list[Text]:
 
 
 def ran(cluster: Any) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in cluster.folder.glob("*.texts")) // 2
+    runs: int = sum(path.read_bytes().count(b"\n") for path in cluster.folder.glob("*.texts")) // 2
+    return runs
 
 
 def kill_everybody(

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from peerfabric import Node, Options
 
@@ -72,7 +73,7 @@ def consume_text(name: str, folder: str, queue: str, batches: int = 0, ledger: i
     os.write(log, b"\n")  # a life that was killed may have left half a line
     with Node(name) as node:
         explain_on_signal(node)
-        options = {"ledger": os.path.join(folder, f"{name}.ledger")} if ledger else {}
+        options: dict[str, Any] = {"ledger": os.path.join(folder, f"{name}.ledger")} if ledger else {}
         consumer = node.consumer(queue, str, **options)
         print("ready", flush=True)
         if batches:

@@ -57,4 +57,5 @@ def main(kind: str, fabric: str, node_id: str, epoch: int, *, fork: bool) -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]) if len(sys.argv) > 4 else 7 << 20, fork="fork" in sys.argv)  # type: ignore[misc]
+    kind, fabric, node_id = sys.argv[1:4]
+    main(kind, fabric, node_id, int(sys.argv[4]) if len(sys.argv) > 4 else 7 << 20, fork="fork" in sys.argv)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -33,7 +35,7 @@ def test_announcement_survives_encoding() -> None:
         {"outbox": ("tcp://a:1",) * (ENDPOINTS_MAX + 1)},
     ],
 )
-def test_limits_hold_when_decoding(change: dict[str, object]) -> None:
+def test_limits_hold_when_decoding(change: dict[str, Any]) -> None:
     """Each field has a limit."""
     encoded = msgspec.json.encode(announcement_for(**change))
     with pytest.raises(msgspec.ValidationError):

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -197,7 +198,7 @@ def test_next_life_is_not_lost_with_the_one_before(world: World) -> None:
     second = msgspec.structs.replace(first, epoch=8 << 20, inbox=("tcp://127.0.0.1:4444",))
     for backend, announcement in ((old, first), (new, second)):
         world.announce(backend, announcement)
-        eventually(lambda announcement=announcement: world.saw(recorder, announcement), "the sighting")
+        eventually(partial(world.saw, recorder, announcement), "the sighting")
     if world.kind == "exchange":
         return  # its node says who is gone, and does so by links
     old.close()
@@ -217,7 +218,7 @@ def test_all_see_all(world: World) -> None:
     for own, recorder in enumerate(recorders):
         for other, (_, announcement) in enumerate(nodes):
             if other != own:
-                eventually(lambda r=recorder, a=announcement: world.saw(r, a), f"node {own} seeing {other}")
+                eventually(partial(world.saw, recorder, announcement), f"node {own} seeing {other}")
 
 
 def test_nothing_is_reported_after_close(world: World) -> None:

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -168,7 +169,7 @@ def test_garbage_is_skipped_with_one_warning(content: bytes, caplog: pytest.LogC
         backend.watch(recorder)
         for _ in range(2):  # each newcomer makes the watcher scan again
             with RegistryNode(announcement_for()) as node:
-                eventually(lambda node=node: recorder.saw(node.announcement), "the sighting")
+                eventually(partial(recorder.saw, node.announcement), "the sighting")
     backend.close()
     assert path.exists()
     assert [record.getMessage().split(" is skipped")[0] for record in caplog.records] == [f"registry: {path}"]
@@ -257,8 +258,13 @@ def test_large_folder_is_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {one.node_id for one in recorder.announcements()} == {node.announcement.node_id for node in nodes}
     reads: list[int] = []
     read = os.read
+
+    def counted(descriptor: int, size: int) -> bytes:
+        reads.append(size)
+        return read(descriptor, size)
+
     with monkeypatch.context() as patch:
-        patch.setattr("os.read", lambda descriptor, size: reads.append(size) or read(descriptor, size))
+        patch.setattr("os.read", counted)
         with RegistryNode(announcement_for()) as newcomer:
             eventually(lambda: recorder.saw(newcomer.announcement), "the sighting")
     backend.close()

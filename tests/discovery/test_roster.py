@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ class Node:
     """Owns a roster and keeps its changes."""
 
     def __init__(self, peers_max: int = 2048) -> None:
-        self.changes: list[tuple[str, object]] = []
+        self.changes: list[tuple[str, Any]] = []
         self.roster = Roster(
             node_id="us",
             fabric="tests",
@@ -38,7 +39,7 @@ class Node:
         self.roster.check()
 
 
-def peer(**changes: object) -> Announcement:
+def peer(**changes: Any) -> Announcement:
     return announcement_for(**{"node_id": "them", "host": OURS, **changes})
 
 
@@ -75,11 +76,11 @@ def test_lost_only_when_all_sources_lost_it() -> None:
     node.see(peer(inbox=("ipc:///a",)), "registry")
     node.see(peer(inbox=("tcp://127.0.0.1:1",)), "exchange")
     node.lose("them", "registry")
-    assert node.changes[-1] == ("peer", peer(inbox=("tcp://127.0.0.1:1",)))
+    assert node.changes[-1:] == [("peer", peer(inbox=("tcp://127.0.0.1:1",)))]
     node.lose("them", "registry")
     node.lose("them", "exchange")
     node.lose("them", "exchange")
-    assert node.changes[-1] == ("lost", "them")
+    assert node.changes[-1:] == [("lost", "them")]
     assert [kind for kind, _ in node.changes].count("lost") == 1
     assert node.roster.view() == []
 

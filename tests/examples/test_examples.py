@@ -117,7 +117,7 @@ def test_readme_has_no_other_scripts() -> None:
     """Each Python block of the README is one that runs above."""
     text = (ROOT / "README.md").read_text()
     run_here = {"order_desk.py", *(name for pair in PAIRS for name in pair)}
-    assert (text.count("```python"), readme_scripts().keys()) == (len(run_here), run_here)
+    assert (text.count("```python"), set(readme_scripts())) == (len(run_here), run_here)
 
 
 def test_readme_producer_that_survives(environment: dict[str, str], tmp_path: Path) -> None:

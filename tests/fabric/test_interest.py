@@ -40,9 +40,9 @@ def test_our_own_consumer() -> None:
     """A queue with both ends here needs the link to ourselves; each change has a new version."""
     ours = Interests()
     ours.produces.add("jobs")
-    assert not ours.with_ourselves
+    before = ours.with_ourselves
     ours.consumes.add("jobs")
-    assert ours.with_ourselves
+    assert (before, ours.with_ourselves) == (False, True)
     version = ours.version
     ours.changed()
     assert ours.version == version + 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from random import Random
 
 import msgspec
 
 from peerfabric.commands import Dial, HangUp, Outcome, Probe
 from peerfabric.envelope import IDLE, LEAVING, MAGIC, Address, Hello
-from peerfabric.peers import CameUp, Gone, LifeEnded, Peers
+from peerfabric.peers import CameUp, Change, Gone, LifeEnded, Peers
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
 THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
@@ -125,7 +126,8 @@ def test_one_way_is_given_up_too() -> None:
     peers = node()
     up(peers)
     peers.disconnected(1, 1.0)
-    changes, now = [], 1.0
+    changes: list[Change] = []
+    now = 1.0
     while not changes and now < 20.0:
         peers.receive_hello(hello(8, 0), now)
         changes = peers.expire(now, 0.0)
@@ -199,7 +201,8 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
     addresses, farewells = peers._addresses, peers._farewells
-    sizes = [peers.links, peers._by_node, peers._halves, addresses._known, addresses._retry, addresses._idle]
+    sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
+    sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
     assert (len(farewells._refused_until) <= 40, len(farewells.wires()) <= 64) == (True, True)
     assert len(peers.learned) <= 2048

@@ -661,7 +661,8 @@ def test_agrees_with_a_table(seed: int) -> None:
     """Whatever happens to messages, each is in one place, comes when it may, and in the end has come out."""
     model = Model(seed)
     model.load()
-    steps = [model.append, model.pick, model.pick, model.come_back, model.come_back, model.expire]
+    steps: list[Callable[[], object]] = [model.append, model.pick, model.pick]
+    steps += [model.come_back, model.come_back, model.expire]
     for _ in range(150):
         step = model.random.choice(steps if model.random.random() < 0.9 else [model.take, model.take_oldest])
         step()

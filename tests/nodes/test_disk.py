@@ -137,11 +137,10 @@ def test_marks_on_a_full_disk() -> None:
     node.backlog.states_changed = False
     node.store.remember(News(scattered(4_000), ["a"]))
     node.round()
-    assert node.store.forgetful
     marks = msgspec.msgpack.decode(cursor(disk, node).marks, type=Marks)
     assert 1_000 < len(marks.marks) < 3_999
     assert (marks.consumers, marks.max_attempts) == (["a"], 5)
-    assert node.backlog.changed, "nobody would write the next one"
+    assert (node.store.forgetful, node.backlog.changed) == (True, True), "nobody would write the next one"
     node.round()
     assert not node.store.forgetful
     node.die()
@@ -177,9 +176,9 @@ def test_a_cursor_that_cannot_be_written_is_not_tried_at_every_call(monkeypatch:
     """Though a start waits for it; and is written as soon as that is asked for if all is well."""
     node = Offline(Disk())
     node.end.set_consumer(f"{node.spool.node_id}:{node.spool.epoch}", "n", consumes=True)
-    assert node.end.awaits_cursor
+    awaited = node.end.awaits_cursor
     node.round(0.0)
-    assert not node.end.awaits_cursor
+    assert (awaited, node.end.awaits_cursor) == (True, False)
     node.backlog.note_states()
     node.round(0.0)
     assert node.backlog.changed, "it was not time yet, and nobody waits"

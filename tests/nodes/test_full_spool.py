@@ -133,7 +133,7 @@ def waits(producer: Any) -> bool:
     return any(getattr(waiter, "wake", None) == inner._gate.open for waiter in inner._node.pump.turned._waiters)
 
 
-SENDS = {
+SENDS: dict[str, Callable[..., Any]] = {
     "send": lambda producer, body, timeout=None: producer.send(body, timeout=timeout),
     "send_many": lambda producer, body, timeout=None: producer.send_many([body], timeout=timeout),
 }
@@ -178,8 +178,10 @@ def test_what_a_send_does_when_nothing_fits(
             if count:
                 assert len(drain(front, "filler", count)) == count
                 filler.flush(timeout=DEADLINE)
-                core(filler)._node.disk.look()
-                eventually(lambda: core(filler)._node.disk.spool.used_bytes < LIMIT // 2, "the space")
+                storage = core(filler)._node.disk
+                assert storage is not None
+                storage.look()
+                eventually(lambda: storage.spool.used_bytes < LIMIT // 2, "the space")
             send(producer, body)
         assert drain(front, "jobs", 1) == [body]
         producer.flush(timeout=DEADLINE)
@@ -516,8 +518,7 @@ def test_deposits_are_not_idle_before_they_are_handed_over(tmp_path: Path) -> No
     deposits = Deposits(Handle(), None)  # type: ignore[arg-type]
     assert deposits.idle
     deposits.add(Deposit([b"x"], None))
-    assert deposits.store()
-    assert not deposits.idle
+    assert (deposits.store(), deposits.idle) == (True, False)
     deposits.stored(None)
     assert deposits.idle
     assert seen == [("write", False), ("hand over", False)]

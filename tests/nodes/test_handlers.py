@@ -116,7 +116,7 @@ def test_close_waits_for_running_handlers(front: Any) -> None:
         assert 1 <= len(finished) < 10
         with front.node() as c:
             consumer = c.consumer("orders", int)
-            rest = []
+            rest: list[int] = []
             while len(rest) + len(finished) < 10:
                 with consumer.get(timeout=10) as body:
                     rest.append(body)

@@ -257,7 +257,7 @@ def test_a_notebook_cell_run_twice() -> None:
     first = space["node"]
     exec(cell, space)
     space["orders"].send(2)
-    taken = []
+    taken: list[int] = []
     while not taken:
         for jobs in (space["jobs"], first.consumer("orders", int)):
             try:
@@ -361,7 +361,7 @@ def test_timeouts_of_asyncio_lose_nothing() -> None:
                     await asyncio.sleep(0.002)
 
             feeder = asyncio.create_task(feed())
-            taken = []
+            taken: list[int] = []
             while len(taken) < 100:
                 try:
                     async with asyncio.timeout(0.003):

@@ -144,8 +144,8 @@ def test_strangers_are_counted_and_the_node_lives() -> None:
                 "default",
                 "",
                 Address("stranger", 1, "x", "", ["tcp://127.0.0.1:1"], []),
-                b"1234",
-                b"0000",
+                1234,
+                0,
                 False,
                 1,
             )
@@ -157,8 +157,8 @@ def test_strangers_are_counted_and_the_node_lives() -> None:
                 "default",
                 "",
                 Address("future", 1, "x", "", ["tcp://127.0.0.1:1"], []),
-                b"1234",
-                b"0000",
+                1234,
+                0,
                 False,
                 1,
             )
@@ -185,7 +185,7 @@ def test_strangers_are_counted_and_the_node_lives() -> None:
         assert counters()["bad frames"] > 300
         for n in range(100):
             producer.send(n)
-        seen = []
+        seen: list[int] = []
         while len(seen) < 100:
             with consumer.get(timeout=DEADLINE) as body:
                 seen.append(body)

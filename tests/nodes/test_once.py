@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from peerfabric import ConfigError, Message, Once
 from peerfabric.delivery import Delivery
 from peerfabric.envelope import RAW
 from peerfabric.nodes import once as module
+from peerfabric.nodes.keeper import Keeper
 
 STREAM = "a:1:jobs"
 
@@ -21,7 +23,9 @@ STREAM = "a:1:jobs"
 class Taker:
     """Takes the decisions of messages that nobody waits for."""
 
-    keeper = None
+    keeper: Keeper | None = None
+
+    def clerk(self) -> None: ...
 
     def decided(self) -> None: ...
 
@@ -173,7 +177,7 @@ def test_streams_that_ended_can_be_forgotten(
 ) -> None:
     """Those in which nothing happened for long; others keep all of their rows."""
     now = [1000.0]
-    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     for n in (1, 2):
         add(database, once, message(n))
     now[0] = 5000.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -233,14 +234,15 @@ def test_one_handle_a_name(front: Any) -> None:
         assert node.consumer("orders", int) == node.consumer("orders", int)
         assert node.publisher("prices", int) == node.publisher("prices", int)
         assert node.subscriber("prices", int) == node.subscriber("prices", int)
-        for ask in (
+        asks: tuple[Callable[[], Any], ...] = (
             lambda: node.producer("orders", str),
             lambda: node.producer("orders", int, max_attempts=3),
             lambda: node.consumer("orders", str),
             lambda: node.consumer("orders", int, lease=3),
             lambda: node.publisher("prices", str),
             lambda: node.subscriber("prices", int, buffer_bytes=5),
-        ):
+        )
+        for ask in asks:
             with pytest.raises(ValueError, match="ask for the same"):
                 ask()
 
@@ -420,11 +422,12 @@ def test_waits_end_and_say_what_to_do(front: Any) -> None:
     node = front.node()
     producer, consumer = node.producer("orders", int), node.consumer("others", int)
     producer.send(1)
-    for call, step in (
+    calls: tuple[tuple[Callable[[], Any], str], ...] = (
         (lambda: consumer.get(timeout=0.02), "see node.peers"),
         (lambda: producer.ready(timeout=0.02), "start one in the same fabric"),
         (lambda: producer.flush(timeout=0.02), "see node.statistics"),
-    ):
+    )
+    for call, step in calls:
         with pytest.raises(TimedOut, match=step):
             call()
     assert account(node).waiting == 1

@@ -496,7 +496,9 @@ def test_foreign_updates_are_dropped(make: Callable[..., Sockets]) -> None:
     b = make()
     b.subscribe(b"")
     with stranger(zmq.PUB, "tcp://127.0.0.1:*", bind=True) as pub:
-        b.follow(pub.last_endpoint.decode())
+        endpoint = pub.last_endpoint
+        assert isinstance(endpoint, bytes)
+        b.follow(endpoint.decode())
         events: list[Event] = []
         deadline = monotonic() + DEADLINE
         while not events:

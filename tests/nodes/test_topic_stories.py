@@ -98,7 +98,7 @@ def test_a_full_buffer_drops_the_oldest_and_counts_exactly(front: Any) -> None:
         for n in range(1000):
             publisher.publish(n.to_bytes(2, "big") * 500)
         publisher.publish(b"last")
-        seen = []
+        seen: list[bytes] = []
         while not seen or seen[-1] != b"last":
             seen.append(next_body(subscriber))
         assert len(seen) + subscriber.missed == 1001

@@ -84,7 +84,7 @@ class Story:
         """What was confirmed and not settled is there after the story; nothing else was ever appended."""
         log = open_log(disk, random_bits=11)
         found = messages(log)
-        assert log.recovery.damaged == log.recovery.torn == []
+        assert (log.recovery.damaged, log.recovery.torn) == ([], [])
         for record in records(log):
             assert record.extras in (b"", self.tries.get((record.epoch, record.first), b""))
         assert len(found) == len(set(found))

@@ -142,8 +142,7 @@ def test_what_is_settled_stays_settled() -> None:
     fill(log, EPOCH, 1, 60, 1)
     count = segment_count(disk)
     log.settle(EPOCH, 3, 40)
-    assert log.cursor_due
-    assert segment_count(disk) == count
+    assert (log.cursor_due, segment_count(disk)) == (True, count)
     log.write_cursor(b"marks")
     assert not log.cursor_due
     assert segment_count(disk) < count
@@ -170,7 +169,7 @@ def test_drained_log_has_lost_nothing() -> None:
     fill(log, EPOCH, following, 2, 1)
     disk.kill()
     log = open_log(disk)
-    assert log.recovery.damaged == log.recovery.problems == []
+    assert (log.recovery.damaged, log.recovery.problems) == ([], [])
     assert [s for _, s in messages(log)][-2:] == [41, 42]
 
 
@@ -243,7 +242,7 @@ def test_dead_letters_may_come_in_any_order() -> None:
     disk.kill()
     spool = open_spool(disk, random_bits=8)
     dead = spool.dead(QUEUE, unix_ms=1)
-    assert dead.recovery.damaged == dead.recovery.problems == dead.recovery.torn == []
+    assert (dead.recovery.damaged, dead.recovery.problems, dead.recovery.torn) == ([], [], [])
     assert messages(dead) == [*wanted, (3, 1)]
     assert dead.unsettled_count == 5
     dead.check()
@@ -280,7 +279,7 @@ def test_compaction_keeps_order_and_numbers() -> None:
     disk.kill()
     log = open_log(disk, segment_bytes=4096)
     assert messages(log) == found
-    assert log.recovery.damaged == log.recovery.problems == []
+    assert (log.recovery.damaged, log.recovery.problems) == ([], [])
     assert log.unsettled_count == len(left)
 
 

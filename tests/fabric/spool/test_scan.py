@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -26,13 +27,17 @@ def pieces(random: Random) -> tuple[bytes, list[tuple[int, int]], list[tuple[int
     return bytes(data), records, gaps
 
 
+def reading(data: bytes) -> Callable[[int, int], bytes]:
+    return lambda at, size: data[at : at + size]
+
+
 @pytest.mark.parametrize("window", [RECORD_BYTES, 64, 100, 1000, 1 << 20])
 def test_finds_everything_in_any_window(window: int) -> None:
     """Whole or cut into pieces: the same records, and the same gaps."""
     for seed in range(100):
         data, records, gaps = pieces(Random(seed))
         found, damaged = [], []
-        for item in scan(lambda at, size, data=data: data[at : at + size], 0, len(data), SALT, window):
+        for item in scan(reading(data), 0, len(data), SALT, window):
             if isinstance(item, Damage):
                 damaged.append((item.offset, item.stop))
             else:
@@ -62,7 +67,7 @@ def test_any_bytes() -> None:
             at = random.randrange(len(data))
             data[at : at + random.randrange(9)] = random.randbytes(random.randrange(9))
         stop = 0
-        for item in scan(lambda at, size, data=data: bytes(data[at : at + size]), 0, len(data), SALT, 128):
+        for item in scan(reading(bytes(data)), 0, len(data), SALT, 128):
             offset, end = (item.offset, item.stop) if isinstance(item, Damage) else (item[0], item[0] + 1)
             assert stop <= offset < end <= len(data)
             stop = end
