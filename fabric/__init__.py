@@ -122,13 +122,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'peerfabric' has no attribute {name!r}")
-    value = getattr(import_module(f"peerfabric.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else a checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'peerfabric' has no attribute {name!r}")
+        value = getattr(import_module(f"peerfabric.{home}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
