@@ -1,10 +1,15 @@
 """A web application that produces: the node lives as long as the application, in its lifespan.
 
+What it has answered with 202 is on its own disk, in `web-spool`: it survives the application, and is delivered once
+somebody consumes. Each process of the application needs a folder of its own.
+
 Run it with `uvicorn --app-dir examples web_app:app`, take orders with `peerfabric take orders -n 0`, and order with
 `curl -d '{"number": 1, "dish": "tea"}' localhost:8000/orders`. Run as a script it serves, orders and takes once.
 """
 
 import asyncio
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
@@ -29,7 +34,7 @@ class State(TypedDict):
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[State]:
-    async with AsyncNode("web") as node:  # at the end of the application it waits for what is not settled
+    async with AsyncNode("web", spool=os.environ.get("WEB_SPOOL", "web-spool")) as node:
         yield {"orders": node.producer("orders", Order)}
 
 
@@ -38,7 +43,7 @@ async def order(request: Request) -> JSONResponse:
         body = msgspec.json.decode(await request.body(), type=Order)
     except msgspec.DecodeError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
-    receipt = await request.state.orders.send(body)
+    receipt = await request.state.orders.send(body)  # stored when this returns; another order may come meanwhile
     return JSONResponse({"accepted": receipt.id}, status_code=202)
 
 
@@ -67,4 +72,6 @@ async def try_it() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(try_it())
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["WEB_SPOOL"] = folder
+        asyncio.run(try_it())

@@ -48,7 +48,7 @@ class Letters:
         letter = self._letters.get(identity)
         if letter is None:
             return "its dead letter was retried or dropped"
-        return f"{letter.reason}: {letter.error}" if letter.error else letter.reason
+        return letter.why
 
     def check(self) -> None:
         """Assert that the bytes are the sum."""

@@ -26,6 +26,7 @@ from peerfabric.holders import Holders
 from peerfabric.inflight import DEATHS_TO_SUSPECT, Run
 from peerfabric.letters import Letters, letters_of
 from peerfabric.marks import CONSUMERS_KEPT, Marks, News, state_of
+from peerfabric.notices import Notices
 from peerfabric.numbering import Numbering
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.stats import DeadLetter, QueueAccount
@@ -44,6 +45,7 @@ class ProducerEnd:
         random: Source of jitter.
         numbering: With a spool, the names of all messages, those of earlier lives included.
         backlog: With a spool, what is on disk.
+        notices: Where it is told that messages are given up.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class ProducerEnd:
         random: Random,
         numbering: Numbering | None = None,
         backlog: Backlog | None = None,
+        notices: Notices | None = None,
     ) -> None:
         self.queue, self.stream, self.codec = queue, stream, codec
         self._ourselves = stream[: -len(queue) - 1]
         """The holder that this node itself is, if it consumes what it produces."""
         self.numbering = numbering or Numbering(stream)
         self.backlog = backlog
+        self._notices = notices or Notices()
         self.max_attempts = max_attempts
         self.next = self.numbering.base + 1
         self.consumers: dict[str, str] = {}
@@ -579,6 +583,12 @@ class ProducerEnd:
 
     def _bury(self, run: Run, reason: str) -> None:
         for number, letter in letters_of(run, reason, self.queue, self.codec, self.numbering):
+            self._notices.once(
+                f"dead {self.queue} {reason}",
+                "warning",
+                f"queue {self.queue!r}: message {letter.id} is a dead letter, {letter.why}; see "
+                f"node.dead_letters({self.queue!r}). Others for the same reason are not told",
+            )
             self._letters.put(letter)  # an earlier life may have stored it, too
             if self.backlog is not None:
                 self.backlog.bury(number, letter)

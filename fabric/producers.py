@@ -30,7 +30,7 @@ class Producers:
         address: Who this node is.
         peers: Its links.
         control: Told of links that have something to say.
-        notices: Where a full list of dead letters is reported.
+        notices: Where it is told that messages are given up, and that the list of dead letters is full.
         random: Source of jitter.
     """
 
@@ -58,7 +58,9 @@ class Producers:
         numbering = backlog = None
         if recovered is not None:
             numbering, backlog = recovered.begin(stream, letter_bytes_max, now)
-        end = ProducerEnd(queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog)
+        end = ProducerEnd(
+            queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog, self._notices
+        )
         self.by_queue[queue] = end
         for link in self._peers.by_holder.values():
             if link.up and link.their_interest is not None:

@@ -120,3 +120,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     sent_ms: int
     headers: dict[str, str] | None = None
     origin: str | None = None
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return f"{self.reason}: {self.error}" if self.error else self.reason

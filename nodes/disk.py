@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.pump import Pump
-from peerfabric.nodes.stores import Loaded, Store
+from peerfabric.nodes.stores import Loaded, Store, told_lost
 from peerfabric.nodes.waiting import clock
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
@@ -27,8 +27,6 @@ CURSOR_EVERY: Final = 0.05
 CURSOR_EVERY_SYNCED: Final = 0.25
 RETRY_AFTER: Final = 0.25
 """Seconds until a disk that refused is asked again."""
-_TOLD_MAX: Final = 20
-"""Ranges of lost messages that one line of the log names."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -257,7 +255,7 @@ class Disk:
             for damage in found.damages:
                 _log.warning("queue %r: %s", store.queue, damage)
             if names:
-                _log.error("queue %r: %s", store.queue, _told(names))
+                _log.error("queue %r: %s", store.queue, told_lost(names))
             self.pump.wake()
         return more
 
@@ -321,11 +319,3 @@ class Disk:
                     store.end.backlog.changed = store.end.backlog.changed or store.forgetful
                     self.producers.disk_moved(store.end)  # there may be room again
         self.pump.wake()
-
-
-def _told(names: list[tuple[str, int, int]]) -> str:
-    """What is lost, by number, for people."""
-    count = sum(stop - first for _, first, stop in names)
-    parts = [f"{stream}/{first}" + (f" to {stop - 1}" if stop - first > 1 else "") for stream, first, stop in names]
-    rest = f" and {len(parts) - _TOLD_MAX} more ranges" if len(parts) > _TOLD_MAX else ""
-    return f"{count:,} messages on disk are damaged and lost: {', '.join(parts[:_TOLD_MAX])}{rest}"

@@ -15,7 +15,7 @@ from peerfabric.envelope import MSGPACK
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.keeper import Keeper
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes.stores import Store, told_lost
 from peerfabric.options import MiB
 from peerfabric.spool import Spool
 from peerfabric.stats import DeadLetter
@@ -115,7 +115,8 @@ class Opened:
                 store.end.restore_letter(letter)
             left = store.end.account()
             if left.recovered:
-                _log.info("queue %r: the spool has %d messages from before", queue, left.recovered)
+                count = left.recovered - left.damaged
+                _log.info("queue %r: the spool has %d messages from before", queue, count)
         engine.producers.durable = bool(disk.stores)
 
     def close(self) -> None:
@@ -131,6 +132,8 @@ def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
     store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
     for line in store.findings:
         _log.warning("queue %r: %s", queue, line)
+    if lost := store.lost():
+        _log.error("queue %r: %s", queue, told_lost(lost))
     return store
 
 

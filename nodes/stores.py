@@ -31,6 +31,8 @@ READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """Read at a time, so that a store is not locked for long."""
 FULL_MARKS_BYTES: Final = 32 * 1024
 """Of the marks in a cursor on a full disk: half of the space that it has, which settled ranges seldom take."""
+TOLD_MAX: Final = 20
+"""Ranges of lost messages that one line of the log names."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _log = logging.getLogger("peerfabric")
@@ -120,8 +122,12 @@ class Store:
             marks = _marks.decode(found.marks) if found.marks else Marks()
         except msgspec.DecodeError:
             marks = Marks()  # of a later version: attempts begin again at 1
-        damages = [(self.stream(epoch), start, stop) for epoch, start, stop in damaged]
-        return Recovered(eras, settled, damages, marks, died=self._spool.died)
+        return Recovered(eras, settled, self.lost(), marks, died=self._spool.died)
+
+    def lost(self) -> list[tuple[str, int, int]]:
+        """The (stream, start, stop) that should be there and are not, or are damaged; told at one start only."""
+        damaged = self._log.recovery.damaged
+        return [(self.stream(epoch), start, stop) for epoch, start, stop in damaged if stop > start]
 
     def letters(self) -> list[DeadLetter]:
         """The dead letters that were neither retried nor dropped."""
@@ -394,9 +400,17 @@ def _read_letters(log: Log) -> Iterable[DeadLetter]:
         _log.warning("%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
 
 
+def told_lost(names: list[tuple[str, int, int]]) -> str:
+    """What is lost, by number, for people."""
+    count = sum(stop - first for _, first, stop in names)
+    parts = [f"{stream}/{first}" + (f" to {stop - 1}" if stop - first > 1 else "") for stream, first, stop in names]
+    rest = f" and {len(parts) - TOLD_MAX} more ranges" if len(parts) > TOLD_MAX else ""
+    return f"{count:,} messages on disk are damaged and lost: {', '.join(parts[:TOLD_MAX])}{rest}"
+
+
 def letter_bodies(record: Record) -> list[bytes]:
     """The bodies of a record as documents of msgpack, whatever its codec."""
     return [bytes(body) for body in split(record.body, record.codec)]
 
 
-__all__ = ["Loaded", "Store", "letter_bodies", "pairs"]
+__all__ = ["Loaded", "Store", "letter_bodies", "pairs", "told_lost"]

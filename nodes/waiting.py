@@ -150,6 +150,11 @@ def in_event_loop() -> bool:
     return True
 
 
+def _stalls_a_loop(waiting: Waiting) -> bool:
+    """Whether a call that waits so keeps an event loop from running."""
+    return isinstance(waiting, Blocking) and in_event_loop()
+
+
 async def wait_until(
     waiting: Waiting,
     gate: Gate,
@@ -169,6 +174,11 @@ async def wait_until(
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain
     explain_at: float | None = started_at + explain_after if timeout is None or timeout > explain_after else None
+
+    def text() -> str:
+        stalled = "; meanwhile this call keeps the event loop of its thread from running: use AsyncNode there"
+        return what() + stalled * _stalls_a_loop(waiting)
+
     waiter = waiting.waiter()
     gate.enter(waiter)
     try:
@@ -178,10 +188,11 @@ async def wait_until(
                 return result
             now = clock()
             if ends_at is not None and now >= ends_at:
-                raise TimedOut(f"timed out after {timeout:g} s: {what()}")
+                raise TimedOut(f"timed out after {timeout:g} s: {text()}")
             if explain_at is not None and now >= explain_at:
                 explain_at = None
-                _log.log(level, "still waiting after %.0f s: %s", now - started_at, what())
+                level = logging.WARNING if _stalls_a_loop(waiting) else level
+                _log.log(level, "still waiting after %.0f s: %s", now - started_at, text())
             wake_at = min((at for at in (ends_at, explain_at) if at is not None), default=None)
             await waiting.park(waiter, None if wake_at is None else wake_at - now)
     finally:

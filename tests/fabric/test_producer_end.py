@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from peerfabric.envelope import BATCH_FAILED, FAILED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
+from peerfabric.envelope import BATCH_FAILED, FAILED, LEASE, NO_INTEREST, RAW, REFUSED, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
+from peerfabric.notices import Notices
+from peerfabric.producer_end import ProducerEnd
 from peerfabric.ranges import Ranges
-from tests.fabric.helpers import HUGE, bodies, dispatch, producer
+from tests.fabric.helpers import HUGE, STREAM, bodies, dispatch, producer
 
 EACH = 4 + MESSAGE_OVERHEAD
 
@@ -145,6 +149,21 @@ def test_a_refused_message_does_not_wait_for_ever() -> None:
     assert end.state(1) == "waiting", "somebody may come who takes it"
     end.expire(10.0)
     assert end.state(1) == "dead"
+
+
+def test_the_first_dead_letter_of_each_reason_is_told() -> None:
+    """A person must look at them; a thousand of a kind are one line."""
+    notices = Notices()
+    end = ProducerEnd("jobs", STREAM, RAW, 2**20, 5, Random(1), notices=notices)
+    end.set_consumer("a:1", "a", consumes=True)
+    end.accept(bodies(4), 0)
+    for number, reason in ((1, REJECTED), (2, REJECTED), (3, REFUSED), (4, REFUSED)):
+        assert dispatch(end, messages=1) == (number, number + 1)
+        end.nacked("a:1", Nack(number, number + 1, 1, reason, -1, f"not {number}"), 0.0)
+    assert [line.text.partition(";")[0] for line in notices.take()] == [
+        f"queue 'jobs': message {STREAM}/1 is a dead letter, rejected: not 1",
+        f"queue 'jobs': message {STREAM}/3 is a dead letter, refused: not 3",
+    ]
 
 
 def test_without_interest_nothing_counts() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import AsyncNode, ConfigError, Node
+from peerfabric import AsyncNode, ConfigError, Node, TimedOut
 from tests.nodes.conftest import DEADLINE, Front
 
 
@@ -90,3 +90,19 @@ def test_the_statements_of_the_other_front(runtime: Path) -> None:
                 pass
 
     asyncio.run(main())
+
+
+def test_a_blocking_node_in_an_event_loop(runtime: Path) -> None:
+    """A call that has waited in vain there names the likeliest cause, which is itself."""
+
+    async def main() -> None:
+        with (
+            Node() as node,
+            pytest.raises(TimedOut, match="keeps the event loop .* use AsyncNode there"),
+        ):
+            node.consumer("orders", int).get(timeout=0.1)
+
+    asyncio.run(main())
+    with Node() as node, pytest.raises(TimedOut) as caught:
+        node.consumer("orders", int).get(timeout=0.1)
+    assert "event loop" not in str(caught.value)

@@ -136,6 +136,23 @@ def test_what_the_disk_has_lost_was_not_processed(front: Front, tmp_path: Path) 
         producer.flush(timeout=DEADLINE)
 
 
+def test_a_start_tells_what_is_lost(front: Front, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By number, and once; what is there is counted apart."""
+    spool = tmp_path / "spool"
+    with front.node("shop", spool=spool) as node:
+        producer = node.producer("jobs", str)
+        ids = [producer.send(f"body {n}").id for n in range(4)]
+    [segment] = (spool / "queues" / "jobs").glob("*.seg")
+    segment.write_bytes(segment.read_bytes().replace(b"body 2", b"bodi 2"))
+    caplog.set_level("INFO", "peerfabric")
+    for told in (1, 0):
+        caplog.clear()
+        with front.node("shop", spool=spool):
+            lines = [record.getMessage() for record in caplog.records]
+        assert lines.count(f"queue 'jobs': 1 messages on disk are damaged and lost: {ids[2]}") == told
+        assert lines.count("queue 'jobs': the spool has 3 messages from before") == 1
+
+
 SELF_CONSUMER = """
     import os, signal, sys
     from peerfabric import Node, TimedOut
