@@ -96,11 +96,9 @@ def test_a_blocking_node_in_an_event_loop(runtime: Path) -> None:
     """A call that has waited in vain there names the likeliest cause, which is itself."""
 
     async def main() -> None:
-        with (
-            Node() as node,
-            pytest.raises(TimedOut, match="keeps the event loop .* use AsyncNode there"),
-        ):
+        with Node() as node, pytest.raises(TimedOut) as caught:
             node.consumer("orders", int).get(timeout=0.1)
+        assert str(caught.value).endswith("event loop of its thread from running: use AsyncNode there")
 
     asyncio.run(main())
     with Node() as node, pytest.raises(TimedOut) as caught:
