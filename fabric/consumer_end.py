@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Final
 
-from peerfabric import leases
 from peerfabric.credit import ConsumerCredit, Window
 from peerfabric.delivery import Delivery, Verdict, slices
 from peerfabric.envelope import (
@@ -31,6 +30,7 @@ from peerfabric.envelope import (
     StreamRanges,
 )
 from peerfabric.granting import QUANTUM, grant
+from peerfabric.leases import OBSERVE_EVERY, Overdue, lapsed, observe, pause, resume
 from peerfabric.ranges import Ranges
 from peerfabric.source import Source
 from peerfabric.stats import ConsumerAccount
@@ -60,7 +60,7 @@ class ConsumerEnd:
         lease: Seconds that user code may keep a message before it goes to somebody else.
         budget: Bytes granted and not yet finished, over all links.
         horizon: Seconds of work to keep in hand.
-        suspects: Those of all queues that this process consumes, where this one's go, too.
+        suspects: Those of all queues that this process consumes, by queue; this one's are added.
         remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
     """
 
@@ -80,7 +80,7 @@ class ConsumerEnd:
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
-        self._overdue = leases.Overdue()
+        self._overdue = Overdue()
         self.misled = 0
         """How often ten refusals in a row stopped the credit, for the driver to report."""
         self._takers = 0
@@ -466,7 +466,7 @@ class ConsumerEnd:
                 self._apply(delivery, *delivery.verdicts.popleft())
             if not delivery.observed or delivery.next > delivery.observed[-1][0]:
                 self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
-                leases.observe(delivery, now)
+                observe(delivery, now)
             self._close_if_finished(delivery)
         if self._overdue:
             for delivery, low, high in self._overdue.take_acked(self._open):
@@ -572,11 +572,11 @@ class ConsumerEnd:
 
     def pause(self, delivery: Delivery, now: float) -> None:
         """A handler of `delivery` waits inside a call of ours: its lease stands still."""
-        leases.pause(delivery, now)
+        pause(delivery, now)
 
     def resume(self, delivery: Delivery, now: float) -> None:
         """A handler goes on; the lease with the last of them."""
-        leases.resume(delivery, now)
+        resume(delivery, now)
 
     def expire(self, now: float) -> None:
         """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
@@ -592,7 +592,7 @@ class ConsumerEnd:
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         """Take back what user code has kept for too long."""
         source, over = self._sources[delivery.holder], False
-        for at in leases.lapsed(delivery, self.lease, now):
+        for at in lapsed(delivery, self.lease, now):
             over = True
             sequence = delivery.first + at
             self._streams[delivery.stream].let_go(sequence, sequence + 1)
@@ -609,7 +609,7 @@ class ConsumerEnd:
         """The next instant at which `expire` has something to look at; inf if never."""
         times = [self._streams.deadline(), self.suspects.deadline(now)]
         if self._open:
-            times.append(now + leases.OBSERVE_EVERY)
+            times.append(now + OBSERVE_EVERY)
         if not self._takers and self._unstarted():
             times.append(self._taken_at + IDLE_AFTER)
         if now < self._no_credit_until < inf:
@@ -703,13 +703,14 @@ class ConsumerEnd:
         for delivery in self._everything():
             assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
             held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
+        self._streams.check()
         for stream, dedup in self._streams.items():
-            dedup.check()
             below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
             assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
             started = self.unsettled_started
             assert below <= started, f"{stream}: an unstarted message lies below the floor"
         for source in self._sources.values():
+            assert all(stream in self._streams for stream in source.streams), "a stream of a producer is not there"
             credit = source.credit
             assert credit.seen_messages <= credit.granted_messages or source.proven_gone, "more came than was granted"
             assert credit.freed_messages <= credit.seen_messages, "more was finished than came"

@@ -10,6 +10,7 @@ from peerfabric.envelope import Bye, encode_frame
 REFUSED_FOR: Final = 30.0
 """How long a node that was refused, or refuses us, is neither dialled nor told again."""
 FAREWELLS_MAX: Final = 64
+"""Wires at one time for those whom we do not talk to; a crowd of them is told one after another, or not at all."""
 PATIENCE: Final = 1.0
 """How long it is tried to say goodbye."""
 REMNANT: Final = 0.5

@@ -73,8 +73,9 @@ class Fates:
         self.left = Ranges(self.settled.missing(1, stop))
 
     def delivered(self, start: int, stop: int) -> None:
-        """`[start, stop)` lies in a consumer's memory."""
-        self._delivered.add(start, stop)
+        """What is not settled of `[start, stop)` lies in a consumer's memory."""
+        for low, high in self.settled.missing(start, stop):
+            self._delivered.add(low, high)
 
     def raise_floor(self) -> None:
         """Something may have been settled, or a letter stored."""
@@ -97,4 +98,8 @@ class Fates:
         assert self.floor == lowest, "floor is not the lowest unsettled number"
         assert self._backlog is None or self._backlog.floor <= self.floor, "others go by a floor that could fall"
         assert self.floor >= self._floor_checked, "the floor fell"
+        for numbers in (self._delivered, self.left):
+            assert not any(self.settled.common(*r) for r in numbers), "settled, and yet to be settled"
+        for fate, numbers in self._unprocessed.items():
+            assert not any(self.settled.missing(*r) for r in numbers), f"{fate}, and not settled"
         self._floor_checked = self.floor

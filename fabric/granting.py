@@ -10,8 +10,9 @@ from peerfabric.source import Source
 from peerfabric.streams import Streams
 
 QUANTUM: Final = 256 * 1024
-"""Bytes that each producer may hand out in its turn."""
+"""Bytes that each producer may hand out in its turn, and may have on the way besides."""
 DONE_RANGES_MAX: Final = 100_000
+"""Ranges of results that a producer has yet to settle. Beyond that it gets no credit, as they could grow for ever."""
 
 
 def grant(sources: Iterable[Source], streams: Streams, window: int, budget: int, now: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from math import inf
 from operator import attrgetter
 from typing import Final
 
@@ -44,10 +45,12 @@ class Run:
         "codec",
         "cost",
         "deaths",
+        "doomed_at",
         "error",
         "extras",
         "first",
         "last_holder",
+        "prefer_until",
         "refused_by",
         "sent_ms",
         "solo",
@@ -64,7 +67,11 @@ class Run:
         self.deaths = self.strikes = self.breaks = 0
         self.solo = self.started = False
         self.refused_by: frozenset[str] = frozenset()
+        self.doomed_at = inf
+        """Since when all who are there have refused it."""
         self.last_holder = ""
+        self.prefer_until = -inf
+        """Until then it goes to others than its last holder."""
         self.error = ""
         self.extras: dict[int, Extra] | None = None
         self.codec: int | None = None
@@ -103,12 +110,8 @@ class Run:
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
         rest.codec = self.codec
         rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
-        rest.solo, rest.refused_by, rest.last_holder, rest.error = (
-            self.solo,
-            self.refused_by,
-            self.last_holder,
-            self.error,
-        )
+        rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
+        rest.last_holder, rest.prefer_until, rest.error = self.last_holder, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
         del self.bodies[count:]
         self.cost -= rest.cost

@@ -4,8 +4,9 @@ WAITING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
    ▲                        │
    └── nack, return, gone ──┴── attempts or strikes used up, rejected ──▶  DEAD
 
-waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ on disk only ⊎ settled  =  [1, next)
+waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ on disk only ⊎ settled ⊎ left at close  =  [1, next)
 accepted + recovered + retried  =  acked + in flight + waiting + on disk only + dead-lettered + dropped + damaged
+                                   + left at close
 
 Messages are numbered here from 1 on, those of earlier lives first (numbering.py); without a spool these numbers are the
 sequences. What waits is in waiting.py, what is in flight in holders.py, what became of the others in fates.py and
@@ -228,7 +229,8 @@ class ProducerEnd:
 
     def waiting_for(self, holder: str) -> int:
         """Messages that could be sent to `holder` now: without what it has refused."""
-        return self.waiting_count - self.waiting.refused_count(self.consumers.get(holder, ""))
+        count = self.waiting_count
+        return count - self.waiting.refused_count(self.consumers.get(holder, "")) if count else 0
 
     def held_by(self, holder: str) -> int:
         """How many messages `holder` has, as far as we know."""
@@ -576,7 +578,8 @@ class ProducerEnd:
     def _refuse(self, run: Run, holder: str, text: str) -> None:
         run.refused_by |= {self.consumers.get(holder, holder.partition(":")[0])}
         run.error = text
-        if run.refused_by >= set(self.consumers.values()):
+        awaited = self.backlog.awaited if self.backlog is not None else ()
+        if self.consumers and not awaited and run.refused_by >= set(self.consumers.values()):
             self._bury(run, "refused")
         else:
             self.waiting.give_back(run)
@@ -622,6 +625,7 @@ class ProducerEnd:
             part.check()
         held = sum(run.cost for _, runs in self._places() for run in runs)
         assert held == self._accepted_cost - self.released_cost, "bytes held are not bytes accepted minus released"
+        assert all(self.waiting_for(holder) >= 0 for holder in self.consumers), "fewer than no messages wait"
         account = self.account()
         assert account.waiting + account.in_flight == counted, "a message is counted twice, or not at all"
         assert account.on_disk == on_disk, "what is on disk only is not what is counted"

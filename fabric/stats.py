@@ -32,8 +32,8 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def closes(self) -> bool:
         """Whether every message is accounted for; False would be a bug of ours."""
-        settled = self.acked + self.dead_lettered + self.dropped + self.damaged + self.left_at_close
-        unsettled = self.in_flight + self.waiting + self.on_disk
+        settled = self.acked + self.dead_lettered + self.dropped + self.damaged
+        unsettled = self.in_flight + self.waiting + self.on_disk + self.left_at_close
         return self.accepted + self.recovered + self.retried == settled + unsettled
 
 

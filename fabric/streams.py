@@ -16,6 +16,7 @@ from peerfabric.ranges import Ranges
 FORGET_AFTER: Final = 60.0
 """How long the numbers of a producer that is gone are remembered after its last message was finished."""
 DURABLE_MAX: Final = 100_000
+"""Streams that may return: each life of a producer with a spool makes one a queue. Some 500 bytes each, so 50 MB."""
 _EVERYTHING: Final = 2**53
 
 
@@ -124,8 +125,8 @@ class Streams:
         return due
 
     def deadline(self) -> float:
-        """When `drop_due` has something to look at; inf if never."""
-        return min(self._forget_at.values(), default=inf)
+        """When `drop_due` drops the next; inf if never. What is still held is looked at with its messages."""
+        return min((at for stream, at in self._forget_at.items() if not self._dedup[stream].held), default=inf)
 
     def _note_forgotten(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` cannot come again, or is not recognised any more if it does."""
@@ -134,6 +135,12 @@ class Streams:
             if ranges is None:
                 ranges = self._forgotten[stream] = Ranges()
             ranges.add(start, stop)
+
+    def check(self) -> None:
+        """Assert what holds of each stream, and that only those have a time that are there."""
+        for dedup in self._dedup.values():
+            dedup.check()
+        assert self._forget_at.keys() <= self._dedup.keys(), "a stream that is not there is to be forgotten"
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""

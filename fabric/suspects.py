@@ -22,7 +22,10 @@ Then things go on: should that producer die as well, it may miss a death, or acc
 
 
 class Suspects:
-    """Those of one queue, which is at the head of its source's buffer, announced, handed out, and told of, in turn.
+    """The suspects of one queue.
+
+    In turn each is at the head of its source's buffer, announced, settled (`announced` is 0), handed out, told of, and
+    settled again.
 
     Args:
         sources: The queue's producers, by holder.

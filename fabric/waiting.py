@@ -19,6 +19,7 @@ from peerfabric.batch import cuts
 from peerfabric.envelope import Extra
 from peerfabric.inflight import MESSAGE_OVERHEAD, Run, Runs, cost
 from peerfabric.numbering import Numbering
+from peerfabric.ranges import Ranges
 
 FRAME_BYTES_AIM: Final = 256 * 1024
 """Large enough that a call per frame costs nothing per message, small enough that control waits little."""
@@ -49,10 +50,10 @@ class WaitingRuns:
         self._delayed = Runs()
         self._due: list[tuple[float, int, int]] = []
         """(when, start, stop): then these are not delayed any more."""
-        self._preferred: list[tuple[float, int, int, str]] = []
-        """(when, start, stop, node id): until then these go to another consumer than this one, which failed them."""
+        self._preferred: list[tuple[float, int, int]] = []
+        """(when, start, stop): until then these go to another consumer than the one that failed them."""
         self._refused_at: float | None = None
-        """When to compare what was refused; None: nothing waits that was, -inf: at the first `expire` that knows."""
+        """When to compare what was refused with who is there; None: nothing waits that was."""
 
     @property
     def count(self) -> int:
@@ -117,8 +118,9 @@ class WaitingRuns:
     def give_back(self, run: Run) -> None:
         """`run` goes to whoever may have it, at once: somebody who has not refused it."""
         self._returned.add(run)
-        if run.refused_by and self._refused_at is None:
-            self._refused_at = -inf
+        if run.refused_by:
+            run.doomed_at = inf
+            self._refused_at = -inf  # at the next `expire`, which knows who is there
 
     def again(self, run: Run, now: float, delay: float) -> None:
         """`run` failed, and may be sent again in `delay` seconds, first of all to others."""
@@ -162,36 +164,44 @@ class WaitingRuns:
         heapq.heappush(self._due, (until, run.first, run.stop))
 
     def _prefer_others(self, run: Run, since: float) -> None:
-        heapq.heappush(self._preferred, (since + PREFER_OTHERS_FOR, run.first, run.stop, run.last_holder))
+        run.prefer_until = since + PREFER_OTHERS_FOR
+        heapq.heappush(self._preferred, (run.prefer_until, run.first, run.stop))
 
     # In time
 
     def expire(self, now: float, known: Collection[str]) -> list[Run]:
         """Make available what has waited long enough; remove and return what all of `known` have refused.
 
-        Those who might have taken a refused message may have left since.
+        Those who might have taken a refused message may have left since. They have REFUSED_EVERY seconds to come back.
         """
         while self._due and self._due[0][0] <= now:
             _, start, stop = heapq.heappop(self._due)
             for run in self._delayed.take(start, stop):
                 self.give_back(run)
         while self._preferred and self._preferred[0][0] <= now:
-            _, start, stop, node_id = heapq.heappop(self._preferred)
+            _, start, stop = heapq.heappop(self._preferred)
             for run in self._returned.take(start, stop):
-                if run.last_holder == node_id:  # nobody has failed it since
+                if run.prefer_until <= now:  # else it has failed once more since
                     run.last_holder = ""
                 self._returned.add(run)
-        if self._refused_at == -inf:
-            self._refused_at = now + REFUSED_EVERY  # until then somebody may come, or come back, who takes it
         if self._refused_at is None or self._refused_at > now:
             return []
-        refused = [run for run in self._returned if run.refused_by]
-        self._refused_at = now + REFUSED_EVERY if refused else None
         everybody = set(known)
-        lost = [run for run in refused if everybody and run.refused_by >= everybody]
+        refused = [run for run in self._returned if run.refused_by]
+        lost = [run for run in refused if self._is_lost(run, everybody, now)]
         for run in lost:
             self._returned.remove(run)
+        self._refused_at = now + REFUSED_EVERY if len(lost) < len(refused) else None
         return lost
+
+    @staticmethod
+    def _is_lost(run: Run, everybody: set[str], now: float) -> bool:
+        """Whether for long enough nobody has been there who may have `run`."""
+        if not everybody or not run.refused_by >= everybody:
+            run.doomed_at = inf
+            return False
+        run.doomed_at = min(run.doomed_at, now)
+        return now - run.doomed_at >= REFUSED_EVERY
 
     def deadline(self) -> float | None:
         times = [heap[0][0] for heap in (self._due, self._preferred) if heap]
@@ -319,8 +329,12 @@ class WaitingRuns:
         yield "delayed", self._delayed.runs
 
     def check(self) -> None:
-        """Assert that the count is the sum, and tables are in order."""
+        """Assert that the count is the sum, tables are in order, and whatever waits for its time has one."""
         assert self._fresh_count == sum(len(run.bodies) for run in self._fresh), "waiting count"
+        refused = any(run.refused_by for run in self._returned)
+        assert not refused or self._refused_at is not None, "what was refused is compared with nobody"
+        due = Ranges((start, stop) for _, start, stop in self._due)
+        assert not any(due.missing(run.first, run.stop) for run in self._delayed), "a delay never ends"
         self._returned.check()
         self._delayed.check()
 

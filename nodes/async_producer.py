@@ -134,6 +134,10 @@ class AsyncProducer(Generic[T_contra]):
         """The number of the newest message that was accepted, retried letters included."""
         return self._handover.last
 
+    def so_far(self) -> tuple[int, int]:
+        """`last`, and how many of all were retried letters, at one instant."""
+        return self._handover.so_far()
+
     async def _started(self) -> None:
         """Have the node running, and the end open."""
         if not self.opened or not self._node.is_running:

@@ -94,6 +94,8 @@ class Handover:
         self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
         self.count = 0
         """The sequence of the newest message that is accepted."""
+        self._letters = 0
+        """How many retried letters were put in."""
         self.volatile = False
         """Of `on_full="spool"`: what is put in stays in memory."""
         self._node = node
@@ -134,6 +136,11 @@ class Handover:
     def last(self) -> int:
         """The number of the newest message that is accepted, retried letters included."""
         return self.end.numbering.base + self.count
+
+    def so_far(self) -> tuple[int, int]:
+        """`last`, and how many of those were retried letters, at one instant."""
+        with self._lock:
+            return self.last, self._letters
 
     # The pump's side
 
@@ -371,6 +378,7 @@ class Handover:
             self._close_segment()
             self._segments.append(Retry(letter))
             self.count += not counted
+            self._letters += 1
         self.alert()
 
     def _add_extra(self, extra: Extra | None) -> None:

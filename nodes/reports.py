@@ -38,20 +38,31 @@ def statistics(node: InnerNode) -> Statistics:
     if node.life is Life.NEW and node.starting.needs_thread():
         return Statistics(node_id="", name=node.settings.name)
     node.ensure(closing=True)
-    handed_over = {producer: producer.last for producer in list(node.handles.producers.values()) if producer.opened}
+    so_far = {p.queue: p.so_far() for p in list(node.handles.producers.values()) if p.opened}
     with node.pump.lock:
         found = node.engine.statistics()
-        behind = {producer.queue: last + 1 - producer.end.next for producer, last in handed_over.items()}
-    accounts = tuple(_with_handed_over(account, behind.get(account.queue, 0)) for account in found.producers)
+        following = {queue: end.next for queue, end in node.engine.producers.by_queue.items()}
+    accounts = tuple(
+        with_handed_over(account, following[account.queue], *so_far.get(account.queue, (0, 0)))
+        for account in found.producers
+    )
     counters = {**found.counters, "foreign messages": node.pump.foreign} if node.pump.foreign else found.counters
     return replace(found, producers=accounts, counters=counters)
 
 
-def _with_handed_over(account: QueueAccount, behind: int) -> QueueAccount:
-    """Count also the `behind` messages that were accepted and are on their way to the engine."""
+def with_handed_over(account: QueueAccount, following: int, last: int, letters: int) -> QueueAccount:
+    """Count also what is on its way to the engine, which knows of those below `following`: up to number `last`, with
+    `letters` retried in all."""
+    behind = last + 1 - following
     if behind <= 0:
         return account
-    return replace(account, accepted=account.accepted + behind, waiting=account.waiting + behind)
+    retried = min(behind, max(0, letters - account.retried))
+    return replace(
+        account,
+        accepted=account.accepted + behind - retried,
+        retried=account.retried + retried,
+        waiting=account.waiting + behind,
+    )
 
 
 def dead_letters(node: InnerNode, queue: str) -> list[DeadMessage[Any]]:

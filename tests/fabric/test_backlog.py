@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from peerfabric.backlog import Recovered, only_the_running
-from peerfabric.envelope import LEASE, RAW, REJECTED, Extra, Nack
+from peerfabric.envelope import LEASE, RAW, REFUSED, REJECTED, Extra, Nack
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.marks import CONSUMERS_KEPT, Mark, Marks, News, pack_marks
 from peerfabric.producer_end import ProducerEnd
@@ -168,6 +168,23 @@ def test_recovered_messages_wait_for_those_who_may_have_them() -> None:
     assert alone.deadline() == 1.0
     alone.expire(1.0)
     assert dispatch(alone) == (1, 5)
+
+
+def test_a_refusal_while_others_are_waited_for() -> None:
+    """It gives up nothing, as they may take the message; and fewer than none never wait."""
+    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a", "b"]))
+    load(end, OLD, 1, 4)
+    assert not end.reconcile("a:1", Ranges([(1, 3)]))
+    end.nacked("a:1", Nack(1, 3, 1, REFUSED), 0.0)
+    end.check()
+    assert (end.waiting_for("a:1"), end.state(1)) == (0, "waiting")
+    end.expire(1.0)
+    assert (end.waiting_for("a:1"), dispatch(end)) == (2, (3, 5))
+    end.expire(2.0)
+    assert end.state(1) == "waiting"
+    end.expire(10.0)
+    end.expire(15.0)
+    assert [end.state(number) for number in (1, 2)] == ["dead", "dead"]
 
 
 def test_a_life_that_ends_in_its_reunion_leaves_those_it_waits_for() -> None:

@@ -130,6 +130,8 @@ def test_a_refused_message_goes_to_the_others() -> None:
     end.expire(0.0)
     end.gone("b:1", died=True)
     end.expire(5.0)
+    assert end.state(1) == "waiting", "b may come back"
+    end.expire(10.0)
     assert end.state(1) == "dead"
     end.check()
 

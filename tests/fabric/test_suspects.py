@@ -193,3 +193,82 @@ def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
     more.take_results("p:1", 3)
     more.settle("p:1", 3)
     assert take(more, 50.0).first == 1
+
+
+def test_a_suspect_whose_producer_is_dead_needs_no_announcement() -> None:
+    """Nobody is there to write down that it starts, nor to give it to somebody else."""
+    end = consumer()
+    suspect(end, 1)
+    end.detach("p:1", 0.0, proven_gone=True)
+    delivery = take(end)
+    claim(delivery)
+    delivery.ack(0, 1)
+    end.progress(0.0)
+    assert end.idle
+
+
+def from_another(end: ConsumerEnd, **more: int) -> None:
+    """The first message of a producer "o:1"."""
+    end.meet("o:1")
+    end.fence("o:1", 1000.0)
+    end._sources["o:1"].credit.granted_messages = end._sources["o:1"].credit.granted_bytes = 100
+    frame = msgspec.structs.replace(data(1, 1, 1, **more), stream="o:1:jobs")
+    end.receive("o:1", "other", frame, body_of(1, 1), 0.0)
+
+
+def test_suspects_of_two_producers_run_one_after_the_other() -> None:
+    """The second is announced only once the result of the first is settled: each death has one to blame."""
+    end = consumer()
+    suspect(end, 1)
+    from_another(end, flags=SUSPECT)
+    assert end.take(0.0) is None
+    assert (len(end.take_results("p:1", 1)), len(end.take_results("o:1", 1))) == (1, 0)
+    end.settle("p:1", 1)
+    delivery = take(end)
+    assert delivery.holder == "p:1"
+    claim(delivery)
+    delivery.ack(0, 1)
+    results(end, 2)
+    assert (end.take(0.0), end.take_results("o:1", 2)) == (None, [])
+    end.settle("p:1", 2)
+    assert end.take(0.0) is None
+    assert len(end.take_results("o:1", 2)) == 1
+    end.settle("o:1", 2)
+    assert take(end).holder == "o:1"
+
+
+@pytest.mark.parametrize("how", ["fence", "detached"])
+def test_an_announcement_ends_with_its_link(how: str) -> None:
+    """Its producer does not count on us any more; nothing else is held up, and it is announced again later."""
+    end = consumer()
+    suspect(end, 1)
+    from_another(end)
+    assert take(end).holder == "o:1"
+    claimed = next(iter(end._open))
+    claim(claimed)
+    claimed.ack(0, 1)
+    end.progress(0.0)
+    end.take_results("o:1", 1)
+    assert end.take(0.0) is None, "it is announced"
+    if how == "fence":
+        end.fence("p:1", 0.0)
+    else:
+        end.detach("p:1", 0.0, proven_gone=False)
+    end._sources["o:1"].credit.granted_messages = end._sources["o:1"].credit.granted_bytes = 1000
+    frame = msgspec.structs.replace(data(2, 1, 2), stream="o:1:jobs")
+    end.receive("o:1", "other", frame, body_of(2, 1), 0.0)
+    assert take(end, 0.5).holder == "o:1"
+
+
+def test_a_suspect_waits_until_results_have_left() -> None:
+    """Else its death would take them along, and their messages would be accused with it."""
+    end = consumer()
+    receive(end, 1, 1)
+    other = take(end)
+    claim(other)
+    suspect(end, 2)
+    other.ack(0, 1)
+    end.progress(0.0)
+    assert end.take(0.0) is None
+    [result] = results(end, 1)
+    assert result.starting == []

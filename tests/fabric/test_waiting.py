@@ -357,8 +357,35 @@ def test_what_all_have_refused_is_given_up() -> None:
     table.check()
     assert spans(table.expire(30.0, [])) == [], "somebody may come who takes it"
     assert spans(table.expire(40.0, ["b"])) == []
-    assert spans(table.expire(50.0, ["a"])) == [(1, 3)]
+    assert spans(table.expire(50.0, ["a"])) == [], "those who would take it may come back"
+    assert spans(table.expire(50.0 + REFUSED_EVERY, ["a"])) == [(1, 3)]
     assert (places(table), table.expire(60.0, ["a"]), table.deadline()) == ({"returned": [(5, 7)]}, [], None)
+
+
+def test_each_refused_message_has_its_time() -> None:
+    """Another that has waited for longer does not take that from it; nor does one more that comes put it off."""
+    table = empty()
+    found = []
+    for number, at in ((1, 0.0), (2, 4.0), (3, 8.0)):
+        run = run_of(number, 1)
+        run.refused_by = frozenset("a")
+        table.give_back(run)
+        found.append(spans(table.expire(at, ["a"])))
+    assert found == [[], [], [(1, 2)]]
+    assert spans(table.expire(8.0 + REFUSED_EVERY, ["a"])) == [(2, 3), (3, 4)]
+
+
+def test_who_failed_a_message_twice_is_kept_from_it_for_the_whole_time() -> None:
+    """Its first failure does not end the preference that its second began."""
+    table = empty()
+    failed(table, 1, 10.0, 0.0, "a")
+    run = pick(table, "a", others=False)
+    assert run is not None
+    table.again(run, 10.9, 0.0)
+    table.expire(11.0, ["a", "b"])
+    assert pick(table, "a") is None
+    table.expire(11.9, ["a", "b"])
+    assert pick(table, "a") is run
 
 
 def test_what_was_refused_and_given_back_is_given_up_likewise() -> None:
