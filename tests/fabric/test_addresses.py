@@ -112,3 +112,15 @@ def test_candidates_that_lead_nowhere(addresses: Addresses) -> None:
     addresses.candidate_silent("tcp://silent:1", 5.0)
     assert 6.5 <= addresses.deadline() <= 7.5
     assert addresses.take_due_candidates(1000.0, ()) == ["tcp://silent:1"]
+
+
+def test_news_of_a_node_ends_its_retries(addresses: Addresses) -> None:
+    """It is dialled at once, and waits begin anew; nothing is left of one that nobody knows any more."""
+    addresses.put(address())
+    for now in (0.0, 10.0, 20.0):
+        addresses.given_up("n", now)
+    addresses.put(address(life=6))
+    assert (addresses.deadline(), addresses.take_due_nodes(1000.0)) == (inf, [])
+    addresses.given_up("n", 100.0)
+    addresses.forget("n")
+    assert (addresses.deadline(), addresses.take_due_nodes(1000.0)) == (inf, [])

@@ -171,3 +171,12 @@ def test_who_acks_in_shreds_is_granted_nothing(monkeypatch: pytest.MonkeyPatch) 
     streams.raise_floor("s", 3)
     grant([source], streams, 100, HUGE, 0.0)
     assert source.credit.granted_messages == 100
+
+
+def test_bytes_of_all_together_stay_below_the_budget() -> None:
+    """What one has taken is not granted to another, nor the rest to two."""
+    sources = waiting_sources(500, 500, 500)
+    sources[0].credit.granted_messages, sources[0].credit.granted_bytes = 90, 900
+    sources[0].credit.adopt(90, 900, 500)
+    grant(sources, Streams(None), 1000, 1000, 0.0)
+    assert [source.credit.granted_bytes for source in sources] == [900, 100, 0]

@@ -153,6 +153,16 @@ def test_a_refused_message_does_not_wait_for_ever() -> None:
     assert end.state(1) == "dead"
 
 
+def test_a_refusal_of_the_last_to_leave() -> None:
+    """It takes no new messages, so there is nobody who could have refused this one: somebody will come."""
+    end = producer()
+    end.accept(bodies(1), 0)
+    dispatch(end)
+    end.set_consumer("a:1", "a", consumes=False)
+    end.nacked("a:1", Nack(1, 2, 1, REFUSED), 0.0)
+    assert end.state(1) == "waiting"
+
+
 def test_the_first_dead_letter_of_each_reason_is_told() -> None:
     """A person must look at them; a thousand of a kind are one line."""
     notices = Notices()

@@ -375,6 +375,25 @@ def test_each_refused_message_has_its_time() -> None:
     assert spans(table.expire(8.0 + REFUSED_EVERY, ["a"])) == [(2, 3), (3, 4)]
 
 
+@pytest.mark.parametrize("taker", ["took it and died", "came and left"])
+def test_time_begins_anew_after_somebody_might_have_taken_it(taker: str) -> None:
+    """He may come back, too."""
+    table = empty()
+    run = run_of(1, 1)
+    run.refused_by = frozenset("a")
+    table.give_back(run)
+    assert table.expire(0.0, ["a"]) == []
+    if taker == "took it and died":
+        assert pick(table, "b") is run
+        table.give_back(run)
+        assert table.expire(4.9, ["a"]) == []
+        assert table.expire(9.8, ["a"]) == []
+    else:
+        assert table.expire(5.0, ["a", "b"]) == []
+        assert table.expire(10.0, ["a"]) == []
+    assert table.expire(15.0, ["a"]) == [run]
+
+
 def test_who_failed_a_message_twice_is_kept_from_it_for_the_whole_time() -> None:
     """Its first failure does not end the preference that its second began."""
     table = empty()
