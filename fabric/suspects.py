@@ -54,7 +54,7 @@ class Suspects:
         if self.announced(now) is not None:
             return False  # it is our turn, however long others have waited for theirs
         return any(
-            (suspects is not self and suspects.announced(now) is not None)
+            suspects.announced(now) is not None
             or (now - suspects._waits_since >= SUSPECT_PATIENCE and not (suspects is self and self._may_be_alone(now)))
             for suspects in everyone
         )

@@ -166,10 +166,19 @@ def test_nothing_else_is_started_once_a_suspect_has_waited() -> None:
         delivery.ack(0, delivery.count)
     jobs.progress(1.0)
     jobs.take_results("p:1", 1)
+    assert jobs.take(1.0) is None, "it is not its turn"
     assert more.take(1.0) is None
     assert more.take_results("p:1", 2) == [Result(STREAM, "more", starting=[1, 2])]
     more.settle("p:1", 2)
-    assert take(more, 1.0).suspect
+    suspected = take(more, 1.0)
+    assert suspected.suspect
+    claim(suspected)
+    suspected.ack(0, 1)
+    more.progress(2.0)
+    assert jobs.take(2.0) is None, "its result is not settled"
+    more.take_results("p:1", 3)
+    more.settle("p:1", 3)
+    assert take(jobs, 9.0).first == 4
 
 
 def test_suspects_of_two_queues_do_not_wait_for_each_other() -> None:
