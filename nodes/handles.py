@@ -31,7 +31,11 @@ H = TypeVar("H")
 
 
 class Handles:
-    """All handles of one node. Iterated over, it gives those that are there now."""
+    """All handles of one node. Iterated over, it gives those that are there now.
+
+    They are added under the life lock. Who goes through them without it goes through a copy: another thread may add one
+    meanwhile, such as a handler that works while the node closes.
+    """
 
     def __init__(self, node: InnerNode) -> None:
         self.producers: dict[str, AsyncProducer[Any]] = {}
@@ -54,7 +58,7 @@ class Handles:
 
     def have_ledger(self) -> bool:
         """Whether some consumer has one."""
-        return any(consumer.keeper is not None for consumer in self.consumers.values())
+        return any(consumer.keeper is not None for consumer in list(self.consumers.values()))
 
     # Making
 
