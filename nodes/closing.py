@@ -167,7 +167,8 @@ class Closing:
             self.statistics = node.engine.statistics()
         if kept:
             _log.info("%s: the spool keeps %d messages for the next start", name, kept)
-        node.life = Life.CLOSED
+        with node.life_lock:  # from here on no handle comes that would be left open
+            node.life = Life.CLOSED
         for handle in node.handles:
             handle.stop()
         self.done.open()

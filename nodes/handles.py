@@ -91,7 +91,7 @@ class Handles:
             handle = AsyncProducer(node, queue, codec, on_full, buffer_bytes, max_attempts, spooled, synced)
             disk = node.disk
             if node.is_running and disk is not None:
-                if spooled and queue not in disk.stores and not node.must_not_block():
+                if spooled and queue not in disk.stores and not node.spares_loop:
                     self._add_store(disk, handle)
                 elif not spooled and queue in disk.stores:
                     raise ConfigError(f"the spool keeps queue {queue!r}; do not give spool=False for it")
@@ -208,10 +208,12 @@ class Handles:
 
         Raises:
             SpoolError: It cannot be opened; the next call tries again.
+            NodeClosed: The node is closed by now.
         """
         node = self._node
         if handle.late is None:
             with node.life_lock:
+                node.ensure(closing=True)  # else nobody would close it again
                 if handle.late is None and not handle.opened:
                     handle.late = self._begin_to_open(handle, gate)
         late = handle.late
@@ -263,12 +265,12 @@ class Handles:
             disk.stores[handle.queue] = store
 
     def _keeper(self, queue: str, path: str) -> Keeper:
-        """The keeper of a new consumer's ledger, which is open if the node runs and the caller may wait for a disk."""
+        """The keeper of a new consumer's ledger, which is open if the node runs and spares no event loop."""
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
         keeper = Keeper(path, queue, fsync=self._node.settings.fsync)
-        if self._node.is_running and not self._node.must_not_block():
+        if self._node.is_running and not self._node.spares_loop:
             keeper.open()
         return keeper
 

@@ -23,7 +23,7 @@ from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.opened import Opened, epoch_counter
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
-from peerfabric.nodes.waiting import Suspending, clock
+from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -68,7 +68,7 @@ class Starting:
     def needs_thread(self) -> bool:
         """Whether starting here would keep an event loop waiting for a disk."""
         node = self._node
-        return node.must_not_block() and (node.settings.spool is not None or node.handles.have_ledger())
+        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or node.handles.have_ledger())
 
     async def start_beside(self) -> None:
         """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerfabric import Undelivered
+from peerfabric import AsyncNode, Node, Undelivered
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer
-from tests.nodes.conftest import eventually
+from peerfabric.nodes.keeper import Keeper
+from peerfabric.nodes.life import Life
+from tests.nodes.conftest import DEADLINE, eventually
 
 
 def inner(front: Any, node: Any) -> Any:
@@ -86,3 +90,99 @@ def test_a_handler_that_makes_handles_while_its_node_closes(front: Any, monkeypa
             node.close(0.1)
     finally:
         closed.set()
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a handler that outlives the drain: close waits for it, and gives the ledger up."""
+    working, opening, go_on = threading.Event(), threading.Event(), threading.Event()
+    open_keeper = Keeper.open
+
+    def slow(keeper: Keeper) -> None:
+        opening.set()
+        assert go_on.wait(DEADLINE)
+        open_keeper(keeper)
+
+    node = Node("shop")
+
+    @node.on_message("orders")
+    def make(_: int) -> None:
+        working.set()
+        eventually(lambda: node._async._inner.life is Life.CLOSING)
+        node.consumer("late", int, ledger=tmp_path / "ledger")
+
+    def close() -> None:
+        with pytest.raises(Undelivered):
+            node.close(0.2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "open", slow)
+        node.producer("orders", int).send(1)
+        assert working.wait(DEADLINE)
+        closing = threading.Thread(target=close)
+        closing.start()
+        assert opening.wait(DEADLINE)
+        closing.join(1.0)
+        go_on.set()
+        closing.join(DEADLINE)
+    with Node("other") as other:
+        other.consumer("late", int, ledger=tmp_path / "ledger")
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("kind", ["producer", "consumer"])
+def test_a_thread_of_an_async_node_makes_a_handle_with_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It is opened by the first call that is awaited; the loop never waits for the thread."""
+    tmp_path.chmod(0o700)
+    entered, go_on = threading.Event(), threading.Event()
+    for owner, name in (("peerfabric.nodes.handles", "open_store"), ("peerfabric.nodes.keeper", "Ledger")):
+        module = __import__(owner, fromlist=[name])
+        call = getattr(module, name)
+
+        def slow(*arguments: Any, call: Callable[..., Any] = call, **options: Any) -> Any:
+            entered.set()
+            assert go_on.wait(DEADLINE)
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(module, name, slow)
+
+    async def story() -> None:
+        go_on.set()
+        async with AsyncNode("shop", spool=tmp_path / "spool") as node:
+            go_on.clear()
+            entered.clear()
+            made: list[Any] = []
+
+            @node.on_message("orders")
+            def make(_: int) -> None:
+                if kind == "producer":
+                    made.append(node.producer("late", int))
+                else:
+                    made.append(node.consumer("late", int, ledger=tmp_path / "ledger"))
+
+            await node.producer("orders", int, spool=False).send(1)
+            rescue = threading.Timer(DEADLINE, go_on.set)  # a loop that is kept could not set it
+            rescue.start()
+            while not made:
+                assert not entered.is_set(), "it is opened under the life lock"
+                await asyncio.sleep(0.001)
+            late = asyncio.create_task(made[0].send(1) if kind == "producer" else made[0].get())
+            await asyncio.to_thread(entered.wait, DEADLINE)
+            node.consumer("another", int)
+            assert not go_on.is_set(), "the loop was kept waiting"
+            rescue.cancel()
+            rescue.join()
+            go_on.set()
+            if kind == "consumer":
+                await node.producer("late", int, spool=False).send(1)
+            result = await late
+            if kind == "consumer":
+                result.ack()
+                await node.producer("late", int, spool=False).flush(timeout=DEADLINE)
+            else:
+                (await node.consumer("late", int).get(timeout=DEADLINE)).ack()
+                await made[0].flush(timeout=DEADLINE)
+
+    asyncio.run(story())
