@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peerfabric.codec import Codec
+from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
 from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes.async_consumer import AsyncConsumer
@@ -149,12 +150,17 @@ class Handles:
 
         Raises:
             NodeClosed, ForkedNode: There are no new ones any more.
-            ConfigError: It was made with other options than `asked`.
+            ConfigError: It was made with other options than `asked`, or there are too many.
         """
         with self._node.life_lock:
             self._refuse_if_over()
             found: Any = handles.get(name)
             if found is None:
+                if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
+                    raise ConfigError(
+                        f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
+                        f"with what tells them apart in the body, or use another node"
+                    )
                 found = make()
                 self._asked[found], handles[name] = asked, found
                 if not self._opens_late(found):

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, Node, Undelivered
+from peerfabric import AsyncNode, ConfigError, Node, Undelivered
+from peerfabric.envelope import Interest, decode_frame, encode_frame
+from peerfabric.errors import BadFrame
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer
+from peerfabric.nodes.handles import NAMES_MAX
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.life import Life
 from tests.nodes.conftest import DEADLINE, eventually
@@ -75,11 +78,12 @@ def test_a_handler_that_makes_handles_while_its_node_closes(front: Any, monkeypa
     @node.on_message("orders")
     def make(_: int) -> None:
         working.set()
-        for n in range(100_000):
+        for n in range(4_000):
             if closed.is_set():
                 return
             own.producer(f"more.{n}", int) if n % 2 else own.consumer(f"more.{n}", int)
             time.sleep(0)
+        closed.wait(DEADLINE)
 
     for n in range(5):
         node.producer(f"orders.{n}", int)
@@ -186,3 +190,31 @@ def test_a_thread_of_an_async_node_makes_a_handle_with_a_file(
                 await made[0].flush(timeout=DEADLINE)
 
     asyncio.run(story())
+
+
+def test_names_have_a_limit(front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind; those that are there go on, and one that was closed makes room."""
+    monkeypatch.setattr("peerfabric.nodes.handles.NAMES_MAX", 3)
+    with front.node() as node:
+        for kind in ("producer", "consumer", "publisher", "subscriber"):
+            make = getattr(node, kind)
+            for n in range(3):
+                make(f"name.{n}", int)
+            with pytest.raises(ConfigError, match=f"has 3 {kind}s, the most .* or use another node"):
+                make("name.3", int)
+            make("name.2", int)
+        publisher, subscriber = node.publisher("name.0", int), node.subscriber("name.1", int)
+        publisher.publish(1, topic="name.1")
+        with pytest.raises(ConfigError, match="has 3 publishers"):
+            publisher.publish(1, topic="name.3")
+        assert subscriber.get(timeout=DEADLINE).body == 1
+        subscriber.close()
+        node.subscriber("name.3", int)
+
+
+def test_the_limit_is_what_peers_accept() -> None:
+    """One name more, and they refuse the whole frame, in which the queues are, too."""
+    names = [f"name.{n}" for n in range(NAMES_MAX + 1)]
+    decode_frame(encode_frame(Interest(b"linkname", 1, 1, 1, [], [], [], names[:-1])))
+    with pytest.raises(BadFrame):
+        decode_frame(encode_frame(Interest(b"linkname", 1, 1, 1, [], [], [], names)))
