@@ -218,3 +218,47 @@ def test_the_limit_is_what_peers_accept() -> None:
     decode_frame(encode_frame(Interest(b"linkname", 1, 1, 1, [], [], [], names[:-1])))
     with pytest.raises(BadFrame):
         decode_frame(encode_frame(Interest(b"linkname", 1, 1, 1, [], [], [], names)))
+
+
+def test_options_that_cannot_be(front: Any, tmp_path: Path) -> None:
+    """Each is refused when the handle is made, before the node starts, and nothing is made."""
+    plain, spooled = front.node(), front.node(spool=tmp_path / "spool")
+    for node, options, text in (
+        (plain, {"fsync": True}, "needs a spool to sync"),
+        (spooled, {"fsync": True}, "needs a spool that syncs"),
+        (plain, {"on_full": "spool"}, "needs a spool; give"),
+        (plain, {"max_attempts": 0}, "must be positive"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            node.producer("orders", int, **options)
+    for lease in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="not a positive number of seconds"):
+            plain.consumer("orders", int, lease=lease)
+    with pytest.raises(ConfigError, match="must be positive"):
+        plain.subscriber("prices", int, buffer_bytes=0)
+    assert [list(inner(front, node).handles) for node in (plain, spooled)] == [[], []]
+
+
+def test_a_queue_that_the_spool_has_from_before(front: Any, tmp_path: Path) -> None:
+    """Of a node that runs, too, it cannot be had without the spool."""
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        node.producer("orders", int).send(1)
+    with front.node("shop", spool=tmp_path / "spool") as node:
+        with pytest.raises(ConfigError, match="the spool keeps queue 'orders'"):
+            node.producer("orders", int, spool=False)
+        with node.consumer("orders", int).get(timeout=DEADLINE) as body:
+            assert body == 1
+
+
+@pytest.mark.usefixtures("runtime")
+def test_what_the_closing_thread_has_in_hand(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes back to its producer at once, and the log says how to settle it."""
+    with Node() as a:
+        producer = a.producer("orders", int)
+        producer.send(1)
+        b = Node()
+        taken = b.consumer("orders", int).get(timeout=DEADLINE)
+        b.close(DEADLINE)
+        assert "1 messages were taken and not settled; they go back" in caplog.text
+        with a.consumer("orders", int).get(timeout=DEADLINE) as body:
+            assert body == taken.body

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from peerfabric import AsyncNode, Node, SpoolError
+from peerfabric.nodes import process
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.pump import Pump
@@ -67,7 +68,7 @@ def test_a_thread_that_cannot_be_started(
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 node.__enter__()
         found = inner(front, node)
-        assert (found.life, found.disk) == (Life.NEW, None)
+        assert (found.life, found.disk, found in process._running) == (Life.NEW, None, False)
         eventually(lambda: not peerfabric_threads(), "the end of all threads")
         eventually(lambda: len(open_descriptors()) <= len(descriptors), "the end of all descriptors")
         assert [path for path in runtime.rglob("*") if not path.is_dir()] == []
