@@ -115,8 +115,9 @@ class MdnsBackend:
 
     def _wake_locked(self) -> None:
         if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="peerfabric-mdns", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="peerfabric-mdns", daemon=True)
+            thread.start()  # noted when it runs, as close() waits for it
+            self._thread = thread
         elif self._loop is not None and self._wake is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
 

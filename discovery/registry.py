@@ -122,8 +122,9 @@ class RegistryBackend:
         assert self._thread is None, "watch() is called once"
         self._report = report
         self._turn(self._rescan, self._remove_unclaimed)
-        self._thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
+        thread.start()  # noted when it runs, as close() waits for it
+        self._thread = thread
 
     def close(self) -> None:
         if self._closed:

@@ -403,7 +403,7 @@ class AsyncConsumer(Generic[T_co]):
     def close(self) -> None:
         """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
         self._open = False
-        if self._node.is_running and self.opened:
+        if self._node.handing_out and self.opened:  # `start` looks at these two the other way round
             with self._lock, self._node.pump.lock:
                 self._node.engine.close_consumer(self.queue, clock())
                 self._current = None

@@ -98,7 +98,7 @@ class AsyncNode:
             fsync: Whether they survive a loss of power there; None: as the node says.
 
         Raises:
-            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
         """
         return self._inner.handles.producer(queue, body_type, on_full, buffer_bytes, max_attempts, spool, fsync)
 
@@ -118,7 +118,7 @@ class AsyncNode:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
 
         Raises:
-            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
@@ -128,7 +128,7 @@ class AsyncNode:
         """The handle for publishing bodies of `body_type` on `topic`.
 
         Raises:
-            ConfigError: The name is wrong, or the topic has a handle with another type.
+            ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
         """
         return self._inner.handles.publisher(topic, body_type)
 
@@ -139,7 +139,7 @@ class AsyncNode:
             buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
 
         Raises:
-            ConfigError: The pattern is wrong, or it has a handle with other options.
+            ConfigError: The pattern is wrong, it has a handle with other options, or 4,096 have one.
         """
         return self._inner.handles.subscriber(pattern, body_type, buffer_bytes)
 

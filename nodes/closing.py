@@ -94,14 +94,14 @@ class Closing:
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
-        return not any(consumer.recording for consumer in self._node.handles.consumers.values())
+        return not any(consumer.recording for consumer in list(self._node.handles.consumers.values()))
 
     def _handed_over(self) -> bool:
         """Whether the engine has all that was accepted and published."""
         node = self._node
         if node.disk is not None and node.disk.has_errands:
             return False
-        if any(producer.storing for producer in node.handles.producers.values()):
+        if any(producer.storing for producer in list(node.handles.producers.values())):
             return False
         return not any(handle.alerted for handle in node.handles) and node.pump.has_taken
 
@@ -167,7 +167,8 @@ class Closing:
             self.statistics = node.engine.statistics()
         if kept:
             _log.info("%s: the spool keeps %d messages for the next start", name, kept)
-        node.life = Life.CLOSED
+        with node.life_lock:  # from here on no handle comes that would be left open
+            node.life = Life.CLOSED
         for handle in node.handles:
             handle.stop()
         self.done.open()
@@ -183,7 +184,7 @@ class Closing:
         """End all threads and close all files."""
         node = self._node
         with ExitStack() as last:  # in reverse order, each also if one before it fails
-            for consumer in node.handles.consumers.values():
+            for consumer in list(node.handles.consumers.values()):
                 last.callback(consumer.close_ledger)
             for handler in node.handlers:
                 last.callback(handler.join, 1.0)
@@ -201,5 +202,5 @@ class Closing:
         except SpoolError as error:
             _log.error("%s: the spool was not closed in order: %s", node.settings.name, error)
         finally:
-            for producer in node.handles.producers.values():
+            for producer in list(node.handles.producers.values()):
                 producer.disk_ended()

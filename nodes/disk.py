@@ -308,7 +308,7 @@ class Disk:
                     if store.end is not None and store.end.backlog is not None:
                         store.end.backlog.changed = True
             raise
-        self._behind = not all(store.complete for store in self.stores.values())
+        self._behind = not all(store.complete for store in list(self.stores.values()))
         self.spool.died = False  # whom it accuses the cursors have by now
         with self.pump.lock:
             if not self._behind:

@@ -76,19 +76,32 @@ class Handler:
         return bool(self._tasks) and in_event_loop() and asyncio.current_task() in self._tasks
 
     def start(self, node: InnerNode, take: Take) -> None:
-        """Run the function for each message that `take(waiting)` returns, until it returns None."""
+        """Run the function for each message that `take(waiting)` returns, until it returns None.
+
+        The caller holds the life lock, and nothing is called before it lets go. If a thread cannot be started, none is.
+        """
         self._left = node.pump.turned.open  # whoever closes the node waits there for running calls
         name = getattr(self.function, "__name__", "handler")
-        for number in range(self.concurrency):
-            if self.is_async:
-                task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"peerfabric-{name}")
-                self._tasks.append(task)
-            else:
-                thread = threading.Thread(
-                    target=self._run_thread, args=(node, take), name=f"peerfabric-{name}-{number}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+        try:
+            for number in range(self.concurrency):
+                if self.is_async:
+                    task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"peerfabric-{name}")
+                    self._tasks.append(task)
+                else:
+                    thread = threading.Thread(
+                        target=self._run_thread, args=(node, take), name=f"peerfabric-{name}-{number}", daemon=True
+                    )
+                    thread.start()
+                    self._threads.append(thread)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """The start came to nothing. The caller has held the life lock since."""
+        for task in self._tasks:
+            task.cancel()
+        self._threads, self._tasks = [], []
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, which end with their node; a call that hangs is left behind."""
@@ -104,6 +117,9 @@ class Handler:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _run_thread(self, node: InnerNode, take: Callable[..., Any]) -> None:
+        with node.life_lock:
+            if threading.current_thread() not in self._threads:
+                return  # the start came to nothing
         waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
         while True:
             try:
@@ -217,14 +233,19 @@ class Handlers:
 
     def _add(self, handler: Handler, take: Take) -> None:
         with self._node.life_lock:
-            self._all.append((handler, take))
             if self._node.life is Life.RUNNING:
                 handler.start(self._node, take)
+            self._all.append((handler, take))
 
     def start(self) -> None:
-        """The node runs. The caller holds the life lock."""
+        """The node is about to run. The caller holds the life lock."""
         for handler, take in self._all:
             handler.start(self._node, take)
+
+    def give_up(self) -> None:
+        """Its start came to nothing. The caller has held the life lock since."""
+        for handler, _ in self._all:
+            handler.give_up()
 
     @property
     def busy(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peerfabric.codec import Codec
+from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
 from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes.async_consumer import AsyncConsumer
@@ -31,7 +32,11 @@ H = TypeVar("H")
 
 
 class Handles:
-    """All handles of one node. Iterated over, it gives those that are there now."""
+    """All handles of one node. Iterated over, it gives those that are there now.
+
+    They are added under the life lock. Who goes through them without it goes through a copy: another thread may add one
+    meanwhile, such as a handler that works while the node closes.
+    """
 
     def __init__(self, node: InnerNode) -> None:
         self.producers: dict[str, AsyncProducer[Any]] = {}
@@ -54,7 +59,7 @@ class Handles:
 
     def have_ledger(self) -> bool:
         """Whether some consumer has one."""
-        return any(consumer.keeper is not None for consumer in self.consumers.values())
+        return any(consumer.keeper is not None for consumer in list(self.consumers.values()))
 
     # Making
 
@@ -87,7 +92,7 @@ class Handles:
             handle = AsyncProducer(node, queue, codec, on_full, buffer_bytes, max_attempts, spooled, synced)
             disk = node.disk
             if node.is_running and disk is not None:
-                if spooled and queue not in disk.stores and not node.must_not_block():
+                if spooled and queue not in disk.stores and not node.spares_loop:
                     self._add_store(disk, handle)
                 elif not spooled and queue in disk.stores:
                     raise ConfigError(f"the spool keeps queue {queue!r}; do not give spool=False for it")
@@ -145,12 +150,17 @@ class Handles:
 
         Raises:
             NodeClosed, ForkedNode: There are no new ones any more.
-            ConfigError: It was made with other options than `asked`.
+            ConfigError: It was made with other options than `asked`, or there are too many.
         """
         with self._node.life_lock:
             self._refuse_if_over()
             found: Any = handles.get(name)
             if found is None:
+                if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
+                    raise ConfigError(
+                        f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
+                        f"with what tells them apart in the body, or use another node"
+                    )
                 found = make()
                 self._asked[found], handles[name] = asked, found
                 if not self._opens_late(found):
@@ -204,10 +214,12 @@ class Handles:
 
         Raises:
             SpoolError: It cannot be opened; the next call tries again.
+            NodeClosed: The node is closed by now.
         """
         node = self._node
         if handle.late is None:
             with node.life_lock:
+                node.ensure(closing=True)  # else nobody would close it again
                 if handle.late is None and not handle.opened:
                     handle.late = self._begin_to_open(handle, gate)
         late = handle.late
@@ -259,12 +271,12 @@ class Handles:
             disk.stores[handle.queue] = store
 
     def _keeper(self, queue: str, path: str) -> Keeper:
-        """The keeper of a new consumer's ledger, which is open if the node runs and the caller may wait for a disk."""
+        """The keeper of a new consumer's ledger, which is open if the node runs and spares no event loop."""
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
         keeper = Keeper(path, queue, fsync=self._node.settings.fsync)
-        if self._node.is_running and not self._node.must_not_block():
+        if self._node.is_running and not self._node.spares_loop:
             keeper.open()
         return keeper
 

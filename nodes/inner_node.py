@@ -17,7 +17,7 @@ from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.starting import Starting
-from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, in_event_loop
+from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete
 
 _log = logging.getLogger("peerfabric")
 
@@ -65,9 +65,10 @@ class InnerNode:
     def is_closed(self) -> bool:
         return self.life is Life.CLOSED
 
-    def must_not_block(self) -> bool:
-        """Whether the caller's thread runs an event loop that shall not wait for a disk."""
-        return isinstance(self.waiting, Suspending) and in_event_loop()
+    @property
+    def spares_loop(self) -> bool:
+        """Whether an event loop shall not wait for a disk, nor for a lock under which another thread waits for one."""
+        return isinstance(self.waiting, Suspending)
 
     def ensure(self, *, closing: bool = False) -> None:
         """Start the node if it is new, and refuse what cannot be.

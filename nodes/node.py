@@ -117,7 +117,7 @@ class Node:
             fsync: Whether they survive a loss of power there; None: as the node says.
 
         Raises:
-            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
         """
         handle = self._async.producer(
             queue,
@@ -146,7 +146,7 @@ class Node:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
 
         Raises:
-            ConfigError: Something is wrong with the options, or the queue has a handle with others.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
         return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger))
@@ -155,7 +155,7 @@ class Node:
         """The handle for publishing bodies of `body_type` on `topic`.
 
         Raises:
-            ConfigError: The name is wrong, or the topic has a handle with another type.
+            ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
         """
         return self._wrap(Publisher, self._async.publisher(topic, body_type))
 
@@ -166,7 +166,7 @@ class Node:
             buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
 
         Raises:
-            ConfigError: The pattern is wrong, or it has a handle with other options.
+            ConfigError: The pattern is wrong, it has a handle with other options, or 4,096 have one.
         """
         return self._wrap(Subscriber, self._async.subscriber(pattern, body_type, buffer_bytes=buffer_bytes))
 

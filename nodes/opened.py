@@ -12,7 +12,7 @@ from peerfabric.backlog import only_the_running
 from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK
-from peerfabric.errors import ConfigError
+from peerfabric.errors import ConfigError, SpoolError
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.stores import Store, told_lost
@@ -51,8 +51,15 @@ class Opened:
         """Open what is not opened yet, and read what a start needs of it.
 
         Raises:
-            SpoolError, ConfigError: Something cannot be used; `close` the rest.
+            SpoolError, ConfigError: Something cannot be used; all is closed again.
         """
+        try:
+            self._read(producers, consumers)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
         for consumer in list(consumers.values()):
             if consumer.keeper is not None and consumer.keeper not in self._keepers:
                 consumer.keeper.open()
@@ -120,11 +127,14 @@ class Opened:
         engine.producers.durable = bool(disk.stores)
 
     def close(self) -> None:
-        """The start came to nothing."""
+        """The start came to nothing. May be called twice."""
         for keeper in self._keepers:
             keeper.close()
         if self.spool is not None:
-            self.spool.close()
+            try:
+                self.spool.close()
+            except SpoolError as error:  # why the start failed says more
+                _log.warning("%s", error)
 
 
 def open_store(spool: Spool, queue: str, fsync: bool) -> Store:

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import warnings
-import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
@@ -26,7 +25,8 @@ class Resident(Protocol):
         """The program is over and did not close this node."""
 
 
-_running: weakref.WeakSet[Resident] = weakref.WeakSet()
+_running: set[Resident] = set()
+"""They work, and are known to others, until they are closed, whether or not the program still holds them."""
 _hooks = threading.Lock()
 _hooked = False
 

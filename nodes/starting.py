@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from peerfabric.discovery.backends import build_backends
@@ -22,7 +23,7 @@ from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.opened import Opened, epoch_counter
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.sockets import Sockets
-from peerfabric.nodes.waiting import Suspending, clock
+from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -43,8 +44,11 @@ class Starting:
     def start(self) -> None:
         """Open sockets, start the I/O thread, tell the world. Does nothing if the node runs.
 
+        Whatever this raises, the node stays new, and nothing of the start is left.
+
         Raises:
-            EndpointInUse, ConfigError: It cannot listen there; the node stays new.
+            EndpointInUse, ConfigError: It cannot listen there.
+            SpoolError: The spool, or a ledger, cannot be used.
         """
         node = self._node
         with node.life_lock:
@@ -64,7 +68,7 @@ class Starting:
     def needs_thread(self) -> bool:
         """Whether starting here would keep an event loop waiting for a disk."""
         node = self._node
-        return node.must_not_block() and (node.settings.spool is not None or node.handles.have_ledger())
+        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or node.handles.have_ledger())
 
     async def start_beside(self) -> None:
         """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
@@ -119,32 +123,30 @@ class Starting:
         settings = self._node.settings
         return Opened(settings.spool, settings.fsync, settings.options.spool_bytes)
 
-    # What waits for no disk. The caller holds the life lock.
+    # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
 
     def _open(self, opened: Opened) -> None:
+        """Make all the rest and set it going. If some of it fails, none of it is there, and `opened` is still open."""
         node, settings = self._node, self._node.settings
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._forget_disk)
             sockets = Sockets(
                 frame_bytes_max=max(settings.options.message_bytes_max + 1024, HEADER_BYTES_MAX),
                 peers_max=settings.options.peers_max,
             )
-            try:
-                address = self._bind(sockets, opened)
-                self._make_machines(address, opened)
-                backends = build_backends(
-                    fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
-                )
-            except BaseException:
-                sockets.close()
-                raise
+            undo.callback(sockets.close)
+            address = self._bind(sockets, opened)
+            self._make_machines(address, opened)
+            backends = build_backends(
+                fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
+            )
             node.pump = Pump(node.engine, sockets, settings.name)
             node.membership = Membership(
                 address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
             )
-            self._set_going(node.membership)
-        except BaseException:
-            node.disk = None
-            raise
+            self._set_going(node.membership, undo)
+            self._begin()
+            undo.pop_all()
         _log.info("%s started in fabric %s", settings.name, settings.fabric)
 
     def _bind(self, sockets: Sockets, opened: Opened) -> Address:
@@ -166,18 +168,31 @@ class Starting:
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, node.handles.producers, now)
 
-    def _set_going(self, membership: Membership) -> None:
+    def _forget_disk(self) -> None:
+        self._node.disk = None
+
+    def _set_going(self, membership: Membership, undo: ExitStack) -> None:
+        """Start all threads, and tell the world; what `undo` calls is prepared before each of them."""
         node, pump, disk = self._node, self._node.pump, self._node.disk
         if disk is not None:
             disk.pump, pump.disk = pump, disk
-        node.life = Life.RUNNING
+        undo.callback(process.forget, node)
         process.remember(node)
+        undo.callback(pump.stop)
+        pump.start()
+        undo.callback(membership.leave)
+        membership.join()
+        undo.callback(node.handlers.give_up)
+        node.handlers.start()
+        if disk is not None:
+            disk.start()  # the last that can fail: ending this thread would wait for the disk
+
+    def _begin(self) -> None:
+        """Let users in, all at once: of what is accepted from here on nothing could be undone, and nothing fails."""
+        node, pump = self._node, self._node.pump
         with pump.lock:
             for handle in node.handles:
                 handle.start(node.engine, node.started_at)
                 pump.attach(handle)
-        pump.start()
-        if disk is not None:
-            disk.start()
-        membership.join()
-        node.handlers.start()
+            node.life = Life.RUNNING
+        pump.wake()

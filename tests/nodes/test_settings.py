@@ -1,0 +1,73 @@
+"""What a node may be told, and what stands for None; nothing is opened for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerfabric import ConfigError, Options
+from peerfabric.nodes.settings import Settings, checked_settings
+
+
+def settings(**given: Any) -> Settings:
+    nothing: dict[str, Any] = {
+        "name": None,
+        "fabric": None,
+        "listen": "auto",
+        "peers": (),
+        "discovery": "auto",
+        "options": None,
+        "spool": None,
+        "fsync": False,
+    }
+    return checked_settings(**nothing | given)
+
+
+def test_what_stands_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program's name and process, the fabric of the environment, the options' defaults, no spool."""
+    monkeypatch.delenv("PEERFABRIC_FABRIC", raising=False)
+    monkeypatch.setattr(sys, "argv", ["/srv/my shop.py"])
+    found = settings()
+    assert found == Settings(
+        name=f"my-shop-{os.getpid()}",
+        fabric="default",
+        listen="auto",
+        peers=(),
+        discovery="auto",
+        options=Options(),
+        spool=None,
+        fsync=False,
+    )
+    monkeypatch.setenv("PEERFABRIC_FABRIC", "tests")
+    assert settings().fabric == "tests"
+    assert settings(fabric="own").fabric == "own"
+    for program in ([], [""], ["..."]):
+        monkeypatch.setattr(sys, "argv", program)
+        assert settings().name == f"node-{os.getpid()}"
+
+
+def test_the_spool_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that changes its folder before the node starts finds it there."""
+    monkeypatch.chdir(tmp_path)
+    assert settings(spool="spool").spool == str(tmp_path / "spool")
+    assert settings(spool=Path("spool"), fsync=True).fsync
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"peers": "tcp://127.0.0.1:7700"}, "is one string; give a list"),
+        ({"fsync": True}, "needs a spool to sync; give spool=PATH"),
+        ({"spool": ""}, "spool='' is no folder"),
+        ({"spool": Path("x"), "fabric": "a/b"}, "use letters"),
+        ({"listen": "tcp://0.0.0.0:7700"}, r"127\.0\.0\.1"),
+    ],
+)
+def test_what_cannot_work(given: dict[str, Any], text: str) -> None:
+    """Each is refused with what to do."""
+    with pytest.raises(ConfigError if "fabric" not in given else ValueError, match=text):
+        settings(**given)
