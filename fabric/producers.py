@@ -350,6 +350,11 @@ class Producers:
         """Messages that this life leaves to the next one."""
         return sum(end.unsettled_count - end.volatile_count for end in self.by_queue.values())
 
+    def letters_in_memory(self) -> dict[str, int]:
+        """How many dead letters end with this life, of each queue that has some."""
+        counts = {end.queue: len(end.letters()) for end in self.by_queue.values() if end.backlog is None}
+        return {queue: count for queue, count in counts.items() if count}
+
     # Reports
 
     def take_changed(self) -> set[ProducerEnd]:

@@ -163,10 +163,13 @@ class Closing:
         node, name = self._node, self._node.settings.name
         with node.pump.lock:
             kept = node.engine.producers.kept_on_disk()
+            letters = node.engine.producers.letters_in_memory()
             node.engine.producers.leave()
             self.statistics = node.engine.statistics()
         if kept:
             _log.info("%s: the spool keeps %d messages for the next start", name, kept)
+        for queue, count in letters.items():
+            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
         with node.life_lock:  # from here on no handle comes that would be left open
             node.life = Life.CLOSED
         for handle in node.handles:

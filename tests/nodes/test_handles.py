@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from peerfabric import AsyncNode, ConfigError, Node, Undelivered
-from peerfabric.envelope import Interest, decode_frame, encode_frame
+from peerfabric.envelope import NAMES_MAX, Interest, decode_frame, encode_frame
 from peerfabric.errors import BadFrame
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer
-from peerfabric.nodes.handles import NAMES_MAX
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.life import Life
 from tests.nodes.conftest import DEADLINE, eventually
@@ -72,10 +71,12 @@ def test_a_handler_that_makes_handles_while_its_node_closes(front: Any, monkeypa
 
         monkeypatch.setattr(kind, name, property(switching))
     working, closed = threading.Event(), threading.Event()
-    node = front.node()
+    node: Any = front.node()
     own = node.target if front.is_async else node  # without the detour through the event loop
 
-    @node.on_message("orders")
+    on_message: Callable[..., Callable[[Callable[[int], None]], Any]] = node.on_message
+
+    @on_message("orders")
     def make(_: int) -> None:
         working.set()
         for n in range(4_000):
@@ -109,7 +110,9 @@ def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypat
 
     node = Node("shop")
 
-    @node.on_message("orders")
+    on_message: Callable[..., Callable[[Callable[[int], None]], Any]] = node.on_message
+
+    @on_message("orders")
     def make(_: int) -> None:
         working.set()
         eventually(lambda: node._async._inner.life is Life.CLOSING)

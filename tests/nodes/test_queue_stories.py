@@ -394,6 +394,21 @@ def test_not_confirmed_means_accepted(front: Any) -> None:
             producer.wait(receipt, "processed", timeout=10)
 
 
+def test_a_dead_letter_is_told(front: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Also to who did not wait for the message: as it dies, and as the node closes that has its letter in memory."""
+    with front.node() as a, front.node() as b:
+        producer, consumer = a.producer("orders", dict), b.consumer("orders", int)
+        receipt = producer.send({})
+        with pytest.raises(TimedOut):
+            consumer.get(timeout=0.2)
+        producer.flush(timeout=10)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert lines[0].startswith(f"queue 'orders': message {receipt.id} is a dead letter, refused: body from ")
+    assert "Expected `int`, got `object`" in lines[0]
+    assert "see node.dead_letters('orders')" in lines[0]
+    assert lines[1:] == ["queue 'orders': dead letters that end with this node: 1; a spool would keep them"]
+
+
 def test_rejected_ends_the_wait(front: Any) -> None:
     """A dead-lettered message will not be processed, and who waits for it learns why."""
     with front.node() as a, front.node() as b:

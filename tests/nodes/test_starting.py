@@ -57,7 +57,9 @@ def test_a_thread_that_cannot_be_started(
     producer = node.producer("orders", int)
     handled: list[int] = []
 
-    @node.on_message("orders", concurrency=2, ledger=tmp_path / "ledger" if kept else None)
+    on_message: Callable[..., Callable[[Callable[[int], None]], Any]] = node.on_message
+
+    @on_message("orders", concurrency=2, ledger=tmp_path / "ledger" if kept else None)
     def handle(body: int) -> None:
         handled.append(body)
 
