@@ -231,13 +231,20 @@ class SpoolFull(SpoolError):
 
 
 class SpoolLocked(SpoolError):
-    """Another process uses the folder; `pid` is its number, 0 if unknown."""
+    """Another process uses the folder; `pid` is its number, 0 if unknown. Or another node of this one: `ours`."""
 
     def __init__(
-        self, path: str, pid: int, problem: str = "", *, what: str = "spool", step: str = "choose another folder"
+        self,
+        path: str,
+        pid: int,
+        problem: str = "",
+        *,
+        what: str = "spool",
+        step: str = "choose another folder",
+        ours: bool = False,
     ) -> None:
-        self.pid = pid
-        who = f"process {pid}" if pid else "another process"
+        self.pid, self.ours = pid, ours
+        who = "another node of this process" if ours else f"process {pid}" if pid else "another process"
         super().__init__(path, problem or f"{who} uses this {what}", step=f"stop it, or {step}")
 
 

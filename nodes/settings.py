@@ -47,6 +47,12 @@ def checked_settings(
     Raises:
         ConfigError: One of these cannot work.
     """
+    if options is not None and not isinstance(options, Options):
+        raise ConfigError(
+            f"options={options!r} are no Options; give Options(drain_timeout=…), or None for the defaults"
+        )
+    if spool is not None and not isinstance(spool, str | os.PathLike):
+        raise ConfigError(f"spool={spool!r} is no folder; give a path, or None for no spool")
     if isinstance(peers, str):
         raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
     name = check_name("node", name) if name is not None else _default_name()

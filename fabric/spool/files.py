@@ -212,7 +212,8 @@ class RealFiles:
         if only_read:
             # They write nothing, so the text is that of some process before them.
             raise SpoolLocked(folder, 0, "another process looks into it")
-        raise SpoolLocked(folder, int(text) if text.isdigit() else 0)
+        pid = int(text) if text.isdigit() else 0
+        raise SpoolLocked(folder, pid, ours=pid == os.getpid())
 
     def process(self) -> Process:
         return Process(os.getpid(), _boot(), _started(os.getpid()))

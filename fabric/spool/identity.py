@@ -146,7 +146,9 @@ def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> 
         if owner.pid and files.alive(owner.process):
             problem = f"is a copy of the spool that process {owner.pid} uses"
             raise SpoolLocked(folder, owner.pid, problem)
-        warnings.append(f"{folder} is a copy: two nodes with copies of one spool have the same node id")
+        warnings.append(
+            f"{folder} is a copy: its messages have the ids of the original; run one of the two, and delete the other"
+        )
     return owner
 
 

@@ -96,7 +96,7 @@ class Ledger:
             descriptor = self._files.lock(lock)
         except SpoolLocked as locked:
             step = "give each consumer a ledger of its own"
-            raise SpoolLocked(self.path, locked.pid, what="ledger", step=step) from None
+            raise SpoolLocked(self.path, locked.pid, what="ledger", step=step, ours=locked.ours) from None
         except FileNotFoundError as error:
             step = "make the folder first"
             raise SpoolError(self.path, "its folder does not exist", errno=ENOENT, step=step) from error

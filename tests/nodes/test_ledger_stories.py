@@ -357,7 +357,7 @@ def test_two_consumers_with_one_ledger(front: Any, path: str) -> None:
             a.consumer("jobs", int, ledger=path + "2")
         with pytest.raises(ConfigError, match="a name has one handle"):
             a.consumer("jobs", int)
-        said = f"process {os.getpid()} uses this ledger; stop it, or give each consumer a ledger of its own"
+        said = "another node of this process uses this ledger; stop it, or give each consumer a ledger of its own"
         if front.is_async:  # where the disk is touched by what is awaited only
             refused = running.consumer("jobs", int, ledger=path)
             for _ in range(2):

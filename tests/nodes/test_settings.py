@@ -71,3 +71,21 @@ def test_what_cannot_work(given: dict[str, Any], text: str) -> None:
     """Each is refused with what to do."""
     with pytest.raises(ConfigError if "fabric" not in given else ValueError, match=text):
         settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"options": {"drain_timeout": 1}},
+            "options={'drain_timeout': 1} are no Options; give Options(drain_timeout=…)",
+        ),
+        ({"spool": True}, "spool=True is no folder; give a path"),
+    ],
+    ids=["options", "spool"],
+)
+def test_what_is_of_another_type(given: dict[str, Any], text: str) -> None:
+    """It is said at construction, by the name of the argument, and not somewhere inside at the start."""
+    with pytest.raises(ConfigError) as raised:
+        settings(**given)
+    assert str(raised.value).startswith(text)
