@@ -80,8 +80,13 @@ class Addresses:
     # Nodes
 
     def parted(self, node_id: str) -> None:
-        """There was nothing in common with the node: its candidate is not dialled anew."""
+        """There was nothing in common with the node: its candidate is not dialled anew.
+
+        So many are remembered; then the oldest goes, and if it has a candidate it is asked once more.
+        """
         self._idle[node_id] = None
+        if len(self._idle) > self._peers_max:
+            del self._idle[next(iter(self._idle))]
 
     def dialled(self, node_id: str) -> None:
         """A link with the node begins."""

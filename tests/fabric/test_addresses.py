@@ -124,3 +124,14 @@ def test_news_of_a_node_ends_its_retries(addresses: Addresses) -> None:
     addresses.given_up("n", 100.0)
     addresses.forget("n")
     assert (addresses.deadline(), addresses.take_due_nodes(1000.0)) == (inf, [])
+
+
+def test_so_many_with_nothing_in_common_are_remembered(addresses: Addresses) -> None:
+    """The oldest of more is asked once more: nodes that come and go for ever must not fill the memory."""
+    for name in "abcd":
+        addresses.add_candidate(f"tcp://{name}:1", 0.0)
+        addresses.candidate_leads_to(f"tcp://{name}:1", name)
+    addresses.take_due_candidates(0.0, "abcd")
+    for name in "abcd":
+        addresses.parted(name)
+    assert addresses.take_due_candidates(1.0, ()) == ["tcp://a:1"]
