@@ -30,7 +30,7 @@ from peerfabric.envelope import (
     StreamRanges,
 )
 from peerfabric.granting import QUANTUM, grant
-from peerfabric.leases import OBSERVE_EVERY, Overdue, lapsed, observe, pause, resume
+from peerfabric.leases import OBSERVE_EVERY, Overdue, lapsed, observe
 from peerfabric.ranges import Ranges
 from peerfabric.source import Source
 from peerfabric.stats import ConsumerAccount
@@ -565,18 +565,6 @@ class ConsumerEnd:
         return [*self._open, *buffered]
 
     # Leases and idleness
-
-    def extend(self, delivery: Delivery, index: int, until: float) -> None:
-        """The lease of one message does not end before `until`."""
-        delivery.extended[index] = until
-
-    def pause(self, delivery: Delivery, now: float) -> None:
-        """A handler of `delivery` waits inside a call of ours: its lease stands still."""
-        pause(delivery, now)
-
-    def resume(self, delivery: Delivery, now: float) -> None:
-        """A handler goes on; the lease with the last of them."""
-        resume(delivery, now)
 
     def expire(self, now: float) -> None:
         """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""

@@ -23,6 +23,11 @@ def observe(delivery: Delivery, now: float) -> None:
         observed.append((delivery.next, now))
 
 
+def extend(delivery: Delivery, index: int, until: float) -> None:
+    """The lease of one message does not end before `until`."""
+    delivery.extended[index] = until
+
+
 def pause(delivery: Delivery, now: float) -> None:
     """A handler of `delivery` waits inside a call of ours: its lease stands still."""
     delivery.pauses += 1

@@ -585,16 +585,18 @@ class ProducerEnd:
             self.waiting.give_back(run)
 
     def _bury(self, run: Run, reason: str) -> None:
-        for number, letter in letters_of(run, reason, self.queue, self.codec, self.numbering):
-            self._notices.once(
-                f"dead {self.queue} {reason}",
-                "warning",
-                f"queue {self.queue!r}: message {letter.id} is a dead letter, {letter.why}; see "
-                f"node.dead_letters({self.queue!r}). Others for the same reason are not told",
-            )
+        letters = list(letters_of(run, reason, self.queue, self.codec, self.numbering))
+        for number, letter in letters:
             self._letters.put(letter)  # an earlier life may have stored it, too
             if self.backlog is not None:
                 self.backlog.bury(number, letter)
+        _, first = letters[0]
+        self._notices.once(
+            f"dead {self.queue} {reason}",
+            "warning",
+            f"queue {self.queue!r}: message {first.id} is a dead letter, {first.why}; see "
+            f"node.dead_letters({self.queue!r}). Others for the same reason are not told",
+        )
         self._settle("dead_lettered", run, stored=False)
 
     def _places(self) -> Iterator[tuple[str, Sequence[Run]]]:

@@ -120,7 +120,8 @@ class WaitingRuns:
         self._returned.add(run)
         if run.refused_by:
             run.doomed_at = inf
-            self._refused_at = -inf  # at the next `expire`, which knows who is there
+            if self._refused_at is None:
+                self._refused_at = -inf  # at the next `expire`, which knows who is there
 
     def again(self, run: Run, now: float, delay: float) -> None:
         """`run` failed, and may be sent again in `delay` seconds, first of all to others."""

@@ -20,6 +20,7 @@ from peerfabric.errors import (
     NodeClosed,
     TimedOut,
 )
+from peerfabric.leases import extend
 from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.beside import Clerk, Errand
 from peerfabric.nodes.fronts import ASYNC_FOR, refusing
@@ -150,7 +151,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
         with self._node.pump.lock:
-            self.end.extend(delivery, index, clock() + seconds)
+            extend(delivery, index, clock() + seconds)
 
     # Taking
 

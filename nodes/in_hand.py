@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
+from peerfabric.leases import pause, resume
 from peerfabric.nodes.waiting import clock
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def lease_paused(pump: Pump) -> Iterator[None]:
         yield
         return
     with pump.lock:
-        for end, delivery in held:
-            end.pause(delivery, clock())
+        for _, delivery in held:
+            pause(delivery, clock())
     try:
         yield
     finally:
         with pump.lock:
-            for end, delivery in held:
-                end.resume(delivery, clock())
+            for _, delivery in held:
+                resume(delivery, clock())
 
 
 class Patience:

@@ -150,9 +150,11 @@ def in_event_loop() -> bool:
     return True
 
 
-def _stalls_a_loop(waiting: Waiting) -> bool:
-    """Whether a call that waits so keeps an event loop from running."""
-    return isinstance(waiting, Blocking) and in_event_loop()
+def _stalled(waiting: Waiting) -> str:
+    """What to add about a call that waits so and thereby keeps an event loop from running; "" if it does not."""
+    if not isinstance(waiting, Blocking) or not in_event_loop():
+        return ""
+    return "; meanwhile this call keeps the event loop of its thread from running: use AsyncNode there"
 
 
 async def wait_until(
@@ -174,11 +176,6 @@ async def wait_until(
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain
     explain_at: float | None = started_at + explain_after if timeout is None or timeout > explain_after else None
-
-    def text() -> str:
-        stalled = "; meanwhile this call keeps the event loop of its thread from running: use AsyncNode there"
-        return what() + stalled * _stalls_a_loop(waiting)
-
     waiter = waiting.waiter()
     gate.enter(waiter)
     try:
@@ -188,11 +185,12 @@ async def wait_until(
                 return result
             now = clock()
             if ends_at is not None and now >= ends_at:
-                raise TimedOut(f"timed out after {timeout:g} s: {text()}")
+                raise TimedOut(f"timed out after {timeout:g} s: {what()}{_stalled(waiting)}")
             if explain_at is not None and now >= explain_at:
                 explain_at = None
-                level = logging.WARNING if _stalls_a_loop(waiting) else level
-                _log.log(level, "still waiting after %.0f s: %s", now - started_at, text())
+                stalled = _stalled(waiting)
+                level = logging.WARNING if stalled else level
+                _log.log(level, "still waiting after %.0f s: %s%s", now - started_at, what(), stalled)
             wake_at = min((at for at in (ends_at, explain_at) if at is not None), default=None)
             await waiting.park(waiter, None if wake_at is None else wake_at - now)
     finally:

@@ -154,18 +154,8 @@ def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
     """Its start, and what follows its result, wait for cursors that have these ACKs; also if the link begins anew."""
     pair = Pair()
     pair.a.producers.durable = True
-    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
-    pair.a.producers.accept(end, [b"suspect"], 0)
-    [run] = [run for _, runs in end.waiting.places() for run in runs]
-    run.deaths = DEATHS_TO_SUSPECT
-    consumer = pair.b.open_consumer("jobs", 10.0, pair.now)
-    pair.meet()
-    consumer.want(1, 100, pair.now)
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
-    assert consumer.take(pair.now) is None
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
+    consumer = announced_suspect(pair)
+    end = pair.a.producers.by_queue["jobs"]
     [(link, (life, ack))] = pair.a.producers.acks_to_settle().items()
     for stored in (ack - 1, ack):
         assert (pair.a.producers.awaits_cursors(), consumer.take(pair.now)) == (True, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peerfabric import leases
+from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from tests.fabric.helpers import STREAM, claim, consumer, receive, results, take
 
@@ -16,7 +17,7 @@ def test_the_lease_ends() -> None:
     delivery = take(end)
     claim(delivery, 2)
     end.progress(0.0)
-    end.extend(delivery, 1, 15.0)
+    leases.extend(delivery, 1, 15.0)
     end.expire(10.0)
     assert end.lapsed == [(STREAM, 1)]
     [result] = results(end)
@@ -27,15 +28,21 @@ def test_the_lease_ends() -> None:
     assert end.account().processed == 0
 
 
-@pytest.mark.parametrize("again", ["not yet", "buffered", "started", "settled"])
-def test_an_ack_after_the_lease(again: str) -> None:
-    """It is done: the producer hears so, and it does not run again here, wherever its next copy is by then."""
+def overdue() -> tuple[ConsumerEnd, Delivery]:
+    """An end whose three messages were handed out and have lapsed."""
     end = consumer(lease=10.0)
     receive(end, 1, 3)
     delivery = take(end)
     claim(delivery, 3)
     end.progress(0.0)
     end.expire(10.0)
+    return end, delivery
+
+
+@pytest.mark.parametrize("again", ["not yet", "buffered", "started", "settled"])
+def test_an_ack_after_the_lease(again: str) -> None:
+    """It is done: the producer hears so, and it does not run again here, wherever its next copy is by then."""
+    end, delivery = overdue()
     [result] = results(end)
     assert [(nack.start, nack.stop) for nack in result.nacks] == [(1, 2), (2, 3), (3, 4)]
     copy = None
@@ -61,12 +68,7 @@ def test_an_ack_after_the_lease(again: str) -> None:
 
 def test_an_ack_after_the_lease_of_what_came_again_as_one() -> None:
     """Each message of the new copy ends once, whether it has been started there or was taken back."""
-    end = consumer(lease=10.0)
-    receive(end, 1, 3)
-    delivery = take(end)
-    claim(delivery, 3)
-    end.progress(0.0)
-    end.expire(10.0)
+    end, delivery = overdue()
     results(end)
     receive(end, 1, 3, sent=6, attempt=2)
     copy = take(end)
@@ -101,9 +103,9 @@ def test_the_lease_stands_still_while_our_own_call_waits() -> None:
     delivery = take(end)
     claim(delivery)
     end.progress(0.0)
-    end.pause(delivery, 1.0)
+    leases.pause(delivery, 1.0)
     end.expire(50.0)
-    end.resume(delivery, 50.0)
+    leases.resume(delivery, 50.0)
     end.expire(58.0)
     assert end.lapsed == []
     end.expire(59.5)
@@ -165,14 +167,14 @@ def test_two_handlers_of_one_batch_that_wait() -> None:
 def test_user_code_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond so many deliveries, or bytes, the oldest ack of those that are overdue says nothing any more."""
     monkeypatch.setattr(leases, "OVERDUE_MAX", 2)
-    overdue = leases.Overdue()
+    kept = leases.Overdue()
     deliveries = [handed_out((1, 0.0)) for _ in range(3)]
     for delivery in deliveries:
-        overdue.add(delivery, 0)
-        overdue.limit(2**20)
+        kept.add(delivery, 0)
+        kept.limit(2**20)
         delivery.ack(0, 1)
-    assert list(overdue.take_acked([])) == [(delivery, 0, 1) for delivery in deliveries[1:]]
-    assert not overdue
-    overdue.add(deliveries[0], 0)
-    overdue.limit(deliveries[0].cost - 1)
-    assert not overdue
+    assert list(kept.take_acked([])) == [(delivery, 0, 1) for delivery in deliveries[1:]]
+    assert not kept
+    kept.add(deliveries[0], 0)
+    kept.limit(deliveries[0].cost - 1)
+    assert not kept
