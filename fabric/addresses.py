@@ -42,6 +42,8 @@ class Addresses:
         """Endpoint -> (when to dial it next, wait after that); inf while a link serves it."""
         self._served: dict[str, str] = {}
         """Endpoint -> the node that was met there."""
+        self._ours: set[str] = set()
+        """Candidates that lead to this node itself."""
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._known
@@ -144,8 +146,20 @@ class Addresses:
         self._candidates[endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
 
     def candidate_useless(self, endpoint: str) -> None:
-        """It leads to where a link leads already, or to ourselves."""
+        """It leads to where a link leads already."""
         self._candidates[endpoint] = (inf, REDIAL_FIRST)
+
+    def candidate_is_ours(self, endpoint: str) -> None:
+        """It leads to this node itself."""
+        self.candidate_useless(endpoint)
+        self._ours.add(endpoint)
+
+    def unanswered(self, linked: Container[str]) -> Iterator[str]:
+        """Candidates that lead to no node: none that is `linked`, nor one with whom nothing was in common."""
+        for endpoint in self._candidates.keys() - self._ours:
+            served = self._served.get(endpoint)
+            if served is None or (served not in linked and served not in self._idle):
+                yield endpoint
 
     def candidate_leads_to(self, endpoint: str, node_id: str) -> None:
         """`node_id` listens there: if it goes, somebody else may."""

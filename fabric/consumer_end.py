@@ -30,7 +30,7 @@ from peerfabric.envelope import (
     StreamRanges,
 )
 from peerfabric.granting import QUANTUM, grant
-from peerfabric.leases import OBSERVE_EVERY, Overdue, lapsed, observe
+from peerfabric.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, observe
 from peerfabric.ranges import Ranges
 from peerfabric.source import Source
 from peerfabric.stats import ConsumerAccount
@@ -674,6 +674,21 @@ class ConsumerEnd:
     def idle(self) -> bool:
         """Nothing is held and nothing has to be told."""
         return not self._everything() and not any(s.attached and s.has_results for s in self._sources.values())
+
+    def is_neglected(self, now: float) -> bool:
+        """Whether messages wait for this consumer, and nobody here has any in hand or waits for one."""
+        if self.closed or self._takers or self._open or now - self._taken_at < IDLE_AFTER:
+            return False
+        return any(source.buffer or (source.attached and source.credit.waiting) for source in self._sources.values())
+
+    @property
+    def was_taken_from(self) -> bool:
+        """Whether anything ever came, which it does only for somebody who takes."""
+        return self._account["received"] > 0
+
+    def in_hand_since(self, now: float) -> float:
+        """When user code was given the oldest of what it has; inf if it has nothing, or said how long it will need."""
+        return min((in_hand_since(delivery, now) for delivery in self._open), default=inf)
 
     def account(self) -> ConsumerAccount:
         unstarted = self._unstarted()

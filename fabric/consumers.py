@@ -6,7 +6,7 @@ else must hear of it: users (`take_changed`), producers (an ACK is due on their 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from math import inf
 
 from peerfabric.batch import message_count
@@ -14,6 +14,7 @@ from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.control import Control
 from peerfabric.envelope import NO_INTEREST, Data, Grant, Nack, Ping, Release, Result, StreamRanges
 from peerfabric.errors import BadFrame
+from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
 from peerfabric.link import ECHO_DELAY, FENCE, Link
 from peerfabric.names import queue_of
 from peerfabric.notices import Notices
@@ -233,6 +234,25 @@ class Consumers:
         return all(end.idle for end in self.by_queue.values())
 
     # Reports
+
+    def findings(self, now: float) -> Iterator[Finding]:
+        """Consumers that nobody takes from, and user code that has a message for long."""
+        for end in self.by_queue.values():
+            if end.is_neglected(now):
+                yield Finding(
+                    f"queue {end.queue!r}: messages wait for this consumer and nobody takes them",
+                    NOT_TAKEN_AFTER if end.was_taken_from else NEVER_TAKEN_AFTER,
+                    "call get(), iterate over it or use on_message; or close() it if it is not needed",
+                )
+            since = end.in_hand_since(now)
+            if since < inf:
+                yield Finding(
+                    f"queue {end.queue!r}: a message is in the hands of its handler",
+                    slow_after(end.lease, end.window.pace),
+                    f"after {end.lease:g} s it goes to another consumer: if it hangs, look at its stack (py-spy dump); "
+                    f"if it needs so long, call message.extend() or raise lease=",
+                    since,
+                )
 
     def take_changed(self) -> set[ConsumerEnd]:
         """The ends whose users may have something to go on with."""

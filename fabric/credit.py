@@ -35,6 +35,11 @@ class Window:
         self.at_least = 1
         """One message for each thread or task that processes, or the batch that a caller of `batches` wants."""
 
+    @property
+    def pace(self) -> float:
+        """Seconds that a message takes, as measured; 0 before the first."""
+        return self._service or 0.0
+
     def want(self, at_least: int) -> None:
         """The takers together want `at_least` messages, however slow they are."""
         self.at_least = max(1, min(at_least, WINDOW_MAX))

@@ -47,6 +47,7 @@ from peerfabric.envelope import (
     decode_frame,
 )
 from peerfabric.errors import BadFrame
+from peerfabric.health import Health
 from peerfabric.interest import Interests
 from peerfabric.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
 from peerfabric.notices import Notices
@@ -82,6 +83,7 @@ class Engine:
         self.interests = Interests()
         self.control = Control()
         self.notices = Notices()
+        self.health = Health(self.notices, now)
         self.producers = Producers(address, self.peers, self.control, self.notices, random)
         self.consumers = Consumers(options, self.peers, self.control, self.notices)
         self.topics = Topics(address, self.peers)
@@ -359,7 +361,19 @@ class Engine:
         for link in list(self.peers.links.values()):
             look = min(look, self._look_at(link, now))
         look = min(look, self.producers.expire(now), self.consumers.expire(now), self.topics.expire(now))
+        if not self._draining:
+            look = min(look, self._look_after(now, late))
         self._next_look = self._expected = max(look, now + 0.001)
+
+    def _look_after(self, now: float, late: float) -> float:
+        """Look for what a person should know of; return when to look again."""
+        health = self.health
+        if late:
+            health.excuse(late)
+        if health.look_at <= now:
+            found = (*self.producers.findings(), *self.consumers.findings(now), *self.peers.findings())
+            health.look(found, now)
+        return health.look_at
 
     def _look_at(self, link: Link, now: float) -> float:
         """Pings, echoes, markers, leases of the hung and idle links; return when to look again."""

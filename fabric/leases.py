@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from math import inf
 from typing import Final
 
 from peerfabric.delivery import Delivery, Verdict
@@ -65,6 +66,19 @@ def lapsed(delivery: Delivery, lease: float, now: float) -> Iterator[int]:
     # The front marks are spent once everything below them is settled.
     while len(delivery.observed) > 1 and delivery.observed[0][0] <= delivery.reported:
         delivery.observed.pop(0)
+
+
+def in_hand_since(delivery: Delivery, now: float) -> float:
+    """When the oldest was handed out of what user code has of `delivery`.
+
+    inf: it has nothing, waits inside a call of ours, or has extended a lease, and so knows how long it takes.
+    """
+    if delivery.paused_at is not None or any(until > now for until in delivery.extended.values()):
+        return inf
+    for index, at in delivery.observed:
+        if delivery.unsettled(0, min(index, delivery.limit)):
+            return at
+    return inf
 
 
 class Overdue:

@@ -9,7 +9,7 @@ Discovery only proposes addresses. A peer exists once a link with it was up; it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
@@ -29,6 +29,7 @@ from peerfabric.envelope import (
     encode_frame,
 )
 from peerfabric.farewells import REMNANT, Farewells
+from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
 from peerfabric.stats import PeerView
 
@@ -381,7 +382,7 @@ class Peers:
             return [CameUp(link)] if came_up else []
         found = self._halves.get(hello.mine)
         if found is not None and found.address is None:
-            self._addresses.candidate_useless(found.endpoint)
+            self._addresses.candidate_is_ours(found.endpoint)
             self._drop(found)
         return []
 
@@ -655,6 +656,21 @@ class Peers:
             self._end_farewell(wire)
 
     # Reports
+
+    def findings(self) -> Iterator[Finding]:
+        """Whoever is dialled and has not answered: what `peers=` names, and nodes that were found and never met."""
+        if self.closing:
+            return
+        for endpoint in sorted(self._addresses.unanswered(self._by_node)):
+            step = "start a node that listens there, or take it out of peers= and PEERFABRIC_PEERS"
+            yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
+        for link in self._by_node.values():
+            if not link.met and link.wire != OURSELVES:
+                yield Finding(
+                    f"{link.name} was found and does not answer at {link.endpoint}",
+                    DIALLED_AFTER,
+                    "see whether its process is stopped, or something between the two closes this way",
+                )
 
     def take_commands(self) -> list[Command]:
         """What the driver shall do with its sockets, in order."""

@@ -15,6 +15,7 @@ from peerfabric.backlog import Recovered
 from peerfabric.control import Control
 from peerfabric.dispatch import data_frames
 from peerfabric.envelope import NAMES_MAX, NO_INTEREST, Ack, Address, Backlog, Extra, Interest, Release, StreamRanges
+from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link import Link, Sent
 from peerfabric.names import queue_of
 from peerfabric.notices import Notices
@@ -356,6 +357,16 @@ class Producers:
         return {queue: count for queue, count in counts.items() if count}
 
     # Reports
+
+    def findings(self) -> Iterator[Finding]:
+        """Queues whose messages nobody consumes."""
+        for end in self.by_queue.values():
+            if end.unsettled_count and not end.consumers:
+                yield Finding(
+                    f"queue {end.queue!r}: messages wait without a consumer",
+                    NO_CONSUMER_AFTER,
+                    "start one; node.peers() tells who consumes what",
+                )
 
     def take_changed(self) -> set[ProducerEnd]:
         """The ends whose users may have something to go on with."""

@@ -1,0 +1,102 @@
+"""Health: conditions that need a person, told while they last.
+
+A machine says what holds now; here it is found out for how long, and when that is worth a line in the log: once when it
+has lasted, again at doubling intervals, and once when it is over. What comes and goes is told no more often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from peerfabric.notices import Notices
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks: each reads a few numbers of every queue."""
+
+NO_CONSUMER_AFTER: Final = 10.0
+"""Seconds until messages that nobody consumes are told."""
+DIALLED_AFTER: Final = 10.0
+"""Seconds until an endpoint that does not answer is told."""
+NEVER_TAKEN_AFTER: Final = 10.0
+"""Seconds until a consumer that nobody ever took from, though messages wait for it, is told."""
+NOT_TAKEN_AFTER: Final = 60.0
+"""The same for one that somebody took from: programs that come back once in a while are as they should be."""
+SLOW_AFTER: Final = 30.0
+"""Seconds until a message in the hands of user code is told; see `slow_after`."""
+
+
+class Finding(NamedTuple):
+    """One condition that holds now.
+
+    what    names it, and whom it concerns; the same at each look
+    after   how long it must last until it is told, in seconds
+    step    what a person can do about it
+    since   when it began; None: at the first look that found it
+    """
+
+    what: str
+    after: float
+    step: str
+    since: float | None = None
+
+
+class _Lasting:
+    """A condition that was found, and perhaps ended."""
+
+    __slots__ = ("holds", "pause", "since", "tell_at", "told")
+
+    def __init__(self, pause: float) -> None:
+        self.holds = self.told = False
+        self.since = self.tell_at = 0.0
+        self.pause = pause
+
+
+class Health:
+    """The conditions of one node. They concern its own queues, consumers and peers, so there are no more than of those.
+
+    Args:
+        notices: Where they are told.
+        now: The driver's clock, in seconds.
+    """
+
+    def __init__(self, notices: Notices, now: float) -> None:
+        self.look_at = now + LOOK_EVERY
+        self._notices = notices
+        self._lasting: dict[str, _Lasting] = {}
+
+    def excuse(self, late: float) -> None:
+        """Seconds in which this node did not run do not count."""
+        for lasting in self._lasting.values():
+            lasting.since += late
+
+    def look(self, found: Iterable[Finding], now: float) -> None:
+        """These conditions hold now, and no others."""
+        self.look_at = now + LOOK_EVERY
+        held = {finding.what for finding in found if self._holds(finding, now)}
+        for what, lasting in list(self._lasting.items()):
+            if what in held:
+                continue
+            if lasting.told:
+                self._notices.add("info", f"{what}: over after {now - lasting.since:.0f} s")
+            lasting.holds = lasting.told = False
+            if now >= lasting.tell_at + lasting.pause:
+                del self._lasting[what]
+
+    def _holds(self, finding: Finding, now: float) -> bool:
+        lasting = self._lasting.setdefault(finding.what, _Lasting(finding.after))
+        if finding.since is not None or not lasting.holds:
+            lasting.since = now if finding.since is None else finding.since
+        lasting.holds = True
+        lasted = now - lasting.since
+        if lasted >= finding.after and now >= lasting.tell_at:
+            lasting.told = True
+            lasting.tell_at = now + lasting.pause
+            lasting.pause *= 2
+            self._notices.add("warning", f"{finding.what} for {lasted:.0f} s; {finding.step}")
+        return True
+
+
+def slow_after(lease: float, usual: float) -> float:
+    """How long user code may have a message until that is told, if it usually has one for `usual` seconds."""
+    return max(SLOW_AFTER, lease / 10, 10 * usual)

@@ -1,0 +1,218 @@
+"""Conditions that need a person: told once they have lasted, at doubling intervals, and when they are over."""
+
+from __future__ import annotations
+
+from peerfabric.engine import Engine
+from peerfabric.envelope import RAW
+from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
+from peerfabric.notices import Notice, Notices
+from peerfabric.options import Options
+from tests.fabric.helpers import Pair, claim
+
+LONELY = "queue 'jobs': messages wait without a consumer"
+UNTAKEN = "queue 'jobs': messages wait for this consumer and nobody takes them"
+IN_HAND = "queue 'jobs': a message is in the hands of its handler"
+
+
+def warnings(engine: Engine) -> list[str]:
+    """What was warned of since the last call, without the next step."""
+    return [line.text.partition(";")[0] for line in engine.notices.take() if line.level == "warning"]
+
+
+def over(engine: Engine) -> list[str]:
+    return [line.text for line in engine.notices.take() if "over after" in line.text]
+
+
+def told(seconds: list[int], after: float = 10.0, since: float | None = None) -> list[tuple[int, str]]:
+    """Look once a second while the condition holds in `seconds`; return when something was told, at which level."""
+    notices = Notices()
+    health = Health(notices, 0.0)
+    lines: list[tuple[int, str]] = []
+    for now in range(400):
+        health.look([Finding("it is so", after, "change it", since)] if now in seconds else [], float(now))
+        lines += [(now, line.level) for line in notices.take()]
+    return lines
+
+
+def test_what_lasts_is_told_at_doubling_intervals_and_when_it_is_over() -> None:
+    """First after 10 s, then after 10, 20, 40, 80 more, and once when it has ended."""
+    moments = [(n, "warning") for n in (10, 20, 40, 80, 160)]
+    assert told(list(range(200))) == [*moments, (200, "info")]
+
+
+def test_what_ends_before_its_time_is_not_told() -> None:
+    """A condition of 9 s, three times, is nobody's business."""
+    assert told([*range(9), *range(20, 29), *range(40, 49)]) == []
+
+
+def test_what_comes_and_goes_is_told_no_more_often() -> None:
+    """Each time for 12 s in 15: the pauses go on doubling over all of them."""
+    warned = [now for now, level in told([n for n in range(300) if n % 15 < 12]) if level == "warning"]
+    assert warned == [10, 25, 55, 100, 190]
+
+
+def test_a_condition_that_comes_back_after_long_is_new() -> None:
+    """After a quiet time longer than the last pauses it is told as soon as for the first time."""
+    warned = [now for now, level in told([*range(15), *range(100, 125)]) if level == "warning"]
+    assert warned == [10, 110, 120]
+
+
+def test_a_condition_that_knows_its_beginning_is_told_at_the_first_look() -> None:
+    """A message that has been in hand for 30 s needs not be watched for as long again."""
+    notices = Notices()
+    Health(notices, 0.0).look([Finding("it is so", 30.0, "change it", since=5.0)], 40.0)
+    assert notices.take() == [Notice("warning", "it is so for 35 s; change it")]
+
+
+def test_time_in_which_the_node_did_not_run_does_not_count() -> None:
+    """A process that was stopped for an hour warns of nothing that is over a moment later."""
+    notices = Notices()
+    health = Health(notices, 0.0)
+    health.look([Finding("it is so", 10.0, "change it")], 1.0)
+    health.excuse(3600.0)
+    health.look([Finding("it is so", 10.0, "change it")], 3606.0)
+    assert notices.take() == []
+    health.look([Finding("it is so", 10.0, "change it")], 3611.0)
+    assert [line.level for line in notices.take()] == ["warning"]
+
+
+def test_slow_follows_the_lease_and_the_usual_pace() -> None:
+    """30 s with the default lease; a tenth of a long one; ten times of what is usual."""
+    assert (slow_after(300.0, 0.001), slow_after(3600.0, 1.0), slow_after(300.0, 20.0)) == (30.0, 360.0, 200.0)
+
+
+def pair(*, produces: bool = True, consumes: bool = True) -> Pair:
+    two = Pair(Options())
+    if produces:
+        two.a.open_producer("jobs", RAW, 5, 2**20, two.now)
+    if consumes:
+        two.b.open_consumer("jobs", 300.0, two.now)
+    two.meet()
+    return two
+
+
+def send(two: Pair, count: int = 1) -> None:
+    two.a.producers.accept(two.a.producers.by_queue["jobs"], [b"body"] * count, 0)
+
+
+def test_messages_without_a_consumer_are_told_and_the_consumer_ends_it() -> None:
+    """Ten seconds after the send its node says that nobody consumes, and later that somebody does."""
+    two = pair(consumes=False)
+    send(two)
+    two.pass_time(10.0)
+    assert warnings(two.a) == []
+    two.pass_time(LOOK_EVERY + 0.5)
+    assert [text.rpartition(" for ")[0] for text in warnings(two.a)] == [LONELY]
+    two.b.open_consumer("jobs", 300.0, two.now)
+    two.pass_time(LOOK_EVERY + 0.5)
+    assert [text.partition(": over")[0] for text in over(two.a)] == [LONELY]
+
+
+def test_an_empty_queue_without_a_consumer_is_as_it_should_be() -> None:
+    """A producer that has nothing to send warns of nothing."""
+    two = pair(consumes=False)
+    two.pass_time(60.0)
+    assert (warnings(two.a), warnings(two.b)) == ([], [])
+
+
+def test_a_consumer_that_nobody_takes_from_is_told_where_it_is() -> None:
+    """The handle exists and nobody calls `get`: the consumer's node says so, and no other."""
+    two = pair()
+    send(two)
+    two.pass_time(10.0 + LOOK_EVERY + 0.5)
+    assert [text.rpartition(" for ")[0] for text in warnings(two.b)] == [UNTAKEN]
+    assert warnings(two.a) == []
+
+
+def test_a_consumer_that_comes_back_once_in_a_while_is_as_it_should_be() -> None:
+    """Who took before may stay away for a minute."""
+    two = pair()
+    send(two, 3)
+    end = two.b.consumers.by_queue["jobs"]
+    end.want(1, 1, two.now)
+    two.pass_time(0.5)
+    delivery = end.take(two.now)
+    assert delivery is not None
+    claim(delivery, now=two.now)
+    delivery.ack(0, 1)
+    end.want(0, 1, two.now)
+    two.pass_time(50.0)
+    assert warnings(two.b) == []
+    two.pass_time(20.0)
+    assert [text.rpartition(" for ")[0] for text in warnings(two.b)] == [UNTAKEN]
+
+
+def in_hand(two: Pair) -> None:
+    """User code at b takes one message."""
+    send(two)
+    end = two.b.consumers.by_queue["jobs"]
+    end.want(1, 1, two.now)
+    two.pass_time(0.5)
+    delivery = end.take(two.now)
+    assert delivery is not None
+    claim(delivery, now=two.now)
+
+
+def test_a_message_in_hand_is_told_long_before_its_lease_ends() -> None:
+    """A handler that hangs is told after 30 s, not after the 300 s of its lease."""
+    two = pair()
+    in_hand(two)
+    two.pass_time(29.0)
+    assert warnings(two.b) == []
+    two.pass_time(1.0 + LOOK_EVERY + 1.5)
+    (text,) = warnings(two.b)
+    what, _, lasted = text.rpartition(" for ")
+    assert what == IN_HAND
+    assert 30 <= int(lasted.split()[0]) <= 37
+
+
+def test_who_extends_a_lease_knows_that_it_takes_long() -> None:
+    """`extend` is the answer to the warning: there is none for who has given it before."""
+    two = pair()
+    in_hand(two)
+    (delivery,) = two.b.consumers.by_queue["jobs"]._open
+    delivery.extended[0] = two.now + 600.0
+    two.pass_time(60.0)
+    assert warnings(two.b) == []
+
+
+def test_an_endpoint_that_nobody_answers_at_is_told_until_somebody_does() -> None:
+    """`peers=` names a node that is not there; later it starts."""
+    two = Pair()
+    two.a.open_producer("jobs", RAW, 5, 2**20, two.now)
+    two.b.open_consumer("jobs", 300.0, two.now)
+    endpoint = two.b.address.inbox[0]
+    two.b.address.inbox[0] = "tcp://elsewhere:1"
+    two.a.candidate(endpoint, two.now)
+    two.pass_time(10.0 + LOOK_EVERY + 0.5)
+    assert [text.rpartition(" for ")[0] for text in warnings(two.a)] == [f"{endpoint} is dialled without an answer"]
+    two.b.address.inbox[0] = endpoint
+    two.pass_time(5.0 + LOOK_EVERY + 2.0)
+    assert [text.partition(": over")[0] for text in over(two.a)] == [f"{endpoint} is dialled without an answer"]
+
+
+def test_an_endpoint_that_leads_to_the_node_itself_is_no_fault() -> None:
+    """One list of peers for all nodes names each of them, too."""
+    two = Pair()
+    two.a.candidate("tcp://alias-of-a:1", two.now)
+    for _ in range(200):
+        two.now += 0.1
+        two.a.expire(two.now)
+        for command in two.a.take_commands():
+            if getattr(command, "endpoint", None) == "tcp://alias-of-a:1":
+                two.a.connected(command.wire, two.now)
+        for _, frames in list(two.a.outgoing(two.now)):
+            two.a.receive(frames, two.now)
+    assert warnings(two.a) == []
+
+
+def test_a_node_that_was_found_and_does_not_answer_is_told() -> None:
+    """Discovery names a node whose endpoint connects and says nothing."""
+    two = Pair()
+    two.a.open_producer("jobs", RAW, 5, 2**20, two.now)
+    two.filter = lambda sender, frames: False
+    two.a.discovered(two.b.address, two.now)
+    two.pass_time(10.0 + LOOK_EVERY + 0.5)
+    assert [text.rpartition(" for ")[0] for text in warnings(two.a)] == [
+        f"b was found and does not answer at {two.b.address.inbox[0]}"
+    ]
