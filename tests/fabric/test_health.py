@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peerfabric.commands import Dial
 from peerfabric.engine import Engine
 from peerfabric.envelope import RAW
 from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
@@ -36,7 +37,7 @@ def told(seconds: list[int], after: float = 10.0, since: float | None = None) ->
 
 def test_what_lasts_is_told_at_doubling_intervals_and_when_it_is_over() -> None:
     """First after 10 s, then after 10, 20, 40, 80 more, and once when it has ended."""
-    moments = [(n, "warning") for n in (10, 20, 40, 80, 160)]
+    moments: list[tuple[int, str]] = [(n, "warning") for n in (10, 20, 40, 80, 160)]
     assert told(list(range(200))) == [*moments, (200, "info")]
 
 
@@ -199,7 +200,7 @@ def test_an_endpoint_that_leads_to_the_node_itself_is_no_fault() -> None:
         two.now += 0.1
         two.a.expire(two.now)
         for command in two.a.take_commands():
-            if getattr(command, "endpoint", None) == "tcp://alias-of-a:1":
+            if isinstance(command, Dial) and command.endpoint == "tcp://alias-of-a:1":
                 two.a.connected(command.wire, two.now)
         for _, frames in list(two.a.outgoing(two.now)):
             two.a.receive(frames, two.now)
