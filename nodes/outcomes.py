@@ -45,7 +45,7 @@ class Outcomes:
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
         if not isinstance(receipt, Receipt):
-            raise TypeError(f"a {type(receipt).__name__} is no receipt; give what send() returned, or error.receipt")
+            raise stranger(receipt)
         end = self._end
         node_id, queue = receipt.stream.partition(":")[0], receipt.stream.rpartition(":")[2]
         if node_id != self._node.engine.address.node_id or queue != end.queue:
@@ -143,6 +143,8 @@ class Outcomes:
         raise ConfigError(f'confirm="stored" {problem}; or ask for "delivered" or "processed"')
 
 
-def stranger(receipt: Receipt) -> ConfigError:
-    """Somebody else's receipt."""
+def stranger(receipt: Receipt) -> Exception:
+    """Somebody else's receipt, or none at all."""
+    if not isinstance(receipt, Receipt):
+        return TypeError(f"a {type(receipt).__name__} is no receipt; give what send() returned, or error.receipt")
     return ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
