@@ -143,8 +143,8 @@ class Outcomes:
         raise ConfigError(f'confirm="stored" {problem}; or ask for "delivered" or "processed"')
 
 
-def stranger(receipt: Receipt) -> Exception:
+def stranger(receipt: object) -> Exception:
     """Somebody else's receipt, or none at all."""
-    if not isinstance(receipt, Receipt):
-        return TypeError(f"a {type(receipt).__name__} is no receipt; give what send() returned, or error.receipt")
-    return ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
+    if isinstance(receipt, Receipt):
+        return ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
+    return TypeError(f"a {type(receipt).__name__} is no receipt; give what send() returned, or error.receipt")
