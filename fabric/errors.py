@@ -135,7 +135,8 @@ class NotConfirmed(TimedOut):
     """The message is accepted and may still be processed; `receipt` finds it again."""
 
     def __init__(self, receipt: Receipt, state: State, timeout: float) -> None:
-        self.receipt, self.state = receipt, state
+        self.receipt: Receipt = receipt
+        self.state: State = state
         super().__init__(
             f"not {state} within {timeout:g} s; the message is accepted and may still be processed: "
             f"do not send it again, call producer.wait(error.receipt, {state!r}) to go on waiting"
