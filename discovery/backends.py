@@ -59,8 +59,8 @@ def check_choice(discovery: str | Iterable[str], peers: str | Iterable[str]) -> 
     Raises:
         ConfigError: A name or a peer is wrong, or peers are given and not used.
     """
-    given = parse_peers(peers)
-    names = _chosen(discovery, static=bool(given or peers_from_environment()))
+    given, more = parse_peers(peers), peers_from_environment()
+    names = _chosen(discovery, static=bool(given or more))
     if given and "static" not in names:
         raise ConfigError(f"peers= is not used by discovery={names!r}; add 'static' to it")
 

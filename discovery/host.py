@@ -16,6 +16,9 @@ from peerfabric.names import check_name
 
 RUNTIME_VARIABLE: Final = "PEERFABRIC_RUNTIME"
 
+LOOPBACK: Final = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
+"""How endpoints begin that lead to this machine, or rather to this network namespace."""
+
 IPC_PATH_BYTES_MAX: Final = 107
 """`sun_path` of a Unix socket address has 108 bytes in Linux, with the NUL."""
 
@@ -51,7 +54,7 @@ def reaches(endpoint: str, their_host: str, our_host: str) -> bool:
     """
     if endpoint.startswith("ipc://"):
         return their_host == our_host
-    if endpoint.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]:")):
+    if endpoint.startswith(LOOPBACK):
         return their_host.partition("-")[0] == our_host.partition("-")[0]
     return True
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable
 from typing import Final
 
 from peerfabric.discovery.base import ENDPOINT_BYTES_MAX, Announcement, Candidate, Report, Sighting
-from peerfabric.discovery.host import IPC_PATH_BYTES_MAX
+from peerfabric.discovery.host import IPC_PATH_BYTES_MAX, LOOPBACK
 from peerfabric.errors import ConfigError
 
 PEERS_VARIABLE: Final = "PEERFABRIC_PEERS"
 
 STATIC_PEERS_MAX: Final = 1024
 """Endpoints in one list. One that answers is enough to learn the others; a longer list is a mistake."""
+
+_FORMS: Final = "write 'tcp://127.0.0.1:7700' or 'ipc:///path'"
+
+logger = logging.getLogger("peerfabric")
 
 # A host name, an IPv4 address, or an IPv6 address in brackets (with its scope); then the port.
 _HOST_AND_PORT = re.compile(
@@ -26,20 +31,25 @@ def parse_peers(peers: str | Iterable[str]) -> tuple[str, ...]:
     """Return the endpoints that `peers` names, each once, in order.
 
     Args:
-        peers: `tcp://host:port`, `host:port` or `ipc:///path`; one text may hold several, separated by commas or
-            spaces.
+        peers: `tcp://host:port` or `ipc:///path`; one text may hold several, separated by commas or spaces.
 
     Raises:
         ConfigError: One of them cannot be connected to, or there are too many.
     """
     texts = [peers] if isinstance(peers, str) else peers
-    words = [word for text in texts for word in re.split(r"[,\s]+", text) if word]
+    words = [word for text in texts for word in _words(text)]
     endpoints = tuple(dict.fromkeys(parse_peer(word) for word in words))
     if len(endpoints) > STATIC_PEERS_MAX:
         raise ConfigError(
             f"{len(endpoints):,} peers are over the limit of {STATIC_PEERS_MAX:,}; list a few, they tell of the others"
         )
     return endpoints
+
+
+def _words(text: object) -> list[str]:
+    if not isinstance(text, str):
+        raise ConfigError(f"peer {text!r} is {type(text).__name__}, not str; {_FORMS}")
+    return [word for word in re.split(r"[,\s]+", text) if word]
 
 
 def parse_peer(peer: str) -> str:
@@ -70,6 +80,8 @@ def _checked_tcp(peer: str) -> str:
     match = _HOST_AND_PORT.fullmatch(peer.removeprefix("tcp://"))
     if match is None:
         raise _not_a_peer(peer, "is not an endpoint")
+    if not peer.startswith("tcp://"):
+        raise _not_a_peer(peer, "does not say how to reach it")
     host, port = match["host"], int(match["port"])
     if not 1 <= port <= 65535:
         raise _not_a_peer(peer, "the port is not between 1 and 65535")
@@ -79,7 +91,7 @@ def _checked_tcp(peer: str) -> str:
 
 
 def _not_a_peer(peer: str, problem: str) -> ConfigError:
-    return ConfigError(f"peer {peer!r}: {problem}; write 'host:port', 'tcp://host:port' or 'ipc:///path'")
+    return ConfigError(f"peer {peer!r}: {problem}; {_FORMS}")
 
 
 def peers_from_environment() -> tuple[str, ...]:
@@ -88,7 +100,10 @@ def peers_from_environment() -> tuple[str, ...]:
     Raises:
         ConfigError: As `parse_peers`.
     """
-    return parse_peers(os.environ.get(PEERS_VARIABLE, ""))
+    try:
+        return parse_peers(os.environ.get(PEERS_VARIABLE, ""))
+    except ConfigError as error:
+        raise ConfigError(f"${PEERS_VARIABLE}: {error}") from None
 
 
 class StaticBackend:
@@ -104,6 +119,13 @@ class StaticBackend:
         pass
 
     def watch(self, report: Report) -> None:
+        away = [endpoint for endpoint in self.endpoints if not endpoint.startswith(("ipc://", *LOOPBACK))]
+        if away:  # a name that leads to this machine all the same works
+            logger.warning(
+                "peers on other machines cannot be reached by this version: %s; if they are on this one, "
+                "write tcp://127.0.0.1:PORT",
+                ", ".join(away),
+            )
         for endpoint in self.endpoints:
             if self._closed:
                 return

@@ -105,7 +105,7 @@ def main(kills: int) -> None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
 
-        expected = dict.fromkeys(ACCOUNTS, 0)
+        expected: dict[str, int] = dict.fromkeys(ACCOUNTS, 0)
         for number in range(1, PAYMENTS + 1):
             expected[payment(number).account] += payment(number).cents
         sums = dict(connection.execute("SELECT account, SUM(cents) FROM bookings GROUP BY account"))

@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from peerfabric.nodes.async_node import AsyncNode
     from peerfabric.nodes.async_producer import AsyncProducer
     from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
-    from peerfabric.nodes.message import Batch, DeadMessage, Message, Receipt, Reject, Retry, Update
+    from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
     from peerfabric.nodes.node import Node
     from peerfabric.nodes.once import Once
     from peerfabric.nodes.queues import Consumer, Producer
     from peerfabric.nodes.topics import Publisher, Subscriber
     from peerfabric.options import Options
+    from peerfabric.receipt import Receipt
     from peerfabric.stats import Statistics
 
 __all__ = [
@@ -113,7 +114,7 @@ _HOMES = {
     "Options": "options",
     "Producer": "nodes.queues",
     "Publisher": "nodes.topics",
-    "Receipt": "nodes.message",
+    "Receipt": "receipt",
     "Reject": "nodes.message",
     "Retry": "nodes.message",
     "Statistics": "stats",

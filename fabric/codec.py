@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -11,21 +10,22 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from peerfabric.batch import Buffer, rejoin, split
+from peerfabric.body_types import check_body_type, outer_classes, type_name
 from peerfabric.envelope import MSGPACK, RAW, RAW_ONE
-from peerfabric.errors import BadFrame, ConfigError, DecodeError, EncodeError, MessageTooLarge
+from peerfabric.errors import BadFrame, DecodeError, EncodeError, MessageTooLarge
+from peerfabric.models import Misfit, decoded, encoded
 
 T = TypeVar("T")
 
 _PATH: Final = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.DOTALL)
-_MISFITS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError)
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=encoded).encode
 
 
 class Codec(Generic[T]):
     """Encode and decode bodies of one type, each at most `limit` bytes when encoded.
 
     Raises:
-        ConfigError: msgspec cannot decode `body_type`.
+        ConfigError: Objects of `body_type` cannot be encoded or decoded.
     """
 
     def __init__(self, body_type: Any, limit: int) -> None:
@@ -34,14 +34,9 @@ class Codec(Generic[T]):
         self.number = RAW if body_type in (bytes, memoryview) else MSGPACK
         self._classes = (bytes, bytearray, memoryview) if self.number == RAW else outer_classes(body_type)
         self._whole: Any = bytes if body_type is bytes else _view
-        try:
-            self._one: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(body_type)
-            self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[body_type])
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{_type_name(body_type)} cannot be a body type: {error}; "
-                f"use a msgspec.Struct, a dataclass, a TypedDict, a built-in type, bytes, or memoryview"
-            ) from None
+        check_body_type(body_type)
+        self._one: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(body_type, dec_hook=decoded)
+        self._all: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[body_type], dec_hook=decoded)
 
     def encode(self, body: T) -> bytes:
         """The bytes of `body`, its own from now on: later changes to `body` do not reach them.
@@ -51,15 +46,15 @@ class Codec(Generic[T]):
             MessageTooLarge: Over the limit.
         """
         if self._classes is not None and not isinstance(body, self._classes):
-            raise EncodeError(f"expected {_type_name(self.body_type)}, got {type(body).__name__}; send that type")
+            raise EncodeError(f"expected {type_name(self.body_type)}, got {type(body).__name__}; send that type")
         if self.number == RAW:
             data: bytes = body if type(body) is bytes else bytes(body)  # type: ignore[assignment,call-overload]
         else:
             if type(body) is bool and self._classes is not None and bool not in self._classes:
-                raise EncodeError(f"expected {_type_name(self.body_type)}, got bool; send that type")
+                raise EncodeError(f"expected {type_name(self.body_type)}, got bool; send that type")
             try:
                 data = _encode(body)
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            except Exception as error:  # also what a model of the user raises
                 raise EncodeError(
                     f"{type(body).__name__} cannot be encoded: {error}; send what msgspec can encode"
                 ) from error
@@ -94,7 +89,7 @@ class Codec(Generic[T]):
             body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
-        except _MISFITS as error:
+        except Exception as error:
             raise misfit(error) from None
 
     def decode_each(self, body: Buffer, codec: int, sender: str) -> list[T | DecodeError]:
@@ -115,13 +110,13 @@ class Codec(Generic[T]):
             return typing.cast("T", self._whole(data))
         try:
             return self._one.decode(data)
-        except _MISFITS as error:
+        except Exception as error:
             raise misfit(error) from None
 
     def _decode(self, element: bytes, sender: str) -> T | DecodeError:
         try:
             return self._one.decode(element)
-        except _MISFITS as error:
+        except Exception as error:
             return misfit(error, sender)
 
 
@@ -130,36 +125,14 @@ def _view(body: Buffer) -> memoryview:
 
 
 def misfit(error: Exception, sender: str = "") -> DecodeError:
-    """What msgspec found, with the path in the body where it found it."""
+    """What msgspec, or code of the user's type, found, with the path in the body where it found it."""
+    if not isinstance(error, msgspec.MsgspecError):  # raised by a `__post_init__` or a validator
+        return DecodeError(f"{type(error).__name__}: {error}", sender=sender)
     found = _PATH.match(str(error))
     reason, path = (found.group(1), found.group(2) or "") if found else (str(error), "")
+    if isinstance(error.__cause__, Misfit):
+        reason, path = error.__cause__.reason, (path or "$") + error.__cause__.path
     return DecodeError(reason or type(error).__name__, path=path, sender=sender)
-
-
-def outer_classes(body_type: Any) -> tuple[type, ...] | None:
-    """The classes that a value of `body_type` may have; None: cannot be told from outside."""
-    if body_type is None:
-        return (type(None),)
-    origin = typing.get_origin(body_type)
-    if origin is typing.Annotated:
-        return outer_classes(typing.get_args(body_type)[0])
-    if origin is typing.Literal:
-        return tuple({type(value) for value in typing.get_args(body_type)})
-    if origin in (typing.Union, types.UnionType):
-        members = [outer_classes(member) for member in typing.get_args(body_type)]
-        return None if None in members else tuple({c for member in members if member for c in member})
-    if isinstance(body_type, typing.NewType):
-        return outer_classes(body_type.__supertype__)
-    if typing.is_typeddict(origin or body_type):
-        return (dict,)
-    candidate = origin or body_type
-    if candidate is float:
-        return (float, int)
-    return (candidate,) if isinstance(candidate, type) and candidate not in (object, Any) else None
-
-
-def _type_name(body_type: Any) -> str:
-    return body_type.__name__ if isinstance(body_type, type) and not typing.get_args(body_type) else str(body_type)
 
 
 __all__ = ["BadFrame", "Codec", "misfit", "outer_classes"]

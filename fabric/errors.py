@@ -31,6 +31,10 @@ Each text ends with what to do next.
 from __future__ import annotations
 
 import queue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peerfabric.receipt import Receipt, State
 
 __all__ = [
     "BadFrame",
@@ -61,7 +65,10 @@ __all__ = [
 
 
 class FabricError(Exception):
-    """The root of everything that peerfabric raises on purpose."""
+    """The root of everything that peerfabric raises on purpose. It can be pickled and copied, with its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self)
 
 
 class ConfigError(FabricError, ValueError):
@@ -127,8 +134,9 @@ class TimedOut(FabricError, TimeoutError):
 class NotConfirmed(TimedOut):
     """The message is accepted and may still be processed; `receipt` finds it again."""
 
-    def __init__(self, receipt: object, state: str, timeout: float) -> None:
-        self.receipt, self.state = receipt, state
+    def __init__(self, receipt: Receipt, state: State, timeout: float) -> None:
+        self.receipt: Receipt = receipt
+        self.state: State = state
         super().__init__(
             f"not {state} within {timeout:g} s; the message is accepted and may still be processed: "
             f"do not send it again, call producer.wait(error.receipt, {state!r}) to go on waiting"
@@ -277,3 +285,17 @@ class RemoteProtocolError(FabricError):
 
 class BadFrame(RemoteProtocolError):
     """Bytes that are not a frame of ours; `reason` says why."""
+
+
+def reduced(error: Exception) -> tuple[Any, ...]:
+    """How to make a copy of `error` elsewhere: by its text and attributes, not by the arguments that they came from."""
+    state = dict(vars(error))
+    if isinstance(error, OSError):
+        state["errno"] = error.errno
+    return _restored, (type(error), error.args), state
+
+
+def _restored(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
+    error: Exception = (OSError if issubclass(kind, OSError) else Exception).__new__(kind)
+    error.args = args
+    return error

@@ -23,7 +23,7 @@ from peerfabric.errors import (
 from peerfabric.leases import extend
 from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.beside import Clerk, Errand
-from peerfabric.nodes.fronts import ASYNC_FOR, refusing
+from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.in_hand import take_in_hand
 from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message
@@ -42,6 +42,9 @@ _gettime: Final = time.clock_gettime
 
 class AsyncConsumer(Generic[T_co]):
     """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(
         self, node: InnerNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None

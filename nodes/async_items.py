@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 
 R = TypeVar("R")
 
@@ -14,6 +16,9 @@ def _nothing() -> None:
 
 class AsyncItems(Generic[R]):
     """Yields what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, take: Callable[[], Coroutine[Any, Any, R | None]], rest: Callable[[], None] = _nothing) -> None:
         self._take, self._rest = take, rest

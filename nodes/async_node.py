@@ -25,6 +25,8 @@ from peerfabric.stats import PeerView, Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
+else:
+    TypeForm = type  # as near as it comes without that package, for who resolves annotations
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -165,14 +167,16 @@ class AsyncNode:
             consumer.declare_takers(concurrency)
             return consumer.next_message
 
-        return self._inner.handlers.decorator(concurrency, Message, messages)
+        return self._inner.handlers.decorator(queue, concurrency, Message, messages)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
 
         A second parameter annotated `Update` receives the update. An exception is logged.
         """
-        return self._inner.handlers.decorator(1, Update, lambda kind: self.subscriber(pattern, kind).next_update)
+        return self._inner.handlers.decorator(
+            pattern, 1, Update, lambda kind: self.subscriber(pattern, kind).next_update
+        )
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""

@@ -10,14 +10,15 @@ from peerfabric.engine import Engine
 from peerfabric.errors import QueueFull, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.beside import Errand
+from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handover import Handover, Progress
 from peerfabric.nodes.in_hand import Patience, lease_paused
-from peerfabric.nodes.message import Receipt
-from peerfabric.nodes.outcomes import Outcomes, State, check_state, stranger
+from peerfabric.nodes.outcomes import Outcomes, check_state, stranger
 from peerfabric.nodes.space import Space
 from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -30,6 +31,9 @@ OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
 
 class AsyncProducer(Generic[T_contra]):
     """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(
         self,

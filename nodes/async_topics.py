@@ -16,6 +16,7 @@ from peerfabric.envelope import Extra
 from peerfabric.errors import ConfigError, DecodeError, NodeClosed, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.async_items import AsyncItems
+from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
@@ -34,6 +35,9 @@ _log = logging.getLogger("peerfabric")
 
 class AsyncPublisher(Generic[T_contra]):
     """The one handle of this node for publishing on a topic. Thread-safe: a thread's messages keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, node: InnerNode, topic: str, codec: Codec[T_contra]) -> None:
         self.topic = topic
@@ -179,6 +183,9 @@ class AsyncPublisher(Generic[T_contra]):
 
 class AsyncSubscriber(Generic[T_co]):
     """The one handle of this node for a pattern of topics. Thread-safe: each update goes to one caller."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, node: InnerNode, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
         self.pattern = pattern
@@ -335,6 +342,9 @@ class AsyncSubscriber(Generic[T_co]):
 
     def _what(self) -> str:
         return f"subscriber {self.pattern!r}: no update is here; see node.peers() for who publishes"
+
+    if not TYPE_CHECKING:
+        __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> AsyncItems[Update[T_co]]:
         return AsyncItems(partial(self.next_update, self.waiting))

@@ -1,4 +1,4 @@
-"""What is said to who writes the statement of one front for an object of the other."""
+"""What is said to who writes the statement of one front for the other, or copies what belongs to a node."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ ASYNC_WITH: Final = "an AsyncNode is used with `async with`: write `async with A
 BLOCKING_WITH: Final = "a Node is used with plain `with`: write `with Node() as node:`, or use AsyncNode"
 ASYNC_FOR: Final = "what AsyncNode made is awaited: write `async for` here, or use Node"
 BLOCKING_FOR: Final = "what Node made blocks: write plain `for` here, or use AsyncNode"
+
+HANDLE_COPIED: Final = (
+    "a handle belongs to a node of this process: it cannot be pickled or copied; "
+    "make a Node in each process, and ask it for the handle"
+)
+MESSAGE_COPIED: Final = (
+    "what a consumer took is settled there: it cannot be pickled or copied; pass on message.body and message.id"
+)
+UPDATE_COPIED: Final = "an update is part of what came with it: it cannot be pickled; pass on update.body"
+LETTER_COPIED: Final = (
+    "a dead letter is kept by its node: it cannot be pickled or copied; "
+    "pass on its id, and ask node.dead_letters() again"
+)
 
 
 def refusing(text: str) -> Callable[..., NoReturn]:

@@ -15,6 +15,7 @@ from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
 from peerfabric.nodes.waiting import Blocking, Suspending, complete, in_event_loop
+from peerfabric.options import is_whole
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -50,8 +51,8 @@ class Handler:
         kind: type,
         names: Mapping[str, Any] | None = None,
     ) -> None:
-        if not 1 <= concurrency <= CONCURRENCY_MAX:
-            raise ConfigError(f"concurrency={concurrency} is not between 1 and {CONCURRENCY_MAX}")
+        if not (is_whole(concurrency) and 1 <= concurrency <= CONCURRENCY_MAX):
+            raise ConfigError(f"concurrency={concurrency!r} is not between 1 and {CONCURRENCY_MAX}")
         self.function = function
         self.concurrency = concurrency
         self.is_async = inspect.iscoroutinefunction(function)
@@ -213,14 +214,21 @@ class Handlers:
     def __iter__(self) -> Iterator[Handler]:
         return iter([handler for handler, _ in self._all])
 
-    def decorator(self, concurrency: int, kind: type, source: Callable[[Any], Take]) -> Callable[[F], F]:
+    def decorator(self, name: str, concurrency: int, kind: type, source: Callable[[Any], Take]) -> Callable[[F], F]:
         """What makes a handler of the function that it decorates.
 
         Args:
+            name: Of the queue or topics that it handles.
             concurrency: How many calls run at once.
             kind: What it may have as a second parameter.
             source: From the function's body type to where its messages come from.
+
+        Raises:
+            TypeError: There is no name, but the function itself: the decorator was written without its call.
         """
+        if callable(name):
+            call = "on_message('queue')" if kind is Message else "on_topic('pattern')"
+            raise TypeError(f"the decorator takes a name before it takes the function; write @node.{call}")
 
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from peerfabric.body_types import type_name
 from peerfabric.codec import Codec
 from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
@@ -21,6 +22,7 @@ from peerfabric.nodes.life import Life
 from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
+from peerfabric.options import is_number, is_whole
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -75,6 +77,7 @@ class Handles:
     ) -> AsyncProducer[T]:
         """As `AsyncNode.producer`."""
         node = self._node
+        _check_order("producer", queue, body_type)
         check_name("queue", queue)
         spooled, synced = _keeping(node.settings, spool, fsync)
         _check_producer(on_full, spooled, buffer_bytes, max_attempts)
@@ -105,14 +108,17 @@ class Handles:
     ) -> AsyncConsumer[T]:
         """As `AsyncNode.consumer`."""
         node = self._node
+        _check_order("consumer", queue, body_type)
         check_name("queue", queue)
-        if not 0 < lease < 2**31:
+        if not (is_number(lease) and 0 < lease < 2**31):
             raise ConfigError(f"lease={lease!r} is not a positive number of seconds; the default is 300")
+        if ledger is not None and not (isinstance(ledger, str | os.PathLike) and os.fspath(ledger)):
+            raise ConfigError(f"ledger={ledger!r} is no file; give a path, or None for no ledger")
         path = os.path.abspath(ledger) if ledger is not None else None
 
         def make() -> AsyncConsumer[T]:
-            keeper = self._keeper(queue, path) if path is not None else None
             codec: Codec[T] = Codec(body_type, node.settings.options.message_bytes_max)
+            keeper = self._keeper(queue, path) if path is not None else None
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
         asked = {"body_type": body_type, "lease": lease, "ledger": path}
@@ -124,6 +130,7 @@ class Handles:
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """As `AsyncNode.publisher`."""
         node = self._node
+        _check_order("publisher", topic, body_type)
         check_name("topic", topic)
 
         def make() -> AsyncPublisher[T]:
@@ -134,8 +141,9 @@ class Handles:
     def subscriber(self, pattern: str, body_type: TypeForm[T], buffer_bytes: int) -> AsyncSubscriber[T]:
         """As `AsyncNode.subscriber`."""
         node = self._node
+        _check_order("subscriber", pattern, body_type)
         check_pattern(pattern)
-        if buffer_bytes < 1:
+        if not (is_whole(buffer_bytes) and buffer_bytes >= 1):
             raise ConfigError("buffer_bytes must be positive; the default is 16 MiB")
 
         def make() -> AsyncSubscriber[T]:
@@ -281,12 +289,27 @@ class Handles:
         return keeper
 
 
+def _check_order(call: str, name: object, body_type: object) -> None:
+    """Refuse a call whose arguments are in the wrong order.
+
+    Raises:
+        ConfigError: With the call as it should be.
+    """
+    if isinstance(body_type, str) and not isinstance(name, str | bytes):
+        raise ConfigError(f"the name comes before the type; write {call}({body_type!r}, {type_name(name)})")
+
+
 def _keeping(settings: Settings, spool: bool | None, fsync: bool | None) -> tuple[bool, bool]:
     """Whether a producer keeps its messages in the node's spool, and whether they are synced there.
 
     Raises:
         ConfigError: The node's spool cannot do what is asked for.
     """
+    for name, value in (("spool", spool), ("fsync", fsync)):
+        if value not in (None, True, False):
+            raise ConfigError(
+                f"{name}={value!r} of a producer is None, True or False; paths are given as Node(spool=PATH)"
+            )
     spooled = settings.spool is not None if spool is None else spool
     synced = spooled and (settings.fsync if fsync is None else fsync)
     if spooled and settings.spool is None:
@@ -312,8 +335,8 @@ def _check_producer(on_full: str, spooled: bool, buffer_bytes: int, max_attempts
         raise ConfigError("on_full='spool' needs a spool; give Node(spool=PATH)")
     if spooled and on_full.startswith("drop"):
         raise ConfigError(f"on_full={on_full!r} drops what a spool shall keep; use 'block' or 'error', or spool=False")
-    if buffer_bytes < 1 or max_attempts < 1:
-        raise ConfigError("buffer_bytes and max_attempts must be positive; the defaults are 64 MiB and 5")
+    if not all(is_whole(number) and number >= 1 for number in (buffer_bytes, max_attempts)):
+        raise ConfigError("buffer_bytes and max_attempts must be positive numbers; the defaults are 64 MiB and 5")
 
 
 def _check_same(kind: str, name: str, asked: dict[str, Any], before: dict[str, Any]) -> None:

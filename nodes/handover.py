@@ -18,10 +18,10 @@ from peerfabric.envelope import Extra
 from peerfabric.errors import QueueFull
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.headers import checked_headers
-from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.waiting import Gate
 from peerfabric.options import MiB
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.receipt import Receipt
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:

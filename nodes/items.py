@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.waiting import complete
 
 R = TypeVar("R")
@@ -19,6 +20,9 @@ class Items(Generic[R]):
 
     `again`, if it returns something, saves a call of `take`.
     """
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What handlers get: a message, a batch of messages, an update of a topic; and what senders get: a receipt."""
+"""What handlers get: a message, a batch of messages, an update of a topic; and what they raise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import msgspec
 from peerfabric.batch import split
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import MSGPACK
-from peerfabric.nodes.fronts import PLAIN_WITH, refusing
+from peerfabric.errors import reduced
+from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
+from peerfabric.subscriber_end import UpdateBatch
 
 if TYPE_CHECKING:
     from peerfabric.nodes.beside import Clerk
     from peerfabric.nodes.keeper import Keeper
-    from peerfabric.subscriber_end import UpdateBatch
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -31,21 +32,11 @@ class Retry(Exception):
         self.delay = delay
         super().__init__(reason or "asked for another attempt")
 
+    __reduce__ = reduced  # made anew by its attributes, not by its text
+
 
 class Reject(Exception):
     """Raised by a handler: nobody can process this message; it becomes a dead letter."""
-
-
-class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """Names an accepted message: `sequence` counts from 1 in its producer's `stream`."""
-
-    stream: str
-    sequence: int
-
-    @property
-    def id(self) -> str:
-        """The message's id, as its consumer sees it."""
-        return f"{self.stream}/{self.sequence}"
 
 
 class Owner(Protocol):
@@ -72,6 +63,9 @@ class Message(Generic[T_co]):
     """
 
     __slots__ = ("_delivery", "_index", "_owner", "_settled", "body")
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(MESSAGE_COPIED)
 
     def __init__(self, owner: Owner, delivery: Delivery, index: int, body: T_co) -> None:
         self._owner = owner
@@ -226,6 +220,9 @@ class Batch(Sequence[T_co]):
 
     __slots__ = ("_bodies", "_nacked", "_owner", "_parts", "_settled")
 
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(MESSAGE_COPIED)
+
     def __init__(self, owner: Owner, parts: list[tuple[Delivery, int, int]], bodies: list[T_co]) -> None:
         self._owner = owner
         self._parts = parts
@@ -359,6 +356,9 @@ class Update(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in ha
     _index: int
     body: T_co
 
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(UPDATE_COPIED)
+
     @property
     def topic(self) -> str:
         return self._batch.topic
@@ -395,6 +395,9 @@ class DeadMessage(Generic[T_co]):
     """
 
     __slots__ = ("_drop", "_retry", "attempts", "body", "error", "headers", "id", "queue", "reason", "sent_at")
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(LETTER_COPIED)
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ from peerfabric.stats import PeerView, Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
+else:
+    TypeForm = type  # as near as it comes without that package, for who resolves annotations
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

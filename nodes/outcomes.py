@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, get_args
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
 from peerfabric.nodes.in_hand import lease_paused
-from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.producer_end import ProducerEnd
+from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
 
-State = Literal["queued", "stored", "delivered", "processed"]
-
-STATES: Final = ("queued", "stored", "delivered", "processed")
+STATES: Final = get_args(State)
 
 
 def check_state(state: str) -> None:
@@ -46,6 +44,8 @@ class Outcomes:
 
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        if not isinstance(receipt, Receipt):
+            raise stranger(receipt)
         end = self._end
         node_id, queue = receipt.stream.partition(":")[0], receipt.stream.rpartition(":")[2]
         if node_id != self._node.engine.address.node_id or queue != end.queue:
@@ -143,6 +143,8 @@ class Outcomes:
         raise ConfigError(f'confirm="stored" {problem}; or ask for "delivered" or "processed"')
 
 
-def stranger(receipt: Receipt) -> ConfigError:
-    """Somebody else's receipt."""
-    return ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
+def stranger(receipt: object) -> Exception:
+    """Somebody else's receipt, or none at all."""
+    if isinstance(receipt, Receipt):
+        return ConfigError(f"the receipt {receipt.id} is not of this producer; ask the one that sent it")
+    return TypeError(f"a {type(receipt).__name__} is no receipt; give what send() returned, or error.receipt")

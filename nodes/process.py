@@ -1,4 +1,4 @@
-"""What nodes need of their process: signals while `run()` works, forks noticed, nothing forgotten at exit."""
+"""What nodes need of their process: threads, signals in `run()`, forks noticed, nothing forgotten at exit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from peerfabric.errors import ConfigError
 from peerfabric.nodes.waiting import Gate, Waiting, wait_until
 
 
@@ -75,6 +77,26 @@ def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def refuse_green_threads() -> None:
+    """Raise if gevent or eventlet has put its own threads, or its own `select`, in the place of the system's.
+
+    Such a thread gives way to others only where their library waits. The I/O thread waits in epoll, and all would stop.
+
+    Raises:
+        ConfigError: It has; what may be patched is said.
+    """
+    for library, module, is_patched, parts in (
+        ("gevent", "gevent.monkey", "is_module_patched", ("threading", "select")),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched", ("thread", "select")),
+    ):
+        patched = getattr(sys.modules.get(module), is_patched, None)
+        if patched is not None and any(patched(part) for part in parts):
+            raise ConfigError(
+                f"{library} has replaced the threads of this process, and a node's own thread would stop all of them; "
+                f"use a node in a process without it, or patch with thread=False, select=False, where our calls block"
+            )
 
 
 def _mark_forked() -> None:

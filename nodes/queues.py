@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer
-from peerfabric.nodes.fronts import BLOCKING_FOR, refusing
+from peerfabric.nodes.fronts import BLOCKING_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.items import Items
-from peerfabric.nodes.message import Batch, Message, Receipt
-from peerfabric.nodes.outcomes import State
+from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.waiting import complete
+from peerfabric.receipt import Receipt, State
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -20,6 +20,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 class Producer(Generic[T_contra]):
     """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, producer: AsyncProducer[T_contra]) -> None:
         self._async = producer
@@ -104,6 +107,9 @@ class Producer(Generic[T_contra]):
 
 class Consumer(Generic[T_co]):
     """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
         self._async = consumer

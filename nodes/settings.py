@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -51,29 +51,42 @@ def checked_settings(
         raise ConfigError(
             f"options={options!r} are no Options; give Options(drain_timeout=…), or None for the defaults"
         )
+    if not isinstance(listen, str):
+        raise ConfigError(f"listen={listen!r} is no text; use 'auto', 'tcp://127.0.0.1:7700' or 'ipc:///path'")
+    if not isinstance(fsync, bool):
+        raise ConfigError(f"fsync={fsync!r} is neither True nor False; a spool's folder is given as spool=PATH")
     if spool is not None and not isinstance(spool, str | os.PathLike):
         raise ConfigError(f"spool={spool!r} is no folder; give a path, or None for no spool")
     if isinstance(peers, str):
         raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
+    peers = _listed("peers", peers, "a list of endpoints, such as ['tcp://127.0.0.1:7700']")
+    if not isinstance(discovery, str):
+        discovery = _listed("discovery", discovery, "'auto', or a list such as ['registry', 'static']")
     name = check_name("node", name) if name is not None else _default_name()
-    fabric = check_name("fabric", fabric or os.environ.get(FABRIC_VARIABLE) or "default")
+    fabric = check_name("fabric", fabric if fabric is not None else os.environ.get(FABRIC_VARIABLE) or "default")
     if fsync and spool is None:
         raise ConfigError("fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone")
     if spool is not None and not os.fspath(spool):
         raise ConfigError("spool='' is no folder; give a path, or None for no spool")
-    check_choice(discovery, tuple(peers))
+    check_choice(discovery, peers)
     if listen != "auto":
         endpoints(listen, fabric, "", tcp_too=False)
     return Settings(
         name=name,
         fabric=fabric,
         listen=listen,
-        peers=tuple(peers),
+        peers=peers,
         discovery=discovery,
         options=options if options is not None else Options(),
         spool=os.path.abspath(spool) if spool is not None else None,
         fsync=fsync,
     )
+
+
+def _listed(name: str, value: object, right: str) -> tuple[Any, ...]:
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name}={value!r} is no list; give {right}")
+    return tuple(value)
 
 
 def _default_name() -> str:

@@ -47,13 +47,14 @@ class Starting:
         Whatever this raises, the node stays new, and nothing of the start is left.
 
         Raises:
-            EndpointInUse, ConfigError: It cannot listen there.
+            EndpointInUse, ConfigError: It cannot listen there, or threads are none.
             SpoolError: The spool, or a ledger, cannot be used.
         """
         node = self._node
         with node.life_lock:
             if node.life is not Life.NEW:
                 return
+            process.refuse_green_threads()
             if isinstance(node.waiting, Suspending):
                 node.enter_loop()
             opened = self._to_open()
@@ -76,6 +77,7 @@ class Starting:
         Cancelled, the start is undone, unless another call waits for it, too.
         """
         if self._task is None or self._task.done():
+            process.refuse_green_threads()
             self._node.enter_loop()
             self._task = asyncio.get_running_loop().create_task(self._run_beside())
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -21,11 +21,11 @@ from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX, Handover, Progress
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.in_hand import Patience
-from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.space import Space
 from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.ranges import Ranges
+from peerfabric.receipt import Receipt
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.fronts import BLOCKING_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.items import Items
 from peerfabric.nodes.message import Update
 from peerfabric.nodes.waiting import complete
@@ -17,6 +18,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 class Publisher(Generic[T_contra]):
     """The one handle of this node for publishing on a topic. Thread-safe: a thread's messages keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(self, publisher: AsyncPublisher[T_contra]) -> None:
         self._async = publisher
@@ -56,6 +60,9 @@ class Publisher(Generic[T_contra]):
 class Subscriber(Generic[T_co]):
     """The one handle of this node for a pattern of topics. Thread-safe: each update goes to one caller."""
 
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
+
     def __init__(self, subscriber: AsyncSubscriber[T_co]) -> None:
         self._async = subscriber
         self.pattern = subscriber.pattern
@@ -73,6 +80,9 @@ class Subscriber(Generic[T_co]):
             NodeClosed: The subscriber or its node is closed.
         """
         return complete(self._async.get(timeout))
+
+    if not TYPE_CHECKING:
+        __aiter__ = refusing(BLOCKING_FOR)
 
     def __iter__(self) -> Items[Update[T_co]]:
         return Items(partial(self._async.next_update, self._async.waiting))

@@ -15,8 +15,8 @@ INDEXER = "peerfabric.indexer"
 PURE = frozenset(
     {
         "__future__", "bisect", "collections", "crc32c", "dataclasses", "enum", "errno", "functools", "hashlib",
-        "heapq", "importlib", "itertools", "logging", "math", "msgspec", "operator", "queue", "random", "re", "struct",
-        "types", "typing", "typing_extensions", "weakref", "zlib",
+        "heapq", "importlib", "itertools", "json", "logging", "math", "msgspec", "operator", "queue", "random", "re",
+        "struct", "types", "typing", "typing_extensions", "weakref", "zlib",
     }
 )  # fmt: skip
 """What a machine may import: nothing that opens, waits, starts or tells the time."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pydoc
 import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -98,6 +99,45 @@ def test_nodes_are_made_alike() -> None:
     """Both are constructed with the same parameters, and nothing needs one."""
     assert parameters(peerfabric.Node.__init__) == parameters(peerfabric.AsyncNode.__init__)
     assert all(p.default is not p.empty for p in inspect.signature(peerfabric.Node).parameters.values())
+
+
+CLASSES = [name for name in peerfabric.__all__ if name != "__version__"]
+
+
+def shown(thing: Any) -> str:
+    """What `help()` shows, in one line."""
+    return " ".join(pydoc.plain(pydoc.render_doc(thing)).replace("|", "").split())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_help_works(name: str) -> None:
+    """`help()` of a public name begins with what it is."""
+    kind = getattr(peerfabric, name)
+    first, *_ = (inspect.getdoc(kind) or "").split("\n\n")
+    assert first
+    assert " ".join(first.split()) in shown(kind)
+
+
+def test_help_of_the_package_works() -> None:
+    """It lists every public name, in whichever module it is."""
+    text = shown(peerfabric)
+    assert [name for name in CLASSES if f"class {name}(" not in text] == []
+
+
+def test_annotations_can_be_resolved() -> None:
+    """Of every public method and signature, by who shows or wires functions by their types."""
+    for name in CLASSES:
+        kind = getattr(peerfabric, name)
+        if issubclass(kind, BaseException):
+            continue
+        inspect.signature(kind)
+        get_type_hints(kind)
+        for method in (kind.__init__ if name in ("Node", "AsyncNode") else None, *methods(kind).values()):
+            if inspect.isfunction(method):
+                inspect.signature(method)
+                get_type_hints(method)
+        for _, found in inspect.getmembers(kind, lambda value: isinstance(value, property)):
+            get_type_hints(found.fget)
 
 
 def test_package_is_typed() -> None:

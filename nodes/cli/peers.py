@@ -15,7 +15,16 @@ COLUMNS = ("name", "state", "endpoint", "consumes", "produces", "subscribes", "p
 
 
 @click.command()
-@click.option("--wait", type=click.FloatRange(0, 3600), default=1.0, show_default=True, help="Seconds to look around.")
+@click.option(
+    "--timeout",
+    "--wait",
+    "wait",
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    help="How long to look around.",
+)
 @joins_fabric
 def peers(wait: float, settings: Settings) -> None:
     """List the other nodes of the fabric, and what each consumes, produces, subscribes to and publishes."""

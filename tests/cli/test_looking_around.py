@@ -16,7 +16,7 @@ def test_peers_are_listed(start: Start, node: Node) -> None:
     """Each node with its state and what it takes part in, as a table and as JSON."""
     node.consumer("orders", int)
     node.publisher("prices.eur", float)
-    code, out, _ = ended(start("peers", "--wait", "2"))
+    code, out, _ = ended(start("peers", "--timeout", "2"))
     assert code == 0
     assert out.split()[0] == "name"
     assert {"test", "orders", "prices.eur"} <= set(out.split())

@@ -18,8 +18,8 @@ def names(**options: object) -> list[str]:
 def test_auto_is_what_works_on_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Static peers join if there are any, given or in the environment."""
     assert names() == ["registry", "exchange"]
-    assert names(peers=["a:1"]) == ["registry", "static", "exchange"]
-    monkeypatch.setenv("PEERFABRIC_PEERS", "a:1")
+    assert names(peers=["tcp://a:1"]) == ["registry", "static", "exchange"]
+    monkeypatch.setenv("PEERFABRIC_PEERS", "tcp://a:1")
     assert names() == ["registry", "static", "exchange"]
 
 
@@ -32,8 +32,8 @@ def test_names_choose() -> None:
 
 def test_given_and_environment_peers_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """The given ones first, each once."""
-    monkeypatch.setenv("PEERFABRIC_PEERS", "b:2,a:1")
-    (backend,) = build_backends(fabric="tests", discovery=("static",), peers="a:1")
+    monkeypatch.setenv("PEERFABRIC_PEERS", "tcp://b:2,tcp://a:1")
+    (backend,) = build_backends(fabric="tests", discovery=("static",), peers="tcp://a:1")
     assert getattr(backend, "endpoints", None) == ("tcp://a:1", "tcp://b:2")
 
 
@@ -46,7 +46,7 @@ def test_unknown_name_is_refused() -> None:
 def test_peers_that_would_not_be_used_are_refused() -> None:
     """Silence would look like a network problem."""
     with pytest.raises(ConfigError, match="add 'static'"):
-        names(discovery=("registry",), peers=["a:1"])
+        names(discovery=("registry",), peers=["tcp://a:1"])
 
 
 def test_importing_and_building_loads_no_zeroconf() -> None:

@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from peerfabric import AsyncNode, ConfigError, Node, Undelivered
@@ -240,6 +242,95 @@ def test_options_that_cannot_be(front: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be positive"):
         plain.subscriber("prices", int, buffer_bytes=0)
     assert [list(inner(front, node).handles) for node in (plain, spooled)] == [[], []]
+
+
+class Order(msgspec.Struct):
+    number: int
+
+
+class Plain:
+    """A class that says nothing of its fields."""
+
+
+def wrong_options(node: Any) -> list[tuple[Callable[[], Any], str]]:
+    """Calls that make a handle, with arguments of another type than they are annotated with."""
+    return [
+        (lambda: node.producer(Order, "orders"), r"the name comes before the type; write producer\('orders', Order\)"),
+        (lambda: node.consumer(list[Order], "orders"), r"write consumer\('orders', list\[.*Order\]\)"),
+        (lambda: node.publisher(int, "prices"), r"write publisher\('prices', int\)"),
+        (lambda: node.subscriber(int, "prices.*"), r"write subscriber\('prices\.\*', int\)"),
+        (lambda: node.producer(b"orders", Order), "is bytes, not str"),
+        (lambda: node.producer("orders", "Order"), "'Order' is text and no body type"),
+        (lambda: node.consumer("orders", Order(1)), "an object of class Order is no body type; give a class"),
+        (lambda: node.publisher("prices", [int]), "an object of class list is no body type"),
+        (lambda: node.subscriber("prices", Plain), "no way to encode and decode Plain"),
+        (lambda: node.producer("orders", dict[str, Plain]), "no way to encode and decode Plain"),
+        (lambda: node.producer("orders", int, buffer_bytes="64"), "must be positive numbers"),
+        (lambda: node.producer("orders", int, buffer_bytes=6.4e7), "must be positive numbers"),
+        (lambda: node.producer("orders", int, max_attempts=True), "must be positive numbers"),
+        (lambda: node.producer("orders", int, max_attempts=None), "must be positive numbers"),
+        (lambda: node.producer("orders", int, on_full=None), "on_full=None; use 'block'"),
+        (lambda: node.producer("orders", int, on_full=["block"]), r"on_full=\['block'\]; use 'block'"),
+        (lambda: node.producer("orders", int, spool="folder"), r"spool='folder' .*; paths are given as Node\(spool="),
+        (lambda: node.producer("orders", int, fsync="yes"), "fsync='yes' of a producer is None, True or False"),
+        (lambda: node.consumer("orders", int, lease="300"), "lease='300' is not a positive number of seconds"),
+        (lambda: node.consumer("orders", int, lease=timedelta(seconds=3)), "lease=.* is not a positive number"),
+        (lambda: node.consumer("orders", int, lease=True), "lease=True is not a positive number"),
+        (lambda: node.consumer("orders", int, ledger=True), "ledger=True is no file; give a path"),
+        (lambda: node.consumer("orders", int, ledger=b"file"), "ledger=b'file' is no file; give a path"),
+        (lambda: node.consumer("orders", int, ledger=""), "ledger='' is no file; give a path"),
+        (lambda: node.subscriber("prices", int, buffer_bytes=None), "buffer_bytes must be positive"),
+        (lambda: node.on_message("orders", concurrency="4")(handle), "concurrency='4' is not between 1 and"),
+        (lambda: node.on_message("orders", concurrency=True)(handle), "concurrency=True is not between 1 and"),
+        (lambda: node.on_message("orders", concurrency=1.5)(handle), "concurrency=1.5 is not between 1 and"),
+        (lambda: node.on_message("or ders")(handle), "use letters"),
+    ]
+
+
+def handle(order: Order) -> None:
+    """A handler like any other."""
+
+
+def test_arguments_of_another_type(front: Any) -> None:
+    """Each is a ConfigError that names it, when the handle is made and before the node starts; nothing is made."""
+    node = front.node()
+    for make, text in wrong_options(node):
+        with pytest.raises(ConfigError, match=text):
+            make()
+    assert list(inner(front, node).handles) == []
+
+
+def test_decorators_without_their_call(front: Any) -> None:
+    """The function would be taken for a name, and its name would then stand for something that is no function."""
+    node = front.node()
+    for decorator, text in ((node.on_message, "on_message"), (node.on_topic, "on_topic")):
+        with pytest.raises(TypeError, match=f"write @node.{text}"):
+            decorator(handle)
+
+
+@pytest.mark.parametrize("body_type", [Plain, list[Plain]])
+def test_a_ledger_of_a_consumer_that_cannot_be(front: Any, tmp_path: Path, body_type: Any) -> None:
+    """It is not opened for a type that is refused, and the next consumer has it."""
+    with front.node() as node:
+        with pytest.raises(ConfigError, match="no way to encode and decode Plain"):
+            node.consumer("orders", body_type, ledger=tmp_path / "ledger")
+        assert not (tmp_path / "ledger").exists()
+        node.producer("orders", int).send(1)
+        with node.consumer("orders", int, ledger=tmp_path / "ledger").get(timeout=DEADLINE) as body:
+            assert body == 1
+
+
+def test_receipts_that_are_none(front: Any) -> None:
+    """A handle of another queue, an id or nothing is no receipt."""
+    with pytest.raises(TypeError, match="is no receipt"):
+        front.node().producer("orders", int).state(None)
+    with front.node() as node:
+        producer = node.producer("orders", int)
+        for wrong in ("node:1:orders/1", None, producer):
+            with pytest.raises(TypeError, match="is no receipt; give what send"):
+                producer.state(wrong)
+            with pytest.raises(TypeError, match="is no receipt; give what send"):
+                producer.wait(wrong, "processed", timeout=1)
 
 
 def test_a_queue_that_the_spool_has_from_before(front: Any, tmp_path: Path) -> None:

@@ -80,12 +80,43 @@ def test_what_cannot_work(given: dict[str, Any], text: str) -> None:
             {"options": {"drain_timeout": 1}},
             "options={'drain_timeout': 1} are no Options; give Options(drain_timeout=…)",
         ),
+        ({"options": Options}, "options="),
         ({"spool": True}, "spool=True is no folder; give a path"),
+        ({"spool": b"folder"}, "spool=b'folder' is no folder; give a path"),
+        ({"fsync": "spool"}, "fsync='spool' is neither True nor False"),
+        ({"name": b"shop"}, "node b'shop': is bytes, not str"),
+        ({"name": True}, "node True: is bool, not str"),
+        ({"name": Path("shop")}, "node PosixPath('shop'): is PosixPath, not str"),
+        ({"fabric": b"tests"}, "fabric b'tests': is bytes, not str"),
+        ({"fabric": False}, "fabric False: is bool, not str"),
+        ({"fabric": ""}, "fabric '': is empty"),
+        ({"listen": 7700}, "listen=7700 is no text; use 'auto'"),
+        ({"listen": Path("/run/a")}, "listen=PosixPath('/run/a') is no text; use 'auto'"),
+        ({"listen": None}, "listen=None is no text; use 'auto'"),
+        ({"peers": None}, "peers=None is no list"),
+        ({"peers": b"tcp://127.0.0.1:1"}, "peers=b'tcp://127.0.0.1:1' is no list"),
+        ({"peers": 7700}, "peers=7700 is no list"),
+        ({"peers": [7700]}, "peer 7700 is int, not str"),
+        (
+            {"peers": ["localhost:7700"]},
+            "peer 'localhost:7700': does not say how to reach it; write 'tcp://127.0.0.1:7700'",
+        ),
+        ({"discovery": True}, "discovery=True is no list; give 'auto', or a list"),
+        ({"discovery": None}, "discovery=None is no list; give 'auto', or a list"),
+        ({"discovery": b"auto"}, "discovery=b'auto' is no list; give 'auto', or a list"),
+        ({"discovery": "statik"}, "discovery 'statik' is not known; use 'auto'"),
+        ({"discovery": [7]}, "discovery 7 is not known; use 'auto'"),
     ],
-    ids=["options", "spool"],
+    ids=str,
 )
 def test_what_is_of_another_type(given: dict[str, Any], text: str) -> None:
     """It is said at construction, by the name of the argument, and not somewhere inside at the start."""
     with pytest.raises(ConfigError) as raised:
         settings(**given)
     assert str(raised.value).startswith(text)
+
+
+def test_lists_that_are_read_only_once() -> None:
+    """A generator has its endpoints and names once."""
+    found = settings(peers=(f"tcp://127.0.0.1:{port}" for port in (1, 2)), discovery=iter(["static", "exchange"]))
+    assert (found.peers, found.discovery) == (("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), ("static", "exchange"))

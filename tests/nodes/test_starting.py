@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, Node, SpoolError
+from peerfabric import AsyncNode, ConfigError, Node, SpoolError
 from peerfabric.nodes import process
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.membership import Membership
@@ -200,3 +204,62 @@ def test_a_cancelled_start_that_fails(tmp_path: Path, monkeypatch: pytest.Monkey
             await node.__aenter__()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("module", "question", "part"),
+    [
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("gevent.monkey", "is_module_patched", "select"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ],
+)
+def test_threads_that_are_none(
+    front: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, question: str, part: str, kept: bool
+) -> None:
+    """Where a library has put its own in their place the start is refused; loaded and not applied is no harm."""
+    patched: set[str] = {"socket", "time"}
+    library = ModuleType(module)
+    setattr(library, question, lambda name: name in patched)
+    monkeypatch.setitem(sys.modules, module, library)
+    tmp_path.chmod(0o700)
+    node = front.node("shop", spool=tmp_path / "spool" if kept else None)
+    producer = node.producer("orders", int)
+    patched.add(part)
+    with pytest.raises(ConfigError, match=f"{module.partition('.')[0]} has replaced .*thread=False, select=False"):
+        producer.send(1)
+    assert not (tmp_path / "spool").exists()
+    patched.remove(part)
+    producer.send(2)
+    with node.consumer("orders", int).get(timeout=DEADLINE) as body:
+        assert body == 2
+    node.close()
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    ("library", "patch"),
+    [
+        ("gevent", "import gevent.monkey; gevent.monkey.patch_all({})"),
+        ("eventlet", "import eventlet; eventlet.monkey_patch({})"),
+    ],
+)
+def test_the_libraries_themselves(library: str, patch: str) -> None:
+    """If one is installed: patched wholly it is refused, and without threads and select a node works."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    story = (
+        "from peerfabric import ConfigError, Node\n"
+        "try:\n"
+        "    with Node() as node:\n"
+        "        node.producer('q', int).send(1)\n"
+        "        with node.consumer('q', int).get(timeout=30) as body: print(body)\n"
+        "except ConfigError: print('refused')\n"
+    )
+    for options, said in (("", "refused"), ("thread=False, select=False", "1")):
+        code = f"{patch.format(options)}\n{story}"
+        done = subprocess.run(
+            [sys.executable, "-P", "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.split() == [said]

@@ -1,0 +1,289 @@
+"""Every documented call as a user writes it, for type checkers: `make lint` reads this file, and pyright may.
+
+Nothing here is run but what says that it is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, assert_type
+
+import attrs
+import msgspec
+import pydantic
+
+import peerfabric
+from peerfabric import (
+    AsyncConsumer,
+    AsyncNode,
+    AsyncProducer,
+    AsyncSubscriber,
+    Batch,
+    ConfigError,
+    Consumer,
+    DeadMessage,
+    DecodeError,
+    EncodeError,
+    Message,
+    Node,
+    NodeClosed,
+    NotConfirmed,
+    Once,
+    Options,
+    Producer,
+    Publisher,
+    QueueFull,
+    Receipt,
+    Reject,
+    Rejected,
+    Retry,
+    SpoolFull,
+    SpoolLocked,
+    Statistics,
+    Subscriber,
+    TimedOut,
+    Undelivered,
+    Update,
+)
+
+
+class Order(msgspec.Struct):
+    number: int
+    dish: str
+
+
+@dataclasses.dataclass
+class Payment:
+    cents: int
+
+
+@attrs.define
+class Account:
+    number: int
+
+
+class Item(pydantic.BaseModel):
+    price: int
+
+
+class Row(TypedDict):
+    name: str
+
+
+def nodes() -> None:
+    Node()
+    Node("kitchen", fabric="tests", listen="tcp://127.0.0.1:*", peers=["tcp://127.0.0.1:7700"], discovery=("static",))
+    Node(discovery="auto", options=Options(drain_timeout=1, spool_bytes=1 << 20), spool=Path("spool"), fsync=True)
+    AsyncNode("kitchen", peers=("tcp://127.0.0.1:7700",), discovery=["registry", "mdns"], spool="spool")
+
+
+def body_types(node: Node) -> None:
+    assert_type(node.producer("q", Order), Producer[Order])
+    assert_type(node.producer("q", Payment), Producer[Payment])
+    assert_type(node.producer("q", Account), Producer[Account])
+    assert_type(node.producer("q", Item), Producer[Item])
+    assert_type(node.producer("q", Row), Producer[Row])
+    assert_type(node.producer("q", dict[str, list[int]]), Producer[dict[str, list[int]]])
+    assert_type(node.consumer("q", bytes), Consumer[bytes])
+    assert_type(node.consumer("q", memoryview), Consumer[memoryview])
+    assert_type(node.consumer("q", list[Order]), Consumer[list[Order]])
+    assert_type(node.consumer("q", Order | None), Consumer[Order | None])
+    assert_type(node.publisher("t", float), Publisher[float])
+    assert_type(node.subscriber("t.*", float, buffer_bytes=1 << 20), Subscriber[float])
+    node.producer("q", dict).send({"number": 3})
+    node.producer("q", spool=False, body_type=int, on_full="drop_oldest", buffer_bytes=1 << 20, max_attempts=3)
+    node.producer("q", Order, on_full="spool", spool=True, fsync=False)
+    node.consumer("q", Order, lease=20, ledger=Path("orders.ledger"))
+
+
+def sending(node: Node) -> None:
+    orders = node.producer("orders", Order)
+    receipt = orders.send(Order(1, "tea"))
+    assert_type(receipt, Receipt)
+    orders.send(Order(2, "jam"), headers={"trace": "1"}, confirm="stored", timeout=5)
+    orders.send(Order(2, "jam"), confirm="delivered")
+    try:
+        orders.send(Order(2, "jam"), confirm="processed", timeout=5)
+    except NotConfirmed as error:
+        orders.wait(error.receipt, "processed")
+        orders.wait(error.receipt, error.state, timeout=5)
+        assert_type(orders.state(error.receipt), str)
+        print(error.receipt.id, error.receipt.stream, error.receipt.sequence)
+    except Rejected as error:
+        print(error.message_id, error.reason)
+    try:
+        assert_type(orders.send_many([Order(1, "tea")], timeout=5), int)
+        orders.send_many(Order(n, "tea") for n in range(3))
+    except (EncodeError, QueueFull, SpoolFull) as error:
+        print(error.accepted)
+    orders.flush(timeout=5)
+    orders.ready(consumers=2, timeout=5)
+
+
+def taking(node: Node) -> None:
+    consumer = node.consumer("orders", Order)
+    try:
+        message = consumer.get(timeout=5)
+    except (TimedOut, NodeClosed):
+        return
+    assert_type(message, Message[Order])
+    for message in consumer:
+        with message as order:
+            assert_type(order, Order)
+    for message in node.consumer("orders", Order):
+        print(message.id, message.queue, message.attempt, message.sender, message.sent_at + 1, message.origin or "")
+        print(message.body.dish, message.headers["trace"], message.raw.hex())
+        message.extend(60)
+        message.nack(delay=2.5)
+        message.reject("why")
+        message.give_back()
+        message.ack()
+    for batch in consumer.batches(max_size=10, max_wait=0.5):
+        assert_type(batch, Batch[Order])
+        with batch as bodies:
+            assert_type(bodies, Sequence[Order])
+        print(batch[0].dish, batch[1:], len(batch), batch.ids[0], [order.number for order in batch])
+        batch.nack(0, delay=1)
+        batch.ack()
+    consumer.close()
+
+
+def topics(node: Node) -> None:
+    prices = node.publisher("prices.eur", float)
+    prices.ready(subscribers=2, timeout=5)
+    prices.publish(1.08)
+    prices.publish(1.08, topic="prices.usd", headers={"trace": "1"})
+    assert_type(prices.publish_many([1.0, 2.0]), int)
+    subscriber = node.subscriber("prices.*", float)
+    assert_type(subscriber.get(timeout=5), Update[float])
+    for update in subscriber:
+        print(update.topic, update.body + 1, update.headers, update.sender, update.sent_at, update.sequence)
+    for updates in subscriber.batches(max_size=10, max_wait=0.5):
+        assert_type(updates, list[Update[float]])
+    print(subscriber.missed + 1)
+    subscriber.close()
+
+
+def handlers(node: Node) -> None:
+    @node.on_message("orders", concurrency=4, lease=60.0, ledger="orders.ledger")
+    def cook(order: Order, message: Message[Order]) -> None:
+        if message.attempt > 3:
+            raise Reject("too often")
+        raise Retry(delay=2.0)
+
+    @node.on_topic("prices.>")
+    def show(price: float, update: Update[float]) -> None:
+        print(price, update.topic)
+
+    cook(Order(1, "tea"), node.consumer("orders", Order).get())
+    node.run()
+
+
+def looking(node: Node) -> None:
+    for letter in node.dead_letters("orders"):
+        assert_type(letter, DeadMessage[Any])
+        print(letter.id, letter.reason, letter.error, letter.attempts, letter.body, letter.headers, letter.sent_at)
+        print(letter.retry() or letter.drop())
+    for peer in node.peers():
+        print(peer.name, peer.state, peer.endpoint, peer.consumes)
+    statistics = node.statistics()
+    assert_type(statistics, Statistics)
+    print(statistics.producers[0].acked + 1, statistics.as_dict()["peers"], node.name, node.fabric)
+    try:
+        node.close(timeout=None)
+    except Undelivered as error:
+        print(error.waiting + error.in_flight)
+
+
+def once(node: Node) -> None:
+    connection = sqlite3.connect("bank.db")
+    once = Once(connection)
+    once.create()
+    for message in node.consumer("payments", Payment, ledger="bank.ledger"):
+        with message as payment, connection:
+            if once.first(message) and once.first("payment/17"):
+                print(payment.cents)
+    once.forget()
+
+
+def errors() -> None:
+    try:
+        with Node("desk", spool="desk-spool") as node:
+            assert_type(node, Node)
+    except SpoolLocked as error:
+        print(error.pid, error.path, error.errno)
+    except DecodeError as error:
+        print(error.path, error.sender, error.reason)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+async def awaited() -> None:
+    async with AsyncNode("kitchen") as node:
+        assert_type(node, AsyncNode)
+        orders = node.producer("orders", Order, max_attempts=3)
+        assert_type(orders, AsyncProducer[Order])
+        consumer = node.consumer("orders", Order)
+        assert_type(consumer, AsyncConsumer[Order])
+        try:
+            assert_type(await orders.send(Order(1, "tea"), confirm="processed", timeout=5), Receipt)
+        except NotConfirmed as error:
+            await orders.wait(error.receipt, error.state)
+        assert_type(await orders.send_many([Order(1, "tea")]), int)
+        await orders.ready()
+        await orders.flush(timeout=5)
+        assert_type(await consumer.get(timeout=5), Message[Order])
+        async for message in consumer:
+            with message as order:
+                assert_type(order, Order)
+        async for batch in consumer.batches():
+            with batch as bodies:
+                assert_type(bodies, Sequence[Order])
+        prices = node.publisher("prices", float)
+        await prices.ready()
+        await prices.publish(1.0, topic="prices.usd")
+        await prices.publish_many([1.0])
+        subscriber = node.subscriber("prices", float)
+        assert_type(subscriber, AsyncSubscriber[float])
+        assert_type(await subscriber.get(), Update[float])
+        async for update in subscriber:
+            print(update.body)
+
+        @node.on_message("orders")
+        async def cook(order: Order) -> None:
+            print(order.dish)
+
+        @node.on_topic("prices")
+        def show(price: float) -> None:
+            print(price)
+
+        await cook(Order(1, "tea"))
+        show(1.0)
+        assert_type(await node.dead_letters("orders"), list[DeadMessage[Any]])
+        await node.run()
+        await node.close(timeout=5)
+
+
+Confirmed = Literal["queued", "stored", "delivered", "processed"]
+
+
+def variance(producer: Producer[Order | None], consumer: Consumer[Order], confirm: Confirmed) -> None:
+    narrower: Producer[Order] = producer
+    wider: Consumer[Order | None] = consumer
+    narrower.send(Order(1, "tea"), confirm=confirm)
+    print(wider)
+
+
+def test_every_documented_method_is_called() -> None:
+    """A public method that is not called above would be seen by no type checker."""
+    text = Path(__file__).read_text()
+    for name in ("Node", "Producer", "Consumer", "Publisher", "Subscriber", "Message", "Batch", "DeadMessage", "Once"):
+        for method, function in inspect.getmembers(getattr(peerfabric, name), inspect.isfunction):
+            ours = function.__module__.startswith("peerfabric.") and not method.startswith("_")
+            if ours and method not in ("failed", "joined"):  # which our own loops call
+                assert re.search(rf"\.{method}\(", text), f"{name}.{method}"
