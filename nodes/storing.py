@@ -106,7 +106,9 @@ class Storing:
 
     def has(self, number: int) -> bool:
         """Whether the message of that number, which is not settled, is or will be on disk."""
-        return number not in self._kept
+        backlog = self._handover.end.backlog
+        assert backlog is not None
+        return number not in self._kept and number not in backlog.volatile and backlog.kept
 
     # By the caller's own thread
 

@@ -11,9 +11,10 @@ import msgspec
 from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import FULL, Files, RealFiles, refusal
+from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
 from peerfabric.spool.folder import Claim, make_folder, missing, outer_of, put_owner, remove, sign, unmake
 from peerfabric.spool.format import DEAD, MESSAGES
+from peerfabric.spool.hold import Hold
 from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
     Owner,
@@ -44,6 +45,7 @@ class Spool:
         files: Files,
         folder: str,
         lock: int,
+        place: Place,
         owner: Owner,
         budget: Budget,
         *,
@@ -63,6 +65,7 @@ class Spool:
         """A process that had it ended without closing it. Set to False when that has been taken note of."""
         self._files = files
         self._lock = lock
+        self.hold = Hold(files, folder, place, lock)
         self._claim = claim
         self._owner = owner
         self._budget = budget
@@ -142,6 +145,7 @@ class Spool:
                 files,
                 folder,
                 lock,
+                place,
                 owner,
                 budget,
                 fsync=fsync,
@@ -178,7 +182,7 @@ class Spool:
         lock = -1
         warnings: list[str] = []
         try:
-            files.check_folder(folder)
+            place = files.check_folder(folder)
             lock = files.lock(f"{folder}/lock", shared=True)
             owner = read_owner(files, folder) or guess_owner(files, folder) or Owner(node_id="?")
             budget = Budget(files, folder, None, SEGMENT_BYTES, 0)
@@ -186,6 +190,7 @@ class Spool:
                 files,
                 folder,
                 lock,
+                place,
                 owner,
                 budget,
                 fsync=False,
@@ -242,6 +247,7 @@ class Spool:
                     folder,
                     identity,
                     self._budget,
+                    self.hold,
                     epoch=self.epoch,
                     fsync=self.fsync,
                     segment_bytes=self._segment_bytes,
@@ -259,6 +265,8 @@ class Spool:
         """The folders of a log."""
         if self._lock < 0:
             raise SpoolError(self.folder, "is closed", step="open it again")
+        if self._repair:
+            self.hold.check()
         outer = self.folder
         for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
             path = f"{outer}/{inner}"
@@ -296,6 +304,7 @@ class Spool:
                 failures.append(error)
         if self._repair:
             try:
+                self.hold.check()
                 owner = msgspec.structs.replace(self._owner, pid=0, died=self.died)
                 put_owner(self._files, self.folder, owner, self._budget)
                 self._budget.spare.fill()
