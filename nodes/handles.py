@@ -101,7 +101,12 @@ class Handles:
         return self._only("producer", self.producers, queue, asked, make)
 
     def consumer(
-        self, queue: str, body_type: TypeForm[T], lease: float, ledger: str | os.PathLike[str] | None
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        lease: float,
+        ledger: str | os.PathLike[str] | None,
+        fsync: bool | None,
     ) -> AsyncConsumer[T]:
         """As `AsyncNode.consumer`."""
         node = self._node
@@ -109,13 +114,16 @@ class Handles:
         if not 0 < lease < 2**31:
             raise ConfigError(f"lease={lease!r} is not a positive number of seconds; the default is 300")
         path = os.path.abspath(ledger) if ledger is not None else None
+        if fsync and path is None:
+            raise ConfigError("fsync=True needs a ledger to sync; give ledger=PATH, a file of this consumer alone")
+        synced = path is not None and (node.settings.fsync if fsync is None else fsync)
 
         def make() -> AsyncConsumer[T]:
-            keeper = self._keeper(queue, path) if path is not None else None
+            keeper = self._keeper(queue, path, synced) if path is not None else None
             codec: Codec[T] = Codec(body_type, node.settings.options.message_bytes_max)
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
-        asked = {"body_type": body_type, "lease": lease, "ledger": path}
+        asked = {"body_type": body_type, "lease": lease, "ledger": path, "fsync": synced}
         with node.life_lock:
             handle = self._only("consumer", self.consumers, queue, asked, make)
             handle.reopen()
@@ -270,12 +278,12 @@ class Handles:
             )
             disk.stores[handle.queue] = store
 
-    def _keeper(self, queue: str, path: str) -> Keeper:
+    def _keeper(self, queue: str, path: str, fsync: bool) -> Keeper:
         """The keeper of a new consumer's ledger, which is open if the node runs and spares no event loop."""
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
-        keeper = Keeper(path, queue, fsync=self._node.settings.fsync)
+        keeper = Keeper(path, queue, fsync=fsync)
         if self._node.is_running and not self._node.spares_loop:
             keeper.open()
         return keeper

@@ -19,6 +19,7 @@ from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
     Owner,
     check_ours,
+    check_versions,
     find_owner,
     guess_owner,
     next_owner,
@@ -132,6 +133,7 @@ class Spool:
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
+            check_versions(files, folder)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
