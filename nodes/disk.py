@@ -62,6 +62,7 @@ class Disk:
         self._behind = False
         """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
         self._complained = False
+        """What the disk refuses was told of, and it has not done everything since."""
         self._deleted = False
         """Somebody has deleted the spool: there is only memory now."""
         self._unread: dict[Store, float] = {}
@@ -125,7 +126,8 @@ class Disk:
     def _guarded(self, work: Callable[[float], float | None]) -> float | None:
         try:
             timeout = work(clock())
-            self._complained = False
+            if timeout is None:
+                self._complained = False
             return timeout
         except SpoolError as error:
             if not self._complained:

@@ -33,6 +33,8 @@ FULL_MARKS_BYTES: Final = 32 * 1024
 """Of the marks in a cursor on a full disk: half of the space that it has, which settled ranges seldom take."""
 TOLD_MAX: Final = 20
 """Ranges of lost messages that one line of the log names."""
+BUSY_MAX: Final = 1.0
+"""Seconds after which a node that closes does not wait for a disk that hangs, to look what is there."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _log = logging.getLogger("peerfabric")
@@ -228,8 +230,12 @@ class Store:
         Raises:
             SpoolError: It cannot be seen; the spool is not in its place, though it was not deleted.
         """
-        with self.lock:
+        if not self.lock.acquire(timeout=BUSY_MAX):
+            return []
+        try:
             found = self._log.take_missing()
+        finally:
+            self.lock.release()
         return [(self.stream(epoch), first, stop) for epoch, first, stop in found]
 
     def _reader_from(self, end: ProducerEnd, number: int) -> Reader:

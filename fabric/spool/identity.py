@@ -147,7 +147,9 @@ def check_versions(files: Files, folder: str) -> None:
     """
     for inner in _logs(files, folder):
         looks: list[Callable[[], object]] = [Slots(files, inner).read]
-        looks += [partial(read_header, files, f"{inner}/{name}") for name in _names(files, inner) if name.endswith(".seg")]
+        looks += [
+            partial(read_header, files, f"{inner}/{name}") for name in _names(files, inner) if name.endswith(".seg")
+        ]
         for look in looks:
             try:
                 look()

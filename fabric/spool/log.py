@@ -297,7 +297,7 @@ class Log:
         """Forget the segments that somebody has removed, and return what was in them, as (epoch, first, stop).
 
         Raises:
-            SpoolError: The spool is not in its place, so nothing can be said of what is in there; or that cannot be seen.
+            SpoolError: The spool is not in its place, or cannot be read, so nothing is known of what is in there.
         """
         if not self._hold.is_deleted():
             self._hold.check()

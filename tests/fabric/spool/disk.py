@@ -94,7 +94,8 @@ class Disk:
         self._changes: list[tuple[str, str, str, File | None]] = []
         """(folder, what, path, file) that are not synced: "add" or "remove"; or "rename", with `old` in `path`."""
         self._descriptors: dict[int, tuple[str, File]] = {}
-        self._locks: dict[int, tuple[str, bool]] = {}
+        self._locks: dict[int, bool] = {}
+        """Descriptor -> whether it is shared."""
         self._next = 3
 
     # Faults
@@ -341,15 +342,15 @@ class Disk:
         self._changes.append((self._parent(path), "remove folder", path, None))
 
     def lock(self, path: str, *, shared: bool = False) -> int:
-        for other, (locked, theirs) in self._locks.items():
-            if locked == path and not (shared and theirs):
+        for other, theirs in self._locks.items():
+            if self._descriptors[other][1] is self.files.get(path) and not (shared and theirs):
                 if theirs:
                     raise SpoolLocked(self._parent(path), 0, "another process looks into it")
                 raise SpoolLocked(self._parent(path), int(self._descriptors[other][1].content.strip() or 0))
         if path not in self.files and shared:
             raise OSError(ENOENT, "no such file", path)
         descriptor = self.open(path, create=path not in self.files)
-        self._locks[descriptor] = (path, shared)
+        self._locks[descriptor] = shared
         return descriptor
 
     def process(self) -> Process:
