@@ -15,8 +15,6 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.beside import Errand
-from peerfabric.nodes.disk import Disk
-from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
@@ -25,7 +23,9 @@ from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from peerfabric.nodes.disk import Disk
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.keeper import Keeper
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -283,6 +283,8 @@ class Handles:
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
+        from peerfabric.nodes.keeper import Keeper  # with a ledger only
+
         keeper = Keeper(path, queue, fsync=fsync)
         if self._node.is_running and not self._node.spares_loop:
             keeper.open()

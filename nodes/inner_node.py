@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from peerfabric.engine import Engine
 from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
 from peerfabric.nodes.closing import Closing
-from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.handles import Handles
 from peerfabric.nodes.life import Life
@@ -18,6 +18,9 @@ from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.starting import Starting
 from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.disk import Disk
 
 _log = logging.getLogger("peerfabric")
 

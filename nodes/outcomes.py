@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
 from peerfabric.nodes.in_hand import lease_paused
 from peerfabric.nodes.message import Receipt
-from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.storing import Storing
 
 State = Literal["queued", "stored", "delivered", "processed"]
 

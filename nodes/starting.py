@@ -16,7 +16,6 @@ from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
-from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
@@ -165,6 +164,8 @@ class Starting:
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         if opened.spool is not None:
+            from peerfabric.nodes.disk import Disk  # a start without a spool does without what belongs to it
+
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, node.handles.producers, now)
 

@@ -22,8 +22,6 @@ from peerfabric.nodes.handover import HANDOVER_BYTES_MAX, Handover, Progress
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.in_hand import Patience
 from peerfabric.nodes.message import Receipt
-from peerfabric.nodes.space import Space
-from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
@@ -31,6 +29,8 @@ from peerfabric.stats import DeadLetter
 if TYPE_CHECKING:
     from peerfabric.nodes.disk import Disk
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.space import Space
+    from peerfabric.nodes.stores import Store
 
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
