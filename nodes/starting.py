@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import secrets
@@ -25,6 +24,8 @@ from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from peerfabric.nodes.inner_node import InnerNode
 
 _log = logging.getLogger("peerfabric")
@@ -35,7 +36,7 @@ class Starting:
 
     def __init__(self, node: InnerNode) -> None:
         self._node = node
-        self._task: asyncio.Task[None] | None = None
+        self._task: Task[None] | None = None
         """The newest start beside the event loop."""
         self._wanted = 0
         """Calls that wait for it."""
@@ -74,6 +75,8 @@ class Starting:
 
         Cancelled, the start is undone, unless another call waits for it, too.
         """
+        import asyncio
+
         if self._task is None or self._task.done():
             self._node.enter_loop()
             self._task = asyncio.get_running_loop().create_task(self._run_beside())
@@ -87,9 +90,13 @@ class Starting:
     async def given_up(self) -> None:
         """The node is closed: return when a start that was under way has given back what it opened."""
         if self._task is not None and not self._task.done():
+            import asyncio
+
             await asyncio.wait([self._task])
 
     async def _run_beside(self) -> None:
+        import asyncio
+
         node, opened = self._node, self._to_open()
         name = f"{node.settings.name}-start"
 
