@@ -42,7 +42,7 @@ class Keeper:
         self._coming: deque[_Ack] = deque()
         self._forgotten: deque[dict[str, Ranges]] = deque()
         self._compact_at = COMPACT_BYTES
-        self._looked_ms = 0
+        self._looked = 0
         """When it was last looked whether the file is in its place."""
         self._pid = 0
 
@@ -122,10 +122,10 @@ class Keeper:
                 for start, stop in ranges:
                     ledger.forget(stream, start, stop)
         if entries:
-            now_ms = time.monotonic_ns() // 1_000_000
-            if now_ms != self._looked_ms:  # as a look costs as much as an entry
+            now = time.monotonic_ns() >> 20
+            if now != self._looked:  # about once a millisecond, as a look costs as much as an entry
                 ledger.check_place()
-                self._looked_ms = now_ms
+                self._looked = now
             ledger.add_all(entries)
         if ledger.size > self._compact_at:
             self._compact(ledger)
