@@ -21,6 +21,7 @@ lint: $(READY) links
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet "persist-queue>=1.0"
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/spool.py
 	$(BIN)/python benchmarks/spool.py --backlog

@@ -117,7 +117,10 @@ class Backlog:
         self.adopted: dict[str, Ranges] = {}
         """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
         self.volatile = Ranges()
-        """Messages that are in memory only, since memory had room and somebody consumed them."""
+        """Messages that are in memory only, since memory had room and somebody consumed them; or somebody has removed
+        them from the disk."""
+        self.kept = True
+        """A next life will find what is on disk: not if the spool was deleted."""
         self.unstored = Ranges()
         """Dead messages whose letters are not on disk yet."""
 

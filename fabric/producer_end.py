@@ -512,7 +512,7 @@ class ProducerEnd:
     @property
     def volatile_count(self) -> int:
         """Unsettled messages that end with this process."""
-        if self.backlog is None:
+        if self.backlog is None or not self.backlog.kept:
             return self.unsettled_count
         return self.backlog.volatile_count
 

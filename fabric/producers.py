@@ -353,7 +353,8 @@ class Producers:
 
     def letters_in_memory(self) -> dict[str, int]:
         """How many dead letters end with this life, of each queue that has some."""
-        counts = {end.queue: len(end.letters()) for end in self.by_queue.values() if end.backlog is None}
+        ends = [end for end in self.by_queue.values() if end.backlog is None or not end.backlog.kept]
+        counts = {end.queue: len(end.letters()) for end in ends}
         return {queue: count for queue, count in counts.items() if count}
 
     # Reports

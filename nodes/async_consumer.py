@@ -25,12 +25,12 @@ from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.beside import Clerk, Errand
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.in_hand import take_in_hand
-from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.keeper import Keeper
 
 T_co = TypeVar("T_co", covariant=True)
 

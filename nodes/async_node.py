@@ -111,6 +111,7 @@ class AsyncNode:
         *,
         lease: float = 300.0,
         ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
     ) -> AsyncConsumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -118,13 +119,15 @@ class AsyncNode:
             lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
             ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
                 so that it does not process it again. Made if it is not there; its folder has to be there.
+            fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
+                None: as the node says.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
-        return self._inner.handles.consumer(queue, body_type, lease, ledger)
+        return self._inner.handles.consumer(queue, body_type, lease, ledger, fsync)
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -154,16 +157,17 @@ class AsyncNode:
         concurrency: int = 1,
         lease: float = 300.0,
         ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
         Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
         exception nacks. A second parameter annotated `Message` receives the message. A `def` runs in threads of
-        its own, an `async def` as tasks, `concurrency` of them. `lease` and `ledger` as of `consumer`.
+        its own, an `async def` as tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
         """
 
         def messages(body_type: Any) -> Take:
-            consumer = self.consumer(queue, body_type, lease=lease, ledger=ledger)
+            consumer = self.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync)
             consumer.declare_takers(concurrency)
             return consumer.next_message
 

@@ -15,13 +15,13 @@ from peerfabric.nodes.handover import Handover, Progress
 from peerfabric.nodes.in_hand import Patience, lease_paused
 from peerfabric.nodes.outcomes import Outcomes, check_state, stranger
 from peerfabric.nodes.space import Space
-from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.storing import Storing
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
@@ -87,6 +87,8 @@ class AsyncProducer(Generic[T_contra]):
             self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
         self._handover.end = self.end
         if disk is not None and store is not None:
+            from peerfabric.nodes.storing import Storing  # with a spool only, as all that is about the disk
+
             self._storing = Storing(
                 self._node,
                 disk,

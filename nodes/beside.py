@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.delivery import Delivery
 from peerfabric.errors import NodeClosed
-from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.waiting import Blocking, Gate, Waiting, wait_until
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.keeper import Keeper
     from peerfabric.nodes.stores import Store
 
 R = TypeVar("R")

@@ -89,6 +89,8 @@ class Closing:
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
+        if node.disk is not None:
+            await beside(node.waiting, node.disk.take_stock, None, f"{node.settings.name}-close")
         with pump.lock:
             return engine.producers.unsettled()
 

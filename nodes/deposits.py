@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.envelope import Extra
 from peerfabric.errors import SpoolError
-from peerfabric.nodes.stores import Store
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.stores import Store
     from peerfabric.nodes.storing import Storing
 
 _log = logging.getLogger("peerfabric")

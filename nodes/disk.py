@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from errno import ENOENT
 from typing import Final, Protocol
 
 from peerfabric.errors import SpoolError
@@ -61,6 +62,9 @@ class Disk:
         self._behind = False
         """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
         self._complained = False
+        """What the disk refuses was told of, and it has not done everything since."""
+        self._deleted = False
+        """Somebody has deleted the spool: there is only memory now."""
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
@@ -122,7 +126,8 @@ class Disk:
     def _guarded(self, work: Callable[[float], float | None]) -> float | None:
         try:
             timeout = work(clock())
-            self._complained = False
+            if timeout is None:
+                self._complained = False
             return timeout
         except SpoolError as error:
             if not self._complained:
@@ -236,6 +241,9 @@ class Disk:
             try:
                 found = store.read(wanted)
             except SpoolError as error:
+                if error.errno == ENOENT and self._has_missing(store):
+                    more = True  # then what follows is read; what is missing counts as damaged
+                    continue
                 if store not in self._unread:
                     _log.warning("queue %r: what waits on disk is not read yet: %s", store.queue, error)
                 self._unread[store] = now + RETRY_AFTER
@@ -258,6 +266,41 @@ class Disk:
                 _log.error("queue %r: %s", store.queue, told_lost(names))
             self.pump.wake()
         return more
+
+    def _has_missing(self, store: Store) -> bool:
+        """Whether somebody has removed files of a queue. What memory still has of it, no next life will find."""
+        try:
+            missing = store.missing()
+        except SpoolError:
+            return False
+        end = store.end
+        with self.pump.lock:
+            for name in missing:
+                for low, high in end.numbering.numbers(*name) if end is not None else ():
+                    assert end is not None
+                    assert end.backlog is not None
+                    end.backlog.volatile.add(low, high)
+        if missing:
+            _log.error("queue %r: files of it were removed from the spool while in use", store.queue)
+        return bool(missing)
+
+    def take_stock(self) -> None:
+        """The node closes: find out what of that which is on disk the next life will not find. Any thread."""
+        try:
+            self.spool.hold.check()
+        except SpoolError as error:
+            self._is_lost(error)
+            return
+        for store in list(self.stores.values()):
+            self._has_missing(store)
+
+    def _is_lost(self, error: SpoolError) -> None:
+        """What is on disk will not be found: all that counts from here on is memory."""
+        _log.error("%s", error)
+        with self.pump.lock:
+            for store in self.stores.values():
+                if store.end is not None and store.end.backlog is not None:
+                    store.end.backlog.kept = False
 
     def _loaded(self, end: ProducerEnd, item: Loaded, lost: list[tuple[int, int]]) -> bool:
         """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
@@ -287,6 +330,11 @@ class Disk:
             return 0.0 if not self._behind and self.producers.awaits_cursors() else self._cursor_at
 
     def _write_cursors(self) -> None:
+        if not self._deleted and self.spool.hold.is_deleted():
+            self._deleted = True
+            error = self._tried(self.spool.hold.check)
+            if error is not None:
+                self._is_lost(error)
         with self.pump.lock:
             acks = self.producers.acks_to_settle()
             due = []

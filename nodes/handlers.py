@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import sys
@@ -18,6 +17,8 @@ from peerfabric.nodes.waiting import Blocking, Suspending, complete, in_event_lo
 from peerfabric.options import is_whole
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from peerfabric.nodes.inner_node import InnerNode
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +61,7 @@ class Handler:
             raise TypeError(f"{function.__qualname__} is async and Node has no event loop; use AsyncNode, or a def")
         self.body_type, self.wants_message = _signature(function, kind, names)
         self._threads: list[threading.Thread] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[Task[None]] = []
         self._busy = 0
         self._left: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -74,7 +75,11 @@ class Handler:
         """Whether it is one of its threads or tasks that asks."""
         if threading.current_thread() in self._threads:
             return True
-        return bool(self._tasks) and in_event_loop() and asyncio.current_task() in self._tasks
+        if not self._tasks or not in_event_loop():
+            return False
+        import asyncio
+
+        return asyncio.current_task() in self._tasks
 
     def start(self, node: InnerNode, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None.
@@ -86,6 +91,8 @@ class Handler:
         try:
             for number in range(self.concurrency):
                 if self.is_async:
+                    import asyncio
+
                     task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"peerfabric-{name}")
                     self._tasks.append(task)
                 else:
@@ -112,6 +119,10 @@ class Handler:
 
     async def finish(self) -> None:
         """End the tasks, which end with their node; one that hangs is cancelled, which gives its message back."""
+        if not self._tasks:
+            return
+        import asyncio
+
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
@@ -175,6 +186,8 @@ class Handler:
             self._done(item)
 
     async def _await(self, item: Any) -> None:
+        import asyncio
+
         try:
             await (self.function(item.body, item) if self.wants_message else self.function(item.body))
         except asyncio.CancelledError as cancelled:

@@ -16,8 +16,6 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.beside import Errand
-from peerfabric.nodes.disk import Disk
-from peerfabric.nodes.keeper import Keeper
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
@@ -27,7 +25,9 @@ from peerfabric.options import is_number, is_whole
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from peerfabric.nodes.disk import Disk
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.keeper import Keeper
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -104,7 +104,12 @@ class Handles:
         return self._only("producer", self.producers, queue, asked, make)
 
     def consumer(
-        self, queue: str, body_type: TypeForm[T], lease: float, ledger: str | os.PathLike[str] | None
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        lease: float,
+        ledger: str | os.PathLike[str] | None,
+        fsync: bool | None,
     ) -> AsyncConsumer[T]:
         """As `AsyncNode.consumer`."""
         node = self._node
@@ -115,13 +120,16 @@ class Handles:
         if ledger is not None and not (isinstance(ledger, str | os.PathLike) and os.fspath(ledger)):
             raise ConfigError(f"ledger={ledger!r} is no file; give a path, or None for no ledger")
         path = os.path.abspath(ledger) if ledger is not None else None
+        if fsync and path is None:
+            raise ConfigError("fsync=True needs a ledger to sync; give ledger=PATH, a file of this consumer alone")
+        synced = path is not None and (node.settings.fsync if fsync is None else fsync)
 
         def make() -> AsyncConsumer[T]:
             codec: Codec[T] = Codec(body_type, node.settings.options.message_bytes_max)
-            keeper = self._keeper(queue, path) if path is not None else None
+            keeper = self._keeper(queue, path, synced) if path is not None else None
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
-        asked = {"body_type": body_type, "lease": lease, "ledger": path}
+        asked = {"body_type": body_type, "lease": lease, "ledger": path, "fsync": synced}
         with node.life_lock:
             handle = self._only("consumer", self.consumers, queue, asked, make)
             handle.reopen()
@@ -278,12 +286,14 @@ class Handles:
             )
             disk.stores[handle.queue] = store
 
-    def _keeper(self, queue: str, path: str) -> Keeper:
+    def _keeper(self, queue: str, path: str, fsync: bool) -> Keeper:
         """The keeper of a new consumer's ledger, which is open if the node runs and spares no event loop."""
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
-        keeper = Keeper(path, queue, fsync=self._node.settings.fsync)
+        from peerfabric.nodes.keeper import Keeper  # with a ledger only
+
+        keeper = Keeper(path, queue, fsync=fsync)
         if self._node.is_running and not self._node.spares_loop:
             keeper.open()
         return keeper

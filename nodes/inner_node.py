@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from peerfabric.engine import Engine
 from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
 from peerfabric.nodes.closing import Closing
-from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.handles import Handles
 from peerfabric.nodes.life import Life
@@ -17,7 +16,12 @@ from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.starting import Starting
-from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete
+from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, running_loop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from peerfabric.nodes.disk import Disk
 
 _log = logging.getLogger("peerfabric")
 
@@ -37,7 +41,7 @@ class InnerNode:
         self.waiting = waiting
         self.life = Life.NEW
         self.life_lock = threading.RLock()
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
         self.engine: Engine = None  # type: ignore[assignment]  # this one and the next, until it starts
         self.pump: Pump = None  # type: ignore[assignment]
@@ -85,7 +89,7 @@ class InnerNode:
                 raise ForkedNode
             elif life is Life.CLOSED or not (closing or self.handlers.is_current()):
                 raise NodeClosed
-        if self.loop is not None and _running_loop() not in (self.loop, None):
+        if self.loop is not None and running_loop() not in (self.loop, None):
             raise WrongLoop
 
     async def started(self, *, closing: bool = False) -> None:
@@ -103,7 +107,7 @@ class InnerNode:
         Raises:
             WrongLoop: There is none, or the node belongs to another one.
         """
-        loop = _running_loop()
+        loop = running_loop()
         if loop is None:
             raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
         if self.loop not in (None, loop):
@@ -133,11 +137,3 @@ class InnerNode:
 
     def __repr__(self) -> str:
         return f"<{self._front} {self.settings.name} in {self.settings.fabric}: {self.life.value}>"
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread; None in other threads, where plain calls and `def` handlers come from."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

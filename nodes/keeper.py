@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,6 +42,8 @@ class Keeper:
         self._coming: deque[_Ack] = deque()
         self._forgotten: deque[dict[str, Ranges]] = deque()
         self._compact_at = COMPACT_BYTES
+        self._looked = 0
+        """When it was last looked whether the file is in its place."""
         self._pid = 0
 
     def open(self) -> None:
@@ -119,6 +122,10 @@ class Keeper:
                 for start, stop in ranges:
                     ledger.forget(stream, start, stop)
         if entries:
+            now = time.monotonic_ns() >> 20
+            if now != self._looked:  # about once a millisecond, as a look costs as much as an entry
+                ledger.check_place()
+                self._looked = now
             ledger.add_all(entries)
         if ledger.size > self._compact_at:
             self._compact(ledger)

@@ -139,6 +139,7 @@ class Node:
         *,
         lease: float = 300.0,
         ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
     ) -> Consumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -146,12 +147,14 @@ class Node:
             lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
             ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
                 so that it does not process it again. Made if it is not there; its folder has to be there.
+            fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
+                None: as the node says.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
-        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger))
+        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync))
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -179,14 +182,15 @@ class Node:
         concurrency: int = 1,
         lease: float = 300.0,
         ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
         Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
         exception nacks. A second parameter annotated `Message` receives the message. It runs in `concurrency`
-        threads of its own. `lease` and `ledger` as of `consumer`.
+        threads of its own. `lease`, `ledger` and `fsync` as of `consumer`.
         """
-        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger)
+        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.

@@ -13,16 +13,16 @@ from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK
 from peerfabric.errors import ConfigError, SpoolError
-from peerfabric.nodes.disk import Disk
-from peerfabric.nodes.keeper import Keeper
-from peerfabric.nodes.stores import Store, told_lost
 from peerfabric.options import MiB
-from peerfabric.spool import Spool
 from peerfabric.stats import DeadLetter
 
 if TYPE_CHECKING:
     from peerfabric.nodes.async_consumer import AsyncConsumer
     from peerfabric.nodes.async_producer import AsyncProducer
+    from peerfabric.nodes.disk import Disk
+    from peerfabric.nodes.keeper import Keeper
+    from peerfabric.nodes.stores import Store
+    from peerfabric.spool import Spool
 
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
 BUFFER_BYTES: Final = 64 * MiB
@@ -75,6 +75,8 @@ class Opened:
                 self._read_store(self.spool, queue, producer.fsync)
 
     def _open_spool(self, path: str) -> Spool:
+        from peerfabric.spool import Spool  # where there is one only, as below
+
         spool = Spool.open(
             path,
             fsync=self._fsync,
@@ -139,6 +141,8 @@ class Opened:
 
 def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
     """The store of a queue; what was wrong with its files is logged."""
+    from peerfabric.nodes.stores import Store, told_lost
+
     store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
     for line in store.findings:
         _log.warning("queue %r: %s", queue, line)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
 from peerfabric.nodes.in_hand import lease_paused
-from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.storing import Storing
 
 STATES: Final = get_args(State)
 

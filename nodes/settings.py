@@ -65,7 +65,10 @@ def checked_settings(
     name = check_name("node", name) if name is not None else _default_name()
     fabric = check_name("fabric", fabric if fabric is not None else os.environ.get(FABRIC_VARIABLE) or "default")
     if fsync and spool is None:
-        raise ConfigError("fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone")
+        raise ConfigError(
+            "fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone, "
+            "or fsync=True to the consumer whose ledger shall be synced"
+        )
     if spool is not None and not os.fspath(spool):
         raise ConfigError("spool='' is no folder; give a path, or None for no spool")
     check_choice(discovery, peers)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 from peerfabric.errors import QueueFull, SpoolFull, TimedOut
 from peerfabric.nodes.in_hand import Patience
 from peerfabric.nodes.waiting import Gate, wait_until
-from peerfabric.spool.format import RECORD_BYTES
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -27,6 +26,8 @@ class Space:
 
         A disk that is full has other causes than our messages, and is nothing to wait for.
         """
+        from peerfabric.spool.format import RECORD_BYTES  # it is loaded, as there is a spool
+
         return self._on_full == "block" and full.limit is not None and size + RECORD_BYTES <= full.limit
 
     async def when_free(self, size: int, patience: Patience, call: Callable[[], Awaitable[R]]) -> R:

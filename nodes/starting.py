@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import secrets
@@ -16,7 +15,6 @@ from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
-from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
@@ -26,6 +24,8 @@ from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from peerfabric.nodes.inner_node import InnerNode
 
 _log = logging.getLogger("peerfabric")
@@ -36,7 +36,7 @@ class Starting:
 
     def __init__(self, node: InnerNode) -> None:
         self._node = node
-        self._task: asyncio.Task[None] | None = None
+        self._task: Task[None] | None = None
         """The newest start beside the event loop."""
         self._wanted = 0
         """Calls that wait for it."""
@@ -76,6 +76,8 @@ class Starting:
 
         Cancelled, the start is undone, unless another call waits for it, too.
         """
+        import asyncio
+
         if self._task is None or self._task.done():
             process.refuse_green_threads()
             self._node.enter_loop()
@@ -90,9 +92,13 @@ class Starting:
     async def given_up(self) -> None:
         """The node is closed: return when a start that was under way has given back what it opened."""
         if self._task is not None and not self._task.done():
+            import asyncio
+
             await asyncio.wait([self._task])
 
     async def _run_beside(self) -> None:
+        import asyncio
+
         node, opened = self._node, self._to_open()
         name = f"{node.settings.name}-start"
 
@@ -167,6 +173,8 @@ class Starting:
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         if opened.spool is not None:
+            from peerfabric.nodes.disk import Disk  # a start without a spool does without what belongs to it
+
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, node.handles.producers, now)
 

@@ -33,6 +33,8 @@ FULL_MARKS_BYTES: Final = 32 * 1024
 """Of the marks in a cursor on a full disk: half of the space that it has, which settled ranges seldom take."""
 TOLD_MAX: Final = 20
 """Ranges of lost messages that one line of the log names."""
+BUSY_MAX: Final = 1.0
+"""Seconds after which a node that closes does not wait for a disk that hangs, to look what is there."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _log = logging.getLogger("peerfabric")
@@ -222,6 +224,20 @@ class Store:
                 loaded.append(Loaded(self.stream(record.epoch), record.first, record.count, [], record.unix_ms, {}))
         return Part(loaded, not records, damages)
 
+    def missing(self) -> list[tuple[str, int, int]]:
+        """Forget what somebody has removed, and return what that was, as (stream, first, stop).
+
+        Raises:
+            SpoolError: It cannot be seen; the spool is not in its place, though it was not deleted.
+        """
+        if not self.lock.acquire(timeout=BUSY_MAX):
+            return []
+        try:
+            found = self._log.take_missing()
+        finally:
+            self.lock.release()
+        return [(self.stream(epoch), first, stop) for epoch, first, stop in found]
+
     def _reader_from(self, end: ProducerEnd, number: int) -> Reader:
         stream, sequence = end.numbering.name(number)
         if self._reader is not None:
@@ -251,9 +267,13 @@ class Store:
     def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
         """Store dead letters; return the numbers of those that are stored, the first ones.
 
+        If the spool was deleted all of them count as stored: they are in memory only, as without a spool.
+
         Raises:
             SpoolError: None is, as far as we know. Those that are there all the same are not written again.
         """
+        if self._spool.hold.is_deleted():
+            return [number for number, _ in letters]
         numbers: list[int] = []
         with self.lock:
             if self._letters_unsynced:
@@ -315,7 +335,7 @@ class Store:
                 self._write_unburied()
 
     def _write_unburied(self) -> None:
-        if not self._gathered:
+        if not self._gathered or self._spool.hold.is_deleted():
             return
         self._dead.write_cursor()
         self._gathered = False
@@ -346,10 +366,14 @@ class Store:
     def write_cursor(self) -> None:
         """Make what is settled last, and give back the space of what nobody wants.
 
+        If the spool was deleted that is done: there is nothing of which a later life would have to be told.
+
         Raises:
             SpoolError: It is tried again with the next.
         """
         with self.lock:
+            if self._spool.hold.is_deleted():
+                return
             try:
                 self._log.write_cursor(self._encoded(self._packed))
                 self.forgetful = False

@@ -21,8 +21,6 @@ from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX, Handover, Progress
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.in_hand import Patience
-from peerfabric.nodes.space import Space
-from peerfabric.nodes.stores import Store
 from peerfabric.nodes.waiting import Gate, wait_until
 from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
@@ -31,6 +29,8 @@ from peerfabric.stats import DeadLetter
 if TYPE_CHECKING:
     from peerfabric.nodes.disk import Disk
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.space import Space
+    from peerfabric.nodes.stores import Store
 
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
@@ -106,7 +106,9 @@ class Storing:
 
     def has(self, number: int) -> bool:
         """Whether the message of that number, which is not settled, is or will be on disk."""
-        return number not in self._kept
+        backlog = self._handover.end.backlog
+        assert backlog is not None
+        return number not in self._kept and number not in backlog.volatile and backlog.kept
 
     # By the caller's own thread
 

@@ -7,14 +7,17 @@ runs its coroutine to the end in one step (`complete`).
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.errors import TimedOut
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 R = TypeVar("R")
 
@@ -81,7 +84,9 @@ class TaskWaiter:
 
     __slots__ = ("event", "loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        import asyncio  # here, as elsewhere, so that a program without an event loop does not load it: a third of us
+
         self.loop = loop
         self.event = asyncio.Event()
 
@@ -96,7 +101,9 @@ class Suspending:
     """Calls suspend their asyncio task."""
 
     def waiter(self) -> TaskWaiter:
-        return TaskWaiter(asyncio.get_running_loop())
+        loop = running_loop()
+        assert loop is not None, "a task waits, and no event loop runs"
+        return TaskWaiter(loop)
 
     async def park(self, waiter: TaskWaiter, timeout: float | None) -> None:
         if timeout is None:
@@ -143,11 +150,19 @@ class Gate:
 
 def in_event_loop() -> bool:
     """Whether an event loop runs in this thread."""
+    return running_loop() is not None
+
+
+def running_loop() -> AbstractEventLoop | None:
+    """The event loop of this thread; None in other threads, where plain calls and `def` handlers come from."""
+    # No loop runs in a program that has not loaded asyncio, which may be on its way in another thread just now.
+    find = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if find is None:
+        return None
     try:
-        asyncio.get_running_loop()
+        return find()  # type: ignore[no-any-return]
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _stalled(waiting: Waiting) -> str:

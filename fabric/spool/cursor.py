@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from errno import ENOENT
 from typing import Final
 
 import msgspec
 
+from peerfabric.errors import SpoolError
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.spool.files import Files, refusal
 from peerfabric.spool.format import CURSOR_MAGIC, SHEET_BYTES, Sheet, decode_sheet, encode_sheet
@@ -61,6 +63,9 @@ class Slots:
         self._files = files
         self._folder = folder
         self.generation = 0
+        self._there: set[int] = set()
+        """The slots that are on disk. One that somebody has removed is not made again: whoever removes the folder, file
+        by file, would find it there."""
         self._encode = msgspec.msgpack.Encoder().encode
 
     def read(self) -> Cursor | None:
@@ -109,7 +114,7 @@ class Slots:
         for slot in (0, 1):
             path = self._path(slot)
             try:
-                descriptor, new = self._opened(path)
+                descriptor, new = self._opened(slot)
                 made = made or new
                 try:
                     if self._files.size(descriptor) < SLOT_BYTES:
@@ -124,21 +129,28 @@ class Slots:
             except OSError as error:
                 raise refusal(error, self._folder) from error
 
-    def _opened(self, path: str) -> tuple[int, bool]:
+    def _opened(self, slot: int) -> tuple[int, bool]:
         """A descriptor, and whether the file is new."""
+        path, new = self._path(slot), False
         try:
-            return self._files.open(path), False
+            descriptor = self._files.open(path)
         except FileNotFoundError:
-            return self._files.open(path, create=True), True
+            if slot in self._there:
+                step = "close this node, and start again"
+                raise SpoolError(path, "was removed while in use", errno=ENOENT, step=step) from None
+            descriptor, new = self._files.open(path, create=True), True
+        self._there.add(slot)
+        return descriptor, new
 
     def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
         """Write the next generation into the older slot; after an error the newer one still counts."""
         payload = self._encode(_Payload(epoch, lines, marks))
         generation = self.generation + 1
-        path = self._path(generation & 1)
+        slot = generation & 1
+        path = self._path(slot)
         data = encode_sheet(CURSOR_MAGIC, generation, payload)
         try:
-            descriptor, _ = self._opened(path)
+            descriptor, _ = self._opened(slot)
             try:
                 _, problem = write(self._files, descriptor, 0, [data], len(data))
                 if problem is not None:

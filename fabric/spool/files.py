@@ -57,6 +57,12 @@ class Files(Protocol):
 
     def size(self, descriptor: int) -> int: ...
 
+    def is_at(self, descriptor: int, path: str) -> bool:
+        """Whether the open file is the one at `path`: not if it was removed, moved or replaced meanwhile."""
+
+    def has_name(self, descriptor: int) -> bool:
+        """Whether the open file is in some folder still."""
+
     def read(self, descriptor: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the file."""
 
@@ -150,6 +156,16 @@ class RealFiles:
     def size(self, descriptor: int) -> int:
         return os.fstat(descriptor).st_size
 
+    def is_at(self, descriptor: int, path: str) -> bool:
+        try:
+            there = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
+
+    def has_name(self, descriptor: int) -> bool:
+        return os.fstat(descriptor).st_nlink > 0
+
     def read(self, descriptor: int, offset: int, size: int) -> bytes:
         data = os.pread(descriptor, size, offset)
         if len(data) == size or not data:
@@ -198,7 +214,7 @@ class RealFiles:
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 # A first start that failed may have removed it meanwhile: then it is no file of the folder any more.
-                held = bool(os.fstat(descriptor).st_nlink)
+                held = self.has_name(descriptor)
             except BlockingIOError:
                 held, only_read = False, not shared and _shares(descriptor)
             text = os.pread(descriptor, 20, 0).strip()

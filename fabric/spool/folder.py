@@ -90,7 +90,8 @@ class Claim:
         """Give the id up, and leave nothing behind."""
         if self.lock >= 0:
             try:
-                self._files.unlink(self._path)  # while we have it, so it is ours
+                if self._files.is_at(self.lock, self._path):  # else it was cleared away, and is perhaps somebody else's
+                    self._files.unlink(self._path)
             except OSError:
                 pass  # a file of this name that nobody has locked is in nobody's way
         self.abandon()

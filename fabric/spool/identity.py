@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from peerfabric.errors import SpoolLocked, SpoolUnsafe
+from peerfabric.errors import NewerFormat, SpoolLocked, SpoolUnsafe
+from peerfabric.spool.cursor import Slots
 from peerfabric.spool.files import Files, Place, Process
 from peerfabric.spool.format import CURSOR_MAGIC, NODE_MAGIC, SEGMENT_MAGIC, decode_sheet, encode_sheet
 from peerfabric.spool.inventory import read_header
@@ -125,13 +128,41 @@ def _put(files: Files, descriptor: int, owner: Owner) -> None:
 def guess_owner(files: Files, folder: str) -> Owner | None:
     """What segment headers say of the node whose `node` is lost: its id, and the highest epoch that they know."""
     best: Owner | None = None
-    for queue in files.names(f"{folder}/queues"):
-        for inner in (f"{folder}/queues/{queue}", f"{folder}/queues/{queue}/dead"):
-            for name in files.names(inner):
-                header = read_header(files, f"{inner}/{name}")[1] if name.endswith(".seg") else None
-                if header is not None and (best is None or header.epoch > best.epoch):
-                    best = Owner(node_id=header.node_id, epoch=header.epoch, counter=header.epoch >> EPOCH_RANDOM_BITS)
+    for inner in _logs(files, folder):
+        for name in _names(files, inner):
+            header = read_header(files, f"{inner}/{name}")[1] if name.endswith(".seg") else None
+            if header is not None and (best is None or header.epoch > best.epoch):
+                best = Owner(node_id=header.node_id, epoch=header.epoch, counter=header.epoch >> EPOCH_RANDOM_BITS)
     return best
+
+
+def check_versions(files: Files, folder: str) -> None:
+    """See that no later version has written in a spool, before anything in it is changed.
+
+    One that writes newer files says so in `node` first; but that may be lost. What cannot be read now is looked at when
+    its log is opened, which changes nothing of it before.
+
+    Raises:
+        NewerFormat: A later version has.
+    """
+    for inner in _logs(files, folder):
+        looks: list[Callable[[], object]] = [Slots(files, inner).read]
+        looks += [
+            partial(read_header, files, f"{inner}/{name}") for name in _names(files, inner) if name.endswith(".seg")
+        ]
+        for look in looks:
+            try:
+                look()
+            except NewerFormat:
+                raise
+            except OSError:
+                pass
+
+
+def _logs(files: Files, folder: str) -> list[str]:
+    """The folders in which there may be logs."""
+    queues = [f"{folder}/queues/{name}" for name in _names(files, f"{folder}/queues")]
+    return [inner for queue in queues for inner in (queue, f"{queue}/dead")]
 
 
 def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> Owner | None:
@@ -184,12 +215,11 @@ def _is_begun(files: Files, folder: str, name: str) -> bool:
 
 def _has_logs(files: Files, folder: str) -> bool:
     """Whether there is a segment or a cursor of ours: then `node` is lost, and not somebody else's."""
-    for queue in _names(files, f"{folder}/queues"):
-        for inner in (f"{folder}/queues/{queue}", f"{folder}/queues/{queue}/dead"):
-            for name in _names(files, inner):
-                ours = SEGMENT_MAGIC if name.endswith(".seg") else CURSOR_MAGIC
-                if name.endswith((".seg", ".0", ".1")) and _begins(files, f"{inner}/{name}", ours):
-                    return True
+    for inner in _logs(files, folder):
+        for name in _names(files, inner):
+            ours = SEGMENT_MAGIC if name.endswith(".seg") else CURSOR_MAGIC
+            if name.endswith((".seg", ".0", ".1")) and _begins(files, f"{inner}/{name}", ours):
+                return True
     return False
 
 

@@ -19,6 +19,7 @@ from crc32c import crc32c
 from peerfabric.errors import ConfigError, Corrupt, NewerFormat, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
 from peerfabric.ranges import Ranges
 from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.hold import check_file
 from peerfabric.spool.segment import write
 
 VERSION: Final = 1
@@ -111,10 +112,6 @@ class Ledger:
         return descriptor
 
     def _open(self) -> None:
-        try:
-            self._files.unlink(f"{self.path}.tmp")
-        except OSError:
-            pass  # mostly there is none; if it cannot go, compacting will say so
         try:
             self._descriptor = self._files.open(self.path)
         except FileNotFoundError:
@@ -209,6 +206,20 @@ class Ledger:
         """What is processed, as far as it is remembered, by stream. Not to be changed."""
         return self._entries
 
+    def check_place(self) -> None:
+        """See that the file, and its lock, are the ones that were opened.
+
+        Raises:
+            SpoolError: Somebody has removed, moved or replaced one of them; what is added would be found by nobody.
+        """
+        step = "nothing is acked any more: close this node and start again"
+        try:
+            check_file(self._files, self._lock, f"{self.path}.lock", step)
+            if self._descriptor >= 0:
+                check_file(self._files, self._descriptor, self.path, step)
+        except OSError as error:
+            raise self._refusal(error) from error
+
     def add(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` of `stream` is processed: write it down with one write, and remember it.
 
@@ -285,6 +296,7 @@ class Ledger:
         """
         if self._descriptor < 0 or not self._is_due():
             return False
+        self.check_place()
         self._rewrite()
         return True
 
@@ -292,6 +304,10 @@ class Ledger:
         """Put a file with just what is remembered in the place of the old one, or of none."""
         temporary = f"{self.path}.tmp"
         descriptor = -1
+        try:
+            self._files.unlink(temporary)
+        except OSError:
+            pass  # mostly there is none; if it cannot go, making it anew says so
         try:
             descriptor = self._files.open(temporary, create=True)
             end = 0

@@ -15,6 +15,7 @@ from peerfabric.spool.contents import Contents
 from peerfabric.spool.cursor import LETTER_RANGES_BYTES_MAX, MARKS_BYTES_MAX, RANGES_BYTES_MAX, Slots, lines_of
 from peerfabric.spool.files import Buffer, Files, refusal
 from peerfabric.spool.format import DEAD, MESSAGES
+from peerfabric.spool.hold import Hold
 from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
@@ -47,6 +48,7 @@ class Log:
         folder: str,
         identity: Identity,
         budget: Budget,
+        hold: Hold,
         *,
         epoch: int,
         fsync: bool,
@@ -57,6 +59,7 @@ class Log:
         self._files = files
         self._identity = identity
         self._budget = budget
+        self._hold = hold
         self._epoch = epoch
         self._repair = repair
         self._closed = False
@@ -73,7 +76,7 @@ class Log:
         self._contents = Contents(recoverer.segments, self.recovery.settled)
         self._share = budget.share()
         self._share.bytes = self.used_bytes
-        shelf = Shelf(files, folder, identity, self._contents, budget, self._share, epoch, segment_bytes, fsync)
+        shelf = Shelf(files, folder, identity, self._contents, budget, self._share, hold, epoch, segment_bytes, fsync)
         self._writer, self._compactor = Writer(shelf, recoverer.serial), Compactor(shelf)
         for lost in self.recovery.damaged:
             # Told of once; nothing more can be done for them.
@@ -231,6 +234,7 @@ class Log:
             SpoolFull, SpoolError: The disk refused. Nothing is lost: the cursor before it counts.
         """
         self._check_open()
+        self._hold.check()
         self._write_cursor(marks, sync=self._writer.fsync)
         self._trim()
         self._budget.spare.fill()
@@ -278,12 +282,37 @@ class Log:
             pass
         except OSError as error:
             raise refusal(error, segment.path) from error
+        self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
+        """There is no such file any more."""
         self._share.bytes -= segment.end
         self._writer.forget(segment)
         self._contents.drop(segment)
         for reader in list(self._readers):
             if reader.segment is segment:
                 reader.close()  # a file that somebody has open keeps its space on the disk
+
+    def take_missing(self) -> list[tuple[int, int, int]]:
+        """Forget the segments that somebody has removed, and return what was in them, as (epoch, first, stop).
+
+        Raises:
+            SpoolError: The spool is not in its place, or cannot be read, so nothing is known of what is in there.
+        """
+        if not self._hold.is_deleted():
+            self._hold.check()
+        try:
+            there = set(self._files.names(self.folder))
+        except OSError as error:
+            raise refusal(error, self.folder) from error
+        missing: list[tuple[int, int, int]] = []
+        for segment in list(self._contents.segments):
+            unsynced = self._writer.fsync and segment.dirty  # whoever waits for that is told when it is
+            if segment.path.rpartition("/")[2] not in there and not segment.syncs and not unsynced:
+                missing += segment.extents
+                self._writer.let_go(segment)
+                self._forget(segment)
+        return missing
 
     @property
     def cursor_complete(self) -> bool:
@@ -301,6 +330,7 @@ class Log:
         self._check_open()
         if self.cursor_due or self._written is not None:
             return 0
+        self._hold.check()
         before = self._share.bytes
         readers = list(self._readers)
         try:

@@ -8,6 +8,7 @@ from peerfabric.spool.budget import Budget, Share
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import SegmentHeader, make_salt
+from peerfabric.spool.hold import Hold
 from peerfabric.spool.inventory import Identity
 
 
@@ -21,6 +22,7 @@ class Shelf:
     contents: Contents
     budget: Budget
     share: Share
+    hold: Hold
     epoch: int
     """Of this life: new segments say so."""
     segment_bytes: int

@@ -11,13 +11,15 @@ import msgspec
 from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import FULL, Files, RealFiles, refusal
+from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
 from peerfabric.spool.folder import Claim, make_folder, missing, outer_of, put_owner, remove, sign, unmake
 from peerfabric.spool.format import DEAD, MESSAGES
+from peerfabric.spool.hold import Hold
 from peerfabric.spool.identity import (
     EPOCH_RANDOM_BITS,
     Owner,
     check_ours,
+    check_versions,
     find_owner,
     guess_owner,
     next_owner,
@@ -44,6 +46,7 @@ class Spool:
         files: Files,
         folder: str,
         lock: int,
+        place: Place,
         owner: Owner,
         budget: Budget,
         *,
@@ -63,6 +66,7 @@ class Spool:
         """A process that had it ended without closing it. Set to False when that has been taken note of."""
         self._files = files
         self._lock = lock
+        self.hold = Hold(files, folder, place, lock)
         self._claim = claim
         self._owner = owner
         self._budget = budget
@@ -129,6 +133,7 @@ class Spool:
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
+            check_versions(files, folder)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
@@ -142,6 +147,7 @@ class Spool:
                 files,
                 folder,
                 lock,
+                place,
                 owner,
                 budget,
                 fsync=fsync,
@@ -178,7 +184,7 @@ class Spool:
         lock = -1
         warnings: list[str] = []
         try:
-            files.check_folder(folder)
+            place = files.check_folder(folder)
             lock = files.lock(f"{folder}/lock", shared=True)
             owner = read_owner(files, folder) or guess_owner(files, folder) or Owner(node_id="?")
             budget = Budget(files, folder, None, SEGMENT_BYTES, 0)
@@ -186,6 +192,7 @@ class Spool:
                 files,
                 folder,
                 lock,
+                place,
                 owner,
                 budget,
                 fsync=False,
@@ -242,6 +249,7 @@ class Spool:
                     folder,
                     identity,
                     self._budget,
+                    self.hold,
                     epoch=self.epoch,
                     fsync=self.fsync,
                     segment_bytes=self._segment_bytes,
@@ -259,6 +267,8 @@ class Spool:
         """The folders of a log."""
         if self._lock < 0:
             raise SpoolError(self.folder, "is closed", step="open it again")
+        if self._repair:
+            self.hold.check()
         outer = self.folder
         for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
             path = f"{outer}/{inner}"
@@ -296,6 +306,7 @@ class Spool:
                 failures.append(error)
         if self._repair:
             try:
+                self.hold.check()
                 owner = msgspec.structs.replace(self._owner, pid=0, died=self.died)
                 put_owner(self._files, self.folder, owner, self._budget)
                 self._budget.spare.fill()

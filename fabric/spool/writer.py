@@ -18,6 +18,7 @@ from peerfabric.spool.format import (
     record_header,
     segment_name,
 )
+from peerfabric.spool.hold import check_file
 from peerfabric.spool.inventory import open_file
 from peerfabric.spool.segment import Segment, create, write
 from peerfabric.spool.shelf import Shelf
@@ -49,6 +50,8 @@ class Writer:
         self._made = 0
         self._dead = shelf.identity.kind == DEAD
         self._tail: Segment | None = None
+        self._looked_ms = 0
+        """When it was last looked whether the files are in their place."""
         self._dirty: list[Segment] = []
         self._header_bytes = len(encode_segment(self._header(0)))
         self._syncing = False
@@ -120,6 +123,8 @@ class Writer:
 
     def _room(self, total: int, unix_ms: int) -> Segment:
         """The segment for a record of `total` bytes."""
+        if unix_ms != self._looked_ms:  # as two looks cost about as much as one append
+            self._look(unix_ms)
         if self._unsaved:
             self._save_again()
         segment = self._tail
@@ -135,6 +140,21 @@ class Writer:
             return self._begin(create(self._shelf.files, self._shelf.folder, self._header(unix_ms)))
         except OSError as error:
             return self._onto_spare(error, unix_ms)
+
+    def _look(self, unix_ms: int) -> None:
+        """See that what is appended now is somewhere where the next life finds it.
+
+        Raises:
+            SpoolError: It is not.
+        """
+        self._shelf.hold.check()
+        if self._tail is not None:
+            step = "what is in it is lost, but for what is in memory: close this node and start again"
+            try:
+                check_file(self._shelf.files, self._tail.descriptor, self._tail.path, step)
+            except OSError as error:
+                raise refusal(error, self._tail.path) from error
+        self._looked_ms = unix_ms
 
     def _onto_spare(self, error: OSError, unix_ms: int) -> Segment:
         """Where to go on after `error`: dead letters have a spare segment for a full disk, others have not."""
@@ -273,6 +293,7 @@ class Writer:
         Raises:
             SpoolError: It is still only in memory; the next call tries again with another segment.
         """
+        self._shelf.hold.check()
         places = save(self._shelf.files, self._shelf.folder, self.pending, self._next_header, self._shelf.segment_bytes)
         self._unsaved = False
         self.pending.clear()
@@ -300,6 +321,14 @@ class Writer:
         if self.pressed or (not segment.unsettled and segment.end * _RELIEF >= self._shelf.segment_bytes):
             self.seal()
             self.pressed = False
+
+    def let_go(self, segment: Segment) -> None:
+        """Somebody has removed `segment`: nothing more is written to it."""
+        if segment is self._tail:
+            self._tail = None
+        descriptor, segment.descriptor = segment.descriptor, -1
+        if descriptor >= 0:
+            self._shelf.files.close(descriptor)
 
     def forget(self, segment: Segment) -> None:
         """`segment` was removed."""

@@ -97,7 +97,8 @@ class Offline:
     def write(self, deposit: Deposit) -> None:
         codec = RAW if deposit.codec is None else deposit.codec
         deposit.first = self._count + 1
-        deposit.count = self.store.append(deposit.first, deposit.bodies, deposit.extras, codec, 1)
+        unix_ms = int(self.now * 1000)
+        deposit.count = self.store.append(deposit.first, deposit.bodies, deposit.extras, codec, unix_ms)
         self._count += deposit.count
 
     def deposited(self, deposit: Deposit) -> None:

@@ -15,7 +15,7 @@ from peerfabric.nodes.disk import RETRY_AFTER
 from peerfabric.nodes.stores import Store
 from peerfabric.spool.cursor import Cursor, Slots
 from tests.fabric.spool.disk import Disk
-from tests.fabric.spool.helpers import open_log
+from tests.fabric.spool.helpers import QUEUE, open_log
 from tests.nodes.offline import Offline
 
 
@@ -218,3 +218,119 @@ def test_a_store_that_comes_while_cursors_are_written(
     monkeypatch.setattr(Store, "complete", property(complete, lambda *_: None), raising=False)
     node.round()
     assert caplog.text == ""
+
+
+def losses(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_a_spool_that_is_deleted(caplog: pytest.LogCaptureFixture) -> None:
+    """What memory has is delivered, to new consumers too; what only the disk had is damaged; dead letters stay here."""
+    disk = Disk()
+    node = Offline(disk, memory_bytes=400)
+    for n in range(1, 11):
+        node.send(b"%d" % n)
+        node.round()
+    in_memory = node.end.account().waiting
+    assert 0 < in_memory < 10
+    disk.take_away("/spool", delete=True)
+    node.end.set_consumer("b:1", "b", consumes=True)
+    refused = node.send(b"refused")
+    node.round()
+    assert isinstance(refused.error, SpoolError)
+    assert "deleted while in use" in str(refused.error)
+    assert node.backlog.names("b")
+    [dead, *rest] = node.take()
+    node.reject(dead)
+    node.ack(rest)
+    for _ in range(3):
+        node.round()
+    account = node.end.account()
+    assert (account.acked, account.dead_lettered, account.damaged) == (in_memory - 1, 1, 10 - in_memory)
+    assert account.closes
+    assert [letter.id for letter in node.end.letters()] == [f"{dead[0]}/{dead[1]}"]
+    assert node.engine.producers.letters_in_memory() == {QUEUE: 1}
+    assert node.backlog.floor == node.end.floor == 11, "consumers are not told what they may forget"
+    deleted, removed, lost = losses(caplog)
+    assert "this spool was deleted while in use" in deleted
+    assert "removed from the spool while in use" in removed
+    assert f"{10 - in_memory} messages on disk are damaged and lost" in lost
+    with pytest.raises(SpoolError, match="deleted while in use"):
+        node.close()
+    assert not disk.files
+    assert disk.open_count == 0
+
+
+@pytest.mark.parametrize("delete", [True, False], ids=["deleted", "moved"])
+def test_a_spool_that_is_gone_when_its_node_closes(delete: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It keeps nothing: all that is not settled counts as waiting or in flight, as without a spool."""
+    disk = Disk()
+    node = Offline(disk, memory_bytes=400)
+    for n in range(1, 11):
+        node.send(b"%d" % n)
+        node.round()
+    taken = node.take()
+    producers = node.engine.producers
+    assert (producers.unsettled(), producers.kept_on_disk()) == ((0, 0), 10)
+    disk.take_away("/spool", delete=delete)
+    node.disk.take_stock()
+    assert (producers.unsettled(), producers.kept_on_disk()) == ((10 - len(taken), len(taken)), 0)
+    [said] = losses(caplog)
+    assert "while in use" in said
+    node.spool.abandon()
+
+
+def test_files_that_are_removed_from_a_spool(caplog: pytest.LogCaptureFixture) -> None:
+    """What was in them and not in memory is damaged, and what memory has of it no spool keeps; the others are sent."""
+    disk = Disk()
+    node = Offline(disk, memory_bytes=400)
+    for n in range(1, 41):
+        node.send(b"%d" % n * 30)
+        node.round()
+    segments = [path for path in disk.files if path.endswith(".seg")]
+    assert len(segments) > 3
+    for path in (segments[0], segments[2]):
+        disk.take_away(path, delete=True)
+    found: dict[tuple[str, int], bytes] = {}
+    for _ in range(60):
+        node.round()
+        found |= node.take()
+        node.ack()
+    account = node.end.account()
+    assert account.closes
+    assert account.damaged > 0
+    assert account.acked == len(found) == 40 - account.damaged
+    assert set(found.values()) < {b"%d" % n * 30 for n in range(1, 41)}
+    assert any("removed from the spool" in line for line in losses(caplog))
+    assert sum("damaged and lost" in line for line in losses(caplog)) >= 1
+    node.close()
+
+
+def test_a_spool_that_is_moved_and_put_back(caplog: pytest.LogCaptureFixture) -> None:
+    """Meanwhile nothing is stored, read, or given up; then all of it goes on."""
+    disk = Disk()
+    node = Offline(disk, memory_bytes=400)
+    for n in range(1, 11):
+        node.send(b"%d" % n)
+        node.round()
+    away = dict(disk.files), dict(disk.folders)
+    disk.take_away("/spool", delete=False)
+    node.ack(list(node.take())[:1])
+    refused = node.send(b"refused")
+    for _ in range(3):
+        with pytest.raises(SpoolError, match="moved or replaced while in use"):
+            node.round()
+    assert isinstance(refused.error, SpoolError)
+    disk.files.update(away[0])
+    disk.folders.update(away[1])
+    disk.elsewhere.clear()
+    sent = node.send(b"11")
+    for _ in range(10):
+        node.round()
+        node.take()
+        node.ack()
+    assert sent.done
+    account = node.end.account()
+    assert (account.acked, account.damaged, account.closes) == (11, 0, True)
+    assert losses(caplog) == []
+    node.close()

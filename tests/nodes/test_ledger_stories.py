@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -456,3 +457,105 @@ def test_a_forked_child_leaves_the_ledger_alone(start: Any, path: str) -> None:
     parent.process.stdin.flush()
     assert parent.finish() == ("", "")
     assert [list(ranges) for ranges in read(path).values()] == [[(1, 3)]]
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "unlocked", "folder"])
+def test_a_ledger_that_is_taken_away_while_in_use(front: Any, tmp_path: Path, how: str) -> None:
+    """The ack raises and the message goes back; another consumer has it, and nothing is made where the ledger was."""
+    folder = tmp_path / "books"
+    folder.mkdir(0o700)
+    book = folder / "jobs.ledger"
+    with front.node("shop") as shop, front.node("kitchen") as kitchen:
+        producer = shop.producer("jobs", int)
+        consumer = kitchen.consumer("jobs", int, ledger=book)
+        producer.send(1)
+        consumer.get(timeout=20).ack()
+        producer.flush(timeout=20)
+        producer.send_many([7, 8])
+        message = consumer.get(timeout=20)
+        match how:
+            case "deleted":
+                book.unlink()
+            case "moved":
+                book.rename(folder / "aside")
+            case "unlocked":
+                (folder / "jobs.ledger.lock").unlink()
+            case _:
+                shutil.rmtree(folder)
+        there = sorted(folder.glob("*"))
+        said = "was removed, moved or replaced while in use; nothing is acked any more: close this node"
+        with pytest.raises(SpoolError, match=said), message:
+            pass
+        batch = next(iter(consumer.batches(max_size=1)))
+        with pytest.raises(SpoolError, match=said), batch:
+            pass
+        consumer.close()
+        with front.node("other") as other:
+            spare = other.consumer("jobs", int)
+            assert {take(spare) for _ in range(2)} == {7, 8}
+            producer.flush(timeout=20)
+        assert sorted(folder.glob("*")) == there
+
+
+def test_a_handler_whose_ledger_is_taken_away(front: Any, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """That is an ERROR for each message, which is tried again with growing pauses until it is given up."""
+    runs: list[int] = []
+    with front.node("shop") as shop, front.node("kitchen") as kitchen:
+
+        def handle(body: int) -> None:
+            runs.append(body)
+            os.unlink(path) if os.path.exists(path) else None
+
+        kitchen.on_message("jobs", ledger=path)(handle)
+        producer = shop.producer("jobs", int, max_attempts=2)
+        producer.send(7)
+        producer.flush(timeout=20)
+        assert [letter.reason for letter in shop.dead_letters("jobs")] == ["attempts"]
+    assert runs == [7, 7]
+    told = [record for record in caplog.records if "not acked" in record.message]
+    assert [record.levelname for record in told] == ["ERROR", "ERROR"]
+    assert "while in use" in told[0].message
+
+
+@pytest.mark.parametrize("decorated", [False, True], ids=["consumer", "on_message"])
+@pytest.mark.parametrize("fsync", [None, False, True])
+def test_a_ledger_is_synced_without_a_spool(
+    front: Any, path: str, monkeypatch: pytest.MonkeyPatch, fsync: bool | None, decorated: bool
+) -> None:
+    """fsync=True of a consumer syncs each of its acks; None is what the node says."""
+    synced: list[str] = []
+    sync = os.fdatasync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    with front.node("shop") as shop, front.node("kitchen") as kitchen:
+        producer = shop.producer("jobs", int)
+        if decorated:
+            kitchen.on_message("jobs", ledger=path, fsync=fsync)(nothing_to_do)
+        else:
+            consumer = kitchen.consumer("jobs", int, ledger=path, fsync=fsync)
+            assert kitchen.consumer("jobs", int, ledger=path, fsync=bool(fsync)) == consumer
+            with pytest.raises(ConfigError, match=f"exists in this node with fsync={bool(fsync)}"):
+                kitchen.consumer("jobs", int, ledger=path, fsync=not fsync)
+        monkeypatch.setattr(os, "fdatasync", watched)
+        for n in range(3):
+            producer.send(n)
+            if not decorated:
+                consumer.get(timeout=20).ack()
+        producer.flush(timeout=20)
+    assert (synced.count(path) >= 1, path in synced) == (bool(fsync), bool(fsync))
+
+
+def nothing_to_do(body: int) -> None:
+    """A handler that has nothing to do."""
+
+
+def test_there_must_be_a_ledger_to_sync(front: Any) -> None:
+    """Said at the call, with what to give."""
+    node = front.node("kitchen")
+    with pytest.raises(ConfigError, match="fsync=True needs a ledger to sync; give ledger=PATH"):
+        node.consumer("jobs", int, fsync=True)
+    with pytest.raises(ConfigError, match="fsync=True needs a ledger to sync"):
+        node.on_message("jobs", fsync=True)(nothing_to_do)

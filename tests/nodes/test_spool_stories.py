@@ -25,6 +25,7 @@ from peerfabric import (
     SpoolFull,
     SpoolLocked,
     SpoolUnsafe,
+    Undelivered,
 )
 from peerfabric.inflight import DEATHS_TO_SUSPECT
 from peerfabric.nodes.opened import MAX_ATTEMPTS
@@ -562,3 +563,82 @@ def test_of_a_spool_and_its_copy_one_runs(front: Front, tmp_path: Path) -> None:
         with front.node("second", spool=tmp_path / second) as node:
             node.producer("jobs", bytes)
             assert node.statistics().node_id == node_id
+
+
+def test_a_spool_that_is_deleted_while_in_use(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """Sends are refused from then on, nothing is made there, and what was sent before is delivered from memory."""
+    spool = tmp_path / "spool"
+    with front.node("shop", spool=spool, fsync=fsync) as node:
+        producer = node.producer("jobs", int)
+        receipt = producer.send(0)
+        producer.send_many(range(1, 100))
+        shutil.rmtree(spool)
+        with pytest.raises(SpoolError, match="this spool was deleted while in use; what is still in memory"):
+            producer.send(100)
+        with pytest.raises(SpoolError, match="this spool was deleted while in use; what is still in memory") as gone:
+            producer.send_many([100, 101])
+        assert gone.value.errno == errno.ENOENT
+        assert gone.value.accepted == 0  # type: ignore[attr-defined]
+        with pytest.raises(SpoolError, match="this spool was deleted while in use"):
+            node.producer("more", int).send(1)
+        assert [body for _, body in take(front, 100)] == [*range(100)]
+        producer.flush(timeout=DEADLINE)
+        assert producer.state(receipt) == "processed"
+        assert not spool.exists()
+    assert not spool.exists()
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced", "unlocked", "emptied"])
+def test_closing_a_node_whose_spool_is_not_in_its_place(
+    front: Front, tmp_path: Path, fsync: bool, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says what the next start will not find, and leaves alone what is there now."""
+    spool, aside = tmp_path / "spool", tmp_path / "aside"
+    node = front.node("shop", spool=spool, fsync=fsync)
+    producer = node.producer("jobs", int)
+    receipt = producer.send(0)
+    producer.send_many(range(1, 10))
+    match how:
+        case "deleted":
+            shutil.rmtree(spool)
+        case "moved":
+            spool.rename(aside)
+        case "replaced":
+            spool.rename(aside)
+            with front.node("other", spool=spool) as other:
+                other.producer("jobs", int).send(17)
+        case "unlocked":
+            (spool / "lock").unlink()
+        case _:
+            shutil.rmtree(spool / "queues")
+    there = {path: path.read_bytes() for path in spool.rglob("*") if path.is_file()}
+    with pytest.raises(Undelivered) as undelivered:
+        node.close(timeout=0.1)
+    assert (undelivered.value.waiting, undelivered.value.in_flight) == (10, 0)
+    assert node.statistics().producers[0].left_at_close == 10
+    assert "ERROR" in {record.levelname for record in caplog.records if "while in use" in record.message}
+    if how != "emptied":
+        assert {path: path.read_bytes() for path in spool.rglob("*") if path.is_file()} == there
+    if how == "moved":
+        with front.node("shop", spool=aside, fsync=fsync) as again:
+            assert take(front, 10)[0] == (receipt.id, 0)
+            again.producer("jobs", int).flush(timeout=DEADLINE)
+    if how == "replaced":
+        front.node("other", spool=spool).producer("jobs", int).send(18)
+        assert [body for _, body in take(front, 2)] == [17, 18]
+
+
+def test_what_stays_in_memory_needs_no_spool(front: Front, tmp_path: Path, fsync: bool) -> None:
+    """With on_full="spool" the producer goes on while a consumer takes what it sends, though the spool is gone."""
+    with front.node("kitchen") as kitchen, front.node("shop", spool=tmp_path / "spool", fsync=fsync) as shop:
+        producer = shop.producer("jobs", int, on_full="spool")
+        consumer = kitchen.consumer("jobs", int)
+        producer.send(1)
+        with consumer.get(timeout=DEADLINE) as body:
+            assert body == 1
+        producer.flush(timeout=DEADLINE)
+        shutil.rmtree(tmp_path / "spool")
+        producer.send(2)
+        with consumer.get(timeout=DEADLINE) as body:
+            assert body == 2
+        producer.flush(timeout=DEADLINE)

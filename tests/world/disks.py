@@ -88,6 +88,12 @@ class Drive:
     def size(self, descriptor: int) -> int:
         return self.platter.size(descriptor)
 
+    def is_at(self, descriptor: int, path: str) -> bool:
+        return self.platter.is_at(descriptor, path)
+
+    def has_name(self, descriptor: int) -> bool:
+        return self.platter.has_name(descriptor)
+
     def read(self, descriptor: int, offset: int, size: int) -> bytes:
         return self.platter.read(descriptor, offset, size)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from errno import EEXIST, EIO, ENOENT, ENOSPC, ENOTEMPTY
+from errno import EACCES, EEXIST, EIO, ENOENT, ENOSPC, ENOTEMPTY
 from random import Random
 from typing import Final
 
@@ -79,6 +79,10 @@ class Disk:
         self.running = {process}
         self.unsafe: dict[str, Exception] = {}
         """Folders that `check_folder` refuses, and how."""
+        self.out_of_reach: set[str] = set()
+        """Paths that cannot be looked at."""
+        self.elsewhere: list[File] = []
+        """Files that were moved to somewhere else."""
         self._process = process
         self.files: dict[str, File] = {}
         self.folders: dict[str, Place] = {"": Place(1, 1)}
@@ -90,7 +94,8 @@ class Disk:
         self._changes: list[tuple[str, str, str, File | None]] = []
         """(folder, what, path, file) that are not synced: "add" or "remove"; or "rename", with `old` in `path`."""
         self._descriptors: dict[int, tuple[str, File]] = {}
-        self._locks: dict[int, tuple[str, bool]] = {}
+        self._locks: dict[int, bool] = {}
+        """Descriptor -> whether it is shared."""
         self._next = 3
 
     # Faults
@@ -118,6 +123,15 @@ class Disk:
         fault = self.lookup_faults.get(self.lookups, 0)
         if fault > 0:
             raise OSError(fault, f"lookup {self.lookups}", path)
+
+    def take_away(self, path: str, *, delete: bool) -> None:
+        """Somebody deletes a folder or a file and all that is in it, or moves it to somewhere else."""
+        for found in [other for other in self.files if other == path or other.startswith(f"{path}/")]:
+            file = self.files.pop(found)
+            if not delete:
+                self.elsewhere.append(file)
+        for folder in [other for other in self.folders if other == path or other.startswith(f"{path}/")]:
+            del self.folders[folder]
 
     def kill(self) -> None:
         """The process dies: descriptors and locks are gone, what was written is there."""
@@ -221,6 +235,14 @@ class Disk:
     def size(self, descriptor: int) -> int:
         return len(self._descriptors[descriptor][1].content)
 
+    def is_at(self, descriptor: int, path: str) -> bool:
+        if path in self.out_of_reach:
+            raise OSError(EACCES, "out of reach", path)
+        return self.files.get(path) is self._descriptors[descriptor][1]
+
+    def has_name(self, descriptor: int) -> bool:
+        return any(file is self._descriptors[descriptor][1] for file in (*self.files.values(), *self.elsewhere))
+
     def read(self, descriptor: int, offset: int, size: int) -> bytes:
         path, file = self._descriptors[descriptor]
         self._look(path)
@@ -320,15 +342,15 @@ class Disk:
         self._changes.append((self._parent(path), "remove folder", path, None))
 
     def lock(self, path: str, *, shared: bool = False) -> int:
-        for other, (locked, theirs) in self._locks.items():
-            if locked == path and not (shared and theirs):
+        for other, theirs in self._locks.items():
+            if self._descriptors[other][1] is self.files.get(path) and not (shared and theirs):
                 if theirs:
                     raise SpoolLocked(self._parent(path), 0, "another process looks into it")
                 raise SpoolLocked(self._parent(path), int(self._descriptors[other][1].content.strip() or 0))
         if path not in self.files and shared:
             raise OSError(ENOENT, "no such file", path)
         descriptor = self.open(path, create=path not in self.files)
-        self._locks[descriptor] = (path, shared)
+        self._locks[descriptor] = shared
         return descriptor
 
     def process(self) -> Process:

@@ -250,9 +250,12 @@ def test_a_later_version_is_left_alone() -> None:
     rest = b"12345678"
     newer = head + crc32c(rest, crc32c(head)).to_bytes(4, "little") + rest + b"more"
     disk = disk_of(newer)
+    disk.open(f"{PATH}.tmp", create=True)  # that version is making it anew, or did not come to the end of that
+    there = set(disk.files)
     with pytest.raises(NewerFormat, match="upgrade peerfabric") as raised:
         Ledger(disk, PATH, "jobs")
-    assert (raised.value.version, content(disk), disk.open_count) == (2, newer, 0)
+    assert (raised.value.version, content(disk), disk.open_count) == (2, newer, 1)
+    assert set(disk.files) == {*there, f"{PATH}.lock"}
 
 
 def test_each_queue_has_its_own() -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from errno import EIO
+from fnmatch import fnmatch
 from pathlib import Path
 from random import Random
 
@@ -87,22 +88,26 @@ def test_wrong_arguments() -> None:
         open_spool(disk).queue("../else", unix_ms=1)
 
 
-def test_newer_formats_are_not_touched() -> None:
-    """Whichever file is newer: the error says so, and nothing has changed."""
-    for wanted in ("node", ".seg", "cursor.1"):
-        disk = Disk()
-        spool = open_spool(disk)
-        fill(spool.queue(QUEUE, unix_ms=1), spool.epoch, 1, 3)
-        spool.close()
-        path = next(path for path in disk.files if path.endswith(wanted))
-        content = disk.files[path].content
-        disk.files[path].content = _newer(content)
-        before = {path: file.content for path, file in disk.files.items() if path.startswith(f"{FOLDER}/queues")}
-        with pytest.raises(NewerFormat) as caught:
-            open_spool(disk).queue(QUEUE, unix_ms=1)
-        assert caught.value.version == VERSION + 1
-        after = {path: file.content for path, file in disk.files.items() if path.startswith(f"{FOLDER}/queues")}
-        assert after == before
+@pytest.mark.parametrize("with_node", [True, False], ids=["node", "node lost"])
+@pytest.mark.parametrize("newer", ["/node", "/queues/b/*.seg", "/queues/b/cursor.1", "/queues/b/dead/*.seg"])
+def test_newer_formats_are_not_touched(newer: str, with_node: bool) -> None:
+    """Whichever file of whichever queue is newer: it is found before anything is changed, `node` included."""
+    disk = Disk()
+    spool = open_spool(disk, spare=True)
+    for queue in ("a", "b"):
+        append(spool.queue(queue, unix_ms=1), spool.epoch, 1)
+        append(spool.dead(queue, unix_ms=1), spool.epoch, 1)
+    spool.close()
+    path = next(path for path in disk.files if fnmatch(path, FOLDER + newer))
+    disk.files[path].content = _newer(disk.files[path].content)
+    if not with_node and newer != "/node":
+        del disk.files[f"{FOLDER}/node"]
+    before = {path: file.content for path, file in disk.files.items()}
+    with pytest.raises(NewerFormat, match=f"{path}: is in format 2, written by a later version") as caught:
+        open_spool(disk, spare=True)
+    assert caught.value.version == VERSION + 1
+    assert {path: file.content for path, file in disk.files.items()} == before
+    assert disk.open_count == 0
 
 
 def _newer(content: bytes) -> bytes:
