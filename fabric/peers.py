@@ -523,10 +523,10 @@ class Peers:
         if link.belief is not Belief.ALIVE:
             if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
-            if link.probe_at <= now and not link.probing and link.endpoint:
+            if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
                 link.probing = True
                 link.probe_at = inf
-                self._commands.append(Probe(link.wire, link.endpoint))
+                self._commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.hello_at = now + HELLO_MAX

@@ -74,7 +74,7 @@ def listening_path(endpoint: str) -> str | None:
         raise ConfigError(f"{path} is not a socket; remove the file or use another path")
     probe = Probe(endpoint, 0.0)
     probe.close()
-    if probe.outcome is not Outcome.REFUSED:
+    if probe.outcome is not Outcome.REFUSED and os.path.lexists(path):
         raise EndpointInUse(endpoint)
     with suppress(FileNotFoundError):
         os.unlink(path)

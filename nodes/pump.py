@@ -246,8 +246,8 @@ class Pump:
                     sockets.dial(wire, endpoint)
                 case HangUp(wire):
                     sockets.hang_up(wire)
-                case Probe(wire, endpoint):
-                    sockets.probe(wire, endpoint)
+                case Probe(wire, endpoint, node_id, epoch):
+                    sockets.probe(wire, endpoint, (node_id, epoch))
                 case Follow(endpoint):
                     sockets.follow(endpoint)
                 case Unfollow(endpoint):

@@ -322,12 +322,12 @@ class Sockets:
             self._updates.socket.unsubscribe(prefix)
             self._updates.look()
 
-    def probe(self, wire: int, endpoint: str) -> None:
-        """Ask whether anybody listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
+    def probe(self, wire: int, endpoint: str, life: tuple[str, int] | None = None) -> None:
+        """Ask whether anybody, and `life` in particular, listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
-        probe = Probe(endpoint, time.monotonic())
+        probe = Probe(endpoint, time.monotonic(), life)
         if probe.outcome is not None:
             self._happened.append(Probed(wire, probe.outcome))
             return

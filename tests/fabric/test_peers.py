@@ -80,10 +80,10 @@ def test_a_proven_death() -> None:
     up(peers)
     assert [type(change) for change in peers.disconnected(1, 1.0)] == [LifeEnded]
     peers.expire(1.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     assert peers.probed(1, Outcome.REFUSED, 1.0) == []
     peers.expire(1.06, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     [change] = peers.probed(1, Outcome.REFUSED, 1.06)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (True, True)
@@ -97,7 +97,7 @@ def test_hung_is_not_gone() -> None:
     peers = node()
     up(peers)
     peers.expire(2.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     peers.probed(1, Outcome.ACCEPTED, 2.0)
     now = 2.0
     while now < 60.0:
