@@ -201,7 +201,7 @@ class Sockets:
         self._look_at_bound()
 
     def leave(self, endpoint: str) -> None:
-        """Be found at an ipc endpoint no more, and remove its file. Those who are connected stay, as above."""
+        """Be found at an ipc endpoint no more, and remove its file; others are none of it. Those connected stay."""
         for listener in self._listeners:
             if endpoint in listener:
                 listener.leave(endpoint)

@@ -40,6 +40,16 @@ def test_what_a_node_says_of_itself_does_not_replace_what_discovery_says(address
     assert (addresses.has_room("a"), addresses.has_room("c")) == (True, False)
 
 
+def test_what_a_node_of_our_host_says_of_itself_counts(addresses: Addresses) -> None:
+    """Its endpoints mean the same to us, and it knows them first; but no earlier life speaks for a later one."""
+    moved = msgspec.structs.replace(address(life=5), inbox=["ipc:///elsewhere"])
+    addresses.put(address(life=5))
+    addresses.met(moved, same_host=True)
+    assert addresses.get("n") == moved
+    addresses.met(address(life=4), same_host=True)
+    assert addresses.get("n") == moved
+
+
 @pytest.mark.parametrize("how", ["refused", "given_up"])
 def test_waits_grow_until_nobody_believes_in_the_node(addresses: Addresses, how: str) -> None:
     """By doubling, within a quarter more or less; then only news of it count."""
