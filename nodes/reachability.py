@@ -98,8 +98,8 @@ class Reachability:
             other = f"set {RUNTIME_VARIABLE} to a folder that stays" if home is not None else "listen in another one"
             self._warn(
                 now,
-                f"its socket files were removed from {folder}; it listens there again. Keep cleaners of temporary files "
-                f"away (for tmpfiles.d: a line `x {folder}`), or {other}",
+                f"its socket files were removed from {folder}; it listens there again. Keep cleaners of temporary "
+                f"files away (for tmpfiles.d: a line `x {folder}`), or {other}",
             )
 
     def _bind_again(self, folder: Path, gone: list[str]) -> None:

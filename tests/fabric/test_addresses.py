@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from random import Random
 
+import msgspec
 import pytest
 
 from peerfabric.addresses import REDIAL_MAX, RETRIES_MAX, RETRY_MAX, Addresses
