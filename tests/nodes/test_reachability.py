@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -205,11 +206,17 @@ with Node("victim") as node:
 """
 
 
-@pytest.mark.parametrize("how", ["buried at once", "files removed before"])
-def test_messages_of_a_killed_consumer_are_taken_over(
-    start: Callable[..., Any], runtime: Path, monkeypatch: pytest.MonkeyPatch, how: str
+@pytest.mark.parametrize(
+    ("how", "verdict"),
+    [("killed, buried at once", True), ("files removed, killed", True), ("files removed, stopped", False)],
+)
+def test_messages_of_a_dead_consumer_are_taken_over(
+    start: Callable[..., Any], runtime: Path, monkeypatch: pytest.MonkeyPatch, how: str, verdict: bool
 ) -> None:
-    """The death is proven by its sockets, which refuse although others buried it before we looked, or by its lock."""
+    """A death is proven by sockets that refuse, although others buried it before we looked, or by the lock.
+
+    One that only stopped, and whose files were removed, is silent, and not accused of a death.
+    """
     died: list[bool] = []
     gone = Producers.gone
 
@@ -225,19 +232,23 @@ def test_messages_of_a_killed_consumer_are_taken_over(
         assert child.line() == "taken"
         inbox = next(p.endpoint for p in shop.peers())
         with inner.pump.lock:  # so that it looks only afterwards
-            if how == "files removed before":
+            if "removed" in how:
                 os.unlink(inbox.removeprefix("ipc://"))
-            child.signal(9)
-            child.finish()
-            if how == "buried at once":
+            if "killed" in how:
+                child.signal(signal.SIGKILL)
+                child.finish()
+            else:
+                child.signal(signal.SIGSTOP)
+            if "buried" in how:
                 other = RegistryBackend(os.environ["PEERFABRIC_FABRIC"])
                 other.watch(lambda event: None)
                 other.close()
                 assert not list(folder_of(runtime).glob("*.json"))
         eventually(lambda: died, "the proof")
-        assert died == [True]
+        assert died == [verdict]
         with shop.consumer("numbers", int).get(timeout=30) as body:
             assert body == 7
+    child.release()
     for path in folder_of(runtime).iterdir():
         path.unlink()
 
