@@ -74,7 +74,10 @@ class Reachability:
             self._wait = min(RETRY_MAX, 2 * self._wait) or RETRY_FIRST
             self._look_at = now + self._wait
             if self._reminders.due("failed", now):
-                _log.error("%s: nobody new can connect over ipc, those who are connected stay: %s", self._name, error)
+                step = "" if isinstance(error, ConfigError) else "; make it accessible for this user again"
+                _log.error(
+                    "%s: nobody new can connect over ipc, those who are connected stay: %s%s", self._name, error, step
+                )
         else:
             self._wait = 0.0
 

@@ -310,6 +310,7 @@ def test_what_cannot_be_looked_at_is_not_gone(
     assert watched.sockets.calls == []
     assert 3 <= len(caplog.records) <= 7
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert "make it accessible" in caplog.text
     watched.sockets.error = None
     watched.pass_time(40)
     assert watched.sockets.calls == []
