@@ -12,12 +12,9 @@ looked, until a `recv` found it empty; `wait` does not sleep before that.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import math
-import os
-import re
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import zmq
 
-from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.errors import ConfigError
 from peerfabric.nodes.descriptors import raise_descriptor_limit
 from peerfabric.nodes.doorbell import Doorbell
 from peerfabric.nodes.intake import EVENTS, Intake, is_ready
-from peerfabric.nodes.listening import listening_path
+from peerfabric.nodes.listener import Listener
 from peerfabric.nodes.monitor import Connected, Connection, Disconnected, Monitor, Refused
 from peerfabric.nodes.probe import Outcome, Probe, is_dialable
 
@@ -142,7 +139,6 @@ class Sockets:
         self._wires: dict[int, _Wire] = {}
         self._followed: set[str] = set()
         self._prefixes: dict[bytes, int] = {}
-        self._paths: list[str] = []
         self._abandoned: dict[int, _Wire] = {}  # the parent's wires, in a forked child
         self._happened: list[Event] = []  # found outside of read()
         self._ready: set[int] = set()  # descriptors that epoll named and read() has not yet looked at
@@ -162,6 +158,7 @@ class Sockets:
         self._updates = Intake(self._open(zmq.SUB), parts_min=2, parts_max=3)
         self._outbox = self._open(zmq.PUB)
         self._outbox_fd = int(self._outbox.fd)
+        self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
         self._send_update = _plain_send(self._outbox)
         for fd in (self._inbox.fd, self._updates.fd, self._outbox_fd):
             self._epoll.register(fd, select.EPOLLIN)
@@ -178,10 +175,38 @@ class Sockets:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
-        return (
-            [self._bind(self._inbox.socket, endpoint) for endpoint in inbox],
-            [self._bind(self._outbox, endpoint) for endpoint in outbox],
+        bound = tuple(
+            [listener.bind(endpoint) for endpoint in endpoints]
+            for listener, endpoints in zip(self._listeners, (inbox, outbox), strict=True)
         )
+        self._look_at_bound()
+        return bound[0], bound[1]
+
+    def gone(self) -> list[str]:
+        """Return the endpoints whose socket file is not there, or is not ours any more: nobody new can connect to them.
+
+        Raises:
+            OSError: The files cannot be looked at, which says nothing about them.
+        """
+        return [endpoint for listener in self._listeners for endpoint in listener.gone()]
+
+    def bind_again(self, endpoint: str) -> None:
+        """Listen anew at an endpoint that is gone. Those who are connected stay, or connect again: see `Listener`.
+
+        Raises:
+            EndpointInUse, ConfigError: As `bind`; it is still gone.
+        """
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.bind_again(endpoint)
+        self._look_at_bound()
+
+    def leave(self, endpoint: str) -> None:
+        """Be found at an ipc endpoint no more, and remove its file; others are none of it. Those connected stay."""
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.leave(endpoint)
+        self._look_at_bound()
 
     def dial(self, wire: int, endpoint: str) -> None:
         """Connect a PUSH of its own to `endpoint`, in place of what `wire` was before.
@@ -298,12 +323,12 @@ class Sockets:
             self._updates.socket.unsubscribe(prefix)
             self._updates.look()
 
-    def probe(self, wire: int, endpoint: str) -> None:
-        """Ask whether anybody listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
+    def probe(self, wire: int, endpoint: str, life: tuple[str, int] | None = None) -> None:
+        """Ask whether anybody, and `life` in particular, listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
-        probe = Probe(endpoint, time.monotonic())
+        probe = Probe(endpoint, time.monotonic(), life)
         if probe.outcome is not None:
             self._happened.append(Probed(wire, probe.outcome))
             return
@@ -386,10 +411,8 @@ class Sockets:
             socket.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
-        for path in self._paths:
-            # libzmq removes them itself, except after some errors.
-            with suppress(OSError):
-                os.unlink(path)
+        for listener in self._listeners:
+            listener.remove_files()
         self._epoll.close()
         self._bell.close()
 
@@ -429,23 +452,10 @@ class Sockets:
         socket.ipv6 = 1
         return socket
 
-    def _bind(self, socket: ZmqSocket, endpoint: str) -> str:
-        path = listening_path(endpoint)
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise EndpointInUse(endpoint) from error
-            raise ConfigError(
-                f"cannot listen at {endpoint}: {error.strerror}; use an address of this host and an existing folder"
-            ) from error
-        if path is not None:
-            self._paths.append(path)
-            os.chmod(path, 0o600)
-        real = socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(real, bytes)
-        # With IPV6=1 libzmq reports an IPv4 address as mapped into IPv6, which nobody needs to see.
-        return re.sub(r"\[::ffff:([0-9.]+)\]", r"\1", os.fsdecode(real.rstrip(b"\0")))
+    def _look_at_bound(self) -> None:
+        """After a call that may have taken the news of what is bound."""
+        self._inbox.look()
+        self._outbox.get(EVENTS)
 
     def _connect(self, wire: int, endpoint: str) -> _Wire:
         push = self._open(zmq.PUSH)
