@@ -388,7 +388,7 @@ class AsyncConsumer(Generic[T_co]):
             except TimedOut:
                 break
             except BaseException:
-                batch.failed(KeyboardInterrupt())  # what was taken for nobody goes back
+                batch.give_back()  # what was taken for nobody
                 raise
             if more is None:
                 break

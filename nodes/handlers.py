@@ -8,23 +8,32 @@ import logging
 import sys
 import threading
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
+from peerfabric.arguments import described, option_count
+from peerfabric.errors import FabricError, NodeClosed, TimedOut
+from peerfabric.nodes import process
+from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, Suspending, complete, in_event_loop
+from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, in_event_loop, wait_until
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Take = Callable[..., Awaitable[Any]]
+Take = Callable[[Waiting], Coroutine[Any, Any, Any]]
 """Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
 
 CONCURRENCY_MAX: Final = 1024
+PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
+"""Seconds after which a handler that could not take tries again; doubled each time."""
+REPLACE_AFTER: Final = 1.0
 
 _log = logging.getLogger("peerfabric")
 
@@ -50,16 +59,18 @@ class Handler:
         kind: type,
         names: Mapping[str, Any] | None = None,
     ) -> None:
-        if not 1 <= concurrency <= CONCURRENCY_MAX:
-            raise ConfigError(f"concurrency={concurrency} is not between 1 and {CONCURRENCY_MAX}")
         self.function = function
-        self.concurrency = concurrency
+        self.name = getattr(function, "__qualname__", None) or repr(function)
+        self._short = f"peerfabric-{getattr(function, '__name__', 'handler')}"
+        step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
+        self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
         self.is_async = inspect.iscoroutinefunction(function)
         if self.is_async and not may_await:
-            raise TypeError(f"{function.__qualname__} is async and Node has no event loop; use AsyncNode, or a def")
+            raise TypeError(f"{self.name} is async and Node has no event loop; use AsyncNode, or a def")
         self.body_type, self.wants_message = _signature(function, kind, names)
         self._threads: list[threading.Thread] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._left: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -73,7 +84,7 @@ class Handler:
         """Whether it is one of its threads or tasks that asks."""
         if threading.current_thread() in self._threads:
             return True
-        return bool(self._tasks) and in_event_loop() and asyncio.current_task() in self._tasks
+        return bool(self._calls) and in_event_loop() and asyncio.current_task() in self._calls
 
     def start(self, node: InnerNode, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None.
@@ -81,16 +92,13 @@ class Handler:
         The caller holds the life lock, and nothing is called before it lets go. If a thread cannot be started, none is.
         """
         self._left = node.pump.turned.open  # whoever closes the node waits there for running calls
-        name = getattr(self.function, "__name__", "handler")
         try:
             for number in range(self.concurrency):
                 if self.is_async:
-                    task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"peerfabric-{name}")
-                    self._tasks.append(task)
+                    self._start_task(node, take)
                 else:
-                    thread = threading.Thread(
-                        target=self._run_thread, args=(node, take), name=f"peerfabric-{name}-{number}", daemon=True
-                    )
+                    name = f"{self._short}-{number}"
+                    thread = threading.Thread(target=self._run_thread, args=(node, take), name=name, daemon=True)
                     thread.start()
                     self._threads.append(thread)
         except BaseException:
@@ -101,7 +109,7 @@ class Handler:
         """The start came to nothing. The caller has held the life lock since."""
         for task in self._tasks:
             task.cancel()
-        self._threads, self._tasks = [], []
+        self._threads, self._tasks = [], set()
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, which end with their node; a call that hangs is left behind."""
@@ -111,50 +119,68 @@ class Handler:
 
     async def finish(self) -> None:
         """End the tasks, which end with their node; one that hangs is cancelled, which gives its message back."""
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _run_thread(self, node: InnerNode, take: Callable[..., Any]) -> None:
+    def _run_thread(self, node: InnerNode, take: Take) -> None:
         with node.life_lock:
             if threading.current_thread() not in self._threads:
                 return  # the start came to nothing
         waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
-        while True:
-            try:
-                item = complete(take(waiting))
-            except FabricError as error:
-                self._ends(error)
-                return
-            if item is None:
-                return
-            self._enter()
-            try:
-                self._call(item)
-            finally:
-                self._leave()
-            del item
+        complete(self._run(node, take, waiting, None))
+
+    def _start_task(self, node: InnerNode, take: Take) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=self._short)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._task_ended, node, take))
 
     async def _run_task(self, node: InnerNode, take: Take) -> None:
+        await self._run(node, take, node.waiting, asyncio.current_task())
+
+    def _task_ended(self, node: InnerNode, take: Take, task: asyncio.Task[None]) -> None:
+        """A task is over: with its node, as a rule, or cancelled by somebody, and then another one takes its place."""
+        self._tasks.discard(task)
+        if task.cancelled() and node.life is Life.RUNNING:
+            _log.error("a task of handler %s was cancelled while its node runs; another one follows", self.name)
+            # If it is the whole loop that ends, it does so before this.
+            task.get_loop().call_later(REPLACE_AFTER, self._replace_task, node, take)
+
+    def _replace_task(self, node: InnerNode, take: Take) -> None:
+        if node.life is Life.RUNNING:
+            self._start_task(node, take)
+
+    async def _run(self, node: InnerNode, take: Take, waiting: Waiting, task: asyncio.Task[Any] | None) -> None:
+        """Until the node is closed, take and call, whatever is raised. `task` is the one that this runs in, if any."""
+        judge_by(partial(_has_failed, node, task))
+        pause = PAUSE_FIRST
         while True:
             try:
-                item = await take(node.waiting)
-            except FabricError as error:
-                self._ends(error)
+                while (item := await take(waiting)) is not None:
+                    self._enter()
+                    try:
+                        if task is None:
+                            self._call(item)
+                        else:
+                            await self._call_in_task(item, task)
+                    finally:
+                        self._leave()
+                    del item
+                    pause = PAUSE_FIRST
                 return
-            if item is None:
-                return
-            self._enter()
-            try:
-                await self._await(item)
-            finally:
-                self._leave()
-
-    def _ends(self, error: FabricError) -> None:
-        """It gets nothing any more, as a rule because its node is closed."""
-        if isinstance(error, SpoolError | ConfigError):
-            _log.error("%s handles nothing: %s", self.function.__qualname__, error)
+            except BaseException as error:
+                if not has_failed(error) and not isinstance(error, Exception):
+                    raise  # cancelled, or the loop is over
+                if node.life is not Life.RUNNING:
+                    return
+                with suppress(Exception):  # it may be the log that fails
+                    trace = None if isinstance(error, FabricError) else error
+                    text = "handler %s takes nothing, and tries again in %.1f s: %s"
+                    _log.error(text, self.name, pause, described(error), exc_info=trace)
+            with suppress(TimedOut):
+                await wait_until(waiting, node.closing.done, lambda: node.is_closed or None, pause, lambda: self.name)
+            pause = min(2 * pause, PAUSE_MAX)
 
     def _enter(self) -> None:
         with self._lock:
@@ -166,21 +192,39 @@ class Handler:
         self._left()
 
     def _call(self, item: Any) -> None:
+        """Call a `def`, in a copy of the thread's context, so that the next call does not see what this one sets."""
+        arguments = (item.body, item) if self.wants_message else (item.body,)
         try:
-            self.function(item.body, item) if self.wants_message else self.function(item.body)
+            copy_context().run(self.function, *arguments)
         except BaseException as error:
             self._failed(item, error)
         else:
             self._done(item)
 
+    async def _call_in_task(self, item: Any, task: asyncio.Task[Any]) -> None:
+        """Call an `async def`, in a task of its own: it has a context of its own, and can only cancel itself."""
+        call = asyncio.get_running_loop().create_task(self._await(item), name=f"{task.get_name()}-call")
+        self._calls.add(call)
+        try:
+            await call
+        except asyncio.CancelledError:
+            if isinstance(item, Message):
+                item.give_back()  # it may not even have begun
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            pass  # the loop has it, and ends
+        finally:
+            self._calls.discard(call)
+        if task.cancelling():
+            raise asyncio.CancelledError  # which the function kept for itself
+
     async def _await(self, item: Any) -> None:
         try:
             await (self.function(item.body, item) if self.wants_message else self.function(item.body))
-        except asyncio.CancelledError as cancelled:
-            self._failed(item, cancelled)
-            raise
         except BaseException as error:
             self._failed(item, error)
+            if not isinstance(error, Exception) and not has_failed(error):
+                raise
         else:
             self._done(item)
 
@@ -193,14 +237,29 @@ class Handler:
 
     def _failed(self, item: Any, error: BaseException) -> None:
         if isinstance(item, Message):
-            if isinstance(error, NodeClosed):
-                item.give_back()  # it failed because this node ends, which is not its fault
-                return
             item.failed(error)
-            if isinstance(error, Exception) and not isinstance(error, Retry | Reject):
-                _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
-        elif isinstance(error, Exception):
-            _log.exception("the handler of topic %s failed", item.topic, exc_info=error)
+            if has_failed(error) and not isinstance(error, Retry | Reject):
+                _log.error("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
+        elif has_failed(error):
+            _log.error("the handler of topic %s failed", item.topic, exc_info=error)
+
+
+def _has_failed(node: InnerNode, task: asyncio.Task[Any] | None, error: BaseException) -> bool:
+    """Whether a call that ended with `error` has failed; `task` is the one that makes the calls.
+
+    Whatever code raises does, except what comes from outside: the node closes, the task is cancelled, a signal came.
+    """
+    match error:
+        case NodeClosed():
+            return node.life is Life.RUNNING  # else it failed because this node ends, which is not its fault
+        case asyncio.CancelledError():
+            return task is None or not task.cancelling()
+        case KeyboardInterrupt() | SystemExit():
+            return not process.raised_by_signal(error)
+        case GeneratorExit():
+            return task is None or in_event_loop()  # else what was left of the loop is thrown away
+        case _:
+            return True
 
 
 class Handlers:
