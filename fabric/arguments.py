@@ -18,6 +18,11 @@ LEASE_MAX: Final = 2.0**31
 # Texts
 
 
+def plain(text: str) -> str:
+    """`text` without what a subclass of `str` adds to it: such cannot be encoded, and an enum's f-string is another."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def sendable(text: str) -> str:
     """`text` as a frame can carry it: what is no Unicode is replaced, what is too long is cut."""
     data = str.encode(text[:TEXT_BYTES_MAX], "utf-8", "backslashreplace")

@@ -68,6 +68,11 @@ class AsyncConsumer(Generic[T_co]):
         self._clerk = Clerk(keeper, queue, self.decided) if keeper is not None else None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was not closed, or is open again."""
+        return self._open
+
+    @property
     def waiting(self) -> Waiting:
         """How the front of this node waits."""
         return self._node.waiting

@@ -14,7 +14,7 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handlers import Take
+from peerfabric.nodes.handlers import Handler, Take
 from peerfabric.nodes.inner_node import InnerNode
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS
@@ -160,10 +160,12 @@ class AsyncNode:
         its own, an `async def` as tasks, `concurrency` of them. `lease` and `ledger` as of `consumer`.
         """
 
-        def messages(body_type: Any) -> Take:
-            consumer = self.consumer(queue, body_type, lease=lease, ledger=ledger)
-            consumer.declare_takers(concurrency)
-            return consumer.next_message
+        def messages(handler: Handler) -> tuple[Any, Take]:
+            consumer: AsyncConsumer[Any] = self._inner.handles.consumer(
+                queue, handler.body_type, lease, ledger, handler.name
+            )
+            consumer.declare_takers(handler.concurrency)
+            return consumer, consumer.next_message
 
         return self._inner.handlers.decorator(concurrency, Message, messages)
 
@@ -172,7 +174,14 @@ class AsyncNode:
 
         A second parameter annotated `Update` receives the update. An exception is logged.
         """
-        return self._inner.handlers.decorator(1, Update, lambda kind: self.subscriber(pattern, kind).next_update)
+
+        def updates(handler: Handler) -> tuple[Any, Take]:
+            subscriber: AsyncSubscriber[Any] = self._inner.handles.subscriber(
+                pattern, handler.body_type, 16 * MiB, handler.name
+            )
+            return subscriber, subscriber.next_update
+
+        return self._inner.handlers.decorator(1, Update, updates)
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""

@@ -194,6 +194,11 @@ class AsyncSubscriber(Generic[T_co]):
         self._complained = False
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._open
+
+    @property
     def waiting(self) -> Waiting:
         """How the front of this node waits."""
         return self._node.waiting

@@ -30,6 +30,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Take = Callable[[Waiting], Coroutine[Any, Any, Any]]
 """Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
 
+Source = Callable[["Handler"], tuple[Any, Take]]
+
 CONCURRENCY_MAX: Final = 1024
 PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
 """Seconds after which a handler that could not take tries again; doubled each time."""
@@ -267,57 +269,61 @@ class Handlers:
 
     def __init__(self, node: InnerNode) -> None:
         self._node = node
-        self._all: list[tuple[Handler, Take]] = []
+        self._all: list[tuple[Handler, Any, Take]] = []
 
     def __iter__(self) -> Iterator[Handler]:
-        return iter([handler for handler, _ in self._all])
+        return iter([handler for handler, _, _ in self._all])
 
-    def decorator(self, concurrency: int, kind: type, source: Callable[[Any], Take]) -> Callable[[F], F]:
+    def of(self, handle: Any) -> str | None:
+        """The name of the handler that takes from this consumer or subscriber, if one does."""
+        return next((handler.name for handler, its, _ in self._all if its is handle), None)
+
+    def decorator(self, concurrency: int, kind: type, source: Source) -> Callable[[F], F]:
         """What makes a handler of the function that it decorates.
 
         Args:
             concurrency: How many calls run at once.
             kind: What it may have as a second parameter.
-            source: From the function's body type to where its messages come from.
+            source: From the handler to the consumer or subscriber that its messages come from, and how it takes there.
         """
 
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals
             may_await = isinstance(self._node.waiting, Suspending)
             handler = Handler(function, concurrency, may_await=may_await, kind=kind, names=names)
-            self._add(handler, source(handler.body_type))
+            self._add(handler, *source(handler))
             return function
 
         return decorate
 
-    def _add(self, handler: Handler, take: Take) -> None:
+    def _add(self, handler: Handler, handle: Any, take: Take) -> None:
         with self._node.life_lock:
             if self._node.life is Life.RUNNING:
                 handler.start(self._node, take)
-            self._all.append((handler, take))
+            self._all.append((handler, handle, take))
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""
-        for handler, take in self._all:
+        for handler, _, take in self._all:
             handler.start(self._node, take)
 
     def give_up(self) -> None:
         """Its start came to nothing. The caller has held the life lock since."""
-        for handler, _ in self._all:
+        for handler in self:
             handler.give_up()
 
     @property
     def busy(self) -> bool:
         """Whether a call is running."""
-        return any(handler.busy for handler, _ in self._all)
+        return any(handler.busy for handler in self)
 
     def is_current(self) -> bool:
         """Whether it is a thread or task of a handler that asks."""
-        return any(handler.is_current() for handler, _ in self._all)
+        return any(handler.is_current() for handler in self)
 
     async def finish(self) -> None:
         """The node is closed: end what runs as tasks."""
-        for handler, _ in self._all:
+        for handler in self:
             await handler.finish()
 
 

@@ -235,7 +235,7 @@ def test_options_that_cannot_be(front: Any, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=text):
             node.producer("orders", int, **options)
     for lease in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="not a positive number of seconds"):
+        with pytest.raises(ConfigError, match="give a positive number of seconds"):
             plain.consumer("orders", int, lease=lease)
     with pytest.raises(ConfigError, match="must be positive"):
         plain.subscriber("prices", int, buffer_bytes=0)
