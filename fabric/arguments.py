@@ -98,7 +98,7 @@ def check_count(name: str, value: Any, step: str, *, least: int = 1, most: float
         ValueError: It is out of range.
     """
     try:
-        count = operator.index(value)
+        count = int(operator.index(value))
     except TypeError:
         raise TypeError(f"{name}={shown(value)} is not a whole number; {step}") from None
     if not least <= count <= most:
@@ -106,7 +106,17 @@ def check_count(name: str, value: Any, step: str, *, least: int = 1, most: float
     return count
 
 
-def option_seconds(name: str, value: Any, step: str, *, least: float, most: float) -> float:
+def checked_batches(max_size: Any, max_wait: Any) -> tuple[int, float]:
+    """How large batches may be, and how many seconds one that is not full waits.
+
+    Raises:
+        ConfigError: There are no such batches.
+    """
+    size = option_count("max_size", max_size, "batches need max_size >= 1")
+    return size, option_seconds("max_wait", max_wait, "batches need a finite max_wait >= 0", least=0.0)
+
+
+def option_seconds(name: str, value: Any, step: str, *, least: float, most: float = inf) -> float:
     """As `check_seconds`, of what is an option.
 
     Raises:

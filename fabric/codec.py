@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from peerfabric.arguments import described
 from peerfabric.batch import Buffer, rejoin, split
 from peerfabric.envelope import MSGPACK, RAW, RAW_ONE
 from peerfabric.errors import BadFrame, ConfigError, DecodeError, EncodeError, MessageTooLarge
@@ -17,7 +18,6 @@ from peerfabric.errors import BadFrame, ConfigError, DecodeError, EncodeError, M
 T = TypeVar("T")
 
 _PATH: Final = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.DOTALL)
-_MISFITS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -94,7 +94,7 @@ class Codec(Generic[T]):
             body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
-        except _MISFITS as error:
+        except Exception as error:  # user code too, such as `__post_init__`, raises what it likes
             raise misfit(error) from None
 
     def decode_each(self, body: Buffer, codec: int, sender: str) -> list[T | DecodeError]:
@@ -115,13 +115,13 @@ class Codec(Generic[T]):
             return typing.cast("T", self._whole(data))
         try:
             return self._one.decode(data)
-        except _MISFITS as error:
+        except Exception as error:
             raise misfit(error) from None
 
     def _decode(self, element: bytes, sender: str) -> T | DecodeError:
         try:
             return self._one.decode(element)
-        except _MISFITS as error:
+        except Exception as error:
             return misfit(error, sender)
 
 
@@ -131,8 +131,9 @@ def _view(body: Buffer) -> memoryview:
 
 def misfit(error: Exception, sender: str = "") -> DecodeError:
     """What msgspec found, with the path in the body where it found it."""
-    found = _PATH.match(str(error))
-    reason, path = (found.group(1), found.group(2) or "") if found else (str(error), "")
+    text = str(error) if isinstance(error, msgspec.DecodeError) else described(error)
+    found = _PATH.match(text)
+    reason, path = (found.group(1), found.group(2) or "") if found else (text, "")
     return DecodeError(reason or type(error).__name__, path=path, sender=sender)
 
 

@@ -80,7 +80,9 @@ class Handles:
         node = self._node
         queue = check_name("queue", queue)
         spooled, synced = _keeping(node.settings, spool, fsync)
-        _check_producer(on_full, spooled, buffer_bytes, max_attempts)
+        _check_on_full(on_full, spooled)
+        buffer_bytes = option_count("buffer_bytes", buffer_bytes, "it must be positive; the default is 64 MiB")
+        max_attempts = option_count("max_attempts", max_attempts, "it must be positive; the default is 5")
         asked = {
             "body_type": body_type,
             "on_full": on_full,
@@ -321,8 +323,8 @@ def _keeping(settings: Settings, spool: bool | None, fsync: bool | None) -> tupl
     return spooled, synced
 
 
-def _check_producer(on_full: str, spooled: bool, buffer_bytes: int, max_attempts: int) -> None:
-    """Refuse options of a producer that cannot be.
+def _check_on_full(on_full: str, spooled: bool) -> None:
+    """Refuse what a producer cannot do when there is no room.
 
     Raises:
         ConfigError: As it says.
@@ -333,8 +335,6 @@ def _check_producer(on_full: str, spooled: bool, buffer_bytes: int, max_attempts
         raise ConfigError("on_full='spool' needs a spool; give Node(spool=PATH)")
     if spooled and on_full.startswith("drop"):
         raise ConfigError(f"on_full={on_full!r} drops what a spool shall keep; use 'block' or 'error', or spool=False")
-    option_count("buffer_bytes", buffer_bytes, "it must be positive; the default is 64 MiB")
-    option_count("max_attempts", max_attempts, "it must be positive; the default is 5")
 
 
 def _check_same(kind: str, name: str, asked: dict[str, Any], before: dict[str, Any]) -> None:
