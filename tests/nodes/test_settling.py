@@ -163,7 +163,8 @@ def test_retries_take_both_orders() -> None:
     assert made(ValueError("away")) == (None, "away")
     assert made(-3) == (0.0, "asked for another attempt")
     assert made(SURROGATE) == (None, "cannot read \\udcff.txt")
-    for given in (("a", "b"), (1, 2), (1, "a", 2), (b"away",), ([],)):
+    wrong: list[tuple[Any, ...]] = [("a", "b"), (1, 2), (1, "a", 2), (b"away",), ([],)]
+    for given in wrong:
         with pytest.raises(TypeError):
             Retry(*given)
     with pytest.raises(TypeError, match="no argument dealy; give delay="):
