@@ -118,7 +118,8 @@ class AsyncNode:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
 
         Raises:
-            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
+                have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
@@ -139,7 +140,7 @@ class AsyncNode:
             buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
 
         Raises:
-            ConfigError: The pattern is wrong, it has a handle with other options, or 4,096 have one.
+            ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
         """
         return self._inner.handles.subscriber(pattern, body_type, buffer_bytes)
 
@@ -155,9 +156,14 @@ class AsyncNode:
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
-        exception nacks. A second parameter annotated `Message` receives the message. A `def` runs in threads of
-        its own, an `async def` as tasks, `concurrency` of them. `lease` and `ledger` as of `consumer`.
+        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
+        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
+        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
+        tasks, `concurrency` of them. `lease` and `ledger` as of `consumer`.
+
+        Raises:
+            ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
+                open.
         """
 
         def messages(handler: Handler) -> tuple[Any, Take]:
@@ -172,7 +178,10 @@ class AsyncNode:
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
 
-        A second parameter annotated `Update` receives the update. An exception is logged.
+        A second parameter annotated `Update` receives the update. Whatever it raises is logged.
+
+        Raises:
+            ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
         """
 
         def updates(handler: Handler) -> tuple[Any, Take]:
