@@ -14,6 +14,7 @@ import pytest
 
 from peerfabric import EncodeError, Reject, Retry
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX, shown
+from peerfabric.codec import Codec
 from tests.nodes.conftest import DEADLINE, Front
 
 SURROGATE = os.fsdecode(b"cannot read \xff.txt")
@@ -256,3 +257,26 @@ def test_a_body_type_that_raises(front: Front) -> None:
 
 def test_rejections_take_what_exceptions_take() -> None:
     assert [str(Reject(*given)) for given in ((), ("a",), (ValueError("b"),))] == ["", "a", "b"]
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C is."""
+
+
+def test_an_interrupted_decoding(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was about is not lost with it: the next call takes it."""
+    with front.node() as a, front.node() as b:
+        producer, consumer = a.producer("orders", int), b.consumer("orders", int)
+        decode = Codec.decode_batch
+
+        def interrupted(codec: Codec[Any], body: Any, number: int) -> list[Any]:
+            monkeypatch.setattr(Codec, "decode_batch", decode)
+            raise Interrupted
+
+        monkeypatch.setattr(Codec, "decode_batch", interrupted)
+        producer.send(1)
+        with pytest.raises(Interrupted):
+            consumer.get(timeout=DEADLINE)
+        with consumer.get(timeout=DEADLINE) as body:
+            assert body == 1
+        producer.flush(timeout=DEADLINE)
