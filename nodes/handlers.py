@@ -143,7 +143,9 @@ class Handler:
 
     def _task_ended(self, node: InnerNode, take: Take, task: asyncio.Task[None]) -> None:
         """A task is over: with its node, as a rule, or cancelled by somebody, and then another one takes its place."""
-        self._tasks.discard(task)
+        if task not in self._tasks:
+            return  # its start came to nothing
+        self._tasks.remove(task)
         if task.cancelled() and node.life is Life.RUNNING:
             _log.error("a task of handler %s was cancelled while its node runs; another one follows", self.name)
             # If it is the whole loop that ends, it does so before this.
