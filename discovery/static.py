@@ -58,7 +58,11 @@ def parse_peer(peer: str) -> str:
     Raises:
         ConfigError: It cannot be connected to; the text says why.
     """
-    if len(peer.encode("utf-8", "surrogatepass")) > ENDPOINT_BYTES_MAX:
+    try:
+        size = len(peer.encode())
+    except UnicodeEncodeError:  # a path that is not UTF-8, which no frame could tell others
+        raise _not_a_peer(peer, "is not Unicode") from None
+    if size > ENDPOINT_BYTES_MAX:
         raise _not_a_peer(peer[:40] + "…", f"is longer than {ENDPOINT_BYTES_MAX} bytes")
     if peer.startswith("dns:"):
         raise _not_a_peer(peer, "looking peers up in DNS is not available yet")

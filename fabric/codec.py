@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from peerfabric.arguments import described
 from peerfabric.batch import Buffer, rejoin, split
 from peerfabric.body_types import check_body_type, outer_classes, type_name
 from peerfabric.envelope import MSGPACK, RAW, RAW_ONE
@@ -89,7 +90,7 @@ class Codec(Generic[T]):
             body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
-        except Exception as error:
+        except Exception as error:  # user code too, such as `__post_init__`, raises what it likes
             raise misfit(error) from None
 
     def decode_each(self, body: Buffer, codec: int, sender: str) -> list[T | DecodeError]:
@@ -127,7 +128,7 @@ def _view(body: Buffer) -> memoryview:
 def misfit(error: Exception, sender: str = "") -> DecodeError:
     """What msgspec, or code of the user's type, found, with the path in the body where it found it."""
     if not isinstance(error, msgspec.MsgspecError):  # raised by a `__post_init__` or a validator
-        return DecodeError(f"{type(error).__name__}: {error}", sender=sender)
+        return DecodeError(described(error), sender=sender)
     found = _PATH.match(str(error))
     reason, path = (found.group(1), found.group(2) or "") if found else (str(error), "")
     if isinstance(error.__cause__, Misfit):

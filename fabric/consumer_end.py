@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Final
 
+from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.credit import ConsumerCredit, Window
 from peerfabric.delivery import Delivery, Verdict, slices
 from peerfabric.envelope import (
@@ -515,8 +516,8 @@ class ConsumerEnd:
     def _nack(
         self, source: Source, delivery: Delivery, low: int, high: int, reason: int, delay: float, text: str
     ) -> None:
-        delay_ms = round(delay * 1000) if delay >= 0 else -1
-        nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, text[:1000])
+        delay_ms = round(min(delay, DELAY_MAX) * 1000) if delay >= 0 else -1
+        nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
         self._account["refused" if reason == REFUSED else "nacked"] += high - low
         if reason == REFUSED:

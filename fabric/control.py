@@ -24,6 +24,8 @@ from peerfabric.envelope import (
 from peerfabric.link import Link
 
 ACK_RANGES_MAX: Final = 4096
+ACK_NACKS_MAX: Final = 256
+"""Each with a text of 1,000 bytes: a header has at most 4 MiB, and a peer may read much else meanwhile."""
 
 
 class Control:
@@ -55,9 +57,10 @@ class Control:
         """Number a control frame and queue it on its link."""
         if not link.up:
             return
-        frame.link, frame.echo = link.out_id, link.in_number
-        frame.number = link.next_number()
-        link.outbound.append([encode_frame(frame)])
+        frame.link, frame.number, frame.echo = link.out_id, link.out_number + 1, link.in_number
+        header = encode_frame(frame)  # before the number is taken: one that is missing at the peer ends the link
+        link.next_number()
+        link.outbound.append([header])
         self.note(link)
 
     def put_ack(self, link: Link, results: list[Result], grants: list[Grant]) -> None:
@@ -98,19 +101,19 @@ class Control:
 
 
 def _split(results: list[Result]) -> Iterator[list[Result]]:
-    """Parts of at most 4,096 ranges each, so that no ACK grows without bound."""
+    """Parts of at most 4,096 ranges and 256 nacks each, so that no ACK grows without bound."""
+    step = 2 * ACK_RANGES_MAX
     for result in results:
-        pieces = max(len(result.done), len(result.returned), 2 * len(result.nacks))
-        step = 2 * ACK_RANGES_MAX
-        for at in range(0, max(1, pieces), step):
-            nacks = result.nacks[at // 2 : (at + step) // 2]
+        longest = max(len(result.done), len(result.returned), len(result.starting))
+        for part in range(max(1, -(-longest // step), -(-len(result.nacks) // ACK_NACKS_MAX))):
+            at, nack = part * step, part * ACK_NACKS_MAX
             yield [
                 Result(
                     result.stream,
                     result.queue,
                     result.done[at : at + step],
                     result.returned[at : at + step],
-                    nacks,
+                    result.nacks[nack : nack + ACK_NACKS_MAX],
                     result.starting[at : at + step],
                 )
             ]

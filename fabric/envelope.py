@@ -6,7 +6,7 @@ only ever appended, with defaults, so that old and new peers understand each oth
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -267,7 +267,25 @@ _encoder = msgspec.msgpack.Encoder()
 _inbox = msgspec.msgpack.Decoder(Hello | Interest | Data | Ack | Release | Ping | Pong | Drain | Bye)
 _outbox = msgspec.msgpack.Decoder(TopicData | Tails | Marker)
 _hello_start = msgspec.msgpack.Decoder(_HelloStart)
-encode_frame = _encoder.encode
+
+
+def encode_frame(frame: msgspec.Struct) -> bytes:
+    """The bytes of a frame. In a text, what is no Unicode is replaced: no text of a user's may stop a link."""
+    try:
+        return _encoder.encode(frame)
+    except UnicodeEncodeError:
+        return _encoder.encode(_readable(msgspec.to_builtins(frame, builtin_types=(bytes,))))
+
+
+def _readable(part: Any) -> Any:
+    match part:
+        case str():
+            return part.encode("utf-8", "backslashreplace").decode()
+        case list():
+            return [_readable(inner) for inner in part]
+        case dict():
+            return {_readable(key): _readable(value) for key, value in part.items()}
+    return part
 
 
 class UnknownKind(BadFrame):

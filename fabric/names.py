@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from peerfabric.arguments import plain
 from peerfabric.errors import BadName
 
 NAME_BYTES_MAX: Final = 255
@@ -22,7 +23,7 @@ def check_name(kind: str, name: str) -> str:
     _check_text(kind, name)
     if not _NAME.fullmatch(name):
         raise BadName(kind, name, "has a character or an empty part that is not allowed")
-    return name
+    return plain(name)
 
 
 def check_pattern(pattern: str) -> str:
@@ -34,7 +35,7 @@ def check_pattern(pattern: str) -> str:
     _check_text("pattern", pattern)
     if not _PATTERN.fullmatch(pattern):
         raise BadName("pattern", pattern, "is not a topic name with '*' for one part or a final '>' for the rest")
-    return pattern
+    return plain(pattern)
 
 
 def _check_text(kind: str, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from peerfabric.errors import ConfigError
+from peerfabric.arguments import LEASE_MAX, option_count, option_seconds
 
 KiB: Final = 1024
 MiB: Final = 1024 * 1024
@@ -39,25 +41,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        if not (is_whole(self.message_bytes_max) and 1 <= self.message_bytes_max <= 1024 * MiB):
-            raise ConfigError("message_bytes_max must be between 1 byte and 1 GiB; the default is 16 MiB")
-        if not (is_whole(self.peers_max) and 1 <= self.peers_max <= 100_000):
-            raise ConfigError("peers_max must be between 1 and 100,000; the default is 2,048")
-        if not (is_whole(self.consumer_bytes) and self.consumer_bytes >= 1):
-            raise ConfigError("consumer_bytes must be a positive number of bytes; the default is 64 MiB")
-        if self.spool_bytes is not None and not (is_whole(self.spool_bytes) and self.spool_bytes >= MiB):
-            raise ConfigError("spool_bytes must be at least 1 MiB, or None for no limit")
-        if not (is_number(self.work_horizon) and 0.001 <= self.work_horizon <= 60):
-            raise ConfigError("work_horizon must be between 1 ms and 60 s; the default is 0.1")
-        if not (is_number(self.drain_timeout) and 0 <= self.drain_timeout < 2**31):
-            raise ConfigError("drain_timeout must be between 0 and 2^31 seconds; the default is 5.0")
+        step = "it must be between 1 byte and 1 GiB; the default is 16 MiB"
+        self._count("message_bytes_max", step, most=1024 * MiB)
+        self._count("peers_max", "it must be between 1 and 100,000; the default is 2,048", most=100_000)
+        self._count("consumer_bytes", "it must be positive; the default is 64 MiB")
+        if self.spool_bytes is not None:
+            self._count("spool_bytes", "it must be at least 1 MiB, or None for no limit", least=MiB)
+        self._seconds("work_horizon", "it must be between 1 ms and 60 s; the default is 0.1", least=0.001, most=60)
+        self._seconds("drain_timeout", "it must be between 0 and 2^31; the default is 5.0", most=LEASE_MAX)
 
+    def _count(self, name: str, step: str, *, least: int = 1, most: float = inf) -> None:
+        force_setattr(self, name, option_count(name, getattr(self, name), step, least=least, most=most))
 
-def is_whole(value: object) -> bool:
-    """Whether it counts something. `True` does not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Whether it measures something."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def _seconds(self, name: str, step: str, *, least: float = 0.0, most: float = inf) -> None:
+        force_setattr(self, name, option_seconds(name, getattr(self, name), step, least=least, most=most))

@@ -33,7 +33,10 @@ class PublisherEnd:
     ) -> list[tuple[bytes, TopicData, bytes]]:
         """Number `bodies` and return the frames that carry them: topic frame, header, body."""
         frames = []
-        edges = cuts(list(map(len, bodies)), FRAME_BYTES_AIM, MESSAGE_OVERHEAD)
+        sizes = list(map(len, bodies))
+        for at, extra in (extras or {}).items():  # a header has its limits, too
+            sizes[at] += sum(len(name) + len(value) for name, value in (extra.headers or {}).items())
+        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)
         for low, high in pairwise(edges):
             body, codec = join(bodies[low:high], self.codec)
             header = TopicData(

@@ -23,6 +23,9 @@ from peerfabric.ranges import Ranges
 
 FRAME_BYTES_AIM: Final = 256 * 1024
 """Large enough that a call per frame costs nothing per message, small enough that control waits little."""
+EXTRAS_MAX: Final = 200
+"""Messages with headers in one frame: each may have 8 KiB of them, twice that with what is around the shortest, and a
+peer reads no header over 4 MiB."""
 
 PREFER_OTHERS_FOR: Final = 1.0
 """Seconds that a failed message waits for another consumer, if there is one, before the same may have it again."""
@@ -84,10 +87,14 @@ class WaitingRuns:
         total = sum(sizes) + MESSAGE_OVERHEAD * len(sizes)
         self._fresh_count += len(bodies)
         if extras is not None:
-            run = Run(first, bodies, total, sent_ms)
-            run.extras = {first + at: extra for at, extra in extras.items()}
-            run.codec = codec
-            self._fresh.append(run)
+            having = sorted(extras)
+            edges = [0, *having[EXTRAS_MAX::EXTRAS_MAX], len(bodies)]
+            for part, (low, high) in enumerate(pairwise(edges)):
+                run = Run(first + low, bodies[low:high], cost(bodies[low:high]), sent_ms)
+                own = having[part * EXTRAS_MAX : (part + 1) * EXTRAS_MAX]
+                run.extras = {first + at: extras[at] for at in own}
+                run.codec = codec
+                self._fresh.append(run)
             return total
         last = self._fresh[-1] if self._fresh else None
         if (

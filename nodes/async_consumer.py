@@ -9,17 +9,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from peerfabric.arguments import checked_batches, text_of
 from peerfabric.codec import Codec
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.engine import Engine
-from peerfabric.errors import (
-    BadFrame,
-    ConfigError,
-    DecodeError,
-    NodeClosed,
-    TimedOut,
-)
+from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
 from peerfabric.leases import extend
 from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.beside import Clerk, Errand
@@ -69,6 +64,11 @@ class AsyncConsumer(Generic[T_co]):
         self._resting = False
         self._last: Message[T_co] | None = None
         self._clerk = Clerk(keeper, queue, self.decided) if keeper is not None else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed, or is open again."""
+        return self._open
 
     @property
     def waiting(self) -> Waiting:
@@ -201,7 +201,7 @@ class AsyncConsumer(Generic[T_co]):
             return message
 
     def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
-        delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, str(error)))
+        delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, text_of(error)))
         self.decided()
 
     def _unclaim(self, delivery: Delivery, index: int) -> None:
@@ -218,7 +218,12 @@ class AsyncConsumer(Generic[T_co]):
         if delivery is None:
             return None
         if delivery.bodies is None:
-            delivery.bodies = self._decode(delivery)
+            try:
+                delivery.bodies = self._decode(delivery)
+            except BaseException:  # interrupted: somebody else may take it
+                with pump.lock:
+                    self.end.park(delivery)
+                raise
         take_in_hand(self.end, delivery)
         return delivery
 
@@ -360,9 +365,7 @@ class AsyncConsumer(Generic[T_co]):
         Raises:
             ConfigError: There are no such batches.
         """
-        if max_size < 1 or max_wait < 0:
-            raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
-        return partial(self.next_batch, max_size, max_wait)
+        return partial(self.next_batch, *checked_batches(max_size, max_wait))
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
@@ -391,7 +394,7 @@ class AsyncConsumer(Generic[T_co]):
             except TimedOut:
                 break
             except BaseException:
-                batch.failed(KeyboardInterrupt())  # what was taken for nobody goes back
+                batch.give_back()  # what was taken for nobody
                 raise
             if more is None:
                 break

@@ -14,7 +14,7 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handlers import Take
+from peerfabric.nodes.handlers import Handler, Take
 from peerfabric.nodes.inner_node import InnerNode
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS
@@ -123,7 +123,8 @@ class AsyncNode:
                 None: as the node says.
 
         Raises:
-            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
+                have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
@@ -144,7 +145,7 @@ class AsyncNode:
             buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
 
         Raises:
-            ConfigError: The pattern is wrong, it has a handle with other options, or 4,096 have one.
+            ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
         """
         return self._inner.handles.subscriber(pattern, body_type, buffer_bytes)
 
@@ -161,26 +162,41 @@ class AsyncNode:
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
-        exception nacks. A second parameter annotated `Message` receives the message. A `def` runs in threads of
-        its own, an `async def` as tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
+        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
+        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
+        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
+        tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
+
+        Raises:
+            ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
+                open.
         """
 
-        def messages(body_type: Any) -> Take:
-            consumer = self.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync)
-            consumer.declare_takers(concurrency)
-            return consumer.next_message
+        def messages(handler: Handler) -> tuple[Any, Take]:
+            consumer: AsyncConsumer[Any] = self._inner.handles.consumer(
+                queue, handler.body_type, lease, ledger, fsync, handler.name
+            )
+            consumer.declare_takers(handler.concurrency)
+            return consumer, consumer.next_message
 
         return self._inner.handlers.decorator(queue, concurrency, Message, messages)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
 
-        A second parameter annotated `Update` receives the update. An exception is logged.
+        A second parameter annotated `Update` receives the update. Whatever it raises is logged.
+
+        Raises:
+            ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
         """
-        return self._inner.handlers.decorator(
-            pattern, 1, Update, lambda kind: self.subscriber(pattern, kind).next_update
-        )
+
+        def updates(handler: Handler) -> tuple[Any, Take]:
+            subscriber: AsyncSubscriber[Any] = self._inner.handles.subscriber(
+                pattern, handler.body_type, 16 * MiB, handler.name
+            )
+            return subscriber, subscriber.next_update
+
+        return self._inner.handlers.decorator(pattern, 1, Update, updates)
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from peerfabric.arguments import check_count, check_timeout
 from peerfabric.codec import Codec
 from peerfabric.engine import Engine
 from peerfabric.errors import QueueFull, SpoolFull, TimedOut
@@ -191,6 +192,8 @@ class AsyncProducer(Generic[T_contra]):
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
         started_at = clock()
+        if timeout is not None:
+            timeout = check_timeout(timeout)
         await self._started()
         if confirm is not None:
             check_state(confirm)
@@ -237,6 +240,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         progress = Progress()
         try:
+            timeout = check_timeout(timeout)
             await self._started()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
             await self._accept_many(encoded, progress, Patience(timeout))
@@ -313,6 +317,7 @@ class AsyncProducer(Generic[T_contra]):
         Raises:
             TimedOut: There are fewer.
         """
+        consumers = check_count("consumers", consumers, "give how many there shall be", least=0)
         await self._started()
 
         def attempt() -> bool | None:
@@ -343,6 +348,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         await self._started()
         check_state(state)
+        timeout = check_timeout(timeout)
         await self._outcomes.confirm(receipt, state, timeout, timeout)
 
     # Dead letters

@@ -10,10 +10,11 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from peerfabric.arguments import check_count, checked_batches
 from peerfabric.codec import Codec
 from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
-from peerfabric.errors import ConfigError, DecodeError, NodeClosed, TimedOut
+from peerfabric.errors import DecodeError, NodeClosed, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
@@ -166,6 +167,7 @@ class AsyncPublisher(Generic[T_contra]):
         Raises:
             TimedOut: There are fewer.
         """
+        subscribers = check_count("subscribers", subscribers, "give how many there shall be", least=0)
         await self._node.started()
 
         def attempt() -> bool | None:
@@ -199,6 +201,11 @@ class AsyncSubscriber(Generic[T_co]):
         self._open = True
         self._current: UpdateBatch | None = None
         self._complained = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return self._open
 
     @property
     def waiting(self) -> Waiting:
@@ -359,9 +366,7 @@ class AsyncSubscriber(Generic[T_co]):
         Raises:
             ConfigError: There are no such lists.
         """
-        if max_size < 1 or max_wait < 0:
-            raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
-        return partial(self.next_batch, max_size, max_wait)
+        return partial(self.next_batch, *checked_batches(max_size, max_wait))
 
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from peerfabric.arguments import check_timeout
 from peerfabric.errors import SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
@@ -41,7 +42,9 @@ class Closing:
         Raises:
             Undelivered: Accepted messages were not settled by then; the node is closed all the same.
             WouldDeadlock: It is a handler that asks.
+            TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
         """
+        timeout = check_timeout(timeout)
         node = self._node
         if node.life is Life.FORKED:
             return

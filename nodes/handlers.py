@@ -1,4 +1,4 @@
-"""Handlers: functions that the node calls with each message, in threads or as tasks."""
+"""Handlers: functions that the node calls with each message, in threads; those of event loops: `handler_tasks.py`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import logging
 import sys
 import threading
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
+from peerfabric.arguments import described, option_count
+from peerfabric.errors import FabricError, NodeClosed, TimedOut
+from peerfabric.nodes import process
+from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, Suspending, complete, in_event_loop
-from peerfabric.options import is_whole
+from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, wait_until
 
 if TYPE_CHECKING:
-    from asyncio import Task
-
     from peerfabric.nodes.inner_node import InnerNode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Take = Callable[..., Awaitable[Any]]
+Take = Callable[[Waiting], Coroutine[Any, Any, Any]]
 """Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
 
+Source = Callable[["Handler"], tuple[Any, Take]]
+
 CONCURRENCY_MAX: Final = 1024
+PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
+"""Seconds after which a handler that could not take tries again; doubled each time."""
 
 _log = logging.getLogger("peerfabric")
 
 
 class Handler:
-    """One decorated function and the threads or tasks that run it.
+    """One decorated `def` and the threads that run it.
 
     Args:
         function: Takes the body, and the `Message` or `Update` if it has a second parameter.
@@ -40,28 +47,19 @@ class Handler:
         names: What its annotations may name besides its module's globals: the locals of where it was decorated.
 
     Raises:
-        TypeError: Its parameters say no body type, or it is not of a kind that this front can run.
+        TypeError: Its parameters say no body type.
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        concurrency: int,
-        *,
-        may_await: bool,
-        kind: type,
-        names: Mapping[str, Any] | None = None,
+        self, function: Callable[..., Any], concurrency: int, *, kind: type, names: Mapping[str, Any] | None = None
     ) -> None:
-        if not (is_whole(concurrency) and 1 <= concurrency <= CONCURRENCY_MAX):
-            raise ConfigError(f"concurrency={concurrency!r} is not between 1 and {CONCURRENCY_MAX}")
         self.function = function
-        self.concurrency = concurrency
-        self.is_async = inspect.iscoroutinefunction(function)
-        if self.is_async and not may_await:
-            raise TypeError(f"{function.__qualname__} is async and Node has no event loop; use AsyncNode, or a def")
+        self.name = getattr(function, "__qualname__", None) or repr(function)
+        self._short = f"peerfabric-{getattr(function, '__name__', 'handler')}"
+        step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
+        self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
         self.body_type, self.wants_message = _signature(function, kind, names)
         self._threads: list[threading.Thread] = []
-        self._tasks: list[Task[None]] = []
         self._busy = 0
         self._left: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
@@ -72,14 +70,8 @@ class Handler:
         return self._busy
 
     def is_current(self) -> bool:
-        """Whether it is one of its threads or tasks that asks."""
-        if threading.current_thread() in self._threads:
-            return True
-        if not self._tasks or not in_event_loop():
-            return False
-        import asyncio
-
-        return asyncio.current_task() in self._tasks
+        """Whether one of its calls asks."""
+        return threading.current_thread() in self._threads
 
     def start(self, node: InnerNode, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None.
@@ -87,29 +79,22 @@ class Handler:
         The caller holds the life lock, and nothing is called before it lets go. If a thread cannot be started, none is.
         """
         self._left = node.pump.turned.open  # whoever closes the node waits there for running calls
-        name = getattr(self.function, "__name__", "handler")
         try:
             for number in range(self.concurrency):
-                if self.is_async:
-                    import asyncio
-
-                    task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"peerfabric-{name}")
-                    self._tasks.append(task)
-                else:
-                    thread = threading.Thread(
-                        target=self._run_thread, args=(node, take), name=f"peerfabric-{name}-{number}", daemon=True
-                    )
-                    thread.start()
-                    self._threads.append(thread)
+                self._start_one(node, take, number)
         except BaseException:
             self.give_up()
             raise
 
+    def _start_one(self, node: InnerNode, take: Take, number: int) -> None:
+        name = f"{self._short}-{number}"
+        thread = threading.Thread(target=self._run_thread, args=(node, take), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
     def give_up(self) -> None:
         """The start came to nothing. The caller has held the life lock since."""
-        for task in self._tasks:
-            task.cancel()
-        self._threads, self._tasks = [], []
+        self._threads = []
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, which end with their node; a call that hangs is left behind."""
@@ -118,55 +103,44 @@ class Handler:
                 thread.join(timeout)
 
     async def finish(self) -> None:
-        """End the tasks, which end with their node; one that hangs is cancelled, which gives its message back."""
-        if not self._tasks:
-            return
-        import asyncio
+        """End what runs in the event loop, which ends with its node."""
 
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _run_thread(self, node: InnerNode, take: Callable[..., Any]) -> None:
+    def _run_thread(self, node: InnerNode, take: Take) -> None:
         with node.life_lock:
             if threading.current_thread() not in self._threads:
                 return  # the start came to nothing
         waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
+        judge_by(partial(self._has_failed, node))
+        complete(self._run(node, take, waiting))
+
+    async def _run(self, node: InnerNode, take: Take, waiting: Waiting) -> None:
+        """Until the node is closed, take and call, whatever is raised."""
+        pause = PAUSE_FIRST
         while True:
             try:
-                item = complete(take(waiting))
-            except FabricError as error:
-                self._ends(error)
+                while (item := await take(waiting)) is not None:
+                    self._enter()
+                    try:
+                        running = self._call(item)
+                        if running is not None:
+                            await running
+                    finally:
+                        self._leave()
+                    del item
+                    pause = PAUSE_FIRST
                 return
-            if item is None:
-                return
-            self._enter()
-            try:
-                self._call(item)
-            finally:
-                self._leave()
-            del item
-
-    async def _run_task(self, node: InnerNode, take: Take) -> None:
-        while True:
-            try:
-                item = await take(node.waiting)
-            except FabricError as error:
-                self._ends(error)
-                return
-            if item is None:
-                return
-            self._enter()
-            try:
-                await self._await(item)
-            finally:
-                self._leave()
-
-    def _ends(self, error: FabricError) -> None:
-        """It gets nothing any more, as a rule because its node is closed."""
-        if isinstance(error, SpoolError | ConfigError):
-            _log.error("%s handles nothing: %s", self.function.__qualname__, error)
+            except BaseException as error:
+                if not has_failed(error) and not isinstance(error, Exception):
+                    raise  # cancelled, or the loop is over
+                if node.life is not Life.RUNNING:
+                    return
+                with suppress(Exception):  # it may be the log that fails
+                    trace = None if isinstance(error, FabricError) else error
+                    text = "handler %s takes nothing, and tries again in %.1f s: %s"
+                    _log.error(text, self.name, pause, described(error), exc_info=trace)
+            with suppress(TimedOut):
+                await wait_until(waiting, node.closing.done, lambda: node.is_closed or None, pause, lambda: self.name)
+            pause = min(2 * pause, PAUSE_MAX)
 
     def _enter(self) -> None:
         with self._lock:
@@ -177,26 +151,19 @@ class Handler:
             self._busy -= 1
         self._left()
 
-    def _call(self, item: Any) -> None:
+    def _call(self, item: Any) -> Coroutine[Any, Any, None] | None:
+        """Call the function, in a context of its own, or return what does so.
+
+        It is a copy of the thread's, so that the next call does not see what this one sets.
+        """
+        arguments = (item.body, item) if self.wants_message else (item.body,)
         try:
-            self.function(item.body, item) if self.wants_message else self.function(item.body)
+            copy_context().run(self.function, *arguments)
         except BaseException as error:
             self._failed(item, error)
         else:
             self._done(item)
-
-    async def _await(self, item: Any) -> None:
-        import asyncio
-
-        try:
-            await (self.function(item.body, item) if self.wants_message else self.function(item.body))
-        except asyncio.CancelledError as cancelled:
-            self._failed(item, cancelled)
-            raise
-        except BaseException as error:
-            self._failed(item, error)
-        else:
-            self._done(item)
+        return None
 
     def _done(self, item: Any) -> None:
         if isinstance(item, Message):
@@ -207,14 +174,24 @@ class Handler:
 
     def _failed(self, item: Any, error: BaseException) -> None:
         if isinstance(item, Message):
-            if isinstance(error, NodeClosed):
-                item.give_back()  # it failed because this node ends, which is not its fault
-                return
             item.failed(error)
-            if isinstance(error, Exception) and not isinstance(error, Retry | Reject):
-                _log.exception("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
-        elif isinstance(error, Exception):
-            _log.exception("the handler of topic %s failed", item.topic, exc_info=error)
+            if has_failed(error) and not isinstance(error, Retry | Reject):
+                _log.error("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
+        elif has_failed(error):
+            _log.error("the handler of topic %s failed", item.topic, exc_info=error)
+
+    def _has_failed(self, node: InnerNode, error: BaseException) -> bool:
+        """Whether a call that ended with `error` has failed.
+
+        Whatever code raises does, except what comes from outside: the node closes, a signal came.
+        """
+        match error:
+            case NodeClosed():
+                return node.life is Life.RUNNING  # else it failed because this node ends, which is not its fault
+            case KeyboardInterrupt() | SystemExit():
+                return not process.raised_by_signal(error)
+            case _:
+                return True
 
 
 class Handlers:
@@ -222,19 +199,23 @@ class Handlers:
 
     def __init__(self, node: InnerNode) -> None:
         self._node = node
-        self._all: list[tuple[Handler, Take]] = []
+        self._all: list[tuple[Handler, Any, Take]] = []
 
     def __iter__(self) -> Iterator[Handler]:
-        return iter([handler for handler, _ in self._all])
+        return iter([handler for handler, _, _ in self._all])
 
-    def decorator(self, name: str, concurrency: int, kind: type, source: Callable[[Any], Take]) -> Callable[[F], F]:
+    def of(self, handle: Any) -> str | None:
+        """The name of the handler that takes from this consumer or subscriber, if one does."""
+        return next((handler.name for handler, its, _ in self._all if its is handle), None)
+
+    def decorator(self, name: str, concurrency: int, kind: type, source: Source) -> Callable[[F], F]:
         """What makes a handler of the function that it decorates.
 
         Args:
             name: Of the queue or topics that it handles.
             concurrency: How many calls run at once.
             kind: What it may have as a second parameter.
-            source: From the function's body type to where its messages come from.
+            source: From the handler to the consumer or subscriber that its messages come from, and how it takes there.
 
         Raises:
             TypeError: There is no name, but the function itself: the decorator was written without its call.
@@ -245,41 +226,50 @@ class Handlers:
 
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals
-            may_await = isinstance(self._node.waiting, Suspending)
-            handler = Handler(function, concurrency, may_await=may_await, kind=kind, names=names)
-            self._add(handler, source(handler.body_type))
+            handler = self._kind_for(function)(function, concurrency, kind=kind, names=names)
+            self._add(handler, *source(handler))
             return function
 
         return decorate
 
-    def _add(self, handler: Handler, take: Take) -> None:
+    def _kind_for(self, function: Callable[..., Any]) -> type[Handler]:
+        if not inspect.iscoroutinefunction(function):
+            return Handler
+        if not isinstance(self._node.waiting, Suspending):
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(f"{name} is async and Node has no event loop; use AsyncNode, or a def")
+        from peerfabric.nodes.handler_tasks import TaskHandler  # with asyncio, which no other program needs
+
+        return TaskHandler
+
+    def _add(self, handler: Handler, handle: Any, take: Take) -> None:
         with self._node.life_lock:
             if self._node.life is Life.RUNNING:
                 handler.start(self._node, take)
-            self._all.append((handler, take))
+            self._all.append((handler, handle, take))
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""
-        for handler, take in self._all:
+        for handler, _, take in self._all:
             handler.start(self._node, take)
 
     def give_up(self) -> None:
         """Its start came to nothing. The caller has held the life lock since."""
-        for handler, _ in self._all:
+        for handler in self:
             handler.give_up()
 
     @property
     def busy(self) -> bool:
         """Whether a call is running."""
-        return any(handler.busy for handler, _ in self._all)
+        return any(handler.busy for handler in self)
 
     def is_current(self) -> bool:
         """Whether it is a thread or task of a handler that asks."""
-        return any(handler.is_current() for handler, _ in self._all)
+        return any(handler.is_current() for handler in self)
 
     async def finish(self) -> None:
         """The node is closed: end what runs as tasks."""
-        for handler, _ in self._all:
+        for handler in self:
             await handler.finish()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from peerfabric.arguments import LEASE_MAX, option_count, option_seconds
 from peerfabric.body_types import type_name
 from peerfabric.codec import Codec
 from peerfabric.envelope import NAMES_MAX
@@ -20,7 +21,6 @@ from peerfabric.nodes.life import Life
 from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
-from peerfabric.options import is_number, is_whole
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 H = TypeVar("H")
+
+LEASE_MIN: Final = 0.001
 
 
 class Handles:
@@ -78,9 +80,11 @@ class Handles:
         """As `AsyncNode.producer`."""
         node = self._node
         _check_order("producer", queue, body_type)
-        check_name("queue", queue)
+        queue = check_name("queue", queue)
         spooled, synced = _keeping(node.settings, spool, fsync)
-        _check_producer(on_full, spooled, buffer_bytes, max_attempts)
+        _check_on_full(on_full, spooled)
+        buffer_bytes = option_count("buffer_bytes", buffer_bytes, "it must be positive; the default is 64 MiB")
+        max_attempts = option_count("max_attempts", max_attempts, "it must be positive; the default is 5")
         asked = {
             "body_type": body_type,
             "on_full": on_full,
@@ -110,13 +114,14 @@ class Handles:
         lease: float,
         ledger: str | os.PathLike[str] | None,
         fsync: bool | None,
+        handler: str | None = None,
     ) -> AsyncConsumer[T]:
-        """As `AsyncNode.consumer`."""
+        """As `AsyncNode.consumer`; or for the handler of that name."""
         node = self._node
         _check_order("consumer", queue, body_type)
-        check_name("queue", queue)
-        if not (is_number(lease) and 0 < lease < 2**31):
-            raise ConfigError(f"lease={lease!r} is not a positive number of seconds; the default is 300")
+        queue = check_name("queue", queue)
+        step = "give a positive number of seconds; the default is 300"
+        lease = option_seconds("lease", lease, step, least=LEASE_MIN, most=LEASE_MAX)
         if ledger is not None and not (isinstance(ledger, str | os.PathLike) and os.fspath(ledger)):
             raise ConfigError(f"ledger={ledger!r} is no file; give a path, or None for no ledger")
         path = os.path.abspath(ledger) if ledger is not None else None
@@ -131,7 +136,7 @@ class Handles:
 
         asked = {"body_type": body_type, "lease": lease, "ledger": path, "fsync": synced}
         with node.life_lock:
-            handle = self._only("consumer", self.consumers, queue, asked, make)
+            handle = self._only("consumer", self.consumers, queue, asked, make, handler)
             handle.reopen()
         return handle
 
@@ -139,34 +144,44 @@ class Handles:
         """As `AsyncNode.publisher`."""
         node = self._node
         _check_order("publisher", topic, body_type)
-        check_name("topic", topic)
+        topic = check_name("topic", topic)
 
         def make() -> AsyncPublisher[T]:
             return AsyncPublisher(node, topic, Codec[T](body_type, node.settings.options.message_bytes_max))
 
         return self._only("publisher", self.publishers, topic, {"body_type": body_type}, make)
 
-    def subscriber(self, pattern: str, body_type: TypeForm[T], buffer_bytes: int) -> AsyncSubscriber[T]:
-        """As `AsyncNode.subscriber`."""
+    def subscriber(
+        self, pattern: str, body_type: TypeForm[T], buffer_bytes: int, handler: str | None = None
+    ) -> AsyncSubscriber[T]:
+        """As `AsyncNode.subscriber`; or for the handler of that name."""
         node = self._node
         _check_order("subscriber", pattern, body_type)
-        check_pattern(pattern)
-        if not (is_whole(buffer_bytes) and buffer_bytes >= 1):
-            raise ConfigError("buffer_bytes must be positive; the default is 16 MiB")
+        pattern = check_pattern(pattern)
+        buffer_bytes = option_count("buffer_bytes", buffer_bytes, "it must be positive; the default is 16 MiB")
 
         def make() -> AsyncSubscriber[T]:
             codec = Codec[T](body_type, node.settings.options.message_bytes_max)
             return AsyncSubscriber(node, pattern, codec, buffer_bytes)
 
         asked = {"body_type": body_type, "buffer_bytes": buffer_bytes}
-        return self._only("subscriber", self.subscribers, pattern, asked, make)
+        return self._only("subscriber", self.subscribers, pattern, asked, make, handler)
 
-    def _only(self, kind: str, handles: dict[str, Any], name: str, asked: dict[str, Any], make: Callable[[], H]) -> H:
+    def _only(
+        self,
+        kind: str,
+        handles: dict[str, Any],
+        name: str,
+        asked: dict[str, Any],
+        make: Callable[[], H],
+        handler: str | None = None,
+    ) -> H:
         """The handle of that name; if there is none, what `make` returns, which starts if the node runs.
 
         Raises:
             NodeClosed, ForkedNode: There are no new ones any more.
-            ConfigError: It was made with other options than `asked`, or there are too many.
+            ConfigError: It was made with other options than `asked`, it is the `handler`'s of that name or shall be and
+                has another taker, or there are too many.
         """
         with self._node.life_lock:
             self._refuse_if_over()
@@ -182,6 +197,9 @@ class Handles:
                 if not self._opens_late(found):
                     self._start(found)
             else:
+                before = self._node.handlers.of(found)
+                if (before or handler) and found.is_open:
+                    raise _shared(kind, name, before, handler)
                 _check_same(kind, name, asked, self._asked[found])
             return found  # type: ignore[no-any-return]
 
@@ -333,8 +351,8 @@ def _keeping(settings: Settings, spool: bool | None, fsync: bool | None) -> tupl
     return spooled, synced
 
 
-def _check_producer(on_full: str, spooled: bool, buffer_bytes: int, max_attempts: int) -> None:
-    """Refuse options of a producer that cannot be.
+def _check_on_full(on_full: str, spooled: bool) -> None:
+    """Refuse what a producer cannot do when there is no room.
 
     Raises:
         ConfigError: As it says.
@@ -345,8 +363,6 @@ def _check_producer(on_full: str, spooled: bool, buffer_bytes: int, max_attempts
         raise ConfigError("on_full='spool' needs a spool; give Node(spool=PATH)")
     if spooled and on_full.startswith("drop"):
         raise ConfigError(f"on_full={on_full!r} drops what a spool shall keep; use 'block' or 'error', or spool=False")
-    if not all(is_whole(number) and number >= 1 for number in (buffer_bytes, max_attempts)):
-        raise ConfigError("buffer_bytes and max_attempts must be positive numbers; the defaults are 64 MiB and 5")
 
 
 def _check_same(kind: str, name: str, asked: dict[str, Any], before: dict[str, Any]) -> None:
@@ -363,6 +379,19 @@ def _check_same(kind: str, name: str, asked: dict[str, Any], before: dict[str, A
             f"{kind} {name!r} exists in this node with {'; with '.join(differences)}; "
             f"a name has one handle: ask for the same, or use a node of its own"
         )
+
+
+def _shared(kind: str, name: str, before: str | None, handler: str | None) -> ConfigError:
+    """Each message goes to one taker: a handler, and another one or the program, would each get some of them."""
+    if before is not None:
+        return ConfigError(
+            f"{kind} {name!r} of this node is that of the handler {before}, and each message goes to one taker; "
+            f"take in that handler, with concurrency= for more at once, or use a node of its own"
+        )
+    return ConfigError(
+        f"{kind} {name!r} exists in this node, and each message goes to one taker; "
+        f"close() it before the handler {handler} is made, or use a node of its own"
+    )
 
 
 def _said(value: object) -> str:

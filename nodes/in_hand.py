@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
+from peerfabric.arguments import check_timeout
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery
 from peerfabric.leases import pause, resume
@@ -62,7 +63,7 @@ class Patience:
     """How long one call waits in all: `timeout` seconds, and in a handler not for ever."""
 
     def __init__(self, timeout: float | None) -> None:
-        self.limit = HANDLER_BLOCK_MAX if timeout is None and in_hand() else timeout
+        self.limit = HANDLER_BLOCK_MAX if timeout is None and in_hand() else check_timeout(timeout)
         self._ends_at = None if self.limit is None else clock() + self.limit
 
     @property

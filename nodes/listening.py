@@ -33,6 +33,10 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
             return [inbox, _ANY_TCP], [outbox, _ANY_TCP]
         return [inbox], [outbox]
     if listen.startswith("ipc://") and len(listen) > len("ipc://"):
+        try:
+            listen.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"listen={listen!r} is not Unicode, so others cannot be told; use another path") from None
         return [listen], [f"{listen}.outbox"]
     found = _TCP.fullmatch(listen)
     if found is None:

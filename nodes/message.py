@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 import msgspec
 
+from peerfabric.arguments import DELAY_MAX, LEASE_MAX, check_seconds, described, shown, text_of
 from peerfabric.batch import split
 from peerfabric.delivery import Delivery, Verdict
 from peerfabric.envelope import MSGPACK
 from peerfabric.errors import reduced
 from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
+from peerfabric.nodes.judging import has_failed
 from peerfabric.subscriber_end import UpdateBatch
 
 if TYPE_CHECKING:
@@ -26,17 +29,55 @@ _log = logging.getLogger("peerfabric")
 
 
 class Retry(Exception):
-    """Raised by a handler: give the message to a consumer again, after `delay` seconds (None: backoff)."""
+    """Raised by a handler: give the message to a consumer again, after `delay` seconds (None: backoff).
 
-    def __init__(self, delay: float | None = None, reason: str = "") -> None:
-        self.delay = delay
-        super().__init__(reason or "asked for another attempt")
+    `delay` and `reason` may come in either order, by name or without: `Retry(5.0)`, `Retry("the database is away")`.
+    """
+
+    delay: float | None = None
+
+    @overload
+    def __init__(self, delay: float | None = None, reason: str | BaseException = "") -> None: ...
+    @overload
+    def __init__(self, reason: str | BaseException, delay: float | None = None) -> None: ...
+    def __init__(self, *given: object, **named: object) -> None:
+        for value in given:
+            name = "reason" if isinstance(value, str | BaseException) else "delay"
+            if name in named:
+                raise TypeError(f"Retry got two values for {name}; give Retry(delay=…, reason=…), or one of them")
+            named[name] = value
+        delay, reason = named.pop("delay", None), named.pop("reason", None)
+        if named:
+            raise TypeError(f"Retry has no argument {', '.join(named)}; give delay=, reason=, or both")
+        self.delay = _delay(delay) if delay is not None else None
+        super().__init__(text_of(reason or "asked for another attempt"))
 
     __reduce__ = reduced  # made anew by its attributes, not by its text
 
 
 class Reject(Exception):
-    """Raised by a handler: nobody can process this message; it becomes a dead letter."""
+    """Raised by a handler: nobody can process this message; it becomes a dead letter.
+
+    It takes what other exceptions take; its text is the reason.
+    """
+
+
+def _delay(delay: object) -> float:
+    """Seconds until a message comes again; what is below 0 is none.
+
+    Raises:
+        TypeError, ValueError: It is not a finite number, or more than a year.
+    """
+    step = "give the seconds until it comes again, at most a year"
+    return max(0.0, check_seconds("delay", delay, step, most=DELAY_MAX))
+
+
+def _wanted(retry: Retry) -> float:
+    """The delay that `retry` asks for; below 0: backoff."""
+    try:
+        return -1.0 if retry.delay is None else _delay(retry.delay)
+    except (TypeError, ValueError):  # it was changed since it was made
+        return -1.0
 
 
 class Owner(Protocol):
@@ -118,19 +159,39 @@ class Message(Generic[T_co]):
         self.failed(error)
 
     def nack(self, delay: float = 0.0) -> None:
-        """It failed: it goes to a consumer again after `delay` seconds, another one if there is one."""
-        self._settle(Verdict.NACK, max(0.0, delay), "nack")
+        """It failed: it goes to a consumer again after `delay` seconds, another one if there is one.
 
-    def reject(self, reason: str = "") -> None:
-        """Nobody can process it: it becomes a dead letter at its producer."""
-        self._settle(Verdict.REJECT, -1.0, reason)
+        Raises:
+            TypeError, ValueError: `delay` is not a finite number, or more than a year. It is nacked all the same, with
+                the usual backoff, as nobody would settle it otherwise.
+        """
+        seconds = -1.0
+        try:
+            seconds = _delay(delay)
+        finally:
+            self._settle(Verdict.NACK, seconds, "nack")
+
+    def reject(self, reason: str | BaseException | None = "") -> None:
+        """Nobody can process it: it becomes a dead letter at its producer, with `reason`, cut to 1,000 bytes.
+
+        Raises:
+            TypeError: `reason` is neither text nor an exception. It is rejected all the same.
+        """
+        self._settle(Verdict.REJECT, -1.0, text_of(reason) if reason is not None else "")
+        if not isinstance(reason, str | BaseException | None):
+            raise TypeError(f"reason={shown(reason)} is not text; give a str, or the exception that says why")
 
     def give_back(self) -> None:
         """It was not processed, and that is not its fault: another consumer gets it at once."""
         self._settle(Verdict.GIVE_BACK, -1.0, "")
 
     def extend(self, seconds: float) -> None:
-        """Its lease ends no sooner than `seconds` from now."""
+        """Its lease ends no sooner than `seconds` from now.
+
+        Raises:
+            TypeError, ValueError: `seconds` is not a finite number, or more than a lease may have. Nothing has changed.
+        """
+        seconds = check_seconds("seconds", seconds, "give the seconds that it still needs", most=LEASE_MAX)
         if not self._settled:
             self._owner.extend(self._delivery, self._index, seconds)
 
@@ -138,11 +199,11 @@ class Message(Generic[T_co]):
         """Settle it as the exception that its handler raised asks for."""
         match error:
             case Retry():
-                self._settle(Verdict.NACK, -1.0 if error.delay is None else max(0.0, error.delay), str(error))
+                self._settle(Verdict.NACK, _wanted(error), text_of(error))
             case Reject():
-                self._settle(Verdict.REJECT, -1.0, str(error))
-            case Exception():
-                self._settle(Verdict.NACK, -1.0, f"{type(error).__name__}: {error}")
+                self._settle(Verdict.REJECT, -1.0, text_of(error))
+            case _ if has_failed(error):
+                self._settle(Verdict.NACK, -1.0, described(error))
             case _:
                 self.give_back()
 
@@ -279,29 +340,47 @@ class Batch(Sequence[T_co]):
             raise
 
     def nack(self, index: int, delay: float = 0.0) -> None:
-        """The message at `index` failed and goes to a consumer again; the others are not affected."""
+        """The message at `index` failed and goes to a consumer again; the others are not affected.
+
+        Raises:
+            IndexError: The batch has no such message.
+            TypeError, ValueError: As of `Message.nack`; it is nacked all the same.
+        """
+        index = operator.index(index)
         if self._settled or index in self._nacked:
             return
         delivery, at = self._locate(index)
-        self._nacked.add(index)
-        delivery.verdicts.append((Verdict.NACK, at, at + 1, max(0.0, delay), "nack"))
-        self._owner.decided()
+        seconds = -1.0
+        try:
+            seconds = _delay(delay)
+        finally:
+            self._nacked.add(index)
+            delivery.verdicts.append((Verdict.NACK, at, at + 1, seconds, "nack"))
+            self._owner.decided()
 
     def failed(self, error: BaseException) -> None:
-        """Give all back, as the exception that ended their processing asks for."""
+        """Settle all as the exception that ended their processing asks for."""
         if self._settled:
             return
-        self._settled = True
-        alone = len(self._bodies) == 1
-        for delivery, low, high in self._parts:
-            if not isinstance(error, Exception):
-                delivery.verdicts.append((Verdict.GIVE_BACK, low, high, -1.0, ""))
-            elif alone:
-                Message(self._owner, delivery, low, self._bodies[0]).failed(error)
-            else:
-                text = f"{type(error).__name__}: {error}"
-                delivery.verdicts.append((Verdict.BATCH_FAILED, low, high, -1.0, text))
-        self._owner.decided()
+        if len(self._bodies) == 1:
+            self._settled = True
+            [(delivery, low, _)] = self._parts
+            Message(self._owner, delivery, low, self._bodies[0]).failed(error)
+        elif has_failed(error):
+            self._settle(Verdict.BATCH_FAILED, described(error))
+        else:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """They were not processed, and that is not their fault: another consumer gets them at once."""
+        self._settle(Verdict.GIVE_BACK, "")
+
+    def _settle(self, verdict: Verdict, text: str) -> None:
+        if not self._settled:
+            self._settled = True
+            for delivery, low, high in self._parts:
+                delivery.verdicts.append((verdict, low, high, -1.0, text))
+            self._owner.decided()
 
     def joined(self, more: Batch[T_co]) -> Batch[T_co]:
         """This batch and `more`, taken by the same consumer, as one."""

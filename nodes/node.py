@@ -151,7 +151,8 @@ class Node:
                 None: as the node says.
 
         Raises:
-            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
+                have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
         return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync))
@@ -171,7 +172,7 @@ class Node:
             buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
 
         Raises:
-            ConfigError: The pattern is wrong, it has a handle with other options, or 4,096 have one.
+            ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
         """
         return self._wrap(Subscriber, self._async.subscriber(pattern, body_type, buffer_bytes=buffer_bytes))
 
@@ -186,16 +187,24 @@ class Node:
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry(delay=…)` asks for another attempt, `raise Reject("why")` gives up, another
-        exception nacks. A second parameter annotated `Message` receives the message. It runs in `concurrency`
-        threads of its own. `lease`, `ledger` and `fsync` as of `consumer`.
+        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
+        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
+        second parameter annotated `Message` receives the message. It runs in `concurrency` threads of its own. `lease`,
+        `ledger` and `fsync` as of `consumer`.
+
+        Raises:
+            ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
+                open.
         """
         return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
 
-        A second parameter annotated `Update` receives the update. An exception is logged.
+        A second parameter annotated `Update` receives the update. Whatever it raises is logged.
+
+        Raises:
+            ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
         """
         return self._async.on_topic(pattern)
 

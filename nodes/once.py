@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any, Final, Literal, Protocol
 
+from peerfabric.arguments import check_seconds
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.message import Message
 
@@ -117,6 +118,7 @@ class Once:
         Each start of a producer is a stream of its own. If a producer was away for so long, and comes back with
         messages whose effects are here but whose acks it never got, these are taken for new. Commits nothing.
         """
+        older_than = check_seconds("older_than", older_than, "give a finite number")
         old = f"SELECT stream FROM {self.table} GROUP BY stream HAVING MAX(noted_at) < "
         deleted = self._execute(
             f"DELETE FROM {self.table} WHERE stream IN ({old}{{0}})", ("noted_at", int(time.time() - older_than))

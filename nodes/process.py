@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
-from types import FrameType
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from peerfabric.errors import ConfigError
@@ -70,6 +72,24 @@ async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raised_by_signal(error: BaseException) -> bool:
+    """Whether a signal raised `error` in this thread: Ctrl-C as Python hears it, or a signal handler of the program."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:
+        return True
+    codes = {_code_of(handler) for handler in handlers if callable(handler)}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, partial):  # as that of asyncio
+        handler = handler.func
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

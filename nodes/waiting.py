@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from peerfabric.arguments import check_timeout
 from peerfabric.errors import TimedOut
 
 if TYPE_CHECKING:
@@ -186,7 +187,9 @@ async def wait_until(
 
     Raises:
         TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
+        TypeError, ValueError: `timeout` is not a finite number, nor None.
     """
+    timeout = check_timeout(timeout)
     started_at = clock()
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain

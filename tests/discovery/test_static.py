@@ -106,3 +106,9 @@ def test_each_endpoint_is_reported_once() -> None:
         Sighting(seen=Candidate("tcp://a:1"), source="static"),
         Sighting(seen=Candidate("tcp://b:2"), source="static"),
     ]
+
+
+def test_a_path_that_is_no_unicode() -> None:
+    """No frame can tell others of it."""
+    with pytest.raises(ConfigError, match=r"is not Unicode; write 'host:port'"):
+        parse_peers(["ipc:///tmp/\udcff"])

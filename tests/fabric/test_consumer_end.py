@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 
+from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX
 from peerfabric.delivery import Verdict
-from peerfabric.envelope import Backlog, Data, Nack, Result
+from peerfabric.envelope import FAILED, Backlog, Data, Nack, Result
 from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, results, take
@@ -196,3 +199,16 @@ def test_what_meets_a_closed_consumer_frees_its_credit() -> None:
     end.decline("p:1", data(2, 1, 2))
     credit = end._sources["p:1"].credit
     assert (credit.seen_messages, credit.freed_messages) == (2, 2)
+
+
+@pytest.mark.parametrize(("delay", "told"), [(inf, DELAY_MAX), (1e300, DELAY_MAX), (nan, -0.001), (-5.0, -0.001)])
+def test_a_nack_is_what_a_frame_can_carry(delay: float, told: float) -> None:
+    """Whatever the handling side has written into the delivery."""
+    end = consumer()
+    receive(end, 1, 1)
+    delivery = take(end)
+    claim(delivery)
+    delivery.verdicts.append((Verdict.NACK, 0, 1, delay, "\udcff" + "x" * 5000))
+    [result] = results(end)
+    text = "\\udcff" + "x" * (TEXT_BYTES_MAX - 6)
+    assert result.nacks == [Nack(1, 2, 1, FAILED, round(told * 1000), text)]

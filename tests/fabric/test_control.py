@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from peerfabric.control import ACK_RANGES_MAX, Control
-from peerfabric.envelope import Ack, Drain, Grant, Result, decode_frame
+from peerfabric.envelope import HEADER_BYTES_MAX, Ack, Drain, Grant, Nack, Result, decode_frame
 from peerfabric.link import Link
 
 
@@ -69,3 +71,25 @@ def test_a_large_ack_is_split() -> None:
         (0, 2 * ACK_RANGES_MAX, 0),
         (1, 2, 1),
     ]
+
+
+def test_a_large_ack_can_be_read() -> None:
+    """Neither many long texts nor many suspects make a header that the peer refuses."""
+    control, link = Control(), up()
+    nacks = [Nack(n, n + 1, 1, 1, -1, "\U0001f600" * 250) for n in range(1, 3001)]
+    starting = list(range(1, 4 * ACK_RANGES_MAX + 3))
+    control.put_ack(link, [Result("p:1:jobs", "jobs", nacks=nacks, starting=starting)], [])
+    headers = [header for _, [header] in control.leaving(link)]
+    assert max(map(len, headers)) < HEADER_BYTES_MAX // 4
+    results = [result for ack in map(decode_frame, headers) if isinstance(ack, Ack) for result in ack.results]
+    assert [nack for result in results for nack in result.nacks] == nacks
+    assert [number for result in results for number in result.starting] == starting
+
+
+def test_what_cannot_be_encoded_takes_no_number() -> None:
+    """The peer would miss it, and end the link."""
+    control, link = Control(), up()
+    with pytest.raises(OverflowError):
+        control.put(link, Ack(b"", 0, 0, 2**70))
+    control.put(link, Drain(b"", 0, 0))
+    assert [decode_frame(header) for _, [header] in control.leaving(link)] == [Drain(link.out_id, 1, 0)]

@@ -17,12 +17,14 @@ from peerfabric.envelope import (
     LEAVING,
     OTHER_FABRIC,
     RAW,
+    REJECTED,
     Ack,
     Address,
     Bye,
     Data,
     Hello,
     Interest,
+    Nack,
     Ping,
     Pong,
     Release,
@@ -528,3 +530,20 @@ def test_random_bytes_cannot_hurt() -> None:
         pair.a.receive([random.randbytes(random.randrange(40)), b""], pair.now)
         pair.a.receive_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
     assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
+
+
+def test_a_text_that_no_frame_can_carry() -> None:
+    """It is told in another way on the same link, and what is sent beside it arrives."""
+    pair = Pair()
+    end = flow(pair)
+    consumer = pair.b.consumers.by_queue["jobs"]
+    delivery = consumer.take(pair.now)
+    assert delivery is not None
+    claim(delivery, 1, pair.now)
+    source = consumer._sources[delivery.holder]
+    source.nacks[delivery.stream] = [Nack(1, 2, 1, REJECTED, -1, "\udcff")]  # past all that cleans it
+    pair.b.control.note_all(pair.b.peers.by_holder.values())
+    pair.settle()
+    assert [letter.error for letter in end.letters()] == ["\\udcff"]
+    counters = {**pair.a.statistics().counters, **pair.b.statistics().counters}
+    assert counters == {}

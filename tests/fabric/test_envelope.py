@@ -178,3 +178,19 @@ def _read(frame: bytes) -> None:
             decode(frame)
         except BadFrame:
             pass
+
+
+def test_a_text_that_is_no_unicode_is_replaced() -> None:
+    """Whatever frame it is in, and wherever it stands there, the frame leaves and is read."""
+    odd, told = "a\udcff", "a\\udcff"
+    address = Address("n", 1, "n", odd, [odd], [])
+    hello = Hello("peerfabric", 1, "f", "t", address, 1, 0, False, 1024)
+    found = decode_frame(encode_frame(hello))
+    assert isinstance(found, Hello)
+    assert (found.address.host, found.address.inbox) == (told, [told])
+    nack = Nack(1, 2, 1, 1, -1, odd)
+    ack = decode_frame(encode_frame(Ack(bytes(8), 7, 6, 5, [Result(odd, "q", nacks=[nack])])))
+    assert ack == Ack(bytes(8), 7, 6, 5, [Result(told, "q", nacks=[Nack(1, 2, 1, 1, -1, told)])])
+    extras = [Extra(0, {odd: odd}, None)]
+    topic = decode_outbox(encode_frame(TopicData("n", 1, "n", "t", 1, 1, 0, 0, extras)))
+    assert topic == TopicData("n", 1, "n", "t", 1, 1, 0, 0, [Extra(0, {told: told}, None)])

@@ -18,7 +18,7 @@ def test_what_cannot_be(name: str, value: Any) -> None:
     """It is refused by the name of the option, whatever it is."""
     if (name, value) == ("drain_timeout", 0.0001):
         return
-    with pytest.raises(ConfigError, match=f"^{name} must be .*; the default is|^{name} must be .*, or None"):
+    with pytest.raises(ConfigError, match=rf"^{name}=.*; it must be .*(; the default is|, or None)"):
         Options(**{name: value})
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peerfabric.envelope import RAW, Extra, Tail
-from peerfabric.publisher_end import FRAME_BYTES_AIM, PublisherEnd
+from peerfabric.envelope import HEADER_BYTES_MAX, RAW, Extra, Tail
+from peerfabric.publisher_end import FRAME_BYTES_AIM, PublisherEnd, encoded
 
 
 def test_every_message_has_a_number() -> None:
@@ -25,3 +25,12 @@ def test_large_batches_are_cut() -> None:
     frames = end.publish([large, large, b"last"], 0, {2: Extra(0, {"k": "v"})})
     assert [(header.first, header.count) for _, header, _ in frames] == [(1, 1), (2, 2)]
     assert [header.extras for _, header, _ in frames] == [[], [Extra(1, {"k": "v"})]]
+
+
+def test_headers_count_as_well() -> None:
+    """Many messages with long headers are frames that a subscriber reads, whose bodies alone would be one."""
+    end = PublisherEnd("news", "p", 1, "paper", RAW)
+    extras = {at: Extra(0, {"k": "v" * 8000}) for at in range(1000)}
+    frames = end.publish([b"x"] * 1000, 0, extras)
+    assert max(len(header) for _, header, _ in encoded(frames)) < HEADER_BYTES_MAX // 4
+    assert sum(len(header.extras) for _, header, _ in frames) == 1000

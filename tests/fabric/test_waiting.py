@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from math import inf
 from random import Random
 
@@ -14,6 +15,7 @@ from peerfabric.numbering import Numbering
 from peerfabric.waiting import (
     BACKOFF_BASE,
     BACKOFF_MAX,
+    EXTRAS_MAX,
     FRAME_BYTES_AIM,
     PREFER_OTHERS_FOR,
     REFUSED_EVERY,
@@ -720,3 +722,18 @@ def test_agrees_with_a_table(seed: int) -> None:
         model.agree()
     assert not model.numbers("waiting", "returned", "delayed")
     assert model.table.clear() == 0
+
+
+def test_headers_are_limited_too() -> None:
+    """However small the bodies are, a frame has no more headers than its own header may be long."""
+    table = empty()
+    extras = {at: Extra(0, {"k": str(at)}) for at in range(100, 1000)}
+    assert table.append(1, bodies(1000), 0, extras) == 1000 * EACH
+    frames = []
+    while (run := table.pick("b", 1000, HUGE, HUGE, lambda deaths: HUGE, others=False)) is not None:
+        frames.append((run.first, run.stop, run.cost, {n: e.headers for n, e in (run.extras or {}).items()}))
+    edges = [1, 101 + EXTRAS_MAX, *range(101 + 2 * EXTRAS_MAX, 1001, EXTRAS_MAX), 1001]
+    assert [(first, stop) for first, stop, _, _ in frames] == list(pairwise(edges))
+    assert [cost for _, _, cost, _ in frames] == [(stop - first) * EACH for first, stop in pairwise(edges)]
+    assert {n: h for *_, had in frames for n, h in had.items()} == {at + 1: {"k": str(at)} for at in extras}
+    table.check()

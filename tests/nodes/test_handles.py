@@ -237,7 +237,7 @@ def test_options_that_cannot_be(front: Any, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=text):
             node.producer("orders", int, **options)
     for lease in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="not a positive number of seconds"):
+        with pytest.raises(ConfigError, match="give a positive number of seconds"):
             plain.consumer("orders", int, lease=lease)
     with pytest.raises(ConfigError, match="must be positive"):
         plain.subscriber("prices", int, buffer_bytes=0)
@@ -265,15 +265,15 @@ def wrong_options(node: Any) -> list[tuple[Callable[[], Any], str]]:
         (lambda: node.publisher("prices", [int]), "an object of class list is no body type"),
         (lambda: node.subscriber("prices", Plain), "no way to encode and decode Plain"),
         (lambda: node.producer("orders", dict[str, Plain]), "no way to encode and decode Plain"),
-        (lambda: node.producer("orders", int, buffer_bytes="64"), "must be positive numbers"),
-        (lambda: node.producer("orders", int, buffer_bytes=6.4e7), "must be positive numbers"),
-        (lambda: node.producer("orders", int, max_attempts=True), "must be positive numbers"),
-        (lambda: node.producer("orders", int, max_attempts=None), "must be positive numbers"),
+        (lambda: node.producer("orders", int, buffer_bytes="64"), "it must be positive; the default is"),
+        (lambda: node.producer("orders", int, buffer_bytes=6.4e7), "it must be positive; the default is"),
+        (lambda: node.producer("orders", int, max_attempts=True), "it must be positive; the default is"),
+        (lambda: node.producer("orders", int, max_attempts=None), "it must be positive; the default is"),
         (lambda: node.producer("orders", int, on_full=None), "on_full=None; use 'block'"),
         (lambda: node.producer("orders", int, on_full=["block"]), r"on_full=\['block'\]; use 'block'"),
         (lambda: node.producer("orders", int, spool="folder"), r"spool='folder' .*; paths are given as Node\(spool="),
         (lambda: node.producer("orders", int, fsync="yes"), "fsync='yes' of a producer is None, True or False"),
-        (lambda: node.consumer("orders", int, lease="300"), "lease='300' is not a positive number of seconds"),
+        (lambda: node.consumer("orders", int, lease="300"), "lease='300' is not a number of seconds; give a positive"),
         (lambda: node.consumer("orders", int, lease=timedelta(seconds=3)), "lease=.* is not a positive number"),
         (lambda: node.consumer("orders", int, lease=True), "lease=True is not a positive number"),
         (lambda: node.consumer("orders", int, ledger=True), "ledger=True is no file; give a path"),

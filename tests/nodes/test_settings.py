@@ -65,6 +65,8 @@ def test_the_spool_stays_where_it_was_named(tmp_path: Path, monkeypatch: pytest.
         ({"spool": ""}, "spool='' is no folder"),
         ({"spool": Path("x"), "fabric": "a/b"}, "use letters"),
         ({"listen": "tcp://0.0.0.0:7700"}, r"127\.0\.0\.1"),
+        ({"listen": "ipc:///tmp/\udcff"}, "is not Unicode, .* use another path"),
+        ({"name": "\udcff"}, "use letters"),
     ],
 )
 def test_what_cannot_work(given: dict[str, Any], text: str) -> None:
