@@ -274,7 +274,7 @@ def wrong_options(node: Any) -> list[tuple[Callable[[], Any], str]]:
         (lambda: node.producer("orders", int, spool="folder"), r"spool='folder' .*; paths are given as Node\(spool="),
         (lambda: node.producer("orders", int, fsync="yes"), "fsync='yes' of a producer is None, True or False"),
         (lambda: node.consumer("orders", int, lease="300"), "lease='300' is not a number of seconds; give a positive"),
-        (lambda: node.consumer("orders", int, lease=timedelta(seconds=3)), "lease=.* is not a positive number"),
+        (lambda: node.consumer("orders", int, lease=timedelta(seconds=3)), "lease=.* is not a number of seconds; give a positive number"),
         (lambda: node.consumer("orders", int, lease=True), "lease=True is not a positive number"),
         (lambda: node.consumer("orders", int, ledger=True), "ledger=True is no file; give a path"),
         (lambda: node.consumer("orders", int, ledger=b"file"), "ledger=b'file' is no file; give a path"),
