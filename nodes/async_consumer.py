@@ -57,6 +57,7 @@ class AsyncConsumer(Generic[T_co]):
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
         self._node = node
+        self._ending = node.ending
         self._lock = threading.Lock()
         self._gate = Gate()
         self._open = True
@@ -182,7 +183,7 @@ class AsyncConsumer(Generic[T_co]):
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
                 delivery = self._current = self._next_delivery()
-            if delivery is None:
+            if delivery is None or self._ending.signal:
                 return None
             index = delivery.next
             delivery.next = index + 1
@@ -278,12 +279,13 @@ class AsyncConsumer(Generic[T_co]):
         """
         message = await self.next_message(self._node.waiting, timeout)
         if message is None:
+            self._ending.check()
             raise NodeClosed("this consumer" if not self._open else "this node")
         return message
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
         """Take the next message; None: closed. `waiting` says how the caller waits."""
-        if self._node.is_closed:
+        if self._node.is_closed or (self._ending.signal and self._ending.is_told):
             return None
         await self._started(waiting)
         self._node.ensure(closing=True)
@@ -302,7 +304,7 @@ class AsyncConsumer(Generic[T_co]):
         closed = object()
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out:
+            if not self._open or not self._node.handing_out or self._ending.is_told:
                 return closed
             self._node.ensure(closing=True)
             return take()
@@ -363,7 +365,7 @@ class AsyncConsumer(Generic[T_co]):
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
-        if self._node.is_closed:
+        if self._node.is_closed or (self._ending.signal and self._ending.is_told):
             return None
         await self._started(self._node.waiting)
         self._node.ensure(closing=True)

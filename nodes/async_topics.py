@@ -19,6 +19,7 @@ from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
+from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.waiting import IDLE, Gate, Waiting, clock, wait_until
 from peerfabric.publisher_end import PublisherEnd
 from peerfabric.subscriber_end import SubscriberEnd, UpdateBatch
@@ -87,6 +88,11 @@ class AsyncPublisher(Generic[T_contra]):
     def changed(self) -> None:
         self._gate.open()
 
+    @property
+    def ending(self) -> Ending:
+        """Whether the node was told to end."""
+        return self._node.ending
+
     def try_publish(self, body: T_contra, headers: dict[str, str] | None) -> bool:
         """Hand `body` over if the pump keeps up; False: it does not, and nothing was accepted."""
         data = self._encode(body)
@@ -115,6 +121,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
         await self._node.started()
+        self._node.ending.check_sending()
         if topic is not None and topic != self.topic:
             await self._node.handles.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
@@ -127,6 +134,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: The bodies before the one at fault are sent; `error.accepted` counts them.
         """
         await self._node.started()
+        self._node.ending.check_sending()
         encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
         step = 8192
         for start in range(0, len(encoded), step):
@@ -166,7 +174,10 @@ class AsyncPublisher(Generic[T_contra]):
 
         def attempt() -> bool | None:
             self._node.ensure()
-            return True if len(self.end.confirmed) >= subscribers else None
+            if len(self.end.confirmed) >= subscribers:
+                return True
+            self._node.ending.check()
+            return None
 
         def what() -> str:
             return (
@@ -290,6 +301,7 @@ class AsyncSubscriber(Generic[T_co]):
         """
         update = await self.next_update(self._node.waiting, timeout)
         if update is None:
+            self._node.ending.check()
             raise NodeClosed("this subscriber" if not self._open else "this node")
         return update
 
@@ -320,11 +332,11 @@ class AsyncSubscriber(Generic[T_co]):
     async def _take(self, waiting: Waiting, take: Callable[[], Any], timeout: float | None) -> Any:
         if self._node.is_closed:
             return None
-        closed = object()
+        closed, ending = object(), self._node.ending
         await self._node.started(closing=True)
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out:
+            if not self._open or not self._node.handing_out or (ending.signal and ending.is_told):
                 return closed
             return take()
 

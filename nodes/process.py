@@ -1,18 +1,14 @@
-"""What nodes need of their process: signals while `run()` works, forks noticed, nothing forgotten at exit."""
+"""What nodes need of their process: forks noticed, nothing forgotten at exit."""
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import signal
 import threading
 import warnings
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
-from peerfabric.nodes.waiting import Gate, Waiting, wait_until
+from peerfabric.nodes import signals
 
 
 class Resident(Protocol):
@@ -47,39 +43,10 @@ def forget(node: Resident) -> None:
     _running.discard(node)
 
 
-async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str) -> None:
-    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        gate.open()
-
-    before = _install(on_signal)
-    try:
-        await wait_until(
-            waiting,
-            gate,
-            lambda: True if received or is_over() else None,
-            None,
-            lambda: what,
-            (float("inf"), logging.INFO),
-        )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Let `handler` hear SIGINT and SIGTERM; return those that did. Only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
 def _mark_forked() -> None:
     global _hooks  # noqa: PLW0603  # a thread of the parent may hold it for ever
     _hooks = threading.Lock()
+    signals.after_fork()
     for node in list(_running):
         node.forked()
     _running.clear()

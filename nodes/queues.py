@@ -23,6 +23,7 @@ class Producer(Generic[T_contra]):
 
     def __init__(self, producer: AsyncProducer[T_contra]) -> None:
         self._async = producer
+        self._ending = producer.ending
         self._try_send = producer.try_send
         self.queue = producer.queue
 
@@ -54,7 +55,7 @@ class Producer(Generic[T_contra]):
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
-        if confirm is None:
+        if confirm is None and not self._ending.signal:
             receipt = self._try_send(body, headers)
             if receipt is not None:
                 return receipt

@@ -147,6 +147,7 @@ class Starting:
             self._set_going(node.membership, undo)
             self._begin()
             undo.pop_all()
+        node.ending.listen()
         _log.info("%s started in fabric %s", settings.name, settings.fabric)
 
     def _bind(self, sockets: Sockets, opened: Opened) -> Address:

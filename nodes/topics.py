@@ -20,6 +20,7 @@ class Publisher(Generic[T_contra]):
 
     def __init__(self, publisher: AsyncPublisher[T_contra]) -> None:
         self._async = publisher
+        self._ending = publisher.ending
         self._try_publish = publisher.try_publish
         self.topic = publisher.topic
 
@@ -33,7 +34,7 @@ class Publisher(Generic[T_contra]):
             ConfigError: There are, or the topic's publisher has another type. Nothing was sent.
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
-        if topic is not None or not self._try_publish(body, headers):
+        if topic is not None or self._ending.signal or not self._try_publish(body, headers):
             complete(self._async.publish(body, topic=topic, headers=headers))
 
     def publish_many(self, bodies: Iterable[T_contra]) -> int:
