@@ -56,8 +56,8 @@ class AsyncConsumer(Generic[T_co]):
         self.late: Errand | None = None
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
+        self.ending = node.ending
         self._node = node
-        self._ending = node.ending
         self._lock = threading.Lock()
         self._gate = Gate()
         self._open = True
@@ -183,7 +183,7 @@ class AsyncConsumer(Generic[T_co]):
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
                 delivery = self._current = self._next_delivery()
-            if delivery is None or self._ending.signal:
+            if delivery is None or self.ending.signal:
                 return None
             index = delivery.next
             delivery.next = index + 1
@@ -279,13 +279,13 @@ class AsyncConsumer(Generic[T_co]):
         """
         message = await self.next_message(self._node.waiting, timeout)
         if message is None:
-            self._ending.check()
+            self.ending.check()
             raise NodeClosed("this consumer" if not self._open else "this node")
         return message
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
         """Take the next message; None: closed. `waiting` says how the caller waits."""
-        if self._node.is_closed or (self._ending.signal and self._ending.is_told):
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
             return None
         await self._started(waiting)
         self._node.ensure(closing=True)
@@ -304,7 +304,7 @@ class AsyncConsumer(Generic[T_co]):
         closed = object()
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out or self._ending.is_told:
+            if not self._open or not self._node.handing_out or self.ending.ends_loop(self.end):
                 return closed
             self._node.ensure(closing=True)
             return take()
@@ -344,6 +344,7 @@ class AsyncConsumer(Generic[T_co]):
         __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> AsyncItems[Message[T_co]]:
+        self.ending.check()
         return AsyncItems(partial(self.next_message, self.waiting), self.rest)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
@@ -361,11 +362,12 @@ class AsyncConsumer(Generic[T_co]):
         """
         if max_size < 1 or max_wait < 0:
             raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
+        self.ending.check()
         return partial(self.next_batch, max_size, max_wait)
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
-        if self._node.is_closed or (self._ending.signal and self._ending.is_told):
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
             return None
         await self._started(self._node.waiting)
         self._node.ensure(closing=True)

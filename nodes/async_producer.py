@@ -14,7 +14,6 @@ from peerfabric.nodes.handover import Handover, Progress
 from peerfabric.nodes.in_hand import Patience, lease_paused
 from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.outcomes import Outcomes, State, check_state, stranger
-from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.space import Space
 from peerfabric.nodes.storing import Storing
 from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
@@ -53,6 +52,7 @@ class AsyncProducer(Generic[T_contra]):
         self.opened = False
         self.late: Errand | None = None
         """Opens what it keeps on disk, if the node was running when it was made."""
+        self.ending = node.ending
         self._node = node
         self._encode = codec.encode
         self._gate = Gate()
@@ -121,11 +121,6 @@ class AsyncProducer(Generic[T_contra]):
         self._gate.open()
 
     @property
-    def ending(self) -> Ending:
-        """Whether the node was told to end."""
-        return self._node.ending
-
-    @property
     def alerted(self) -> bool:
         """Whether the pump has yet to take something."""
         return self._handover.alerted
@@ -192,7 +187,7 @@ class AsyncProducer(Generic[T_contra]):
         """
         started_at = clock()
         await self._started()
-        self._node.ending.check_sending()
+        self.ending.check_sending()
         if confirm is not None:
             check_state(confirm)
         if confirm == "stored":
@@ -239,7 +234,7 @@ class AsyncProducer(Generic[T_contra]):
         progress = Progress()
         try:
             await self._started()
-            self._node.ending.check_sending()
+            self.ending.check_sending()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
             await self._accept_many(encoded, progress, Patience(timeout))
             if fault is not None:
@@ -283,7 +278,7 @@ class AsyncProducer(Generic[T_contra]):
 
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
-                self._node.ending.check_sending()
+                self.ending.check_sending()
                 await self._space.when_free(len(encoded[progress.accepted]), patience, call)
 
     async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
@@ -322,7 +317,7 @@ class AsyncProducer(Generic[T_contra]):
             self._node.ensure()
             if len(self.end.consumers) >= consumers:
                 return True
-            self._node.ending.check()
+            self.ending.check()
             return None
 
         def what() -> str:

@@ -19,7 +19,6 @@ from peerfabric.nodes.async_items import AsyncItems
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Update
-from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.waiting import IDLE, Gate, Waiting, clock, wait_until
 from peerfabric.publisher_end import PublisherEnd
 from peerfabric.subscriber_end import SubscriberEnd, UpdateBatch
@@ -41,6 +40,7 @@ class AsyncPublisher(Generic[T_contra]):
         self.codec = codec
         self.alerted = False
         self.end: PublisherEnd = None  # type: ignore[assignment]  # until the node starts
+        self.ending = node.ending
         self._node = node
         self._encode = codec.encode
         self._lock = threading.Lock()
@@ -88,11 +88,6 @@ class AsyncPublisher(Generic[T_contra]):
     def changed(self) -> None:
         self._gate.open()
 
-    @property
-    def ending(self) -> Ending:
-        """Whether the node was told to end."""
-        return self._node.ending
-
     def try_publish(self, body: T_contra, headers: dict[str, str] | None) -> bool:
         """Hand `body` over if the pump keeps up; False: it does not, and nothing was accepted."""
         data = self._encode(body)
@@ -121,7 +116,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
         await self._node.started()
-        self._node.ending.check_sending()
+        self.ending.check_sending()
         if topic is not None and topic != self.topic:
             await self._node.handles.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
@@ -134,7 +129,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: The bodies before the one at fault are sent; `error.accepted` counts them.
         """
         await self._node.started()
-        self._node.ending.check_sending()
+        self.ending.check_sending()
         encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
         step = 8192
         for start in range(0, len(encoded), step):
@@ -176,7 +171,7 @@ class AsyncPublisher(Generic[T_contra]):
             self._node.ensure()
             if len(self.end.confirmed) >= subscribers:
                 return True
-            self._node.ending.check()
+            self.ending.check()
             return None
 
         def what() -> str:
@@ -197,6 +192,7 @@ class AsyncSubscriber(Generic[T_co]):
         self.buffer_bytes = buffer_bytes
         self.alerted = False
         self.end: SubscriberEnd = None  # type: ignore[assignment]  # until the node starts
+        self.ending = node.ending
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()
@@ -301,7 +297,7 @@ class AsyncSubscriber(Generic[T_co]):
         """
         update = await self.next_update(self._node.waiting, timeout)
         if update is None:
-            self._node.ending.check()
+            self.ending.check()
             raise NodeClosed("this subscriber" if not self._open else "this node")
         return update
 
@@ -332,11 +328,11 @@ class AsyncSubscriber(Generic[T_co]):
     async def _take(self, waiting: Waiting, take: Callable[[], Any], timeout: float | None) -> Any:
         if self._node.is_closed:
             return None
-        closed, ending = object(), self._node.ending
+        closed, ending = object(), self.ending
         await self._node.started(closing=True)
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out or (ending.signal and ending.is_told):
+            if not self._open or not self._node.handing_out or (ending.signal and ending.ends_loop(self.end)):
                 return closed
             return take()
 
@@ -349,6 +345,7 @@ class AsyncSubscriber(Generic[T_co]):
         return f"subscriber {self.pattern!r}: no update is here; see node.peers() for who publishes"
 
     def __aiter__(self) -> AsyncItems[Update[T_co]]:
+        self.ending.check()
         return AsyncItems(partial(self.next_update, self.waiting))
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[list[Update[T_co]]]:
@@ -363,6 +360,7 @@ class AsyncSubscriber(Generic[T_co]):
         """
         if max_size < 1 or max_wait < 0:
             raise ConfigError("batches need max_size >= 1 and max_wait >= 0")
+        self.ending.check()
         return partial(self.next_batch, max_size, max_wait)
 
     def close(self) -> None:

@@ -124,6 +124,7 @@ class Consumer(Generic[T_co]):
 
     def __iter__(self) -> Items[Message[T_co]]:
         ours = self._async
+        ours.ending.check()
         return Items(partial(ours.next_message, ours.waiting), ours.rest, ours.take_again)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[Batch[T_co]]:

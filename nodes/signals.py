@@ -15,7 +15,9 @@ from peerfabric.nodes.in_hand import in_hand
 from peerfabric.nodes.waiting import Gate, Suspending, Waiting, in_event_loop, wait_until
 
 if TYPE_CHECKING:
+    from peerfabric.consumer_end import ConsumerEnd
     from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.subscriber_end import SubscriberEnd
 
 HEARD: Final = (signal.SIGINT, signal.SIGTERM)
 CODE_BASE: Final = 128
@@ -78,6 +80,19 @@ class Ending:
     def is_told(self) -> bool:
         """Whether a signal has come and it is no handler that asks."""
         return self.signal != 0 and not self._node.handlers.is_current()
+
+    def ends_loop(self, end: ConsumerEnd | SubscriberEnd) -> bool:
+        """Whether a loop over what comes to `end` is over.
+
+        Raises:
+            SystemExit, CancelledError: It is, and runs in the body of a loop over another queue, which must not take
+                what came so far for all of it, and ack.
+        """
+        if not self.is_told:
+            return False
+        if any(other is not end for other, _ in in_hand()):
+            self.check()
+        return True
 
     def check(self) -> None:
         """End the call that asks, which would wait, if a signal has come.

@@ -76,6 +76,7 @@ class Subscriber(Generic[T_co]):
         return complete(self._async.get(timeout))
 
     def __iter__(self) -> Items[Update[T_co]]:
+        self._async.ending.check()
         return Items(partial(self._async.next_update, self._async.waiting))
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[list[Update[T_co]]]:

@@ -178,6 +178,51 @@ print("after", flush=True)
         orders.flush(timeout=20)
 
 
+@pytest.mark.parametrize("script", [blocking, awaiting])
+@pytest.mark.parametrize(
+    "inner", ["consumer('replies', int)", "consumer('replies', int).batches()", "subscriber('r', int)"]
+)
+def test_a_loop_in_the_body_of_another(start: Any, script: Any, inner: str) -> None:
+    """It has not seen all that was to come, and must not let the body ack: SystemExit gives the message back."""
+    how = "async " if script is awaiting else ""
+    body = f"""
+say_when(lambda: waiters(node) and node.statistics().consumers[0].started)
+{how}for message in node.consumer("orders", int):
+    with message as order:
+        {how}for reply in node.{inner}:
+            pass
+        print("never here", flush=True)
+"""
+    with Node("shop") as shop:
+        orders = shop.producer("orders", int)
+        orders.send(1)
+        child = start(script(body))
+        assert child.line() == "ready"
+        child.signal(signal.SIGTERM)
+        out, err = child.finish()
+        assert (out, err, child.code) == ("", "", 143)
+        with shop.consumer("orders", int).get(timeout=20) as order:
+            assert order == 1
+        orders.flush(timeout=20)
+
+
+@pytest.mark.parametrize("script", [blocking, awaiting])
+@pytest.mark.parametrize("loop", ["consumer", "consumer.batches()", "subscriber", "subscriber.batches()"])
+def test_a_loop_that_begins_after_the_signal(start: Any, script: Any, loop: str) -> None:
+    """It raises SystemExit: a program that begins its loop again and again would never end."""
+    how = "async " if script is awaiting else ""
+    body = f"""
+consumer, subscriber = node.consumer("orders", int), node.subscriber("prices", int)
+signal.raise_signal(signal.SIGTERM)
+while True:
+    {how}for item in {loop}:
+        pass
+"""
+    child = start(script(body))
+    out, err = child.finish()
+    assert (out, err, child.code) == ("", "", 143)
+
+
 # Calls
 
 HANDLES = """
