@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint links bench chaos soak clean
+.PHONY: demo test test-all lint links bench chaos soak clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
@@ -12,6 +12,10 @@ demo: $(READY)
 # By two processes: half of the time most tests wait for others. Each has ports and folders of its own.
 test: $(READY)
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# On every Python that is found, each in a virtual environment of its own.
+test-all:
+	.ci/test-all
 
 lint: $(READY) links
 	$(BIN)/ruff check .
@@ -45,4 +49,4 @@ links:
 	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery examples/indexer) .links/peerfabric/
 
 clean:
-	rm -rf $(VENV) .links build dist *.egg-info
+	rm -rf $(VENV) .venv-* .links build dist *.egg-info

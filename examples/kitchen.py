@@ -1,4 +1,4 @@
-"""Queue, the consumer's side: run this in one terminal and shop.py in another."""
+"""Queue, the consumer's side: run this in one terminal and shop.py in another. Ctrl-C ends it."""
 
 import msgspec
 
@@ -14,7 +14,7 @@ def cook(order: Order) -> None:
     print("cooked", order.dish)
 
 
-with Node("kitchen") as node:
+with Node("kitchen", signals=True) as node:
     for message in node.consumer("orders", Order):
         with message as order:  # acked on leaving; an Exception nacks
             cook(order)

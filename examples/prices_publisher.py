@@ -2,7 +2,7 @@
 
 from peerfabric import Node
 
-with Node() as node:
+with Node(signals=True) as node:
     prices = node.publisher("prices.eur", float)
     prices.ready()
     prices.publish(1.08)

@@ -1,7 +1,7 @@
-"""Topic, the subscriber's side: run this in one terminal and prices_publisher.py in another."""
+"""Topic, the subscriber's side: run this in one terminal and prices_publisher.py in another. Ctrl-C ends it."""
 
 from peerfabric import Node
 
-with Node() as node:
+with Node(signals=True) as node:
     for update in node.subscriber("prices.*", float):
         print(update.topic, update.body)

@@ -10,7 +10,7 @@ class Order(msgspec.Struct):
     dish: str
 
 
-with Node("shop") as node:
+with Node("shop", signals=True) as node:
     orders = node.producer("orders", Order)
     orders.send(Order(1, "tea"))  # accepted: the node is responsible from here
     orders.send(Order(2, "jam"), confirm="processed", timeout=5)

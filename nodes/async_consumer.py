@@ -54,6 +54,7 @@ class AsyncConsumer(Generic[T_co]):
         self.late: Errand | None = None
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
+        self.ending = node.ending
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()
@@ -185,7 +186,7 @@ class AsyncConsumer(Generic[T_co]):
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
                 delivery = self._current = self._next_delivery()
-            if delivery is None:
+            if delivery is None or self.ending.signal:
                 return None
             index = delivery.next
             delivery.next = index + 1
@@ -286,12 +287,13 @@ class AsyncConsumer(Generic[T_co]):
         """
         message = await self.next_message(self._node.waiting, timeout)
         if message is None:
+            self.ending.check()
             raise NodeClosed("this consumer" if not self._open else "this node")
         return message
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
         """Take the next message; None: closed. `waiting` says how the caller waits."""
-        if self._node.is_closed:
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
             return None
         await self._started(waiting)
         self._node.ensure(closing=True)
@@ -310,7 +312,7 @@ class AsyncConsumer(Generic[T_co]):
         closed = object()
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out:
+            if not self._open or not self._node.handing_out or self.ending.ends_loop(self.end):
                 return closed
             self._node.ensure(closing=True)
             return take()
@@ -350,6 +352,7 @@ class AsyncConsumer(Generic[T_co]):
         __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> AsyncItems[Message[T_co]]:
+        self.ending.check()
         return AsyncItems(partial(self.next_message, self.waiting), self.rest)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
@@ -365,11 +368,13 @@ class AsyncConsumer(Generic[T_co]):
         Raises:
             ConfigError: There are no such batches.
         """
-        return partial(self.next_batch, *checked_batches(max_size, max_wait))
+        max_size, max_wait = checked_batches(max_size, max_wait)
+        self.ending.check()
+        return partial(self.next_batch, max_size, max_wait)
 
     async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
         """Take the next batch; None: closed."""
-        if self._node.is_closed:
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
             return None
         await self._started(self._node.waiting)
         self._node.ensure(closing=True)

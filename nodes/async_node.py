@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerfabric.errors import Undelivered
-from peerfabric.nodes import process, reports
+from peerfabric.nodes import reports
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
@@ -19,6 +20,7 @@ from peerfabric.nodes.inner_node import InnerNode
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.opened import BUFFER_BYTES, MAX_ATTEMPTS
 from peerfabric.nodes.settings import checked_settings
+from peerfabric.nodes.signals import until_signal
 from peerfabric.nodes.waiting import Suspending, Waiting
 from peerfabric.options import MiB, Options
 from peerfabric.stats import PeerView, Statistics
@@ -50,6 +52,11 @@ class AsyncNode:
         options: Limits and periods.
         spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
         fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
+        signals: The first SIGINT or SIGTERM ends the node in order. Iterations over its consumers and subscribers end
+            after the body that runs; calls that take, send or wait raise `SystemExit`, in tasks that did not start
+            the node `CancelledError`; and when `async with` has closed it the process exits with 128 + the signal's
+            number. A second signal does what it does without this. Only in a node that starts in the main thread, and
+            only what the program does not handle itself.
 
     Raises:
         ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
@@ -69,8 +76,9 @@ class AsyncNode:
         options: Options | None = None,
         spool: str | os.PathLike[str] | None = None,
         fsync: bool = False,
+        signals: bool = False,
     ) -> None:
-        settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync)
+        settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync, signals)
         self.name, self.fabric = settings.name, settings.fabric
         self._inner = InnerNode(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
 
@@ -202,10 +210,11 @@ class AsyncNode:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
         node = self._inner
         await node.started()
-        await process.until_signal(
+        node.ending.stop()  # this call hears signals, and returns
+        await until_signal(
             node.waiting,
             node.closing.done,
-            lambda: not node.is_running,
+            lambda: not node.is_running or node.ending.signal != 0,
             f"{self.name} runs until SIGINT or SIGTERM",
         )
         await self.close(node.settings.options.drain_timeout)
@@ -250,12 +259,15 @@ class AsyncNode:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ending = self._inner.ending
         try:
             await self.close(self._inner.settings.options.drain_timeout)
         except Undelivered as undelivered:
-            if error is None:
+            if error is None and not ending.signal:
                 raise
             _log.error("%s", undelivered)
+        if ending.signal and (error is None or isinstance(error, asyncio.CancelledError)):
+            raise ending.exit() from None
 
     def __reduce__(self) -> Any:
         raise TypeError("a node cannot be pickled; make one in each process")

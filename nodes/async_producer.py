@@ -57,6 +57,7 @@ class AsyncProducer(Generic[T_contra]):
         self.opened = False
         self.late: Errand | None = None
         """Opens what it keeps on disk, if the node was running when it was made."""
+        self.ending = node.ending
         self._node = node
         self._encode = codec.encode
         self._gate = Gate()
@@ -195,6 +196,7 @@ class AsyncProducer(Generic[T_contra]):
         if timeout is not None:
             timeout = check_timeout(timeout)
         await self._started()
+        self.ending.check_sending()
         if confirm is not None:
             check_state(confirm)
         if confirm == "stored":
@@ -242,6 +244,7 @@ class AsyncProducer(Generic[T_contra]):
         try:
             timeout = check_timeout(timeout)
             await self._started()
+            self.ending.check_sending()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
             await self._accept_many(encoded, progress, Patience(timeout))
             if fault is not None:
@@ -285,6 +288,7 @@ class AsyncProducer(Generic[T_contra]):
 
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
+                self.ending.check_sending()
                 await self._space.when_free(len(encoded[progress.accepted]), patience, call)
 
     async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
@@ -322,7 +326,10 @@ class AsyncProducer(Generic[T_contra]):
 
         def attempt() -> bool | None:
             self._node.ensure()
-            return True if len(self.end.consumers) >= consumers else None
+            if len(self.end.consumers) >= consumers:
+                return True
+            self.ending.check()
+            return None
 
         def what() -> str:
             return (

@@ -45,6 +45,7 @@ class AsyncPublisher(Generic[T_contra]):
         self.codec = codec
         self.alerted = False
         self.end: PublisherEnd = None  # type: ignore[assignment]  # until the node starts
+        self.ending = node.ending
         self._node = node
         self._encode = codec.encode
         self._lock = threading.Lock()
@@ -120,6 +121,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
         await self._node.started()
+        self.ending.check_sending()
         if topic is not None and topic != self.topic:
             await self._node.handles.publisher(topic, self.codec.body_type).publish(body, headers=headers)
         elif not self.try_publish(body, headers):
@@ -132,6 +134,7 @@ class AsyncPublisher(Generic[T_contra]):
             EncodeError: The bodies before the one at fault are sent; `error.accepted` counts them.
         """
         await self._node.started()
+        self.ending.check_sending()
         encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
         step = 8192
         for start in range(0, len(encoded), step):
@@ -172,7 +175,10 @@ class AsyncPublisher(Generic[T_contra]):
 
         def attempt() -> bool | None:
             self._node.ensure()
-            return True if len(self.end.confirmed) >= subscribers else None
+            if len(self.end.confirmed) >= subscribers:
+                return True
+            self.ending.check()
+            return None
 
         def what() -> str:
             return (
@@ -195,6 +201,7 @@ class AsyncSubscriber(Generic[T_co]):
         self.buffer_bytes = buffer_bytes
         self.alerted = False
         self.end: SubscriberEnd = None  # type: ignore[assignment]  # until the node starts
+        self.ending = node.ending
         self._node = node
         self._lock = threading.Lock()
         self._gate = Gate()
@@ -304,6 +311,7 @@ class AsyncSubscriber(Generic[T_co]):
         """
         update = await self.next_update(self._node.waiting, timeout)
         if update is None:
+            self.ending.check()
             raise NodeClosed("this subscriber" if not self._open else "this node")
         return update
 
@@ -334,11 +342,11 @@ class AsyncSubscriber(Generic[T_co]):
     async def _take(self, waiting: Waiting, take: Callable[[], Any], timeout: float | None) -> Any:
         if self._node.is_closed:
             return None
-        closed = object()
+        closed, ending = object(), self.ending
         await self._node.started(closing=True)
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out:
+            if not self._open or not self._node.handing_out or (ending.signal and ending.ends_loop(self.end)):
                 return closed
             return take()
 
@@ -354,6 +362,7 @@ class AsyncSubscriber(Generic[T_co]):
         __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> AsyncItems[Update[T_co]]:
+        self.ending.check()
         return AsyncItems(partial(self.next_update, self.waiting))
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[list[Update[T_co]]]:
@@ -366,7 +375,9 @@ class AsyncSubscriber(Generic[T_co]):
         Raises:
             ConfigError: There are no such lists.
         """
-        return partial(self.next_batch, *checked_batches(max_size, max_wait))
+        max_size, max_wait = checked_batches(max_size, max_wait)
+        self.ending.check()
+        return partial(self.next_batch, max_size, max_wait)
 
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""

@@ -184,8 +184,11 @@ class Closing:
             if isinstance(node.waiting, Suspending):
                 await node.handlers.finish()
         finally:
-            # Cancelled while this runs beside the loop, it goes on to its end.
-            await beside(node.waiting, self._let_go, None, f"{name}-close")
+            try:
+                # Cancelled while this runs beside the loop, it goes on to its end.
+                await beside(node.waiting, self._let_go, None, f"{name}-close")
+            finally:
+                node.ending.stop()
         _log.info("%s closed", name)
 
     def _let_go(self) -> None:

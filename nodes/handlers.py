@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import described, option_count
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
-from peerfabric.nodes import process
+from peerfabric.nodes import signals
 from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
@@ -189,7 +189,7 @@ class Handler:
             case NodeClosed():
                 return node.life is Life.RUNNING  # else it failed because this node ends, which is not its fault
             case KeyboardInterrupt() | SystemExit():
-                return not process.raised_by_signal(error)
+                return not signals.raised_by_signal(error)
             case _:
                 return True
 

@@ -277,6 +277,7 @@ class Handover:
 
         Raises:
             QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
+            SystemExit: It would wait, and a signal says that the node ends.
         """
         with self._lock:
             if self._has_room(size):  # since the caller looked
@@ -288,6 +289,7 @@ class Handover:
                 return None
             match self._on_full:
                 case "block":
+                    self._node.ending.check()
                     return None
                 case "drop_newest":
                     self._close_segment()

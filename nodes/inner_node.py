@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peerfabric.engine import Engine
 from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
@@ -15,11 +15,12 @@ from peerfabric.nodes.life import Life
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.settings import Settings
+from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.starting import Starting
 from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, running_loop
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Task
 
     from peerfabric.nodes.disk import Disk
 
@@ -43,6 +44,8 @@ class InnerNode:
         self.life_lock = threading.RLock()
         self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
+        self.starter: Task[Any] | None = None
+        """The task of that loop which started it."""
         self.engine: Engine = None  # type: ignore[assignment]  # this one and the next, until it starts
         self.pump: Pump = None  # type: ignore[assignment]
         self.disk: Disk | None = None
@@ -53,6 +56,7 @@ class InnerNode:
         self.handles = Handles(self)
         self.starting = Starting(self)
         self.closing = Closing(self)
+        self.ending = Ending(self)
         self._front = front
 
     @property
@@ -112,7 +116,9 @@ class InnerNode:
             raise WrongLoop("an AsyncNode starts in a running event loop; use it in a coroutine, or use Node")
         if self.loop not in (None, loop):
             raise WrongLoop
-        self.loop = loop
+        import asyncio
+
+        self.loop, self.starter = loop, asyncio.current_task()
 
     # In the life of the process
 

@@ -50,6 +50,10 @@ class Node:
         options: Limits and periods.
         spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
         fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
+        signals: The first SIGINT or SIGTERM ends the node in order. Iterations over its consumers and subscribers end
+            after the body that runs; calls that take, send or wait raise `SystemExit`; and when `with` has closed the
+            node the process exits with 128 + the signal's number. A second signal does what it does without this.
+            Only in a node that starts in the main thread, and only what the program does not handle itself.
 
     Raises:
         ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
@@ -67,6 +71,7 @@ class Node:
         options: Options | None = None,
         spool: str | os.PathLike[str] | None = None,
         fsync: bool = False,
+        signals: bool = False,
     ) -> None:
         self._async = _BlockingNode(
             name,
@@ -77,6 +82,7 @@ class Node:
             options=options,
             spool=spool,
             fsync=fsync,
+            signals=signals,
         )
         self._wrapped: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 

@@ -69,7 +69,10 @@ class Outcomes:
 
         def attempt() -> bool | None:
             self._node.ensure(closing=True)
-            return True if end.floor > last else None
+            if end.floor > last:
+                return True
+            self._node.ending.check()
+            return None
 
         def what() -> str:
             left = last + 1 - end.floor
@@ -98,6 +101,7 @@ class Outcomes:
                 return True
             if found in ("dead", "dropped", "damaged"):
                 raise self._rejected(receipt, found)
+            self._node.ending.check()
             return None
 
         def what() -> str:

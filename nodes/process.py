@@ -1,22 +1,16 @@
-"""What nodes need of their process: threads, signals in `run()`, forks noticed, nothing forgotten at exit."""
+"""What nodes need of their process: threads, forks noticed, nothing forgotten at exit."""
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import signal
 import sys
 import threading
-import traceback
 import warnings
-from collections.abc import Callable
-from functools import partial
-from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from peerfabric.errors import ConfigError
-from peerfabric.nodes.waiting import Gate, Waiting, wait_until
+from peerfabric.nodes import signals
 
 
 class Resident(Protocol):
@@ -51,54 +45,6 @@ def forget(node: Resident) -> None:
     _running.discard(node)
 
 
-async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str) -> None:
-    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        gate.open()
-
-    before = _install(on_signal)
-    try:
-        await wait_until(
-            waiting,
-            gate,
-            lambda: True if received or is_over() else None,
-            None,
-            lambda: what,
-            (float("inf"), logging.INFO),
-        )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def raised_by_signal(error: BaseException) -> bool:
-    """Whether a signal raised `error` in this thread: Ctrl-C as Python hears it, or a signal handler of the program."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:
-        return True
-    codes = {_code_of(handler) for handler in handlers if callable(handler)}
-    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
-def _code_of(handler: Any) -> CodeType | None:
-    while isinstance(handler, partial):  # as that of asyncio
-        handler = handler.func
-    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-    return code if isinstance(code, CodeType) else None
-
-
-def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Let `handler` hear SIGINT and SIGTERM; return those that did. Only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
 def refuse_green_threads() -> None:
     """Raise if gevent or eventlet has put its own threads, or its own `select`, in the place of the system's.
 
@@ -122,6 +68,7 @@ def refuse_green_threads() -> None:
 def _mark_forked() -> None:
     global _hooks  # noqa: PLW0603  # a thread of the parent may hold it for ever
     _hooks = threading.Lock()
+    signals.after_fork()
     for node in list(_running):
         node.forked()
     _running.clear()

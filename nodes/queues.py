@@ -26,6 +26,7 @@ class Producer(Generic[T_contra]):
 
     def __init__(self, producer: AsyncProducer[T_contra]) -> None:
         self._async = producer
+        self._ending = producer.ending
         self._try_send = producer.try_send
         self.queue = producer.queue
 
@@ -57,7 +58,7 @@ class Producer(Generic[T_contra]):
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
-        if confirm is None:
+        if confirm is None and not self._ending.signal:
             receipt = self._try_send(body, headers)
             if receipt is not None:
                 return receipt
@@ -129,6 +130,7 @@ class Consumer(Generic[T_co]):
 
     def __iter__(self) -> Items[Message[T_co]]:
         ours = self._async
+        ours.ending.check()
         return Items(partial(ours.next_message, ours.waiting), ours.rest, ours.take_again)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[Batch[T_co]]:

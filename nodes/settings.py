@@ -30,6 +30,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     options: Options
     spool: str | None
     fsync: bool
+    signals: bool
 
 
 def checked_settings(
@@ -41,6 +42,7 @@ def checked_settings(
     options: Options | None,
     spool: str | os.PathLike[str] | None,
     fsync: bool,
+    signals: bool,
 ) -> Settings:
     """The settings of a node that was given this.
 
@@ -57,6 +59,8 @@ def checked_settings(
         raise ConfigError(f"fsync={fsync!r} is neither True nor False; a spool's folder is given as spool=PATH")
     if spool is not None and not isinstance(spool, str | os.PathLike):
         raise ConfigError(f"spool={spool!r} is no folder; give a path, or None for no spool")
+    if not isinstance(signals, bool):
+        raise ConfigError(f"signals={signals!r} is no bool; give True for a node that SIGINT and SIGTERM end in order")
     if isinstance(peers, str):
         raise ConfigError(f"peers={peers!r} is one string; give a list of endpoints")
     peers = _listed("peers", peers, "a list of endpoints, such as ['tcp://127.0.0.1:7700']")
@@ -83,6 +87,7 @@ def checked_settings(
         options=options if options is not None else Options(),
         spool=os.path.abspath(spool) if spool is not None else None,
         fsync=fsync,
+        signals=signals,
     )
 
 

@@ -57,6 +57,7 @@ class Space:
         def attempt() -> bool | None:
             nonlocal used
             self._node.ensure()
+            self._node.ending.check()
             # The first look wants less to be used than before the attempt that failed. A later one, after a turn of the
             # pump, is content with what may be enough: what a record costs besides is known only when it is written.
             before, used = used, limit + 1

@@ -158,6 +158,7 @@ class Starting:
             node.pump.look_after(Reachability(settings.name, address, sockets, home, node.membership.moved).look)
             self._begin()
             undo.pop_all()
+        node.ending.listen()
         _log.info("%s started in fabric %s", settings.name, settings.fabric)
 
     def _bind(self, sockets: Sockets, opened: Opened) -> Address:

@@ -24,6 +24,7 @@ class Publisher(Generic[T_contra]):
 
     def __init__(self, publisher: AsyncPublisher[T_contra]) -> None:
         self._async = publisher
+        self._ending = publisher.ending
         self._try_publish = publisher.try_publish
         self.topic = publisher.topic
 
@@ -37,7 +38,7 @@ class Publisher(Generic[T_contra]):
             ConfigError: There are, or the topic's publisher has another type. Nothing was sent.
             EncodeError: Not of the body type, or not encodable. Nothing was sent.
         """
-        if topic is not None or not self._try_publish(body, headers):
+        if topic is not None or self._ending.signal or not self._try_publish(body, headers):
             complete(self._async.publish(body, topic=topic, headers=headers))
 
     def publish_many(self, bodies: Iterable[T_contra]) -> int:
@@ -85,6 +86,7 @@ class Subscriber(Generic[T_co]):
         __aiter__ = refusing(BLOCKING_FOR)
 
     def __iter__(self) -> Items[Update[T_co]]:
+        self._async.ending.check()
         return Items(partial(self._async.next_update, self._async.waiting))
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[list[Update[T_co]]]:

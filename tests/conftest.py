@@ -6,6 +6,7 @@ There `nodes`, `discovery` and `fabric` would answer to `import nodes` and hide 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ def _make_package(name: str, folder: Path) -> None:
 
 
 _make_package("tests", Path(__file__).parent)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach child processes also where a shell runs the suite in its background, and ignores it there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

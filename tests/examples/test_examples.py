@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,38 @@ def test_readme(pair: tuple[str, str], environment: dict[str, str], tmp_path: Pa
     for name in pair:
         (tmp_path / name).write_text(scripts[name])
     run_pair(tmp_path / pair[0], tmp_path / pair[1], environment, PAIRS[pair])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [name for pair in PAIRS for name in pair])
+@pytest.mark.parametrize("source", ["README", "examples"])
+def test_one_terminal_is_ended(
+    source: str, name: str, number: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Alone, each of the pairs waits; Ctrl-C and `kill` end it without a traceback, and the exit code says which."""
+    path = EXAMPLES / name
+    if source == "README":
+        path = tmp_path / name
+        path.write_text(readme_scripts()[name])
+    waiting = subprocess.Popen([sys.executable, str(path)], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        ends_at = time.monotonic() + DEADLINE
+        while not catches(waiting.pid, signal.SIGTERM):
+            assert waiting.poll() is None
+            assert time.monotonic() < ends_at
+            time.sleep(0.01)
+        waiting.send_signal(number)
+        _, complaints = waiting.communicate(timeout=DEADLINE)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert (waiting.returncode, "Traceback" in complaints) == (128 + number, False), complaints
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    [caught] = re.findall(r"^SigCgt:\t(.*)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_every_example_is_run() -> None:

@@ -447,6 +447,7 @@ def test_a_forked_child_leaves_the_ledger_alone(start: Any, path: str) -> None:
             producer.flush(timeout=20)
         """,
         path,
+        PYTHONWARNINGS="ignore::DeprecationWarning",  # from 3.12 on Python warns of forks where threads are
     )
     code, size = parent.line().split()
     assert (code, os.path.getsize(path)) == ("7", int(size))

@@ -23,6 +23,7 @@ def settings(**given: Any) -> Settings:
         "options": None,
         "spool": None,
         "fsync": False,
+        "signals": False,
     }
     return checked_settings(**nothing | given)
 
@@ -41,6 +42,7 @@ def test_what_stands_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
         options=Options(),
         spool=None,
         fsync=False,
+        signals=False,
     )
     monkeypatch.setenv("PEERFABRIC_FABRIC", "tests")
     assert settings().fabric == "tests"

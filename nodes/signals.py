@@ -1,0 +1,209 @@
+"""Signals: how SIGINT and SIGTERM end a node in order, of `signals=True` and while `run()` works."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.nodes.in_hand import in_hand
+from peerfabric.nodes.waiting import Gate, Suspending, Waiting, in_event_loop, wait_until
+
+if TYPE_CHECKING:
+    from peerfabric.consumer_end import ConsumerEnd
+    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.subscriber_end import SubscriberEnd
+
+HEARD: Final = (signal.SIGINT, signal.SIGTERM)
+CODE_BASE: Final = 128
+"""A process that a signal ended has this and its number as exit code, as shells, containers and systemd know it."""
+
+_log = logging.getLogger("peerfabric")
+
+_listeners: list[Ending] = []
+"""The nodes that hear the next signal."""
+_before: dict[int, Any] = {}
+"""Who handled the signals that we handle."""
+
+
+class Ending:
+    """Whether a signal has told one node to end, and what its calls do then.
+
+    Code of the user is not interrupted. It comes to an end in its own calls of the node: iterations end as if there was
+    nothing any more, and what would take, send or wait raises `SystemExit`, which ends threads and programs without a
+    traceback. Two go on: handlers, until the node closes, and sends of who has a message in hand, so that the body
+    that runs is run to its end.
+    """
+
+    def __init__(self, node: InnerNode) -> None:
+        self.signal = 0
+        """The number of the signal that has come; 0: none."""
+        self._node = node
+
+    def listen(self) -> None:
+        """The node has started: hear the first signal that comes and that the program does not handle itself."""
+        name = self._node.settings.name
+        if not self._node.settings.signals:
+            return
+        if not _in_main_thread():
+            _log.warning("%s hears no signals, as another thread started it; start it in the main thread", name)
+            return
+        _listeners.append(self)
+        for number in HEARD:
+            if _is_default(number):
+                _before[number] = signal.getsignal(number)
+                signal.signal(number, _on_signal)
+            elif signal.getsignal(number) is not _on_signal:
+                _log.info("%s leaves %s to the program, which handles it", name, signal.Signals(number).name)
+
+    def stop(self) -> None:
+        """Hear no more; the last one puts back who handled signals before."""
+        try:
+            _listeners.remove(self)
+        except ValueError:
+            return  # it hears nothing, or has heard
+        if not _listeners:
+            _put_back()
+
+    def signalled(self, number: int) -> None:
+        """A signal came. Called in the main thread, between any two steps of it: whatever lock it holds, it holds."""
+        self.signal = number
+        for handle in self._node.handles:
+            handle.changed()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a signal has come and it is no handler that asks."""
+        return self.signal != 0 and not self._node.handlers.is_current()
+
+    def ends_loop(self, end: ConsumerEnd | SubscriberEnd) -> bool:
+        """Whether a loop over what comes to `end` is over.
+
+        Raises:
+            SystemExit, CancelledError: It is, and runs in the body of a loop over another queue, which must not take
+                what came so far for all of it, and ack.
+        """
+        if not self.is_told:
+            return False
+        if any(other is not end for other, _ in in_hand()):
+            self.check()
+        return True
+
+    def check(self) -> None:
+        """End the call that asks, which would wait, if a signal has come.
+
+        Raises:
+            SystemExit: It has.
+            CancelledError: The same in a task that did not start the node. SystemExit would stop the event loop
+                there, before what other tasks do has come to an end.
+        """
+        if not self.is_told:
+            return
+        if isinstance(self._node.waiting, Suspending) and in_event_loop():
+            import asyncio  # it is there, and other programs need not load it
+
+            if asyncio.current_task() is not self._node.starter:
+                raise asyncio.CancelledError(f"signal {self.signal} came")
+        raise self.exit()
+
+    def check_sending(self) -> None:
+        """Like `check`, of a call that need not wait: it goes on if the thread or task has a message in hand."""
+        if self.signal and not in_hand():
+            self.check()
+
+    def exit(self) -> SystemExit:
+        """What ends the program."""
+        return SystemExit(CODE_BASE + self.signal)
+
+
+async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str) -> None:
+    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        gate.open()
+        _tell(number)  # other nodes
+
+    before = {number: signal.signal(number, on_signal) for number in HEARD} if _in_main_thread() else {}
+    try:
+        await wait_until(
+            waiting,
+            gate,
+            lambda: True if received or is_over() else None,
+            None,
+            lambda: what,
+            (float("inf"), logging.INFO),
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raised_by_signal(error: BaseException) -> bool:
+    """Whether a signal raised `error` in this thread: Ctrl-C as Python hears it, or a signal handler of the program."""
+    if not _in_main_thread():
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    if isinstance(error, KeyboardInterrupt) and signal.default_int_handler in handlers:
+        return True
+    codes = {_code_of(handler) for handler in handlers if callable(handler)}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    while isinstance(handler, partial):  # as that of asyncio
+        handler = handler.func
+    code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
+
+
+def after_fork() -> None:
+    """In a child process no node hears anything."""
+    _listeners.clear()
+    _put_back()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_default(number: int) -> bool:
+    """Whether the program has no handler of its own for a signal: nobody has, or `asyncio.run` for its main task."""
+    handler = signal.getsignal(number)
+    if isinstance(handler, partial):
+        runner = getattr(sys.modules.get("asyncio"), "Runner", None)
+        return runner is not None and isinstance(getattr(handler.func, "__self__", None), runner)
+    return handler is (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    told = _tell(number)
+    _put_back()
+    if not told:
+        signal.raise_signal(number)  # the last node was closed in another thread, which cannot put back handlers
+
+
+def _tell(number: int) -> bool:
+    """Let all nodes that listen hear a signal, as their first and last; whether there are any."""
+    listeners = _listeners[:]
+    _listeners.clear()
+    for ending in listeners:
+        ending.signalled(number)
+    return bool(listeners)
+
+
+def _put_back() -> None:
+    """Let those handle signals who did before, unless somebody else does by now. Only the main thread can."""
+    if not _in_main_thread():
+        return
+    for number, handler in list(_before.items()):
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, handler)
+    _before.clear()
