@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -266,7 +265,7 @@ class AsyncNode:
             if error is None and not ending.signal:
                 raise
             _log.error("%s", undelivered)
-        if ending.signal and (error is None or isinstance(error, asyncio.CancelledError)):
+        if ending.explains(error):
             raise ending.exit() from None
 
     def __reduce__(self) -> Any:

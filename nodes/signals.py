@@ -117,6 +117,11 @@ class Ending:
         if self.signal and not in_hand():
             self.check()
 
+    def explains(self, error: BaseException | None) -> bool:
+        """Whether it is a signal that ends the block which ends with `error`: with nothing, or with a cancellation."""
+        cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", ())
+        return self.signal != 0 and (error is None or isinstance(error, cancelled))
+
     def exit(self) -> SystemExit:
         """What ends the program."""
         return SystemExit(CODE_BASE + self.signal)
