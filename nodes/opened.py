@@ -15,6 +15,7 @@ from peerfabric.envelope import MSGPACK
 from peerfabric.errors import ConfigError, SpoolError
 from peerfabric.nodes.disk import Disk
 from peerfabric.nodes.keeper import Keeper
+from peerfabric.nodes.sparing import SparingFiles
 from peerfabric.nodes.stores import Store, told_lost
 from peerfabric.options import MiB
 from peerfabric.spool import Spool
@@ -77,6 +78,7 @@ class Opened:
     def _open_spool(self, path: str) -> Spool:
         spool = Spool.open(
             path,
+            files=SparingFiles(),
             fsync=self._fsync,
             counter_min=epoch_counter(),
             random_bits=secrets.randbits(20),

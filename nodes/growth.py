@@ -1,0 +1,165 @@
+"""Growth of the process that may come from a message without end, and whether it was that.
+
+libzmq gathers all frames of a message before it hands over the first, however many there are: a peer that says MORE for
+ever fills the memory of a node, in which no message arrives. Nothing tells how much libzmq holds. So we look at the
+memory of the whole process, and at the time that ZeroMQ's threads have worked: what grew without them is the program's
+own. If they may have done it, those who can do so close the connections, and what happens to the memory then says
+whether it was there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final
+
+from peerfabric.nodes.repeated import Doubling
+
+GROWTH: Final = 256 * 1024 * 1024
+"""Bytes that may come in before somebody looks: a quarter of a second's worth of the fastest peers in pipes, and the
+received messages of some consumers (64 MiB each)."""
+
+_FASTEST: Final = 8 * 1024**3
+"""Bytes in a second that one thread cannot receive into new memory: 2 GiB were measured."""
+
+LOOKS: Final = 3
+"""Looks until memory that ZeroMQ frees has gone; 400 MiB take it less than the time between two."""
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+_log = logging.getLogger("peerfabric")
+
+
+class Growth:
+    """Judges the growth of a process from what it is shown every now and then. Opens nothing."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """By how much the process has grown while ZeroMQ's threads worked enough for that."""
+        self.limit = GROWTH
+        self._seen: tuple[int, float] | None = None
+
+    def look(self, resident: int, worked: float) -> bool:
+        """Take in the size of the process and the seconds worked since it began; whether it grew beyond the limit."""
+        if self._seen is not None:
+            grown, work = resident - self._seen[0], worked - self._seen[1]
+            if grown < 0 or work * _FASTEST >= grown:
+                self.bytes = max(0, self.bytes + grown)
+        self._seen = resident, worked
+        return self.bytes > self.limit
+
+    def is_found(self, before: int, after: int) -> bool:
+        """Connections were closed and the process went from `before` to `after`: whether that is where it grew."""
+        found = 2 * (before - after) >= self.bytes
+        if found:
+            self.bytes, self.limit = 0, GROWTH
+        return found
+
+    def not_found(self) -> None:
+        """It has grown by itself: it is to grow to twice as much before anybody is suspected again."""
+        self.limit = 2 * self.bytes
+
+
+class Watch:
+    """Looks at the growth of this process, and closes what may be filled without end, one kind after the other.
+
+    Args:
+        threads: Those of ZeroMQ.
+        renewals: Each closes the sockets of one kind and makes new ones that are not connected yet.
+        where: Names the endpoints at which others connect.
+    """
+
+    def __init__(
+        self, threads: Iterable[int], renewals: Iterable[Callable[[], None]], where: Callable[[], str]
+    ) -> None:
+        self.judging = False
+        """Sockets were closed and nobody may connect until it is clear what that has changed."""
+        self._threads = list(threads)
+        self._renewals = deque(renewals)
+        """The next to be suspected comes first: the one that was found last, if any was."""
+        self._where = where
+        self._growth = Growth()
+        self._complaints = Doubling()
+        self._before = self._looks = 0
+
+    def look(self, now: float) -> None:
+        """To be called every now and then by the thread that owns the sockets."""
+        size = resident()
+        if size is None:
+            return
+        if self.judging:
+            self._judge(now)
+        elif self._is_over(size):
+            give_back()  # what only the allocator keeps is nobody's fault
+            size = resident() or size
+            if self._is_over(size):
+                self._renewals[0]()
+                self.judging, self._before, self._looks = True, size, 0
+
+    def _is_over(self, size: int) -> bool:
+        return self._growth.look(size, worked(self._threads))
+
+    def _judge(self, now: float) -> None:
+        give_back()
+        size = resident() or self._before
+        grown = self._growth.bytes
+        if self._growth.is_found(self._before, size):
+            if self._complaints.is_due(now):
+                _log.error(
+                    "a peer sends a message without end, %d MiB so far: its connection was closed with all others of "
+                    "that kind, which come back by themselves; look for a program that connects to %s and is no node",
+                    grown >> 20,
+                    self._where(),
+                )
+        elif self._looks < LOOKS:
+            self._looks += 1
+            return
+        else:
+            _log.debug("the process grew by %d MiB by itself; connections were made anew to see that", grown >> 20)
+            self._growth.not_found()
+            self._renewals.rotate(-1)
+        self.judging = False
+        self._is_over(size)
+
+
+def resident() -> int | None:
+    """Bytes of memory that this process has; None if that cannot be read now."""
+    try:
+        file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(os.read(file, 128).split()[1]) * _PAGE
+    finally:
+        os.close(file)
+
+
+def threads() -> set[int]:
+    """The threads of this process; none if that cannot be read."""
+    with suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()
+
+
+def worked(numbers: Iterable[int]) -> float:
+    """Seconds of processor time that these threads have used; without any of them, as much as could be."""
+    total, found = 0.0, False
+    for number in numbers:
+        with suppress(OSError):
+            # The clock of a thread, as the kernel numbers it: pthread_getcpuclockid(3) does the same.
+            total += time.clock_gettime(~number << 3 | 6)
+            found = True
+    return total if found else time.monotonic()
+
+
+def give_back() -> None:
+    """Let the allocator return to the system what is free; glibc's keeps it, however much it is."""
+    import ctypes  # which nobody else needs
+
+    with suppress(OSError, AttributeError):
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        trim(0)
