@@ -25,6 +25,9 @@ of all nodes of the process, which come every `LOOK_EVERY` seconds."""
 ENOUGH: Final = 128
 """From so many on it does so again."""
 
+ROOMY: Final = 1024
+"""From so many on they will not be gone before the next look, however long that takes."""
+
 FILES_RESERVE: Final = 24
 """With fewer free no new file of a spool or a ledger is opened. Storing goes on for longer than meeting peers."""
 

@@ -23,8 +23,15 @@ GROWTH: Final = 256 * 1024 * 1024
 """Bytes that may come in before somebody looks: a quarter of a second's worth of the fastest peers in pipes, and the
 received messages of some consumers (64 MiB each)."""
 
-_FASTEST: Final = 8 * 1024**3
-"""Bytes in a second that one thread cannot receive into new memory: 2 GiB were measured."""
+_FASTEST: Final = 4 * 1024**3
+"""Bytes in a second that one thread cannot receive into new memory: 1.6 GiB were measured."""
+
+LOOK_EVERY_IDLE: Final = 0.25
+LOOK_EVERY: Final = 0.05
+"""Seconds between two looks while ZeroMQ's threads do next to nothing, and while they work."""
+
+_WORK_MIN: Final = 0.004
+"""Seconds of work before the size of the process is read again: they bring 16 MiB at most, and reading costs 60 us."""
 
 LOOKS: Final = 3
 """Looks until memory that ZeroMQ frees has gone; 400 MiB take it less than the time between two."""
@@ -39,17 +46,21 @@ class Growth:
 
     def __init__(self) -> None:
         self.bytes = 0
-        """By how much the process has grown while ZeroMQ's threads worked enough for that."""
+        """By how much the process has grown, as far as ZeroMQ's threads worked enough for that."""
         self.limit = GROWTH
-        self._seen: tuple[int, float] | None = None
+        self._size: int | None = None
+        self._work = 0.0
 
-    def look(self, resident: int, worked: float) -> bool:
+    def work_since(self, work: float) -> float:
+        """Seconds worked since `look` was called."""
+        return work - self._work
+
+    def look(self, size: int, work: float) -> bool:
         """Take in the size of the process and the seconds worked since it began; whether it grew beyond the limit."""
-        if self._seen is not None:
-            grown, work = resident - self._seen[0], worked - self._seen[1]
-            if grown < 0 or work * _FASTEST >= grown:
-                self.bytes = max(0, self.bytes + grown)
-        self._seen = resident, worked
+        if self._size is not None:
+            grown = min(size - self._size, int((work - self._work) * _FASTEST))
+            self.bytes = max(0, self.bytes + grown)
+        self._size, self._work = size, work
         return self.bytes > self.limit
 
     def is_found(self, before: int, after: int) -> bool:
@@ -86,28 +97,32 @@ class Watch:
         self._complaints = Doubling()
         self._before = self._looks = 0
 
-    def look(self, now: float) -> None:
-        """To be called every now and then by the thread that owns the sockets."""
-        size = resident()
-        if size is None:
-            return
+    def look(self, now: float) -> float:
+        """To be called by the thread that owns the sockets; after how many seconds again."""
         if self.judging:
             self._judge(now)
-        elif self._is_over(size):
+            return LOOK_EVERY
+        if self._growth.work_since(worked(self._threads)) < _WORK_MIN:
+            return LOOK_EVERY_IDLE
+        if self._is_over():
             give_back()  # what only the allocator keeps is nobody's fault
-            size = resident() or size
-            if self._is_over(size):
+            if self._is_over():
                 self._renewals[0]()
-                self.judging, self._before, self._looks = True, size, 0
+                self.judging, self._looks = True, 0
+        return LOOK_EVERY
 
-    def _is_over(self, size: int) -> bool:
+    def _is_over(self) -> bool:
+        size = resident()
+        if size is None:
+            return False
+        self._before = size
         return self._growth.look(size, worked(self._threads))
 
     def _judge(self, now: float) -> None:
         give_back()
-        size = resident() or self._before
+        size = resident()
         grown = self._growth.bytes
-        if self._growth.is_found(self._before, size):
+        if size is not None and self._growth.is_found(self._before, size):
             if self._complaints.is_due(now):
                 _log.error(
                     "a peer sends a message without end, %d MiB so far: its connection was closed with all others of "
@@ -123,7 +138,7 @@ class Watch:
             self._growth.not_found()
             self._renewals.rotate(-1)
         self.judging = False
-        self._is_over(size)
+        self._is_over()
 
 
 def resident() -> int | None:

@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from typing import Final
 
-from peerfabric.discovery.host import fabric_folder, ipc_endpoint
+from peerfabric.discovery.host import fabric_folder, ipc_endpoint, shut_path
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.probe import Address, Outcome, Probe, address_of, family_of
 
@@ -57,9 +57,9 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
 class Listener:
     """One endpoint at which the kernel listens for us; ZeroMQ is lent a copy of its descriptor to accept from.
 
-    While it has none, who connects waits in the kernel's queue: he finds somebody who listens and does not answer,
-    as a stopped process would. So peers can be kept waiting, and sockets of ZeroMQ be made anew behind the same
-    endpoint, and nobody takes us for dead.
+    While it has none, as its socket is being made anew, who connects waits in the kernel's queue: he finds somebody who
+    listens and does not answer, as a stopped process would, and nobody takes us for dead. To take back what was lent
+    is no way to keep peers out: libzmq ends the connections of a listener that it unbinds.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -88,8 +88,9 @@ class Listener:
             ) from error
         self.endpoint = endpoint if self._path is not None else f"{host}:{self._socket.getsockname()[1]}"
         """The real one, with a port."""
-        self.lent = ""
-        """The name by which ZeroMQ knows what it accepts from; empty if it does not."""
+        self.lent = False
+        """Whether ZeroMQ's present socket accepts from it."""
+        self._hidden = False
 
     def _listen(self, address: Address) -> None:
         if self._path is None:
@@ -104,12 +105,23 @@ class Listener:
         """A descriptor of the same socket, for ZeroMQ, which closes it."""
         return os.dup(self._socket.fileno())
 
+    def hide(self, hidden: bool) -> None:
+        """Let nobody find a socket file, or everybody again: libzmq ends the process if it cannot accept there.
+
+        TCP ports stay: there it only tries again, as fast as it can.
+        """
+        if self._path is not None and hidden != self._hidden:
+            aside = shut_path(self._path)
+            with suppress(OSError):  # the folder was removed
+                os.rename(*((self._path, aside) if hidden else (aside, self._path)))
+            self._hidden = hidden
+
     def close(self) -> None:
         """Stop listening, and remove the socket file. May be called twice."""
         self._socket.close()
         if self._path is not None:
             with suppress(OSError):
-                os.unlink(self._path)
+                os.unlink(shut_path(self._path) if self._hidden else self._path)
             self._path = None
 
     def abandon(self) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from peerfabric.nodes.descriptors import (
     PENDING,
     PER_WIRE,
     RESERVE,
+    ROOMY,
     raise_descriptor_limit,
     table,
     too_few,
@@ -74,7 +74,7 @@ us, then user code, then its producer with an ack, on processors that are busy c
 together 640 us of processor time, and costs 560 us so. A large body that comes alone is not held up."""
 
 LOOK_EVERY: Final = 0.1
-"""Seconds between two looks at descriptors and memory, 20 us each."""
+"""Seconds between two looks at the descriptors while fewer than `ROOMY` are free, or somebody waits for some."""
 
 _BLOCK_BYTES: Final = 32 * 1024 * 1024 - 8192
 _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
@@ -174,12 +174,12 @@ class Sockets:
         self._outbox = self._open_outbox()
         self._inbox_at: list[Listener] = []
         self._outbox_at: list[Listener] = []
-        self._look_at = 0.0
         self._low = False  # few descriptors are left: nobody is let in
+        self._look_at = 0.0
         self._watch = Watch(
             threads() - others,  # ZeroMQ's, which began with the first socket
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
-            lambda: " or ".join(listener.endpoint for _, listener in self._doors()),
+            lambda: " or ".join(listener.endpoint for _, listener in self._listeners()),
         )
         self._closed = False
 
@@ -194,7 +194,7 @@ class Sockets:
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
         real = self._listen(self._inbox_at, inbox), self._listen(self._outbox_at, outbox)
-        self._let_in()
+        self._lend()
         return real
 
     @staticmethod
@@ -222,6 +222,7 @@ class Sockets:
             with table.taking(PER_WIRE, RESERVE) as there_are:
                 if self._low or not there_are:
                     self._undialled[wire] = endpoint
+                    self._low, self._look_at = True, 0.0
                     return
                 line = self._wires[wire] = self._connect(wire, endpoint)
         except zmq.ZMQError as error:
@@ -291,20 +292,22 @@ class Sockets:
             return False
         self._followed.add(endpoint)
         self._unfollowed.add(endpoint)
-        if not self._low:
-            self._follow_others()
+        self._follow_others()
         return endpoint in self._followed
 
     def _follow_others(self) -> None:
         """Connect to the outboxes that wait for it."""
-        while self._unfollowed and table.has(PENDING + RESERVE):
+        while self._unfollowed:
+            if self._low or not table.has(PENDING + RESERVE):
+                self._low, self._look_at = True, 0.0
+                return
             endpoint = self._unfollowed.pop()
             try:
                 self._updates.socket.connect(endpoint)
             except zmq.ZMQError as error:
                 _log.warning("cannot follow %s: %s", endpoint, error)
                 self._followed.remove(endpoint)
-        self._updates.look()
+            self._updates.look()
 
     def unfollow(self, endpoint: str) -> None:
         """Disconnect from an outbox. One that is not followed is no error."""
@@ -370,12 +373,11 @@ class Sockets:
             if bell.listen():
                 self._rest.poll(1000 * REST)
             self.resting = False
-            timeout = 0.0
-        elif self._happened or self._inbox.readable or self._updates.readable or not bell.listen():
-            timeout = 0.0  # Not to sleep, but to see the others too: a busy inbox must not starve the monitors.
+            ready = self._epoll.poll(0.0, 64)
+        elif self._found() or not bell.listen():
+            ready = self._epoll.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
         else:
-            timeout = self._until_due(timeout, now)
-        ready = self._epoll.poll(timeout, 64)
+            ready = self._sleep(now, self._due_at(timeout, now))
         bell.answer()
         for fd, _ in ready:
             if fd == self._inbox.fd:
@@ -389,6 +391,21 @@ class Sockets:
                 self._outbox.get(EVENTS)
             else:
                 self._ready.add(fd)
+
+    def _sleep(self, now: float, until: float) -> list[tuple[int, int]]:
+        """Wait for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
+        while True:
+            ready = self._epoll.poll(max(0.0, min(until, self._look_at) - now), 64)
+            now = time.monotonic()
+            if ready or now >= until or now < self._look_at:
+                return ready
+            self._look(now)
+            if self._found():
+                return []
+
+    def _found(self) -> bool:
+        """Whether `read` has something to bring, whatever the descriptors say."""
+        return bool(self._happened) or self._inbox.readable or self._updates.readable
 
     def read(self, limit: int = 64) -> list[Event]:
         """Return what there is, without waiting: connections first, then at most `limit` messages of each socket.
@@ -490,56 +507,43 @@ class Sockets:
         self._epoll.register(self._outbox_fd, select.EPOLLIN)
         return outbox
 
-    # Who is let in
-
-    def _let_in(self) -> None:
-        """Have ZeroMQ accept connections at all of our endpoints."""
-        for socket, listener in self._doors():
-            if not listener.lent:
-                socket.set(zmq.USE_FD, listener.copy())
-                socket.bind(listener.endpoint)
-                lent = socket.get(zmq.LAST_ENDPOINT)
-                assert isinstance(lent, bytes)
-                listener.lent = os.fsdecode(lent)
-                self._hear_doors()
-
-    def _keep_out(self) -> None:
-        """Have those who connect wait; whoever is connected stays."""
-        for socket, listener in self._doors():
-            if listener.lent:
-                socket.unbind(listener.lent)
-                listener.lent = ""
-                self._hear_doors()
-
-    def _doors(self) -> Iterator[tuple[ZmqSocket, Listener]]:
-        yield from ((self._inbox.socket, listener) for listener in self._inbox_at)
-        yield from ((self._outbox, listener) for listener in self._outbox_at)
-
-    def _hear_doors(self) -> None:
-        """After calls that may have taken the news of their descriptors."""
-        self._inbox.look()
-        self._outbox.get(EVENTS)
+    # Limits
 
     def _look(self, now: float) -> None:
         """See how many descriptors are left and whether somebody fills our memory, and act on it."""
-        self._look_at = now + LOOK_EVERY
-        self._low = not table.has(ENOUGH if self._low else RESERVE)
+        roomy = table.has(ROOMY)
+        self._low = not roomy and not table.has(ENOUGH if self._low else RESERVE)
         if self._low:
             table.complain(now)
-            self._keep_out()
         else:
             table.is_over()
-        self._watch.look(now)
+        self._look_at = now + self._watch.look(now)
+        if not roomy or self._undialled or self._unfollowed:
+            self._look_at = min(self._look_at, now + LOOK_EVERY)
+        for _, listener in self._listeners():
+            listener.hide(self._low)
         if self._low or self._watch.judging:
             return
-        self._let_in()
-        if self._unfollowed:
-            self._follow_others()
-        while self._undialled:
+        self._lend()
+        self._follow_others()
+        while self._undialled and not self._low:
             wire, endpoint = self._undialled.popitem()
             self.dial(wire, endpoint)
-            if wire in self._undialled:
-                return
+
+    def _lend(self) -> None:
+        """Have ZeroMQ accept connections at all endpoints."""
+        for socket, listener in self._listeners():
+            if not listener.lent:
+                socket.set(zmq.USE_FD, listener.copy())
+                socket.bind(listener.endpoint)
+                listener.lent = True
+                # These calls may have taken the news of the descriptors.
+                self._inbox.look()
+                self._outbox.get(EVENTS)
+
+    def _listeners(self) -> Iterator[tuple[ZmqSocket, Listener]]:
+        yield from ((self._inbox.socket, listener) for listener in self._inbox_at)
+        yield from ((self._outbox, listener) for listener in self._outbox_at)
 
     def _renew_inbox(self) -> None:
         self._forget(self._inbox.fd)
@@ -548,14 +552,14 @@ class Sockets:
         self._inbox = self._open_inbox()
         self._inbox.shared_bytes_max = shared_bytes_max
         for listener in self._inbox_at:
-            listener.lent = ""
+            listener.lent = False
 
     def _renew_outbox(self) -> None:
         self._forget(self._outbox_fd)
         self._outbox.close()
         self._outbox = self._open_outbox()
         for listener in self._outbox_at:
-            listener.lent = ""
+            listener.lent = False
 
     def _renew_updates(self) -> None:
         self._forget(self._updates.fd)
@@ -672,14 +676,13 @@ class Sockets:
             events.append(self._wires[wire].connection.give_up())
             self.hang_up(wire)
 
-    def _until_due(self, timeout: float | None, now: float) -> float:
-        """Shorten `timeout` to the next moment at which `_expire` or `_look` has something to do."""
-        due = self._look_at
+    def _due_at(self, timeout: float | None, now: float) -> float:
+        """When `timeout` ends, or `_expire` has something to do."""
+        due = math.inf if timeout is None else now + timeout
         if self._dialling or self._probes:
             due = min((due, *(probe.expires_at for _, probe in self._probes.values())))
             due = min((due, *itertools.islice(self._dialling.values(), 1)))
-        left = max(0.0, due - now)
-        return left if timeout is None else min(left, timeout)
+        return due
 
 
 def _keep_freed_memory() -> None:
