@@ -130,12 +130,6 @@ def ipc_endpoint(folder: Path, node_id: str, kind: Literal["inbox", "outbox"]) -
     return f"ipc://{path}"
 
 
-def shut_path(path: str) -> str:
-    """Where the socket file at `path` lies while its node can let nobody in."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.shut")
-
-
 def _is_text(path: str) -> bool:
     # A path that is not UTF-8 cannot be written into an announcement.
     try:

@@ -30,7 +30,7 @@ import msgspec
 
 from peerfabric.discovery.base import Announcement, Lost, Report, Sighting
 from peerfabric.discovery.files import is_at, is_old, lockable, opened, remove_socket, remove_socket_if_deaf
-from peerfabric.discovery.host import fabric_folder, shut_path
+from peerfabric.discovery.host import fabric_folder
 from peerfabric.errors import ConfigError
 
 REGISTRY_FILES_MAX: Final = 8192
@@ -314,7 +314,6 @@ class RegistryBackend:
             # Only what its node made here: an announcement must not choose which files we remove.
             if socket_path.parent == self.folder and socket_path.name.startswith(f"{announcement.node_id}."):
                 remove_socket(socket_path)
-                remove_socket(Path(shut_path(str(socket_path))))
         return True
 
     def _remove_unclaimed(self) -> None:

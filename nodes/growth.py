@@ -26,7 +26,7 @@ received messages of some consumers (64 MiB each)."""
 _FASTEST: Final = 4 * 1024**3
 """Bytes in a second that one thread cannot receive into new memory: 1.6 GiB were measured."""
 
-LOOK_EVERY_IDLE: Final = 0.25
+LOOK_EVERY_IDLE: Final = 0.5
 LOOK_EVERY: Final = 0.05
 """Seconds between two looks while ZeroMQ's threads do next to nothing, and while they work."""
 

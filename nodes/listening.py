@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import socket
 import stat
 from contextlib import suppress
 from typing import Final
 
-from peerfabric.discovery.host import fabric_folder, ipc_endpoint, shut_path
+from peerfabric.discovery.host import fabric_folder, ipc_endpoint
 from peerfabric.errors import ConfigError, EndpointInUse
-from peerfabric.nodes.probe import Address, Outcome, Probe, address_of, family_of
+from peerfabric.nodes.probe import Outcome, Probe, address_of
 
 _TCP: Final = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\*|\d{1,5})")
 _LOOPBACK: Final = re.compile(r"127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\]|localhost")
 _ANY_TCP: Final = "tcp://127.0.0.1:*"
-_BACKLOG: Final = 1024
 
 
 def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple[list[str], list[str]]:
@@ -54,85 +51,10 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
     return [f"tcp://{host}:{found['port']}"], [f"tcp://{host}:*"]
 
 
-class Listener:
-    """One endpoint at which the kernel listens for us; ZeroMQ is lent a copy of its descriptor to accept from.
-
-    While it has none, as its socket is being made anew, who connects waits in the kernel's queue: he finds somebody who
-    listens and does not answer, as a stopped process would, and nobody takes us for dead. To take back what was lent
-    is no way to keep peers out: libzmq ends the connections of a listener that it unbinds.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        """Listen at `ipc://PATH`, `tcp://HOST:PORT` or `tcp://HOST:*`, with a numeric HOST.
-
-        Raises:
-            EndpointInUse: Somebody listens there.
-            ConfigError: Not such an endpoint, or one that cannot be bound here.
-        """
-        self._path = listening_path(endpoint)
-        host, _, port = endpoint.rpartition(":")
-        address = address_of(endpoint if self._path is not None else f"{host}:{0 if port == '*' else port}")
-        assert address is not None
-        try:
-            self._socket = socket.socket(family_of(address), socket.SOCK_STREAM)
-            try:
-                self._listen(address)
-            except BaseException:
-                self._socket.close()
-                raise
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise EndpointInUse(endpoint) from error
-            raise ConfigError(
-                f"cannot listen at {endpoint}: {error.strerror}; use an address of this host and an existing folder"
-            ) from error
-        self.endpoint = endpoint if self._path is not None else f"{host}:{self._socket.getsockname()[1]}"
-        """The real one, with a port."""
-        self.lent = False
-        """Whether ZeroMQ's present socket accepts from it."""
-        self._hidden = False
-
-    def _listen(self, address: Address) -> None:
-        if self._path is None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
-        if self._path is not None:
-            os.chmod(self._path, 0o600)  # for our user only, before anybody can connect
-        self._socket.listen(_BACKLOG)
-        self._socket.setblocking(False)
-
-    def copy(self) -> int:
-        """A descriptor of the same socket, for ZeroMQ, which closes it."""
-        return os.dup(self._socket.fileno())
-
-    def hide(self, hidden: bool) -> None:
-        """Let nobody find a socket file, or everybody again: libzmq ends the process if it cannot accept there.
-
-        TCP ports stay: there it only tries again, as fast as it can.
-        """
-        if self._path is not None and hidden != self._hidden:
-            aside = shut_path(self._path)
-            with suppress(OSError):  # the folder was removed
-                os.rename(*((self._path, aside) if hidden else (aside, self._path)))
-            self._hidden = hidden
-
-    def close(self) -> None:
-        """Stop listening, and remove the socket file. May be called twice."""
-        self._socket.close()
-        if self._path is not None:
-            with suppress(OSError):
-                os.unlink(shut_path(self._path) if self._hidden else self._path)
-            self._path = None
-
-    def abandon(self) -> None:
-        """In a forked child: it is the parent who listens."""
-        self._socket.close()
-
-
 def listening_path(endpoint: str) -> str | None:
     """Check an endpoint to bind and clear the way for it; return the path of its socket file, if it has one.
 
-    A socket file is left by whoever was killed, and bind refuses what is there: so we look whose it is.
+    libzmq takes over a path whoever listens there, and removes whatever file it finds: so we look first.
     """
     if not endpoint.startswith("ipc://"):
         host, _, port = endpoint.rpartition(":")

@@ -17,14 +17,14 @@ import logging
 import math
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import zmq
 
-from peerfabric.errors import ConfigError
+from peerfabric.errors import ConfigError, FabricError
 from peerfabric.nodes.descriptors import (
     ENOUGH,
     FILES_RESERVE,
@@ -40,9 +40,10 @@ from peerfabric.nodes.descriptors import (
 from peerfabric.nodes.doorbell import Doorbell
 from peerfabric.nodes.growth import Watch, threads
 from peerfabric.nodes.intake import EVENTS, Intake, is_ready
-from peerfabric.nodes.listening import Listener
+from peerfabric.nodes.listener import Listener
 from peerfabric.nodes.monitor import Connected, Disconnected, Monitor, Refused
 from peerfabric.nodes.probe import Outcome, Probe, is_dialable
+from peerfabric.nodes.updates import Updates
 from peerfabric.nodes.wire import Buffer, Wire, plain_send, send_frames
 
 if TYPE_CHECKING:
@@ -136,10 +137,14 @@ class Sockets:
         with table.taking(NODE, RESERVE) as there_are:
             if not there_are:
                 raise too_few(NODE, "a node")
-            self._open_all()
+            self._context: ZmqContext = zmq.Context(io_threads=1)
+            try:
+                self._open_all()
+            except (OSError, zmq.ZMQError) as error:  # others of this process took them meanwhile
+                self._context.destroy(linger=0)
+                raise too_few(NODE, "a node") from error
 
     def _open_all(self) -> None:
-        self._context: ZmqContext = zmq.Context(io_threads=1)
         # A closed socket keeps its place until libzmq's reaper comes round, so room for every peer being redialled.
         self._context.set(zmq.MAX_SOCKETS, min(6 * self._peers_max + 64, _SOCKETS_MAX))
         self._names = itertools.count(1)
@@ -149,8 +154,6 @@ class Sockets:
         after `close`. An attribute and not a method, which would double its cost."""
 
         self._wires: dict[int, Wire] = {}
-        self._followed: set[str] = set()
-        self._prefixes: dict[bytes, int] = {}
         self._abandoned: dict[int, Wire] = {}  # the parent's wires, in a forked child
         self._happened: list[Event] = []  # found outside of read()
         self._ready: set[int] = set()  # descriptors that epoll named and read() has not yet looked at
@@ -159,7 +162,6 @@ class Sockets:
         self._probes: dict[int, tuple[int, Probe]] = {}  # by descriptor
         self._dialling: dict[int, float] = {}  # until when, by wire; oldest first, as all have the same patience
         self._undialled: dict[int, str] = {}  # endpoints of wires that wait for descriptors
-        self._unfollowed: set[str] = set()  # those of _followed that do
 
         self.resting = False
         """Whether `wait` first rests, deaf to all but `wake`: see REST. Any thread may look."""
@@ -169,17 +171,20 @@ class Sockets:
         self._epoll = select.epoll()
         self._epoll.register(self._bell.fd, select.EPOLLIN)
         others = threads()
-        self._inbox = self._open_inbox()
-        self._updates = self._open_updates()
+        self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
+        self._updates = Updates(self._open(zmq.SUB), self._peers_max)
+        for intake in (self._inbox, self._updates):
+            self._epoll.register(intake.fd, select.EPOLLIN)
         self._outbox = self._open_outbox()
-        self._inbox_at: list[Listener] = []
-        self._outbox_at: list[Listener] = []
-        self._low = False  # few descriptors are left: nobody is let in
+        self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
+        self._low = False  # few descriptors are left: nobody is to be let in
+        self._shut = False  # and nobody new finds us over ipc
+        self._unbound: list[tuple[Listener, ZmqSocket]] = []  # that were made anew
         self._look_at = 0.0
         self._watch = Watch(
             threads() - others,  # ZeroMQ's, which began with the first socket
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
-            lambda: " or ".join(listener.endpoint for _, listener in self._listeners()),
+            lambda: " or ".join(endpoint for listener in self._listeners for endpoint in listener.endpoints),
         )
         self._closed = False
 
@@ -193,17 +198,40 @@ class Sockets:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
-        real = self._listen(self._inbox_at, inbox), self._listen(self._outbox_at, outbox)
-        self._lend()
-        return real
+        bound = tuple(
+            [listener.bind(endpoint) for endpoint in endpoints]
+            for listener, endpoints in zip(self._listeners, (inbox, outbox), strict=True)
+        )
+        self._look_at_bound()
+        return bound[0], bound[1]
 
-    @staticmethod
-    def _listen(listeners: list[Listener], wanted: Sequence[str]) -> list[str]:
-        found = []
-        for endpoint in wanted:
-            listeners.append(Listener(endpoint))
-            found.append(listeners[-1].endpoint)
-        return found
+    def gone(self) -> list[str]:
+        """Return the endpoints whose socket file is not there, or is not ours any more: nobody new can connect to them.
+
+        Raises:
+            OSError: The files cannot be looked at, which says nothing about them.
+        """
+        if self._shut:
+            return []  # we removed them, and put them back when there are descriptors
+        return [endpoint for listener in self._listeners for endpoint in listener.gone()]
+
+    def bind_again(self, endpoint: str) -> None:
+        """Listen anew at an endpoint that is gone. Those who are connected stay, or connect again: see `Listener`.
+
+        Raises:
+            EndpointInUse, ConfigError: As `bind`; it is still gone.
+        """
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.bind_again(endpoint)
+        self._look_at_bound()
+
+    def leave(self, endpoint: str) -> None:
+        """Be found at an ipc endpoint no more, and remove its file. Those who are connected stay, as above."""
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.leave(endpoint)
+        self._look_at_bound()
 
     def dial(self, wire: int, endpoint: str) -> None:
         """Connect a PUSH of its own to `endpoint`, in place of what `wire` was before.
@@ -286,58 +314,19 @@ class Sockets:
 
         A second call changes nothing. False: not an endpoint, or more of them than peers.
         """
-        if endpoint in self._followed:
-            return True
-        if not is_dialable(endpoint) or len(self._followed) >= self._peers_max:
-            return False
-        self._followed.add(endpoint)
-        self._unfollowed.add(endpoint)
-        self._follow_others()
-        return endpoint in self._followed
-
-    def _follow_others(self) -> None:
-        """Connect to the outboxes that wait for it."""
-        while self._unfollowed:
-            if self._low or not table.has(PENDING + RESERVE):
-                self._low, self._look_at = True, 0.0
-                return
-            endpoint = self._unfollowed.pop()
-            try:
-                self._updates.socket.connect(endpoint)
-            except zmq.ZMQError as error:
-                _log.warning("cannot follow %s: %s", endpoint, error)
-                self._followed.remove(endpoint)
-            self._updates.look()
+        return self._updates.follow(endpoint)
 
     def unfollow(self, endpoint: str) -> None:
         """Disconnect from an outbox. One that is not followed is no error."""
-        if endpoint not in self._followed:
-            return
-        self._followed.remove(endpoint)
-        if endpoint in self._unfollowed:
-            self._unfollowed.remove(endpoint)
-            return
-        # ENOENT: libzmq gave up on that endpoint by itself, after a protocol error.
-        with suppress(zmq.ZMQError):
-            self._updates.socket.disconnect(endpoint)
-        self._updates.look()
+        self._updates.unfollow(endpoint)
 
     def subscribe(self, prefix: bytes) -> None:
         """Ask publishers for topics that begin with `prefix`, until as many `unsubscribe` calls."""
-        count = self._prefixes.get(prefix, 0)
-        if count == 0:
-            self._updates.socket.subscribe(prefix)
-            self._updates.look()
-        self._prefixes[prefix] = count + 1
+        self._updates.subscribe(prefix)
 
     def unsubscribe(self, prefix: bytes) -> None:
         """Take back one `subscribe`; more than there were are no error."""
-        count = self._prefixes.pop(prefix, 0)
-        if count > 1:
-            self._prefixes[prefix] = count - 1
-        elif count == 1:
-            self._updates.socket.unsubscribe(prefix)
-            self._updates.look()
+        self._updates.unsubscribe(prefix)
 
     def probe(self, wire: int, endpoint: str) -> None:
         """Ask whether anybody listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
@@ -445,7 +434,7 @@ class Sockets:
         self._probes.clear()
         for socket in (self._inbox.socket, self._updates.socket, self._outbox):
             socket.close()
-        for listener in (*self._inbox_at, *self._outbox_at):
+        for listener in self._listeners:
             listener.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
@@ -466,7 +455,7 @@ class Sockets:
         self._abandoned, self._wires = self._wires, {}
         for _, probe in self._probes.values():
             probe.close()
-        for listener in (*self._inbox_at, *self._outbox_at):
+        for listener in self._listeners:
             listener.abandon()
         self._epoll.close()
         self._bell.abandon()
@@ -490,16 +479,6 @@ class Sockets:
         socket.ipv6 = 1
         return socket
 
-    def _open_inbox(self) -> Intake:
-        inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
-        self._epoll.register(inbox.fd, select.EPOLLIN)
-        return inbox
-
-    def _open_updates(self) -> Intake:
-        updates = Intake(self._open(zmq.SUB), parts_min=2, parts_max=3)
-        self._epoll.register(updates.fd, select.EPOLLIN)
-        return updates
-
     def _open_outbox(self) -> ZmqSocket:
         outbox = self._open(zmq.PUB)
         self._outbox_fd = int(outbox.fd)
@@ -518,58 +497,59 @@ class Sockets:
         else:
             table.is_over()
         self._look_at = now + self._watch.look(now)
-        if not roomy or self._undialled or self._unfollowed:
+        if not roomy or self._undialled or self._updates.waits:
             self._look_at = min(self._look_at, now + LOOK_EVERY)
-        for _, listener in self._listeners():
-            listener.hide(self._low)
+        if self._low and not self._shut:
+            # libzmq ends the process if it cannot accept over ipc; over TCP it tries again, as fast as it can.
+            self._shut = True
+            for listener in self._listeners:
+                listener.remove_files()
         if self._low or self._watch.judging:
             return
-        self._lend()
-        self._follow_others()
+        if self._shut:
+            self._open_again()
+        while self._unbound:
+            listener, socket = self._unbound.pop()
+            listener.move(socket)
+            self._look_at_bound()
+        if self._updates.waits:
+            self._updates.follow_others()
         while self._undialled and not self._low:
             wire, endpoint = self._undialled.popitem()
             self.dial(wire, endpoint)
 
-    def _lend(self) -> None:
-        """Have ZeroMQ accept connections at all endpoints."""
-        for socket, listener in self._listeners():
-            if not listener.lent:
-                socket.set(zmq.USE_FD, listener.copy())
-                socket.bind(listener.endpoint)
-                listener.lent = True
-                # These calls may have taken the news of the descriptors.
-                self._inbox.look()
-                self._outbox.get(EVENTS)
+    def _look_at_bound(self) -> None:
+        """After calls that may have taken the news of what is bound."""
+        self._inbox.look()
+        self._outbox.get(EVENTS)
 
-    def _listeners(self) -> Iterator[tuple[ZmqSocket, Listener]]:
-        yield from ((self._inbox.socket, listener) for listener in self._inbox_at)
-        yield from ((self._outbox, listener) for listener in self._outbox_at)
+    def _open_again(self) -> None:
+        """Put back the socket files that were removed; what cannot be put back now is tried again."""
+        self._shut = False
+        for endpoint in self.gone():
+            try:
+                self.bind_again(endpoint)
+            except FabricError as error:
+                _log.warning("%s", error)
+
+    def _renew(self, intake: Intake, kind: int) -> None:
+        self._forget(intake.fd)
+        intake.socket.close()
+        intake.replace(self._open(kind))
+        self._epoll.register(intake.fd, select.EPOLLIN)
 
     def _renew_inbox(self) -> None:
-        self._forget(self._inbox.fd)
-        self._inbox.socket.close()
-        shared_bytes_max = self._inbox.shared_bytes_max
-        self._inbox = self._open_inbox()
-        self._inbox.shared_bytes_max = shared_bytes_max
-        for listener in self._inbox_at:
-            listener.lent = False
+        self._renew(self._inbox, zmq.PULL)
+        self._unbound.append((self._listeners[0], self._inbox.socket))
+
+    def _renew_updates(self) -> None:
+        self._renew(self._updates, zmq.SUB)
 
     def _renew_outbox(self) -> None:
         self._forget(self._outbox_fd)
         self._outbox.close()
         self._outbox = self._open_outbox()
-        for listener in self._outbox_at:
-            listener.lent = False
-
-    def _renew_updates(self) -> None:
-        self._forget(self._updates.fd)
-        self._updates.socket.close()
-        shared_bytes_max = self._updates.shared_bytes_max
-        self._updates = self._open_updates()
-        self._updates.shared_bytes_max = shared_bytes_max
-        for prefix in self._prefixes:
-            self._updates.socket.subscribe(prefix)
-        self._unfollowed |= self._followed
+        self._unbound.append((self._listeners[1], self._outbox))
 
     def _renew_wires(self) -> None:
         for wire in list(self._wires):
