@@ -33,8 +33,9 @@ LOOK_EVERY: Final = 0.05
 _WORK_MIN: Final = 0.004
 """Seconds of work before the size of the process is read again: they bring 16 MiB at most, and reading costs 60 us."""
 
-LOOKS: Final = 3
-"""Looks until memory that ZeroMQ frees has gone; 400 MiB take it less than the time between two."""
+LOOKS: Final = 4
+"""Looks without a change until memory that connections held is taken to have gone."""
+_STEP: Final = 1024 * 1024
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -95,7 +96,8 @@ class Watch:
         self._where = where
         self._growth = Growth()
         self._complaints = Doubling()
-        self._before = self._looks = 0
+        self._before = self._last = self._looks = 0
+        self._is_over()  # what is there already is nobody's fault
 
     def look(self, now: float) -> float:
         """To be called by the thread that owns the sockets; after how many seconds again."""
@@ -108,7 +110,7 @@ class Watch:
             give_back()  # what only the allocator keeps is nobody's fault
             if self._is_over():
                 self._renewals[0]()
-                self.judging, self._looks = True, 0
+                self.judging, self._looks, self._last = True, 0, self._before
         return LOOK_EVERY
 
     def _is_over(self) -> bool:
@@ -131,7 +133,9 @@ class Watch:
                     self._where(),
                 )
         elif self._looks < LOOKS:
-            self._looks += 1
+            # ZeroMQ's threads need their time to free it; as long as it becomes less they are at it.
+            self._looks = 0 if size is not None and size < self._last - _STEP else self._looks + 1
+            self._last = size or self._last
             return
         else:
             _log.debug("the process grew by %d MiB by itself; connections were made anew to see that", grown >> 20)
