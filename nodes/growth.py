@@ -123,6 +123,9 @@ class Watch:
     def _judge(self, now: float) -> None:
         give_back()
         size = resident()
+        if size is not None and size < self._last - _STEP:
+            self._last, self._looks = size, 0  # ZeroMQ's threads are at it
+            return
         grown = self._growth.bytes
         if size is not None and self._growth.is_found(self._before, size):
             if self._complaints.is_due(now):
@@ -133,9 +136,7 @@ class Watch:
                     self._where(),
                 )
         elif self._looks < LOOKS:
-            # ZeroMQ's threads need their time to free it; as long as it becomes less they are at it.
-            self._looks = 0 if size is not None and size < self._last - _STEP else self._looks + 1
-            self._last = size or self._last
+            self._looks += 1
             return
         else:
             _log.debug("the process grew by %d MiB by itself; connections were made anew to see that", grown >> 20)

@@ -84,7 +84,9 @@ connection.connect(sys.argv[1])
 connection.sendall(b"\\xff" + bytes(8) + b"\\x7f\\x03\\x00" + b"NULL".ljust(20, b"\\0") + bytes(32))
 ready = b"\\x05READY\\x0bSocket-Type\\x00\\x00\\x00" + bytes([len(sys.argv[2])]) + sys.argv[2].encode()
 connection.sendall(bytes([4, len(ready)]) + ready)
-connection.recv(1000)
+answer = b""
+while b"Socket-Type" not in answer:
+    answer += connection.recv(1000)
 frames = (b"\\x01\\x64" + b"x" * 100) * 640
 try:
     while True:
