@@ -109,7 +109,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture(autouse=True)
 def _fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors.table, "_complaints", descriptors.Doubling())
+    monkeypatch.setattr(descriptors.table, "_complaints", Doubling())
 
 
 def run(script: str, runtime: Path) -> list[str]:
