@@ -16,6 +16,7 @@ import pytest
 from peerfabric import ConfigError, Node, SpoolError
 from peerfabric.nodes import descriptors, growth
 from peerfabric.nodes.descriptors import FILES_RESERVE, RESERVE, Table
+from peerfabric.nodes.repeated import Doubling
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
 
 MiB = 1024 * 1024
