@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import stat
 import time
@@ -12,9 +13,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-_LEFTOVER_AGE: Final = 60.0
+LEFTOVER_AGE: Final = 60.0
 """Seconds after which a hidden file or a socket that nobody claims is taken for a leftover. Making one takes
 milliseconds; the rest is for machines that were suspended."""
+
+
+_NODE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def announcement_name(node_id: str, epoch: int) -> str:
+    """Return the name of the file by which a life of a node is announced, and which it holds locked."""
+    return f"{node_id}.{epoch}.json"
+
+
+def is_proven_dead(folder: Path, node_id: str, epoch: int) -> bool:
+    """Whether a life of a node is announced in `folder` and holds its file no longer.
+
+    False says nothing: without an announcement it may have closed, have been buried, or never been announced there.
+    """
+    if not _NODE_ID.fullmatch(node_id):  # peers tell us ids, and this one becomes part of a path
+        return False
+    path = folder / announcement_name(node_id, epoch)
+    with opened(path) as descriptor:
+        return descriptor is not None and lockable(descriptor) and is_at(descriptor, path)
 
 
 @contextmanager
@@ -52,9 +73,21 @@ def is_at(descriptor: int, path: Path) -> bool:
 def is_old(path: Path) -> bool:
     """Whether the file is there and too old to be still in the making."""
     try:
-        return time.time() - path.lstat().st_mtime > _LEFTOVER_AGE
+        return time.time() - path.lstat().st_mtime > LEFTOVER_AGE
     except FileNotFoundError:
         return False
+
+
+def mark_dead(path: Path) -> None:
+    """Leave the socket of a dead node for now: whoever had a link with it finds by being refused that it is dead.
+
+    From here on `is_old` counts.
+    """
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            os.utime(path)
+    except FileNotFoundError:
+        pass
 
 
 def remove_socket_if_deaf(path: Path) -> None:

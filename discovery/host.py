@@ -65,24 +65,53 @@ def runtime_folder() -> Path:
     Raises:
         ConfigError: It cannot be made, or somebody else could plant files there.
     """
-    return private_folder(_runtime_path())
+    return private_folder(_Environment().runtime_folder())
 
 
 def fabric_folder(fabric: str) -> Path:
     """Return the folder of one fabric inside of the runtime folder; the same promises and errors."""
-    return private_folder(runtime_folder() / check_name("fabric", fabric))
+    return FabricFolder(fabric).make()
 
 
-def _runtime_path() -> Path:
-    if chosen := os.environ.get(RUNTIME_VARIABLE):
-        return Path(chosen).absolute()
-    session = os.environ.get("XDG_RUNTIME_DIR")
-    if session and _is_ours(session):
-        return Path(session).absolute() / "peerfabric"
-    return Path(tempfile.gettempdir()).absolute() / f"peerfabric-{os.geteuid()}"
+class FabricFolder:
+    """Where nodes of one fabric meet on this machine, as the environment says at construction; yet that may move.
+
+    The folder of a session goes when its user logs out, and comes with the next log-in. Meanwhile new nodes meet beside
+    temporary files, so that is where those are to be found that have lost their folder.
+    """
+
+    def __init__(self, fabric: str) -> None:
+        self._name = check_name("fabric", fabric)
+        self._environment = _Environment()
+
+    def where(self) -> Path:
+        """Return where a new node would look now. Costs one system call, and changes nothing."""
+        return self._environment.runtime_folder() / self._name
+
+    def make(self) -> Path:
+        """Return that folder, made if needed; the promises and errors are those of `runtime_folder`."""
+        path = self.where()
+        private_folder(path.parent)
+        return private_folder(path)
 
 
-def _is_ours(folder: str) -> bool:
+class _Environment:
+    """What the environment says of the runtime folder; a program may change it, and its folder, later."""
+
+    def __init__(self) -> None:
+        chosen, session = os.environ.get(RUNTIME_VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
+        self._chosen = Path(chosen).absolute() if chosen else None
+        self._session = Path(session).absolute() if session else None
+
+    def runtime_folder(self) -> Path:
+        if self._chosen is not None:
+            return self._chosen
+        if self._session is not None and _is_ours(self._session):
+            return self._session / "peerfabric"
+        return Path(tempfile.gettempdir()).absolute() / f"peerfabric-{os.geteuid()}"
+
+
+def _is_ours(folder: Path) -> bool:
     # After `su` the variable may still name the folder of the user before.
     try:
         status = os.stat(folder)

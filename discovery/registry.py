@@ -8,6 +8,9 @@ lives. Why this needs no other coordination:
 - Who can lock a file, and then finds that very file still under its name, knows that the node is dead. A dead life
   never comes back, and the next life of the node has another epoch, hence another name: removing the file cannot hit a
   living node. The same holds for sockets, whose names are new in each life (`ipc_endpoint`).
+- A node may also be dead although its file is gone, and alive although all of its files are: those who remove things
+  cannot be told apart. Who has lost a link with it asks its sockets (PROTOCOL.md, section 11), so those of the dead
+  stay for a while, and refuse.
 - Locks for probing are shared ones: two nodes that look at a file do not take each other for its owner.
 """
 
@@ -19,18 +22,31 @@ import os
 import secrets
 import stat
 import threading
+import time
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from peerfabric.discovery.base import Announcement, Lost, Report, Sighting
-from peerfabric.discovery.files import is_at, is_old, lockable, opened, remove_socket, remove_socket_if_deaf
-from peerfabric.discovery.host import fabric_folder
+from peerfabric.discovery.files import (
+    LEFTOVER_AGE,
+    announcement_name,
+    is_at,
+    is_old,
+    lockable,
+    mark_dead,
+    opened,
+    remove_socket_if_deaf,
+)
+from peerfabric.discovery.host import FabricFolder
+from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
 
 REGISTRY_FILES_MAX: Final = 8192
@@ -75,10 +91,12 @@ class RegistryBackend:
             ConfigError: The folder cannot be trusted, or `fabric` is no name.
         """
         self.fabric = fabric
-        self.folder = fabric_folder(fabric)
+        self._home = FabricFolder(fabric)
+        self.folder = self._home.make()
+        """Where nodes meet; another one when the folder of the session is gone, or back."""
         self._lock = threading.Lock()  # guards the four below: announce() and the thread both put the file in place
         self._announcement: Announcement | None = None
-        self._own_name: str | None = None
+        self._own_path: Path | None = None
         self._descriptor: int | None = None
         self._closed = False
         self._stop = threading.Event()
@@ -90,6 +108,8 @@ class RegistryBackend:
         self._changed_before = False
         self._probed = ""
         self._warned: set[str] = set()
+        self._reminders = Reminders()
+        self._sweep_at = inf
         _all.add(self)
 
     def announce(self, announcement: Announcement) -> None:
@@ -121,7 +141,7 @@ class RegistryBackend:
             return
         assert self._thread is None, "watch() is called once"
         self._report = report
-        self._turn(self._rescan, self._remove_unclaimed)
+        self._turn(self._rescan, self._sweep)
         thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
         thread.start()  # noted when it runs, as close() waits for it
         self._thread = thread
@@ -139,41 +159,47 @@ class RegistryBackend:
     # Our own file
 
     def _publish_locked(self, announcement: Announcement, content: bytes) -> None:
-        name = f"{announcement.node_id}.{announcement.epoch}.json"
+        name = announcement_name(announcement.node_id, announcement.epoch)
+        path = self.folder / name
         hidden = self.folder / f".{name}.{secrets.token_hex(4)}"
         descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.write(descriptor, content) != len(content):
                 raise OSError("the disk is full")
-            os.rename(hidden, self.folder / name)
+            os.rename(hidden, path)
         except BaseException:
             hidden.unlink(missing_ok=True)
             os.close(descriptor)
             raise
-        if self._own_name != name:
+        if self._own_path != path:
             self._withdraw_locked()
         elif self._descriptor is not None:
             os.close(self._descriptor)  # frees the lock of the file that was just replaced, and not before
-        self._own_name, self._descriptor = name, descriptor
+        self._own_path, self._descriptor = path, descriptor
 
     def _withdraw_locked(self) -> None:
-        if self._descriptor is None or self._own_name is None:
+        if self._descriptor is None or self._own_path is None:
             return
-        path = self.folder / self._own_name
-        if is_at(self._descriptor, path):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it cannot be reached it is not seen either
+            if is_at(self._descriptor, self._own_path):
+                self._own_path.unlink(missing_ok=True)
         os.close(self._descriptor)
-        self._descriptor = self._own_name = None
+        self._descriptor = self._own_path = None
 
-    def _put_back(self) -> None:
-        """Announce again if a cleaner of temporary files took our file or the whole folder."""
+    def _stay_announced(self) -> None:
+        """Go where new nodes look, and announce again if our file is not there: removed, say, or the disk was full."""
+        folder, own_path = self._home.where(), self._own_path
+        announced = own_path is not None and own_path.parent == folder and own_path.exists()
+        if folder == self.folder and (announced or self._announcement is None):
+            return
+        folder = self._home.make()
         with self._lock:
-            if self._closed or self._own_name is None or (self.folder / self._own_name).exists():
+            if self._closed:
                 return
-            assert self._announcement is not None
-            fabric_folder(self.fabric)
-            self._publish_locked(self._announcement, _encode(self._announcement))
+            self.folder = folder
+            if self._announcement is not None:
+                self._publish_locked(self._announcement, _encode(self._announcement))
 
     def _abandon(self) -> None:
         """Become closed in a forked child. Takes no lock: a thread that is not here may have held it."""
@@ -188,19 +214,19 @@ class RegistryBackend:
 
     def _run(self) -> None:
         while not self._stop.wait(_PERIOD):
-            self._turn(self._put_back, self._rescan_if_changed, self._probe_some)
+            self._turn(self._stay_announced, self._rescan_if_changed, self._probe_some)
+            if time.monotonic() >= self._sweep_at:
+                self._turn(self._sweep)
 
     def _turn(self, *steps: Callable[[], None]) -> None:
         for step in steps:
             try:
                 step()
             except (OSError, ConfigError) as error:
-                self._warn(
-                    step.__name__,
-                    "registry: %s cannot be watched: %s; peers of this host may be missing",
-                    self.folder,
-                    error,
-                )
+                if self._reminders.due(step.__name__, time.monotonic()):
+                    logger.warning(
+                        "registry: %s cannot be watched: %s; peers of this host may be missing", self.folder, error
+                    )
             except Exception:
                 if step.__name__ not in self._warned:
                     self._warned.add(step.__name__)
@@ -222,10 +248,11 @@ class RegistryBackend:
         """Read what is new, drop what has vanished, and report the difference."""
         self._stamp = self._folder_stamp()  # before reading: what changes meanwhile is read again
         found: dict[str, _File] = {}
+        own_name = self._own_path.name if self._own_path is not None else None
         with os.scandir(self.folder) as entries:
             for entry in islice(entries, REGISTRY_FILES_MAX):
                 # announce() may be just putting our file in place; then we report ourselves, which rosters ignore.
-                if entry.name == self._own_name or not entry.name.endswith(".json") or entry.name.startswith("."):
+                if entry.name == own_name or not entry.name.endswith(".json") or entry.name.startswith("."):
                     continue
                 file = self._look_at(entry)
                 if file is not None:
@@ -258,7 +285,10 @@ class RegistryBackend:
             if len(content) > ANNOUNCEMENT_BYTES_MAX:
                 raise ValueError(f"it is larger than {ANNOUNCEMENT_BYTES_MAX:,} bytes")
             announcement = _decoder.decode(content)
-            if name != f"{announcement.node_id}.{announcement.epoch}.json" or announcement.fabric != self.fabric:
+            if (
+                name != announcement_name(announcement.node_id, announcement.epoch)
+                or announcement.fabric != self.fabric
+            ):
                 raise ValueError("it does not belong under this name")
         except (OSError, ValueError) as error:
             self._warn(
@@ -288,7 +318,8 @@ class RegistryBackend:
     def _probe_some(self) -> None:
         """Probe the next few locks in turn; start behind our own name, so that nodes share the work."""
         names = sorted(name for name, file in self._files.items() if file.announcement is not None)
-        start = bisect_right(names, self._probed or self._own_name or "")
+        own_name = self._own_path.name if self._own_path is not None else ""
+        start = bisect_right(names, self._probed or own_name)
         turn = (names[start:] + names[:start])[:_PROBES_MAX]
         if not turn:
             return
@@ -304,20 +335,22 @@ class RegistryBackend:
             return descriptor is not None and self._bury_if_dead(descriptor, name, announcement)
 
     def _bury_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
-        """Remove the file and the sockets of a dead node; return whether it was dead."""
+        """Remove the file of a dead node; return whether it was dead. Its sockets go with a later sweep."""
         path = self.folder / name
         if not lockable(descriptor) or not is_at(descriptor, path):
             return False
-        path.unlink(missing_ok=True)
         for endpoint in (*announcement.inbox, *announcement.outbox):
             socket_path = Path(endpoint.removeprefix("ipc://"))
             # Only what its node made here: an announcement must not choose which files we remove.
             if socket_path.parent == self.folder and socket_path.name.startswith(f"{announcement.node_id}."):
-                remove_socket(socket_path)
+                mark_dead(socket_path)
+        path.unlink(missing_ok=True)
+        self._sweep_at = min(self._sweep_at, time.monotonic() + 1.5 * LEFTOVER_AGE)
         return True
 
-    def _remove_unclaimed(self) -> None:
-        """Remove what nodes left that were killed before they announced, or that never announce here."""
+    def _sweep(self) -> None:
+        """Remove what the dead have left, and nodes that were killed before they announced, or never announce here."""
+        self._sweep_at = inf
         announced = [file.announcement for file in self._files.values()] + [self._announcement]
         claimed = {one for each in announced if each is not None for one in (*each.inbox, *each.outbox)}
         with os.scandir(self.folder) as entries:

@@ -67,9 +67,13 @@ class Addresses:
         self._known[address.node_id] = address
         self._retry.pop(address.node_id, None)
 
-    def met(self, address: Address) -> None:
-        """A node said where it is; what discovery says of it counts more."""
+    def met(self, address: Address, *, same_host: bool = False) -> None:
+        """A node said where it is. What discovery says of it counts more, except on one host, where endpoints mean the
+        same to both.
+        """
         if self.has_room(address.node_id):
+            if same_host and not self.is_stale(address):
+                self._known[address.node_id] = address
             self._known.setdefault(address.node_id, address)
 
     def forget(self, node_id: str) -> None:
@@ -173,6 +177,17 @@ class Addresses:
 
     def _jitter(self, wait: float) -> float:
         return wait * (0.75 + self._random.random() / 2)
+
+
+def usable(address: Address, our_host: str) -> list[str]:
+    """Endpoints of an inbox that can be reached from `our_host`, ipc first."""
+    ipc = [e for e in address.inbox if e.startswith("ipc://")] if address.host == our_host else []
+    return ipc + [e for e in address.inbox if e.startswith("tcp://")]
+
+
+def elsewhere(a: Address, b: Address) -> bool:
+    """Whether two addresses of one life of a node name different endpoints."""
+    return set(a.inbox) != set(b.inbox) or set(a.outbox) != set(b.outbox)
 
 
 def newer(a: Address, b: Address) -> bool:

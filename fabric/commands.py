@@ -18,10 +18,12 @@ class HangUp(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Find out whether anybody listens at `endpoint`; the answer comes as `probed(wire, outcome)`."""
+    """Find out whether a life of a node still listens at `endpoint`; the answer comes as `probed(wire, outcome)`."""
 
     wire: int
     endpoint: str
+    node_id: str
+    epoch: int
 
 
 class Follow(NamedTuple):

@@ -51,7 +51,7 @@ from peerfabric.interest import Interests
 from peerfabric.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
 from peerfabric.notices import Notices
 from peerfabric.options import Options
-from peerfabric.peers import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Peers
+from peerfabric.peers import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Moved, Peers
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.publisher_end import PublisherEnd
@@ -77,7 +77,6 @@ class Engine:
     """
 
     def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
-        self.address = address
         self.peers = Peers(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
         self.interests = Interests()
         self.control = Control()
@@ -93,6 +92,11 @@ class Engine:
         self._draining = False
         self.closed_at = inf
         """When the last BYE was answered, or waiting for it ended."""
+
+    @property
+    def address(self) -> Address:
+        """Who this node is and where its sockets listen now."""
+        return self.peers.address
 
     # The ends that users hold
 
@@ -167,6 +171,10 @@ class Engine:
 
     def discovered(self, address: Address, now: float) -> None:
         self._apply(self.peers.discovered(address, now), now)
+
+    def moved(self, address: Address) -> None:
+        """The sockets of this node listen elsewhere from now on."""
+        self.peers.moved(address)
 
     def candidate(self, endpoint: str, now: float) -> None:
         self.peers.candidate(endpoint, now)
@@ -307,6 +315,8 @@ class Engine:
                     self._came_up(link, now)
                 case Gone():
                     self._gone(link, now, proven=change.proven, died=change.died)
+                case Moved() if link.address is not None:
+                    self._met.append((link.address, True))
         if changes:
             self._next_look = now
 
@@ -316,6 +326,7 @@ class Engine:
         self.topics.life_ended()
 
     def _came_up(self, link: Link, now: float) -> None:
+        self.topics.came_up(link)
         held, done = self.consumers.came_up(link, now)
         self.control.put(link, self._interest(link, held, done))
         if link.address is not None and link.wire != OURSELVES:

@@ -20,6 +20,7 @@ from typing import Final
 
 from peerfabric.credit import ProducerCredit
 from peerfabric.envelope import Address, Hello, Interest
+from peerfabric.stats import PeerView
 
 HELLO_FIRST: Final = 0.1
 HELLO_MAX: Final = 1.0
@@ -339,6 +340,21 @@ class Link:
             self.suspect_at = now
             self.refusals = 0
             self.probe_at = now
+
+    def view(self) -> PeerView:
+        """What people are shown of the peer."""
+        theirs = self.their_interest
+        state = "up" if self.up else "one-way" if self.introduced else "connecting"
+        return PeerView(
+            node_id=self.node_id,
+            name=self.name,
+            state=state if self.belief is Belief.ALIVE else self.belief.value,
+            endpoint=self.endpoint,
+            consumes=tuple(c.queue for c in theirs.consumes) if theirs else (),
+            produces=tuple(theirs.produces) if theirs else (),
+            subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
+            publishes=tuple(theirs.publishes) if theirs else (),
+        )
 
     def check(self) -> None:
         """Assert the invariants of this link."""

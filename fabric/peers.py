@@ -14,7 +14,7 @@ from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
-from peerfabric.addresses import Addresses, newer
+from peerfabric.addresses import Addresses, elsewhere, newer, usable
 from peerfabric.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.envelope import (
     IDLE,
@@ -65,7 +65,13 @@ class Gone(NamedTuple):
     died: bool
 
 
-Change = LifeEnded | CameUp | Gone
+class Moved(NamedTuple):
+    """The peer listens elsewhere than before."""
+
+    link: Link
+
+
+Change = LifeEnded | CameUp | Gone | Moved
 
 
 class Peers:
@@ -110,6 +116,8 @@ class Peers:
         self._addresses.put(address)
         if link is not None and link.address is not None:
             if not newer(address, link.address):
+                if not link.up and address.epoch == link.address.epoch:
+                    self._readdress(link, address)
                 return []
             changes = self._part(link, now, proven=True, died=True)
             self._dial_peer(address, now)
@@ -117,6 +125,24 @@ class Peers:
         if not self.closing and not self._farewells.is_refused(address.node_id, now):
             self._dial_peer(address, now)
         return []
+
+    def _readdress(self, link: Link, address: Address) -> bool:
+        """There is news of where the peer listens: dial it there next, and now if nothing is under way.
+
+        What is connected stays. Returns whether it was news.
+        """
+        endpoints = usable(address, self.address.host)
+        if link.address is None or not endpoints or not elsewhere(address, link.address):
+            return False
+        link.address, link.endpoints = address, endpoints
+        if not link.connected and not link.dialling and not self.closing:
+            self._dial(link, endpoints[0])
+        return True
+
+    def moved(self, address: Address) -> None:
+        """This node listens elsewhere from now on: tell everybody whom we reach."""
+        self.address = address
+        self._hello_due |= {link: None for link in self.links.values() if link.connected and link.wire != OURSELVES}
 
     def candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`; who, its hello will tell."""
@@ -148,14 +174,8 @@ class Peers:
         if address is not None and node_id not in self._by_node and not self.closing:
             self._dial_peer(address, now)
 
-    def _usable(self, address: Address) -> list[str]:
-        """Endpoints of `address` that can be reached from here, ipc first."""
-        same_host = address.host == self.address.host
-        ipc = [e for e in address.inbox if e.startswith("ipc://")] if same_host else []
-        return ipc + [e for e in address.inbox if e.startswith("tcp://")]
-
     def _dial_peer(self, address: Address, now: float) -> Link | None:
-        endpoints = self._usable(address)
+        endpoints = usable(address, self.address.host)
         if not endpoints:
             self.count("addresses out of reach")
             return None
@@ -332,7 +352,8 @@ class Peers:
             changes += self._part(link, now, proven=True, died=True)
             link = None
         changes += self._replaced(theirs, now)
-        self._addresses.met(theirs)
+        same_host = theirs.host == self.address.host
+        self._addresses.met(theirs, same_host=same_host)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
             link = self._bind(candidate, theirs)
@@ -349,6 +370,8 @@ class Peers:
             link = self._dial_peer(theirs, now)
             if link is None:
                 return changes
+        if same_host and self._readdress(link, theirs):
+            changes.append(Moved(link))
         if link.mine < hello.yours <= self._half:
             # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
             changes += [LifeEnded(link)] if link.up else []
@@ -420,7 +443,7 @@ class Peers:
         )
         if self._farewells.is_refused(address.node_id, now):
             return
-        endpoints = self._usable(address)
+        endpoints = usable(address, self.address.host)
         if endpoints and self._farewells.has_room:
             self._farewells.refuse(address.node_id, now)
             wire = self._next_wire
@@ -523,10 +546,10 @@ class Peers:
         if link.belief is not Belief.ALIVE:
             if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
-            if link.probe_at <= now and not link.probing and link.endpoint:
+            if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
                 link.probing = True
                 link.probe_at = inf
-                self._commands.append(Probe(link.wire, link.endpoint))
+                self._commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.hello_at = now + HELLO_MAX
@@ -673,23 +696,7 @@ class Peers:
         views = {}
         for address in self._addresses:
             views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
-        for link in self._by_node.values():
-            if link.wire == OURSELVES:
-                continue
-            theirs = link.their_interest
-            state = "up" if link.up else "one-way" if link.introduced else "connecting"
-            if link.belief is not Belief.ALIVE:
-                state = link.belief.value
-            views[link.node_id] = PeerView(
-                node_id=link.node_id,
-                name=link.name,
-                state=state,
-                endpoint=link.endpoint,
-                consumes=tuple(c.queue for c in theirs.consumes) if theirs else (),
-                produces=tuple(theirs.produces) if theirs else (),
-                subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
-                publishes=tuple(theirs.publishes) if theirs else (),
-            )
+        views |= {link.node_id: link.view() for link in self._by_node.values() if link.wire != OURSELVES}
         return list(views.values())
 
     def check(self) -> None:

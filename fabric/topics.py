@@ -235,6 +235,14 @@ class Topics:
         """A link is not up any more; a flush that waited for its peer need not."""
         self._changed.update(self.publishers.values())
 
+    def came_up(self, link: Link) -> None:
+        """A life of the link begins: if the publisher has moved since we followed it, follow it anew.
+
+        Not before: a connection that stands goes on bringing all, whatever became of the endpoint.
+        """
+        if link.address is not None and self._followed.get(link.holder, "") not in ("", *link.address.outbox):
+            self._unfollow(link)
+
     def gone(self, link: Link, *, proven: bool) -> None:
         """The peer will not answer any more; `proven`: nor will its outbox bring anything."""
         for publisher in self.publishers.values():
@@ -243,6 +251,9 @@ class Topics:
         if proven:
             for subscriber in self.subscribers.values():
                 subscriber.forget(link.holder)
+        self._unfollow(link)
+
+    def _unfollow(self, link: Link) -> None:
         endpoint = self._followed.pop(link.holder, None)
         if endpoint is not None and endpoint not in self._followed.values():
             self._peers.command(Unfollow(endpoint))

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
-from peerfabric.nodes.repeated import Doubling
 
 RESERVE: Final = 64
 """With fewer free a node lets no new peer in and dials nobody. So many connections could be accepted between two looks
@@ -61,7 +61,7 @@ class Table:
         """What ZeroMQ's threads will open for connections that were asked for."""
         self._top = select.poll()
         self._watched = range(0)
-        self._complaints = Doubling()
+        self._complaints = Reminders()
         self._complained = False
 
     def has(self, count: int) -> bool:
@@ -88,7 +88,7 @@ class Table:
     def complain(self, now: float) -> None:
         """Say what a shortage means, for all nodes of the process: at once, then at doubling intervals."""
         with self._lock:
-            if not self._complaints.is_due(now):
+            if not self._complaints.due("short", now):
                 return
             self._complained = True
         _log.error(

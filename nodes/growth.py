@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from peerfabric.nodes.repeated import Doubling
+from peerfabric.discovery.reminder import Reminders
 
 GROWTH: Final = 256 * 1024 * 1024
 """Bytes that may come in before somebody looks: a quarter of a second's worth of the fastest peers in pipes, and the
@@ -95,7 +95,7 @@ class Watch:
         """The next to be suspected comes first: the one that was found last, if any was."""
         self._where = where
         self._growth = Growth()
-        self._complaints = Doubling()
+        self._complaints = Reminders()
         self._before = self._last = self._looks = 0
         self._is_over()  # what is there already is nobody's fault
 
@@ -128,7 +128,7 @@ class Watch:
             return
         grown = self._growth.bytes
         if size is not None and self._growth.is_found(self._before, size):
-            if self._complaints.is_due(now):
+            if self._complaints.due("found", now):
                 _log.error(
                     "a peer sends a message without end, %d MiB so far: its connection was closed with all others of "
                     "that kind, which come back by themselves; look for a program that connects to %s and is no node",

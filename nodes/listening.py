@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from peerfabric.discovery.host import fabric_folder, ipc_endpoint
@@ -27,11 +28,10 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
         ConfigError: Not an endpoint, or one that others than this machine could reach.
     """
     if listen == "auto":
-        folder = fabric_folder(fabric)
-        inbox, outbox = ipc_endpoint(folder, node_id, "inbox"), ipc_endpoint(folder, node_id, "outbox")
-        if inbox is None or outbox is None:
-            return [_ANY_TCP], [_ANY_TCP]
-        return ([inbox, _ANY_TCP], [outbox, _ANY_TCP]) if tcp_too else ([inbox], [outbox])
+        inbox, outbox = new_endpoints(fabric_folder(fabric), node_id)
+        if tcp_too and inbox != _ANY_TCP:
+            return [inbox, _ANY_TCP], [outbox, _ANY_TCP]
+        return [inbox], [outbox]
     if listen.startswith("ipc://") and len(listen) > len("ipc://"):
         return [listen], [f"{listen}.outbox"]
     found = _TCP.fullmatch(listen)
@@ -49,6 +49,12 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
     if host == "localhost":
         host = "127.0.0.1"
     return [f"tcp://{host}:{found['port']}"], [f"tcp://{host}:*"]
+
+
+def new_endpoints(folder: Path, node_id: str) -> tuple[str, str]:
+    """An inbox and an outbox in `folder`, or TCP if a path there would be too long."""
+    inbox, outbox = ipc_endpoint(folder, node_id, "inbox"), ipc_endpoint(folder, node_id, "outbox")
+    return (inbox, outbox) if inbox is not None and outbox is not None else (_ANY_TCP, _ANY_TCP)
 
 
 def listening_path(endpoint: str) -> str | None:
@@ -74,7 +80,7 @@ def listening_path(endpoint: str) -> str | None:
         raise ConfigError(f"{path} is not a socket; remove the file or use another path")
     probe = Probe(endpoint, 0.0)
     probe.close()
-    if probe.outcome is not Outcome.REFUSED:
+    if probe.outcome is not Outcome.REFUSED and os.path.lexists(path):
         raise EndpointInUse(endpoint)
     with suppress(FileNotFoundError):
         os.unlink(path)

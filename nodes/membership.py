@@ -50,6 +50,16 @@ class Membership:
         for backend in self._backends:
             backend.watch(self._roster.report)
 
+    def moved(self, address: Address) -> None:
+        """The node listens elsewhere: tell its peers, and all who look for it."""
+        self._address = address
+        with self._pump.lock:
+            self._engine.moved(address)
+        announcement = self._announcement(address)
+        for backend in self._backends:
+            backend.announce(announcement)
+        self._pump.wake()
+
     def leave(self) -> None:
         """Withdraw what was announced, and watch no more."""
         for backend in self._backends:

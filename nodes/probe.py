@@ -1,7 +1,10 @@
 """Ask whether anybody listens at an endpoint: one plain connect, read by its errno.
 
 A process that died refuses a connect at once; one that is stopped or hung still has the kernel accept for it, or a
-backlog that is full; a host that vanished says nothing. delivery.md, section 4, draws its conclusions from that.
+backlog that is full; a host that vanished says nothing. PROTOCOL.md, section 11, draws its conclusions from that.
+
+A socket file that is not there proves nothing by itself, as somebody may have removed it under a living node, which
+will soon be found there again. The lock on the node's announcement tells: it ends with the process.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import errno
 import os
 import re
 import socket
+from pathlib import Path
 from typing import Final, cast
 
 from peerfabric.commands import Outcome
+from peerfabric.discovery.files import is_proven_dead
 
 __all__ = ["PROBE_TIMEOUT", "Address", "Outcome", "Probe", "address_of", "family_of", "is_dialable", "outcome_of"]
 
@@ -29,12 +34,12 @@ Address = str | bytes | tuple[str | int, ...]
 def outcome_of(code: int, *, local: bool) -> Outcome | None:
     """Say what the errno `code` of a non-blocking connect means; None while it is still under way.
 
-    `local` is True for a Unix-domain socket, whose EAGAIN is a full backlog (somebody listens and does not accept:
-    a stopped process) and whose ENOENT is a listener that has removed its file.
+    `local` is True for a Unix-domain socket, whose EAGAIN is a full backlog: somebody listens and does not accept, a
+    stopped process.
     """
     if code in (0, errno.EISCONN):
         return Outcome.ACCEPTED
-    if code == errno.ECONNREFUSED or (local and code == errno.ENOENT):
+    if code == errno.ECONNREFUSED:
         return Outcome.REFUSED
     if code == errno.EAGAIN:
         # On TCP it means that we ran out of ports, which says nothing about the peer.
@@ -51,7 +56,9 @@ class Probe:
     peers tell each other are numeric.
     """
 
-    def __init__(self, endpoint: str, now: float) -> None:
+    def __init__(self, endpoint: str, now: float, life: tuple[str, int] | None = None) -> None:
+        """Begin; `life` is the node that should listen at `endpoint`, and its epoch."""
+        self._endpoint, self._life = endpoint, life
         self.expires_at = now + PROBE_TIMEOUT
         self.outcome: Outcome | None = None
         self._socket: socket.socket | None = None
@@ -100,6 +107,9 @@ class Probe:
 
     def _judge(self, connecting: socket.socket, code: int) -> Outcome | None:
         outcome = outcome_of(code, local=self._local)
+        if code == errno.ENOENT and self._local and self._life is not None:
+            folder = Path(self._endpoint.removeprefix("ipc://")).parent
+            return Outcome.REFUSED if is_proven_dead(folder, *self._life) else outcome
         if outcome is Outcome.ACCEPTED and not self._local and _met_itself(connecting):
             return Outcome.REFUSED
         return outcome

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, Protocol
 
 from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
@@ -27,6 +28,9 @@ from peerfabric.nodes.sockets import (
     Writable,
 )
 from peerfabric.nodes.waiting import Gate, clock
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at what is outside of the engine. A turn comes more often than that by itself."""
 
 NAP: Final = 0.002
 """Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""
@@ -76,6 +80,8 @@ class Pump:
         self.on_met: Callable[[list[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.disk: Disk | None = None
+        self._look: Callable[[], None] = lambda: None
+        self._look_at = inf
         self._sockets = sockets
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
@@ -98,6 +104,11 @@ class Pump:
         """In a forked child, where the thread does not exist: let go of everything."""
         self._stopped = True
         self._sockets.abandon()
+
+    def look_after(self, look: Callable[[], None]) -> None:
+        """Call `look` every `LOOK_EVERY` seconds, in this thread, which owns the sockets, and outside of the lock."""
+        self._look = look
+        self._look_at = clock() + LOOK_EVERY
 
     def attach(self, handle: Handle) -> None:
         """`handle` is told when its end has changed. Called under the engine's lock."""
@@ -210,6 +221,9 @@ class Pump:
             self.on_met(met)
         if learned:
             self.on_learned(learned)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            self._look()
         self.turned.open()
         if alerts:
             return 0.0
@@ -246,8 +260,8 @@ class Pump:
                     sockets.dial(wire, endpoint)
                 case HangUp(wire):
                     sockets.hang_up(wire)
-                case Probe(wire, endpoint):
-                    sockets.probe(wire, endpoint)
+                case Probe(wire, endpoint, node_id, epoch):
+                    sockets.probe(wire, endpoint, (node_id, epoch))
                 case Follow(endpoint):
                     sockets.follow(endpoint)
                 case Unfollow(endpoint):

@@ -227,7 +227,7 @@ class Sockets:
         self._look_at_bound()
 
     def leave(self, endpoint: str) -> None:
-        """Be found at an ipc endpoint no more, and remove its file. Those who are connected stay, as above."""
+        """Be found at an ipc endpoint no more, and remove its file; others are none of it. Those connected stay."""
         for listener in self._listeners:
             if endpoint in listener:
                 listener.leave(endpoint)
@@ -328,15 +328,15 @@ class Sockets:
         """Take back one `subscribe`; more than there were are no error."""
         self._updates.unsubscribe(prefix)
 
-    def probe(self, wire: int, endpoint: str) -> None:
-        """Ask whether anybody listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
+    def probe(self, wire: int, endpoint: str, life: tuple[str, int] | None = None) -> None:
+        """Ask whether anybody, and `life` in particular, listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
         if not table.has(FILES_RESERVE):
             self._happened.append(Probed(wire, Outcome.SILENT))
             return
-        probe = Probe(endpoint, time.monotonic())
+        probe = Probe(endpoint, time.monotonic(), life)
         if probe.outcome is not None:
             self._happened.append(Probed(wire, probe.outcome))
             return
@@ -499,7 +499,7 @@ class Sockets:
         self._look_at = now + self._watch.look(now)
         if not roomy or self._undialled or self._updates.waits:
             self._look_at = min(self._look_at, now + LOOK_EVERY)
-        if self._low and not self._shut:
+        if self._low:
             # libzmq ends the process if it cannot accept over ipc; over TCP it tries again, as fast as it can.
             self._shut = True
             for listener in self._listeners:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from peerfabric.discovery.backends import build_backends
-from peerfabric.discovery.host import host_id
+from peerfabric.discovery.host import FabricFolder, host_id
 from peerfabric.engine import Engine
 from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
@@ -22,6 +22,7 @@ from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.opened import Opened, epoch_counter
 from peerfabric.nodes.pump import Pump
+from peerfabric.nodes.reachability import Reachability
 from peerfabric.nodes.sockets import Sockets
 from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
@@ -145,6 +146,8 @@ class Starting:
                 address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
             )
             self._set_going(node.membership, undo)
+            home = FabricFolder(settings.fabric) if settings.listen == "auto" else None
+            node.pump.look_after(Reachability(settings.name, address, sockets, home, node.membership.moved).look)
             self._begin()
             undo.pop_all()
         _log.info("%s started in fabric %s", settings.name, settings.fabric)

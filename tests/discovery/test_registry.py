@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from peerfabric.discovery.base import Announcement
+from peerfabric.discovery.files import is_proven_dead
 from peerfabric.discovery.host import fabric_folder
 from peerfabric.discovery.registry import ANNOUNCEMENT_BYTES_MAX, RegistryBackend
 from peerfabric.errors import ConfigError
@@ -45,7 +46,10 @@ def plant(folder: Path, announcement: Announcement) -> Path:
 
 
 def test_killed_process_is_lost_and_cleaned_up(start_child: StartChild, watched: Recorder) -> None:
-    """Nobody withdraws after SIGKILL: who watches notices, and removes file and socket."""
+    """Nobody withdraws after SIGKILL: who watches notices, and removes the file.
+
+    The socket stays a while: it refuses, which is proof for whoever had a link.
+    """
     node_id = uuid.uuid4().hex
     child = start_child("registry", "tests", node_id)
     assert child.line() == "ready"
@@ -53,7 +57,7 @@ def test_killed_process_is_lost_and_cleaned_up(start_child: StartChild, watched:
     assert names(fabric_folder("tests")) == [f"{node_id}.0.inbox", f"{node_id}.{7 << 20}.json"]
     child.kill()
     eventually(lambda: watched.lost(node_id), "the loss")
-    assert names(fabric_folder("tests")) == []
+    assert names(fabric_folder("tests")) == [f"{node_id}.0.inbox"]
 
 
 def test_newcomer_never_sees_the_dead(start_child: StartChild) -> None:
@@ -66,7 +70,7 @@ def test_newcomer_never_sees_the_dead(start_child: StartChild) -> None:
     backend.watch(recorder)
     backend.close()
     assert [one.node_id for one in recorder.announcements()] == [living]
-    assert names(fabric_folder("tests")) == [f"{living}.0.inbox", f"{living}.{7 << 20}.json"]
+    assert names(fabric_folder("tests")) == sorted([f"{dead}.0.inbox", f"{living}.0.inbox", f"{living}.{7 << 20}.json"])
 
 
 def test_lock_dies_with_the_node_although_its_fork_lives(start_child: StartChild, watched: Recorder) -> None:
@@ -93,7 +97,55 @@ def test_next_life_of_a_killed_node_is_kept(start_child: StartChild, watched: Re
     first.kill()
     with RegistryNode(announcement_for(node_id=node_id, epoch=8 << 20)) as second:
         eventually(lambda: watched.saw(second.announcement), "the sighting")
-        eventually(lambda: names(fabric_folder("tests")) == [f"{node_id}.{8 << 20}.json"], "the removal")
+        left = [f"{node_id}.0.inbox", f"{node_id}.{8 << 20}.json"]
+        eventually(lambda: names(fabric_folder("tests")) == left, "the removal")
+
+
+def test_sockets_of_the_dead_outlive_a_sweep(start_child: StartChild, watched: Recorder) -> None:
+    """However old they are, they count from the death: who just lost a link shall still be refused there."""
+    node_id = uuid.uuid4().hex[:8]  # the path of a socket is short
+    child = start_child("registry", "tests", node_id)
+    assert child.line() == "ready"
+    path = fabric_folder("tests") / f"{node_id}.0.inbox"
+    os.utime(path, (time.time() - 3600,) * 2)
+    eventually(lambda: node_id in {one.node_id for one in watched.announcements()}, "the sighting")
+    child.kill()
+    eventually(lambda: watched.lost(node_id), "the loss")
+    newcomer = RegistryBackend("tests")
+    newcomer.watch(Recorder())
+    newcomer.close()
+    assert path.exists()
+
+
+def test_sockets_of_the_dead_are_swept(
+    start_child: StartChild, watched: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When they are old, by whoever buried the node: no other need start for it."""
+    for module in ("files", "registry"):
+        monkeypatch.setattr(f"peerfabric.discovery.{module}.LEFTOVER_AGE", 0.0)
+    node_id = uuid.uuid4().hex[:8]
+    child = start_child("registry", "tests", node_id)
+    assert child.line() == "ready"
+    eventually(lambda: node_id in {one.node_id for one in watched.announcements()}, "the sighting")
+    child.kill()
+    eventually(lambda: names(fabric_folder("tests")) == [], "the sweep")
+
+
+def test_lock_tells_the_dead_from_the_living(start_child: StartChild) -> None:
+    """A free lock is proof; one that is held, no file, another epoch, and what is no id are none."""
+    folder, node_id, epoch = fabric_folder("tests"), uuid.uuid4().hex, 7 << 20
+    child = start_child("registry", "tests", node_id)
+    assert child.line() == "ready"
+    assert not is_proven_dead(folder, node_id, epoch)
+    child.kill()
+    assert is_proven_dead(folder, node_id, epoch)
+    assert not is_proven_dead(folder, node_id, epoch + 1)
+    assert not is_proven_dead(folder / "missing", node_id, epoch)
+    assert not is_proven_dead(folder / "missing", f"../{node_id}", epoch)
+    (folder / "sub").mkdir()
+    assert not is_proven_dead(folder / "sub", f"../{node_id}", epoch)
+    (folder / f"{node_id}.{epoch}.json").unlink()
+    assert not is_proven_dead(folder, node_id, epoch)
 
 
 class RegistryNode:
@@ -227,6 +279,73 @@ def test_removed_file_and_folder_come_back() -> None:
         eventually(path.exists, "the file's return")
         shutil.rmtree(path.parent)
         eventually(path.exists, "the folder's return")
+
+
+def test_nodes_meet_where_new_ones_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log-out takes the folder of the session away, and a log-in brings it back: old and new nodes meet."""
+    session = tmp_path / "session"
+    session.mkdir()
+    monkeypatch.delenv("PEERFABRIC_RUNTIME")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(session))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old, recorder = RegistryNode(announcement_for()), Recorder()
+    name = f"{old.announcement.node_id}.{old.announcement.epoch}.json"
+    with old:
+        old.backend.watch(recorder)
+        for logged_in in (False, True):
+            if logged_in:
+                session.mkdir()
+            else:
+                shutil.rmtree(session)
+            folder = fabric_folder("tests")
+            eventually((folder / name).exists, "the move")
+            with RegistryNode(announcement_for()) as new:
+                eventually(partial(recorder.saw, new.announcement), "the sighting")
+            eventually(partial(recorder.lost, new.announcement.node_id), "the loss")
+        assert names(tmp_path / f"peerfabric-{os.geteuid()}" / "tests") == [], "it is still announced where it was"
+    assert names(folder) == []
+
+
+def test_environment_of_the_start_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program makes of its environment, or its folder, later is for nodes that start later."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEERFABRIC_RUNTIME", "one")
+    with RegistryNode(announcement_for()) as node:
+        node.backend.watch(Recorder())
+        monkeypatch.setenv("PEERFABRIC_RUNTIME", "two")
+        monkeypatch.chdir("/")
+        path = tmp_path / "one" / "tests" / f"{node.announcement.node_id}.{node.announcement.epoch}.json"
+        path.unlink()
+        eventually(path.exists, "the file's return")
+
+
+def test_announcement_that_failed_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was full at the start does not hide a node for good."""
+    announcement = announcement_for()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", lambda descriptor, content: len(content) // 2)
+        node = RegistryNode(announcement).__enter__()
+    node.backend.watch(Recorder())
+    eventually((fabric_folder("tests") / f"{announcement.node_id}.{7 << 20}.json").exists, "the announcement")
+    node.__exit__()
+
+
+def test_folder_of_somebody_else_is_not_used(
+    runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who takes the place of a folder that was removed is told of, not trusted; and once it is ours again, used."""
+    announcement = announcement_for()
+    with RegistryNode(announcement) as node, caplog.at_level(logging.WARNING, "peerfabric"):
+        shutil.rmtree(runtime)
+        runtime.mkdir()
+        runtime.chmod(0o777)
+        node.backend.watch(Recorder())
+        eventually(lambda: "can be written by others" in caplog.text, "the warning")
+        assert list(runtime.iterdir()) == []
+        runtime.chmod(0o700)
+        path = runtime / "tests" / f"{announcement.node_id}.{7 << 20}.json"
+        eventually(path.exists, "the announcement")
+    assert len([r for r in caplog.records if "can be written by others" in r.getMessage()]) == 1
 
 
 def test_what_cannot_be_decoded_is_not_announced() -> None:

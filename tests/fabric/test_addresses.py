@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from random import Random
 
+import msgspec
 import pytest
 
 from peerfabric.addresses import REDIAL_MAX, RETRIES_MAX, RETRY_MAX, Addresses
@@ -38,6 +39,16 @@ def test_what_a_node_says_of_itself_does_not_replace_what_discovery_says(address
         addresses.met(address(name))
     assert ["n" in addresses, "a" in addresses, "b" in addresses, "c" in addresses] == [True, True, True, False]
     assert (addresses.has_room("a"), addresses.has_room("c")) == (True, False)
+
+
+def test_what_a_node_of_our_host_says_of_itself_counts(addresses: Addresses) -> None:
+    """Its endpoints mean the same to us, and it knows them first; but no earlier life speaks for a later one."""
+    moved = msgspec.structs.replace(address(life=5), inbox=["ipc:///elsewhere"])
+    addresses.put(address(life=5))
+    addresses.met(moved, same_host=True)
+    assert addresses.get("n") == moved
+    addresses.met(address(life=4), same_host=True)
+    assert addresses.get("n") == moved
 
 
 @pytest.mark.parametrize("how", ["refused", "given_up"])

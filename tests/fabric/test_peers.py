@@ -8,8 +8,8 @@ from random import Random
 import msgspec
 
 from peerfabric.commands import Dial, HangUp, Outcome, Probe
-from peerfabric.envelope import IDLE, LEAVING, MAGIC, Address, Hello
-from peerfabric.peers import CameUp, Change, Gone, LifeEnded, Peers
+from peerfabric.envelope import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
+from peerfabric.peers import CameUp, Change, Gone, LifeEnded, Moved, Peers
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
 THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
@@ -80,10 +80,10 @@ def test_a_proven_death() -> None:
     up(peers)
     assert [type(change) for change in peers.disconnected(1, 1.0)] == [LifeEnded]
     peers.expire(1.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     assert peers.probed(1, Outcome.REFUSED, 1.0) == []
     peers.expire(1.06, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     [change] = peers.probed(1, Outcome.REFUSED, 1.06)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (True, True)
@@ -97,7 +97,7 @@ def test_hung_is_not_gone() -> None:
     peers = node()
     up(peers)
     peers.expire(2.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them")]
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     peers.probed(1, Outcome.ACCEPTED, 2.0)
     now = 2.0
     while now < 60.0:
@@ -264,3 +264,74 @@ def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
     peers.said_bye(peers.links[2], LEAVING, 6.0)
     peers.expire(7.0, 0.0)
     assert peers.take_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
+
+
+MOVED = msgspec.structs.replace(THEM, inbox=["ipc:///there", "tcp://them:1"])
+
+
+def test_a_peer_that_moved_is_dialled_there_when_it_must_be() -> None:
+    """Its hello says so; the connection that stands is left alone, and the next one goes to the new place."""
+    peers = node()
+    up(peers)
+    [change] = peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.0)
+    assert isinstance(change, Moved)
+    assert peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.1) == []
+    assert peers.take_commands() == []
+    assert peers.links[1].up
+    peers.disconnected(1, 2.0)
+    peers.refused(1, 2.0)
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    peers.check()
+
+
+def test_a_peer_that_was_sought_in_vain_says_where_it_is() -> None:
+    """It is dialled there at once, and nobody concludes anything from what was refused before."""
+    peers = node()
+    mine = up(peers)
+    peers.disconnected(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.take_commands()
+    peers.probed(1, Outcome.SILENT, 1.0)
+    changes = peers.receive_hello(hello(7, mine, MOVED), 1.5)
+    assert [type(change) for change in changes] == [Moved]
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    assert peers.links[1].belief.value == "alive"
+
+
+def test_discovery_tells_where_a_lost_peer_is() -> None:
+    """The same life of a node at other endpoints: if its link is not up, it is dialled there at once."""
+    peers = node()
+    up(peers)
+    assert peers.discovered(MOVED, 0.5) == []
+    assert peers.take_commands() == []
+    peers.disconnected(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.take_commands()
+    assert peers.discovered(MOVED, 1.5) == []
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+
+
+def test_endpoints_of_another_host_are_what_discovery_says() -> None:
+    """What a node calls itself there may mean something else here."""
+    peers, far = node(), msgspec.structs.replace(THEM, host="h2")
+    peers.discovered(far, 0.0)
+    peers.connected(1, 0.0)
+    named = msgspec.structs.replace(far, inbox=["tcp://127.0.0.1:1"])
+    assert [type(c) for c in peers.receive_hello(hello(7, peers.links[1].mine, named), 0.0)] == [CameUp]
+    assert peers.links[1].endpoints == ["tcp://them:1"]
+
+
+def test_everybody_hears_that_we_moved() -> None:
+    """By a hello with the new endpoints, which changes nothing on a link that is up."""
+    peers = node()
+    up(peers)
+    assert list(peers.hello_frames(0.0)) != []
+    assert peers.hello_frames(0.0) == []
+    elsewhere = msgspec.structs.replace(US, inbox=["tcp://us:2"])
+    peers.moved(elsewhere)
+    [(link, [header])] = peers.hello_frames(1.0)
+    frame = decode_frame(header)
+    assert isinstance(frame, Hello)
+    assert (link.wire, link.up, frame.address) == (1, True, elsewhere)

@@ -114,3 +114,27 @@ def test_only_our_own_marker_counts() -> None:
         marker = Marker("a", 7 << 20, to, "news", serial, [Tail("news", 5)])
         assert pair.b.topics.receive([b"news\0", encode_frame(marker)]) is answered
     assert subscriber.confirmed == {link.holder, "b:7340032"}
+
+
+def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
+    """What is connected goes on bringing all; only when the link begins anew may that have ended, too."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    before = pair.a.address
+    pair.a.moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
+    pair.settle(1.0)
+    assert pair.b.take_met() == [(before, True), (pair.a.address, True)]
+    pair.a.topics.publish(publisher, [b"1"], 0)
+    pair.settle(0.1)
+
+    def told() -> list[object]:
+        return [command for who, command in pair.commands if who == "b" and isinstance(command, Follow | Unfollow)]
+
+    assert told() == [Follow("tcp://a:2")]
+    [link] = pair.a.peers.by_holder.values()
+    pair.a.peers.broken(link, pair.now)
+    pair.settle(1.0)
+    assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:4")]

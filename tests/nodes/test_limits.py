@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Node, SpoolError
+from peerfabric.discovery.reminder import Reminders
 from peerfabric.nodes import descriptors, growth
 from peerfabric.nodes.descriptors import FILES_RESERVE, RESERVE, Table
-from peerfabric.nodes.repeated import Doubling
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
 
 MiB = 1024 * 1024
@@ -110,7 +110,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture(autouse=True)
 def _fresh_complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors.table, "_complaints", Doubling())
+    monkeypatch.setattr(descriptors.table, "_complaints", Reminders())
 
 
 def run(script: str, runtime: Path) -> list[str]:

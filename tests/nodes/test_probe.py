@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -34,7 +35,7 @@ def answer(endpoint: str, *, patience: float = 10.0) -> Outcome | None:
         (errno.EISCONN, False, Outcome.ACCEPTED),
         (errno.ECONNREFUSED, False, Outcome.REFUSED),
         (errno.ECONNREFUSED, True, Outcome.REFUSED),
-        (errno.ENOENT, True, Outcome.REFUSED),
+        (errno.ENOENT, True, Outcome.SILENT),
         (errno.ENOENT, False, Outcome.SILENT),
         (errno.EAGAIN, True, Outcome.ACCEPTED),
         (errno.EAGAIN, False, Outcome.SILENT),
@@ -106,7 +107,7 @@ def test_listener_accepts_though_nobody_calls_accept(tmp_path: Path) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    """A port or a socket file without a process refuses, and so does a file that has gone."""
+    """A port or a socket file without a process refuses; a file that has gone says nothing."""
     path = str(tmp_path / "s")
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as ipc:
         tcp.bind(("127.0.0.1", 0))  # holds the port, so that nobody else gets it meanwhile
@@ -114,7 +115,20 @@ def test_nobody_listens(tmp_path: Path) -> None:
         assert answer(f"tcp://127.0.0.1:{tcp.getsockname()[1]}") is Outcome.REFUSED
         assert answer(f"ipc://{path}") is Outcome.REFUSED
     os.unlink(path)
-    assert answer(f"ipc://{path}") is Outcome.REFUSED
+    assert answer(f"ipc://{path}") is Outcome.SILENT
+
+
+def test_missing_socket_file_is_judged_by_the_lock_of_the_announcement(tmp_path: Path) -> None:
+    """Somebody may have removed it under a living node, whose lock is held; a dead one's is free, or buried."""
+    endpoint, announcement = f"ipc://{tmp_path}/s", tmp_path / "node.7.json"
+    assert Probe(endpoint, 0.0, ("node", 7)).outcome is Outcome.SILENT
+    with announcement.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert Probe(endpoint, 0.0, ("node", 7)).outcome is Outcome.SILENT
+    assert Probe(endpoint, 0.0, ("node", 7)).outcome is Outcome.REFUSED
+    assert Probe(endpoint, 0.0, ("node", 8)).outcome is Outcome.SILENT
+    assert Probe(endpoint, 0.0).outcome is Outcome.SILENT
+    assert Probe(f"ipc://{tmp_path}/missing/s", 0.0, ("node", 7)).outcome is Outcome.SILENT
 
 
 def test_full_backlog_of_a_socket_file_accepts(tmp_path: Path) -> None:
