@@ -126,6 +126,8 @@ class MdnsBackend:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
+        except OSError as error:  # no descriptor for its loop, for one
+            logger.warning("mdns: stopped, so nobody is found by it: %s; use static peers meanwhile", error)
         except Exception:
             logger.exception("mdns: stopped by an error; please report it, and use static peers meanwhile")
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 
 from peerfabric.delivery import Delivery
 from peerfabric.errors import ForkedNode, NodeClosed, SpoolError
+from peerfabric.nodes.descriptors import PER_LEDGER, check
+from peerfabric.nodes.sparing import SparingFiles
 from peerfabric.ranges import Ranges
-from peerfabric.spool.files import RealFiles
 from peerfabric.spool.ledger import COMPACT_BYTES, Entry, Ledger
 
 _log = logging.getLogger("peerfabric")
@@ -50,10 +51,11 @@ class Keeper:
         """Read and lock the ledger.
 
         Raises:
-            SpoolError, ConfigError: As `Ledger` says; it stays closed.
+            SpoolError, ConfigError: As `Ledger` says, or for lack of descriptors; it stays closed.
         """
         if self._ledger is None:
-            self._ledger = Ledger(RealFiles(), self.path, self.queue, fsync=self.fsync)
+            check(PER_LEDGER, f"the ledger of queue {self.queue!r}")
+            self._ledger = Ledger(SparingFiles(), self.path, self.queue, fsync=self.fsync)
             self._pid = os.getpid()
             for problem in self._ledger.problems:
                 _log.warning("queue %r: %s", self.queue, problem)

@@ -6,13 +6,17 @@ cut off everybody whom that endpoint has let in (libzmq 4.3.5 lets it own their 
 what was bound before stays bound beside its successor. libzmq tells them apart by their text, hence the path is spelled
 with another number of slashes each time. OLD_MAX of them are kept, for a descriptor each; then the oldest is unbound,
 and those whom it let in connect again.
+
+It is we who have the kernel listen, and ZeroMQ is lent a copy of each descriptor (ZMQ_USE_FD). So a socket of ZeroMQ
+can be closed, with all its connections, and be followed by another, while nobody is refused: who connects in between
+waits in the kernel's queue, as with a stopped process, and does not take us for dead.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
+import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +25,14 @@ import zmq
 from peerfabric.discovery.host import IPC_PATH_BYTES_MAX
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.listening import listening_path
+from peerfabric.nodes.probe import address_of, family_of
 
 if TYPE_CHECKING:
     ZmqSocket = zmq.Socket[bytes]
 
 OLD_MAX: Final = 3
 """Endpoints without a file that stay bound for those whom they let in."""
+_BACKLOG: Final = 1024
 
 
 class _File:
@@ -44,11 +50,13 @@ class _File:
 
 
 class Listener:
-    """Binds `socket`, and knows whether the files that lead to it are there. Belongs to the thread of the socket."""
+    """Binds a socket of ZeroMQ, and knows whether the files that lead to it are there. Belongs to its thread."""
 
-    def __init__(self, socket: ZmqSocket) -> None:
-        self._socket = socket
+    def __init__(self, ours: ZmqSocket) -> None:
+        self._socket = ours
         self._files: dict[str, _File] = {}
+        self._kernel: dict[str, socket.socket] = {}
+        """What the kernel listens with, by what libzmq was told. Not for old ones, which never move."""
         self._old: list[str] = []
 
     def __contains__(self, endpoint: str) -> bool:
@@ -96,26 +104,72 @@ class Listener:
         self._retire(file.bound)
 
     def remove_files(self) -> None:
-        """Remove the files of all endpoints, except what somebody else has put there. libzmq leaves them."""
+        """Remove the files of all endpoints, except what somebody else has put there."""
         for file in self._files.values():
             _remove(file)
 
+    @property
+    def endpoints(self) -> list[str]:
+        """Where it listens."""
+        tcp = [told for told in self._kernel if not told.startswith("ipc://")]
+        return [*self._files, *tcp]
+
+    def move(self, to: ZmqSocket) -> None:
+        """The socket was closed; let `to` accept in its place, also those who have connected meanwhile.
+
+        Raises:
+            OSError: There are no descriptors; `to` does not accept everywhere.
+        """
+        self._socket = to
+        self._old.clear()
+        for told, kernel in self._kernel.items():
+            self._lend(told, kernel)
+
+    def close(self) -> None:
+        """Listen no more, and remove the files. The socket is closed already. May be called twice."""
+        self.abandon()
+        self.remove_files()
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent who listens."""
+        for kernel in self._kernel.values():
+            kernel.close()
+
     def _bind(self, endpoint: str) -> str:
+        """Listen at `endpoint`; return the real one, which is also what libzmq is told."""
+        host, _, port = endpoint.rpartition(":")
+        local = endpoint.startswith("ipc://")
+        address = address_of(endpoint if local else f"{host}:{0 if port == '*' else port}")
+        assert address is not None
         try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
+            kernel = socket.socket(family_of(address), socket.SOCK_STREAM)
+            try:
+                if not local:
+                    kernel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                kernel.bind(address)
+                if local:
+                    with suppress(FileNotFoundError):  # removed already
+                        os.chmod(endpoint.removeprefix("ipc://"), 0o600)
+                kernel.listen(_BACKLOG)
+                kernel.setblocking(False)
+                real = endpoint if local else f"{host}:{kernel.getsockname()[1]}"
+                self._lend(real, kernel)
+            except BaseException:
+                kernel.close()
+                raise
+        except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise EndpointInUse(endpoint) from error
             raise ConfigError(
                 f"cannot listen at {endpoint}: {error.strerror}; use an address of this host and an existing folder"
             ) from error
-        if endpoint.startswith("ipc://"):
-            with suppress(FileNotFoundError):  # removed already
-                os.chmod(endpoint.removeprefix("ipc://"), 0o600)
-        real = self._socket.get(zmq.LAST_ENDPOINT)
-        assert isinstance(real, bytes)
-        # With IPV6=1 libzmq reports an IPv4 address as mapped into IPv6, which nobody needs to see.
-        return re.sub(r"\[::ffff:([0-9.]+)\]", r"\1", os.fsdecode(real.rstrip(b"\0")))
+        self._kernel[real] = kernel
+        return real
+
+    def _lend(self, told: str, kernel: socket.socket) -> None:
+        """Let ZeroMQ accept, from a copy that it will close."""
+        self._socket.set(zmq.USE_FD, os.dup(kernel.fileno()))
+        self._socket.bind(told)
 
     def _spell(self, file: _File) -> str:
         """Return a text for the path that is not bound now. If it has no room for another slash, unbind old ones."""
@@ -133,6 +187,7 @@ class Listener:
     def _retire(self, bound: str) -> None:
         if bound:
             self._old.append(bound)
+            self._kernel.pop(bound).close()
         if len(self._old) > OLD_MAX:
             self._unbind(self._old.pop(0))
 

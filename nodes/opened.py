@@ -75,10 +75,12 @@ class Opened:
                 self._read_store(self.spool, queue, producer.fsync)
 
     def _open_spool(self, path: str) -> Spool:
-        from peerfabric.spool import Spool  # where there is one only, as below
+        from peerfabric.nodes.sparing import SparingFiles  # where there is a spool only, as below
+        from peerfabric.spool import Spool
 
         spool = Spool.open(
             path,
+            files=SparingFiles(),
             fsync=self._fsync,
             counter_min=epoch_counter(),
             random_bits=secrets.randbits(20),

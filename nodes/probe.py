@@ -19,7 +19,7 @@ from typing import Final, cast
 from peerfabric.commands import Outcome
 from peerfabric.discovery.files import is_proven_dead
 
-__all__ = ["PROBE_TIMEOUT", "Outcome", "Probe", "address_of", "is_dialable", "outcome_of"]
+__all__ = ["PROBE_TIMEOUT", "Address", "Outcome", "Probe", "address_of", "family_of", "is_dialable", "outcome_of"]
 
 PROBE_TIMEOUT: Final = 1.0
 """Seconds without an answer after which a probe is SILENT. A local refusal takes less than a millisecond and one
@@ -69,7 +69,7 @@ class Probe:
             return
         try:
             # Python's descriptors are close-on-exec by themselves.
-            self._socket = socket.socket(socket.AF_UNIX if self._local else _family(address), socket.SOCK_STREAM)
+            self._socket = socket.socket(family_of(address), socket.SOCK_STREAM)
         except OSError:
             # Out of descriptors, or no such address family here.
             self.outcome = Outcome.SILENT
@@ -163,5 +163,8 @@ def is_dialable(endpoint: str) -> bool:
     return match is not None and 0 < int(match[2]) < 65536
 
 
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET6 if isinstance(address, tuple) and len(address) == 4 else socket.AF_INET
+def family_of(address: Address) -> socket.AddressFamily:
+    """The family of an address that `address_of` gave."""
+    if not isinstance(address, tuple):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if len(address) == 4 else socket.AF_INET

@@ -20,18 +20,32 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import zmq
 
-from peerfabric.errors import ConfigError
-from peerfabric.nodes.descriptors import raise_descriptor_limit
+from peerfabric.errors import ConfigError, FabricError
+from peerfabric.nodes.descriptors import (
+    ENOUGH,
+    FILES_RESERVE,
+    NODE,
+    PENDING,
+    PER_WIRE,
+    RESERVE,
+    ROOMY,
+    raise_descriptor_limit,
+    table,
+    too_few,
+)
 from peerfabric.nodes.doorbell import Doorbell
+from peerfabric.nodes.growth import Watch, threads
 from peerfabric.nodes.intake import EVENTS, Intake, is_ready
 from peerfabric.nodes.listener import Listener
-from peerfabric.nodes.monitor import Connected, Connection, Disconnected, Monitor, Refused
+from peerfabric.nodes.monitor import Connected, Disconnected, Monitor, Refused
 from peerfabric.nodes.probe import Outcome, Probe, is_dialable
+from peerfabric.nodes.updates import Updates
+from peerfabric.nodes.wire import Buffer, Wire, plain_send, send_frames
 
 if TYPE_CHECKING:
     ZmqContext = zmq.Context[zmq.Socket[bytes]]
@@ -50,16 +64,9 @@ __all__ = [
     "Writable",
 ]
 
-Buffer = bytes | bytearray | memoryview
-
 DIAL_PATIENCE: Final = 5.0
 """Seconds until an attempt that libzmq calls neither connected nor failed is refused. Its own limits, 2 s for the
 connect and 2 s for the handshake, come first; this one is for peers that it takes for ZMTP 1.0."""
-
-SEND_SHARED_BYTES_MIN: Final = 128 * 1024
-"""From this size on a body is sent without a copy. Measured over TCP, in CPU time of the sender: copying 64 KiB takes
-37 us and sharing it 49 us, since ZeroMQ returns shared memory through a thread of pyzmq's; at 256 KiB copying takes
-as long as sharing, and sharing moves 15 % more."""
 
 STREAM_GAP: Final = 0.002
 REST: Final = 0.001
@@ -68,13 +75,14 @@ first rests for REST seconds, or until `wake`, while ZeroMQ's own thread gathers
 us, then user code, then its producer with an ack, on processors that are busy copying: 1 MiB cost both processes
 together 640 us of processor time, and costs 560 us so. A large body that comes alone is not held up."""
 
+LOOK_EVERY: Final = 0.1
+"""Seconds between two looks at the descriptors while fewer than `ROOMY` are free, or somebody waits for some."""
+
 _BLOCK_BYTES: Final = 32 * 1024 * 1024 - 8192
 _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
 _POLLOUT: Final = int(zmq.POLLOUT)
-_DONTWAIT: Final = int(zmq.DONTWAIT)
-_DONTWAIT_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 _log = logging.getLogger("peerfabric")
 
@@ -127,25 +135,34 @@ class Sockets:
         self.foreign = 0
         self._peers_max = peers_max
         self._frame_bytes_max = frame_bytes_max
-        self._context: ZmqContext = zmq.Context(io_threads=1)
+        with table.taking(NODE, RESERVE) as there_are:
+            if not there_are:
+                raise too_few(NODE, "a node")
+            self._context: ZmqContext = zmq.Context(io_threads=1)
+            try:
+                self._open_all()
+            except (OSError, zmq.ZMQError) as error:  # others of this process took them meanwhile
+                self._context.destroy(linger=0)
+                raise too_few(NODE, "a node") from error
+
+    def _open_all(self) -> None:
         # A closed socket keeps its place until libzmq's reaper comes round, so room for every peer being redialled.
-        self._context.set(zmq.MAX_SOCKETS, min(6 * peers_max + 64, _SOCKETS_MAX))
+        self._context.set(zmq.MAX_SOCKETS, min(6 * self._peers_max + 64, _SOCKETS_MAX))
         self._names = itertools.count(1)
         self._bell = Doorbell()
         self.wake: Callable[[], None] = self._bell.ring
         """Make `wait` return, now or at its next call. Any thread may call it, also from a signal handler, and
         after `close`. An attribute and not a method, which would double its cost."""
 
-        self._wires: dict[int, _Wire] = {}
-        self._followed: set[str] = set()
-        self._prefixes: dict[bytes, int] = {}
-        self._abandoned: dict[int, _Wire] = {}  # the parent's wires, in a forked child
+        self._wires: dict[int, Wire] = {}
+        self._abandoned: dict[int, Wire] = {}  # the parent's wires, in a forked child
         self._happened: list[Event] = []  # found outside of read()
         self._ready: set[int] = set()  # descriptors that epoll named and read() has not yet looked at
-        self._monitored: dict[int, _Wire] = {}  # by the descriptor of the monitor
-        self._refusing: dict[int, _Wire] = {}  # by the descriptor of the PUSH
+        self._monitored: dict[int, Wire] = {}  # by the descriptor of the monitor
+        self._refusing: dict[int, Wire] = {}  # by the descriptor of the PUSH
         self._probes: dict[int, tuple[int, Probe]] = {}  # by descriptor
         self._dialling: dict[int, float] = {}  # until when, by wire; oldest first, as all have the same patience
+        self._undialled: dict[int, str] = {}  # endpoints of wires that wait for descriptors
 
         self.resting = False
         """Whether `wait` first rests, deaf to all but `wake`: see REST. Any thread may look."""
@@ -154,22 +171,29 @@ class Sockets:
         self._rest.register(self._bell.fd, select.POLLIN)
         self._epoll = select.epoll()
         self._epoll.register(self._bell.fd, select.EPOLLIN)
+        others = threads()
         self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
-        self._updates = Intake(self._open(zmq.SUB), parts_min=2, parts_max=3)
-        self._outbox = self._open(zmq.PUB)
-        self._outbox_fd = int(self._outbox.fd)
+        self._updates = Updates(self._open(zmq.SUB), self._peers_max)
+        for intake in (self._inbox, self._updates):
+            self._epoll.register(intake.fd, select.EPOLLIN)
+        self._outbox = self._open_outbox()
         self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
-        self._send_update = _plain_send(self._outbox)
-        for fd in (self._inbox.fd, self._updates.fd, self._outbox_fd):
-            self._epoll.register(fd, select.EPOLLIN)
+        self._low = False  # few descriptors are left: nobody is to be let in
+        self._shut = False  # and nobody new finds us over ipc
+        self._unbound: list[tuple[Listener, ZmqSocket]] = []  # that were made anew
+        self._look_at = 0.0
+        self._watch = Watch(
+            threads() - others,  # ZeroMQ's, which began with the first socket
+            (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
+            lambda: " or ".join(endpoint for listener in self._listeners for endpoint in listener.endpoints),
+        )
         self._closed = False
 
     def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
         """Listen at each endpoint and return the real ones, in the same order, with ports and without wildcards.
 
         An endpoint is `ipc://PATH`, `tcp://HOST:PORT` or `tcp://HOST:*`, with a numeric HOST. The socket files are
-        made accessible for our user only, and are removed by `close`. Two processes that bind one path at the very
-        same moment are not told apart: keep such paths in a folder of one's own, under a lock.
+        made accessible for our user only, and are removed by `close`.
 
         Raises:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
@@ -188,6 +212,8 @@ class Sockets:
         Raises:
             OSError: The files cannot be looked at, which says nothing about them.
         """
+        if self._shut:
+            return []  # we removed them, and put them back when there are descriptors
         return [endpoint for listener in self._listeners for endpoint in listener.gone()]
 
     def bind_again(self, endpoint: str) -> None:
@@ -213,7 +239,7 @@ class Sockets:
 
         Connected or Refused follows. A peer that is lost later is Disconnected, and then Connected or Refused. After
         Refused the wire is hung up: when to dial again is for the caller to say. An endpoint that ZeroMQ may not be
-        given, and a context without room, are Refused too.
+        given, and a context without room, are Refused too. With few descriptors left it waits for more.
         """
         self.hang_up(wire)
         if self._closed:
@@ -222,7 +248,12 @@ class Sockets:
             self._happened.append(Refused(wire))
             return
         try:
-            line = self._wires[wire] = self._connect(wire, endpoint)
+            with table.taking(PER_WIRE, RESERVE) as there_are:
+                if self._low or not there_are:
+                    self._undialled[wire] = endpoint
+                    self._low, self._look_at = True, 0.0
+                    return
+                line = self._wires[wire] = self._connect(wire, endpoint)
         except zmq.ZMQError as error:
             _log.warning("cannot connect to %s: %s; see `ulimit -n` and Options(peers_max=)", endpoint, error)
             self._happened.append(Refused(wire))
@@ -236,10 +267,11 @@ class Sockets:
 
         Nothing is heard of it any more; events that were found before stay.
         """
+        self._undialled.pop(wire, None)
         line = self._wires.pop(wire, None)
         if line is None:
             return
-        self._dialling.pop(wire, None)
+        self._end_dialling(wire)
         self._settle(line)
         del self._monitored[line.monitor.fd]
         self._forget(line.monitor.fd)
@@ -261,7 +293,7 @@ class Sockets:
         if line is None or line.refusing or not line.connection.up:
             return False
         try:
-            _send(line.send, frames)
+            send_frames(line.send, frames)
         except zmq.Again:
             return self._refuse(line, frames)
         return True
@@ -276,58 +308,35 @@ class Sockets:
 
         Subscribers at their high-water mark miss it, as ZeroMQ has it.
         """
-        _send(self._send_update, frames)
+        send_frames(self._send_update, frames)
 
     def follow(self, endpoint: str) -> bool:
         """Receive what the outbox at `endpoint` publishes under our prefixes, over connections that may come and go.
 
         A second call changes nothing. False: not an endpoint, or more of them than peers.
         """
-        if endpoint in self._followed:
-            return True
-        if not is_dialable(endpoint) or len(self._followed) >= self._peers_max:
-            return False
-        try:
-            self._updates.socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            _log.warning("cannot follow %s: %s", endpoint, error)
-            return False
-        self._followed.add(endpoint)
-        self._updates.look()
-        return True
+        return self._updates.follow(endpoint)
 
     def unfollow(self, endpoint: str) -> None:
         """Disconnect from an outbox. One that is not followed is no error."""
-        if endpoint not in self._followed:
-            return
-        self._followed.remove(endpoint)
-        # ENOENT: libzmq gave up on that endpoint by itself, after a protocol error.
-        with suppress(zmq.ZMQError):
-            self._updates.socket.disconnect(endpoint)
-        self._updates.look()
+        self._updates.unfollow(endpoint)
 
     def subscribe(self, prefix: bytes) -> None:
         """Ask publishers for topics that begin with `prefix`, until as many `unsubscribe` calls."""
-        count = self._prefixes.get(prefix, 0)
-        if count == 0:
-            self._updates.socket.subscribe(prefix)
-            self._updates.look()
-        self._prefixes[prefix] = count + 1
+        self._updates.subscribe(prefix)
 
     def unsubscribe(self, prefix: bytes) -> None:
         """Take back one `subscribe`; more than there were are no error."""
-        count = self._prefixes.pop(prefix, 0)
-        if count > 1:
-            self._prefixes[prefix] = count - 1
-        elif count == 1:
-            self._updates.socket.unsubscribe(prefix)
-            self._updates.look()
+        self._updates.unsubscribe(prefix)
 
     def probe(self, wire: int, endpoint: str, life: tuple[str, int] | None = None) -> None:
         """Ask whether anybody, and `life` in particular, listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
+        if not table.has(FILES_RESERVE):
+            self._happened.append(Probed(wire, Outcome.SILENT))
+            return
         probe = Probe(endpoint, time.monotonic(), life)
         if probe.outcome is not None:
             self._happened.append(Probed(wire, probe.outcome))
@@ -347,16 +356,18 @@ class Sockets:
         this was running counts as heard.
         """
         bell = self._bell
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look(now)
         if self.resting:
             if bell.listen():
                 self._rest.poll(1000 * REST)
             self.resting = False
-            timeout = 0.0
-        elif self._happened or self._inbox.readable or self._updates.readable or not bell.listen():
-            timeout = 0.0  # Not to sleep, but to see the others too: a busy inbox must not starve the monitors.
-        elif self._dialling or self._probes:
-            timeout = self._until_due(timeout)
-        ready = self._epoll.poll(timeout, 64)
+            ready = self._epoll.poll(0.0, 64)
+        elif self._found() or not bell.listen():
+            ready = self._epoll.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
+        else:
+            ready = self._sleep(now, self._due_at(timeout, now))
         bell.answer()
         for fd, _ in ready:
             if fd == self._inbox.fd:
@@ -370,6 +381,21 @@ class Sockets:
                 self._outbox.get(EVENTS)
             else:
                 self._ready.add(fd)
+
+    def _sleep(self, now: float, until: float) -> list[tuple[int, int]]:
+        """Wait for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
+        while True:
+            ready = self._epoll.poll(max(0.0, min(until, self._look_at) - now), 64)
+            now = time.monotonic()
+            if ready or now >= until or now < self._look_at:
+                return ready
+            self._look(now)
+            if self._found():
+                return []
+
+    def _found(self) -> bool:
+        """Whether `read` has something to bring, whatever the descriptors say."""
+        return bool(self._happened) or self._inbox.readable or self._updates.readable
 
     def read(self, limit: int = 64) -> list[Event]:
         """Return what there is, without waiting: connections first, then at most `limit` messages of each socket.
@@ -409,10 +435,10 @@ class Sockets:
         self._probes.clear()
         for socket in (self._inbox.socket, self._updates.socket, self._outbox):
             socket.close()
+        for listener in self._listeners:
+            listener.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
-        for listener in self._listeners:
-            listener.remove_files()
         self._epoll.close()
         self._bell.close()
 
@@ -430,6 +456,8 @@ class Sockets:
         self._abandoned, self._wires = self._wires, {}
         for _, probe in self._probes.values():
             probe.close()
+        for listener in self._listeners:
+            listener.abandon()
         self._epoll.close()
         self._bell.abandon()
 
@@ -452,12 +480,84 @@ class Sockets:
         socket.ipv6 = 1
         return socket
 
+    def _open_outbox(self) -> ZmqSocket:
+        outbox = self._open(zmq.PUB)
+        self._outbox_fd = int(outbox.fd)
+        self._send_update = plain_send(outbox)
+        self._epoll.register(self._outbox_fd, select.EPOLLIN)
+        return outbox
+
+    # Limits
+
+    def _look(self, now: float) -> None:
+        """See how many descriptors are left and whether somebody fills our memory, and act on it."""
+        roomy = table.has(ROOMY)
+        self._low = not roomy and not table.has(ENOUGH if self._low else RESERVE)
+        if self._low:
+            table.complain(now)
+        else:
+            table.is_over()
+        self._look_at = now + self._watch.look(now)
+        if not roomy or self._undialled or self._updates.waits:
+            self._look_at = min(self._look_at, now + LOOK_EVERY)
+        if self._low:
+            # libzmq ends the process if it cannot accept over ipc; over TCP it tries again, as fast as it can.
+            self._shut = True
+            for listener in self._listeners:
+                listener.remove_files()
+        if self._low or self._watch.judging:
+            return
+        if self._shut:
+            self._open_again()
+        while self._unbound:
+            listener, socket = self._unbound.pop()
+            listener.move(socket)
+            self._look_at_bound()
+        if self._updates.waits:
+            self._updates.follow_others()
+        while self._undialled and not self._low:
+            wire, endpoint = self._undialled.popitem()
+            self.dial(wire, endpoint)
+
     def _look_at_bound(self) -> None:
-        """After a call that may have taken the news of what is bound."""
+        """After calls that may have taken the news of what is bound."""
         self._inbox.look()
         self._outbox.get(EVENTS)
 
-    def _connect(self, wire: int, endpoint: str) -> _Wire:
+    def _open_again(self) -> None:
+        """Put back the socket files that were removed; what cannot be put back now is tried again."""
+        self._shut = False
+        for endpoint in self.gone():
+            try:
+                self.bind_again(endpoint)
+            except FabricError as error:
+                _log.warning("%s", error)
+
+    def _renew(self, intake: Intake, kind: int) -> None:
+        self._forget(intake.fd)
+        intake.socket.close()
+        intake.replace(self._open(kind))
+        self._epoll.register(intake.fd, select.EPOLLIN)
+
+    def _renew_inbox(self) -> None:
+        self._renew(self._inbox, zmq.PULL)
+        self._unbound.append((self._listeners[0], self._inbox.socket))
+
+    def _renew_updates(self) -> None:
+        self._renew(self._updates, zmq.SUB)
+
+    def _renew_outbox(self) -> None:
+        self._forget(self._outbox_fd)
+        self._outbox.close()
+        self._outbox = self._open_outbox()
+        self._unbound.append((self._listeners[1], self._outbox))
+
+    def _renew_wires(self) -> None:
+        for wire in list(self._wires):
+            self.hang_up(wire)
+            self._happened.append(Refused(wire))
+
+    def _connect(self, wire: int, endpoint: str) -> Wire:
         push = self._open(zmq.PUSH)
         try:
             monitor = Monitor(self._context, push, f"monitor-{next(self._names)}")
@@ -470,13 +570,18 @@ class Sockets:
             monitor.close()
             push.close()
             raise
-        return _Wire(wire, push, monitor)
+        return Wire(wire, push, monitor)
 
     def _await_handshake(self, wire: int) -> None:
-        self._dialling.pop(wire, None)
+        self._end_dialling(wire)
         self._dialling[wire] = time.monotonic() + DIAL_PATIENCE
+        table.promise(PENDING)
 
-    def _refuse(self, line: _Wire, frames: Sequence[Buffer]) -> bool:
+    def _end_dialling(self, wire: int) -> None:
+        if self._dialling.pop(wire, None) is not None:
+            table.promise(-PENDING)
+
+    def _refuse(self, line: Wire, frames: Sequence[Buffer]) -> bool:
         """Try again if the PUSH only had not heard that it can send; else wait for it to become writable.
 
         A send looks at news of its pipes once in a millisecond, not each time; asking for EVENTS always does. What
@@ -484,14 +589,14 @@ class Sockets:
         """
         if is_ready(_POLLOUT, line.push):
             with suppress(zmq.Again):
-                _send(line.send, frames)
+                send_frames(line.send, frames)
                 return True
         line.refusing = True
         self._refusing[line.fd] = line
         self._epoll.register(line.fd, select.EPOLLIN)
         return False
 
-    def _settle(self, line: _Wire) -> None:
+    def _settle(self, line: Wire) -> None:
         """Stop waiting for `line` to become writable."""
         if line.refusing:
             line.refusing = False
@@ -513,7 +618,7 @@ class Sockets:
             elif fd in self._probes:
                 self._end_probe(fd, self._probes[fd][1].poll(), events)
 
-    def _read_monitor(self, line: _Wire, events: list[Event]) -> None:
+    def _read_monitor(self, line: Wire, events: list[Event]) -> None:
         for heard in line.monitor.read():
             event = line.connection.hear(heard)
             if event is None:
@@ -521,7 +626,7 @@ class Sockets:
             events.append(event)
             match event:
                 case Connected():
-                    del self._dialling[line.number]
+                    self._end_dialling(line.number)
                 case Disconnected():
                     self._settle(line)
                     self._await_handshake(line.number)
@@ -529,7 +634,7 @@ class Sockets:
                     self.hang_up(line.number)
                     return
 
-    def _recheck(self, line: _Wire, events: list[Event]) -> None:
+    def _recheck(self, line: Wire, events: list[Event]) -> None:
         if line.refusing and is_ready(_POLLOUT, line.push):
             self._settle(line)
             events.append(Writable(line.number))
@@ -552,27 +657,13 @@ class Sockets:
             events.append(self._wires[wire].connection.give_up())
             self.hang_up(wire)
 
-    def _until_due(self, timeout: float | None) -> float:
-        """Shorten `timeout` to the next moment that `_expire` has something to do."""
-        due = [probe.expires_at for _, probe in self._probes.values()]
-        due += itertools.islice(self._dialling.values(), 1)
-        left = max(0.0, min(due) - time.monotonic())
-        return left if timeout is None else min(left, timeout)
-
-
-class _Wire:
-    """One PUSH and what is known of it."""
-
-    __slots__ = ("connection", "fd", "monitor", "number", "push", "refusing", "send")
-
-    def __init__(self, number: int, push: ZmqSocket, monitor: Monitor) -> None:
-        self.number = number
-        self.push = push
-        self.send = _plain_send(push)
-        self.monitor = monitor
-        self.connection = Connection(number)
-        self.fd = int(push.fd)
-        self.refusing = False
+    def _due_at(self, timeout: float | None, now: float) -> float:
+        """When `timeout` ends, or `_expire` has something to do."""
+        due = math.inf if timeout is None else now + timeout
+        if self._dialling or self._probes:
+            due = min((due, *(probe.expires_at for _, probe in self._probes.values())))
+            due = min((due, *itertools.islice(self._dialling.values(), 1)))
+        return due
 
 
 @cache  # once a process: a second block would come from what is kept, and be cleared
@@ -584,26 +675,3 @@ def _keep_freed_memory() -> None:
     that is zero already, where `bytearray` clears it. It doubles the rate of 1 MiB bodies.
     """
     bytes(_BLOCK_BYTES)
-
-
-def _plain_send(socket: ZmqSocket) -> Callable[..., Any]:
-    """Return the compiled `send` below pyzmq's friendlier one: 0.3 us instead of 0.6 us a call."""
-    send: Callable[..., Any] = super(zmq.Socket, socket).send
-    return send
-
-
-def _send(send: Callable[..., Any], frames: Sequence[Buffer]) -> None:
-    """Send `frames` as one message; raise zmq.Again if the socket would not take it.
-
-    Large frames are wrapped before the first is sent: were it to fail in between, the next message would be taken
-    for the rest of this one.
-    """
-    last = frames[-1]
-    # Only bytes never change while ZeroMQ still reads them.
-    if len(last) >= SEND_SHARED_BYTES_MIN and type(last) is bytes:
-        wrapped: Any = zmq.Frame(last, copy=False)
-    else:
-        wrapped = last
-    for frame in frames[:-1]:
-        send(frame, _DONTWAIT_MORE)
-    send(wrapped, _DONTWAIT)

@@ -22,7 +22,14 @@ PURE = frozenset(
 """What a machine may import: nothing that opens, waits, starts or tells the time."""
 
 GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
-ZMQ_FILES = {"nodes/sockets.py", "nodes/intake.py", "nodes/listener.py", "nodes/monitor.py"}
+ZMQ_FILES = {
+    "nodes/sockets.py",
+    "nodes/intake.py",
+    "nodes/listener.py",
+    "nodes/monitor.py",
+    "nodes/updates.py",
+    "nodes/wire.py",
+}
 ZEROCONF_FILES = {"discovery/mdns.py"}
 
 
@@ -123,7 +130,7 @@ def test_imports_are_absolute_and_by_the_installed_name(file: str) -> None:
 
 @pytest.mark.parametrize("file", files(*FOLDERS, "examples"))
 def test_edges_are_where_they_belong(file: str) -> None:
-    """ZeroMQ is behind four files, zeroconf behind one and loaded only when used; pickle is nowhere."""
+    """ZeroMQ is behind a few files, zeroconf behind one and loaded only when used; pickle is nowhere."""
     for found in imports_of(file):
         assert found.package != "zmq" or file in ZMQ_FILES, found.module
         assert found.package != "zeroconf" or (file in ZEROCONF_FILES and not found.at_load), found.module

@@ -108,7 +108,8 @@ def refusal(error: OSError, path: str) -> SpoolError:
         return SpoolUnsafe(path, "is a symbolic link", step=_FOLLOW)
     if error.errno in FULL:
         return SpoolFull(path, errno=error.errno)
-    return SpoolError(path, error.strerror or str(error), errno=error.errno)
+    step = "raise `ulimit -n`, or close what is open" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return SpoolError(path, error.strerror or str(error), errno=error.errno, step=step)
 
 
 class RealFiles:

@@ -49,6 +49,7 @@ def bound() -> Iterator[Bound]:
     one = Bound()
     yield one
     one.context.destroy(linger=0)
+    one.listener.close()
 
 
 @pytest.fixture
