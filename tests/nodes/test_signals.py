@@ -259,8 +259,9 @@ def test_every_loop_ends_where_nothing_comes(start: Any, tmp_path: Path, script:
     assert (out, err, child.code) == ("after\n", "", 143)
 
 
-@BOTH
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "number"), [*((call, signal.SIGTERM) for call in CALLS), (CALLS[0], signal.SIGINT)], ids=str
+)
 @pytest.mark.parametrize("script", [blocking, awaiting])
 def test_every_call_ends_that_waits(start: Any, tmp_path: Path, script: Any, call: str, number: int) -> None:
     """It raises SystemExit, the node closes, and what is left is told; also where `asyncio.run` has Ctrl-C."""
