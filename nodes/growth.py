@@ -3,8 +3,8 @@
 libzmq gathers all frames of a message before it hands over the first, however many there are: a peer that says MORE for
 ever fills the memory of a node, in which no message arrives. Nothing tells how much libzmq holds. So we look at the
 memory of the whole process, and at the time that ZeroMQ's threads have worked: what grew without them is the program's
-own. If they may have done it, those who can do so close the connections, and what happens to the memory then says
-whether it was there.
+own, and so is what may be whole messages that came or left. For the rest, those who can do so close the connections,
+and what happens to the memory then says whether it was there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ LOOK_EVERY_IDLE: Final = 0.5
 LOOK_EVERY: Final = 0.05
 """Seconds between two looks while ZeroMQ's threads do next to nothing, and while they work."""
 
+_KEPT: Final = 8
+"""Times of the size of a message that may be there of it: as objects of the program, and in pipes."""
+
 _WORK_MIN: Final = 0.004
 """Seconds of work before the size of the process is read again: they bring 16 MiB at most, and reading costs 60 us."""
 
@@ -50,18 +53,23 @@ class Growth:
         """By how much the process has grown, as far as ZeroMQ's threads worked enough for that."""
         self.limit = GROWTH
         self._size: int | None = None
-        self._work = 0.0
+        self._work, self._moved = 0.0, 0
 
     def work_since(self, work: float) -> float:
         """Seconds worked since `look` was called."""
         return work - self._work
 
-    def look(self, size: int, work: float) -> bool:
-        """Take in the size of the process and the seconds worked since it began; whether it grew beyond the limit."""
+    def look(self, size: int, work: float, moved: int) -> bool:
+        """Take in the size of the process, the seconds worked and the bytes of whole messages since it began.
+
+        Returns whether it grew beyond the limit by what cannot be messages that came or left.
+        """
         if self._size is not None:
             grown = min(size - self._size, int((work - self._work) * _FASTEST))
+            if grown > 0:
+                grown = max(0, grown - _KEPT * (moved - self._moved))
             self.bytes = max(0, self.bytes + grown)
-        self._size, self._work = size, work
+        self._size, self._work, self._moved = size, work, moved
         return self.bytes > self.limit
 
     def is_found(self, before: int, after: int) -> bool:
@@ -96,11 +104,15 @@ class Watch:
         self._where = where
         self._growth = Growth()
         self._complaints = Reminders()
-        self._before = self._last = self._looks = 0
+        self._before = self._last = self._looks = self._moved = 0
         self._is_over()  # what is there already is nobody's fault
 
-    def look(self, now: float) -> float:
-        """To be called by the thread that owns the sockets; after how many seconds again."""
+    def look(self, now: float, moved: int) -> float:
+        """To be called by the thread that owns the sockets; after how many seconds again.
+
+        `moved` are the bytes of all whole messages that it sent or received.
+        """
+        self._moved = moved
         if self.judging:
             self._judge(now)
             return LOOK_EVERY
@@ -118,7 +130,7 @@ class Watch:
         if size is None:
             return False
         self._before = size
-        return self._growth.look(size, worked(self._threads))
+        return self._growth.look(size, worked(self._threads), self._moved)
 
     def _judge(self, now: float) -> None:
         give_back()

@@ -182,6 +182,7 @@ class Sockets:
         self._shut = False  # and nobody new finds us over ipc
         self._unbound: list[tuple[Listener, ZmqSocket]] = []  # that were made anew
         self._look_at = 0.0
+        self._moved = 0  # bytes of bodies that were sent or received
         self._watch = Watch(
             threads() - others,  # ZeroMQ's, which began with the first socket
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
@@ -296,6 +297,7 @@ class Sockets:
             send_frames(line.send, frames)
         except zmq.Again:
             return self._refuse(line, frames)
+        self._moved += len(frames[-1])
         return True
 
     def writable(self, wire: int) -> bool:
@@ -309,6 +311,7 @@ class Sockets:
         Subscribers at their high-water mark miss it, as ZeroMQ has it.
         """
         send_frames(self._send_update, frames)
+        self._moved += len(frames[-1])
 
     def follow(self, endpoint: str) -> bool:
         """Receive what the outbox at `endpoint` publishes under our prefixes, over connections that may come and go.
@@ -408,7 +411,9 @@ class Sockets:
         if self._dialling or self._probes:
             self._expire(events)
         if self._inbox.readable:
-            events += map(Received, self._inbox.take(limit))
+            taken = self._inbox.take(limit)
+            events += map(Received, taken)
+            self._moved += sum([len(frames[-1]) for frames in taken])
             self.foreign += self._inbox.take_foreign()
             if self._inbox.large:
                 self._inbox.large = False
@@ -416,7 +421,9 @@ class Sockets:
                 self.resting = now - self._large_at < STREAM_GAP and not self._inbox.readable
                 self._large_at = now
         if self._updates.readable:
-            events += map(Published, self._updates.take(limit))
+            taken = self._updates.take(limit)
+            events += map(Published, taken)
+            self._moved += sum([len(frames[-1]) for frames in taken])
             self.foreign += self._updates.take_foreign()
         return events
 
@@ -497,7 +504,7 @@ class Sockets:
             table.complain(now)
         else:
             table.is_over()
-        self._look_at = now + self._watch.look(now)
+        self._look_at = now + self._watch.look(now, self._moved)
         if not roomy or self._undialled or self._updates.waits:
             self._look_at = min(self._look_at, now + LOOK_EVERY)
         if self._low:

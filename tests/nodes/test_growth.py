@@ -13,30 +13,40 @@ MiB = 1024 * 1024
 def test_growth_without_work_is_the_programs_own() -> None:
     """Gigabytes that came while ZeroMQ's threads slept are suspected of nothing."""
     growth = Growth()
-    assert not growth.look(100 * MiB, 1.0)
-    assert not growth.look(5000 * MiB, 1.001)
+    assert not growth.look(100 * MiB, 1.0, 0)
+    assert not growth.look(5000 * MiB, 1.001, 0)
     assert growth.bytes <= 5 * MiB
 
 
 def test_growth_with_work_is_suspected() -> None:
     """What grew while they worked counts, and what went away again does not."""
     growth = Growth()
-    growth.look(100 * MiB, 1.0)
-    assert not growth.look(300 * MiB, 1.2)
-    assert not growth.look(150 * MiB, 1.2)
+    growth.look(100 * MiB, 1.0, 0)
+    assert not growth.look(300 * MiB, 1.2, 0)
+    assert not growth.look(150 * MiB, 1.2, 0)
     assert growth.bytes == 50 * MiB
-    assert growth.look(150 * MiB + GROWTH, 1.5)
+    assert growth.look(150 * MiB + GROWTH, 1.5, 0)
+
+
+def test_what_came_and_stayed_is_the_programs_own() -> None:
+    """A program that keeps what it receives, as objects of several times the size, is suspected of nothing."""
+    growth = Growth()
+    growth.look(100 * MiB, 1.0, 0)
+    assert not growth.look(1700 * MiB, 3.0, 200 * MiB)
+    assert growth.bytes == 0
+    assert growth.look(2000 * MiB, 4.0, 201 * MiB)
+    assert growth.bytes == 292 * MiB
 
 
 def test_found_or_not() -> None:
     """If closing connections frees it, all begins anew; if not, it has to grow to twice as much."""
     growth = Growth()
-    growth.look(0, 1.0)
-    assert growth.look(300 * MiB, 2.0)
+    growth.look(0, 1.0, 0)
+    assert growth.look(300 * MiB, 2.0, 0)
     assert not growth.is_found(300 * MiB, 200 * MiB)
     growth.not_found()
-    assert not growth.look(590 * MiB, 3.0)
-    assert growth.look(610 * MiB, 4.0)
+    assert not growth.look(590 * MiB, 3.0, 0)
+    assert growth.look(610 * MiB, 4.0, 0)
     assert growth.is_found(610 * MiB, 10 * MiB)
     assert (growth.bytes, growth.limit) == (0, GROWTH)
 
