@@ -110,5 +110,5 @@ def test_each_endpoint_is_reported_once() -> None:
 
 def test_a_path_that_is_no_unicode() -> None:
     """No frame can tell others of it."""
-    with pytest.raises(ConfigError, match=r"is not Unicode; write 'host:port'"):
+    with pytest.raises(ConfigError, match=r"is not Unicode; write 'tcp:"):
         parse_peers(["ipc:///tmp/\udcff"])
