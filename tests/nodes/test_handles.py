@@ -280,9 +280,18 @@ def wrong_options(node: Any) -> list[tuple[Callable[[], Any], str]]:
         (lambda: node.consumer("orders", int, ledger=b"file"), "ledger=b'file' is no file; give a path"),
         (lambda: node.consumer("orders", int, ledger=""), "ledger='' is no file; give a path"),
         (lambda: node.subscriber("prices", int, buffer_bytes=None), "buffer_bytes=None is not a whole number"),
-        (lambda: node.on_message("orders", concurrency="4")(handle), "concurrency='4' is not a whole number; give how many"),
-        (lambda: node.on_message("orders", concurrency=True)(handle), "concurrency=True is not a whole number; give how many"),
-        (lambda: node.on_message("orders", concurrency=1.5)(handle), "concurrency=1.5 is not a whole number; give how many"),
+        (
+            lambda: node.on_message("orders", concurrency="4")(handle),
+            "concurrency='4' is not a whole number; give how many",
+        ),
+        (
+            lambda: node.on_message("orders", concurrency=True)(handle),
+            "concurrency=True is not a whole number; give how many",
+        ),
+        (
+            lambda: node.on_message("orders", concurrency=1.5)(handle),
+            "concurrency=1.5 is not a whole number; give how many",
+        ),
         (lambda: node.on_message("or ders")(handle), "use letters"),
     ]
 
