@@ -511,6 +511,29 @@ signal.raise_signal({first})
         assert ("KeyboardInterrupt" in err) == (second == interrupt)
 
 
+@pytest.mark.parametrize(
+    "wait", ["list(consumer)", "[item async for item in consumer]", "node.run()", "await node.run()"]
+)
+def test_a_signal_that_interrupts_no_wait(start: Any, wait: str) -> None:
+    """It came just before the main thread began to wait, or to another thread: it is heard all the same."""
+    is_async = "await" in wait or "async" in wait
+    body = f"""
+consumer = node.consumer("orders", int)
+
+def hit():
+    while not (waiters(node) or len(inner(node).closing.done)):
+        time.sleep(0.001)
+    time.sleep(0.1)  # for the step from the gate into the system's wait
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=hit).start()
+{wait}
+"""
+    child = start((awaiting if is_async else blocking)(body))
+    _, err = child.finish()
+    assert (err, child.code) == ("", 0 if "run" in wait else 143)
+
+
 @pytest.mark.parametrize("script", [blocking, awaiting])
 def test_a_signal_while_a_node_closes_by_itself(start: Any, script: Any) -> None:
     """It is no reason to stop draining, and the exit code says that it came."""
