@@ -13,7 +13,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.nodes.in_hand import in_hand
-from peerfabric.nodes.waiting import Gate, Suspending, Waiting, in_event_loop, wait_until
+from peerfabric.nodes.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
 
 if TYPE_CHECKING:
     from peerfabric.consumer_end import ConsumerEnd
@@ -61,6 +61,7 @@ class Ending:
                 signal.signal(number, _on_signal)
             elif signal.getsignal(number) is not _on_signal:
                 _log.info("%s leaves %s to the program, which handles it", name, signal.Signals(number).name)
+        _look_up(lambda: self in _listeners)
 
     def stop(self) -> None:
         """Hear no more; the last one puts back who handled signals before."""
@@ -137,6 +138,7 @@ async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool]
         _tell(number)  # other nodes
 
     before = {number: signal.signal(number, on_signal) for number in HEARD} if _in_main_thread() else {}
+    _look_up(lambda: not received and not is_over())
     try:
         await wait_until(
             waiting,
@@ -167,6 +169,20 @@ def _code_of(handler: Any) -> CodeType | None:
         handler = handler.func
     code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+def _look_up(is_wanted: Callable[[], bool]) -> None:
+    """As long as `is_wanted`, let the event loop of this thread, if there is one, look up from its wait for signals."""
+
+    def again() -> None:
+        if is_wanted():
+            loop.call_later(LOOK_UP_EVERY, again)
+
+    if in_event_loop():
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        again()
 
 
 def after_fork() -> None:

@@ -28,6 +28,10 @@ EXPLAIN_AFTER: Final = 5.0
 IDLE: Final = (5.0, logging.INFO)
 """When and how a call that takes says that nothing comes."""
 
+LOOK_UP_EVERY: Final = 1.0
+"""Seconds after which the main thread looks up from a wait. A signal that comes just before it begins to wait, or to
+another thread, does not interrupt the system's wait, and its handler runs only when the main thread runs again."""
+
 _log = logging.getLogger("peerfabric")
 
 
@@ -77,7 +81,8 @@ class Blocking:
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
         # Locks wait at most about 292 years, in a C integer of nanoseconds.
-        waiter.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+        longest = LOOK_UP_EVERY if threading.current_thread() is threading.main_thread() else 1e6
+        waiter.lock.acquire(timeout=longest if timeout is None else min(max(0.0, timeout), longest))
 
 
 class TaskWaiter:
