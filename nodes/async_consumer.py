@@ -123,13 +123,10 @@ class AsyncConsumer(Generic[T_co]):
             if not self.opened and not self._node.is_closed:
                 await self._node.handles.open_late(self, self._gate, waiting)
 
-    def take_handed(self) -> None:
-        return None
-
     def handed_over(self) -> None:
         return None
 
-    def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+    def hand_over(self, engine: Engine, now: float) -> None:
         engine.consumers.progress(self.end, now)
         if self._resting:
             self._resting = False

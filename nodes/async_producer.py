@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from peerfabric.codec import Codec
 from peerfabric.engine import Engine
-from peerfabric.errors import QueueFull, SpoolFull, TimedOut
+from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.handover import Handover, Progress
@@ -99,6 +99,10 @@ class AsyncProducer(Generic[T_contra]):
         self._handover.open()
         self.opened = True
 
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was accepted since the last call. Called under the engine's lock."""
+        self._handover.hand_over(engine, now)
+
     def changed(self) -> None:
         """Something of the end has changed: wake those who wait for it."""
         self._handover.changed()
@@ -106,6 +110,11 @@ class AsyncProducer(Generic[T_contra]):
     def stop(self) -> None:
         """The node closes: nothing is accepted any more."""
         self._handover.close()
+
+    def seal(self) -> None:
+        """After `stop`: return when also what another thread was just storing is handed over."""
+        if self._storing is not None:
+            self._storing.seal()
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold a lock for ever."""
@@ -346,6 +355,7 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             SpoolError: The disk did not take it; the letter stays.
+            NodeClosed: The node closes; the letter stays.
         """
         self._node.ensure()
         with self._node.pump.lock:
@@ -354,8 +364,10 @@ class AsyncProducer(Generic[T_contra]):
             return False
         if self._storing is not None:
             self._storing.retry(letter)
-        else:
-            self._handover.put_letter(letter, counted=False)
+        elif not self._handover.put_letter(letter, counted=False):
+            with self._node.pump.lock:
+                self.end.restore_letter(letter)
+            raise NodeClosed
         return True
 
     def drop_letter(self, identity: str) -> bool:

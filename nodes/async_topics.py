@@ -66,21 +66,17 @@ class AsyncPublisher(Generic[T_contra]):
         self._lock = threading.Lock()
         self.stop()
 
-    def take_handed(self) -> tuple[list[bytes], dict[int, Extra] | None]:
-        with self._lock:
-            handed = self._bodies, self._extras
-            self._bodies, self._extras = [], None
-            self._taken = HANDOVER_BYTES_MAX - self._room
-        return handed
-
     def handed_over(self) -> None:
         with self._lock:
             self._room += self._taken
             self._taken = 0
         self._gate.open()
 
-    def hand_over(self, engine: Engine, handed: tuple[list[bytes], dict[int, Extra] | None], now: float) -> None:
-        bodies, extras = handed
+    def hand_over(self, engine: Engine, now: float) -> None:
+        with self._lock:
+            bodies, extras = self._bodies, self._extras
+            self._bodies, self._extras = [], None
+            self._taken = HANDOVER_BYTES_MAX - self._room
         if bodies:
             engine.topics.publish(self.end, bodies, time.time_ns() // 1_000_000, extras)
 
@@ -213,10 +209,7 @@ class AsyncSubscriber(Generic[T_co]):
         self._lock = threading.Lock()
         self._current = None
 
-    def take_handed(self) -> None:
-        return None
-
-    def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+    def hand_over(self, engine: Engine, now: float) -> None:
         return None
 
     def handed_over(self) -> None:

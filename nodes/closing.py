@@ -12,6 +12,7 @@ from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
 from peerfabric.nodes.in_hand import in_hand
 from peerfabric.nodes.life import Life
+from peerfabric.nodes.reports import snapshot
 from peerfabric.nodes.waiting import Gate, Suspending, clock, wait_until
 from peerfabric.stats import Statistics
 
@@ -32,7 +33,9 @@ class Closing:
         self.done = Gate()
         """Opens when the node is closed."""
         self.statistics: Statistics | None = None
-        """The last ones, of a node that is closed."""
+        """The last ones: of the instant from which on nothing counts any more."""
+        self._undelivered = (0, 0)
+        """What no spool keeps and was not settled at that instant: waiting, in flight."""
         self._node = node
 
     async def close(self, timeout: float | None) -> None:
@@ -58,19 +61,18 @@ class Closing:
         if not begun:
             await node.starting.given_up()
             return
-        left = (0, 0)
         try:
-            left = await self._drain(timeout)
+            await self._drain(timeout)
             await self._part()
         finally:
             await self._shut()
-        if any(left):
-            raise Undelivered(*left)
+        if any(self._undelivered):
+            raise Undelivered(*self._undelivered)
 
     # Draining
 
-    async def _drain(self, timeout: float | None) -> tuple[int, int]:
-        """Let what was accepted be settled; return how many messages wait and are in flight when that is over."""
+    async def _drain(self, timeout: float | None) -> None:
+        """Let what was accepted be settled."""
         node = self._node
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
@@ -86,11 +88,10 @@ class Closing:
             handle.stop()
         await self._await_turns(self._handed_over, ends_at)
         with pump.lock:
+            self._take_over(clock())
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
-        with pump.lock:
-            return engine.producers.unsettled()
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -103,7 +104,15 @@ class Closing:
             return False
         if any(producer.storing for producer in list(node.handles.producers.values())):
             return False
-        return not any(handle.alerted for handle in node.handles) and node.pump.has_taken
+        with node.pump.lock:  # within a turn a handle is not alerted any more, and the engine may not have it yet
+            return not any(handle.alerted for handle in node.handles)
+
+    def _take_over(self, now: float) -> None:
+        """Give the engine at once what was handed over, however late the pump is. The caller holds its lock."""
+        node = self._node
+        for handle in node.handles:
+            if handle.end is not None:
+                handle.hand_over(node.engine, now)
 
     def _settled(self) -> bool:
         """Whether what was accepted has become of something; also what is on its way to the engine."""
@@ -161,15 +170,6 @@ class Closing:
 
     async def _shut(self) -> None:
         node, name = self._node, self._node.settings.name
-        with node.pump.lock:
-            kept = node.engine.producers.kept_on_disk()
-            letters = node.engine.producers.letters_in_memory()
-            node.engine.producers.leave()
-            self.statistics = node.engine.statistics()
-        if kept:
-            _log.info("%s: the spool keeps %d messages for the next start", name, kept)
-        for queue, count in letters.items():
-            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
         with node.life_lock:  # from here on no handle comes that would be left open
             node.life = Life.CLOSED
         for handle in node.handles:
@@ -193,15 +193,39 @@ class Closing:
                 last.callback(handler.join, 1.0)
             last.callback(process.forget, node)
             last.callback(node.pump.stop)
+            last.callback(self._count)
             last.callback(self._end_disk)
             if node.membership is not None:
                 last.callback(node.membership.leave)
+
+    def _count(self) -> None:
+        """Count, once, what became of all that was accepted, and leave the rest as it is.
+
+        By now nobody can hand anything over, nothing is stored any more, and acks have come until a moment ago. With a
+        spool the disk's thread does this between its last messages and its last cursors.
+        """
+        node = self._node
+        for producer in list(node.handles.producers.values()):
+            producer.seal()
+        with node.pump.lock:
+            if self.statistics is not None:
+                return
+            self._take_over(clock())
+            producers = node.engine.producers
+            self._undelivered = producers.unsettled()
+            kept, letters = producers.kept_on_disk(), producers.letters_in_memory()
+            producers.leave()
+            self.statistics = snapshot(node)
+        if kept:
+            _log.info("%s: the spool keeps %d messages for the next start", node.settings.name, kept)
+        for queue, count in letters.items():
+            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
 
     def _end_disk(self) -> None:
         node = self._node
         try:
             if node.disk is not None:
-                node.disk.stop()
+                node.disk.stop(self._count)
         except SpoolError as error:
             _log.error("%s: the spool was not closed in order: %s", node.settings.name, error)
         finally:

@@ -134,5 +134,12 @@ class Deposits:
                 self._written = []  # only now: until here not all of it is handed over
         self._handle.changed()
 
+    def give_up_sync(self) -> None:
+        """The node closes, and nothing is synced any more: what is written counts all the same, as it may be found."""
+        with self._lock:
+            written, self._written = self._written, []
+        for deposit in written:
+            self._handle.hand_in(deposit)
+
 
 __all__ = ["SYNC_PATIENCE", "Deposit", "Deposits"]

@@ -57,6 +57,7 @@ class Disk:
         """What is yet to be done for calls that did not wait for it."""
         self._bell = threading.Event()
         self._stopped = False
+        self._stored: Callable[[], None] = lambda: None
         self._cursor_at = 0.0
         self._behind = False
         """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
@@ -68,8 +69,9 @@ class Disk:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Write the last cursors and close the spool."""
+    def stop(self, stored: Callable[[], None]) -> None:
+        """Store what waits, call `stored`, as nothing else is stored any more, write the last cursors, and close."""
+        self._stored = stored
         self._stopped = True
         self._bell.set()
         if self._thread.is_alive():
@@ -158,7 +160,9 @@ class Disk:
 
     def last_round(self, now: float) -> None:
         """The node closes: leave everything on disk."""
-        failed = [self._store_waiting(), self._tried(self._bury), self._tried(self._write_cursors)]
+        failed = [self._store_waiting()]
+        self._stored()
+        failed += [self._tried(self._bury), self._tried(self._write_cursors)]
         for error in failed:
             if error is not None:
                 raise error

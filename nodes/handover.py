@@ -114,6 +114,11 @@ class Handover:
         self._lacking = 0
         """The smallest that found no room, or 0."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be accepted."""
+        return self._open
+
     def open(self) -> None:
         """The node has started, and `end` is there."""
         self._stream = self.end.stream
@@ -144,26 +149,31 @@ class Handover:
 
     # The pump's side
 
-    def take_handed(self) -> list[Segment]:
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was put in. The caller holds its lock. What it fails to take stays here."""
         with self._lock:
             self._close_segment()
             segments, self._segments = self._segments, []
             self._recount()
             self._taken_cost = self._pending_cost
-        return segments
-
-    def hand_over(self, engine: Engine, handed: list[Segment], now: float) -> None:
         sent_ms = time.time_ns() // 1_000_000
-        for segment in handed:
-            match segment:
-                case int():
-                    self.end.accept_dropped(segment)
-                case Retry():
-                    self.end.retry(segment.letter)
-                case Bodies():
-                    engine.producers.accept(
-                        self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
-                    )
+        given = 0
+        try:
+            for segment in segments:
+                match segment:
+                    case int():
+                        self.end.accept_dropped(segment)
+                    case Retry():
+                        self.end.retry(segment.letter)
+                    case Bodies():
+                        engine.producers.accept(
+                            self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
+                        )
+                given += 1
+        finally:
+            if given < len(segments):
+                with self._lock:
+                    self._segments[:0] = segments[given:]
 
     def handed_over(self) -> None:
         with self._lock:
@@ -278,9 +288,17 @@ class Handover:
         Raises:
             QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
         """
+        if self._on_full == "drop_oldest":
+            with self._node.pump.lock:  # which comes before ours
+                return self._overflow(size)
+        return self._overflow(size)
+
+    def _overflow(self, size: int) -> Receipt | None:
         with self._lock:
             if self._has_room(size):  # since the caller looked
                 self._gate.open()
+                return None
+            if not self._open:
                 return None
             if self._pending_cost and (self._on_full != "block" or self._is_full(size)):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
@@ -295,8 +313,7 @@ class Handover:
                     self.count += 1
                     receipt = Receipt(self._stream, self.count)
                 case "drop_oldest":
-                    with self._node.pump.lock:
-                        freed = self.end.drop_oldest(size)
+                    freed = self.end.drop_oldest(size)
                     if freed < size and not self._has_room(size):
                         raise QueueFull(self._queue, self._buffer_bytes)
                     self._gate.open()  # for this very caller: there is room now
@@ -372,14 +389,17 @@ class Handover:
             self._segments.append(Bodies(bodies, extras, volatile=False))
         self.alert()
 
-    def put_letter(self, letter: DeadLetter, *, counted: bool) -> None:
-        """Send a dead letter again; it may be counted, as it is stored."""
+    def put_letter(self, letter: DeadLetter, *, counted: bool) -> bool:
+        """Send a dead letter again, unless the node closes; it may be counted, as it is stored."""
         with self._lock:
+            if not (self._open or counted):
+                return False
             self._close_segment()
             self._segments.append(Retry(letter))
             self.count += not counted
             self._letters += 1
         self.alert()
+        return True
 
     def _add_extra(self, extra: Extra | None) -> None:
         """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
@@ -419,10 +439,12 @@ class Handover:
             fits = (
                 self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self._buffer_bytes
             )
-            if fits and not self.volatile:
-                with self._node.pump.lock:
-                    fits = end.next - 1 == self.last and not backlog.behind(end.next)
-            if fits != self.volatile:
+        if fits and not self.volatile:
+            # The engine's lock comes before ours. Nobody puts anything in meanwhile: the caller keeps others from it.
+            with self._node.pump.lock:
+                fits = end.next - 1 == self.last and not backlog.behind(end.next)
+        if fits != self.volatile:
+            with self._lock:
                 self._close_segment()
                 self.volatile = fits
         return fits

@@ -40,11 +40,8 @@ class Handle(Protocol):
     alerted: bool
     end: Any
 
-    def take_handed(self) -> Any:
-        """Take what the user handed over since the last turn. Called without the engine's lock."""
-
-    def hand_over(self, engine: Engine, handed: Any, now: float) -> None:
-        """Give it to the engine. Called under the engine's lock."""
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what the user handed over since the last call. Called under the engine's lock."""
 
     def handed_over(self) -> None:
         """The turn that took it has ended, and what it could send is sent. Without the engine's lock."""
@@ -64,7 +61,7 @@ class Disk(Protocol):
 
 
 class Pump:
-    """Runs an engine over real sockets. `lock` guards the engine; a handle's lock is always taken before it."""
+    """Runs an engine over real sockets. `lock` guards the engine."""
 
     def __init__(self, engine: Engine, sockets: Sockets, name: str) -> None:
         self.engine = engine
@@ -80,7 +77,6 @@ class Pump:
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
-        self._handing = False
         self._napping = False
         self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
@@ -129,11 +125,6 @@ class Pump:
         self._sockets.share()
 
     @property
-    def has_taken(self) -> bool:
-        """Whether the engine has what handles handed over, except those that are alerted now."""
-        return not self._handing
-
-    @property
     def foreign(self) -> int:
         """Messages dropped at the sockets, because they have too few or too many parts."""
         return self._sockets.foreign
@@ -167,18 +158,15 @@ class Pump:
         """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
         handed = []
-        self._handing = True  # before `alerted` falls: who sees neither knows that the engine has all of it
-        while alerts:
-            handle = alerts.popleft()
-            handle.alerted = False
-            handed.append((handle, handle.take_handed()))
         events = self._sockets.read()
         engine = self.engine
         now = clock()
         with self.lock:
-            for handle, what in handed:
-                handle.hand_over(engine, what, now)
-            self._handing = False
+            for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
+                handle = alerts.popleft()
+                handle.alerted = False
+                handed.append(handle)
+                handle.hand_over(engine, now)
             for event in events:
                 self._feed(event, now)
             engine.expire(now)
@@ -198,7 +186,7 @@ class Pump:
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
             self.disk.look()
-        for handle, _ in handed:
+        for handle in handed:
             handle.handed_over()
         for end in changed:
             found = self._handles.get(end)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.batch import cuts
 from peerfabric.envelope import Extra
-from peerfabric.errors import FabricError, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
+from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD, cost
 from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX, Handover, Progress
@@ -98,6 +98,14 @@ class Storing:
     def idle(self) -> bool:
         """Whether no messages are on their way to the disk."""
         return self.deposits is None or self.deposits.idle
+
+    def seal(self) -> None:
+        """Nothing has room any more: hand over what a thread is just storing, or was interrupted at, and what is
+        written and will not be synced: its senders learned that it is accepted."""
+        with self.writing:
+            self._finish_underway()
+        if self.deposits is not None:
+            self.deposits.give_up_sync()
 
     def disk_ended(self) -> None:
         """The node is closed, and its disk's thread has ended: nothing more is stored."""
@@ -338,9 +346,14 @@ class Storing:
 
     def deposited(self, deposit: Deposit) -> None:
         """What a send of ours handed over is stored."""
+        self.hand_in(deposit)
+        if deposit.letter is not None:
+            self._unbury(deposit.letter.id)
+
+    def hand_in(self, deposit: Deposit) -> None:
+        """What a send of ours handed over is written, and counts as accepted."""
         if deposit.letter is not None:
             self._handover.put_letter(deposit.letter, counted=True)
-            self._unbury(deposit.letter.id)
         else:
             self._handover.put_stored(deposit.bodies[: deposit.count], deposit.extras)
 
@@ -354,7 +367,7 @@ class Storing:
         """Send a dead letter that was taken again, in order with the other sends.
 
         Raises:
-            SpoolError: The disk did not take it; the letter is back in its place.
+            SpoolError, NodeClosed: The disk did not take it, or the node closes; the letter is back in its place.
         """
         deposit = Deposit([letter.data], {0: Extra(0, letter.headers, letter.origin or letter.id)}, letter)
         if self.deposits is not None:
@@ -362,6 +375,9 @@ class Storing:
             self._disk.store(self.deposits)
             return
         with self.writing:
+            if not self._handover.is_open:
+                self._restore(letter)
+                raise NodeClosed
             try:
                 self.write(deposit)
             except SpoolError:
