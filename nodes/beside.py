@@ -131,11 +131,12 @@ class Clerk:
         with self._lock:
             stopped = self._stopped
             if not stopped:
-                self._entries.append((parts, acked, failed))
                 if self._thread is None:
                     name = f"peerfabric-{self._name}-ledger"
-                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name=name, daemon=True)
+                    thread.start()  # noted when it runs, as stop() waits for it
+                    self._thread = thread
+                self._entries.append((parts, acked, failed))
                 self._wanted.notify()
         if stopped:
             failed(NodeClosed())

@@ -250,8 +250,9 @@ class Handles:
             return errand
         assert handle.keeper is not None
         errand = Errand(handle.keeper.open, lambda _: gate.open())
-        handle.opening = threading.Thread(target=errand.store, name=f"peerfabric-{self._node.settings.name}-ledger")
-        handle.opening.start()
+        thread = threading.Thread(target=errand.store, name=f"peerfabric-{self._node.settings.name}-ledger")
+        thread.start()  # noted when it runs, as close() waits for it
+        handle.opening = thread
         return errand
 
     def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:

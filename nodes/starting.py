@@ -49,9 +49,10 @@ class Starting:
         Raises:
             EndpointInUse, ConfigError: It cannot listen there.
             SpoolError: The spool, or a ledger, cannot be used.
+            NodeClosed: The program is ending.
         """
         node = self._node
-        with node.life_lock:
+        with process.starting(), node.life_lock:
             if node.life is not Life.NEW:
                 return
             if isinstance(node.waiting, Suspending):
@@ -81,7 +82,8 @@ class Starting:
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._wanted += 1
         try:
-            await asyncio.shield(self._task)
+            with process.starting():
+                await asyncio.shield(self._task)
         finally:
             self._wanted -= 1
 
