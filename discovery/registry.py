@@ -31,6 +31,8 @@ import msgspec
 from peerfabric.discovery.base import Announcement, Lost, Report, Sighting
 from peerfabric.discovery.files import is_at, is_old, lockable, opened, remove_socket, remove_socket_if_deaf
 from peerfabric.discovery.host import fabric_folder
+from peerfabric.discovery.locks import Lock, OwnThread
+from peerfabric.discovery.remarks import later, remark
 from peerfabric.errors import ConfigError
 
 REGISTRY_FILES_MAX: Final = 8192
@@ -76,7 +78,7 @@ class RegistryBackend:
         """
         self.fabric = fabric
         self.folder = fabric_folder(fabric)
-        self._lock = threading.Lock()  # guards the four below: announce() and the thread both put the file in place
+        self._lock = Lock()  # guards the four below: announce() and the thread both put the file in place
         self._announcement: Announcement | None = None
         self._own_name: str | None = None
         self._descriptor: int | None = None
@@ -101,7 +103,7 @@ class RegistryBackend:
         if self._stop.is_set():  # closed; looked at before the lock, which a forked child may find held for ever
             return
         content = _encode(announcement)
-        with self._lock:
+        with later(), self._lock:
             if self._closed:
                 return
             self._announcement = announcement
@@ -122,7 +124,7 @@ class RegistryBackend:
         assert self._thread is None, "watch() is called once"
         self._report = report
         self._turn(self._rescan, self._remove_unclaimed)
-        thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
+        thread = OwnThread(target=self._run, name="peerfabric-registry", daemon=True)
         thread.start()  # noted when it runs, as close() waits for it
         self._thread = thread
 
@@ -333,7 +335,7 @@ class RegistryBackend:
     def _warn(self, about: str, text: str, *values: object) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            logger.warning(text, *values)
+            remark(logging.WARNING, text, *values)
 
 
 def _encode(announcement: Announcement) -> bytes:

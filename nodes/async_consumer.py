@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from peerfabric.codec import Codec
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import (
     BadFrame,
@@ -57,7 +58,7 @@ class AsyncConsumer(Generic[T_co]):
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
         self._node = node
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._gate = Gate()
         self._open = True
         self._current: Delivery | None = None
@@ -90,7 +91,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def forked(self) -> None:
         """In a child process: what is buffered here belongs to the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._current = None
         if self.keeper is not None:
             self.keeper.abandon()
@@ -154,7 +155,12 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             delivery = self._current
             while True:
                 if delivery is not None:
@@ -172,10 +178,20 @@ class AsyncConsumer(Generic[T_co]):
                 delivery = self._current = self._next_delivery()
                 if delivery is None:
                     return None
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def take_again(self) -> Message[T_co] | None:
         """The next message, if one was handed out before and another is here; None: ask `next_message`."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
                 delivery = self._current = self._next_delivery()
@@ -193,6 +209,11 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             self._last = message = Message(self, delivery, index, body)
             return message
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
         delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, str(error)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from peerfabric.codec import Codec
+from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
@@ -16,7 +17,7 @@ from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.outcomes import Outcomes, State, check_state, stranger
 from peerfabric.nodes.space import Space
 from peerfabric.nodes.storing import Storing
-from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
+from peerfabric.nodes.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
 from peerfabric.producer_end import ProducerEnd
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ class AsyncProducer(Generic[T_contra]):
         await self._started()
         if confirm is not None:
             check_state(confirm)
+            if confirm != "queued":
+                refuse_to_wait(self._node.waiting)
         if confirm == "stored":
             self._outcomes.check_stored()
         receipt = self.try_send(body, headers)
@@ -357,6 +360,7 @@ class AsyncProducer(Generic[T_contra]):
             SpoolError: The disk did not take it; the letter stays.
             NodeClosed: The node closes; the letter stays.
         """
+        refuse_inside()  # in the middle of this the letter would be nowhere
         self._node.ensure()
         with self._node.pump.lock:
             letter = self.end.take_letter(identity)
@@ -372,6 +376,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def drop_letter(self, identity: str) -> bool:
         """Forget a dead letter."""
+        refuse_inside()
         self._node.ensure(closing=True)
         with self._node.pump.lock:
             dropped = self.end.take_letter(identity) is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from peerfabric.discovery.locks import refuse_in_own_thread
 from peerfabric.errors import SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
@@ -52,6 +53,7 @@ class Closing:
             raise WouldDeadlock(
                 "close() was called by a handler, which it would wait for; call it from another thread or task"
             )
+        refuse_in_own_thread()
         with node.life_lock:
             begun = node.life is Life.RUNNING
             if begun:
@@ -78,8 +80,11 @@ class Closing:
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
         with pump.lock:
-            self._give_back_own()
+            given_back = self._give_back_own()
             engine.drain(clock())
+        for queue, count in given_back:
+            text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
+            _log.warning(text, queue, count)
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not node.handlers.busy, ends_at)
@@ -137,16 +142,10 @@ class Closing:
         except TimedOut:
             pass
 
-    def _give_back_own(self) -> None:
-        """What the closing thread or task took and did not settle, nobody will settle any more."""
-        for end, delivery in in_hand():
-            given = end.give_back_started(delivery)
-            if given:
-                _log.warning(
-                    "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`",
-                    delivery.queue,
-                    given,
-                )
+    def _give_back_own(self) -> list[tuple[str, int]]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
+        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
+        return [(queue, count) for queue, count in given if count]
 
     # Parting
 

@@ -6,13 +6,12 @@ import logging
 import resource
 from typing import Final
 
+from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ConfigError
 
 _FDS_PER_PEER: Final = 7  # mailboxes of a PUSH and both ends of its monitor, and a connection each way for both kinds
 _FDS_OTHER: Final = 256  # what ZeroMQ, the interpreter, a spool and a modest application hold besides
 _PEERS_MIN: Final = 64
-
-_log = logging.getLogger("peerfabric")
 
 
 def raise_descriptor_limit(peers_max: int) -> None:
@@ -27,7 +26,8 @@ def raise_descriptor_limit(peers_max: int) -> None:
         soft = min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if soft < wanted:
-        _log.warning(
+        remark(
+            logging.WARNING,
             "%d descriptors are enough for %d peers, not for peers_max=%d; raise `ulimit -Hn`",
             soft,
             (soft - _FDS_OTHER) // _FDS_PER_PEER,

@@ -7,17 +7,17 @@ for; and from time to time writes cursors, after which consumers may forget what
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from peerfabric.discovery.locks import OwnThread
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.stores import Loaded, Store, told_lost
-from peerfabric.nodes.waiting import clock
+from peerfabric.nodes.waiting import ThreadWaiter, clock
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.spool import Spool
@@ -55,7 +55,7 @@ class Disk:
         self._waiting: deque[Storing] = deque()
         self._errands: set[Errand] = set()
         """What is yet to be done for calls that did not wait for it."""
-        self._bell = threading.Event()
+        self._bell = ThreadWaiter()  # an Event must not be set by a finaliser that interrupts its `set`
         self._stopped = False
         self._stored: Callable[[], None] = lambda: None
         self._cursor_at = 0.0
@@ -64,7 +64,7 @@ class Disk:
         self._complained = False
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
-        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -73,7 +73,7 @@ class Disk:
         """Store what waits, call `stored`, as nothing else is stored any more, write the last cursors, and close."""
         self._stored = stored
         self._stopped = True
-        self._bell.set()
+        self._bell.wake()
         if self._thread.is_alive():
             self._thread.join()
         self.spool.close()
@@ -81,13 +81,13 @@ class Disk:
     def abandon(self) -> None:
         """In a forked child."""
         self._stopped = True
-        self._bell = threading.Event()
+        self._bell = ThreadWaiter()
         self.spool.abandon()
 
     def store(self, handle: Storing) -> None:
         """`handle` has messages to store. Any thread."""
         self._waiting.append(handle)
-        self._bell.set()
+        self._bell.wake()
 
     def run(self, work: Callable[[], None]) -> None:
         """Do `work` in this thread; the caller does not wait for it, and a node that closes does. Any thread."""
@@ -106,7 +106,7 @@ class Disk:
 
     def look(self) -> None:
         """An end may have something for the disk. Any thread."""
-        self._bell.set()
+        self._bell.wake()
 
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
@@ -117,7 +117,6 @@ class Disk:
         timeout: float | None = None
         while not self._stopped:
             self._bell.wait(timeout)
-            self._bell.clear()
             timeout = self._guarded(self.round)
         self._guarded(self.last_round)
 

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.errors import ConfigError, FabricError, NodeClosed, SpoolError
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
@@ -62,7 +63,7 @@ class Handler:
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = 0
         self._left: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def busy(self) -> int:

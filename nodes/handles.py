@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from peerfabric.codec import Codec
+from peerfabric.discovery.remarks import later
 from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
 from peerfabric.names import check_name, check_pattern
@@ -116,8 +117,8 @@ class Handles:
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
         asked = {"body_type": body_type, "lease": lease, "ledger": path}
-        with node.life_lock:
-            handle = self._only("consumer", self.consumers, queue, asked, make)
+        with later(), node.life_lock:
+            handle = self._only_locked("consumer", self.consumers, queue, asked, make)
             handle.reopen()
         return handle
 
@@ -152,22 +153,27 @@ class Handles:
             NodeClosed, ForkedNode: There are no new ones any more.
             ConfigError: It was made with other options than `asked`, or there are too many.
         """
-        with self._node.life_lock:
-            self._refuse_if_over()
-            found: Any = handles.get(name)
-            if found is None:
-                if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
-                    raise ConfigError(
-                        f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
-                        f"with what tells them apart in the body, or use another node"
-                    )
-                found = make()
-                self._asked[found], handles[name] = asked, found
-                if not self._opens_late(found):
-                    self._start(found)
-            else:
-                _check_same(kind, name, asked, self._asked[found])
-            return found  # type: ignore[no-any-return]
+        with later(), self._node.life_lock:
+            return self._only_locked(kind, handles, name, asked, make)
+
+    def _only_locked(
+        self, kind: str, handles: dict[str, Any], name: str, asked: dict[str, Any], make: Callable[[], H]
+    ) -> H:
+        self._refuse_if_over()
+        found: Any = handles.get(name)
+        if found is None:
+            if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
+                raise ConfigError(
+                    f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
+                    f"with what tells them apart in the body, or use another node"
+                )
+            found = make()
+            self._asked[found], handles[name] = asked, found
+            if not self._opens_late(found):
+                self._start(found)
+        else:
+            _check_same(kind, name, asked, self._asked[found])
+        return found  # type: ignore[no-any-return]
 
     def _refuse_if_over(self) -> None:
         life = self._node.life

@@ -6,13 +6,13 @@ after calls only, so what changes together stands without one in between: either
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
 from peerfabric.errors import QueueFull
@@ -102,7 +102,7 @@ class Handover:
         self._encode = encode
         self._queue, self._on_full, self._buffer_bytes, self._spooled = queue, on_full, buffer_bytes, spooled
         self._gate = gate
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._open = False
         self._stream = ""
         self._bodies: list[bytes] = []
@@ -134,7 +134,7 @@ class Handover:
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.close()
 
     @property
@@ -217,9 +217,11 @@ class Handover:
     # Room
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of `size` bytes, all counted, may be put in now."""
+        """Whether a message of `size` bytes, all counted, may be put in now; only the caller puts any in meanwhile."""
+        if size <= self._room:
+            return True
         with self._lock:
-            return size <= self._room or self._has_room(size)
+            return self._has_room(size)
 
     def _has_room(self, size: int) -> bool:
         """Look again, closely. The caller holds the lock."""
@@ -334,7 +336,12 @@ class Handover:
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if size > self._room and not self._has_room(size):
                 return None
             if extra is not None:
@@ -343,6 +350,11 @@ class Handover:
             self._room -= size
             self.count = sequence = self.count + 1
             self._bodies.append(data)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
             self.alert_if_urgent()
         return Receipt(self._stream, sequence)
@@ -362,7 +374,12 @@ class Handover:
 
     def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
         """Accept messages that have room, or are stored; return the sequence of the last. `extra` is of the first."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             count = len(bodies)
             if extra is not None and count:
                 self._add_extra(extra)
@@ -372,6 +389,11 @@ class Handover:
             self._bodies += bodies
             progress.accepted += count
             return self.count
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def put_kept(self, bodies: list[bytes], total: int, extras: dict[int, Extra] | None) -> None:
         """Accept messages that stay in memory, sent by somebody who waits for the disk."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
 from peerfabric.nodes.closing import Closing
@@ -36,7 +36,7 @@ class InnerNode:
         self.settings = settings
         self.waiting = waiting
         self.life = Life.NEW
-        self.life_lock = threading.RLock()
+        self.life_lock = Lock(Rank.LIFE)
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
         self.engine: Engine = None  # type: ignore[assignment]  # this one and the next, until it starts
@@ -115,7 +115,7 @@ class InnerNode:
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
         self.life = Life.FORKED
-        self.life_lock = threading.RLock()
+        self.life_lock = Lock(Rank.LIFE)
         for handle in self.handles:
             handle.forked()
         self.pump.abandon()

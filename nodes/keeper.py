@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
 from peerfabric.delivery import Delivery
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ForkedNode, NodeClosed, SpoolError
 from peerfabric.ranges import Ranges
 from peerfabric.spool.files import RealFiles
@@ -37,10 +38,12 @@ class Keeper:
     def __init__(self, path: str, queue: str, *, fsync: bool) -> None:
         self.path, self.queue, self.fsync = path, queue, fsync
         self._ledger: Ledger | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._coming: deque[_Ack] = deque()
         self._forgotten: deque[dict[str, Ranges]] = deque()
         self._compact_at = COMPACT_BYTES
+        self._complaint: SpoolError | None = None
+        """Why the ledger is larger than it need be, until the log has it."""
         self._pid = 0
 
     def open(self) -> None:
@@ -53,7 +56,7 @@ class Keeper:
             self._ledger = Ledger(RealFiles(), self.path, self.queue, fsync=self.fsync)
             self._pid = os.getpid()
             for problem in self._ledger.problems:
-                _log.warning("queue %r: %s", self.queue, problem)
+                remark(logging.WARNING, "queue %r: %s", self.queue, problem)
 
     @property
     def is_open(self) -> bool:
@@ -73,13 +76,24 @@ class Keeper:
             SpoolFull, SpoolError: It is not written.
             NodeClosed, ForkedNode: Nobody could be told of it any more.
         """
-        entries = [Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high]
-        if self._lock.acquire(blocking=False):
-            try:
+        self._record([Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high])
+        if self._complaint is not None:
+            error, self._complaint = self._complaint, None
+            _log.warning("queue %r: the ledger was not compacted: %s", self.queue, error)
+
+    def _record(self, entries: list[Entry]) -> None:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if lock.acquire(False):
                 self._add(self._opened(), entries)
-            finally:
-                self._lock.release()
-            return
+                return
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         ours = _Ack(entries)
         self._coming.append(ours)
         try:
@@ -129,7 +143,7 @@ class Keeper:
             ledger.compact()
         except SpoolError as error:
             # What is in the old file is as good; it only is larger than it need be.
-            _log.warning("queue %r: the ledger was not compacted: %s", self.queue, error)
+            self._complaint = error
             self._compact_at = ledger.size + COMPACT_BYTES
 
     def forget(self, forgotten: dict[str, Ranges]) -> None:
@@ -146,6 +160,6 @@ class Keeper:
 
     def abandon(self) -> None:
         """In a forked child: the ledger, and its lock, stay with the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._coming.clear()
         self.close()

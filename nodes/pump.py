@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
     Connected,
@@ -65,7 +66,7 @@ class Pump:
 
     def __init__(self, engine: Engine, sockets: Sockets, name: str) -> None:
         self.engine = engine
-        self.lock = threading.Lock()
+        self.lock = Lock(Rank.ENGINE)
         self.turned = Gate()
         """Opens after every turn in which a link or the closing of the node may have moved on."""
         self.on_learned: Callable[[list[Any]], None] = lambda addresses: None
@@ -74,11 +75,12 @@ class Pump:
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.disk: Disk | None = None
         self._sockets = sockets
+        sockets.complain = lambda text: engine.notices.add("warning", text)  # as `lock` is held then
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
         self._napping = False
-        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

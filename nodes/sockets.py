@@ -164,6 +164,8 @@ class Sockets:
         self._send_update = _plain_send(self._outbox)
         for fd in (self._inbox.fd, self._updates.fd, self._outbox_fd):
             self._epoll.register(fd, select.EPOLLIN)
+        self.complain: Callable[[str], None] = _log.warning
+        """Says what a person may have to see to; whoever calls under a lock gives another one."""
         self._closed = False
 
     def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -198,7 +200,7 @@ class Sockets:
         try:
             line = self._wires[wire] = self._connect(wire, endpoint)
         except zmq.ZMQError as error:
-            _log.warning("cannot connect to %s: %s; see `ulimit -n` and Options(peers_max=)", endpoint, error)
+            self.complain(f"cannot connect to {endpoint}: {error}; see `ulimit -n` and Options(peers_max=)")
             self._happened.append(Refused(wire))
             return
         self._monitored[line.monitor.fd] = line
@@ -264,7 +266,7 @@ class Sockets:
         try:
             self._updates.socket.connect(endpoint)
         except zmq.ZMQError as error:
-            _log.warning("cannot follow %s: %s", endpoint, error)
+            self.complain(f"cannot follow {endpoint}: {error}")
             return False
         self._followed.add(endpoint)
         self._updates.look()

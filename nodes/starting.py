@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import host_id
+from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
 from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
@@ -27,8 +28,6 @@ from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
-
-_log = logging.getLogger("peerfabric")
 
 
 class Starting:
@@ -52,7 +51,7 @@ class Starting:
             NodeClosed: The program is ending.
         """
         node = self._node
-        with process.starting(), node.life_lock:
+        with process.starting(), later(), node.life_lock:
             if node.life is not Life.NEW:
                 return
             if isinstance(node.waiting, Suspending):
@@ -102,7 +101,7 @@ class Starting:
         try:
             while True:
                 await beside(node.waiting, read, lambda _: opened.close(), name)
-                with node.life_lock:
+                with later(), node.life_lock:
                     if node.life is not Life.NEW:
                         raise NodeClosed
                     if not self._wanted:
@@ -149,7 +148,7 @@ class Starting:
             self._set_going(node.membership, undo)
             self._begin()
             undo.pop_all()
-        _log.info("%s started in fabric %s", settings.name, settings.fabric)
+        remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
     def _bind(self, sockets: Sockets, opened: Opened) -> Address:
         """Listen, in a new epoch, and under a new id if no spool keeps one."""

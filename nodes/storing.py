@@ -7,13 +7,13 @@ memory if `on_full="spool"` says so.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.batch import cuts
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.envelope import Extra
 from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD, cost
@@ -24,7 +24,7 @@ from peerfabric.nodes.in_hand import Patience
 from peerfabric.nodes.message import Receipt
 from peerfabric.nodes.space import Space
 from peerfabric.nodes.stores import Store
-from peerfabric.nodes.waiting import Gate, wait_until
+from peerfabric.nodes.waiting import Gate, refuse_to_wait, wait_until
 from peerfabric.ranges import Ranges
 from peerfabric.stats import DeadLetter
 
@@ -78,7 +78,7 @@ class Storing:
         by_itself: bool,
     ) -> None:
         self.queue = store.queue
-        self.writing = threading.Lock()
+        self.writing = Lock(Rank.WRITING)
         self.deposits = None if by_itself else Deposits(self, store)
         """Where sends wait for the disk's thread."""
         self._node, self._disk, self._store, self._handover = node, disk, store, handover
@@ -92,7 +92,7 @@ class Storing:
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self.writing = threading.Lock()
+        self.writing = Lock(Rank.WRITING)
 
     @property
     def idle(self) -> bool:
@@ -136,13 +136,23 @@ class Storing:
     def try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Store a message in the caller's own thread; None: the pump must take the others first."""
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        with self.writing:
+        lock = self.writing
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if not self._handover.has_room(size):
                 return None
             if self._volatile and self._fits_in_memory(size):
                 sequence = self._keep([data], size, extra, Progress())
             else:
                 sequence = self._store_now(_Underway([data], extra, size, Progress()))
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         self._handover.alert_for_one()
         return Receipt(self._stream, sequence)
 
@@ -213,14 +223,18 @@ class Storing:
     def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Keep a message in memory, without waiting for the disk; None: it must be stored, or the node is past it."""
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        if not self.writing.acquire(blocking=False):
-            return None
+        lock = self.writing
+        if lock.is_ours():
+            raise lock.refusal()
         try:
-            if not self._fits_in_memory(size):
+            if not lock.acquire(False) or not self._fits_in_memory(size):
                 return None
             sequence = self._keep([data], size, extra, Progress())
         finally:
-            self.writing.release()
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         self._handover.alert()
         return Receipt(self._stream, sequence)
 
@@ -286,6 +300,7 @@ class Storing:
             SpoolError, QueueFull, NodeClosed: It is not, and will not be.
             NotConfirmed: It is written, but not yet safe from a loss of power.
         """
+        refuse_to_wait(self._node.waiting)
         deposits = self.deposits
         assert deposits is not None
         deposits.add(deposit)
