@@ -8,12 +8,12 @@ other of a dead one for ever.
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Final
 
 from peerfabric.discovery.base import Announcement, Lost, Report, Sighting
+from peerfabric.discovery.locks import Lock
 
 EXCHANGE_SAMPLE_MAX: Final = 64
 """Announcements taken from one hello, and the most that `sample` gives: some 20 KiB."""
@@ -28,7 +28,7 @@ class ExchangeBackend:
         """`met_max` limits whom we remember for passing on; above it further ones are not passed on."""
         self._rng = rng
         self._met_max = met_max
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._own: Announcement | None = None
         self._met: dict[str, Announcement] = {}
         self._report: Report | None = None

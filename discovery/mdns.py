@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peerfabric.discovery.base import ENDPOINTS_MAX, Announcement, Lost, Report, Sighting
+from peerfabric.discovery.locks import Lock, OwnThread
 
 if TYPE_CHECKING:
     from zeroconf import InterfaceChoice, ServiceInfo, ServiceStateChange, Zeroconf
@@ -66,7 +67,7 @@ class MdnsBackend:
         self._addresses = list(addresses)
         self._interfaces = list(addresses if interfaces is None else interfaces)
         self._process = os.getpid()
-        self._lock = threading.Lock()  # guards the six below, which callers and our thread share
+        self._lock = Lock()  # guards the six below, which callers and our thread share
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -115,7 +116,7 @@ class MdnsBackend:
 
     def _wake_locked(self) -> None:
         if self._thread is None and not self._closed:
-            thread = threading.Thread(target=self._run, name="peerfabric-mdns", daemon=True)
+            thread = OwnThread(target=self._run, name="peerfabric-mdns", daemon=True)
             thread.start()  # noted when it runs, as close() waits for it
             self._thread = thread
         elif self._loop is not None and self._wake is not None:

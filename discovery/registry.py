@@ -46,6 +46,8 @@ from peerfabric.discovery.files import (
     remove_socket_if_deaf,
 )
 from peerfabric.discovery.host import FabricFolder
+from peerfabric.discovery.locks import Lock, OwnThread
+from peerfabric.discovery.remarks import later, remark
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
 
@@ -94,7 +96,7 @@ class RegistryBackend:
         self._home = FabricFolder(fabric)
         self.folder = self._home.make()
         """Where nodes meet; another one when the folder of the session is gone, or back."""
-        self._lock = threading.Lock()  # guards the four below: announce() and the thread both put the file in place
+        self._lock = Lock()  # guards the four below: announce() and the thread both put the file in place
         self._announcement: Announcement | None = None
         self._own_path: Path | None = None
         self._descriptor: int | None = None
@@ -121,7 +123,7 @@ class RegistryBackend:
         if self._stop.is_set():  # closed; looked at before the lock, which a forked child may find held for ever
             return
         content = _encode(announcement)
-        with self._lock:
+        with later(), self._lock:
             if self._closed:
                 return
             self._announcement = announcement
@@ -142,7 +144,7 @@ class RegistryBackend:
         assert self._thread is None, "watch() is called once"
         self._report = report
         self._turn(self._rescan, self._sweep)
-        thread = threading.Thread(target=self._run, name="peerfabric-registry", daemon=True)
+        thread = OwnThread(target=self._run, name="peerfabric-registry", daemon=True)
         thread.start()  # noted when it runs, as close() waits for it
         self._thread = thread
 
@@ -366,7 +368,7 @@ class RegistryBackend:
     def _warn(self, about: str, text: str, *values: object) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            logger.warning(text, *values)
+            remark(logging.WARNING, text, *values)
 
 
 def _encode(announcement: Announcement) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -12,6 +11,8 @@ import msgspec
 
 from peerfabric.discovery.base import ENDPOINTS_MAX, Announcement, Candidate, Lost, Sighting
 from peerfabric.discovery.host import reaches
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.remarks import later, remark
 
 CANDIDATES_MAX: Final = 4096
 """Endpoints without a node id that are remembered; further ones are counted as refused."""
@@ -71,7 +72,7 @@ class Roster:
         self._node_id, self._fabric, self._host = node_id, fabric, host
         self._on_peer, self._on_candidate, self._on_lost = on_peer, on_candidate, on_lost
         self._peers_max = peers_max
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._seen: dict[str, dict[str, Announcement]] = {}  # node id -> source -> what it says
         self._merged: dict[str, Announcement] = {}
         self._candidates: set[str] = set()
@@ -81,7 +82,7 @@ class Roster:
 
     def report(self, event: Sighting | Lost) -> None:
         """Take what a backend reports; this is what its `watch` is given."""
-        with self._lock:
+        with later(), self._lock:
             match event:
                 case Sighting(seen=Candidate(endpoint=endpoint)):
                     self._add_candidate_locked(endpoint)
@@ -168,8 +169,10 @@ class Roster:
     def _refuse_locked(self) -> None:
         self._refused += 1
         if self._refused == 1:
-            logger.warning(
-                "roster: more than %d peers; further ones are refused: raise Options(peers_max=)", self._peers_max
+            remark(
+                logging.WARNING,
+                "roster: more than %d peers; further ones are refused: raise Options(peers_max=)",
+                self._peers_max,
             )
 
     def _merge_locked(self, node_id: str) -> None:

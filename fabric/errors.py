@@ -183,10 +183,10 @@ class Undelivered(FabricError):
 
 
 class NodeClosed(FabricError, RuntimeError):
-    """The node, or the handle, was closed before this call."""
+    """The node, or the handle, was closed before this call; or the program ends, and a node cannot start any more."""
 
-    def __init__(self, what: str = "this node") -> None:
-        super().__init__(f"{what} is closed; make a new Node")
+    def __init__(self, what: str = "this node", *, text: str = "") -> None:
+        super().__init__(text or f"{what} is closed; make a new Node")
 
 
 class ForkedNode(FabricError, RuntimeError):

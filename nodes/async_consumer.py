@@ -13,6 +13,7 @@ from peerfabric.arguments import checked_batches, text_of
 from peerfabric.codec import Codec
 from peerfabric.consumer_end import ConsumerEnd
 from peerfabric.delivery import Delivery, Verdict
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
 from peerfabric.leases import extend
@@ -56,7 +57,7 @@ class AsyncConsumer(Generic[T_co]):
         self.opening: threading.Thread | None = None
         self.ending = node.ending
         self._node = node
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._gate = Gate()
         self._open = True
         self._current: Delivery | None = None
@@ -94,7 +95,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def forked(self) -> None:
         """In a child process: what is buffered here belongs to the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._current = None
         if self.keeper is not None:
             self.keeper.abandon()
@@ -127,13 +128,10 @@ class AsyncConsumer(Generic[T_co]):
             if not self.opened and not self._node.is_closed:
                 await self._node.handles.open_late(self, self._gate, waiting)
 
-    def take_handed(self) -> None:
-        return None
-
     def handed_over(self) -> None:
         return None
 
-    def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+    def hand_over(self, engine: Engine, now: float) -> None:
         engine.consumers.progress(self.end, now)
         if self._resting:
             self._resting = False
@@ -161,7 +159,12 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             delivery = self._current
             while True:
                 if delivery is not None:
@@ -179,10 +182,20 @@ class AsyncConsumer(Generic[T_co]):
                 delivery = self._current = self._next_delivery()
                 if delivery is None:
                     return None
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def take_again(self) -> Message[T_co] | None:
         """The next message, if one was handed out before and another is here; None: ask `next_message`."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
                 delivery = self._current = self._next_delivery()
@@ -200,6 +213,11 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             self._last = message = Message(self, delivery, index, body)
             return message
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
         delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, text_of(error)))

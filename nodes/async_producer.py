@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from peerfabric.arguments import check_count, check_timeout
 from peerfabric.codec import Codec
+from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
-from peerfabric.errors import QueueFull, SpoolFull, TimedOut
+from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -16,7 +17,7 @@ from peerfabric.nodes.handover import Handover, Progress
 from peerfabric.nodes.in_hand import Patience, lease_paused
 from peerfabric.nodes.outcomes import Outcomes, check_state, stranger
 from peerfabric.nodes.space import Space
-from peerfabric.nodes.waiting import Blocking, Gate, clock, wait_until
+from peerfabric.nodes.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.receipt import Receipt, State
 
@@ -107,6 +108,10 @@ class AsyncProducer(Generic[T_contra]):
         self._handover.open()
         self.opened = True
 
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was accepted since the last call. Called under the engine's lock."""
+        self._handover.hand_over(engine, now)
+
     def changed(self) -> None:
         """Something of the end has changed: wake those who wait for it."""
         self._handover.changed()
@@ -114,6 +119,11 @@ class AsyncProducer(Generic[T_contra]):
     def stop(self) -> None:
         """The node closes: nothing is accepted any more."""
         self._handover.close()
+
+    def seal(self) -> None:
+        """After `stop`: return when also what another thread was just storing is handed over."""
+        if self._storing is not None:
+            self._storing.seal()
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold a lock for ever."""
@@ -199,6 +209,8 @@ class AsyncProducer(Generic[T_contra]):
         self.ending.check_sending()
         if confirm is not None:
             check_state(confirm)
+            if confirm != "queued":
+                refuse_to_wait(self._node.waiting)
         if confirm == "stored":
             self._outcomes.check_stored()
         receipt = self.try_send(body, headers)
@@ -365,7 +377,9 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             SpoolError: The disk did not take it; the letter stays.
+            NodeClosed: The node closes; the letter stays.
         """
+        refuse_inside()  # in the middle of this the letter would be nowhere
         self._node.ensure()
         with self._node.pump.lock:
             letter = self.end.take_letter(identity)
@@ -373,12 +387,15 @@ class AsyncProducer(Generic[T_contra]):
             return False
         if self._storing is not None:
             self._storing.retry(letter)
-        else:
-            self._handover.put_letter(letter, counted=False)
+        elif not self._handover.put_letter(letter, counted=False):
+            with self._node.pump.lock:
+                self.end.restore_letter(letter)
+            raise NodeClosed
         return True
 
     def drop_letter(self, identity: str) -> bool:
         """Forget a dead letter."""
+        refuse_inside()
         self._node.ensure(closing=True)
         with self._node.pump.lock:
             dropped = self.end.take_letter(identity) is not None

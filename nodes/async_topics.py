@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from peerfabric.arguments import check_count, checked_batches
 from peerfabric.codec import Codec
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
 from peerfabric.errors import DecodeError, NodeClosed, TimedOut
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
 
-_log = logging.getLogger("peerfabric")
-
 
 class AsyncPublisher(Generic[T_contra]):
     """The one handle of this node for publishing on a topic. Thread-safe: a thread's messages keep their order."""
@@ -48,7 +45,7 @@ class AsyncPublisher(Generic[T_contra]):
         self.ending = node.ending
         self._node = node
         self._encode = codec.encode
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._gate = Gate()
         self._open = False
         self._bodies: list[bytes] = []
@@ -69,15 +66,8 @@ class AsyncPublisher(Generic[T_contra]):
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.stop()
-
-    def take_handed(self) -> tuple[list[bytes], dict[int, Extra] | None]:
-        with self._lock:
-            handed = self._bodies, self._extras
-            self._bodies, self._extras = [], None
-            self._taken = HANDOVER_BYTES_MAX - self._room
-        return handed
 
     def handed_over(self) -> None:
         with self._lock:
@@ -85,8 +75,11 @@ class AsyncPublisher(Generic[T_contra]):
             self._taken = 0
         self._gate.open()
 
-    def hand_over(self, engine: Engine, handed: tuple[list[bytes], dict[int, Extra] | None], now: float) -> None:
-        bodies, extras = handed
+    def hand_over(self, engine: Engine, now: float) -> None:
+        with self._lock:
+            bodies, extras = self._bodies, self._extras
+            self._bodies, self._extras = [], None
+            self._taken = HANDOVER_BYTES_MAX - self._room
         if bodies:
             engine.topics.publish(self.end, bodies, time.time_ns() // 1_000_000, extras)
 
@@ -97,15 +90,26 @@ class AsyncPublisher(Generic[T_contra]):
         """Hand `body` over if the pump keeps up; False: it does not, and nothing was accepted."""
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
-        with self._lock:
+        extra = Extra(0, checked_headers(headers)) if headers is not None else None
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if not self._open or (size > self._room and self._bodies):
                 return False
-            if headers is not None:
+            if extra is not None:
                 if self._extras is None:
                     self._extras = {}
-                self._extras[len(self._bodies)] = Extra(0, checked_headers(headers))
+                self._extras[len(self._bodies)] = extra
             self._room -= size
             self._bodies.append(data)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         if not self.alerted:
             self._node.pump.alert(self)
         return True
@@ -203,7 +207,7 @@ class AsyncSubscriber(Generic[T_co]):
         self.end: SubscriberEnd = None  # type: ignore[assignment]  # until the node starts
         self.ending = node.ending
         self._node = node
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._gate = Gate()
         self._open = True
         self._current: UpdateBatch | None = None
@@ -231,13 +235,10 @@ class AsyncSubscriber(Generic[T_co]):
 
     def forked(self) -> None:
         """In a child process: what is buffered here belongs to the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock(Rank.TAKING)
         self._current = None
 
-    def take_handed(self) -> None:
-        return None
-
-    def hand_over(self, engine: Engine, handed: None, now: float) -> None:
+    def hand_over(self, engine: Engine, now: float) -> None:
         return None
 
     def handed_over(self) -> None:
@@ -253,7 +254,12 @@ class AsyncSubscriber(Generic[T_co]):
 
     def try_take(self) -> Update[T_co] | None:
         """The next update if one is here."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             batch = self._current
             while True:
                 if batch is not None:
@@ -266,6 +272,11 @@ class AsyncSubscriber(Generic[T_co]):
                 batch = self._current = self._next_batch()
                 if batch is None:
                     return None
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def try_take_many(self, max_size: int) -> list[Update[T_co]] | None:
         """Up to `max_size` updates if any are here."""
@@ -297,9 +308,11 @@ class AsyncSubscriber(Generic[T_co]):
             misfits = sum(isinstance(body, DecodeError) for body in batch.bodies)
             with self._node.pump.lock:
                 self.end.misfit(misfits)
-            if not self._complained:
-                self._complained = True
-                _log.error("subscriber %r: %s; such updates are counted as missed", self.pattern, error)
+                if not self._complained:
+                    self._complained = True
+                    text = f"subscriber {self.pattern!r}: {error}; such updates are counted as missed"
+                    self._node.engine.notices.add("error", text)
+            self._node.pump.wake()
         return batch
 
     async def get(self, timeout: float | None = None) -> Update[T_co]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from peerfabric.delivery import Delivery
+from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes.waiting import Blocking, Gate, Waiting, wait_until
 
@@ -53,7 +54,7 @@ class _Job(Generic[R]):
         self._results: list[R] = []
         self._error: BaseException | None = None
         self._abandoned = False
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # No daemon: a program that ends lets the disk have what it should have.
         threading.Thread(target=self._run, name=f"peerfabric-{name}").start()
 
@@ -119,7 +120,7 @@ class Clerk:
 
     def __init__(self, keeper: Keeper, name: str, wrote: Callable[[], None]) -> None:
         self._keeper, self._name, self._wrote = keeper, name, wrote
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._wanted = threading.Condition(self._lock)
         self._entries: deque[tuple[Parts, Callable[[], None], Callable[[Exception], None]]] = deque()
         self._writing = False
@@ -131,11 +132,12 @@ class Clerk:
         with self._lock:
             stopped = self._stopped
             if not stopped:
-                self._entries.append((parts, acked, failed))
                 if self._thread is None:
                     name = f"peerfabric-{self._name}-ledger"
-                    self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                    self._thread.start()
+                    thread = OwnThread(target=self._run, name=name, daemon=True)
+                    thread.start()  # noted when it runs, as stop() waits for it
+                    self._thread = thread
+                self._entries.append((parts, acked, failed))
                 self._wanted.notify()
         if stopped:
             failed(NodeClosed())
@@ -156,7 +158,7 @@ class Clerk:
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._wanted = threading.Condition(self._lock)
         self._entries.clear()
         self._thread, self._writing, self._stopped = None, False, True

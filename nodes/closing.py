@@ -8,11 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.arguments import check_timeout
+from peerfabric.discovery.locks import refuse_in_own_thread
 from peerfabric.errors import SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.beside import beside
 from peerfabric.nodes.in_hand import in_hand
 from peerfabric.nodes.life import Life
+from peerfabric.nodes.reports import snapshot
 from peerfabric.nodes.waiting import Gate, Suspending, clock, wait_until
 from peerfabric.stats import Statistics
 
@@ -33,7 +35,9 @@ class Closing:
         self.done = Gate()
         """Opens when the node is closed."""
         self.statistics: Statistics | None = None
-        """The last ones, of a node that is closed."""
+        """The last ones: of the instant from which on nothing counts any more."""
+        self._undelivered = (0, 0)
+        """What no spool keeps and was not settled at that instant: waiting, in flight."""
         self._node = node
 
     async def close(self, timeout: float | None) -> None:
@@ -52,6 +56,7 @@ class Closing:
             raise WouldDeadlock(
                 "close() was called by a handler, which it would wait for; call it from another thread or task"
             )
+        refuse_in_own_thread()
         with node.life_lock:
             begun = node.life is Life.RUNNING
             if begun:
@@ -61,26 +66,28 @@ class Closing:
         if not begun:
             await node.starting.given_up()
             return
-        left = (0, 0)
         try:
-            left = await self._drain(timeout)
+            await self._drain(timeout)
             await self._part()
         finally:
             await self._shut()
-        if any(left):
-            raise Undelivered(*left)
+        if any(self._undelivered):
+            raise Undelivered(*self._undelivered)
 
     # Draining
 
-    async def _drain(self, timeout: float | None) -> tuple[int, int]:
-        """Let what was accepted be settled; return how many messages wait and are in flight when that is over."""
+    async def _drain(self, timeout: float | None) -> None:
+        """Let what was accepted be settled."""
         node = self._node
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
         with pump.lock:
-            self._give_back_own()
+            given_back = self._give_back_own()
             engine.drain(clock())
+        for queue, count in given_back:
+            text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
+            _log.warning(text, queue, count)
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not node.handlers.busy, ends_at)
@@ -89,13 +96,10 @@ class Closing:
             handle.stop()
         await self._await_turns(self._handed_over, ends_at)
         with pump.lock:
+            self._take_over(clock())
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
-        if node.disk is not None:
-            await beside(node.waiting, node.disk.take_stock, None, f"{node.settings.name}-close")
-        with pump.lock:
-            return engine.producers.unsettled()
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -108,7 +112,15 @@ class Closing:
             return False
         if any(producer.storing for producer in list(node.handles.producers.values())):
             return False
-        return not any(handle.alerted for handle in node.handles) and node.pump.has_taken
+        with node.pump.lock:  # within a turn a handle is not alerted any more, and the engine may not have it yet
+            return not any(handle.alerted for handle in node.handles)
+
+    def _take_over(self, now: float) -> None:
+        """Give the engine at once what was handed over, however late the pump is. The caller holds its lock."""
+        node = self._node
+        for handle in node.handles:
+            if handle.end is not None:
+                handle.hand_over(node.engine, now)
 
     def _settled(self) -> bool:
         """Whether what was accepted has become of something; also what is on its way to the engine."""
@@ -133,16 +145,10 @@ class Closing:
         except TimedOut:
             pass
 
-    def _give_back_own(self) -> None:
-        """What the closing thread or task took and did not settle, nobody will settle any more."""
-        for end, delivery in in_hand():
-            given = end.give_back_started(delivery)
-            if given:
-                _log.warning(
-                    "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`",
-                    delivery.queue,
-                    given,
-                )
+    def _give_back_own(self) -> list[tuple[str, int]]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
+        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
+        return [(queue, count) for queue, count in given if count]
 
     # Parting
 
@@ -166,15 +172,6 @@ class Closing:
 
     async def _shut(self) -> None:
         node, name = self._node, self._node.settings.name
-        with node.pump.lock:
-            kept = node.engine.producers.kept_on_disk()
-            letters = node.engine.producers.letters_in_memory()
-            node.engine.producers.leave()
-            self.statistics = node.engine.statistics()
-        if kept:
-            _log.info("%s: the spool keeps %d messages for the next start", name, kept)
-        for queue, count in letters.items():
-            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
         with node.life_lock:  # from here on no handle comes that would be left open
             node.life = Life.CLOSED
         for handle in node.handles:
@@ -201,15 +198,41 @@ class Closing:
                 last.callback(handler.join, 1.0)
             last.callback(process.forget, node)
             last.callback(node.pump.stop)
+            last.callback(self._count)
             last.callback(self._end_disk)
             if node.membership is not None:
                 last.callback(node.membership.leave)
+
+    def _count(self) -> None:
+        """Count, once, what became of all that was accepted, and leave the rest as it is.
+
+        By now nobody can hand anything over, nothing is stored any more, and acks have come until a moment ago. With a
+        spool the disk's thread does this between its last messages and its last cursors.
+        """
+        node = self._node
+        if self.statistics is not None:
+            return
+        for producer in list(node.handles.producers.values()):
+            producer.seal()
+        if node.disk is not None:
+            node.disk.take_stock()
+        with node.pump.lock:
+            self._take_over(clock())
+            producers = node.engine.producers
+            self._undelivered = producers.unsettled()
+            kept, letters = producers.kept_on_disk(), producers.letters_in_memory()
+            producers.leave()
+            self.statistics = snapshot(node)
+        if kept:
+            _log.info("%s: the spool keeps %d messages for the next start", node.settings.name, kept)
+        for queue, count in letters.items():
+            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
 
     def _end_disk(self) -> None:
         node = self._node
         try:
             if node.disk is not None:
-                node.disk.stop()
+                node.disk.stop(self._count)
         except SpoolError as error:
             _log.error("%s: the spool was not closed in order: %s", node.settings.name, error)
         finally:

@@ -7,11 +7,11 @@ hand over what they send and wait; the disk's thread appends it, syncs once for 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.envelope import Extra
 from peerfabric.errors import SpoolError
 from peerfabric.stats import DeadLetter
@@ -60,7 +60,7 @@ class Deposits:
         self.over = False
         """The disk's thread has ended."""
         self._handle = handle
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._coming: deque[Deposit] = deque()
         self._in_hand: Deposit | None = None
         self._written: list[Deposit] = []
@@ -133,6 +133,13 @@ class Deposits:
             with self._lock:
                 self._written = []  # only now: until here not all of it is handed over
         self._handle.changed()
+
+    def give_up_sync(self) -> None:
+        """The node closes, and nothing is synced any more: what is written counts all the same, as it may be found."""
+        with self._lock:
+            written, self._written = self._written, []
+        for deposit in written:
+            self._handle.hand_in(deposit)
 
 
 __all__ = ["SYNC_PATIENCE", "Deposit", "Deposits"]

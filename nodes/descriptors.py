@@ -10,11 +10,12 @@ import logging
 import os
 import resource
 import select
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.remarks import remark
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
 
@@ -56,7 +57,7 @@ class Table:
     """The table of descriptors of this process, from which all of its nodes take. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._promised = 0
         """What ZeroMQ's threads will open for connections that were asked for."""
         self._top = select.poll()
@@ -152,7 +153,8 @@ def raise_descriptor_limit(peers_max: int) -> None:
         soft = min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if soft < wanted:
-        _log.warning(
+        remark(
+            logging.WARNING,
             "%d descriptors are enough for %d peers, not for peers_max=%d; raise `ulimit -Hn`",
             soft,
             (soft - _FDS_OTHER) // _FDS_PER_PEER,

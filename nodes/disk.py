@@ -7,18 +7,18 @@ for; and from time to time writes cursors, after which consumers may forget what
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from errno import ENOENT
 from typing import Final, Protocol
 
+from peerfabric.discovery.locks import OwnThread
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.pump import Pump
 from peerfabric.nodes.stores import Loaded, Store, told_lost
-from peerfabric.nodes.waiting import clock
+from peerfabric.nodes.waiting import ThreadWaiter, clock
 from peerfabric.producer_end import ProducerEnd
 from peerfabric.producers import Producers
 from peerfabric.spool import Spool
@@ -56,8 +56,9 @@ class Disk:
         self._waiting: deque[Storing] = deque()
         self._errands: set[Errand] = set()
         """What is yet to be done for calls that did not wait for it."""
-        self._bell = threading.Event()
+        self._bell = ThreadWaiter()  # an Event must not be set by a finaliser that interrupts its `set`
         self._stopped = False
+        self._stored: Callable[[], None] = lambda: None
         self._cursor_at = 0.0
         self._behind = False
         """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
@@ -67,15 +68,16 @@ class Disk:
         """Somebody has deleted the spool: there is only memory now."""
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
-        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Write the last cursors and close the spool."""
+    def stop(self, stored: Callable[[], None]) -> None:
+        """Store what waits, call `stored`, as nothing else is stored any more, write the last cursors, and close."""
+        self._stored = stored
         self._stopped = True
-        self._bell.set()
+        self._bell.wake()
         if self._thread.is_alive():
             self._thread.join()
         self.spool.close()
@@ -83,13 +85,13 @@ class Disk:
     def abandon(self) -> None:
         """In a forked child."""
         self._stopped = True
-        self._bell = threading.Event()
+        self._bell = ThreadWaiter()
         self.spool.abandon()
 
     def store(self, handle: Storing) -> None:
         """`handle` has messages to store. Any thread."""
         self._waiting.append(handle)
-        self._bell.set()
+        self._bell.wake()
 
     def run(self, work: Callable[[], None]) -> None:
         """Do `work` in this thread; the caller does not wait for it, and a node that closes does. Any thread."""
@@ -108,7 +110,7 @@ class Disk:
 
     def look(self) -> None:
         """An end may have something for the disk. Any thread."""
-        self._bell.set()
+        self._bell.wake()
 
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
@@ -119,7 +121,6 @@ class Disk:
         timeout: float | None = None
         while not self._stopped:
             self._bell.wait(timeout)
-            self._bell.clear()
             timeout = self._guarded(self.round)
         self._guarded(self.last_round)
 
@@ -163,7 +164,9 @@ class Disk:
 
     def last_round(self, now: float) -> None:
         """The node closes: leave everything on disk."""
-        failed = [self._store_waiting(), self._tried(self._bury), self._tried(self._write_cursors)]
+        failed = [self._store_waiting()]
+        self._stored()
+        failed += [self._tried(self._bury), self._tried(self._write_cursors)]
         for error in failed:
             if error is not None:
                 raise error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
+
+from peerfabric.discovery.locks import Lock
+from peerfabric.errors import WouldDeadlock
 
 
 class Doorbell:
@@ -30,18 +32,26 @@ class Doorbell:
         self._sleeps = 0
         self._asleep = 0  # the number of the present sleep, or 0
         self._answered_for = 0
-        # Guards fd against being closed, and its number reused, under a ringer. Reentrant for signal handlers.
-        self._open = threading.RLock()
+        self._open = Lock()  # guards fd against being closed, and its number reused, under a ringer
 
     def ring(self) -> None:
         """End the present sleep, or keep the next one from starting. Any thread; also in signal handlers."""
         self._rung = True
         sleep = self._asleep
         if sleep and sleep != self._answered_for:
-            with self._open:
-                if self.fd >= 0:
-                    os.eventfd_write(self.fd, 1)
+            if self._open.is_ours():  # a finaliser or signal handler rings in the middle of this
+                self._write()
+            else:
+                try:
+                    with self._open:
+                        self._write()
+                except WouldDeadlock:
+                    return  # two who ring each in the middle of what the other one does: the sleep ends by itself
             self._answered_for = sleep
+
+    def _write(self) -> None:
+        if self.fd >= 0:
+            os.eventfd_write(self.fd, 1)
 
     def listen(self) -> bool:
         """Say whether the sleeper may sleep; from here on rings write to `fd`."""

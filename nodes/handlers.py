@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import described, option_count
+from peerfabric.discovery.locks import Lock
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
 from peerfabric.nodes import signals
 from peerfabric.nodes.judging import has_failed, judge_by
@@ -62,7 +63,7 @@ class Handler:
         self._threads: list[threading.Thread] = []
         self._busy = 0
         self._left: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def busy(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from peerfabric.arguments import LEASE_MAX, option_count, option_seconds
 from peerfabric.body_types import type_name
 from peerfabric.codec import Codec
+from peerfabric.discovery.remarks import later
 from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
 from peerfabric.names import check_name, check_pattern
@@ -135,8 +136,8 @@ class Handles:
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
         asked = {"body_type": body_type, "lease": lease, "ledger": path, "fsync": synced}
-        with node.life_lock:
-            handle = self._only("consumer", self.consumers, queue, asked, make, handler)
+        with later(), node.life_lock:
+            handle = self._only_locked("consumer", self.consumers, queue, asked, make, handler)
             handle.reopen()
         return handle
 
@@ -183,25 +184,36 @@ class Handles:
             ConfigError: It was made with other options than `asked`, it is the `handler`'s of that name or shall be and
                 has another taker, or there are too many.
         """
-        with self._node.life_lock:
-            self._refuse_if_over()
-            found: Any = handles.get(name)
-            if found is None:
-                if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
-                    raise ConfigError(
-                        f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
-                        f"with what tells them apart in the body, or use another node"
-                    )
-                found = make()
-                self._asked[found], handles[name] = asked, found
-                if not self._opens_late(found):
-                    self._start(found)
-            else:
-                before = self._node.handlers.of(found)
-                if (before or handler) and found.is_open:
-                    raise _shared(kind, name, before, handler)
-                _check_same(kind, name, asked, self._asked[found])
-            return found  # type: ignore[no-any-return]
+        with later(), self._node.life_lock:
+            return self._only_locked(kind, handles, name, asked, make, handler)
+
+    def _only_locked(
+        self,
+        kind: str,
+        handles: dict[str, Any],
+        name: str,
+        asked: dict[str, Any],
+        make: Callable[[], H],
+        handler: str | None,
+    ) -> H:
+        self._refuse_if_over()
+        found: Any = handles.get(name)
+        if found is None:
+            if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
+                raise ConfigError(
+                    f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
+                    f"with what tells them apart in the body, or use another node"
+                )
+            found = make()
+            self._asked[found], handles[name] = asked, found
+            if not self._opens_late(found):
+                self._start(found)
+        else:
+            before = self._node.handlers.of(found)
+            if (before or handler) and found.is_open:
+                raise _shared(kind, name, before, handler)
+            _check_same(kind, name, asked, self._asked[found])
+        return found  # type: ignore[no-any-return]
 
     def _refuse_if_over(self) -> None:
         life = self._node.life
@@ -284,8 +296,9 @@ class Handles:
             return errand
         assert handle.keeper is not None
         errand = Errand(handle.keeper.open, lambda _: gate.open())
-        handle.opening = threading.Thread(target=errand.store, name=f"peerfabric-{self._node.settings.name}-ledger")
-        handle.opening.start()
+        thread = threading.Thread(target=errand.store, name=f"peerfabric-{self._node.settings.name}-ledger")
+        thread.start()  # noted when it runs, as close() waits for it
+        handle.opening = thread
         return errand
 
     def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:

@@ -6,13 +6,13 @@ after calls only, so what changes together stands without one in between: either
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.engine import Engine
 from peerfabric.envelope import Extra
 from peerfabric.errors import QueueFull
@@ -102,7 +102,7 @@ class Handover:
         self._encode = encode
         self._queue, self._on_full, self._buffer_bytes, self._spooled = queue, on_full, buffer_bytes, spooled
         self._gate = gate
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._open = False
         self._stream = ""
         self._bodies: list[bytes] = []
@@ -113,6 +113,11 @@ class Handover:
         self._accepted_cost = self._pending_cost = self._taken_cost = 0
         self._lacking = 0
         """The smallest that found no room, or 0."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be accepted."""
+        return self._open
 
     def open(self) -> None:
         """The node has started, and `end` is there."""
@@ -129,7 +134,7 @@ class Handover:
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.close()
 
     @property
@@ -144,26 +149,31 @@ class Handover:
 
     # The pump's side
 
-    def take_handed(self) -> list[Segment]:
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was put in. The caller holds its lock. What it fails to take stays here."""
         with self._lock:
             self._close_segment()
             segments, self._segments = self._segments, []
             self._recount()
             self._taken_cost = self._pending_cost
-        return segments
-
-    def hand_over(self, engine: Engine, handed: list[Segment], now: float) -> None:
         sent_ms = time.time_ns() // 1_000_000
-        for segment in handed:
-            match segment:
-                case int():
-                    self.end.accept_dropped(segment)
-                case Retry():
-                    self.end.retry(segment.letter)
-                case Bodies():
-                    engine.producers.accept(
-                        self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
-                    )
+        given = 0
+        try:
+            for segment in segments:
+                match segment:
+                    case int():
+                        self.end.accept_dropped(segment)
+                    case Retry():
+                        self.end.retry(segment.letter)
+                    case Bodies():
+                        engine.producers.accept(
+                            self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
+                        )
+                given += 1
+        finally:
+            if given < len(segments):
+                with self._lock:
+                    self._segments[:0] = segments[given:]
 
     def handed_over(self) -> None:
         with self._lock:
@@ -207,9 +217,11 @@ class Handover:
     # Room
 
     def has_room(self, size: int) -> bool:
-        """Whether a message of `size` bytes, all counted, may be put in now."""
+        """Whether a message of `size` bytes, all counted, may be put in now; only the caller puts any in meanwhile."""
+        if size <= self._room:
+            return True
         with self._lock:
-            return size <= self._room or self._has_room(size)
+            return self._has_room(size)
 
     def _has_room(self, size: int) -> bool:
         """Look again, closely. The caller holds the lock."""
@@ -279,9 +291,17 @@ class Handover:
             QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
             SystemExit: It would wait, and a signal says that the node ends.
         """
+        if self._on_full == "drop_oldest":
+            with self._node.pump.lock:  # which comes before ours
+                return self._overflow(size)
+        return self._overflow(size)
+
+    def _overflow(self, size: int) -> Receipt | None:
         with self._lock:
             if self._has_room(size):  # since the caller looked
                 self._gate.open()
+                return None
+            if not self._open:
                 return None
             if self._pending_cost and (self._on_full != "block" or self._is_full(size)):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
@@ -297,8 +317,7 @@ class Handover:
                     self.count += 1
                     receipt = Receipt(self._stream, self.count)
                 case "drop_oldest":
-                    with self._node.pump.lock:
-                        freed = self.end.drop_oldest(size)
+                    freed = self.end.drop_oldest(size)
                     if freed < size and not self._has_room(size):
                         raise QueueFull(self._queue, self._buffer_bytes)
                     self._gate.open()  # for this very caller: there is room now
@@ -319,7 +338,12 @@ class Handover:
         data = self._encode(body)
         size = len(data) + MESSAGE_OVERHEAD
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if size > self._room and not self._has_room(size):
                 return None
             if extra is not None:
@@ -328,6 +352,11 @@ class Handover:
             self._room -= size
             self.count = sequence = self.count + 1
             self._bodies.append(data)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
             self.alert_if_urgent()
         return Receipt(self._stream, sequence)
@@ -347,7 +376,12 @@ class Handover:
 
     def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
         """Accept messages that have room, or are stored; return the sequence of the last. `extra` is of the first."""
-        with self._lock:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             count = len(bodies)
             if extra is not None and count:
                 self._add_extra(extra)
@@ -357,6 +391,11 @@ class Handover:
             self._bodies += bodies
             progress.accepted += count
             return self.count
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def put_kept(self, bodies: list[bytes], total: int, extras: dict[int, Extra] | None) -> None:
         """Accept messages that stay in memory, sent by somebody who waits for the disk."""
@@ -374,14 +413,17 @@ class Handover:
             self._segments.append(Bodies(bodies, extras, volatile=False))
         self.alert()
 
-    def put_letter(self, letter: DeadLetter, *, counted: bool) -> None:
-        """Send a dead letter again; it may be counted, as it is stored."""
+    def put_letter(self, letter: DeadLetter, *, counted: bool) -> bool:
+        """Send a dead letter again, unless the node closes; it may be counted, as it is stored."""
         with self._lock:
+            if not (self._open or counted):
+                return False
             self._close_segment()
             self._segments.append(Retry(letter))
             self.count += not counted
             self._letters += 1
         self.alert()
+        return True
 
     def _add_extra(self, extra: Extra | None) -> None:
         """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
@@ -421,10 +463,12 @@ class Handover:
             fits = (
                 self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self._buffer_bytes
             )
-            if fits and not self.volatile:
-                with self._node.pump.lock:
-                    fits = end.next - 1 == self.last and not backlog.behind(end.next)
-            if fits != self.volatile:
+        if fits and not self.volatile:
+            # The engine's lock comes before ours. Nobody puts anything in meanwhile: the caller keeps others from it.
+            with self._node.pump.lock:
+                fits = end.next - 1 == self.last and not backlog.behind(end.next)
+        if fits != self.volatile:
+            with self._lock:
                 self._close_segment()
                 self.volatile = fits
         return fits

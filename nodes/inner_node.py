@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
 from peerfabric.nodes.closing import Closing
@@ -41,7 +41,7 @@ class InnerNode:
         self.settings = settings
         self.waiting = waiting
         self.life = Life.NEW
-        self.life_lock = threading.RLock()
+        self.life_lock = Lock(Rank.LIFE)
         self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
         self.starter: Task[Any] | None = None
@@ -125,7 +125,7 @@ class InnerNode:
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
         self.life = Life.FORKED
-        self.life_lock = threading.RLock()
+        self.life_lock = Lock(Rank.LIFE)
         for handle in self.handles:
             handle.forked()
         self.pump.abandon()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
 from peerfabric.delivery import Delivery
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ForkedNode, NodeClosed, SpoolError
 from peerfabric.nodes.descriptors import PER_LEDGER, check
 from peerfabric.nodes.sparing import SparingFiles
@@ -39,12 +40,14 @@ class Keeper:
     def __init__(self, path: str, queue: str, *, fsync: bool) -> None:
         self.path, self.queue, self.fsync = path, queue, fsync
         self._ledger: Ledger | None = None
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._coming: deque[_Ack] = deque()
         self._forgotten: deque[dict[str, Ranges]] = deque()
         self._compact_at = COMPACT_BYTES
         self._looked = 0
         """When it was last looked whether the file is in its place."""
+        self._complaint: SpoolError | None = None
+        """Why the ledger is larger than it need be, until the log has it."""
         self._pid = 0
 
     def open(self) -> None:
@@ -58,7 +61,7 @@ class Keeper:
             self._ledger = Ledger(SparingFiles(), self.path, self.queue, fsync=self.fsync)
             self._pid = os.getpid()
             for problem in self._ledger.problems:
-                _log.warning("queue %r: %s", self.queue, problem)
+                remark(logging.WARNING, "queue %r: %s", self.queue, problem)
 
     @property
     def is_open(self) -> bool:
@@ -78,13 +81,24 @@ class Keeper:
             SpoolFull, SpoolError: It is not written.
             NodeClosed, ForkedNode: Nobody could be told of it any more.
         """
-        entries = [Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high]
-        if self._lock.acquire(blocking=False):
-            try:
+        self._record([Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high])
+        if self._complaint is not None:
+            error, self._complaint = self._complaint, None
+            _log.warning("queue %r: the ledger was not compacted: %s", self.queue, error)
+
+    def _record(self, entries: list[Entry]) -> None:
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if lock.acquire(False):
                 self._add(self._opened(), entries)
-            finally:
-                self._lock.release()
-            return
+                return
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         ours = _Ack(entries)
         self._coming.append(ours)
         try:
@@ -138,7 +152,7 @@ class Keeper:
             ledger.compact()
         except SpoolError as error:
             # What is in the old file is as good; it only is larger than it need be.
-            _log.warning("queue %r: the ledger was not compacted: %s", self.queue, error)
+            self._complaint = error
             self._compact_at = ledger.size + COMPACT_BYTES
 
     def forget(self, forgotten: dict[str, Ranges]) -> None:
@@ -155,6 +169,6 @@ class Keeper:
 
     def abandon(self) -> None:
         """In a forked child: the ledger, and its lock, stay with the parent."""
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._coming.clear()
         self.close()

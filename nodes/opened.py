@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.backlog import only_the_running
 from peerfabric.discovery.host import private_folder, runtime_folder
+from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
 from peerfabric.envelope import MSGPACK
 from peerfabric.errors import ConfigError, SpoolError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
 BUFFER_BYTES: Final = 64 * MiB
 MAX_ATTEMPTS: Final = 5
-
-_log = logging.getLogger("peerfabric")
 
 
 class Opened:
@@ -90,7 +89,7 @@ class Opened:
             unix_ms=time.time_ns() // 1_000_000,
         )
         for warning in spool.warnings:
-            _log.warning("%s", warning)
+            remark(logging.WARNING, "%s", warning)
         return spool
 
     def _read_store(self, spool: Spool, queue: str, fsync: bool) -> None:
@@ -127,7 +126,7 @@ class Opened:
             left = store.end.account()
             if left.recovered:
                 count = left.recovered - left.damaged
-                _log.info("queue %r: the spool has %d messages from before", queue, count)
+                remark(logging.INFO, "queue %r: the spool has %d messages from before", queue, count)
         engine.producers.durable = bool(disk.stores)
 
     def close(self) -> None:
@@ -138,7 +137,7 @@ class Opened:
             try:
                 self.spool.close()
             except SpoolError as error:  # why the start failed says more
-                _log.warning("%s", error)
+                remark(logging.WARNING, "%s", error)
 
 
 def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
@@ -147,9 +146,9 @@ def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
 
     store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
     for line in store.findings:
-        _log.warning("queue %r: %s", queue, line)
+        remark(logging.WARNING, "queue %r: %s", queue, line)
     if lost := store.lost():
-        _log.error("queue %r: %s", queue, told_lost(lost))
+        remark(logging.ERROR, "queue %r: %s", queue, told_lost(lost))
     return store
 
 

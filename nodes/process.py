@@ -7,10 +7,17 @@ import os
 import sys
 import threading
 import warnings
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final, Protocol
 
-from peerfabric.errors import ConfigError
+from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes import signals
+
+ENDING: Final = (
+    "this program is ending, so a node cannot start any more: what it accepts would be lost; "
+    "use the node before the program ends, also if an atexit callback shall send with it"
+)
 
 
 class Resident(Protocol):
@@ -25,18 +32,31 @@ class Resident(Protocol):
 
 _running: set[Resident] = set()
 """They work, and are known to others, until they are closed, whether or not the program still holds them."""
-_hooks = threading.Lock()
-_hooked = False
+_drained = False
+"""The program has ended as far as we are concerned: nobody would drain a node that starts now."""
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """A node starts in this block, if that is not too late.
+
+    Raises:
+        NodeClosed: It is: nobody would drain it, or its threads cannot be started any more.
+    """
+    main = threading.main_thread()
+    # In the main thread that counts as ended, callbacks of atexit run, ours among them or not any more.
+    if _drained or (not main.is_alive() and main.ident == threading.get_ident()):
+        raise NodeClosed(text=ENDING)
+    try:
+        yield
+    except RuntimeError as error:
+        if main.is_alive() or isinstance(error, FabricError):
+            raise
+        raise NodeClosed(text=ENDING) from error  # Python 3.12 and later start no threads then
 
 
 def remember(node: Resident) -> None:
     """From now on `node` hears of forks, and is drained at exit."""
-    global _hooked  # noqa: PLW0603  # a process forks and exits as a whole
-    with _hooks:
-        if not _hooked:
-            _hooked = True
-            os.register_at_fork(after_in_child=_mark_forked)
-            atexit.register(_drain_forgotten)
     _running.add(node)
 
 
@@ -66,8 +86,6 @@ def refuse_green_threads() -> None:
 
 
 def _mark_forked() -> None:
-    global _hooks  # noqa: PLW0603  # a thread of the parent may hold it for ever
-    _hooks = threading.Lock()
     signals.after_fork()
     for node in list(_running):
         node.forked()
@@ -75,6 +93,21 @@ def _mark_forked() -> None:
 
 
 def _drain_forgotten() -> None:
-    for node in list(_running):
-        warnings.warn(f"{node!r} was not closed; use `with`, or call close()", ResourceWarning, stacklevel=1)
-        node.drain_at_exit()
+    global _drained  # noqa: PLW0603  # a process exits as a whole
+    _drained = True
+    # In reverse order, each also if one before it fails: all are drained, and then all are told of. A warning may be
+    # an error (`python -W error`).
+    with ExitStack() as last:
+        for node in list(_running):
+            last.callback(_warn, f"{node!r} was not closed; use `with`, or call close()")
+        for node in list(_running):
+            last.callback(node.drain_at_exit)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ResourceWarning, stacklevel=1)
+
+
+# Before anybody can start a node. What is registered with atexit later runs before this, with nodes that work.
+os.register_at_fork(after_in_child=_mark_forked)
+atexit.register(_drain_forgotten)

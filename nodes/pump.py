@@ -15,6 +15,7 @@ from math import inf
 from typing import Any, Final, Protocol
 
 from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
     Connected,
@@ -44,11 +45,8 @@ class Handle(Protocol):
     alerted: bool
     end: Any
 
-    def take_handed(self) -> Any:
-        """Take what the user handed over since the last turn. Called without the engine's lock."""
-
-    def hand_over(self, engine: Engine, handed: Any, now: float) -> None:
-        """Give it to the engine. Called under the engine's lock."""
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what the user handed over since the last call. Called under the engine's lock."""
 
     def handed_over(self) -> None:
         """The turn that took it has ended, and what it could send is sent. Without the engine's lock."""
@@ -68,11 +66,11 @@ class Disk(Protocol):
 
 
 class Pump:
-    """Runs an engine over real sockets. `lock` guards the engine; a handle's lock is always taken before it."""
+    """Runs an engine over real sockets. `lock` guards the engine."""
 
     def __init__(self, engine: Engine, sockets: Sockets, name: str) -> None:
         self.engine = engine
-        self.lock = threading.Lock()
+        self.lock = Lock(Rank.ENGINE)
         self.turned = Gate()
         """Opens after every turn in which a link or the closing of the node may have moved on."""
         self.on_learned: Callable[[list[Any]], None] = lambda addresses: None
@@ -83,12 +81,12 @@ class Pump:
         self._look: Callable[[], None] = lambda: None
         self._look_at = inf
         self._sockets = sockets
+        sockets.complain_by(lambda text: engine.notices.add("warning", text))  # as `lock` is held then
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
-        self._handing = False
         self._napping = False
-        self._thread = threading.Thread(target=self._run, name=f"peerfabric-{name}", daemon=True)
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -140,11 +138,6 @@ class Pump:
         self._sockets.share()
 
     @property
-    def has_taken(self) -> bool:
-        """Whether the engine has what handles handed over, except those that are alerted now."""
-        return not self._handing
-
-    @property
     def foreign(self) -> int:
         """Messages dropped at the sockets, because they have too few or too many parts."""
         return self._sockets.foreign
@@ -178,18 +171,15 @@ class Pump:
         """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
         handed = []
-        self._handing = True  # before `alerted` falls: who sees neither knows that the engine has all of it
-        while alerts:
-            handle = alerts.popleft()
-            handle.alerted = False
-            handed.append((handle, handle.take_handed()))
         events = self._sockets.read()
         engine = self.engine
         now = clock()
         with self.lock:
-            for handle, what in handed:
-                handle.hand_over(engine, what, now)
-            self._handing = False
+            for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
+                handle = alerts.popleft()
+                handle.alerted = False
+                handed.append(handle)
+                handle.hand_over(engine, now)
             for event in events:
                 self._feed(event, now)
             engine.expire(now)
@@ -209,7 +199,7 @@ class Pump:
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
             self.disk.look()
-        for handle, _ in handed:
+        for handle in handed:
             handle.handed_over()
         for end in changed:
             found = self._handles.get(end)

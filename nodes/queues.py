@@ -57,6 +57,7 @@ class Producer(Generic[T_contra]):
             NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            WouldDeadlock: A finaliser or a signal handler sends, and would wait for what it interrupts. Not accepted.
         """
         if confirm is None and not self._ending.signal:
             receipt = self._try_send(body, headers)

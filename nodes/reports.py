@@ -33,17 +33,23 @@ def peers(node: InnerNode) -> list[PeerView]:
 
 def statistics(node: InnerNode) -> Statistics:
     """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
-    if node.closing.statistics is not None:
-        return node.closing.statistics
     if node.life is Life.NEW and node.starting.needs_thread():
         return Statistics(node_id="", name=node.settings.name)
-    node.ensure(closing=True)
-    so_far = {p.queue: p.so_far() for p in list(node.handles.producers.values()) if p.opened}
+    if node.life is not Life.CLOSED or node.engine is None:
+        node.ensure(closing=True)
     with node.pump.lock:
-        found = node.engine.statistics()
-        following = {queue: end.next for queue, end in node.engine.producers.by_queue.items()}
+        return node.closing.statistics or snapshot(node)
+
+
+def snapshot(node: InnerNode) -> Statistics:
+    """Counters and depths of this moment. The caller holds the engine's lock."""
+    found = node.engine.statistics()
+    opened = {p.queue: p for p in list(node.handles.producers.values()) if p.opened}
+    ends = node.engine.producers.by_queue
     accounts = tuple(
-        with_handed_over(account, following[account.queue], *so_far.get(account.queue, (0, 0)))
+        with_handed_over(account, ends[account.queue].next, *opened[account.queue].so_far())
+        if account.queue in opened
+        else account
         for account in found.producers
     )
     counters = {**found.counters, "foreign messages": node.pump.foreign} if node.pump.foreign else found.counters

@@ -188,7 +188,12 @@ class Sockets:
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
             lambda: " or ".join(endpoint for listener in self._listeners for endpoint in listener.endpoints),
         )
+        self._complain: Callable[[str], None] = _log.warning
         self._closed = False
+
+    def complain_by(self, complain: Callable[[str], None]) -> None:
+        """From now on `complain` is called with what a person may have to see to; by who calls `dial` under a lock."""
+        self._complain = self._updates.complain = complain
 
     def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
         """Listen at each endpoint and return the real ones, in the same order, with ports and without wildcards.
@@ -256,7 +261,7 @@ class Sockets:
                     return
                 line = self._wires[wire] = self._connect(wire, endpoint)
         except zmq.ZMQError as error:
-            _log.warning("cannot connect to %s: %s; see `ulimit -n` and Options(peers_max=)", endpoint, error)
+            self._complain(f"cannot connect to {endpoint}: {error}; see `ulimit -n` and Options(peers_max=)")
             self._happened.append(Refused(wire))
             return
         self._monitored[line.monitor.fd] = line

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder, host_id
+from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
 from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from asyncio import Task
 
     from peerfabric.nodes.inner_node import InnerNode
-
-_log = logging.getLogger("peerfabric")
 
 
 class Starting:
@@ -50,9 +49,10 @@ class Starting:
         Raises:
             EndpointInUse, ConfigError: It cannot listen there, or threads are none.
             SpoolError: The spool, or a ledger, cannot be used.
+            NodeClosed: The program is ending.
         """
         node = self._node
-        with node.life_lock:
+        with process.starting(), later(), node.life_lock:
             if node.life is not Life.NEW:
                 return
             process.refuse_green_threads()
@@ -86,7 +86,8 @@ class Starting:
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._wanted += 1
         try:
-            await asyncio.shield(self._task)
+            with process.starting():
+                await asyncio.shield(self._task)
         finally:
             self._wanted -= 1
 
@@ -109,7 +110,7 @@ class Starting:
         try:
             while True:
                 await beside(node.waiting, read, lambda _: opened.close(), name)
-                with node.life_lock:
+                with later(), node.life_lock:
                     if node.life is not Life.NEW:
                         raise NodeClosed
                     if not self._wanted:
@@ -159,7 +160,7 @@ class Starting:
             self._begin()
             undo.pop_all()
         node.ending.listen()
-        _log.info("%s started in fabric %s", settings.name, settings.fabric)
+        remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
     def _bind(self, sockets: Sockets, opened: Opened) -> Address:
         """Listen, in a new epoch, and under a new id if no spool keeps one."""

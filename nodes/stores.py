@@ -17,6 +17,8 @@ import msgspec
 
 from peerfabric.backlog import Recovered
 from peerfabric.batch import cuts, join, split
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.remarks import remark
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
 from peerfabric.inflight import MESSAGE_OVERHEAD
@@ -77,7 +79,7 @@ class Store:
 
     def __init__(self, spool: Spool, queue: str, fsync: bool, unix_ms: int) -> None:
         self.queue, self.fsync = queue, fsync
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.end: ProducerEnd | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
@@ -160,12 +162,22 @@ class Store:
             body, as_codec = join(bodies[low:high], codec)
             own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
             records.append((first + low, high - low, as_codec, body, _encode(own) if own else b""))
-        with self.lock:
+        lock = self.lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if len(records) == 1:
                 sequence, count, as_codec, body, packed = records[0]
                 self._log.append(self._spool.epoch, sequence, count, as_codec, body, packed, unix_ms=unix_ms)
                 return count
             stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         return edges[stored]
 
     def stored(self, first: int, stop: int) -> int:
@@ -381,14 +393,15 @@ class Store:
                 self._write_what_fits()
                 self.forgetful = True
             self.complete = self._log.cursor_complete
+            complained, failed = not self._compacting, None
             try:
                 self._log.compact(COMPACT_BYTES)
-                self._compacting = True
             except SpoolError as error:
                 # The cursor is written, and what it says holds. Only some space is not given back yet.
-                if self._compacting:
-                    _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, error)
-                self._compacting = False
+                failed = error
+            self._compacting = failed is None
+        if failed is not None and not complained:
+            _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, failed)
 
     def _write_what_fits(self) -> None:
         """A cursor has its space on a full disk. What it settles makes room for the rest, which may wait."""
@@ -421,7 +434,7 @@ def _read_letters(log: Log) -> Iterable[DeadLetter]:
                 continue
             yield msgspec.structs.replace(bare, data=data, codec=MSGPACK)
     if unread:
-        _log.warning("%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
+        remark(logging.WARNING, "%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
 
 
 def told_lost(names: list[tuple[str, int, int]]) -> str:

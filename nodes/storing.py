@@ -7,21 +7,21 @@ memory if `on_full="spool"` says so.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.batch import cuts
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.envelope import Extra
-from peerfabric.errors import FabricError, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
+from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD, cost
 from peerfabric.nodes.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.handover import HANDOVER_BYTES_MAX, Handover, Progress
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.in_hand import Patience
-from peerfabric.nodes.waiting import Gate, wait_until
+from peerfabric.nodes.waiting import Gate, refuse_to_wait, wait_until
 from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
 from peerfabric.stats import DeadLetter
@@ -78,7 +78,7 @@ class Storing:
         by_itself: bool,
     ) -> None:
         self.queue = store.queue
-        self.writing = threading.Lock()
+        self.writing = Lock(Rank.WRITING)
         self.deposits = None if by_itself else Deposits(self, store)
         """Where sends wait for the disk's thread."""
         self._node, self._disk, self._store, self._handover = node, disk, store, handover
@@ -92,12 +92,20 @@ class Storing:
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold the lock for ever."""
-        self.writing = threading.Lock()
+        self.writing = Lock(Rank.WRITING)
 
     @property
     def idle(self) -> bool:
         """Whether no messages are on their way to the disk."""
         return self.deposits is None or self.deposits.idle
+
+    def seal(self) -> None:
+        """Nothing has room any more: hand over what a thread is just storing, or was interrupted at, and what is
+        written and will not be synced: its senders learned that it is accepted."""
+        with self.writing:
+            self._finish_underway()
+        if self.deposits is not None:
+            self.deposits.give_up_sync()
 
     def disk_ended(self) -> None:
         """The node is closed, and its disk's thread has ended: nothing more is stored."""
@@ -130,13 +138,23 @@ class Storing:
     def try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Store a message in the caller's own thread; None: the pump must take the others first."""
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        with self.writing:
+        lock = self.writing
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
             if not self._handover.has_room(size):
                 return None
             if self._volatile and self._fits_in_memory(size):
                 sequence = self._keep([data], size, extra, Progress())
             else:
                 sequence = self._store_now(_Underway([data], extra, size, Progress()))
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         self._handover.alert_for_one()
         return Receipt(self._stream, sequence)
 
@@ -207,14 +225,18 @@ class Storing:
     def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
         """Keep a message in memory, without waiting for the disk; None: it must be stored, or the node is past it."""
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        if not self.writing.acquire(blocking=False):
-            return None
+        lock = self.writing
+        if lock.is_ours():
+            raise lock.refusal()
         try:
-            if not self._fits_in_memory(size):
+            if not lock.acquire(False) or not self._fits_in_memory(size):
                 return None
             sequence = self._keep([data], size, extra, Progress())
         finally:
-            self.writing.release()
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
         self._handover.alert()
         return Receipt(self._stream, sequence)
 
@@ -280,6 +302,7 @@ class Storing:
             SpoolError, QueueFull, NodeClosed: It is not, and will not be.
             NotConfirmed: It is written, but not yet safe from a loss of power.
         """
+        refuse_to_wait(self._node.waiting)
         deposits = self.deposits
         assert deposits is not None
         deposits.add(deposit)
@@ -340,9 +363,14 @@ class Storing:
 
     def deposited(self, deposit: Deposit) -> None:
         """What a send of ours handed over is stored."""
+        self.hand_in(deposit)
+        if deposit.letter is not None:
+            self._unbury(deposit.letter.id)
+
+    def hand_in(self, deposit: Deposit) -> None:
+        """What a send of ours handed over is written, and counts as accepted."""
         if deposit.letter is not None:
             self._handover.put_letter(deposit.letter, counted=True)
-            self._unbury(deposit.letter.id)
         else:
             self._handover.put_stored(deposit.bodies[: deposit.count], deposit.extras)
 
@@ -356,7 +384,7 @@ class Storing:
         """Send a dead letter that was taken again, in order with the other sends.
 
         Raises:
-            SpoolError: The disk did not take it; the letter is back in its place.
+            SpoolError, NodeClosed: The disk did not take it, or the node closes; the letter is back in its place.
         """
         deposit = Deposit([letter.data], {0: Extra(0, letter.headers, letter.origin or letter.id)}, letter)
         if self.deposits is not None:
@@ -364,6 +392,9 @@ class Storing:
             self._disk.store(self.deposits)
             return
         with self.writing:
+            if not self._handover.is_open:
+                self._restore(letter)
+                raise NodeClosed
             try:
                 self.write(deposit)
             except SpoolError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
@@ -22,6 +23,8 @@ class Updates(Intake):
         self._followed: dict[str, bool] = {}
         """Whether we are to be connected there."""
         self._prefixes: dict[bytes, int] = {}
+        self.complain: Callable[[str], None] = _log.warning
+        """Says what a person may have to see to."""
         self.waits = False
         """For descriptors, to connect to some of the outboxes."""
         super().__init__(sub, parts_min=2, parts_max=3)
@@ -58,7 +61,7 @@ class Updates(Intake):
         try:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
-            _log.warning("cannot follow %s: %s", endpoint, error)
+            self.complain(f"cannot follow {endpoint}: {error}")
             self._followed.pop(endpoint, None)
         else:
             self._followed[endpoint] = True

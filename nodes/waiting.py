@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.arguments import check_timeout
+from peerfabric.discovery.locks import Rank, refuse_in_own_thread, refuse_inside
 from peerfabric.errors import TimedOut
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ IDLE: Final = (5.0, logging.INFO)
 LOOK_UP_EVERY: Final = 1.0
 """Seconds after which the main thread looks up from a wait. A signal that comes just before it begins to wait, or to
 another thread, does not interrupt the system's wait, and its handler runs only when the main thread runs again."""
+
+UNASKED: Final = ((0.002, (Rank.ENGINE,)), (0.05, ()))
+"""Seconds that a thread is blocked before it is asked whether it may be: first as far as its node stands still, and
+then about all locks, which takes longer the more there are."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -60,9 +66,11 @@ class Waiting(Protocol):
 class ThreadWaiter:
     """A thread that waits on a lock of its own."""
 
-    __slots__ = ("lock",)
+    __slots__ = ("asked", "lock")
 
     def __init__(self) -> None:
+        self.asked = False
+        """It was asked whether it may be blocked."""
         self.lock = threading.Lock()
         self.lock.acquire()
 
@@ -72,17 +80,41 @@ class ThreadWaiter:
         except RuntimeError:
             pass  # woken before, and not yet gone on
 
+    def wait(self, timeout: float | None) -> bool:
+        """Return when woken since the last call, or after `timeout` seconds; whether it was woken."""
+        # Locks wait at most about 292 years, in a C integer of nanoseconds.
+        return self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+
 
 class Blocking:
-    """Calls block their thread."""
+    """Calls block their thread. One of ours, or one that is in the middle of another call of ours, is not blocked."""
 
     def waiter(self) -> ThreadWaiter:
         return ThreadWaiter()
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
-        # Locks wait at most about 292 years, in a C integer of nanoseconds.
-        longest = LOOK_UP_EVERY if threading.current_thread() is threading.main_thread() else 1e6
-        waiter.lock.acquire(timeout=longest if timeout is None else min(max(0.0, timeout), longest))
+        refuse_in_own_thread()
+        left = inf if timeout is None else timeout
+        if threading.current_thread() is threading.main_thread():
+            left = min(left, LOOK_UP_EVERY)
+        for unasked, ranks in () if waiter.asked else UNASKED:
+            if waiter.wait(min(left, unasked)) or left <= unasked:
+                return
+            left -= unasked
+            refuse_inside(*ranks)
+        waiter.asked = True
+        waiter.wait(left)
+
+
+def refuse_to_wait(waiting: Waiting) -> None:
+    """Refuse a call that is sure to wait before it has begun, as `park` would when something of it is done.
+
+    Raises:
+        WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
+    """
+    if isinstance(waiting, Blocking):
+        refuse_in_own_thread()
+        refuse_inside()
 
 
 class TaskWaiter:
@@ -127,27 +159,25 @@ class Suspending:
 class Gate:
     """Where calls wait until something may have changed. Opened by the pump, or by whoever changed it."""
 
-    __slots__ = ("_lock", "_waiters")
+    # No lock, as a signal handler may open the gate that its own thread is entering: what is done with a list is done
+    # in one step of the interpreter.
+
+    __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may open the gate that its own thread is entering
         self._waiters: list[Waiter] = []
 
     def enter(self, waiter: Waiter) -> None:
         """Wake `waiter` each time the gate opens, until it leaves. Look at the condition after this, not before."""
-        with self._lock:
-            self._waiters.append(waiter)
+        self._waiters.append(waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        with self._lock:
-            self._waiters.remove(waiter)
+        self._waiters.remove(waiter)
 
     def open(self) -> None:
         """Let everybody who waits look again."""
         if self._waiters:
-            with self._lock:
-                waiters = list(self._waiters)
-            for waiter in waiters:
+            for waiter in list(self._waiters):
                 waiter.wake()
 
     def __len__(self) -> int:

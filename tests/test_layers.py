@@ -138,6 +138,27 @@ def test_edges_are_where_they_belong(file: str) -> None:
         assert not found.module.startswith("zmq.asyncio"), "the pump is the loop for sockets"
 
 
+PLAIN_LOCKS: dict[str, set[str]] = {
+    "nodes/waiting.py": {"Lock"},  # a semaphore, on which one thread waits; nothing is guarded by it
+    "nodes/beside.py": {"Condition"},  # of a lock of ours
+    "discovery/registry.py": {"Event"},  # set once, by a close, which is refused in the middle of anything
+}
+"""What waits and is not made for user code that interrupts it, with the reason why it may."""
+
+
+@pytest.mark.parametrize("file", [f for f in files("discovery", "nodes") if not f.startswith("nodes/cli/")])
+def test_locks_are_made_for_user_code_that_runs_into_them(file: str) -> None:
+    """Finalisers and signal handlers run anywhere: what could wait for its own thread is `Lock`, which refuses that."""
+    if file == "discovery/locks.py":
+        return
+    waiting = {"Lock", "RLock", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier"}
+    tree = ast.parse((ROOT / file).read_bytes(), file)
+    names = {
+        (n.value.id, n.attr) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    }
+    assert {name for module, name in names if module == "threading"} & waiting == PLAIN_LOCKS.get(file, set())
+
+
 @pytest.mark.parametrize("file", files(*FOLDERS, "examples", "tests", "benchmarks"))
 def test_no_file_knows_this_machine(file: str) -> None:
     """Folders of one developer's machine mean nothing elsewhere."""

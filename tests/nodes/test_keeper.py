@@ -119,8 +119,14 @@ def test_each_learns_for_itself_that_it_failed(tmp_path: Path, monkeypatch: pyte
 class Interrupted:
     """A lock that somebody has, and whose waiter is interrupted by Ctrl-C."""
 
+    def is_ours(self) -> bool:
+        return False
+
     def acquire(self, blocking: bool) -> bool:
         return False
+
+    def release(self) -> None:
+        raise RuntimeError
 
     def __enter__(self) -> None:
         raise KeyboardInterrupt

@@ -116,7 +116,7 @@ class Drive:
     def sync(self, descriptor: int) -> None:
         process = self.process_of
         path, _ = self.platter._descriptors.get(descriptor, ("", None))
-        busy = path.startswith(BOOKS) or (process and any(store.lock.locked() for store in process.stores.values()))
+        busy = path.startswith(BOOKS) or (process and any(store.lock.is_ours() for store in process.stores.values()))
         if process is not None and not busy:
             process.pass_time()  # others write meanwhile
         self._step(partial(self.platter.sync, descriptor))

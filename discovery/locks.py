@@ -1,0 +1,156 @@
+"""Locks: those of every room that has threads, made so that user code may run into them.
+
+Finalisers and signal handlers run between any two steps of a thread, also of a thread of ours, and while it holds a
+lock. What they call of ours must neither wait for the very thread that they interrupt, nor find what the lock guards
+half changed. So a thread never waits for a lock that it holds already, and, while it holds one, only for locks of a
+higher rank. Whoever comes out of order is refused: at once, or, if another thread has the lock, after PATIENCE.
+Nothing else waits in such a place for long (`refuse_inside`), nor ever in a thread of ours (`OwnThread`).
+
+Nobody waits for anything while a lock of the last rank is held, so that all waiting ends.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import weakref
+from enum import IntEnum
+from typing import Final
+
+from peerfabric.errors import WouldDeadlock
+
+PATIENCE: Final = 0.005
+"""Seconds that a thread waits before it asks whether it waits out of order. Asking takes longer the more locks there
+are; as a rule they are held for less than this, and nobody asks."""
+
+
+class Rank(IntEnum):
+    """The order in which locks may be taken."""
+
+    LIFE = 0
+    """Starting, closing, making handles. Taken by calls that do much and must not stop in between: out of order they
+    are refused before they begin."""
+    WRITING = 1
+    TAKING = 2
+    ENGINE = 3
+    LAST = 4
+    """Under it nobody waits for anything but the system."""
+
+
+_all: Final[dict[Rank, set[weakref.ref[Lock]]]] = {rank: set() for rank in Rank}
+
+
+class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed says
+    """A lock that refuses whoever would wait for himself.
+
+    `with lock:` leaves it free whatever happens, also when Ctrl-C comes in between. Where each nanosecond counts, the
+    same in C, as a signal handler may raise after each call:
+
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            ...
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+    """
+
+    __slots__ = ("_rank",)
+
+    is_ours = _thread.RLock._is_owned  # type: ignore[attr-defined]
+    """Whether this thread holds it."""
+
+    def __new__(cls, rank: Rank = Rank.LAST) -> Lock:
+        return super().__new__(cls)
+
+    def __init__(self, rank: Rank = Rank.LAST) -> None:
+        self._rank = rank
+        _all[rank].add(weakref.ref(self, _all[rank].discard))
+
+    def __enter__(self) -> bool:  # type: ignore[override]
+        if self.is_ours() or (self._rank is Rank.LIFE and _holds(Rank.LIFE)):
+            raise self.refusal()
+        try:
+            if not self.acquire(False):
+                self.wait()
+        except BaseException:  # a signal handler's, perhaps just after the lock was taken
+            try:
+                self.release()
+            except RuntimeError:
+                pass
+            raise
+        return True
+
+    def wait(self) -> None:
+        """Take it from another thread.
+
+        Raises:
+            WouldDeadlock: This thread came here out of order, and the other one is not done with it soon.
+        """
+        # The node stands still while somebody holds its engine's lock, so that one is asked about before.
+        if self._rank < Rank.ENGINE and _holds_any(Rank.ENGINE):
+            raise self.refusal()
+        if not self.acquire(timeout=PATIENCE):
+            if _holds(self._rank):
+                raise self.refusal()
+            self.acquire()
+
+    @staticmethod
+    def refusal() -> WouldDeadlock:
+        return WouldDeadlock(
+            "a finaliser, a signal handler or a handler of log lines calls peerfabric in the middle of another call "
+            "of its thread, which it would wait for; "
+            "let it put what it has into a queue.SimpleQueue, for a thread of yours"
+        )
+
+
+def _holds(rank: Rank) -> bool:
+    """Whether this thread holds a lock of that rank or a higher one."""
+    return any(_holds_any(each) for each in Rank if each >= rank)
+
+
+def _holds_any(rank: Rank) -> bool:
+    """Whether this thread holds a lock of just that rank."""
+    return any(lock is not None and lock.is_ours() for lock in [ref() for ref in list(_all[rank])])
+
+
+def refuse_inside(*ranks: Rank) -> None:
+    """Refuse what must not be half done, or would wait for long, to user code that interrupts a call of ours.
+
+    Raises:
+        WouldDeadlock: This thread holds a lock, of one of `ranks` if some are given.
+    """
+    if any(_holds_any(rank) for rank in ranks or Rank):
+        raise Lock.refusal()
+
+
+_own: Final[set[int]] = set()
+
+
+class OwnThread(threading.Thread):
+    """A thread that works for a node, and in which user code runs only by chance."""
+
+    def run(self) -> None:
+        ident = threading.get_ident()
+        _own.add(ident)
+        try:
+            super().run()
+        finally:
+            _own.discard(ident)
+
+
+def refuse_in_own_thread() -> None:
+    """Refuse to keep a thread waiting for what it may have to do itself.
+
+    Raises:
+        WouldDeadlock: It is one of ours.
+    """
+    if threading.get_ident() in _own:
+        raise WouldDeadlock(
+            "a finaliser or a weakref callback that runs in a thread of peerfabric makes a call that has to wait; "
+            "let it put what it has into a queue.SimpleQueue, for a thread of yours"
+        )
