@@ -265,6 +265,12 @@ class AsyncNode:
             if error is None and not ending.signal:
                 raise
             _log.error("%s", undelivered)
+        except KeyboardInterrupt:
+            if not ending.signal:
+                raise
+            left = self._inner.closing.undelivered
+            if any(left):  # a second Ctrl-C has ended the wait for them
+                _log.error("%s", Undelivered(*left))
         if ending.explains(error):
             raise ending.exit() from None
 

@@ -36,7 +36,7 @@ class Closing:
         """Opens when the node is closed."""
         self.statistics: Statistics | None = None
         """The last ones: of the instant from which on nothing counts any more."""
-        self._undelivered = (0, 0)
+        self.undelivered = (0, 0)
         """What no spool keeps and was not settled at that instant: waiting, in flight."""
         self._node = node
 
@@ -71,8 +71,8 @@ class Closing:
             await self._part()
         finally:
             await self._shut()
-        if any(self._undelivered):
-            raise Undelivered(*self._undelivered)
+        if any(self.undelivered):
+            raise Undelivered(*self.undelivered)
 
     # Draining
 
@@ -219,7 +219,7 @@ class Closing:
         with node.pump.lock:
             self._take_over(clock())
             producers = node.engine.producers
-            self._undelivered = producers.unsettled()
+            self.undelivered = producers.unsettled()
             kept, letters = producers.kept_on_disk(), producers.letters_in_memory()
             producers.leave()
             self.statistics = snapshot(node)

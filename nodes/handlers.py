@@ -159,7 +159,9 @@ class Handler:
         """
         arguments = (item.body, item) if self.wants_message else (item.body,)
         try:
-            copy_context().run(self.function, *arguments)
+            returned = copy_context().run(self.function, *arguments)
+            if returned is not None:
+                _refuse_unrun(returned, self.name)
         except BaseException as error:
             self._failed(item, error)
         else:
@@ -177,7 +179,8 @@ class Handler:
         if isinstance(item, Message):
             item.failed(error)
             if has_failed(error) and not isinstance(error, Retry | Reject):
-                _log.error("the handler of %s failed on %s; it is tried again", item.queue, item.id, exc_info=error)
+                text = "the handler of %s failed on %s, attempt %d"
+                _log.error(text, item.queue, item.id, item.attempt, exc_info=error)
         elif has_failed(error):
             _log.error("the handler of topic %s failed", item.topic, exc_info=error)
 
@@ -234,10 +237,12 @@ class Handlers:
         return decorate
 
     def _kind_for(self, function: Callable[..., Any]) -> type[Handler]:
+        name = getattr(function, "__qualname__", repr(function))
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{name} has a yield, so a call of it does nothing by itself; write a handler without")
         if not inspect.iscoroutinefunction(function):
             return Handler
         if not isinstance(self._node.waiting, Suspending):
-            name = getattr(function, "__qualname__", repr(function))
             raise TypeError(f"{name} is async and Node has no event loop; use AsyncNode, or a def")
         from peerfabric.nodes.handler_tasks import TaskHandler  # with asyncio, which no other program needs
 
@@ -274,6 +279,22 @@ class Handlers:
             await handler.finish()
 
 
+def _refuse_unrun(returned: object, name: str) -> None:
+    """Raise if what a `def` returned is what should have been done, and was not.
+
+    Raises:
+        TypeError: It is a coroutine or a generator: the decorator of an `async def`, as a rule.
+    """
+    if inspect.iscoroutine(returned):
+        returned.close()  # it would warn that it was never awaited
+    elif not inspect.isawaitable(returned) and not inspect.isgenerator(returned):
+        return
+    raise TypeError(
+        f"{name} returned a {type(returned).__name__}, which nobody runs; "
+        f"use an async def of an AsyncNode, and let decorators of it be async def, too"
+    )
+
+
 def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any] | None) -> tuple[Any, bool]:
     """The body type, and whether a second parameter receives the message itself.
 
@@ -284,6 +305,10 @@ def _signature(function: Callable[..., Any], kind: type, names: Mapping[str, Any
         hints = typing.get_type_hints(function, localns=dict(names) if names else None, include_extras=True)
     except NameError as error:
         raise TypeError(f"{function.__qualname__}: an annotation cannot be resolved ({error}); import it") from None
+    except TypeError:
+        raise TypeError(
+            f"{function!r} is no function; decorate a def with the body type at its first parameter"
+        ) from None
     parameters = [
         p
         for p in inspect.signature(function).parameters.values()

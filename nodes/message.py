@@ -470,10 +470,9 @@ class DeadMessage(Generic[T_co]):
     """A message that was given up, kept at its producer for a person to `retry` or `drop`.
 
     reason    "attempts", "lease", "rejected", "refused" or "poison"; `error` says more
-    body      decoded as the producer's body type
     """
 
-    __slots__ = ("_drop", "_retry", "attempts", "body", "error", "headers", "id", "queue", "reason", "sent_at")
+    __slots__ = ("_decode", "_drop", "_retry", "attempts", "error", "headers", "id", "queue", "reason", "sent_at")
 
     if not TYPE_CHECKING:
         __reduce__ = refusing(LETTER_COPIED)
@@ -488,13 +487,22 @@ class DeadMessage(Generic[T_co]):
         attempts: int,
         headers: dict[str, str],
         sent_at: float,
-        body: T_co,
+        decode: Callable[[], T_co],
         retry: Callable[[], bool],
         drop: Callable[[], bool],
     ) -> None:
         self.id, self.queue, self.reason, self.error = id, queue, reason, error
-        self.attempts, self.headers, self.sent_at, self.body = attempts, headers, sent_at, body
-        self._retry, self._drop = retry, drop
+        self.attempts, self.headers, self.sent_at = attempts, headers, sent_at
+        self._decode, self._retry, self._drop = decode, retry, drop
+
+    @property
+    def body(self) -> T_co:
+        """Decoded as the producer's body type.
+
+        Raises:
+            DecodeError: It does not fit. It can be retried or dropped all the same.
+        """
+        return self._decode()
 
     def retry(self) -> bool:
         """Send it again, as a new message whose `origin` is this id; False if it was retried or dropped before."""

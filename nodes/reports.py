@@ -98,7 +98,7 @@ def _dead(node: InnerNode, producer: AsyncProducer[Any] | None, letter: DeadLett
         attempts=letter.attempts,
         headers=letter.headers or {},
         sent_at=letter.sent_ms / 1000,
-        body=codec.decode_stored(letter.data, letter.codec),
+        decode=lambda: codec.decode_stored(letter.data, letter.codec),
         retry=lambda: with_producer(lambda found: found.retry_letter(letter.id)),
         drop=lambda: with_producer(lambda found: found.drop_letter(letter.id)),
     )

@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, ConfigError, Message, Node, NodeClosed, Reject, Retry, Update
+from peerfabric import AsyncNode, ConfigError, Message, Node, NodeClosed, Reject, Rejected, Retry, Update
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_topics import AsyncSubscriber
 from peerfabric.nodes.waiting import Blocking
@@ -445,3 +445,39 @@ def test_a_handler_of_a_node_in_a_loop_of_another_thread() -> None:
         producer.flush(timeout=DEADLINE)
         assert done.is_set()
         assert [letter.error for letter in a.dead_letters("orders")] == ["TimeoutError: "]
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator", "no function"])
+def test_what_would_do_nothing_is_refused_when_it_is_decorated(kind: str) -> None:
+    """A call of a function with a yield runs nothing of it, so each message would be acked unseen."""
+
+    def generator(body: int) -> Iterator[int]:
+        yield body
+
+    async def asynchronous(body: int) -> AsyncIterator[int]:
+        yield body
+
+    function: Any = {"generator": generator, "async generator": asynchronous, "no function": 5}[kind]
+    for node in (Node(), AsyncNode()):
+        with pytest.raises(
+            TypeError, match="no function; decorate" if kind == "no function" else "write a handler without"
+        ):
+            node.on_message("orders")(function)
+
+
+@pytest.mark.parametrize("what", ["coroutine", "generator"])
+def test_work_that_is_only_returned_is_no_work(what: str) -> None:
+    """The decorator of an `async def` that is none itself hands back a coroutine: a failure, and not an ack."""
+
+    async def cook() -> None:
+        """Never run."""
+
+    with Node() as node:
+
+        @node.on_message("orders")
+        def handle(body: int) -> Any:
+            return cook() if what == "coroutine" else (n for n in range(body))
+
+        orders = node.producer("orders", int, max_attempts=1)
+        with pytest.raises(Rejected, match=f"TypeError: .* returned a {what}, which nobody runs"):
+            orders.send(1, confirm="processed", timeout=20)

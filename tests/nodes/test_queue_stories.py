@@ -16,6 +16,7 @@ from peerfabric import (
     BadName,
     Batch,
     ConfigError,
+    DecodeError,
     EncodeError,
     Message,
     MessageTooLarge,
@@ -836,3 +837,21 @@ def test_statistics_close_at_every_moment(front: Any) -> None:
         assert (got.accepted, got.acked + got.dead_lettered, got.closes) == (2000, 2000, True)
         assert msgspec.json.encode(a.statistics().as_dict())
         assert isinstance(Message, type)
+
+
+def test_a_letter_that_does_not_decode_hides_no_other(front: Any) -> None:
+    """One of two letters does not fit the type of its own producer: both are listed, and it can be dropped."""
+    with front.node("desk") as desk:
+        orders = desk.producer("orders", Order, max_attempts=1)
+        consumer = desk.consumer("orders", Order)
+        receipts = [orders.send(Order("one", "tea")), orders.send(Order(2, "jam"))]  # type: ignore[arg-type]
+        consumer.get(timeout=10).reject("no jam")
+        for receipt in receipts:
+            with pytest.raises(Rejected):
+                orders.wait(receipt, "processed", timeout=10)
+        misfit, good = desk.dead_letters("orders")
+        assert (good.body, good.error) == (Order(2, "jam"), "no jam")
+        with pytest.raises(DecodeError, match="number"):
+            _ = misfit.body
+        assert misfit.drop()
+        assert [letter.id for letter in desk.dead_letters("orders")] == [good.id]
