@@ -12,6 +12,7 @@ Nobody waits for anything while a lock of the last rank is held, so that all wai
 from __future__ import annotations
 
 import _thread
+import os
 import threading
 import weakref
 from enum import IntEnum
@@ -141,6 +142,19 @@ class OwnThread(threading.Thread):
             super().run()
         finally:
             _own.discard(ident)
+
+
+def _forked() -> None:
+    """In a child process: its threads may have the numbers of threads of the parent, which hold nothing here."""
+    _own.clear()
+    for locks in _all.values():
+        for ref in list(locks):
+            lock = ref()
+            if lock is not None:
+                lock._at_fork_reinit()  # type: ignore[attr-defined]  # as those of the standard library do
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def refuse_in_own_thread() -> None:

@@ -23,6 +23,7 @@ import secrets
 import stat
 import threading
 import time
+import traceback
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable
@@ -65,8 +66,6 @@ _PROBES_MAX: Final = 8
 
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that `close` waits for its thread, which is late only if `report` does not return."""
-
-logger = logging.getLogger("peerfabric")
 
 
 class _File(NamedTuple):
@@ -226,13 +225,19 @@ class RegistryBackend:
                 step()
             except (OSError, ConfigError) as error:
                 if self._reminders.due(step.__name__, time.monotonic()):
-                    logger.warning(
-                        "registry: %s cannot be watched: %s; peers of this host may be missing", self.folder, error
+                    remark(
+                        logging.WARNING,
+                        "registry: %s cannot be watched: %s; peers of this host may be missing",
+                        self.folder,
+                        error,
                     )
             except Exception:
                 if step.__name__ not in self._warned:
                     self._warned.add(step.__name__)
-                    logger.exception("registry: error in the watch over %s; please report it", self.folder)
+                    fault = traceback.format_exc()
+                    remark(
+                        logging.ERROR, "registry: error in the watch over %s; please report it\n%s", self.folder, fault
+                    )
 
     def _folder_stamp(self) -> tuple[int, int]:
         status = os.stat(self.folder)

@@ -10,6 +10,7 @@ from typing import Final
 
 from peerfabric.discovery.base import ENDPOINT_BYTES_MAX, Announcement, Candidate, Report, Sighting
 from peerfabric.discovery.host import IPC_PATH_BYTES_MAX, LOOPBACK
+from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ConfigError
 
 PEERS_VARIABLE: Final = "PEERFABRIC_PEERS"
@@ -19,7 +20,6 @@ STATIC_PEERS_MAX: Final = 1024
 
 _FORMS: Final = "write 'tcp://127.0.0.1:7700' or 'ipc:///path'"
 
-logger = logging.getLogger("peerfabric")
 
 # A host name, an IPv4 address, or an IPv6 address in brackets (with its scope); then the port.
 _HOST_AND_PORT = re.compile(
@@ -125,7 +125,8 @@ class StaticBackend:
     def watch(self, report: Report) -> None:
         away = [endpoint for endpoint in self.endpoints if not endpoint.startswith(("ipc://", *LOOPBACK))]
         if away:  # a name that leads to this machine all the same works
-            logger.warning(
+            remark(
+                logging.WARNING,
                 "peers on other machines cannot be reached by this version: %s; if they are on this one, "
                 "write tcp://127.0.0.1:PORT",
                 ", ".join(away),

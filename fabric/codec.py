@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from peerfabric.arguments import described
+from peerfabric.arguments import described, text_of
 from peerfabric.batch import Buffer, rejoin, split
 from peerfabric.body_types import check_body_type, outer_classes, type_name
 from peerfabric.envelope import MSGPACK, RAW, RAW_ONE
@@ -22,15 +22,23 @@ _PATH: Final = re.compile(r"^(.*?)(?: - at `(.*)`)?$", re.DOTALL)
 _encode = msgspec.msgpack.Encoder(enc_hook=encoded).encode
 
 
+def _is_exception(error: BaseException) -> bool:
+    return isinstance(error, Exception)
+
+
 class Codec(Generic[T]):
     """Encode and decode bodies of one type, each at most `limit` bytes when encoded.
+
+    Args:
+        has_failed: Whether what was raised while a body was decoded is a fault of the body; else it is raised on.
 
     Raises:
         ConfigError: Objects of `body_type` cannot be encoded or decoded.
     """
 
-    def __init__(self, body_type: Any, limit: int) -> None:
+    def __init__(self, body_type: Any, limit: int, has_failed: Callable[[BaseException], bool] = _is_exception) -> None:
         self.body_type = body_type
+        self._has_failed = has_failed
         self.limit = limit
         self.number = RAW if body_type in (bytes, memoryview) else MSGPACK
         self._classes = (bytes, bytearray, memoryview) if self.number == RAW else outer_classes(body_type)
@@ -57,7 +65,7 @@ class Codec(Generic[T]):
                 data = _encode(body)
             except Exception as error:  # also what a model of the user raises
                 raise EncodeError(
-                    f"{type(body).__name__} cannot be encoded: {error}; send what msgspec can encode"
+                    f"{type(body).__name__} cannot be encoded: {text_of(error)}; send what msgspec can encode"
                 ) from error
         if len(data) > self.limit:
             raise MessageTooLarge(len(data), self.limit)
@@ -90,8 +98,8 @@ class Codec(Generic[T]):
             body = rejoin(split(body, codec))
         try:
             return self._all.decode(body)
-        except Exception as error:  # user code too, such as `__post_init__`, raises what it likes
-            raise misfit(error) from None
+        except BaseException as error:  # user code too, such as `__post_init__`, raises what it likes
+            raise self._misfit(error) from None
 
     def decode_each(self, body: Buffer, codec: int, sender: str) -> list[T | DecodeError]:
         """The bodies of a frame one by one, with an error in the place of each that does not fit.
@@ -111,21 +119,26 @@ class Codec(Generic[T]):
             return typing.cast("T", self._whole(data))
         try:
             return self._one.decode(data)
-        except Exception as error:
-            raise misfit(error) from None
+        except BaseException as error:
+            raise self._misfit(error) from None
 
     def _decode(self, element: bytes, sender: str) -> T | DecodeError:
         try:
             return self._one.decode(element)
-        except Exception as error:
-            return misfit(error, sender)
+        except BaseException as error:
+            return self._misfit(error, sender)
+
+    def _misfit(self, error: BaseException, sender: str = "") -> DecodeError:
+        if not self._has_failed(error):
+            raise error
+        return misfit(error, sender)
 
 
 def _view(body: Buffer) -> memoryview:
     return memoryview(body).toreadonly()
 
 
-def misfit(error: Exception, sender: str = "") -> DecodeError:
+def misfit(error: BaseException, sender: str = "") -> DecodeError:
     """What msgspec, or code of the user's type, found, with the path in the body where it found it."""
     if not isinstance(error, msgspec.MsgspecError):  # raised by a `__post_init__` or a validator
         return DecodeError(described(error), sender=sender)

@@ -18,6 +18,7 @@ from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_producer import AsyncProducer, OnFull
 from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.beside import Errand
+from peerfabric.nodes.judging import has_failed
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
@@ -131,7 +132,7 @@ class Handles:
         synced = path is not None and (node.settings.fsync if fsync is None else fsync)
 
         def make() -> AsyncConsumer[T]:
-            codec: Codec[T] = Codec(body_type, node.settings.options.message_bytes_max)
+            codec: Codec[T] = Codec(body_type, node.settings.options.message_bytes_max, has_failed)
             keeper = self._keeper(queue, path, synced) if path is not None else None
             return AsyncConsumer(node, queue, codec, lease, keeper)
 
@@ -162,7 +163,7 @@ class Handles:
         buffer_bytes = option_count("buffer_bytes", buffer_bytes, "it must be positive; the default is 16 MiB")
 
         def make() -> AsyncSubscriber[T]:
-            codec = Codec[T](body_type, node.settings.options.message_bytes_max)
+            codec = Codec[T](body_type, node.settings.options.message_bytes_max, has_failed)
             return AsyncSubscriber(node, pattern, codec, buffer_bytes)
 
         asked = {"body_type": body_type, "buffer_bytes": buffer_bytes}

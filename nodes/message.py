@@ -72,11 +72,24 @@ def _delay(delay: object) -> float:
     return max(0.0, check_seconds("delay", delay, step, most=DELAY_MAX))
 
 
+def _asked_for(error: BaseException) -> tuple[Verdict, float, str]:
+    """What becomes of a message whose handler raised `error`: a verdict, a delay, a text."""
+    match error:
+        case Retry():
+            return Verdict.NACK, _wanted(error), text_of(error)
+        case Reject():
+            return Verdict.REJECT, -1.0, text_of(error)
+        case _ if has_failed(error):
+            return Verdict.NACK, -1.0, described(error)
+        case _:
+            return Verdict.GIVE_BACK, -1.0, ""
+
+
 def _wanted(retry: Retry) -> float:
     """The delay that `retry` asks for; below 0: backoff."""
     try:
         return -1.0 if retry.delay is None else _delay(retry.delay)
-    except (TypeError, ValueError):  # it was changed since it was made
+    except Exception:  # it was changed since it was made, or works its delay out and cannot
         return -1.0
 
 
@@ -129,13 +142,8 @@ class Message(Generic[T_co]):
             return
         self._settled = True
         keeper = self._owner.keeper
-        if keeper is not None:
-            clerk = self._owner.clerk()
-            if clerk is not None:
-                clerk.record([(self._delivery, self._index, self._index + 1)], self._acked, self._not_recorded)
-                return
-            self._record(keeper)
-        self._acked()
+        if keeper is None or self._record(keeper):
+            self._acked()
 
     def _acked(self) -> None:
         delivery, index = self._delivery, self._index
@@ -145,13 +153,20 @@ class Message(Generic[T_co]):
             delivery.ack(index, index + 1)
         self._owner.decided()
 
-    def _record(self, keeper: Keeper) -> None:
+    def _record(self, keeper: Keeper) -> bool:
+        """Write it into the ledger, or have that done; whether it is written."""
+        parts = [(self._delivery, self._index, self._index + 1)]
         try:
-            keeper.record([(self._delivery, self._index, self._index + 1)])
+            clerk = self._owner.clerk()
+            if clerk is None:
+                keeper.record(parts)
+            else:
+                clerk.record(parts, self._acked, self._not_recorded)
         except BaseException as error:
             self._settled = False
             self.failed(error)
             raise
+        return clerk is None
 
     def _not_recorded(self, error: Exception) -> None:
         _log.error("%s was processed and is not acked, as the ledger cannot be written: %s", self.id, error)
@@ -197,15 +212,11 @@ class Message(Generic[T_co]):
 
     def failed(self, error: BaseException) -> None:
         """Settle it as the exception that its handler raised asks for."""
-        match error:
-            case Retry():
-                self._settle(Verdict.NACK, _wanted(error), text_of(error))
-            case Reject():
-                self._settle(Verdict.REJECT, -1.0, text_of(error))
-            case _ if has_failed(error):
-                self._settle(Verdict.NACK, -1.0, described(error))
-            case _:
-                self.give_back()
+        try:
+            asked = _asked_for(error)
+        except BaseException:  # not even that can be read of it, and yet the message has to be settled
+            asked = Verdict.NACK, -1.0, "an exception that cannot be read"
+        self._settle(*asked)
 
     def _settle(self, verdict: Verdict, delay: float, text: str) -> None:
         if not self._settled:
@@ -298,13 +309,8 @@ class Batch(Sequence[T_co]):
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
         keeper = self._owner.keeper
-        if keeper is not None:
-            clerk = self._owner.clerk()
-            if clerk is not None:
-                clerk.record(parts, lambda: self._acked(parts), self._not_recorded)
-                return
-            self._record(keeper, parts)
-        self._acked(parts)
+        if keeper is None or self._record(keeper, parts):
+            self._acked(parts)
 
     def _acked(self, parts: list[tuple[Delivery, int, int]]) -> None:
         for delivery, low, high in parts:
@@ -331,13 +337,19 @@ class Batch(Sequence[T_co]):
             at += high - low
         return parts
 
-    def _record(self, keeper: Keeper, parts: list[tuple[Delivery, int, int]]) -> None:
+    def _record(self, keeper: Keeper, parts: list[tuple[Delivery, int, int]]) -> bool:
+        """Write them into the ledger, or have that done; whether they are written."""
         try:
-            keeper.record(parts)
+            clerk = self._owner.clerk()
+            if clerk is None:
+                keeper.record(parts)
+            else:
+                clerk.record(parts, lambda: self._acked(parts), self._not_recorded)
         except BaseException as error:
             self._settled = False
             self.failed(error)
             raise
+        return clerk is None
 
     def nack(self, index: int, delay: float = 0.0) -> None:
         """The message at `index` failed and goes to a consumer again; the others are not affected.

@@ -12,6 +12,7 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from peerfabric.discovery.remarks import remark
 from peerfabric.nodes.in_hand import in_hand
 from peerfabric.nodes.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
 
@@ -24,7 +25,6 @@ HEARD: Final = (signal.SIGINT, signal.SIGTERM)
 CODE_BASE: Final = 128
 """A process that a signal ended has this and its number as exit code, as shells, containers and systemd know it."""
 
-_log = logging.getLogger("peerfabric")
 
 _listeners: list[Ending] = []
 """The nodes that hear the next signal."""
@@ -52,7 +52,8 @@ class Ending:
         if not self._node.settings.signals:
             return
         if not _in_main_thread():
-            _log.warning("%s hears no signals, as another thread started it; start it in the main thread", name)
+            text = "%s hears no signals, as another thread started it; start it in the main thread"
+            remark(logging.WARNING, text, name)
             return
         _listeners.append(self)
         for number in HEARD:
@@ -60,7 +61,8 @@ class Ending:
                 _before[number] = signal.getsignal(number)
                 signal.signal(number, _on_signal)
             elif signal.getsignal(number) is not _on_signal:
-                _log.info("%s leaves %s to the program, which handles it", name, signal.Signals(number).name)
+                name_of_signal = signal.Signals(number).name
+                remark(logging.INFO, "%s leaves %s to the program, which handles it", name, name_of_signal)
         _look_up(lambda: self in _listeners)
 
     def stop(self) -> None:

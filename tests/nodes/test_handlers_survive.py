@@ -35,6 +35,25 @@ class NoDelay(Retry):
         """Forgets what it should call."""
 
 
+class WorksItOut(Retry):
+    def __init__(self, text: str) -> None:
+        Exception.__init__(self, text)
+
+    @property
+    def delay(self) -> float:  # type: ignore[override]
+        return float(os.environ["THE_HEADER_THAT_IS_NOT_THERE"])
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class Unreadable(Exception, metaclass=Nameless):
+    """Of a class that cannot even say what it is called."""
+
+
 def changed() -> Retry:
     """A Retry whose delay was spoilt after it was made."""
     retry = Retry("later")
@@ -55,6 +74,8 @@ FAILURES: dict[str, tuple[Callable[[], BaseException], str]] = {
     "retry": (lambda: Retry("later", 0), "later"),
     "no delay": (NoDelay, ""),
     "changed": (changed, "later"),
+    "works it out": (lambda: WorksItOut("later"), "later"),
+    "unreadable": (Unreadable, "an exception that cannot be read"),
 }
 
 

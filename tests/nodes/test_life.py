@@ -640,6 +640,33 @@ print("parent fine")
     assert out.splitlines() == ["forked True"] * 9 + ["parent fine"], out + err
 
 
+def test_threads_of_a_forked_child_are_none_of_its_parents(start: Any) -> None:
+    """The system gives them the numbers of threads that worked for a node of the parent; theirs wait as any other."""
+    child = start(
+        PRELUDE
+        + """
+import threading
+parent = Node("parent").__enter__()
+parent.consumer("orders", int)
+pid = os.fork()
+if pid == 0:
+    def work():
+        with Node("child", fabric="another") as node:
+            node.producer("jobs", int).send(1)
+            with node.consumer("jobs", int).get(timeout=20) as body:
+                print("child", body, flush=True)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    os._exit(0)
+os.waitpid(pid, 0)
+parent.close()
+"""
+    )
+    out, err = child.finish()
+    assert out.splitlines() == ["child 1"] * 4, out + err
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_node_built_at_import_works_in_each_child(start: Any, method: str) -> None:
     """As under a prefork server: it starts in each child by itself."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import pickle
 from decimal import Decimal
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from peerfabric import EncodeError, Reject, Retry
+from peerfabric import AsyncNode, EncodeError, Reject, Rejected, Retry
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX, shown
 from peerfabric.codec import Codec
+from peerfabric.nodes.beside import Clerk
 from tests.nodes.conftest import DEADLINE, Front
 
 SURROGATE = os.fsdecode(b"cannot read \xff.txt")
@@ -261,6 +264,55 @@ def test_rejections_take_what_exceptions_take() -> None:
 
 class Interrupted(BaseException):
     """As Ctrl-C is."""
+
+
+class Quits(msgspec.Struct):
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number == 0:
+            raise SystemExit("no such number")
+
+
+def test_a_body_type_that_ends_the_program_refuses_its_body(front: Front) -> None:
+    """Under a handler that is a body that does not fit: a dead letter, and the next one is handled."""
+    seen: list[int] = []
+
+    def handle(body: Quits) -> None:
+        seen.append(body.number)
+
+    with front.node() as a, front.node() as b:
+        b.on_message("orders")(handle)
+        orders = a.producer("orders", Any)
+        receipt = orders.send({"number": 0})
+        orders.send({"number": 1}, confirm="processed", timeout=DEADLINE)
+        with pytest.raises(Rejected, match="SystemExit: no such number"):
+            orders.wait(receipt, "processed", timeout=DEADLINE)
+    assert seen == [1]
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("batch", [False, True], ids=["message", "batch"])
+def test_an_ack_that_cannot_be_noted_is_a_nack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bool) -> None:
+    """Who writes for the event loop cannot be started: `ack` raises, and the message comes again at once."""
+
+    def refused(clerk: Any, *entry: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def story() -> None:
+        async with AsyncNode() as node:
+            producer = node.producer("orders", int)
+            consumer = node.consumer("orders", int, ledger=tmp_path / "ledger")
+            await producer.send(1)
+            taken: Any = await (anext(aiter(consumer.batches())) if batch else consumer.get(timeout=DEADLINE))
+            with monkeypatch.context() as patch:
+                patch.setattr(Clerk, "record", refused)
+                with pytest.raises(RuntimeError):
+                    taken.ack()
+            with await consumer.get(timeout=DEADLINE) as body:
+                assert body == 1
+
+    asyncio.run(story())
 
 
 def test_an_interrupted_decoding(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
