@@ -3,118 +3,167 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from math import inf
+from types import coroutine
+from typing import TYPE_CHECKING, Any
 
-from peerfabric.nodes.handlers import Handler, Take
+from peerfabric.nodes.handlers import REPLACE_AFTER, Handler, Take
 from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
-from peerfabric.nodes.message import Message
 from peerfabric.nodes.waiting import in_event_loop
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
 
-REPLACE_AFTER: Final = 1.0
-"""Seconds after which a task that somebody cancelled is replaced."""
-
-_EAGER: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-"""A call that never waits costs no turn of the event loop, where Python can do that."""
-
-_log = logging.getLogger("peerfabric")
-
 
 class TaskHandler(Handler):
-    """One decorated `async def`, the tasks that take its messages, and one more for each call."""
+    """One decorated `async def`, and the tasks that take its messages and run its calls."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._calls: set[asyncio.Task[Any] | None] = set()
+    runs_in = "task"
 
     def is_current(self) -> bool:
-        return bool(self._calls) and in_event_loop() and asyncio.current_task() in self._calls
+        return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task(), False)
 
     def _start_one(self, node: InnerNode, take: Take, number: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=self._short)
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._task_ended, node, take))
+        task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"{self._short}-{number}")
+        self._runners[task] = False
+        task.add_done_callback(partial(self._task_ended, node, take, number))
 
     def give_up(self) -> None:
-        for task in self._tasks:
+        for task in self._runners:
             task.cancel()
-        self._tasks = set()
+        super().give_up()
+
+    def join(self, timeout: float) -> None:
+        """It has no threads."""
 
     async def finish(self) -> None:
         """End the tasks; one that hangs is cancelled, which gives its message back."""
-        tasks = list(self._tasks)
+        tasks = list(self._runners)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run_task(self, node: InnerNode, take: Take) -> None:
-        judge_by(partial(self._task_has_failed, node, asyncio.current_task()))
-        await self._run(node, take, node.waiting)
+        task = asyncio.current_task()
+        assert task is not None
+        calls = _Calls(task, self._await)
+        judge_by(partial(self._task_has_failed, node, calls))
+        await self._run(task, node, take, node.waiting, calls.run)
 
-    def _task_ended(self, node: InnerNode, take: Take, task: asyncio.Task[None]) -> None:
-        """A task is over: with its node, as a rule, or cancelled by somebody, and then another one takes its place."""
-        if task not in self._tasks:
-            return  # its start came to nothing
-        self._tasks.remove(task)
-        if task.cancelled() and node.life is Life.RUNNING:
-            _log.error("a task of handler %s was cancelled while its node runs; another one follows", self.name)
+    def _task_ended(self, node: InnerNode, take: Take, number: int, task: asyncio.Task[None]) -> None:
+        """A task is over: with its node, as a rule."""
+        why = asyncio.CancelledError("by somebody") if task.cancelled() else task.exception()
+        if task in self._runners and node.life is Life.RUNNING:
             # If it is the whole loop that ends, it does so before this.
-            task.get_loop().call_later(REPLACE_AFTER, self._replace, node, take)
+            task.get_loop().call_later(REPLACE_AFTER, self._replace, task, node, take, number, why)
 
-    def _replace(self, node: InnerNode, take: Take) -> None:
-        if node.life is Life.RUNNING:
-            self._start_one(node, take, 0)
-
-    def _call(self, item: Any) -> Coroutine[Any, Any, None]:
-        """What calls the function in a task of its own: it has a context of its own, and can only cancel itself."""
-        return self._call_in_task(item)
-
-    async def _call_in_task(self, item: Any) -> None:
-        loop = asyncio.get_running_loop()
-        call: asyncio.Task[None] = asyncio.Task(self._await(item), loop=loop, name=f"{self._short}-call", **_EAGER)
-        try:
-            if not call.done():
-                await call
-            else:
-                call.result()
-        except asyncio.CancelledError:
-            if isinstance(item, Message):
-                item.give_back()  # it may not even have begun
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            pass  # the loop has it, and ends
-        taker = asyncio.current_task()
-        if taker is not None and taker.cancelling():
-            raise asyncio.CancelledError  # which the function kept for itself
-
-    async def _await(self, item: Any) -> None:
-        call = asyncio.current_task()
-        self._calls.add(call)
+    async def _await(self, item: Any, calls: _Calls) -> None:
         try:
             await (self.function(item.body, item) if self.wants_message else self.function(item.body))
+            if calls.cancels_itself:
+                raise asyncio.CancelledError("the handler cancelled itself and returned")
         except BaseException as error:
             self._failed(item, error)
             if not isinstance(error, Exception) and not has_failed(error):
                 raise
         else:
             self._done(item)
-        finally:
-            self._calls.discard(call)
 
-    def _task_has_failed(self, node: InnerNode, taker: asyncio.Task[Any] | None, error: BaseException) -> bool:
-        """As `_has_failed`; what also comes from outside: the task that makes the calls is cancelled, the loop ends."""
+    def _task_has_failed(self, node: InnerNode, calls: _Calls, error: BaseException) -> bool:
+        """As `_has_failed`; what also comes from outside: the task that runs the calls is cancelled, the loop ends."""
         match error:
             case asyncio.CancelledError():
-                return taker is None or not taker.cancelling()
+                return not calls.is_cancelled
             case GeneratorExit():
                 return in_event_loop()  # else what was left of the loop is thrown away
             case _:
                 return self._has_failed(node, error)
+
+
+class _Calls:
+    """The calls that one task runs, one after the other, each in a copy of its context.
+
+    A task for each call would cost more than most calls. So a call can cancel the task that runs all of them, and what
+    it asked for itself is told from what others ask for: by when it was asked, within a step of the call or not.
+
+    own <= before, and own <= task.cancelling() unless the call takes it back within the present step
+    """
+
+    def __init__(self, task: asyncio.Task[Any], make: Callable[[Any, _Calls], Coroutine[Any, Any, None]]) -> None:
+        self._task = task
+        self._make = make
+        self._before: float = inf
+        """How often the task was asked to cancel when the present step began; between steps everything was before."""
+        self._own = 0
+        """How often the present call asked in the steps before this one."""
+
+    @property
+    def cancels_itself(self) -> bool:
+        """Whether the present step asked for a cancellation, which has not come by now."""
+        return self._task.cancelling() > self._before
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody else has cancelled the task."""
+        return min(self._before, self._task.cancelling()) > self._own
+
+    def run(self, item: Any) -> Coroutine[Any, Any, None] | None:
+        """Begin a call; None: it is over, as it never had to wait."""
+        call, context = self._make(item, self), copy_context()
+        self._before = self._task.cancelling()
+        try:
+            waits_for = context.run(call.send, None)
+        except StopIteration:
+            return self._settle() if self._task.cancelling() else None
+        finally:
+            pending = self._task.cancelling() - self._before
+            if pending:
+                self._own = max(0, self._own + int(pending))
+            self._before = inf
+        return self._finish(call, context, waits_for)
+
+    async def _finish(self, call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> None:
+        await self._drive(call, context, waits_for)
+        if self._task.cancelling():
+            await self._settle()
+
+    @coroutine
+    def _drive(self, call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> Generator[Any, Any, None]:
+        """Go on with a call that waits, as `await call` would, with each step in its context."""
+        while True:
+            step: Callable[[Any], Any] = call.send
+            value: Any
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                step, value = call.throw, error
+            self._before = self._task.cancelling()
+            try:
+                waits_for = context.run(step, value)
+            except StopIteration:
+                return
+            finally:
+                self._own = max(0, self._own + self._task.cancelling() - int(self._before))
+                self._before = inf
+                del value
+
+    async def _settle(self) -> None:
+        """Undo what the call has asked for.
+
+        Raises:
+            CancelledError: Somebody else has, too, and the call has kept it for itself.
+        """
+        for _ in range(self._own):
+            self._task.uncancel()
+        if self._own:
+            self._own = 0
+            try:
+                await asyncio.sleep(0)  # before Python 3.13 it comes all the same, if it has not come yet
+            except asyncio.CancelledError:
+                pass
+        if self._task.cancelling():
+            raise asyncio.CancelledError

@@ -7,20 +7,19 @@ import logging
 import sys
 import threading
 import typing
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import described, option_count
-from peerfabric.discovery.locks import Lock
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
 from peerfabric.nodes import signals
 from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, Suspending, Waiting, complete, wait_until
+from peerfabric.nodes.waiting import Blocking, Suspending, ThreadWaiter, Waiting, complete, wait_until
 
 if TYPE_CHECKING:
     from peerfabric.nodes.inner_node import InnerNode
@@ -35,6 +34,8 @@ Source = Callable[["Handler"], tuple[Any, Take]]
 CONCURRENCY_MAX: Final = 1024
 PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
 """Seconds after which a handler that could not take tries again; doubled each time."""
+REPLACE_AFTER: Final = 1.0
+"""Seconds after which a thread or task that ended is replaced."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -51,6 +52,8 @@ class Handler:
         TypeError: Its parameters say no body type.
     """
 
+    runs_in = "thread"
+
     def __init__(
         self, function: Callable[..., Any], concurrency: int, *, kind: type, names: Mapping[str, Any] | None = None
     ) -> None:
@@ -60,19 +63,18 @@ class Handler:
         step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
         self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
         self.body_type, self.wants_message = _signature(function, kind, names)
-        self._threads: list[threading.Thread] = []
-        self._busy = 0
+        self._runners: dict[Any, bool] = {}
+        """Its threads or tasks, and whether a call runs in each, which only itself writes down."""
         self._left: Callable[[], None] = lambda: None
-        self._lock = Lock()
 
     @property
     def busy(self) -> int:
         """Calls that are running now."""
-        return self._busy
+        return sum(list(self._runners.values()))
 
     def is_current(self) -> bool:
         """Whether one of its calls asks."""
-        return threading.current_thread() in self._threads
+        return threading.current_thread() in self._runners
 
     def start(self, node: InnerNode, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None.
@@ -89,44 +91,70 @@ class Handler:
 
     def _start_one(self, node: InnerNode, take: Take, number: int) -> None:
         name = f"{self._short}-{number}"
-        thread = threading.Thread(target=self._run_thread, args=(node, take), name=name, daemon=True)
+        thread = threading.Thread(target=self._run_thread, args=(node, take, number), name=name, daemon=True)
         thread.start()
-        self._threads.append(thread)
+        self._runners[thread] = False
 
     def give_up(self) -> None:
         """The start came to nothing. The caller has held the life lock since."""
-        self._threads = []
+        self._runners.clear()
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, which end with their node; a call that hangs is left behind."""
-        for thread in self._threads:
+        for thread in list(self._runners):
             if thread is not threading.current_thread():
                 thread.join(timeout)
 
     async def finish(self) -> None:
         """End what runs in the event loop, which ends with its node."""
 
-    def _run_thread(self, node: InnerNode, take: Take) -> None:
-        with node.life_lock:
-            if threading.current_thread() not in self._threads:
-                return  # the start came to nothing
-        waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
-        judge_by(partial(self._has_failed, node))
-        complete(self._run(node, take, waiting))
+    def _run_thread(self, node: InnerNode, take: Take, number: int) -> None:
+        me = threading.current_thread()
+        why: BaseException | None = None
+        try:
+            with node.life_lock:
+                if me not in self._runners:
+                    return  # the start came to nothing
+            waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
+            judge_by(partial(self._has_failed, node))
+            complete(self._run(me, node, take, waiting, self._call))
+        except BaseException as error:
+            why = error
+        while me in self._runners and node.life is Life.RUNNING:
+            _pause_thread(node)
+            with suppress(RuntimeError, MemoryError):  # no thread can be started now
+                self._replace(me, node, take, number, why)
 
-    async def _run(self, node: InnerNode, take: Take, waiting: Waiting) -> None:
+    def _replace(self, me: Any, node: InnerNode, take: Take, number: int, why: BaseException | None) -> None:
+        """Start another thread or task in place of `me`, which has ended, if the node still runs."""
+        with node.life_lock:
+            if me not in self._runners or node.life is not Life.RUNNING:
+                return
+            self._start_one(node, take, number)
+            del self._runners[me]
+        with suppress(Exception):  # it may be the log that fails
+            reason = "with no reason" if why is None else described(why)
+            text = "a %s of handler %s ended while its node runs, and another one has taken its place: %s"
+            _log.error(text, self.runs_in, self.name, reason, exc_info=why)
+
+    async def _run(
+        self, me: Any, node: InnerNode, take: Take, waiting: Waiting, call: Callable[[Any], Awaitable[None] | None]
+    ) -> None:
         """Until the node is closed, take and call, whatever is raised."""
+        runners, left = self._runners, self._left
         pause = PAUSE_FIRST
         while True:
             try:
                 while (item := await take(waiting)) is not None:
-                    self._enter()
+                    # No lock: each thread and task writes down its own.
+                    runners[me] = True
                     try:
-                        running = self._call(item)
+                        running = call(item)
                         if running is not None:
                             await running
                     finally:
-                        self._leave()
+                        runners[me] = False
+                        left()
                     del item
                     pause = PAUSE_FIRST
                 return
@@ -143,30 +171,22 @@ class Handler:
                 await wait_until(waiting, node.closing.done, lambda: node.is_closed or None, pause, lambda: self.name)
             pause = min(2 * pause, PAUSE_MAX)
 
-    def _enter(self) -> None:
-        with self._lock:
-            self._busy += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._busy -= 1
-        self._left()
-
-    def _call(self, item: Any) -> Coroutine[Any, Any, None] | None:
-        """Call the function, in a context of its own, or return what does so.
+    def _call(self, item: Any) -> None:
+        """Call the function, in a context of its own.
 
         It is a copy of the thread's, so that the next call does not see what this one sets.
         """
-        arguments = (item.body, item) if self.wants_message else (item.body,)
         try:
-            returned = copy_context().run(self.function, *arguments)
+            if self.wants_message:
+                returned = copy_context().run(self.function, item.body, item)
+            else:
+                returned = copy_context().run(self.function, item.body)
             if returned is not None:
                 _refuse_unrun(returned, self.name)
         except BaseException as error:
             self._failed(item, error)
         else:
             self._done(item)
-        return None
 
     def _done(self, item: Any) -> None:
         if isinstance(item, Message):
@@ -277,6 +297,17 @@ class Handlers:
         """The node is closed: end what runs as tasks."""
         for handler in self:
             await handler.finish()
+
+
+def _pause_thread(node: InnerNode) -> None:
+    """Let some time pass, or the node be closed. Not by `wait_until`, which may be what the thread ended of."""
+    waiter = ThreadWaiter()
+    node.closing.done.enter(waiter)
+    try:
+        if not node.is_closed:
+            waiter.wait(REPLACE_AFTER)
+    finally:
+        node.closing.done.leave(waiter)
 
 
 def _refuse_unrun(returned: object, name: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -15,8 +17,10 @@ from typing import Any
 import pytest
 
 from peerfabric import AsyncNode, ConfigError, Message, Node, NodeClosed, Reject, Rejected, Retry, Update
+from peerfabric.nodes import handlers
 from peerfabric.nodes.async_consumer import AsyncConsumer
 from peerfabric.nodes.async_topics import AsyncSubscriber
+from peerfabric.nodes.handlers import Handler
 from peerfabric.nodes.waiting import Blocking
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
@@ -210,6 +214,145 @@ def test_tasks_that_somebody_cancels_are_replaced(errors: Callable[[], list[str]
 
     asyncio.run(story())
     assert [line.startswith("a task of handler") for line in errors()] == [True, True]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("error", [SystemExit("killed"), ValueError("a bug")], ids=["exit", "exception"])
+@pytest.mark.usefixtures("runtime")
+def test_a_runner_that_ends_is_replaced(
+    is_async: bool, error: BaseException, monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
+) -> None:
+    """A thread or task that ends of whatever comes where nothing catches it; one that only closes does not."""
+    run: Any = Handler._run
+    faults = iter([error])
+
+    async def ends(handler: Handler, *args: Any) -> None:
+        for fault in faults:
+            if is_async and not isinstance(fault, Exception):
+                raise asyncio.CancelledError("no exit, which would be that of the loop")
+            raise fault
+        await run(handler, *args)
+
+    monkeypatch.setattr(Handler, "_run", ends)
+
+    async def story() -> None:
+        seen: list[int] = []
+
+        def cook(order: int) -> None:
+            seen.append(order)
+
+        async def cook_async(order: int) -> None:
+            seen.append(order)
+
+        async with AsyncNode() as a, AsyncNode() as b:
+            b.on_message("orders")(cook_async if is_async else cook)
+            producer = a.producer("orders", int)
+            await producer.send(1)
+            await producer.flush(timeout=DEADLINE)
+        assert seen == [1]
+
+    asyncio.run(story())
+    kind = "task" if is_async else "thread"
+    [line] = errors()
+    assert line.startswith(f"a {kind} of handler ")
+    assert "ended while its node runs, and another one has taken its place: " in line
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_thread_that_is_ended_from_outside_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, errors: Callable[[], list[str]]
+) -> None:
+    """While it pauses after a fault, by what debuggers and schedulers of tests throw into threads."""
+    take: Any = AsyncConsumer.next_message
+    faults = iter([RuntimeError("a bug")])
+    paused: list[int] = []
+
+    async def fails(handle: Any, waiting: Any, timeout: float | None = None) -> Any:
+        for fault in faults:
+            raise fault
+        return await take(handle, waiting, timeout)
+
+    async def pauses(*_: Any) -> None:
+        paused.append(threading.get_ident())
+        while True:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(AsyncConsumer, "next_message", fails)
+    monkeypatch.setattr(handlers, "wait_until", pauses)
+    with Node() as a:
+        done = threading.Event()
+
+        @a.on_message("orders")
+        def cook(order: int) -> None:
+            done.set()
+
+        eventually(lambda: paused, "the pause")
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(paused[0]), ctypes.py_object(SystemExit))
+        a.producer("orders", int).send(1)
+        assert done.wait(DEADLINE)
+    assert [line.partition(" ended")[0].partition(" handler ")[0] for line in errors()[1:]] == ["a thread of"]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_what_a_call_asks_of_its_task_is_its_own_affair(errors: Callable[[], list[str]]) -> None:
+    """A cancellation of itself fails the call, come or not, and its timeouts and groups work; its task goes on."""
+
+    async def story() -> None:
+        seen: list[tuple[int, int]] = []
+        tasks: set[asyncio.Task[Any] | None] = set()
+
+        async def fail() -> None:
+            raise ValueError("in a group")
+
+        async def group_that_fails() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                await asyncio.sleep(DEADLINE)
+
+        async def each(order: int) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.add(task)
+            match order:
+                case 1:
+                    task.cancel()
+                case 2:
+                    await asyncio.sleep(0)
+                    task.cancel()
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(DEADLINE)
+                case 3:
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.01):
+                            await asyncio.sleep(DEADLINE)
+                    raise asyncio.CancelledError("after a timeout")
+                case 4:
+                    with pytest.raises(ExceptionGroup):
+                        await group_that_fails()
+                    await asyncio.wait_for(asyncio.sleep(0), DEADLINE)
+                case 5:
+                    await asyncio.sleep(0)
+                    task.cancel()
+
+        async with AsyncNode() as a, AsyncNode() as b:
+
+            @b.on_message("orders")
+            async def cook(order: int, message: Message[int]) -> None:
+                seen.append((order, message.attempt))
+                await each(order)
+
+            producer = a.producer("orders", int, max_attempts=1)
+            await producer.send_many(range(7))
+            await producer.flush(timeout=DEADLINE)
+            assert sorted(seen) == [(order, 1) for order in range(7)]
+            letters = {letter.body: letter.error for letter in await a.dead_letters("orders")}
+            unseen = "CancelledError: the handler cancelled itself and returned"
+            assert letters == {1: unseen, 3: "CancelledError: after a timeout", 5: unseen}
+        assert len(tasks) == 1
+
+    asyncio.run(story())
+    assert {line.partition(" failed on")[0] for line in errors()} == {"the handler of orders"}
 
 
 @pytest.mark.parametrize("kind", ["message", "update"])
