@@ -119,13 +119,13 @@ def _holds_any(rank: Rank) -> bool:
     return any(lock is not None and lock.is_ours() for lock in [ref() for ref in list(_all[rank])])
 
 
-def refuse_inside(*ranks: Rank) -> None:
+def refuse_inside() -> None:
     """Refuse what must not be half done, or would wait for long, to user code that interrupts a call of ours.
 
     Raises:
-        WouldDeadlock: This thread holds a lock, of one of `ranks` if some are given.
+        WouldDeadlock: This thread holds a lock.
     """
-    if any(_holds_any(rank) for rank in ranks or Rank):
+    if _holds(Rank.LIFE):
         raise Lock.refusal()
 
 

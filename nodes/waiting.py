@@ -16,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.arguments import check_timeout
-from peerfabric.discovery.locks import Rank, refuse_in_own_thread, refuse_inside
+from peerfabric.discovery.locks import refuse_in_own_thread, refuse_inside
 from peerfabric.errors import TimedOut
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ LOOK_UP_EVERY: Final = 1.0
 """Seconds after which the main thread looks up from a wait. A signal that comes just before it begins to wait, or to
 another thread, does not interrupt the system's wait, and its handler runs only when the main thread runs again."""
 
-UNASKED: Final = ((0.002, (Rank.ENGINE,)), (0.05, ()))
-"""Seconds that a thread is blocked before it is asked whether it may be: first as far as its node stands still, and
-then about all locks, which takes longer the more there are."""
+UNASKED: Final = 0.05
+"""Seconds that a thread is blocked before it is asked whether it may be, as asking takes time and most waits are short.
+A node may stand still for as long if user code that interrupts one of its calls waits."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -97,12 +97,12 @@ class Blocking:
         left = inf if timeout is None else timeout
         if threading.current_thread() is threading.main_thread():
             left = min(left, LOOK_UP_EVERY)
-        for unasked, ranks in () if waiter.asked else UNASKED:
-            if waiter.wait(min(left, unasked)) or left <= unasked:
+        if not waiter.asked and left > UNASKED:
+            if waiter.wait(UNASKED):
                 return
-            left -= unasked
-            refuse_inside(*ranks)
-        waiter.asked = True
+            left -= UNASKED
+            refuse_inside()
+            waiter.asked = True
         waiter.wait(left)
 
 

@@ -69,11 +69,11 @@ class Claim:
     """
 
     def __init__(self, files: Files, claims: str, node_id: str, folder: str) -> None:
-        self._files, self._path = files, f"{claims}/{node_id.encode().hex()}.lock"
+        self._files, self.path = files, f"{claims}/{node_id.encode().hex()}.lock"
         self.lock = -1
         """-1: there is no space for it, which keeps no spool from starting."""
         try:
-            self.lock = files.lock(self._path)
+            self.lock = files.lock(self.path)
         except SpoolLocked as error:
             who = f"process {error.pid}" if error.pid else "another process"
             raise SpoolLocked(folder, error.pid, f"is a copy of the spool that {who} uses") from None
@@ -90,8 +90,8 @@ class Claim:
         """Give the id up, and leave nothing behind."""
         if self.lock >= 0:
             try:
-                if self._files.is_at(self.lock, self._path):  # else it was cleared away, and is perhaps somebody else's
-                    self._files.unlink(self._path)
+                if self._files.is_at(self.lock, self.path):  # else it was cleared away, and is perhaps somebody else's
+                    self._files.unlink(self.path)
             except OSError:
                 pass  # a file of this name that nobody has locked is in nobody's way
         self.abandon()

@@ -34,6 +34,8 @@ class Owner(msgspec.Struct, kw_only=True, frozen=True):
     pid: int = 0
     boot: str = ""
     started: str = ""
+    claim: str = ""
+    """The lock of the node id that is held as long as it is open; empty if there was none to be had."""
     died: bool = False
     counter: int = 0
 
@@ -174,13 +176,29 @@ def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> 
             warnings.append(f"{folder}/node is lost or damaged; node id and epoch are taken from segments")
         return owner
     if owner.place != place:
-        if owner.pid and files.alive(owner.process):
+        if owner.pid and files.alive(owner.process) and _is_claimed(files, owner.claim):
             problem = f"is a copy of the spool that process {owner.pid} uses"
             raise SpoolLocked(folder, owner.pid, problem)
         warnings.append(
             f"{folder} is a copy: its messages have the ids of the original; run one of the two, and delete the other"
         )
     return owner
+
+
+def _is_claimed(files: Files, claim: str) -> bool:
+    """Whether a spool is open in a process that runs, which may have closed it and could not tell this copy.
+
+    Without a claim nobody can say, and a process that ran with it is taken to do so still.
+    """
+    if not claim:
+        return True
+    try:
+        files.close(files.lock(claim, shared=True))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def check_ours(files: Files, folder: str) -> None:

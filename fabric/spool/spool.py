@@ -138,6 +138,7 @@ class Spool:
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
                 claim.sign(owner.pid)
+                owner = msgspec.structs.replace(owner, claim=claim.path if claim.lock >= 0 else "")
             sign(files, lock, owner.pid)
             budget = Budget(files, folder, limit_bytes, segment_bytes, segment_bytes if spare else 0)
             budget.spare.find()

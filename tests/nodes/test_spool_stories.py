@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -563,6 +564,31 @@ def test_of_a_spool_and_its_copy_one_runs(front: Front, tmp_path: Path) -> None:
         with front.node("second", spool=tmp_path / second) as node:
             node.producer("jobs", bytes)
             assert node.statistics().node_id == node_id
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "restored"])
+def test_a_copy_runs_when_the_original_is_closed(front: Front, tmp_path: Path, how: str) -> None:
+    """Though its process lives on, and could not write into the copy that it has closed."""
+    spool, copy = tmp_path / "spool", tmp_path / "copy"
+    node = front.node("shop", spool=spool)
+    node.producer("jobs", int).send(17)
+    shutil.copytree(spool, copy)
+    match how:
+        case "deleted":
+            shutil.rmtree(spool)
+        case "moved":
+            spool.rename(tmp_path / "aside")
+    if how != "restored":
+        copy.rename(spool)
+        copy = spool
+    with pytest.raises(SpoolLocked, match="is a copy of the spool that process"):
+        front.node("shop", spool=copy).__enter__()
+    with suppress(Undelivered):
+        node.close(timeout=0.1)
+    with front.node("shop", spool=copy) as again:
+        again.producer("jobs", int)
+        assert [body for _, body in take(front, 1)] == [17]
+        again.producer("jobs", int).flush(timeout=DEADLINE)
 
 
 def test_a_spool_that_is_deleted_while_in_use(front: Front, tmp_path: Path, fsync: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from peerfabric import ConfigError, Once, TimedOut
 from peerfabric.arguments import shown
+from peerfabric.nodes.waiting import Blocking, ThreadWaiter, complete
 from tests.nodes.conftest import DEADLINE, Front
 
 CALLS: dict[str, Callable[[Any, Any], Any]] = {
@@ -101,3 +102,20 @@ def test_what_once_forgets() -> None:
     for age in (nan, inf, "5"):
         with pytest.raises((TypeError, ValueError), match=r"older_than=.*give a finite number"):
             once.forget(age)  # type: ignore[arg-type]
+
+
+class SoonWoken(ThreadWaiter):
+    """A waiter that is woken after 10 ms, and knows how often its thread went to sleep for that."""
+
+    sleeps = 0
+
+    def wait(self, timeout: float | None) -> bool:
+        self.sleeps += 1
+        return timeout is None or timeout >= 0.01
+
+
+def test_a_short_wait_is_one_sleep() -> None:
+    """The thread is not woken only to be asked whether it may wait."""
+    waiter = SoonWoken()
+    complete(Blocking().park(waiter, DEADLINE))
+    assert waiter.sleeps == 1
