@@ -5,12 +5,11 @@ A handler of log lines is user code: it may call peerfabric, or wait for somebod
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_log = logging.getLogger("peerfabric")
+from peerfabric.discovery.log import log as _log
 
 
 class _Held(threading.local):

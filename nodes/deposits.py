@@ -6,12 +6,12 @@ hand over what they send and wait; the disk's thread appends it, syncs once for 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.log import log as _log
 from peerfabric.envelope import Extra
 from peerfabric.errors import SpoolError
 from peerfabric.stats import DeadLetter
@@ -19,8 +19,6 @@ from peerfabric.stats import DeadLetter
 if TYPE_CHECKING:
     from peerfabric.nodes.stores import Store
     from peerfabric.nodes.storing import Storing
-
-_log = logging.getLogger("peerfabric")
 
 SYNC_PATIENCE: Final = 0.7
 """Seconds after which senders learn that a sync fails; it is tried on."""

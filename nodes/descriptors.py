@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
@@ -49,8 +50,6 @@ _PEERS_MIN: Final = 64
 STEP: Final = "raise `ulimit -n`, or close what is open"
 
 _OPEN: Final = "/proc/self/fd"
-
-_log = logging.getLogger("peerfabric")
 
 
 class Table:

@@ -6,7 +6,6 @@ for; and from time to time writes cursors, after which consumers may forget what
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from errno import ENOENT
 from typing import Final, Protocol
 
 from peerfabric.discovery.locks import OwnThread
+from peerfabric.discovery.log import log as _log
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.beside import Errand
 from peerfabric.nodes.pump import Pump
@@ -28,8 +28,6 @@ CURSOR_EVERY: Final = 0.05
 CURSOR_EVERY_SYNCED: Final = 0.25
 RETRY_AFTER: Final = 0.25
 """Seconds until a disk that refused is asked again."""
-
-_log = logging.getLogger("peerfabric")
 
 
 class Storing(Protocol):

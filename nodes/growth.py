@@ -9,7 +9,6 @@ and what happens to the memory then says whether it was there.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.reminder import Reminders
 
 GROWTH: Final = 256 * 1024 * 1024
@@ -41,8 +41,6 @@ LOOKS: Final = 4
 _STEP: Final = 1024 * 1024
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-
-_log = logging.getLogger("peerfabric")
 
 
 class Growth:

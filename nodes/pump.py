@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 from peerfabric.discovery.locks import Lock, OwnThread, Rank
+from peerfabric.discovery.log import log as _log
 from peerfabric.engine import Engine
 from peerfabric.nodes.sockets import (
     Connected,
@@ -35,8 +36,6 @@ LOOK_EVERY: Final = 1.0
 
 NAP: Final = 0.002
 """Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""
-
-_log = logging.getLogger("peerfabric")
 
 
 class Handle(Protocol):
@@ -205,8 +204,6 @@ class Pump:
             found = self._handles.get(end)
             if found is not None:
                 found.changed()
-        for notice in notices:
-            _log.log(logging.getLevelName(notice.level.upper()), "%s", notice.text)
         if met:
             self.on_met(met)
         if learned:
@@ -215,6 +212,8 @@ class Pump:
             self._look_at = now + LOOK_EVERY
             self._look()
         self.turned.open()
+        for notice in notices:  # last, as handlers of the user take their time
+            _log.log(logging.getLevelName(notice.level.upper()), "%s", notice.text)
         if alerts:
             return 0.0
         timeout = None if deadline is None else max(0.0, deadline - clock())

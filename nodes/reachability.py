@@ -8,7 +8,6 @@ somebody else has taken a path of ours, does it listen at new ones, and tells ev
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 import msgspec
 
 from peerfabric.discovery.host import RUNTIME_VARIABLE, FabricFolder, private_folder
+from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.envelope import Address
 from peerfabric.errors import ConfigError
@@ -28,8 +28,6 @@ RETRY_FIRST, RETRY_MAX = 1.0, 30.0
 """Seconds until what failed is tried again, doubled each time."""
 
 _IPC: Final = "ipc://"
-
-_log = logging.getLogger("peerfabric")
 
 
 class Reachability:

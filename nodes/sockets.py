@@ -13,7 +13,6 @@ looked, until a `recv` found it empty; `wait` does not sleep before that.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import select
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import zmq
 
+from peerfabric.discovery.log import log as _log
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.nodes.descriptors import (
     ENOUGH,
@@ -83,8 +83,6 @@ _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
 _POLLOUT: Final = int(zmq.POLLOUT)
-
-_log = logging.getLogger("peerfabric")
 
 
 class Probed(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ import msgspec
 from peerfabric.backlog import Recovered
 from peerfabric.batch import cuts, join, split
 from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
@@ -39,7 +40,6 @@ BUSY_MAX: Final = 1.0
 """Seconds after which a node that closes does not wait for a disk that hangs, to look what is there."""
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
-_log = logging.getLogger("peerfabric")
 _encode = msgspec.msgpack.Encoder().encode
 _extras = msgspec.msgpack.Decoder(list[Extra])
 _letter = msgspec.msgpack.Decoder(DeadLetter)

@@ -6,7 +6,6 @@ memory if `on_full="spool"` says so.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.batch import cuts
 from peerfabric.discovery.locks import Lock, Rank
+from peerfabric.discovery.log import log as _log
 from peerfabric.envelope import Extra
 from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.inflight import MESSAGE_OVERHEAD, cost
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
-
-_log = logging.getLogger("peerfabric")
 
 
 class _Underway:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
 
+from peerfabric.discovery.log import log as _log
 from peerfabric.nodes.descriptors import PENDING, RESERVE, table
 from peerfabric.nodes.intake import Intake, ZmqSocket
 from peerfabric.nodes.probe import is_dialable
-
-_log = logging.getLogger("peerfabric")
 
 
 class Updates(Intake):
