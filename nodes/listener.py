@@ -57,6 +57,8 @@ class Listener:
         self._files: dict[str, _File] = {}
         self._kernel: dict[str, socket.socket] = {}
         """What the kernel listens with, by what libzmq was told. Not for old ones, which never move."""
+        self._lent: set[str] = set()
+        """Those of which the socket has a copy."""
         self._old: list[str] = []
 
     def __contains__(self, endpoint: str) -> bool:
@@ -118,12 +120,15 @@ class Listener:
         """The socket was closed; let `to` accept in its place, also those who have connected meanwhile.
 
         Raises:
-            OSError: There are no descriptors; `to` does not accept everywhere.
+            OSError: There are no descriptors; `to` does not accept everywhere. Called again, it goes on from there.
         """
-        self._socket = to
-        self._old.clear()
+        if to is not self._socket:
+            self._socket = to
+            self._old.clear()
+            self._lent.clear()
         for told, kernel in self._kernel.items():
-            self._lend(told, kernel)
+            if told not in self._lent:
+                self._lend(told, kernel)
 
     def close(self) -> None:
         """Listen no more, and remove the files. The socket is closed already. May be called twice."""
@@ -167,9 +172,19 @@ class Listener:
         return real
 
     def _lend(self, told: str, kernel: socket.socket) -> None:
-        """Let ZeroMQ accept, from a copy that it will close."""
-        self._socket.set(zmq.USE_FD, os.dup(kernel.fileno()))
-        self._socket.bind(told)
+        """Let ZeroMQ accept, from a copy that it will close.
+
+        Raises:
+            OSError: It does not.
+        """
+        copy = os.dup(kernel.fileno())
+        try:
+            self._socket.set(zmq.USE_FD, copy)
+            self._socket.bind(told)
+        except zmq.ZMQError as error:
+            os.close(copy)  # libzmq takes it over in a bind that cannot fail any more
+            raise OSError(error.errno, error.strerror) from error
+        self._lent.add(told)
 
     def _spell(self, file: _File) -> str:
         """Return a text for the path that is not bound now. If it has no room for another slash, unbind old ones."""
@@ -188,6 +203,7 @@ class Listener:
         if bound:
             self._old.append(bound)
             self._kernel.pop(bound).close()
+            self._lent.discard(bound)
         if len(self._old) > OLD_MAX:
             self._unbind(self._old.pop(0))
 

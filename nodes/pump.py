@@ -80,7 +80,9 @@ class Pump:
         self._look: Callable[[], None] = lambda: None
         self._look_at = inf
         self._sockets = sockets
-        sockets.complain_by(lambda text: engine.notices.add("warning", text))  # as `lock` is held then
+        # A line of the log could call a user's handler under `lock`. The notices need no lock here: nobody but this
+        # pump's thread, which is the one that complains, takes them.
+        sockets.complain_by(lambda text: engine.notices.add("warning", text))
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False

@@ -178,7 +178,8 @@ class Sockets:
         self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
         self._low = False  # few descriptors are left: nobody is to be let in
         self._shut = False  # and nobody new finds us over ipc
-        self._unbound: list[tuple[Listener, ZmqSocket]] = []  # that were made anew
+        self._unbound: dict[Listener, ZmqSocket] = {}  # that were made anew, and do not accept everywhere yet
+        self._unbound_told = False
         self._look_at = 0.0
         self._moved = 0  # bytes of bodies that were sent or received
         self._watch = Watch(
@@ -190,7 +191,11 @@ class Sockets:
         self._closed = False
 
     def complain_by(self, complain: Callable[[str], None]) -> None:
-        """From now on `complain` is called with what a person may have to see to; by who calls `dial` under a lock."""
+        """From now on `complain` is called with what a person may have to see to.
+
+        It is called by `dial` and `follow`, under whatever lock they are called, and by `wait`, which dials those that
+        had to wait for descriptors, without one. So it must wait for nobody; all of them belong to one thread.
+        """
         self._complain = self._updates.complain = complain
 
     def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -216,8 +221,8 @@ class Sockets:
         Raises:
             OSError: The files cannot be looked at, which says nothing about them.
         """
-        if self._shut:
-            return []  # we removed them, and put them back when there are descriptors
+        if self._shut or self._unbound:
+            return []  # we removed them, and put them back when there are descriptors; or no socket can be bound now
         return [endpoint for listener in self._listeners for endpoint in listener.gone()]
 
     def bind_again(self, endpoint: str) -> None:
@@ -517,17 +522,31 @@ class Sockets:
                 listener.remove_files()
         if self._low or self._watch.judging:
             return
-        if self._shut:
+        if self._unbound:
+            self._bind_unbound(now)
+        if self._shut and not self._unbound:
             self._open_again()
-        while self._unbound:
-            listener, socket = self._unbound.pop()
-            listener.move(socket)
-            self._look_at_bound()
         if self._updates.waits:
             self._updates.follow_others()
         while self._undialled and not self._low:
-            wire, endpoint = self._undialled.popitem()
+            wire, endpoint = next(iter(self._undialled.items()))  # who has waited longest; `dial` takes it out
             self.dial(wire, endpoint)
+
+    def _bind_unbound(self, now: float) -> None:
+        """Let the sockets that were made anew accept; who does not everywhere is tried again at the next look."""
+        for listener, socket in list(self._unbound.items()):
+            try:
+                listener.move(socket)
+            except OSError as error:
+                self._look_at = min(self._look_at, now + LOOK_EVERY)
+                if not self._unbound_told:
+                    self._unbound_told = True
+                    where = " or ".join(listener.endpoints)
+                    _log.error("nobody new can connect to %s until that can be bound: %s", where, error.strerror)
+            else:
+                del self._unbound[listener]
+        self._unbound_told = self._unbound_told and bool(self._unbound)
+        self._look_at_bound()
 
     def _look_at_bound(self) -> None:
         """After calls that may have taken the news of what is bound."""
@@ -551,7 +570,7 @@ class Sockets:
 
     def _renew_inbox(self) -> None:
         self._renew(self._inbox, zmq.PULL)
-        self._unbound.append((self._listeners[0], self._inbox.socket))
+        self._unbound[self._listeners[0]] = self._inbox.socket
 
     def _renew_updates(self) -> None:
         self._renew(self._updates, zmq.SUB)
@@ -560,7 +579,7 @@ class Sockets:
         self._forget(self._outbox_fd)
         self._outbox.close()
         self._outbox = self._open_outbox()
-        self._unbound.append((self._listeners[1], self._outbox))
+        self._unbound[self._listeners[1]] = self._outbox
 
     def _renew_wires(self) -> None:
         for wire in list(self._wires):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -182,3 +183,40 @@ def test_left_endpoint_has_no_file(bound: Bound, folder: Path) -> None:
     assert not path.exists()
     assert bound.listener.gone() == []
     assert bound.hears(early)
+
+
+def test_move_that_fails_goes_on_where_it_stopped(bound: Bound, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was bound before stays so, and the rest follows when there are descriptors."""
+    endpoints = [bound.listener.bind(f"ipc://{folder / name}") for name in ("one", "two", "three")]
+    bound.pull.close()
+    bound.pull = bound.context.socket(zmq.PULL)
+    dup, left = os.dup, [1]
+
+    def scarce(fd: int) -> int:
+        if not left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        left.pop()
+        return dup(fd)
+
+    monkeypatch.setattr(os, "dup", scarce)
+    with pytest.raises(OSError, match="Too many open files"):
+        bound.listener.move(bound.pull)
+    left += [1, 1]
+    bound.listener.move(bound.pull)
+    assert left == []
+    assert all(bound.hears(bound.connect(endpoint)) for endpoint in endpoints)
+
+
+def test_socket_that_cannot_be_bound_is_an_error_of_the_system(bound: Bound, folder: Path) -> None:
+    """It is one that those who try again know, and costs no descriptor."""
+    endpoint = bound.listener.bind(f"ipc://{folder / 'inbox'}")
+    bound.pull.close()
+    (folder / "inbox").unlink()
+    before = descriptors()
+    with pytest.raises(ConfigError, match="cannot listen at"):
+        bound.listener.bind_again(endpoint)
+    closed = bound.context.socket(zmq.PULL)
+    closed.close()
+    with pytest.raises(OSError):
+        bound.listener.move(closed)
+    assert descriptors() <= before

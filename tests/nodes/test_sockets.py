@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -24,6 +25,7 @@ import zmq
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes import intake
 from peerfabric.nodes import sockets as edge
+from peerfabric.nodes.descriptors import table
 from peerfabric.nodes.doorbell import Doorbell
 from peerfabric.nodes.sockets import (
     Connected,
@@ -814,6 +816,50 @@ def test_forked_child_leaves_the_parent_alone(make: Callable[..., Sockets]) -> N
     a.wake()
     a.wait(DEADLINE)
     assert a.read() == []
+
+
+def test_inbox_made_anew_is_bound_when_there_are_descriptors(
+    make: Callable[..., Sockets], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Whatever stood in the way is told once; meanwhile no file counts as gone, and afterwards it accepts again."""
+    a, b = make(), make()
+    (inbox,), _ = b.bind([f"ipc://{tmp_path}/inbox"], [])
+    dup, failures = os.dup, [1, 2]
+
+    def scarce(fd: int) -> int:
+        if failures:
+            failures.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return dup(fd)
+
+    monkeypatch.setattr(os, "dup", scarce)
+    b._renew_inbox()
+    b._look(monotonic())
+    assert failures == [1]
+    (tmp_path / "inbox").unlink()
+    assert b.gone() == []
+    deadline = monotonic() + DEADLINE
+    while not b.gone():
+        assert monotonic() < deadline
+        b.wait(0.1)
+    b.bind_again(inbox)
+    a.dial(1, inbox)
+    gather(a, lambda events: Connected(1) in events, b)
+    assert a.send(1, [b"x"])
+    assert received(gather(b, bool)) == [[b"x"]]
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_dials_that_wait_are_made_in_their_order(make: Callable[..., Sockets], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has waited longest for descriptors comes first."""
+    a = make()
+    has = table.has
+    monkeypatch.setattr(table, "has", lambda count: False)
+    for wire in (1, 2, 3):
+        a.dial(wire, "tcp://127.0.0.1:9")
+    monkeypatch.setattr(table, "has", has)
+    a._look(monotonic())
+    assert list(a._dialling) == [1, 2, 3]
 
 
 def test_too_few_descriptors(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
