@@ -3,8 +3,9 @@
 libzmq gathers all frames of a message before it hands over the first, however many there are: a peer that says MORE for
 ever fills the memory of a node, in which no message arrives. Nothing tells how much libzmq holds. So we look at the
 memory of the whole process, and at the time that ZeroMQ's threads have worked: what grew without them is the program's
-own, and so is what may be whole messages that came or left. For the rest, those who can do so close the connections,
-and what happens to the memory then says whether it was there.
+own, and so is what may be whole messages that came or left, up to a second limit: a message without end may hide behind
+others. For the rest, those who can do so close the connections, and what happens to the memory then says whether it was
+there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from peerfabric.discovery.reminder import Reminders
 GROWTH: Final = 256 * 1024 * 1024
 """Bytes that may come in before somebody looks: a quarter of a second's worth of the fastest peers in pipes, and the
 received messages of some consumers (64 MiB each)."""
+
+GROSS: Final = 1024 * 1024 * 1024
+"""Bytes that may come in, whole messages or not, before somebody looks. Who sends without end beside others, up to
+`_KEPT` times as fast as they, stays below GROWTH for ever. Four times as much, as a program may well keep what it gets;
+one that does is connected anew at this size, at twice this size, and so on, which costs no message of a queue."""
 
 _FASTEST: Final = 4 * 1024**3
 """Bytes in a second that one thread cannot receive into new memory: 1.6 GiB were measured."""
@@ -50,6 +56,9 @@ class Growth:
         self.bytes = 0
         """By how much the process has grown, as far as ZeroMQ's threads worked enough for that."""
         self.limit = GROWTH
+        self.gross = 0
+        """The same, with what may be whole messages."""
+        self.gross_limit = GROSS
         self._size: int | None = None
         self._work, self._moved = 0.0, 0
 
@@ -60,26 +69,37 @@ class Growth:
     def look(self, size: int, work: float, moved: int) -> bool:
         """Take in the size of the process, the seconds worked and the bytes of whole messages since it began.
 
-        Returns whether it grew beyond the limit by what cannot be messages that came or left.
+        Returns whether it grew beyond the limit by what cannot be messages that came or left, or beyond the gross one.
         """
         if self._size is not None:
             grown = min(size - self._size, int((work - self._work) * _FASTEST))
+            self.gross = max(0, self.gross + grown)
             if grown > 0:
                 grown = max(0, grown - _KEPT * (moved - self._moved))
             self.bytes = max(0, self.bytes + grown)
         self._size, self._work, self._moved = size, work, moved
-        return self.bytes > self.limit
+        return self.bytes > self.limit or self.gross > self.gross_limit
 
     def is_found(self, before: int, after: int) -> bool:
-        """Connections were closed and the process went from `before` to `after`: whether that is where it grew."""
-        found = 2 * (before - after) >= self.bytes
+        """Connections were closed and the process went from `before` to `after`: whether that is where it grew.
+
+        Half of what cannot be messages is enough, or a quarter of all, as the program may keep what it got meanwhile.
+        """
+        freed = before - after
+        found = (self.bytes > self.limit and 2 * freed >= self.bytes) or (
+            self.gross > self.gross_limit and 4 * freed >= self.gross
+        )
         if found:
             self.bytes, self.limit = 0, GROWTH
+            self.gross, self.gross_limit = 0, GROSS
         return found
 
     def not_found(self) -> None:
         """It has grown by itself: it is to grow to twice as much before anybody is suspected again."""
-        self.limit = 2 * self.bytes
+        if self.bytes > self.limit:
+            self.limit = 2 * self.bytes
+        if self.gross > self.gross_limit:
+            self.gross_limit = 2 * self.gross
 
 
 class Watch:
@@ -136,7 +156,7 @@ class Watch:
         if size is not None and size < self._last - _STEP:
             self._last, self._looks = size, 0  # ZeroMQ's threads are at it
             return
-        grown = self._growth.bytes
+        grown = self._before - size if size is not None else 0
         if size is not None and self._growth.is_found(self._before, size):
             if self._complaints.due("found", now):
                 _log.error(
@@ -149,7 +169,8 @@ class Watch:
             self._looks += 1
             return
         else:
-            _log.debug("the process grew by %d MiB by itself; connections were made anew to see that", grown >> 20)
+            by_itself = self._growth.gross >> 20
+            _log.debug("the process grew by %d MiB by itself; connections were made anew to see that", by_itself)
             self._growth.not_found()
             self._renewals.rotate(-1)
         self.judging = False

@@ -340,7 +340,7 @@ def test_growth_with_messages_costs_no_message(
     runtime: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that keeps all it receives may be connected anew; all arrives, once, and nobody is accused."""
-    monkeypatch.setattr(growth, "GROWTH", 8 * MiB)
+    monkeypatch.setattr(growth, "GROSS", 32 * MiB)
     monkeypatch.setattr(growth, "_FASTEST", 1 << 50)
     monkeypatch.setattr(growth, "_KEPT", 0)
     with Node("target") as target, Node("peer") as peer:
