@@ -217,6 +217,7 @@ def test_socket_that_cannot_be_bound_is_an_error_of_the_system(bound: Bound, fol
         bound.listener.bind_again(endpoint)
     closed = bound.context.socket(zmq.PULL)
     closed.close()
-    with pytest.raises(OSError):
-        bound.listener.move(closed)
-    assert descriptors() <= before
+    for _ in range(50):
+        with pytest.raises(OSError):
+            bound.listener.move(closed)
+    assert descriptors() < before + 25  # libzmq closes those of sockets a little later
