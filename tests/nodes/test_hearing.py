@@ -16,7 +16,7 @@ from tests.nodes.scripts import BOTH, PRELUDE, awaiting, blocking
 
 
 def test_a_second_signal_ends_a_close(start: Any) -> None:
-    """Nobody takes what was accepted, and closing waits for that; SIGTERM kills, Ctrl-C tells what is gone, and ends."""
+    """Closing waits for what nobody takes; SIGTERM kills, Ctrl-C tells what is gone, and ends."""
     terminate, interrupt = signal.SIGTERM, signal.SIGINT
     for first, second in ((terminate, terminate), (interrupt, interrupt), (terminate, interrupt)):
         child = start(
