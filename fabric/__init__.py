@@ -36,18 +36,18 @@ from peerfabric.errors import (
 )
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_consumer import AsyncConsumer
-    from peerfabric.nodes.async_node import AsyncNode
-    from peerfabric.nodes.async_producer import AsyncProducer
-    from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
+    from peerfabric.nodes.aio.consumer import AsyncConsumer
+    from peerfabric.nodes.aio.node import AsyncNode
+    from peerfabric.nodes.aio.producer import AsyncProducer
+    from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+    from peerfabric.nodes.blocking.node import Node
+    from peerfabric.nodes.blocking.queue import Consumer, Producer
+    from peerfabric.nodes.blocking.topic import Publisher, Subscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
-    from peerfabric.nodes.node import Node
-    from peerfabric.nodes.once import Once
-    from peerfabric.nodes.queues import Consumer, Producer
-    from peerfabric.nodes.topics import Publisher, Subscriber
+    from peerfabric.nodes.storage.once import Once
     from peerfabric.options import Options
     from peerfabric.receipt import Receipt
-    from peerfabric.stats import Statistics
+    from peerfabric.reports import Statistics
 
 __all__ = [
     "AsyncConsumer",
@@ -100,25 +100,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncConsumer": "nodes.async_consumer",
-    "AsyncNode": "nodes.async_node",
-    "AsyncProducer": "nodes.async_producer",
-    "AsyncPublisher": "nodes.async_topics",
-    "AsyncSubscriber": "nodes.async_topics",
+    "AsyncConsumer": "nodes.aio.consumer",
+    "AsyncNode": "nodes.aio.node",
+    "AsyncProducer": "nodes.aio.producer",
+    "AsyncPublisher": "nodes.aio.topic",
+    "AsyncSubscriber": "nodes.aio.topic",
     "Batch": "nodes.message",
-    "Consumer": "nodes.queues",
+    "Consumer": "nodes.blocking.queue",
     "DeadMessage": "nodes.message",
     "Message": "nodes.message",
-    "Node": "nodes.node",
-    "Once": "nodes.once",
+    "Node": "nodes.blocking.node",
+    "Once": "nodes.storage.once",
     "Options": "options",
-    "Producer": "nodes.queues",
-    "Publisher": "nodes.topics",
+    "Producer": "nodes.blocking.queue",
+    "Publisher": "nodes.blocking.topic",
     "Receipt": "receipt",
     "Reject": "nodes.message",
     "Retry": "nodes.message",
-    "Statistics": "stats",
-    "Subscriber": "nodes.topics",
+    "Statistics": "reports",
+    "Subscriber": "nodes.blocking.topic",
     "Update": "nodes.message",
 }
 

@@ -19,12 +19,26 @@ from math import inf
 from random import Random
 from typing import Final
 
-from peerfabric.backlog import Recovered
-from peerfabric.commands import Command, Outcome
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.consumers import Consumers
-from peerfabric.control import Control
-from peerfabric.envelope import (
+from peerfabric.errors import BadFrame
+from peerfabric.health import Health
+from peerfabric.link.commands import Command, Outcome
+from peerfabric.link.control import Control
+from peerfabric.link.interest import Interests
+from peerfabric.link.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
+from peerfabric.link.links import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Moved, Peers
+from peerfabric.log_records import Notices
+from peerfabric.options import Options
+from peerfabric.queue.durable import Recovered
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.receiver import Consumers
+from peerfabric.queue.sender import Producers
+from peerfabric.ranges import Ranges
+from peerfabric.reports import PeerView, Statistics
+from peerfabric.topic.publisher import PublisherEnd
+from peerfabric.topic.subscriber import SubscriberEnd
+from peerfabric.topic.topics import Topics
+from peerfabric.wire.frames import (
     IDLE,
     LEAVING,
     OTHER_FABRIC,
@@ -46,20 +60,6 @@ from peerfabric.envelope import (
     UnknownKind,
     decode_frame,
 )
-from peerfabric.errors import BadFrame
-from peerfabric.health import Health
-from peerfabric.interest import Interests
-from peerfabric.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
-from peerfabric.notices import Notices
-from peerfabric.options import Options
-from peerfabric.peers import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Moved, Peers
-from peerfabric.producer_end import ProducerEnd
-from peerfabric.producers import Producers
-from peerfabric.publisher_end import PublisherEnd
-from peerfabric.ranges import Ranges
-from peerfabric.stats import PeerView, Statistics
-from peerfabric.subscriber_end import SubscriberEnd
-from peerfabric.topics import Topics
 
 LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""

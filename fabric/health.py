@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from peerfabric.notices import Notices
+from peerfabric.log_records import Notices
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""

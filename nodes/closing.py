@@ -11,15 +11,15 @@ from peerfabric.arguments import check_timeout
 from peerfabric.discovery.locks import refuse_in_own_thread
 from peerfabric.errors import SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
-from peerfabric.nodes.beside import beside
-from peerfabric.nodes.in_hand import in_hand
+from peerfabric.nodes.handler_context import in_hand
+from peerfabric.nodes.io.waiting import Gate, Suspending, clock, wait_until
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.reports import snapshot
-from peerfabric.nodes.waiting import Gate, Suspending, clock, wait_until
-from peerfabric.stats import Statistics
+from peerfabric.nodes.storage.offload import beside
+from peerfabric.reports import Statistics
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.context import InnerNode
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0

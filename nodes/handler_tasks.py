@@ -11,12 +11,12 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.nodes.handlers import REPLACE_AFTER, Handler, Take
+from peerfabric.nodes.io.waiting import in_event_loop
 from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
-from peerfabric.nodes.waiting import in_event_loop
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.context import InnerNode
 
 
 class TaskHandler(Handler):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from peerfabric.arguments import described, option_count
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
 from peerfabric.nodes import signals
+from peerfabric.nodes.io.waiting import Blocking, Suspending, ThreadWaiter, Waiting, complete, wait_until
 from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
-from peerfabric.nodes.waiting import Blocking, Suspending, ThreadWaiter, Waiting, complete, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.context import InnerNode
 
 F = TypeVar("F", bound=Callable[..., Any])
 

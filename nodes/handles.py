@@ -8,28 +8,28 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import LEASE_MAX, option_count, option_seconds
-from peerfabric.body_types import type_name
-from peerfabric.codec import Codec
 from peerfabric.discovery.remarks import later
-from peerfabric.envelope import NAMES_MAX
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
 from peerfabric.names import check_name, check_pattern
-from peerfabric.nodes.async_consumer import AsyncConsumer
-from peerfabric.nodes.async_producer import AsyncProducer, OnFull
-from peerfabric.nodes.async_topics import AsyncPublisher, AsyncSubscriber
-from peerfabric.nodes.beside import Errand
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.producer import AsyncProducer, OnFull
+from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.io.waiting import Gate, Waiting, clock, wait_until
 from peerfabric.nodes.judging import has_failed
 from peerfabric.nodes.life import Life
-from peerfabric.nodes.opened import open_store
 from peerfabric.nodes.settings import Settings
-from peerfabric.nodes.waiting import Gate, Waiting, clock, wait_until
+from peerfabric.nodes.storage.offload import Errand
+from peerfabric.nodes.storage.opened import open_store
+from peerfabric.wire.body_types import type_name
+from peerfabric.wire.codec import Codec
+from peerfabric.wire.frames import NAMES_MAX
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from peerfabric.nodes.disk import Disk
-    from peerfabric.nodes.inner_node import InnerNode
-    from peerfabric.nodes.keeper import Keeper
+    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.storage.disk_thread import Disk
+    from peerfabric.nodes.storage.ledger_store import Keeper
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -323,7 +323,7 @@ class Handles:
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
-        from peerfabric.nodes.keeper import Keeper  # with a ledger only
+        from peerfabric.nodes.storage.ledger_store import Keeper  # with a ledger only
 
         keeper = Keeper(path, queue, fsync=fsync)
         if self._node.is_running and not self._node.spares_loop:

@@ -8,9 +8,9 @@ from peerfabric.discovery.base import Announcement, Backend
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
-from peerfabric.envelope import Address
-from peerfabric.nodes.pump import Pump
-from peerfabric.nodes.waiting import clock
+from peerfabric.nodes.io.pump import Pump
+from peerfabric.nodes.io.waiting import clock
+from peerfabric.wire.frames import Address
 
 
 class Membership:

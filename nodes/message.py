@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 import msgspec
 
 from peerfabric.arguments import DELAY_MAX, LEASE_MAX, check_seconds, described, shown, text_of
-from peerfabric.batch import split
-from peerfabric.delivery import Delivery, Verdict
-from peerfabric.envelope import MSGPACK
 from peerfabric.errors import reduced
 from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
 from peerfabric.nodes.judging import has_failed
-from peerfabric.subscriber_end import UpdateBatch
+from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.topic.subscriber import UpdateBatch
+from peerfabric.wire.batch import split
+from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.beside import Clerk
-    from peerfabric.nodes.keeper import Keeper
+    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.offload import Clerk
 
 T_co = TypeVar("T_co", covariant=True)
 

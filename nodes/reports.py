@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
-from peerfabric.codec import Codec
 from peerfabric.errors import ConfigError
 from peerfabric.names import check_name
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import DeadMessage
-from peerfabric.stats import DeadLetter, PeerView, QueueAccount, Statistics
+from peerfabric.reports import DeadLetter, PeerView, QueueAccount, Statistics
+from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.async_producer import AsyncProducer
-    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.aio.producer import AsyncProducer
+    from peerfabric.nodes.context import InnerNode
 
 _ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
 """For letters of an earlier life whose type nobody has named in this one."""

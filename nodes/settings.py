@@ -13,7 +13,7 @@ from msgspec import Struct
 from peerfabric.discovery.backends import check_choice
 from peerfabric.errors import ConfigError
 from peerfabric.names import check_name
-from peerfabric.nodes.listening import endpoints
+from peerfabric.nodes.io.listening import endpoints
 from peerfabric.options import Options
 
 FABRIC_VARIABLE: Final = "PEERFABRIC_FABRIC"

@@ -13,13 +13,13 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.discovery.remarks import remark
-from peerfabric.nodes.in_hand import in_hand
-from peerfabric.nodes.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
+from peerfabric.nodes.handler_context import in_hand
+from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.consumer_end import ConsumerEnd
-    from peerfabric.nodes.inner_node import InnerNode
-    from peerfabric.subscriber_end import SubscriberEnd
+    from peerfabric.nodes.context import InnerNode
+    from peerfabric.queue.incoming import ConsumerEnd
+    from peerfabric.topic.subscriber import SubscriberEnd
 
 HEARD: Final = (signal.SIGINT, signal.SIGTERM)
 CODE_BASE: Final = 128

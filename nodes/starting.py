@@ -12,23 +12,23 @@ from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder, host_id
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.envelope import HEADER_BYTES_MAX, Address
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes import process
-from peerfabric.nodes.beside import beside
+from peerfabric.nodes.io.listening import endpoints
+from peerfabric.nodes.io.pump import Pump
+from peerfabric.nodes.io.reachability import Reachability
+from peerfabric.nodes.io.sockets import Sockets
+from peerfabric.nodes.io.waiting import Suspending, clock, in_event_loop
 from peerfabric.nodes.life import Life
-from peerfabric.nodes.listening import endpoints
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.opened import Opened, epoch_counter
-from peerfabric.nodes.pump import Pump
-from peerfabric.nodes.reachability import Reachability
-from peerfabric.nodes.sockets import Sockets
-from peerfabric.nodes.waiting import Suspending, clock, in_event_loop
+from peerfabric.nodes.storage.offload import beside
+from peerfabric.nodes.storage.opened import Opened, epoch_counter
+from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
     from asyncio import Task
 
-    from peerfabric.nodes.inner_node import InnerNode
+    from peerfabric.nodes.context import InnerNode
 
 
 class Starting:
@@ -178,7 +178,9 @@ class Starting:
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         if opened.spool is not None:
-            from peerfabric.nodes.disk import Disk  # a start without a spool does without what belongs to it
+            from peerfabric.nodes.storage.disk_thread import (
+                Disk,  # a start without a spool does without what belongs to it
+            )
 
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, node.handles.producers, now)

@@ -23,12 +23,12 @@ PURE = frozenset(
 
 GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
 ZMQ_FILES = {
-    "nodes/sockets.py",
-    "nodes/intake.py",
-    "nodes/listener.py",
-    "nodes/monitor.py",
-    "nodes/updates.py",
-    "nodes/wire.py",
+    "nodes/io/sockets.py",
+    "nodes/io/intake.py",
+    "nodes/io/listener.py",
+    "nodes/io/monitor.py",
+    "nodes/io/updates.py",
+    "nodes/io/wire.py",
 }
 ZEROCONF_FILES = {"discovery/mdns.py"}
 
@@ -139,8 +139,8 @@ def test_edges_are_where_they_belong(file: str) -> None:
 
 
 PLAIN_LOCKS: dict[str, set[str]] = {
-    "nodes/waiting.py": {"Lock"},  # a semaphore, on which one thread waits; nothing is guarded by it
-    "nodes/beside.py": {"Condition"},  # of a lock of ours
+    "nodes/io/waiting.py": {"Lock"},  # a semaphore, on which one thread waits; nothing is guarded by it
+    "nodes/storage/offload.py": {"Condition"},  # of a lock of ours
     "discovery/registry.py": {"Event"},  # set once, by a close, which is refused in the middle of anything
 }
 """What waits and is not made for user code that interrupts it, with the reason why it may."""

@@ -8,21 +8,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import dispatch
-from peerfabric.backlog import Backlog, Recovered
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.dedup import Dedup
-from peerfabric.fates import Fates
-from peerfabric.link import Link
-from peerfabric.nodes.deposits import Deposits
-from peerfabric.nodes.keeper import Keeper
-from peerfabric.nodes.stores import Store
-from peerfabric.producer_end import ProducerEnd
-from peerfabric.producers import Producers
+from peerfabric.link.link import Link
+from peerfabric.nodes.outbox.deposits import Deposits
+from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.store import Store
+from peerfabric.queue import dispatch
+from peerfabric.queue.dedup import Dedup
+from peerfabric.queue.durable import Backlog, Recovered
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.sender import Producers
+from peerfabric.queue.settled import Fates
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
 from peerfabric.spool.identity import next_owner
-from peerfabric.subscriber_end import SubscriberEnd
+from peerfabric.topic.subscriber import SubscriberEnd
 from tests.world import World
 
 SEEDS = 200
@@ -108,7 +108,7 @@ def gap_accepted(patch: Patch) -> None:
         return found
 
     patch(Link, "accept", broken)
-    from peerfabric.peers import Peers
+    from peerfabric.link.links import Peers
 
     patch(Peers, "find", believe_any_life)
 

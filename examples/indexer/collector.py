@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerfabric import Message, Node
 from peerfabric.indexer.findings import Module, Progress, Report, Totals
 from peerfabric.nodes.cli.children import end_with_parent
-from peerfabric.stats import QueueAccount
+from peerfabric.reports import QueueAccount
 
 
 def main() -> None:

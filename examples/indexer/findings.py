@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from peerfabric.stats import QueueAccount
+from peerfabric.reports import QueueAccount
 
 
 class Source(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from peerfabric import Node
 from peerfabric.indexer.findings import Source, sources
 from peerfabric.nodes.cli.children import end_with_parent
-from peerfabric.stats import QueueAccount
+from peerfabric.reports import QueueAccount
 
 
 def main(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from peerfabric.batch import rejoin, split
 from peerfabric.errors import BadFrame, SpoolError
 from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files, refusal
@@ -16,6 +15,7 @@ from peerfabric.spool.scan import Damage, reader_of, scan
 from peerfabric.spool.segment import Segment, create, discard, write
 from peerfabric.spool.shelf import Shelf
 from peerfabric.spool.syncing import Entry
+from peerfabric.wire.batch import rejoin, split
 
 SPARSE: Final = 0.1
 """A segment is compacted if less than that part of a whole one is unsettled."""

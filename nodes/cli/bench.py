@@ -9,12 +9,12 @@ from typing import Final
 import click
 import msgspec
 
+from peerfabric.nodes.blocking.node import Node
+from peerfabric.nodes.blocking.queue import Producer
 from peerfabric.nodes.cli.children import Children
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
 from peerfabric.nodes.cli.own_fabric import own_fabric
-from peerfabric.nodes.node import Node
-from peerfabric.nodes.queues import Producer
 
 PINGS: Final = 1000
 LIST: Final = 1000

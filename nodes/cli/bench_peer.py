@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.children import end_with_parent
-from peerfabric.nodes.node import Node
 
 
 def main() -> None:

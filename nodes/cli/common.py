@@ -10,8 +10,8 @@ from typing import Any, Final
 import click
 import msgspec
 
+from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.output import Form
-from peerfabric.nodes.node import Node
 from peerfabric.options import Options
 
 DRAIN_TIMEOUT: Final = 1.0

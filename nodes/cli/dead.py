@@ -10,7 +10,6 @@ from typing import Any, Final
 import click
 import msgspec
 
-from peerfabric.envelope import Extra
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Failure
@@ -38,8 +37,9 @@ from peerfabric.nodes.cli.offline import (
 )
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
 from peerfabric.ranges import Ranges
+from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Record, Spool
-from peerfabric.stats import DeadLetter
+from peerfabric.wire.frames import Extra
 
 Chosen = dict[str, dict[int, Ranges]]
 """Letters by queue and epoch."""

@@ -14,16 +14,16 @@ from typing import Any, Final
 import click
 import msgspec
 
-from peerfabric.batch import split
-from peerfabric.codec import Codec
-from peerfabric.envelope import MSGPACK, Extra
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
 from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.opened import epoch_counter
+from peerfabric.nodes.storage.opened import epoch_counter
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
+from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Record, Spool
-from peerfabric.stats import DeadLetter
+from peerfabric.wire.batch import split
+from peerfabric.wire.codec import Codec
+from peerfabric.wire.frames import MSGPACK, Extra
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 SHORT: Final = 200

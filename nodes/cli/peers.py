@@ -9,7 +9,7 @@ import click
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
-from peerfabric.stats import PeerView
+from peerfabric.reports import PeerView
 
 COLUMNS = ("name", "state", "endpoint", "consumes", "produces", "subscribes", "publishes")
 

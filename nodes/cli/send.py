@@ -9,13 +9,13 @@ import click
 import msgspec
 
 from peerfabric.errors import TimedOut, Undelivered
+from peerfabric.nodes.blocking.node import Node
+from peerfabric.nodes.blocking.queue import Producer
 from peerfabric.nodes.cli.bodies import bodies
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.output import Form, print_line, to_json
-from peerfabric.nodes.node import Node
-from peerfabric.nodes.queues import Producer
-from peerfabric.stats import QueueAccount
+from peerfabric.reports import QueueAccount
 
 
 @click.command()

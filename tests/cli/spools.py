@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from peerfabric.batch import join
-from peerfabric.envelope import MSGPACK, Extra
+from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
-from peerfabric.stats import DeadLetter
+from peerfabric.wire.batch import join
+from peerfabric.wire.frames import MSGPACK, Extra
 
 NOW = 1_795_000_000_000
 

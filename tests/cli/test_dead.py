@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from peerfabric import Node
-from peerfabric.batch import ALONE_BYTES_MIN
-from peerfabric.envelope import RAW
 from peerfabric.spool import Spool
+from peerfabric.wire.batch import ALONE_BYTES_MIN
+from peerfabric.wire.frames import RAW
 from tests.cli.conftest import DEADLINE, Start, ended
 from tests.cli.spools import NOW, bury, content, opened, put
 

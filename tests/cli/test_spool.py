@@ -15,8 +15,8 @@ import pytest
 from crc32c import crc32c
 
 from peerfabric import Node
-from peerfabric.envelope import MSGPACK, RAW, Extra
 from peerfabric.spool import Spool
+from peerfabric.wire.frames import MSGPACK, RAW, Extra
 from tests.cli.conftest import DEADLINE, Start, ended
 from tests.cli.spools import NOW, bury, content, opened, put
 from tests.conftest import remount, stuff

@@ -7,15 +7,15 @@ from random import Random
 
 import msgspec
 
-from peerfabric.batch import join, split
-from peerfabric.commands import Command, Dial, HangUp
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.delivery import Delivery
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW, Address, Data, Result
-from peerfabric.inflight import Run, cost
+from peerfabric.link.commands import Command, Dial, HangUp
 from peerfabric.options import Options
-from peerfabric.producer_end import ProducerEnd
+from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import Run, cost
+from peerfabric.wire.batch import join, split
+from peerfabric.wire.frames import RAW, Address, Data, Result
 
 STREAM = "p:1:jobs"
 HUGE = 2**40

@@ -8,11 +8,15 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.backlog import Recovered
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.delivery import Delivery
 from peerfabric.engine import Engine
-from peerfabric.envelope import (
+from peerfabric.options import Options
+from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.durable import Recovered
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.marks import Marks
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.wire.frames import (
     IDLE,
     LEAVING,
     OTHER_FABRIC,
@@ -32,10 +36,6 @@ from peerfabric.envelope import (
     decode_frame,
     encode_frame,
 )
-from peerfabric.inflight import DEATHS_TO_SUSPECT
-from peerfabric.marks import Marks
-from peerfabric.options import Options
-from peerfabric.producer_end import ProducerEnd
 from tests.fabric.helpers import Pair, bodies, claim
 
 

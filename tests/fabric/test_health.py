@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from peerfabric.commands import Dial
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW
 from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
-from peerfabric.notices import Notice, Notices
+from peerfabric.link.commands import Dial
+from peerfabric.log_records import Notice, Notices
 from peerfabric.options import Options
+from peerfabric.wire.frames import RAW
 from tests.fabric.helpers import Pair, claim
 
 LONELY = "queue 'jobs': messages wait without a consumer"

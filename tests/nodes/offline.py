@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from peerfabric.engine import Engine
-from peerfabric.envelope import RAW, REJECTED, Address, Extra, Nack
 from peerfabric.errors import SpoolError
-from peerfabric.nodes.deposits import Deposit, Deposits
-from peerfabric.nodes.disk import Disk as DiskThread
-from peerfabric.nodes.pump import Pump
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes.io.pump import Pump
+from peerfabric.nodes.outbox.deposits import Deposit, Deposits
+from peerfabric.nodes.storage.disk_thread import Disk as DiskThread
+from peerfabric.nodes.storage.store import Store
 from peerfabric.options import Options
-from peerfabric.producer_end import ProducerEnd
-from peerfabric.stats import DeadLetter
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.reports import DeadLetter
+from peerfabric.wire.frames import RAW, REJECTED, Address, Extra, Nack
 from tests.fabric.helpers import HUGE
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.storing import Storing
+    from peerfabric.nodes.outbox.spooled import Storing
 
 MEMORY = 2**20
 

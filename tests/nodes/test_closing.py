@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from peerfabric import AsyncNode, FabricError, Node, NodeClosed, Options, Undelivered
-from peerfabric.nodes.deposits import Deposits
-from peerfabric.nodes.handover import Handover
+from peerfabric.nodes.outbox.deposits import Deposits
+from peerfabric.nodes.outbox.outbox import Handover
 from tests.nodes.conftest import DEADLINE, eventually
 
 ROUNDS = 4

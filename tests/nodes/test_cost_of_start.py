@@ -9,7 +9,8 @@ import pytest
 
 from tests.nodes.conftest import Child
 
-SPOOL = "crc32c,email,importlib.metadata,zipfile,peerfabric.spool,peerfabric.nodes.disk,peerfabric.nodes.keeper"
+STORAGE = "peerfabric.nodes.storage.disk_thread,peerfabric.nodes.storage.ledger_store"
+SPOOL = f"crc32c,email,importlib.metadata,zipfile,peerfabric.spool,{STORAGE}"
 NOBODY_NEEDS = f"{SPOOL},zeroconf,click,rich,http,urllib.request,multiprocessing,sqlite3,xml,unittest,zmq.asyncio"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""

@@ -23,10 +23,10 @@ from peerfabric import (
     SpoolFull,
     Undelivered,
 )
-from peerfabric.nodes import in_hand as hands
-from peerfabric.nodes.async_producer import AsyncProducer
-from peerfabric.nodes.deposits import Deposit, Deposits
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes import handler_context as hands
+from peerfabric.nodes.aio.producer import AsyncProducer
+from peerfabric.nodes.outbox.deposits import Deposit, Deposits
+from peerfabric.nodes.storage.store import Store
 from peerfabric.spool.files import RealFiles
 from tests.nodes.conftest import DEADLINE, Front, eventually
 

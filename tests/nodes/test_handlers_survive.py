@@ -18,10 +18,10 @@ import pytest
 
 from peerfabric import AsyncNode, ConfigError, Message, Node, NodeClosed, Reject, Rejected, Retry, Update
 from peerfabric.nodes import handlers
-from peerfabric.nodes.async_consumer import AsyncConsumer
-from peerfabric.nodes.async_topics import AsyncSubscriber
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.topic import AsyncSubscriber
 from peerfabric.nodes.handlers import Handler
-from peerfabric.nodes.waiting import Blocking
+from peerfabric.nodes.io.waiting import Blocking
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
 

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from peerfabric import AsyncNode, ConfigError, Node, Undelivered
-from peerfabric.envelope import NAMES_MAX, Interest, decode_frame, encode_frame
 from peerfabric.errors import BadFrame
-from peerfabric.nodes.async_consumer import AsyncConsumer
-from peerfabric.nodes.async_producer import AsyncProducer
-from peerfabric.nodes.keeper import Keeper
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.life import Life
+from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.wire.frames import NAMES_MAX, Interest, decode_frame, encode_frame
 from tests.nodes.conftest import DEADLINE, eventually
 
 
@@ -149,7 +149,10 @@ def test_a_thread_of_an_async_node_makes_a_handle_with_a_file(
     """It is opened by the first call that is awaited; the loop never waits for the thread."""
     tmp_path.chmod(0o700)
     entered, go_on = threading.Event(), threading.Event()
-    for owner, name in (("peerfabric.nodes.handles", "open_store"), ("peerfabric.nodes.keeper", "Ledger")):
+    for owner, name in (
+        ("peerfabric.nodes.handles", "open_store"),
+        ("peerfabric.nodes.storage.ledger_store", "Ledger"),
+    ):
         module = __import__(owner, fromlist=[name])
         call = getattr(module, name)
 

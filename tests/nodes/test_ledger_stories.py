@@ -25,7 +25,7 @@ from peerfabric import (
     TimedOut,
     Undelivered,
 )
-from peerfabric.nodes import keeper
+from peerfabric.nodes.storage import ledger_store as keeper
 from peerfabric.ranges import Ranges
 from peerfabric.spool import ledger
 from peerfabric.spool.files import RealFiles
@@ -36,7 +36,7 @@ KILLED_AT_ACK = {
     "blocking": """
         import os, signal, sys
         from peerfabric import Node
-        from peerfabric.nodes.keeper import Keeper
+        from peerfabric.nodes.storage.ledger_store import Keeper
 
         record, when = Keeper.record, sys.argv[2]
 
@@ -54,7 +54,7 @@ KILLED_AT_ACK = {
     "async": """
         import asyncio, os, signal, sys
         from peerfabric import AsyncNode
-        from peerfabric.nodes.keeper import Keeper
+        from peerfabric.nodes.storage.ledger_store import Keeper
 
         record, when = Keeper.record, sys.argv[2]
 

@@ -382,8 +382,8 @@ def test_timeouts_of_asyncio_lose_nothing() -> None:
 @runtime_only
 def test_a_wait_for_ever_says_once_what_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, with the next step."""
-    monkeypatch.setattr("peerfabric.nodes.waiting.EXPLAIN_AFTER", 0.05)
-    from peerfabric.nodes import waiting
+    monkeypatch.setattr("peerfabric.nodes.io.waiting.EXPLAIN_AFTER", 0.05)
+    from peerfabric.nodes.io import waiting
 
     gate = waiting.Gate()
     with pytest.raises(TimedOut):

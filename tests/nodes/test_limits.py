@@ -15,8 +15,8 @@ import pytest
 
 from peerfabric import ConfigError, Node, SpoolError
 from peerfabric.discovery.reminder import Reminders
-from peerfabric.nodes import descriptors, growth
-from peerfabric.nodes.descriptors import FILES_RESERVE, RESERVE, Table
+from peerfabric.nodes.io import descriptors, growth
+from peerfabric.nodes.io.descriptors import FILES_RESERVE, RESERVE, Table
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
 
 MiB = 1024 * 1024

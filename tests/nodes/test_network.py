@@ -16,8 +16,8 @@ import pytest
 import zmq
 
 from peerfabric import Node
-from peerfabric.envelope import Address, Hello, encode_frame
-from peerfabric.nodes.sockets import Sockets
+from peerfabric.nodes.io.sockets import Sockets
+from peerfabric.wire.frames import Address, Hello, encode_frame
 
 _spec = importlib.util.spec_from_file_location("cut_proxy", Path(__file__).with_name("proxy.py"))
 assert _spec is not None

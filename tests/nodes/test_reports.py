@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peerfabric.nodes.reports import with_handed_over
-from peerfabric.stats import QueueAccount
+from peerfabric.reports import QueueAccount
 
 
 @pytest.mark.parametrize(

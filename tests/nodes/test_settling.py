@@ -16,8 +16,8 @@ import pytest
 
 from peerfabric import AsyncNode, EncodeError, Reject, Rejected, Retry
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX, shown
-from peerfabric.codec import Codec
-from peerfabric.nodes.beside import Clerk
+from peerfabric.nodes.storage.offload import Clerk
+from peerfabric.wire.codec import Codec
 from tests.nodes.conftest import DEADLINE, Front
 
 SURROGATE = os.fsdecode(b"cannot read \xff.txt")

@@ -16,9 +16,9 @@ import pytest
 
 from peerfabric import AsyncNode, ConfigError, Node, SpoolError
 from peerfabric.nodes import process
+from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.life import Life
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.pump import Pump
 from peerfabric.spool.files import RealFiles
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
 from tests.nodes.test_handles import inner

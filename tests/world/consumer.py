@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from peerfabric.batch import split
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.delivery import Delivery, Verdict
 from peerfabric.errors import SpoolError
+from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.wire.batch import split
 from tests.world.disks import Killed
 from tests.world.record import Run
 

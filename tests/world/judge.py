@@ -6,9 +6,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from peerfabric.names import matches
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes.storage.store import Store
+from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
-from peerfabric.stats import DeadLetter
 from tests.world.disks import SEGMENT_BYTES
 from tests.world.record import PROCESSED
 

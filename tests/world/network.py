@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from peerfabric.commands import Outcome
+from peerfabric.link.commands import Outcome
 
 if TYPE_CHECKING:
     from tests.world.process import Process

@@ -9,13 +9,13 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
-from peerfabric.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
-from peerfabric.consumer_end import ConsumerEnd
-from peerfabric.envelope import Address, Pong, decode_frame
 from peerfabric.errors import SpoolError
-from peerfabric.nodes.disk import RETRY_AFTER, Disk
-from peerfabric.nodes.keeper import Keeper
-from peerfabric.nodes.stores import Store
+from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.nodes.storage.disk_thread import RETRY_AFTER, Disk
+from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.store import Store
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.wire.frames import Address, Pong, decode_frame
 from tests.world.disks import Drive, Killed
 from tests.world.network import Frames
 from tests.world.witness import WatchedEngine

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from peerfabric.envelope import RAW, Extra
 from peerfabric.errors import SpoolError
-from peerfabric.inflight import cost
-from peerfabric.nodes.deposits import Deposit, Deposits
-from peerfabric.producer_end import ProducerEnd
-from peerfabric.stats import DeadLetter
+from peerfabric.nodes.outbox.deposits import Deposit, Deposits
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import cost
+from peerfabric.reports import DeadLetter
+from peerfabric.wire.frames import RAW, Extra
 from tests.world.disks import Killed
 
 if TYPE_CHECKING:

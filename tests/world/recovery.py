@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from peerfabric.backlog import REUNION, Recovered, only_the_running
 from peerfabric.errors import SpoolError
-from peerfabric.nodes.disk import Disk
-from peerfabric.nodes.keeper import Keeper
-from peerfabric.nodes.stores import Store
+from peerfabric.nodes.storage.disk_thread import Disk
+from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.store import Store
+from peerfabric.queue.durable import REUNION, Recovered, only_the_running
 from peerfabric.ranges import Ranges
+from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
 from peerfabric.spool.ledger import Entry, Ledger
-from peerfabric.stats import DeadLetter
 from tests.world.disks import BOOKS, Drive
 from tests.world.producer import MAX_ATTEMPTS
 from tests.world.record import PROCESSED

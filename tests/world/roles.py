@@ -5,9 +5,9 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from peerfabric.envelope import MSGPACK, RAW
-from peerfabric.marks import Marks
 from peerfabric.options import Options
+from peerfabric.queue.marks import Marks
+from peerfabric.wire.frames import MSGPACK, RAW
 from tests.world.themes import Theme
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from peerfabric.envelope import RAW, Address
 from peerfabric.errors import SpoolError
 from peerfabric.spool import Spool
+from peerfabric.wire.frames import RAW, Address
 from tests.world.consumer import Consumer
 from tests.world.disks import SEGMENT_BYTES, Drive, Killed
 from tests.world.process import Process

@@ -6,15 +6,15 @@ from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from peerfabric import inflight
-from peerfabric.backlog import REUNION
-from peerfabric.delivery import Delivery
 from peerfabric.engine import Engine
-from peerfabric.envelope import Interest
-from peerfabric.inflight import DEATHS_TO_SUSPECT
-from peerfabric.link import FENCE, Belief, Link
-from peerfabric.producer_end import ProducerEnd
-from peerfabric.subscriber_end import UpdateBatch
+from peerfabric.link.link import FENCE, Belief, Link
+from peerfabric.queue import runs as inflight
+from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.durable import REUNION
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.topic.subscriber import UpdateBatch
+from peerfabric.wire.frames import Interest
 from tests.world.producer import MAX_ATTEMPTS
 
 if TYPE_CHECKING:

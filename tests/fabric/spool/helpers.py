@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peerfabric.batch import join, split
-from peerfabric.envelope import RAW
 from peerfabric.spool import Files, Log, Record, Spool
+from peerfabric.wire.batch import join, split
+from peerfabric.wire.frames import RAW
 from tests.fabric.spool.disk import Disk
 
 QUEUE = "orders"

@@ -1,0 +1,1 @@
+"""Links: everything between this node and one peer."""

@@ -1,0 +1,367 @@
+"""A link: everything between us and one peer, over all its lives.
+
+    hello     only HELLO flows, repeated until each side knows the other's half
+    up        numbered frames flow under the link id; the first is INTEREST
+    ended     our connection dropped, or a frame was missing: a new, larger half, and hello again
+
+A life of the link is named by both halves. Frames of another life are strangers and are dropped, since
+ZeroMQ may deliver the old ones after the first new one. Invariants, see `check()`:
+
+    up => the peer's `yours` = our `mine`;  received numbers = 1..in_number;  echoed <= out_number
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from enum import Enum
+from math import inf
+from typing import Final
+
+from peerfabric.link.credit import ProducerCredit
+from peerfabric.reports import PeerView
+from peerfabric.wire.frames import Address, Hello, Interest
+
+HELLO_FIRST: Final = 0.1
+HELLO_MAX: Final = 1.0
+PIPE_BYTES_MIN: Final = 256 * 1024
+PIPE_SECONDS: Final = 0.25
+PIPE_FRAMES_MAX: Final = 64
+ECHO_DELAY: Final = 0.005
+"""An echo waits this long for an ACK to travel with, unless much is unechoed."""
+ECHO_FRAMES: Final = 8
+ECHO_SECONDS: Final = 0.01
+"""Much is unechoed when it is what arrives in so many seconds: a small part of what the pipe may hold."""
+RATE_PERIOD: Final = 0.01
+"""Rates are measured over so long: more than an echo may be delayed, or it is the delay that is measured, and little,
+since until the first measurement only PIPE_BYTES_MIN are on their way, which is one large body at a time."""
+PING_EVERY: Final = 1.0
+PING_EVERY_HOLDING: Final = 0.5
+SILENCE: Final = 2.0
+FENCE: Final = 2.5
+"""A consumer starts messages only if the producer has echoed a PING that was sent within this time."""
+REFUSED_TWICE_AFTER: Final = 0.05
+VANISHED_AFTER: Final = 4.0
+
+
+class Belief(Enum):
+    """What we believe of the peer behind a link."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"  # disconnected or silent, being probed
+    HUNG = "hung"  # its inbox accepts, it does not answer
+
+
+class Sent:
+    """A DATA frame that the peer has not echoed yet."""
+
+    __slots__ = ("number", "queue", "size", "start", "stop")
+
+    def __init__(self, number: int, size: int, queue: str, start: int, stop: int) -> None:
+        self.number, self.size, self.queue, self.start, self.stop = number, size, queue, start, stop
+
+
+class Link:
+    """State of one link; `wire` names our connection to the peer's inbox.
+
+    `address` is None until a peer that was only known by its endpoint has said hello.
+    """
+
+    def __init__(self, wire: int, half: int, now: float, address: Address | None = None) -> None:
+        self.wire = wire
+        self.address = address
+        self._holder = ""
+        self._holder_of: Address | None = None
+        """The address that `_holder` was made from: it is asked for several times a frame."""
+        self.endpoints: list[str] = []
+        self.endpoint = ""
+        self.connected = False
+        self.dialling = False
+        """An attempt to connect is under way; its outcome will be reported."""
+        self.mine = half
+        self.theirs = 0
+        self.up = False
+        self.frame_bytes_max = 0
+        self.opened_at = now
+        self.down_at = now
+        """Since when the link is not up, if it is not."""
+        self.met = False
+        """The peer has said hello on this link, in whatever life."""
+        self.stray_at = -inf
+        """When frames of another life may be answered by a HELLO again."""
+        # hello
+        self.hello_at = inf
+        self.hello_wait = HELLO_FIRST
+        self.introduced = False
+        """A HELLO of the peer arrived in this life, so it reaches us."""
+        # numbers
+        self.out_number = self.in_number = 0
+        self.echoed = 0
+        self.echo_sent = 0
+        self.echo_at = inf
+        self.unread_bytes = 0
+        # pipe
+        self.unechoed: deque[Sent] = deque()
+        self.unechoed_bytes = 0
+        self.lost: list[Sent] = []
+        """DATA that was not echoed when the peer renewed the link: the first that it does not have may be why."""
+        self.refused: list[bytes] | None = None
+        """The one frame that the socket did not take; it goes first once the wire is writable."""
+        self.rate = 0.0
+        self._rate_bytes = self._in_rate_bytes = 0
+        self._rate_at = self._in_rate_at = now
+        self._in_rate = 0.0
+        # belief
+        self.belief = Belief.ALIVE
+        self.heard_at = now
+        self.suspect_at = inf
+        self.refusals = 0
+        self.refused_at = -inf
+        self.probe_at = inf
+        self.probing = False
+        # pings
+        self.ping_at = inf
+        self.fence_stamp = -inf
+        self.pong_stamp: float | None = None
+        # what both sides want
+        self.their_interest: Interest | None = None
+        self.told_version = 0
+        self.marker_due: dict[str, tuple[float, float, int]] = {}
+        self.match_at = now
+        """The last instant at which we had something in common."""
+        self.credits: dict[str, ProducerCredit] = {}
+        self.acks_applied = 0
+        self.acks_settled = 0
+        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
+        self.settled_due = False
+        """It announced a suspect or the result of one, and waits to hear that this is settled."""
+        self.ack_number = 0
+        self.releases: dict[str, list[int]] = {}
+        self.live_due = False
+        self.draining = False
+        """The peer asked for no new DATA."""
+        self.drain_due = False
+        self.bye_number = 0
+        self.bye_at = inf
+        self.bye_reason = 0
+        self.bye_received = False
+        self.close_at = inf
+        self.leases: dict[str, float] = {}
+        """Queue -> seconds that the peer, as its consumer, may keep a message."""
+        self.outbound: deque[list[bytes]] = deque()
+        """Numbered control frames that have not left yet, in order."""
+
+    # Who
+
+    @property
+    def node_id(self) -> str:
+        return self.address.node_id if self.address is not None else ""
+
+    @property
+    def name(self) -> str:
+        return (self.address.name or self.address.node_id) if self.address is not None else self.endpoint
+
+    @property
+    def holder(self) -> str:
+        """Names the peer's process: a node in one epoch."""
+        address = self.address
+        if address is not self._holder_of:
+            self._holder_of = address
+            self._holder = f"{address.node_id}:{address.epoch}" if address is not None else ""
+        return self._holder
+
+    @property
+    def out_id(self) -> bytes:
+        """The link id in frames that we send."""
+        return struct.pack(">II", self.mine, self.theirs)
+
+    @property
+    def in_id(self) -> bytes:
+        """The link id in frames that we accept."""
+        return struct.pack(">II", self.theirs, self.mine)
+
+    # Hello
+
+    def restart(self, now: float) -> None:
+        """End this life: draw a larger half, say hello again as soon as the wire carries it."""
+        self.mine += 1
+        self._new_life(now)
+        self.theirs = 0
+        self.hello_wait = HELLO_FIRST
+        self.hello_at = now if self.connected else inf
+
+    def _new_life(self, now: float) -> None:
+        if self.up:
+            self.down_at = now
+        self.up = False
+        self.introduced = False
+        self.out_number = self.in_number = self.echoed = self.echo_sent = 0
+        self.echo_at = inf
+        self.unread_bytes = 0
+        if self.unechoed:
+            self.lost = list(self.unechoed) if self.connected else []
+        self.unechoed.clear()
+        self.unechoed_bytes = 0
+        self.refused = None
+        self.outbound.clear()
+        self.credits.clear()
+        self.releases.clear()
+        self.told_version = 0
+        self.their_interest = None
+        self.pong_stamp = None
+        self.ping_at = inf
+        self.draining = False
+        self.fence_stamp = -inf
+        self.match_at = now
+        self._rate_at, self._rate_bytes = now, 0
+        self._in_rate_at, self._in_rate_bytes, self._in_rate = now, 0, 0.0
+
+    def hello_sent(self, now: float) -> None:
+        """A HELLO left; when to repeat it if it is not answered."""
+        self.hello_at = now + self.hello_wait if not self.up or self.belief is not Belief.ALIVE else inf
+        self.hello_wait = min(HELLO_MAX, self.hello_wait * 2)
+
+    def receive_hello(self, hello: Hello, now: float) -> tuple[bool, bool, bool]:
+        """A HELLO of this link's peer arrived.
+
+        Returns:
+            Whether the life before this ended, whether the link is up now and was not before, and whether
+            the peer needs a HELLO of ours.
+        """
+        self.heard(now)
+        if hello.mine < self.theirs:
+            return False, False, False
+        ended = hello.mine > self.theirs and self.theirs != 0
+        if hello.mine > self.theirs:
+            self._new_life(now)
+            self.theirs = hello.mine
+        self.introduced = self.met = True
+        self.frame_bytes_max = hello.frame_bytes_max
+        came_up = False
+        if hello.yours == self.mine and not self.up:
+            self.up = came_up = True
+            self.hello_at = inf
+            self.hello_wait = HELLO_FIRST
+            self.ping_at = now
+            self.heard_at = now
+        return ended, came_up, not hello.welcome
+
+    # Frames
+
+    def next_number(self) -> int:
+        """The number of the frame that is being made."""
+        self.out_number += 1
+        self.echo_sent = self.in_number
+        self.echo_at = inf
+        self.unread_bytes = 0
+        return self.out_number
+
+    def accept(self, number: int, echo: int, size: int, now: float) -> bool:
+        """Take note of an arriving frame; False if one is missing or repeated, which ends this life."""
+        if number != self.in_number + 1 or echo > self.out_number:
+            return False
+        self.in_number = number
+        self.unread_bytes += size
+        self._in_rate_bytes += size
+        self.heard(now)
+        return True
+
+    def data_received(self, now: float) -> None:
+        """DATA wants an echo soon, so that the peer's pipe limit moves on."""
+        elapsed = now - self._in_rate_at
+        if elapsed >= RATE_PERIOD:
+            self._in_rate = self._in_rate_bytes / elapsed
+            self._in_rate_at, self._in_rate_bytes = now, 0
+        enough = max(PIPE_BYTES_MIN // 2, ECHO_SECONDS * self._in_rate)
+        much = self.in_number - self.echo_sent >= ECHO_FRAMES or self.unread_bytes >= enough
+        self.echo_at = now if much else min(self.echo_at, now + ECHO_DELAY)
+
+    def take_echo(self, echo: int, now: float) -> list[Sent]:
+        """The peer has received our frames up to `echo`; return the DATA frames among the newly echoed."""
+        if echo <= self.echoed:
+            return []
+        self.echoed = echo
+        echoed = []
+        while self.unechoed and self.unechoed[0].number <= echo:
+            sent = self.unechoed.popleft()
+            self.unechoed_bytes -= sent.size
+            self._rate_bytes += sent.size
+            echoed.append(sent)
+        elapsed = now - self._rate_at
+        if elapsed >= RATE_PERIOD:
+            measured = self._rate_bytes / elapsed
+            self.rate = measured if measured > self.rate else 0.7 * self.rate + 0.3 * measured
+            self._rate_at, self._rate_bytes = now, 0
+        return echoed
+
+    def data_sent(self, sent: Sent) -> None:
+        """A DATA frame was numbered; it counts against the pipe until it is echoed."""
+        assert self.unechoed_bytes <= self._pipe_max(), "DATA behind a full pipe"
+        self.unechoed.append(sent)
+        self.unechoed_bytes += sent.size
+
+    def has_room(self) -> bool:
+        """Whether another DATA frame may be made: control must never wait seconds behind data."""
+        return (
+            self.up
+            and self.refused is None
+            and not self.outbound
+            and self.belief is Belief.ALIVE
+            and not self.draining
+            and len(self.unechoed) < PIPE_FRAMES_MAX
+            and self.unechoed_bytes <= self._pipe_max()
+        )
+
+    def _pipe_max(self) -> float:
+        return max(PIPE_BYTES_MIN, PIPE_SECONDS * self.rate)
+
+    def credit(self, queue: str) -> ProducerCredit:
+        """Our credit for `queue` at this peer."""
+        credit = self.credits.get(queue)
+        if credit is None:
+            credit = self.credits[queue] = ProducerCredit()
+        return credit
+
+    # Belief
+
+    def heard(self, now: float) -> None:
+        """Something of this life arrived: the peer is alive."""
+        self.heard_at = now
+        if self.belief is not Belief.ALIVE:
+            self.belief = Belief.ALIVE
+            self.down_at = now  # it is back; from here it may take its time to come up
+            self.suspect_at = self.probe_at = inf
+            self.refusals = 0
+
+    def suspect(self, now: float) -> None:
+        """Disconnected or silent: find out what became of the peer."""
+        if self.belief is Belief.ALIVE:
+            self.belief = Belief.SUSPECT
+            self.suspect_at = now
+            self.refusals = 0
+            self.probe_at = now
+
+    def view(self) -> PeerView:
+        """What people are shown of the peer."""
+        theirs = self.their_interest
+        state = "up" if self.up else "one-way" if self.introduced else "connecting"
+        return PeerView(
+            node_id=self.node_id,
+            name=self.name,
+            state=state if self.belief is Belief.ALIVE else self.belief.value,
+            endpoint=self.endpoint,
+            consumes=tuple(c.queue for c in theirs.consumes) if theirs else (),
+            produces=tuple(theirs.produces) if theirs else (),
+            subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
+            publishes=tuple(theirs.publishes) if theirs else (),
+        )
+
+    def check(self) -> None:
+        """Assert the invariants of this link."""
+        assert not self.up or (self.theirs and self.introduced), "up without a hello of the peer"
+        assert self.up or (self.out_number == 0 and not self.unechoed), "numbered frames while not up"
+        assert self.echoed <= self.out_number, "the peer echoed what we did not send"
+        assert self.unechoed_bytes == sum(sent.size for sent in self.unechoed), "unechoed bytes"
+        assert len(self.unechoed) <= PIPE_FRAMES_MAX, "too many frames in the pipe"
+        for credit in self.credits.values():
+            assert credit.sent_messages <= credit.limit_messages, "sent more than was granted"

@@ -1,0 +1,725 @@
+"""All links of one node: whom to dial, who said hello, whom to believe alive, how to part.
+
+Discovery only proposes addresses. A peer exists once a link with it was up; it is
+
+    gone      its process is proven dead (its inbox refuses), or it said goodbye
+    hung      its inbox accepts and it does not answer: no new work, what it holds waits for its lease
+    vanished  nothing answers for four seconds: given up, dialled again while discovery still names it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from random import Random
+from typing import Final, NamedTuple
+
+from peerfabric.health import DIALLED_AFTER, Finding
+from peerfabric.link.addresses import Addresses, elsewhere, newer, usable
+from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
+from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
+from peerfabric.link.parting import REMNANT, Farewells
+from peerfabric.reports import PeerView
+from peerfabric.wire.frames import (
+    IDLE,
+    LEAVING,
+    MAGIC,
+    OTHER_FABRIC,
+    OTHER_VERSION,
+    TOO_MANY_PEERS,
+    VERSION,
+    Address,
+    Hello,
+    encode_frame,
+)
+
+OURSELVES: Final = 0
+"""The wire that leads back to this node."""
+INTRODUCE_AFTER: Final = 0.25
+"""How long newcomers are collected before the peers hear of them."""
+IDLE_CLOSE_AFTER: Final = 10.0
+STRAY_EVERY: Final = 1.0
+"""Frames of an unknown life are answered by one HELLO in this time."""
+LEARNED_MAX: Final = 1024
+"""Addresses kept for the driver to take, from hellos of up to 65 each."""
+BYE_REPEAT: Final = 0.1
+TICK: Final = 0.05
+
+
+class LifeEnded(NamedTuple):
+    """The link is not up any more; what was in the pipe may be lost."""
+
+    link: Link
+
+
+class CameUp(NamedTuple):
+    """Both sides know each other: INTEREST is due."""
+
+    link: Link
+
+
+class Gone(NamedTuple):
+    """The peer will not answer any more. `proven`: its process has ended; `died`: without saying goodbye."""
+
+    link: Link
+    proven: bool
+    died: bool
+
+
+class Moved(NamedTuple):
+    """The peer listens elsewhere than before."""
+
+    link: Link
+
+
+Change = LifeEnded | CameUp | Gone | Moved
+
+
+class Peers:
+    """The links of one node, by wire, by peer and by link id."""
+
+    def __init__(self, address: Address, fabric: str, frame_bytes_max: int, peers_max: int, random: Random) -> None:
+        self.address, self.fabric = address, fabric
+        self.frame_bytes_max, self.peers_max = frame_bytes_max, peers_max
+        self.links: dict[int, Link] = {}
+        self.by_holder: dict[str, Link] = {}
+        self.counters: dict[str, int] = {}
+        self.sample: list[Address] = []
+        """Addresses worth telling others about, put here by the driver."""
+        self.learned: list[Address] = []
+        """Addresses that hellos told, for the driver to take."""
+        self.closing = False
+        self._by_node: dict[str, Link] = {}
+        self._by_in_id: dict[bytes, Link] = {}
+        self._addresses = Addresses(peers_max, random)
+        self._farewells = Farewells(address.node_id, peers_max)
+        self._halves: dict[int, Link] = {}
+        self._half = random.randrange(1, 2**30)
+        self._next_wire = OURSELVES + 1
+        self._commands: list[Command] = []
+        self._hello_due: dict[Link, None] = {}
+        """A set in the order of insertion, like all sets here whose order shows on the wire."""
+        self._introduce_at = inf
+        self._next_tick = -inf
+
+    # What discovery proposes
+
+    def discovered(self, address: Address, now: float) -> list[Change]:
+        """A node may be reached at `address`."""
+        if address.node_id == self.address.node_id:
+            return []
+        link = self._by_node.get(address.node_id)
+        if self._addresses.is_stale(address):
+            return []
+        if not self._addresses.has_room(address.node_id):
+            self.count("peers over the limit")
+            return []
+        self._addresses.put(address)
+        if link is not None and link.address is not None:
+            if not newer(address, link.address):
+                if not link.up and address.epoch == link.address.epoch:
+                    self._readdress(link, address)
+                return []
+            changes = self._part(link, now, proven=True, died=True)
+            self._dial_peer(address, now)
+            return changes
+        if not self.closing and not self._farewells.is_refused(address.node_id, now):
+            self._dial_peer(address, now)
+        return []
+
+    def _readdress(self, link: Link, address: Address) -> bool:
+        """There is news of where the peer listens: dial it there next, and now if nothing is under way.
+
+        What is connected stays. Returns whether it was news.
+        """
+        endpoints = usable(address, self.address.host)
+        if link.address is None or not endpoints or not elsewhere(address, link.address):
+            return False
+        link.address, link.endpoints = address, endpoints
+        if not link.connected and not link.dialling and not self.closing:
+            self._dial(link, endpoints[0])
+        return True
+
+    def moved(self, address: Address) -> None:
+        """This node listens elsewhere from now on: tell everybody whom we reach."""
+        self.address = address
+        self._hello_due |= {link: None for link in self.links.values() if link.connected and link.wire != OURSELVES}
+
+    def candidate(self, endpoint: str, now: float) -> None:
+        """Somebody may listen at `endpoint`; who, its hello will tell."""
+        if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
+            self._next_tick = now
+
+    def lost(self, node_id: str) -> None:
+        """Discovery does not see the node any more; only its link decides whether it lives."""
+        self._addresses.forget(node_id)
+
+    def introduce(self, sample: list[Address], now: float) -> None:
+        """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
+
+        A hello on a link that is up changes nothing on it. At most one round of them in INTRODUCE_AFTER.
+        """
+        self.sample = sample
+        if self._introduce_at == inf and not self.closing:
+            self._introduce_at = now + INTRODUCE_AFTER
+            self.wake_at(self._introduce_at)
+
+    def interest_changed(self, now: float) -> None:
+        """Say hello again to everybody with whom there was nothing in common."""
+        for address in self._addresses:
+            self.redial(address.node_id, now)
+
+    def redial(self, node_id: str, now: float) -> None:
+        """Say hello again to a node with whom there was nothing in common."""
+        address = self._addresses.get(node_id)
+        if address is not None and node_id not in self._by_node and not self.closing:
+            self._dial_peer(address, now)
+
+    def _dial_peer(self, address: Address, now: float) -> Link | None:
+        endpoints = usable(address, self.address.host)
+        if not endpoints:
+            self.count("addresses out of reach")
+            return None
+        if len(self.links) >= self.peers_max:
+            self.count("peers over the limit")
+            return None
+        link = self._new_link(now, address)
+        link.endpoints = endpoints
+        self._by_node[address.node_id] = link
+        self.by_holder[link.holder] = link
+        self._addresses.dialled(address.node_id)
+        self._dial(link, endpoints[0])
+        return link
+
+    def _new_link(self, now: float, address: Address | None) -> Link:
+        self._half += 1
+        link = Link(self._next_wire, self._half, now, address)
+        self._next_wire += 1
+        self.links[link.wire] = link
+        self._halves[link.mine] = link
+        return link
+
+    def _dial(self, link: Link, endpoint: str) -> None:
+        link.endpoint = endpoint
+        link.connected, link.dialling = False, True
+        self._commands.append(Dial(link.wire, endpoint))
+
+    def ourselves(self, now: float) -> None:
+        """Open the link to this node itself; the driver's frames on its wire never leave the process."""
+        if OURSELVES in self.links:
+            return
+        self._half += 1
+        link = Link(OURSELVES, self._half, now, self.address)
+        link.connected = True
+        link.hello_at = now
+        self.links[OURSELVES] = link
+        self._by_node[self.address.node_id] = link
+        self.by_holder[link.holder] = link
+        self._halves[link.mine] = link
+        self._hello_due[link] = None
+
+    # What the wires report
+
+    def connected(self, wire: int, now: float) -> None:
+        """The PUSH of `wire` has a connection."""
+        if wire in self._farewells:
+            return
+        link = self.links.get(wire)
+        if link is not None:
+            link.connected, link.dialling = True, False
+            link.hello_at = now
+            self._hello_due[link] = None
+
+    def disconnected(self, wire: int, now: float) -> list[Change]:
+        """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
+        link = self.links.get(wire)
+        if link is None:
+            return []
+        was_up = link.up
+        link.connected, link.dialling = False, True  # ZeroMQ tries once more by itself
+        self._restart(link, now)
+        if link.address is not None:
+            link.suspect(now)
+            self._next_tick = now
+        return [LifeEnded(link)] if was_up else []
+
+    def refused(self, wire: int, now: float) -> list[Change]:
+        """Nobody listens at the endpoint of `wire`."""
+        link = self.links.get(wire)
+        if link is None or wire in self._farewells:
+            self._end_farewell(wire)
+            return []
+        changes: list[Change] = []
+        if link.up:
+            self._restart(link, now)
+            changes.append(LifeEnded(link))
+        link.connected = link.dialling = False
+        if link.address is None:
+            self._drop(link)
+            self.wake_at(self._addresses.candidate_refused(link.endpoint, now))
+            return changes
+        if link.met:
+            link.suspect(now)
+            self._next_tick = now
+        at = link.endpoints.index(link.endpoint) + 1 if link.endpoint in link.endpoints else 0
+        if at < len(link.endpoints):
+            self._dial(link, link.endpoints[at])
+        elif link.belief is Belief.ALIVE:
+            # Never met: an address of a process that has ended, or one that is only starting.
+            self._drop(link)
+            self.wake_at(self._addresses.refused(link.node_id, now))
+        else:
+            link.hello_at = inf
+            self.wake_at(self._addresses.refused(link.node_id, now))
+        return changes
+
+    def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
+        """A probe of the inbox behind `wire` has found something."""
+        link = self.links.get(wire)
+        if link is None:
+            return []
+        link.probing = False
+        if link.belief is Belief.ALIVE:
+            return []
+        match outcome:
+            case Outcome.REFUSED:
+                if link.refusals and now - link.refused_at >= REFUSED_TWICE_AFTER:
+                    return self._part(link, now, proven=True, died=True)
+                if not link.refusals:
+                    link.refusals, link.refused_at = 1, now
+                link.probe_at = now + REFUSED_TWICE_AFTER
+            case Outcome.ACCEPTED:
+                link.belief = Belief.HUNG
+                link.refusals = 0
+                # The kernel closes the descriptors of a killed process one by one: its listener may still accept
+                # when its connections are gone. So the first probes follow soon, and later ones wait up to 1 s.
+                link.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - link.suspect_at))
+            case Outcome.SILENT:
+                link.probe_at = now + 0.5
+                if now - link.suspect_at >= VANISHED_AFTER:
+                    return self._part(link, now, proven=False, died=False)
+        self._next_tick = min(self._next_tick, link.probe_at)
+        return []
+
+    # Hello
+
+    def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
+        """The HELLOs that are due; a socket that refuses one only delays it."""
+        if not self._hello_due:
+            return []
+        due, self._hello_due = self._hello_due, {}
+        frames = []
+        for link in due:
+            if link.wire not in self.links or not link.connected or link.wire in self._farewells:
+                continue
+            if link.refused is not None:
+                link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
+                self.wake_at(link.hello_at)
+                continue
+            hello = Hello(
+                MAGIC,
+                VERSION,
+                self.fabric,
+                link.node_id,
+                self.address,
+                link.mine,
+                link.theirs,
+                link.up,
+                self.frame_bytes_max,
+                [a for a in self.sample if a.node_id != link.node_id],
+            )
+            frames.append((link, [encode_frame(hello)]))
+            link.hello_sent(now)
+            self.wake_at(link.hello_at)
+        return frames
+
+    def receive_hello(self, hello: Hello, now: float) -> list[Change]:
+        """Somebody said hello to this node, or to one that listened here before."""
+        theirs = hello.address
+        if hello.fabric != self.fabric:
+            self.refuse(theirs, OTHER_FABRIC, now)
+            return []
+        if theirs.node_id == self.address.node_id:
+            return self._hello_from_ourselves(hello, now)
+        if len(self.learned) < LEARNED_MAX:
+            self.learned.append(theirs)
+            self.learned += hello.known
+        changes: list[Change] = []
+        link = self._by_node.get(theirs.node_id)
+        if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
+            if not newer(theirs, link.address):
+                self.count("hellos of an earlier epoch")
+                return []
+            changes += self._part(link, now, proven=True, died=True)
+            link = None
+        changes += self._replaced(theirs, now)
+        same_host = theirs.host == self.address.host
+        self._addresses.met(theirs, same_host=same_host)
+        candidate = self._candidate_for(hello)
+        if link is None and candidate is not None:
+            link = self._bind(candidate, theirs)
+        elif candidate is not None and candidate is not link and link is not None:
+            self._addresses.candidate_leads_to(candidate.endpoint, theirs.node_id)
+            self._addresses.candidate_useless(candidate.endpoint)
+            self._drop(candidate)
+        if link is None:
+            if self.closing:
+                return changes
+            if len(self.links) >= self.peers_max:
+                self.refuse(theirs, TOO_MANY_PEERS, now)
+                return changes
+            link = self._dial_peer(theirs, now)
+            if link is None:
+                return changes
+        if same_host and self._readdress(link, theirs):
+            changes.append(Moved(link))
+        if link.mine < hello.yours <= self._half:
+            # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
+            changes += [LifeEnded(link)] if link.up else []
+            self._restart(link, now)
+        old_id = link.in_id
+        ended, came_up, wanted = link.receive_hello(hello, now)
+        if link.in_id != old_id:
+            self._by_in_id.pop(old_id, None)
+        if ended:
+            changes.append(LifeEnded(link))
+        if came_up:
+            self._by_in_id[link.in_id] = link
+            self._addresses.stop_retrying(link.node_id)
+            changes.append(CameUp(link))
+        if wanted and link.connected:
+            link.hello_at = now
+            self._hello_due[link] = None
+        elif not link.connected and not link.dialling:
+            self._dial(link, link.endpoints[0])  # it lives: no need to wait for the next attempt
+        return changes
+
+    def _hello_from_ourselves(self, hello: Hello, now: float) -> list[Change]:
+        link = self.links.get(OURSELVES)
+        if link is not None and hello.mine == link.mine:
+            _, came_up, wanted = link.receive_hello(hello, now)
+            if came_up:
+                self._by_in_id[link.in_id] = link
+            if wanted:
+                self._hello_due[link] = None
+            return [CameUp(link)] if came_up else []
+        found = self._halves.get(hello.mine)
+        if found is not None and found.address is None:
+            self._addresses.candidate_is_ours(found.endpoint)
+            self._drop(found)
+        return []
+
+    def _candidate_for(self, hello: Hello) -> Link | None:
+        """The wire of a static peer that turns out to lead to the node of this hello."""
+        by_half = self._halves.get(hello.yours) if hello.yours else None
+        if by_half is not None and by_half.address is None and by_half.wire in self.links:
+            return by_half
+        return next((k for k in self.links.values() if k.address is None and k.endpoint in hello.address.inbox), None)
+
+    def _bind(self, link: Link, address: Address) -> Link:
+        link.address = address
+        link.endpoints = [link.endpoint]
+        self._addresses.candidate_leads_to(link.endpoint, address.node_id)
+        self._addresses.dialled(address.node_id)
+        self._by_node[address.node_id] = link
+        self.by_holder[link.holder] = link
+        return link
+
+    def _replaced(self, theirs: Address, now: float) -> list[Change]:
+        """Another node answers at the endpoint of a peer: that peer has gone from there."""
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            other = link.address is not None and link.node_id != theirs.node_id and link.wire != OURSELVES
+            if other and not link.up and link.endpoint in theirs.inbox:
+                changes += self._part(link, now, proven=True, died=True)
+                self.lost(link.node_id)
+        return changes
+
+    def refuse(self, address: Address, reason: int, now: float) -> None:
+        """Tell a node why we will not talk to it, at most once in a while."""
+        self.count(
+            {OTHER_FABRIC: "hellos of another fabric", OTHER_VERSION: "hellos of another version"}.get(
+                reason, "peers over the limit"
+            )
+        )
+        if self._farewells.is_refused(address.node_id, now):
+            return
+        endpoints = usable(address, self.address.host)
+        if endpoints and self._farewells.has_room:
+            self._farewells.refuse(address.node_id, now)
+            wire = self._next_wire
+            self._next_wire += 1
+            self._farewells.begin(wire, reason, now)
+            self._commands.append(Dial(wire, endpoints[0]))
+
+    @property
+    def has_to_say(self) -> bool:
+        """Whether `hello_frames` or `farewell_frames` may have something."""
+        return bool(self._hello_due or self._farewells)
+
+    def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
+        """BYEs to those we refuse."""
+        return self._farewells.frames()
+
+    def farewell_sent(self, wire: int, now: float) -> None:
+        """The BYE left."""
+        self._farewells.sent(wire, now)
+
+    def _end_farewell(self, wire: int) -> None:
+        if self._farewells.end(wire):
+            self._commands.append(HangUp(wire))
+
+    # Frames
+
+    def find(self, link_id: bytes, now: float) -> Link | None:
+        """The link whose present life `link_id` names; a stranger of a known half is answered by a hello."""
+        link = self._by_in_id.get(link_id)
+        if link is None:
+            self.count("frames of another life")
+            known = self._halves.get(int.from_bytes(link_id[4:], "big"))
+            current = known is not None and self._by_node.get(known.node_id) is known
+            if known is not None and current and known.connected and now >= known.stray_at:
+                known.stray_at = now + STRAY_EVERY
+                self._hello_due[known] = None
+        return link
+
+    def broken(self, link: Link, now: float) -> list[Change]:
+        """A frame is missing or cannot be read: both sides start a new life."""
+        self.count("links renewed")
+        was_up = link.up
+        self._restart(link, now)
+        if link.connected:
+            self._hello_due[link] = None
+        return [LifeEnded(link)] if was_up else []
+
+    def _restart(self, link: Link, now: float) -> None:
+        self._by_in_id.pop(link.in_id, None)
+        self._half = max(self._half + 1, link.mine + 1)
+        link.mine = self._half - 1
+        link.restart(now)
+        self._halves[link.mine] = link
+        if len(self._halves) > 4 * self.peers_max:
+            self._halves = {k.mine: k for k in self.links.values()}
+
+    # Time
+
+    def expire(self, now: float, late: float) -> list[Change]:
+        """Act on what has come due; `late` seconds of our own delay are not held against others."""
+        if now < self._next_tick and not late:
+            return []
+        self._next_tick = inf
+        changes: list[Change] = []
+        for link in list(self.links.values()):
+            if late:
+                link.heard_at += late
+                link.suspect_at += late
+                link.down_at += late
+            changes += self._look_at(link, now)
+        for wire in self._farewells.over(now):
+            self._end_farewell(wire)
+        self.wake_at(self._farewells.deadline())
+        if self._introduce_at <= now:
+            self._introduce_at = inf
+            for link in self.links.values():
+                if link.up and link.wire != OURSELVES:
+                    self._hello_due[link] = None
+        self._next_tick = min(self._next_tick, self._introduce_at)
+        if not self.closing:
+            self._dial_due(now)
+        return changes
+
+    def _look_at(self, link: Link, now: float) -> list[Change]:
+        if link.close_at <= now:
+            self._drop(link)
+            return []
+        if link.close_at < inf:
+            self._next_tick = min(self._next_tick, link.close_at)
+        if link.connected and link.hello_at <= now:
+            self._hello_due[link] = None
+        if link.wire == OURSELVES:
+            return []
+        watched = link.met and link.close_at == inf
+        if watched and link.belief is Belief.ALIVE and now - link.heard_at >= SILENCE:
+            link.suspect(now)
+        if watched and link.belief is not Belief.HUNG and not link.up and now - link.down_at >= VANISHED_AFTER:
+            # We hear it, it does not hear us: its fence has ended by now, and others can do the work.
+            return self._part(link, now, proven=False, died=False)
+        if link.belief is not Belief.ALIVE:
+            if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
+                return self._part(link, now, proven=False, died=False)
+            if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
+                link.probing = True
+                link.probe_at = inf
+                self._commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
+            if link.connected and link.hello_at == inf:
+                # It may have forgotten us, and nothing else that we send tells it who we are.
+                link.hello_at = now + HELLO_MAX
+        if link.address is None and now - link.opened_at > 5.0 and link.connected:
+            # Somebody listens there who does not answer; ask again later.
+            self._drop(link)
+            self._addresses.candidate_silent(link.endpoint, now)
+        times = [link.hello_at if link.connected else inf, link.probe_at]
+        if watched and link.belief is Belief.ALIVE:
+            times.append(link.heard_at + SILENCE)
+        if watched and not link.up:
+            times.append(link.down_at + VANISHED_AFTER)
+        if link.belief is Belief.SUSPECT:
+            times.append(link.suspect_at + VANISHED_AFTER)
+        if link.address is None:
+            times.append(link.opened_at + 5.1)
+        self._next_tick = min(self._next_tick, max(now + 0.001, min(times)))
+        return []
+
+    def _dial_due(self, now: float) -> None:
+        for endpoint in self._addresses.take_due_candidates(now, self._by_node):
+            known = self._linked_at(endpoint)
+            if known is not None:
+                # It came to us first; another connection would end the life of the one that works.
+                self._addresses.candidate_leads_to(endpoint, known.node_id)
+                continue
+            link = self._new_link(now, None)
+            link.endpoints = [endpoint]
+            self._dial(link, endpoint)
+        for node_id in self._addresses.take_due_nodes(now):
+            peer, address = self._by_node.get(node_id), self._addresses.get(node_id)
+            if peer is not None:
+                if not peer.connected and not peer.dialling:
+                    self._dial(peer, peer.endpoints[0])
+            elif address is None or self._dial_peer(address, now) is None:
+                self._addresses.stop_retrying(node_id)
+        self.wake_at(self._addresses.deadline())
+
+    def _linked_at(self, endpoint: str) -> Link | None:
+        """The link with the node that says that it listens at `endpoint`, if it is up."""
+        links = (k for k in self._by_node.values() if k.up and k.address is not None and k.wire != OURSELVES)
+        return next((k for k in links if k.address is not None and endpoint in k.address.inbox), None)
+
+    def deadline(self) -> float:
+        return -inf if self._hello_due else self._next_tick
+
+    def wake_at(self, at: float) -> None:
+        """Look at the links again no later than `at`."""
+        self._next_tick = min(self._next_tick, at)
+
+    # Parting
+
+    def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
+        """The peer says goodbye; ours goes back, then the wire closes."""
+        if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
+            self._farewells.refuse(link.node_id, now)
+        changes = self._forget(link, now, proven=reason == LEAVING, died=False)
+        if reason == LEAVING:
+            self.lost(link.node_id)
+        elif reason == IDLE:
+            self._addresses.parted(link.node_id)
+        link.close_at = now + REMNANT
+        self._next_tick = min(self._next_tick, link.close_at)
+        return changes
+
+    def refused_by(self, node_id: str, now: float) -> list[Change]:
+        """A peer answered our hello with a refusal."""
+        link = self._by_node.get(node_id)
+        self.count("refused by peers")
+        if link is None or link.up:
+            return []
+        self._farewells.refuse(node_id, now)
+        return self._part(link, now, proven=False, died=False)
+
+    def part_idle(self, link: Link, now: float) -> list[Change]:
+        """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
+        changes = self._forget(link, now, proven=False, died=False)
+        self._addresses.parted(link.node_id)
+        link.close_at = now + REMNANT
+        self._next_tick = min(self._next_tick, link.close_at)
+        return changes
+
+    def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        changes = self._forget(link, now, proven=proven, died=died)
+        self._drop(link)
+        self.wake_at(self._addresses.given_up(link.node_id, now))
+        return changes
+
+    def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        """Take the link out of the tables by peer; its wire may still carry a last frame."""
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_holder.get(link.holder) is link:
+            del self.by_holder[link.holder]
+        self._by_in_id.pop(link.in_id, None)
+        link.hello_at = inf
+        link.probe_at = inf
+        link.belief = Belief.ALIVE
+        link.up = False
+        link.out_number = link.in_number = link.echoed = link.echo_sent = 0
+        link.unechoed.clear()
+        link.unechoed_bytes = 0
+        self._next_tick = min(self._next_tick, now)
+        return [Gone(link, proven, died)]
+
+    def _drop(self, link: Link) -> None:
+        """Close the wire and forget the link altogether."""
+        if self.links.pop(link.wire, None) is None:
+            return
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_holder.get(link.holder) is link:
+            del self.by_holder[link.holder]
+        self._by_in_id.pop(link.in_id, None)
+        self._hello_due.pop(link, None)
+        for half in [h for h, k in self._halves.items() if k is link]:
+            del self._halves[half]
+        if link.wire != OURSELVES:
+            self._commands.append(HangUp(link.wire))
+
+    def drop_all(self) -> None:
+        """Close every wire at once."""
+        for link in list(self.links.values()):
+            self._drop(link)
+        for wire in self._farewells.wires():
+            self._end_farewell(wire)
+
+    # Reports
+
+    def findings(self) -> Iterator[Finding]:
+        """Whoever is dialled and has not answered: what `peers=` names, and nodes that were found and never met."""
+        if self.closing:
+            return
+        for endpoint in sorted(self._addresses.unanswered(self._by_node)):
+            step = "start a node that listens there, or take it out of peers= and PEERFABRIC_PEERS"
+            yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
+        for link in self._by_node.values():
+            if not link.met and link.wire != OURSELVES:
+                yield Finding(
+                    f"{link.name} was found and does not answer at {link.endpoint}",
+                    DIALLED_AFTER,
+                    "see whether its process is stopped, or something between the two closes this way",
+                )
+
+    def take_commands(self) -> list[Command]:
+        """What the driver shall do with its sockets, in order."""
+        taken, self._commands = self._commands, []
+        return taken
+
+    def command(self, command: Command) -> None:
+        self._commands.append(command)
+
+    def count(self, what: str) -> None:
+        """One more of something that `statistics()` shows."""
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def view(self) -> list[PeerView]:
+        """Every node that we know of."""
+        views = {}
+        for address in self._addresses:
+            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
+        views |= {link.node_id: link.view() for link in self._by_node.values() if link.wire != OURSELVES}
+        return list(views.values())
+
+    def check(self) -> None:
+        """Assert that the tables agree and every link holds its invariants."""
+        for link in self.links.values():
+            link.check()
+            assert not link.up or self._by_in_id.get(link.in_id) is link, "an up link cannot be found by its id"
+        for node_id, link in self._by_node.items():
+            assert link.wire in self.links, "a peer without a wire"
+            assert link.node_id == node_id, "a peer under another name"

@@ -1,0 +1,1 @@
+"""Queues: both ends of work that is shared among consumers."""

@@ -1,0 +1,77 @@
+"""The dead letters of one producer's end: messages that were given up, kept for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peerfabric.queue.numbering import Numbering
+from peerfabric.queue.runs import Run, cost
+from peerfabric.reports import DeadLetter
+
+
+class Letters:
+    """Dead letters by the ids of their messages, in the order in which they were given up.
+
+    Args:
+        bytes_max: Memory for them; a letter more is kept all the same, and whoever sends must stop when it is full.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self._letters: dict[str, DeadLetter] = {}
+        # bytes == what the letters cost
+        self._bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self._bytes >= self.bytes_max
+
+    def put(self, letter: DeadLetter) -> None:
+        """Keep `letter` as the newest, instead of one of the same message."""
+        self.take(letter.id)
+        self._letters[letter.id] = letter
+        self._bytes += cost([letter.data])
+
+    def take(self, identity: str) -> DeadLetter | None:
+        """Remove and return the letter of that message; None if it is not here."""
+        letter = self._letters.pop(identity, None)
+        if letter is not None:
+            self._bytes -= cost([letter.data])
+        return letter
+
+    def all(self) -> list[DeadLetter]:
+        """Those that are here, the oldest first."""
+        return list(self._letters.values())
+
+    def why(self, identity: str) -> str:
+        """Why that message was given up, in words."""
+        letter = self._letters.get(identity)
+        if letter is None:
+            return "its dead letter was retried or dropped"
+        return letter.why
+
+    def check(self) -> None:
+        """Assert that the bytes are the sum."""
+        assert self._bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
+
+
+def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numbering) -> Iterator[tuple[int, DeadLetter]]:
+    """What remains of each message of `run`, with its number, when `run` is given up; `codec` is the queue's."""
+    for number, body in enumerate(run.bodies, run.first):
+        extra = run.extras.get(number) if run.extras else None
+        yield (
+            number,
+            DeadLetter(
+                id="{}/{}".format(*numbering.name(number)),
+                queue=queue,
+                reason=reason,
+                error=run.error,
+                attempts=run.attempt,
+                strikes=run.strikes,
+                data=body,
+                codec=codec if run.codec is None else run.codec,
+                headers=extra.headers if extra else None,
+                origin=extra.origin if extra else None,
+                sent_ms=run.sent_ms,
+            ),
+        )

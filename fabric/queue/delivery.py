@@ -1,0 +1,198 @@
+"""One frame of messages at its consumer, shared by the consumer's machine and the code that handles them.
+
+Two threads touch a delivery without a lock, each writing its own fields:
+
+    handling side:  next, acked, verdicts        machine's side:  until, limit, everything else
+
+To hand out a message the handling side first raises `next` and only then looks at `until`; the machine
+takes messages back by first setting `until` and only then reading `next`. Under the interpreter's lock one
+of the two always sees the other, so a message that was taken back is never started.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import IntEnum
+from math import inf
+from typing import Any
+
+from peerfabric.errors import BadFrame
+from peerfabric.ranges import Ranges
+from peerfabric.wire.batch import Buffer, rejoin, split
+from peerfabric.wire.frames import RAW, RAW_ONE, Extra
+
+
+class Verdict(IntEnum):
+    """What the handling side decided about messages."""
+
+    ACK = 0
+    NACK = 1
+    REJECT = 2
+    REFUSE = 3
+    GIVE_BACK = 4
+    BATCH_FAILED = 5
+
+
+class Delivery:
+    """Messages `[first, first + count)` of one stream, as they came in one DATA frame.
+
+    Indexes count from `first`. Handled in order:
+
+        0 <= acked <= next <= limit <= count
+
+    next     indexes below it have been handed to user code
+    acked    indexes below it are acked; later acks come as verdicts
+    limit    indexes from here on are not ours any more
+    until    a message may be handed out before this instant; -inf: none, ask the machine
+    """
+
+    __slots__ = (
+        "acked",
+        "alone",
+        "announced",
+        "attempt",
+        "bodies",
+        "body",
+        "codec",
+        "cost",
+        "count",
+        "extended",
+        "extras",
+        "first",
+        "floor",
+        "gone",
+        "holder",
+        "left",
+        "limit",
+        "next",
+        "observed",
+        "paused_at",
+        "pauses",
+        "queue",
+        "reported",
+        "sender",
+        "sent_ms",
+        "stream",
+        "suspect",
+        "until",
+        "verdicts",
+    )
+
+    def __init__(
+        self,
+        *,
+        holder: str,
+        sender: str,
+        stream: str,
+        queue: str,
+        first: int,
+        count: int,
+        attempt: int,
+        body: Buffer,
+        codec: int,
+        sent_ms: int,
+        cost: int,
+        alone: bool = False,
+        suspect: bool = False,
+        extras: dict[int, Extra] | None = None,
+        floor: int = 1,
+    ) -> None:
+        self.holder, self.sender = holder, sender
+        self.stream, self.queue, self.first, self.count = stream, queue, first, count
+        self.attempt, self.alone, self.suspect = attempt, alone, suspect
+        self.announced: float | None = None
+        """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left. Once it is
+        handed out the same for the ACK with its result."""
+        self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
+        self.extras = extras
+        self.floor = floor
+        """Everything of the stream below it was settled when this was sent."""
+        self.bodies: list[Any] | None = None
+        """The decoded bodies, once the handling side needed them."""
+        self.next = 0
+        self.acked = 0
+        self.verdicts: deque[tuple[Verdict, int, int, float, str]] = deque()
+        """(verdict, low, high, delay in seconds or below 0, text)"""
+        self.until = -inf
+        self.limit = count
+        self.reported = 0
+        self.left = count
+        """Messages of it that are still ours to finish."""
+        self.gone: Ranges | None = None
+        """Indexes that were settled out of order or taken back, so that nothing counts twice."""
+        self.observed: list[tuple[int, float]] = []
+        """(index, at): everything below index had been handed out at that instant."""
+        self.extended: dict[int, float] = {}
+        """Index -> instant before which its lease does not end."""
+        self.paused_at: float | None = None
+        self.pauses = 0
+        """Handlers of its messages that wait inside a call of ours, since `paused_at`."""
+
+    @property
+    def stop(self) -> int:
+        return self.first + self.count
+
+    def ack(self, low: int, high: int) -> None:
+        """Indexes `[low, high)` are processed. Called by the handling side."""
+        if low == self.acked:
+            self.acked = high
+        else:
+            self.verdicts.append((Verdict.ACK, low, high, -1.0, ""))
+
+    def unsettled(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The parts of `[low, high)` that nothing was decided about yet, as far as the machine has read."""
+        low = max(low, self.reported)
+        if low >= high:
+            return []
+        return self.gone.missing(low, high) if self.gone is not None else [(low, high)]
+
+    def let_go(self, count: int) -> int:
+        """`count` messages of it are not ours any more; return the bytes that they took."""
+        size = self.cost * count // self.left if self.left else self.cost
+        self.left -= count
+        self.cost -= size
+        return size
+
+    def mark_gone(self, low: int, high: int) -> None:
+        """`[low, high)` is decided, out of order."""
+        if self.gone is None:
+            self.gone = Ranges()
+        self.gone.add(low, high)
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.stream} [{self.first}, {self.stop}) next {self.next} left {self.left}>"
+
+
+def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
+    """Deliveries of their own for the index ranges `parts` of `whole`."""
+    parts = list(parts)
+    if not parts:
+        return []
+    elements = split(whole.body, whole.codec)
+    if len(elements) != whole.count:
+        raise BadFrame(f"a batch of {len(elements)} messages whose header says {whole.count}")
+    total = sum(len(element) for element in elements) or 1
+    made = []
+    for low, high in parts:
+        chosen = elements[low:high]
+        part = Delivery(
+            holder=whole.holder,
+            sender=whole.sender,
+            stream=whole.stream,
+            queue=whole.queue,
+            first=whole.first + low,
+            count=high - low,
+            attempt=whole.attempt,
+            body=rejoin(chosen),
+            codec=RAW if whole.codec == RAW_ONE else whole.codec,
+            sent_ms=whole.sent_ms,
+            cost=whole.cost * sum(map(len, chosen)) // total,
+            alone=whole.alone,
+            suspect=whole.suspect,
+            floor=whole.floor,
+        )
+        if whole.extras is not None:
+            part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
+        made.append(part)
+    return made

@@ -1,0 +1,729 @@
+"""The consumer's end of a queue: messages received, handed out, and what was decided about them.
+
+received  =  held (buffered + started)  ⊎  finished  ⊎  given back
+granted   =  by the pace of the handlers (credit.py), one budget over all links
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from math import inf
+from typing import Final
+
+from peerfabric.arguments import DELAY_MAX, sendable
+from peerfabric.link.credit import ConsumerCredit, Window
+from peerfabric.queue.delivery import Delivery, Verdict, slices
+from peerfabric.queue.granting import QUANTUM, grant
+from peerfabric.queue.isolation import Suspects
+from peerfabric.queue.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, observe
+from peerfabric.queue.source import Source
+from peerfabric.queue.streams import Streams
+from peerfabric.ranges import Ranges
+from peerfabric.reports import ConsumerAccount
+from peerfabric.wire.frames import (
+    ALONE,
+    BATCH_FAILED,
+    DURABLE,
+    FAILED,
+    LEASE,
+    REFUSED,
+    REJECTED,
+    SUSPECT,
+    Backlog,
+    Data,
+    Grant,
+    Nack,
+    Result,
+    StreamRanges,
+)
+
+IDLE_AFTER: Final = 2.0
+"""A consumer that takes nothing for this long gives back what it has not started."""
+REFUSALS_MAX: Final = 10
+REFUSAL_PAUSE: Final = 5.0
+DETACHED_MAX: Final = 4096
+"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+
+_REASONS: Final = {
+    Verdict.NACK: FAILED,
+    Verdict.REJECT: REJECTED,
+    Verdict.REFUSE: REFUSED,
+    Verdict.BATCH_FAILED: BATCH_FAILED,
+}
+
+
+class ConsumerEnd:
+    """Everything one node consumes from one queue.
+
+    Args:
+        queue: The queue's name.
+        lease: Seconds that user code may keep a message before it goes to somebody else.
+        budget: Bytes granted and not yet finished, over all links.
+        horizon: Seconds of work to keep in hand.
+        suspects: Those of all queues that this process consumes, by queue; this one's are added.
+        remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        lease: float,
+        budget: int,
+        horizon: float,
+        suspects: dict[str, Suspects] | None = None,
+        remembered: Mapping[str, Ranges] | None = None,
+    ) -> None:
+        self.queue, self.lease, self.budget = queue, lease, budget
+        self._largest = 0
+        """Bytes of the largest frame that came: one message of each link may go over the budget."""
+        self.window = Window(horizon)
+        self.closed = False
+        self.lapsed: list[tuple[str, int]] = []
+        """(stream, sequence) whose lease ended, for the driver to warn about."""
+        self._overdue = Overdue()
+        self.misled = 0
+        """How often ten refusals in a row stopped the credit, for the driver to report."""
+        self._takers = 0
+        self._taken_at = -inf
+        self._busy_mark = 0.0
+        self._sources: dict[str, Source] = {}
+        self._turn: deque[str] = deque()
+        self._open: dict[Delivery, None] = {}
+        self._streams = Streams(remembered)
+        of_process = suspects if suspects is not None else {}
+        self.suspects = of_process[queue] = Suspects(self._sources, self._open, of_process)
+        self._refusals = 0
+        self._no_credit_until = -inf
+        self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
+
+    # Links
+
+    def attach(self, holder: str) -> None:
+        """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
+        if holder not in self._sources and any(_node(n) == _node(holder) for n in (*self._streams, *self._sources)):
+            self.meet(holder)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.attached = True
+        source.credit = ConsumerCredit()
+        if source.proven_gone:
+            source.proven_gone = False
+            self.fence(holder, -inf)  # it is back, and may give them to others: only its echoes count from now on
+        self._streams.keep(source.streams)
+        source.nothing_to_tell()
+        for delivery in source.buffer:
+            delivery.announced = None
+        held = [d for d in self._everything() if d.holder == holder]
+        # What we still hold was granted in the last life; it is charged to this one from the start.
+        source.credit.freed_messages = -sum(d.left for d in held)
+        source.credit.freed_bytes = -sum(d.cost for d in held)
+
+    def meet(self, holder: str) -> None:
+        """`holder` produces for this queue."""
+        source = self._sources.get(holder)
+        if source is None:
+            source = self._inherited(holder) or Source()
+            self._sources[holder] = source
+            source.streams = {stream: None for stream in self._streams if _node(stream) == _node(holder)}
+            for stream in source.streams:
+                if self._streams[stream].done:  # if no INTEREST of ours says so, the next ACK does
+                    source.done[stream] = Ranges(self._streams[stream].done)
+            self._turn.append(holder)
+        source.attached = True
+
+    def _inherited(self, holder: str) -> Source | None:
+        """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
+        for earlier in self._sources:
+            if _node(earlier) == _node(holder) and not self._sources[earlier].attached:
+                for delivery in self._everything():
+                    if delivery.holder == earlier:
+                        delivery.holder = holder
+                self._turn.remove(earlier)
+                return self._sources.pop(earlier)
+        return None
+
+    def told_all(self, holder: str, ack: int) -> None:
+        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
+        source = self._sources.get(holder)
+        for stream in source.streams if source is not None else ():
+            self._streams[stream].reported_again(ack)
+        self.suspects.told_all(holder, ack)
+
+    def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """What is held and what is done of this producer's streams, for INTEREST."""
+        source = self._sources.get(holder)
+        held, done = [], []
+        for stream in source.streams if source is not None else ():
+            dedup = self._streams[stream]
+            if dedup.held:
+                held.append(StreamRanges(stream, dedup.held.flat()))
+            if dedup.done:
+                done.append(StreamRanges(stream, dedup.done.flat()))
+        return held, done
+
+    def detach(self, holder: str, now: float, *, proven_gone: bool) -> None:
+        """The producer `holder` is gone, or has vanished.
+
+        If it is proven gone its messages can reach nobody else: they are run here. If it has only vanished
+        it will give them to others, so those not started are dropped.
+        """
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.attached = False
+        if proven_gone:
+            source.proven_gone = True
+            self.fence(holder, inf)
+            self._streams.producer_died(source.streams, now)
+            self._streams.limit_durable(self._is_of_somebody)
+        else:
+            self.fence(holder, -inf)
+            self._take_back(holder, None, report=False)
+            self._sources[holder] = self._sources.pop(holder)  # the newest of those that left
+            self._forget_the_oldest()
+        self._drop_if_empty(holder)
+
+    def _forget_the_oldest(self) -> None:
+        if len(self._sources) <= DETACHED_MAX:
+            return
+        detached = [holder for holder, source in self._sources.items() if not source.attached]
+        if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
+            self._turn.remove(detached[0])
+            for stream in self._sources.pop(detached[0]).streams:
+                self._streams.drop(stream)
+                self._overdue.forget(stream)
+
+    def _is_of_somebody(self, stream: str) -> bool:
+        """Whether its producer is there."""
+        return any(stream in source.streams for source in self._sources.values() if source.attached)
+
+    def live_streams(self, holder: str, live: Iterable[str], now: float) -> None:
+        """The producer names its live streams; others of it can be forgotten once they are idle."""
+        source = self._sources.get(holder)
+        if source is not None:
+            self._streams.over(source.streams.keys() - set(live), now)
+
+    def fence(self, holder: str, until: float) -> None:
+        """Messages of `holder` may be handed out before `until`: it still believes in us until then."""
+        source = self._sources.get(holder)
+        if source is None:
+            return
+        source.fence = until
+        for delivery in self._open:
+            if delivery.holder == holder and delivery.until != -inf:
+                delivery.until = until
+
+    # Receiving
+
+    def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
+        """A DATA frame arrived.
+
+        Raises:
+            BadFrame: The body is not the array that the header speaks of.
+        """
+        source = self._sources.get(holder)
+        if source is None:
+            self.meet(holder)
+            source = self._sources[holder]
+        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+        self._largest = max(self._largest, charged)
+        source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+        dedup = self._streams.came(data.stream, durable=bool(data.flags & DURABLE))
+        source.streams[data.stream] = None
+        stop = data.first + data.count
+        self.raise_floor(data.stream, data.floor)
+        self._streams.settle(data.stream, data.settled)
+        new, finished = dedup.receive(data.first, stop)
+        self._account["received"] += data.count
+        extras = {extra.index: extra for extra in data.extras} or None
+        whole = Delivery(
+            holder=holder,
+            sender=sender,
+            stream=data.stream,
+            queue=data.queue,
+            first=data.first,
+            count=data.count,
+            attempt=data.attempt,
+            body=body,
+            codec=data.codec,
+            sent_ms=data.sent_ms,
+            cost=charged,
+            alone=bool(data.flags & ALONE),
+            suspect=bool(data.flags & SUSPECT),
+            extras=extras,
+            floor=data.floor,
+        )
+        if new == [(data.first, stop)]:
+            source.buffer.append(whole)
+        else:
+            self._receive_part(source, whole, new, finished)
+
+    def decline(self, holder: str, data: Data) -> None:
+        """A DATA frame came though nobody takes any more: its credit is spent and free again."""
+        source = self._sources.get(holder)
+        if source is not None:
+            charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+            source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+            self._freed(source, data.count, charged)
+
+    def _receive_part(
+        self,
+        source: Source,
+        whole: Delivery,
+        new: list[tuple[int, int]],
+        finished: list[tuple[int, int]],
+    ) -> None:
+        """Some of the frame was here before: ack what is finished, renew what is held, keep the new."""
+        for a, b in finished:
+            source.add_done(whole.stream, a, b)
+        fresh = sum(b - a for a, b in new)
+        self._account["duplicates"] += whole.count - fresh
+        if fresh + sum(b - a for a, b in finished) < whole.count:
+            for delivery in self._everything():
+                if delivery.stream == whole.stream and delivery.first < whole.stop and whole.first < delivery.stop:
+                    delivery.attempt = max(delivery.attempt, whole.attempt)
+        parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        source.buffer.extend(parts)
+        self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
+
+    def backlog(self, holder: str, backlog: Backlog) -> None:
+        """The producer says what waits for us, and the totals that it has sent."""
+        source = self._sources.get(holder)
+        if source is not None:
+            source.credit.adopt(backlog.sent_messages, backlog.sent_bytes, backlog.waiting)
+        self.raise_floor(backlog.stream, backlog.floor)
+
+    def raise_floor(self, stream: str, floor: int) -> None:
+        """Everything of `stream` below `floor` is settled; unstarted copies are dropped."""
+        dedup = self._streams.raise_floor(stream, floor)
+        if dedup is not None:
+            self._overdue.forget(stream, floor)
+            if dedup.held.common(0, floor):
+                self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
+
+    def settle(self, holder: str, ack: int) -> None:
+        """The producer cannot forget the results of our ACKs up to `ack`."""
+        source = self._sources.get(holder)
+        for stream in source.streams if source is not None else ():
+            self._streams.settle(stream, ack)
+        self.suspects.settle(holder, ack)
+
+    def take_forgotten(self) -> dict[str, Ranges]:
+        """What the ledger may forget, since the last call."""
+        return self._streams.take_forgotten()
+
+    def release(self, holder: str, stream: str, ranges: Ranges) -> None:
+        """These messages were given to somebody else or are settled: unstarted copies are dropped."""
+        self._take_back(holder, {stream: ranges}, report=False)
+
+    # Handing out
+
+    def want(self, takers: int, at_least: int, now: float) -> None:
+        """`takers` threads or tasks wait for messages now, for `at_least` in all."""
+        self._takers = takers
+        if takers:
+            self._taken_at = now
+            self.window.want(at_least)
+
+    def available(self, now: float) -> bool:
+        """Whether `take` would return something."""
+        return any(source.buffer and source.fence > now for source in self._sources.values())
+
+    def take(self, now: float) -> Delivery | None:
+        """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
+        self._taken_at = now
+        if self.suspects.hold_up(now):
+            return None
+        others_may = self.suspects.announced(now) is None
+        for _ in range(2 * len(self._turn)):
+            source = self._sources[self._turn[0]]
+            head = source.buffer[0] if source.buffer else None
+            if (
+                head is None
+                or source.fence <= now
+                or not (self.suspects.may_start(source, now) if head.suspect else others_may)
+            ):
+                source.deficit = 0
+                self._turn.rotate(-1)
+                continue
+            if source.deficit <= 0:
+                source.deficit += max(QUANTUM, source.buffer[0].cost)
+                if len(self._turn) > 1 and source.deficit <= 0:
+                    self._turn.rotate(-1)
+                    continue
+            delivery = source.buffer.popleft()
+            source.deficit -= max(1, delivery.cost)
+            if source.deficit <= 0:
+                self._turn.rotate(-1)
+            if not self._open:
+                self._busy_mark = now
+            if delivery.suspect:
+                self.suspects.started(delivery)
+            delivery.until = source.fence
+            self._open[delivery] = None
+            return delivery
+        return None
+
+    def park(self, delivery: Delivery) -> None:
+        """The handling side may not go on with `delivery` now; the unstarted rest waits to be taken again."""
+        delivery.until = -inf
+        delivery.next = min(delivery.next, delivery.limit)
+        if delivery.next < delivery.limit:
+            if self.suspects.returned(delivery):
+                del self._open[delivery]
+            self._sources[delivery.holder].buffer.appendleft(delivery)
+
+    def give_back_unstarted(self) -> None:
+        """Return everything that was not handed out, to be processed elsewhere."""
+        self._take_back(None, None, report=True)
+
+    def give_back_started(self, delivery: Delivery) -> int:
+        """Return what was handed out of `delivery` and not decided; return how many messages that were."""
+        ranges = delivery.unsettled(delivery.acked, min(delivery.next, delivery.limit))
+        decided = Ranges((low, high) for _, low, high, _, _ in delivery.verdicts)
+        count = 0
+        for low, high in ranges:
+            for a, b in decided.missing(low, high):
+                delivery.verdicts.append((Verdict.GIVE_BACK, a, b, -1.0, ""))
+                count += b - a
+        return count
+
+    def rest(self) -> None:
+        """Whoever took from here has stopped: return the unstarted at once, grant nothing until the next take."""
+        self._taken_at = -inf
+        self.give_back_unstarted()
+
+    def close(self) -> None:
+        """Nobody here takes from this queue any more: return the unstarted, accept nothing new."""
+        self.closed = True
+        self._takers = 0
+        self.give_back_unstarted()
+
+    def _take_back(self, only: str | None, wanted: dict[str, Ranges] | None, *, report: bool) -> None:
+        """Take unstarted messages from the buffers, of one holder or all, in `wanted` ranges or all.
+
+        With `report` the producer is told that they are returned; otherwise it knows.
+        """
+        for delivery in self._everything():
+            if only is not None and delivery.holder != only:
+                continue
+            if wanted is not None and delivery.stream not in wanted:
+                continue
+            delivery.until = -inf
+            low, high = delivery.next, delivery.limit
+            if low >= high:
+                self._unfence(delivery)
+                continue
+            source = self._sources[delivery.holder]
+            first = delivery.first
+            parts = [(low, high)]
+            if wanted is not None:
+                parts = [(a - first, b - first) for a, b in wanted[delivery.stream].common(first + low, first + high)]
+            if not parts:
+                self._unfence(delivery)
+                continue
+            taken = Ranges(parts)
+            kept = taken.missing(low, high)
+            in_buffer = delivery in source.buffer
+            survivors = slices(delivery, kept)
+            delivery.limit = low
+            dedup = self._streams[delivery.stream]
+            for a, b in parts:
+                dedup.let_go(first + a, first + b)
+                if report:
+                    self._give_back(source, delivery.stream, first + a, first + b)
+            moved_cost = sum(part.cost for part in survivors)
+            lost_cost = delivery.cost * taken.total // max(1, delivery.left)
+            self._freed(source, taken.total, lost_cost)
+            delivery.left -= high - low
+            delivery.cost -= moved_cost + lost_cost
+            if in_buffer:
+                at = source.buffer.index(delivery)
+                source.buffer.remove(delivery)
+                for part in reversed(survivors):
+                    source.buffer.insert(at, part)
+            else:
+                source.buffer.extendleft(reversed(survivors))
+            self._close_if_finished(delivery)
+
+    def _unfence(self, delivery: Delivery) -> None:
+        """Nothing was taken from `delivery` after all; if it is being handled it may go on."""
+        if delivery in self._open and delivery not in self._sources[delivery.holder].buffer:
+            delivery.until = self._sources[delivery.holder].fence
+
+    # Progress
+
+    def progress(self, now: float) -> None:
+        """Read what the handling side decided since the last call."""
+        finished_before = self._account["processed"]
+        for delivery in list(self._open):
+            acked = delivery.acked
+            if acked > delivery.reported:
+                self._finish(delivery, delivery.reported, acked)
+                delivery.reported = acked
+            while delivery.verdicts:
+                self._apply(delivery, *delivery.verdicts.popleft())
+            if not delivery.observed or delivery.next > delivery.observed[-1][0]:
+                self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
+                observe(delivery, now)
+            self._close_if_finished(delivery)
+        if self._overdue:
+            for delivery, low, high in self._overdue.take_acked(self._open):
+                self._finish_late(delivery, delivery.first + low, delivery.first + high)
+        count = self._account["processed"] - finished_before
+        if count:
+            self.window.processed(count, now - self._busy_mark)
+            self._refusals = 0
+        if count or not self._open:
+            self._busy_mark = now
+
+    def _finish_late(self, delivery: Delivery, start: int, stop: int) -> None:
+        """`[start, stop)` is processed, though it was nacked meanwhile and may be here again."""
+        dedup, source = self._streams.get(delivery.stream), self._sources.get(delivery.holder)
+        if dedup is None:
+            return
+        self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
+        for copy in self._everything():
+            # What was taken back above is behind the limit of its copy.
+            low, high = max(start, copy.first) - copy.first, min(stop - copy.first, copy.limit)
+            if copy.stream == delivery.stream and low < high:
+                self._finish(copy, low, high)
+                copy.mark_gone(low, high)
+                self._close_if_finished(copy)
+        dedup.finish(start, stop)
+        if source is not None:
+            source.add_done(delivery.stream, start, stop)
+
+    def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
+        if verdict is Verdict.ACK:
+            self._finish(delivery, low, high)
+            delivery.mark_gone(low, high)
+            return
+        source = self._sources[delivery.holder]
+        dedup = self._streams[delivery.stream]
+        for a, b in delivery.unsettled(low, min(high, delivery.limit)):
+            start, stop = delivery.first + a, delivery.first + b
+            dedup.let_go(start, stop)
+            if verdict is Verdict.GIVE_BACK:
+                self._give_back(source, delivery.stream, start, stop)
+            else:
+                self._nack(source, delivery, a, b, _REASONS[verdict], delay, text)
+            self._finished_here(delivery, b - a)
+        delivery.mark_gone(low, high)
+
+    def _nack(
+        self, source: Source, delivery: Delivery, low: int, high: int, reason: int, delay: float, text: str
+    ) -> None:
+        delay_ms = round(min(delay, DELAY_MAX) * 1000) if delay >= 0 else -1
+        nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
+        source.nacks.setdefault(delivery.stream, []).append(nack)
+        self._account["refused" if reason == REFUSED else "nacked"] += high - low
+        if reason == REFUSED:
+            self._refusals += high - low
+            if self._refusals >= REFUSALS_MAX:
+                self._refusals = 0
+                self.misled += 1
+                self._no_credit_until = inf  # `grant` puts the pause from its own now
+
+    def _finish(self, delivery: Delivery, low: int, high: int) -> None:
+        self._overdue.acked(delivery, low, high)
+        source = self._sources[delivery.holder]
+        dedup = self._streams[delivery.stream]
+        for a, b in delivery.unsettled(low, high):
+            start, stop = delivery.first + a, delivery.first + b
+            dedup.finish(start, stop)
+            source.add_done(delivery.stream, start, stop)
+            self._account["processed"] += b - a
+            self._finished_here(delivery, b - a)
+
+    def _finished_here(self, delivery: Delivery, count: int) -> None:
+        self._freed(self._sources[delivery.holder], count, delivery.let_go(count))
+
+    def _freed(self, source: Source, count: int, size: int) -> None:
+        source.credit.freed_messages += count
+        source.credit.freed_bytes += size
+
+    def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
+        source.add_returned(stream, start, stop)
+        self._account["returned"] += stop - start
+
+    def _close_if_finished(self, delivery: Delivery) -> None:
+        if delivery.left == 0 and delivery in self._open:
+            del self._open[delivery]
+            self._drop_if_empty(delivery.holder)
+
+    def _drop_if_empty(self, holder: str) -> None:
+        source = self._sources.get(holder)
+        if source is not None and source.proven_gone and not any(d.holder == holder for d in self._everything()):
+            del self._sources[holder]
+            self._turn.remove(holder)
+
+    def _everything(self) -> list[Delivery]:
+        """All deliveries with something unfinished: being handled first, then buffered, each once."""
+        buffered = [d for source in self._sources.values() for d in source.buffer if d not in self._open]
+        return [*self._open, *buffered]
+
+    # Leases and idleness
+
+    def expire(self, now: float) -> None:
+        """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
+        self.progress(now)
+        for delivery in list(self._open):
+            self._end_leases(delivery, now)
+        if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
+            self.give_back_unstarted()
+        for stream in self._streams.drop_due(now):
+            for source in self._sources.values():
+                source.forget(stream)
+
+    def _end_leases(self, delivery: Delivery, now: float) -> None:
+        """Take back what user code has kept for too long."""
+        source, over = self._sources[delivery.holder], False
+        for at in lapsed(delivery, self.lease, now):
+            over = True
+            sequence = delivery.first + at
+            self._streams[delivery.stream].let_go(sequence, sequence + 1)
+            self._nack(source, delivery, at, at + 1, LEASE, -1.0, f"the lease of {self.lease:g} s was over")
+            self._finished_here(delivery, 1)
+            delivery.mark_gone(at, at + 1)
+            self.lapsed.append((delivery.stream, sequence))
+            self._overdue.add(delivery, at)
+        if over:
+            self._overdue.limit(self.budget)
+            self._close_if_finished(delivery)
+
+    def deadline(self, now: float) -> float:
+        """The next instant at which `expire` has something to look at; inf if never."""
+        times = [self._streams.deadline(), self.suspects.deadline(now)]
+        if self._open:
+            times.append(now + OBSERVE_EVERY)
+        if not self._takers and self._unstarted():
+            times.append(self._taken_at + IDLE_AFTER)
+        if now < self._no_credit_until < inf:
+            times.append(self._no_credit_until)
+        return min(times)
+
+    def _unstarted(self) -> int:
+        open_rest = sum(d.limit - d.next for d in self._open)
+        buffered = sum(d.limit - d.next for s in self._sources.values() for d in s.buffer if d not in self._open)
+        return open_rest + buffered
+
+    @property
+    def unsettled_started(self) -> int:
+        """Messages in the hands of user code."""
+        return sum(d.left - max(0, d.limit - d.next) for d in self._open)
+
+    # Telling the producers
+
+    def grant(self, now: float) -> None:
+        """Raise the totals as far as the window and the budget allow."""
+        if self._no_credit_until == inf:
+            self._no_credit_until = now + REFUSAL_PAUSE
+        active = not self.closed and (self._takers > 0 or now - self._taken_at < IDLE_AFTER)
+        if not active or now < self._no_credit_until or not self._sources:
+            return
+        self._turn.rotate(-1)
+        grant([self._sources[holder] for holder in self._turn], self._streams, self.window.size, self.budget, now)
+
+    def take_grant(self, holder: str) -> Grant | None:
+        """The totals for `holder` if they changed since they were last told."""
+        source = self._sources.get(holder)
+        if source is None or not source.granted_more:
+            return None
+        credit = source.credit
+        credit.told = (credit.granted_messages, credit.granted_bytes)
+        return Grant(self.queue, *credit.told)
+
+    def take_results(self, holder: str, ack: int) -> list[Result]:
+        """What was decided since the last call, to leave in ACK number `ack`."""
+        source = self._sources.get(holder)
+        if source is None or not source.has_results:
+            return []
+        for stream in source.done:
+            self._streams[stream].reported(ack)
+        self.suspects.told(holder, ack)
+        return source.take_results(self.queue)
+
+    def news(self) -> Iterator[tuple[str, bool]]:
+        """The holders that have something to be told, and whether they may be waiting for it."""
+        for holder, source in self._sources.items():
+            if not source.attached:
+                continue
+            if source.has_results:
+                yield holder, True
+            elif source.granted_more:
+                yield holder, source.credit.waiting > 0
+
+    @property
+    def starves(self) -> bool:
+        """Whether a producer waits for credit, of which it has none left as far as it was told."""
+        return any(source.attached and source.credit.starves for source in self._sources.values())
+
+    def has_news(self, holder: str) -> bool:
+        """Whether `take_results` or `take_grant` would return something."""
+        source = self._sources.get(holder)
+        return source is not None and source.attached and (source.granted_more or source.has_results)
+
+    def holds_from(self, holder: str) -> bool:
+        """Whether unfinished messages of `holder` are here."""
+        source = self._sources.get(holder)
+        return source is not None and (bool(source.buffer) or any(d.holder == holder for d in self._open))
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is held and nothing has to be told."""
+        return not self._everything() and not any(s.attached and s.has_results for s in self._sources.values())
+
+    def is_neglected(self, now: float) -> bool:
+        """Whether messages wait for this consumer, and nobody here has any in hand or waits for one."""
+        if self.closed or self._takers or self._open or now - self._taken_at < IDLE_AFTER:
+            return False
+        return any(source.buffer or (source.attached and source.credit.waiting) for source in self._sources.values())
+
+    @property
+    def was_taken_from(self) -> bool:
+        """Whether anything ever came, which it does only for somebody who takes."""
+        return self._account["received"] > 0
+
+    def in_hand_since(self, now: float) -> float:
+        """When user code was given the oldest of what it has; inf if it has nothing, or said how long it will need."""
+        return min((in_hand_since(delivery, now) for delivery in self._open), default=inf)
+
+    def account(self) -> ConsumerAccount:
+        unstarted = self._unstarted()
+        return ConsumerAccount(
+            queue=self.queue,
+            buffered=unstarted,
+            started=sum(d.left for d in self._everything()) - unstarted,
+            window=self.window.size,
+            **self._account,
+        )
+
+    def check(self) -> None:
+        """Assert the invariants of this end and its parts."""
+        held: dict[str, int] = {}
+        for delivery in self._everything():
+            assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
+            held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
+        self._streams.check()
+        for stream, dedup in self._streams.items():
+            below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
+            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
+            started = self.unsettled_started
+            assert below <= started, f"{stream}: an unstarted message lies below the floor"
+        for source in self._sources.values():
+            assert all(stream in self._streams for stream in source.streams), "a stream of a producer is not there"
+            credit = source.credit
+            assert credit.seen_messages <= credit.granted_messages or source.proven_gone, "more came than was granted"
+            assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
+        attached = [source.credit for source in self._sources.values() if source.attached]
+        granted = sum(credit.outstanding_bytes() for credit in attached)
+        assert granted <= self.budget + self._largest * len(self._sources), "granted more bytes than the budget"
+        assert sorted(self._turn) == sorted(self._sources), "turn and sources differ"
+
+
+def _node(name: str) -> str:
+    """The node id of a holder or a stream."""
+    return name.partition(":")[0]

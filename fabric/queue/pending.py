@@ -1,0 +1,364 @@
+"""The messages of a queue that wait to be sent, and which of them a consumer gets next.
+
+fresh       never sent in this life, in order
+returned    given back; they go before fresh ones, each to who may have it
+delayed     failed; they are returned when their time has come
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
+from math import inf
+from random import Random
+from typing import Final
+
+from peerfabric.queue.numbering import Numbering
+from peerfabric.queue.runs import MESSAGE_OVERHEAD, Run, Runs, cost
+from peerfabric.ranges import Ranges
+from peerfabric.wire.batch import cuts
+from peerfabric.wire.frames import Extra
+
+FRAME_BYTES_AIM: Final = 256 * 1024
+"""Large enough that a call per frame costs nothing per message, small enough that control waits little."""
+EXTRAS_MAX: Final = 200
+"""Messages with headers in one frame: each may have 8 KiB of them, twice that with what is around the shortest, and a
+peer reads no header over 4 MiB."""
+
+PREFER_OTHERS_FOR: Final = 1.0
+"""Seconds that a failed message waits for another consumer, if there is one, before the same may have it again."""
+REFUSED_EVERY: Final = 5.0
+"""How often messages that somebody refused are compared with who is left to take them."""
+
+BACKOFF_BASE: Final = 0.1
+BACKOFF_MAX: Final = 30.0
+
+
+class WaitingRuns:
+    """The runs of one queue that nobody holds.
+
+    Args:
+        numbering: Where one life ends and the next begins: no run reaches over that.
+        random: Source of jitter.
+    """
+
+    def __init__(self, numbering: Numbering, random: Random) -> None:
+        self._numbering = numbering
+        self._random = random
+        self._fresh: deque[Run] = deque()
+        self._fresh_count = 0
+        self._returned = Runs()
+        self._delayed = Runs()
+        self._due: list[tuple[float, int, int]] = []
+        """(when, start, stop): then these are not delayed any more."""
+        self._preferred: list[tuple[float, int, int]] = []
+        """(when, start, stop): until then these go to another consumer than the one that failed them."""
+        self._refused_at: float | None = None
+        """When to compare what was refused with who is there; None: nothing waits that was."""
+
+    @property
+    def count(self) -> int:
+        """Messages that could be sent now."""
+        return self._fresh_count + self._returned.count
+
+    @property
+    def delayed_count(self) -> int:
+        return self._delayed.count
+
+    def refused_count(self, node_id: str) -> int:
+        """How many of those that could be sent now `node_id` has refused."""
+        if self._refused_at is None:
+            return 0
+        return sum(len(run.bodies) for run in self._returned if node_id in run.refused_by)
+
+    def is_returned(self, start: int, stop: int) -> bool:
+        """Whether something of `[start, stop)` waits to be sent again."""
+        return any(run.first < stop and start < run.stop for run in self._returned)
+
+    # Coming
+
+    def append(
+        self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None, codec: int | None = None
+    ) -> int:
+        """Messages from number `first` on are new; return what they cost. One with a codec of its own has extras."""
+        sizes = list(map(len, bodies))
+        total = sum(sizes) + MESSAGE_OVERHEAD * len(sizes)
+        self._fresh_count += len(bodies)
+        if extras is not None:
+            having = sorted(extras)
+            edges = [0, *having[EXTRAS_MAX::EXTRAS_MAX], len(bodies)]
+            for part, (low, high) in enumerate(pairwise(edges)):
+                run = Run(first + low, bodies[low:high], cost(bodies[low:high]), sent_ms)
+                own = having[part * EXTRAS_MAX : (part + 1) * EXTRAS_MAX]
+                run.extras = {first + at: extras[at] for at in own}
+                run.codec = codec
+                self._fresh.append(run)
+            return total
+        last = self._fresh[-1] if self._fresh else None
+        if (
+            last is not None
+            and last.extras is None
+            and last.cost + total <= FRAME_BYTES_AIM
+            and last.stop == first
+            and last.codec is None
+            and first > self._numbering.base + 1
+        ):
+            last.extend(bodies, total)
+        elif total <= FRAME_BYTES_AIM:
+            self._fresh.append(Run(first, bodies, total, sent_ms))
+        else:
+            for low, high in pairwise(cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)):
+                part_cost = sum(sizes[low:high]) + MESSAGE_OVERHEAD * (high - low)
+                self._fresh.append(Run(first + low, bodies[low:high], part_cost, sent_ms))
+        return total
+
+    def add_loaded(self, run: Run) -> None:
+        """`run` was read from disk, in order."""
+        if run.fresh() or (run.attempt == 1 and not run.deaths):
+            self._fresh.append(run)
+            self._fresh_count += len(run.bodies)
+        else:
+            self._returned.add(run)
+
+    def give_back(self, run: Run) -> None:
+        """`run` goes to whoever may have it, at once: somebody who has not refused it."""
+        self._returned.add(run)
+        if run.refused_by:
+            run.doomed_at = inf
+            if self._refused_at is None:
+                self._refused_at = -inf  # at the next `expire`, which knows who is there
+
+    def again(self, run: Run, now: float, delay: float) -> None:
+        """`run` failed, and may be sent again in `delay` seconds, first of all to others."""
+        self._prefer_others(run, now + delay)
+        if delay > 0:
+            self._delay(run, now + delay)
+        else:
+            self.give_back(run)
+
+    def split(self, run: Run, now: float, node_id: str) -> None:
+        """`run` failed as a whole at `node_id`: each message travels alone from here."""
+        run.last_holder = node_id
+        self._prefer_others(run, now)
+        for single in _singles(run):
+            single.solo = True
+            self.give_back(single)
+
+    def broke(self, start: int, stop: int, now: float) -> None:
+        """The frame with `[start, stop)` was the first to get lost as a peer renewed the link, perhaps because of it.
+
+        The second time its messages travel alone, each time later than before: the one that nobody can read must
+        not keep the link from the others.
+        """
+        for run in self._returned.take(start, stop):
+            run.breaks += 1
+            parts = list(_singles(run)) if run.breaks > 1 else [run]
+            for part in parts:
+                part.solo = part.breaks > 1
+                if part.breaks > 1:
+                    self._delay(part, now + self.backoff(part.breaks - 1))
+                else:
+                    self.give_back(part)
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds until what failed for the `attempt`-th time is sent again, if nobody has said."""
+        full = min(BACKOFF_MAX, BACKOFF_BASE * float(2 ** min(attempt - 1, 16)))
+        return full * (0.5 + self._random.random() / 2)
+
+    def _delay(self, run: Run, until: float) -> None:
+        self._delayed.add(run)
+        heapq.heappush(self._due, (until, run.first, run.stop))
+
+    def _prefer_others(self, run: Run, since: float) -> None:
+        run.prefer_until = since + PREFER_OTHERS_FOR
+        heapq.heappush(self._preferred, (run.prefer_until, run.first, run.stop))
+
+    # In time
+
+    def expire(self, now: float, known: Collection[str]) -> list[Run]:
+        """Make available what has waited long enough; remove and return what all of `known` have refused.
+
+        Those who might have taken a refused message may have left since. They have REFUSED_EVERY seconds to come back.
+        """
+        while self._due and self._due[0][0] <= now:
+            _, start, stop = heapq.heappop(self._due)
+            for run in self._delayed.take(start, stop):
+                self.give_back(run)
+        while self._preferred and self._preferred[0][0] <= now:
+            _, start, stop = heapq.heappop(self._preferred)
+            for run in self._returned.take(start, stop):
+                if run.prefer_until <= now:  # else it has failed once more since
+                    run.last_holder = ""
+                self._returned.add(run)
+        if self._refused_at is None or self._refused_at > now:
+            return []
+        everybody = set(known)
+        refused = [run for run in self._returned if run.refused_by]
+        lost = [run for run in refused if self._is_lost(run, everybody, now)]
+        for run in lost:
+            self._returned.remove(run)
+        self._refused_at = now + REFUSED_EVERY if len(lost) < len(refused) else None
+        return lost
+
+    @staticmethod
+    def _is_lost(run: Run, everybody: set[str], now: float) -> bool:
+        """Whether for long enough nobody has been there who may have `run`."""
+        if not everybody or not run.refused_by >= everybody:
+            run.doomed_at = inf
+            return False
+        run.doomed_at = min(run.doomed_at, now)
+        return now - run.doomed_at >= REFUSED_EVERY
+
+    def deadline(self) -> float | None:
+        times = [heap[0][0] for heap in (self._due, self._preferred) if heap]
+        if self._refused_at is not None:
+            times.append(self._refused_at)
+        return min(times, default=None)
+
+    # Going
+
+    def pick(
+        self,
+        node_id: str,
+        messages: int,
+        size: int,
+        size_max: float,
+        room: Callable[[int], int],
+        *,
+        others: bool,
+    ) -> Run | None:
+        """Remove and return what a consumer should get in its next frame; None if nothing here is for it.
+
+        Args:
+            node_id: The consumer's.
+            messages: How many of them at most.
+            size: How many bytes; a single message may have more,
+            size_max: but not more than this.
+            room: By their deaths, how many messages it may have besides what it has.
+            others: Somebody else consumes as well.
+        """
+        return self._pick_returned(node_id, messages, size, size_max, room, others) or self._pick_fresh(
+            messages, size, size_max
+        )
+
+    def _pick_returned(
+        self, node_id: str, messages: int, size: int, size_max: float, room: Callable[[int], int], others: bool
+    ) -> Run | None:
+        if not self._returned:
+            return None
+        for run in self._returned:
+            if node_id in run.refused_by or (run.last_holder == node_id and others):
+                continue
+            allowed = min(messages, 1 if run.solo else messages, room(run.deaths))
+            if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:
+                continue
+            self._returned.remove(run)
+            rest = _trim(run, allowed, size)
+            if rest is not None:
+                self._returned.add(rest)
+            return run
+        return None
+
+    def _pick_fresh(self, messages: int, size: int, size_max: float) -> Run | None:
+        if not self._fresh or len(self._fresh[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
+            return None
+        run = self._fresh.popleft()
+        rest = _trim(run, messages, size)
+        if rest is not None:
+            self._fresh.appendleft(rest)
+        while self._fresh and rest is None and run.fresh():
+            follower = self._fresh[0]
+            if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
+                break
+            if run.cost + follower.cost > size or run.stop != follower.first or run.codec != follower.codec:
+                break
+            if follower.first <= self._numbering.base + 1 and self._numbering.begins_era(follower.first):
+                break
+            run.extend(follower.bodies, follower.cost)
+            self._fresh.popleft()
+        self._fresh_count -= len(run.bodies)
+        return run
+
+    def take_oldest(self, size: int) -> Run:
+        """Remove and return the first messages that could be sent now, as many as have `size` bytes, or one."""
+        run = self._returned.runs[0] if self._returned else self._fresh[0]
+        sizes = [len(body) + MESSAGE_OVERHEAD for body in run.bodies]
+        edge = run.first + cuts(sizes, max(1, size))[1]
+        if self._returned:
+            [run] = self._returned.take(run.first, edge)
+            return run
+        if edge < run.stop:
+            self._fresh[0] = run.cut(edge)
+        else:
+            self._fresh.popleft()
+        self._fresh_count -= len(run.bodies)
+        return run
+
+    def take(self, start: int, stop: int) -> list[Run]:
+        """Remove and return `[start, stop)`, of which this life may not have sent anything yet if it is of others."""
+        runs = self._returned.take(start, stop) + self._delayed.take(start, stop)
+        if start <= self._numbering.base:
+            runs += self._take_fresh(start, stop)
+        return runs
+
+    def take_undelayed(self, start: int, stop: int) -> list[Run]:
+        """Remove and return what could be sent now of `[start, stop)`."""
+        return self._take_fresh(start, stop) + self._returned.take(start, stop)
+
+    def _take_fresh(self, start: int, stop: int) -> list[Run]:
+        table = Runs(self._fresh)
+        taken = table.take(start, stop)
+        self._fresh = deque(table.runs)
+        self._fresh_count = table.count
+        return taken
+
+    def take_returned(self, which: Callable[[Run], bool]) -> list[Run]:
+        """Remove and return those given back of which `which` is true."""
+        found = [run for run in self._returned if which(run)]
+        for run in found:
+            self._returned.remove(run)
+        return found
+
+    def clear(self) -> int:
+        """Nothing waits any more; return what it cost."""
+        released = self._returned.cost + self._delayed.cost + sum(run.cost for run in self._fresh)
+        self._returned.take_all()
+        self._delayed.take_all()
+        self._fresh.clear()
+        self._fresh_count = 0
+        return released
+
+    def places(self) -> Iterator[tuple[str, Sequence[Run]]]:
+        """Each kind with its runs."""
+        yield "waiting", list(self._fresh)
+        yield "returned", self._returned.runs
+        yield "delayed", self._delayed.runs
+
+    def check(self) -> None:
+        """Assert that the count is the sum, tables are in order, and whatever waits for its time has one."""
+        assert self._fresh_count == sum(len(run.bodies) for run in self._fresh), "waiting count"
+        refused = any(run.refused_by for run in self._returned)
+        assert not refused or self._refused_at is not None, "what was refused is compared with nobody"
+        due = Ranges((start, stop) for _, start, stop in self._due)
+        assert not any(due.missing(run.first, run.stop) for run in self._delayed), "a delay never ends"
+        self._returned.check()
+        self._delayed.check()
+
+
+def _trim(run: Run, messages: int, size: int) -> Run | None:
+    """Cut `run` to at most `messages` and about `size` bytes, at least one message; return the rest."""
+    if len(run.bodies) <= messages and run.cost <= size:
+        return None
+    kept = run.bodies[:messages]
+    edge = len(kept) if cost(kept) <= size else cuts(list(map(len, kept)), max(1, size), MESSAGE_OVERHEAD)[1]
+    return run.cut(run.first + edge) if edge < len(run.bodies) else None
+
+
+def _singles(run: Run) -> Iterator[Run]:
+    while len(run.bodies) > 1:
+        rest = run.cut(run.first + 1)
+        yield run
+        run = rest
+    yield run

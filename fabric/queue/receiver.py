@@ -1,0 +1,265 @@
+"""The queues that one node consumes: what their producers send, and what those must be told.
+
+What becomes of a message is decided in its `ConsumerEnd`; here it is found out which one a peer speaks of, and who
+else must hear of it: users (`take_changed`), producers (an ACK is due on their link), people (a lease was too short).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from math import inf
+
+from peerfabric.errors import BadFrame
+from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
+from peerfabric.link.control import Control
+from peerfabric.link.link import ECHO_DELAY, FENCE, Link
+from peerfabric.link.links import Peers
+from peerfabric.log_records import Notices
+from peerfabric.names import queue_of
+from peerfabric.options import Options
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.isolation import Suspects
+from peerfabric.ranges import Ranges, pairs
+from peerfabric.wire.batch import message_count
+from peerfabric.wire.frames import NO_INTEREST, Data, Grant, Nack, Ping, Release, Result, StreamRanges
+
+
+class Consumers:
+    """All consumers' ends of one node, by queue.
+
+    Args:
+        options: How much may be buffered, and how far ahead.
+        peers: Its links.
+        control: Told of links that have something to say.
+        notices: Where lapsed leases and messages of another type are reported.
+    """
+
+    def __init__(self, options: Options, peers: Peers, control: Control, notices: Notices) -> None:
+        self.by_queue: dict[str, ConsumerEnd] = {}
+        self._options, self._peers, self._control, self._notices = options, peers, control, notices
+        self._suspects: dict[str, Suspects] = {}
+        self._changed: set[ConsumerEnd] = set()
+        self._arrived: dict[ConsumerEnd, None] = {}
+        """Those that got messages since the last `answer_arrivals`."""
+
+    # What users do
+
+    def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> ConsumerEnd:
+        """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
+        options = self._options
+        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
+        self.by_queue[queue] = end
+        for link in self._peers.by_holder.values():
+            if link.up:
+                self._match(end, link)
+        return end
+
+    def progress(self, end: ConsumerEnd, now: float) -> bool:
+        """Read what the handling side of `end` decided; whether something should now leave."""
+        end.progress(now)
+        self._after_progress(end, now)
+        return bool(self._control.due)
+
+    def _after_progress(self, end: ConsumerEnd, now: float) -> None:
+        end.grant(now)
+        for holder, urgent in end.news():
+            link = self._peers.by_holder.get(holder)
+            if link is None:
+                continue
+            if urgent:
+                self._control.note(link)
+            elif link.echo_at == inf:
+                # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
+                link.echo_at = now + ECHO_DELAY
+                self._peers.wake_at(link.echo_at)
+        for stream, sequence in end.lapsed:
+            self._notices.add(
+                "warning",
+                f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
+                f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
+            )
+        end.lapsed.clear()
+        if end.misled:
+            end.misled = 0
+            self._notices.add(
+                "error",
+                f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
+                f"no more for 5 s: give producer and consumer the same type",
+            )
+
+    # What peers say
+
+    def receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> list[Result]:
+        """A producer sends messages; returns what to answer at once, if nobody here takes from their queue.
+
+        Raises:
+            BadFrame: The header does not fit the body.
+        """
+        if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
+            raise BadFrame(f"a batch whose header says {data.count} messages")
+        end = self.by_queue.get(data.queue)
+        if end is None or end.closed:
+            if end is not None:
+                end.decline(link.holder, data)
+            nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
+            return [Result(data.stream, data.queue, nacks=[nack])]
+        end.receive(link.holder, link.name, data, body, now)
+        if end.available(now):
+            self._changed.add(end)
+        self._arrived[end] = None
+        return []
+
+    def receive_ping(self, link: Link, ping: Ping, now: float) -> None:
+        """A producer tells what waits there, and what it cannot forget any more."""
+        for backlog in ping.backlogs:
+            end = self.by_queue.get(backlog.queue)
+            if end is not None:
+                end.backlog(link.holder, backlog)
+        for end in self.by_queue.values():
+            end.settle(link.holder, ping.settled)
+            self._after_progress(end, now)
+            if end.available(now):
+                self._changed.add(end)
+
+    def fenced(self, link: Link, now: float) -> None:
+        """The producer has answered a PING: what it gave us may be started for a while."""
+        for end in self.by_queue.values():
+            end.fence(link.holder, link.fence_stamp + FENCE)
+            if end.available(now):
+                self._changed.add(end)
+
+    def receive_release(self, link: Link, release: Release, now: float) -> None:
+        """A producer tells what need not run here, and which of its streams go on."""
+        for item in release.streams:
+            end = self.by_queue.get(queue_of(item.stream))
+            if end is not None:
+                end.release(link.holder, item.stream, Ranges(pairs(item.ranges)))
+                self._after_progress(end, now)
+        if release.live is not None:
+            for end in self.by_queue.values():
+                end.live_streams(link.holder, release.live, now)
+
+    def receive_interest(self, link: Link, now: float) -> None:
+        """The peer said anew what it produces."""
+        for end in self.by_queue.values():
+            self._match(end, link)
+            self._after_progress(end, now)
+
+    def _match(self, end: ConsumerEnd, link: Link) -> None:
+        theirs = link.their_interest
+        if theirs is not None and end.queue in theirs.produces:
+            end.meet(link.holder)
+            if link.fence_stamp > -inf:
+                end.fence(link.holder, link.fence_stamp + FENCE)
+
+    # What peers are told
+
+    def answer_arrivals(self, now: float) -> None:
+        """Grant new messages, once for all that came since the last call."""
+        while self._arrived:
+            self._after_progress(self._arrived.popitem()[0], now)
+
+    def take_results(self, link: Link, ack: int) -> tuple[list[Result], list[Grant]]:
+        """What became of the peer's messages since the last call, and what more it may send."""
+        holder = link.holder
+        results: list[Result] = []
+        grants: list[Grant] = []
+        for end in self.by_queue.values():
+            if not end.has_news(holder):
+                continue
+            results += end.take_results(holder, ack)
+            grant = end.take_grant(holder)
+            if grant is not None:
+                grants.append(grant)
+        return results, grants
+
+    def holds_from(self, holder: str) -> bool:
+        """Whether messages of that peer are here and not decided."""
+        return any(end.holds_from(holder) for end in self.by_queue.values())
+
+    def owes(self, holder: str) -> bool:
+        """Whether the peer waits for anything from here."""
+        return any(end.holds_from(holder) or end.has_news(holder) for end in self.by_queue.values())
+
+    # Changes of links
+
+    def came_up(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """A life of the link begins; what is held of the peer's messages, and what is done with."""
+        held, done = [], []
+        for end in self.by_queue.values():
+            end.progress(now)
+            end.attach(link.holder)
+            some_held, some_done = end.possession(link.holder)
+            held += some_held
+            done += some_done
+        link.ack_number += 1
+        for end in self.by_queue.values():
+            end.told_all(link.holder, link.ack_number)
+        return held, done
+
+    def gone(self, link: Link, now: float, *, proven: bool) -> None:
+        """The peer will not answer any more: what is not started need not be."""
+        for end in self.by_queue.values():
+            end.progress(now)
+            end.detach(link.holder, now, proven_gone=proven)
+            if end.available(now):
+                self._changed.add(end)
+            self._after_progress(end, now)
+
+    # Time
+
+    def expire(self, now: float) -> float:
+        """Act on everything that has come due; return when to look again."""
+        look = inf
+        for end in self.by_queue.values():
+            end.expire(now)
+            self._after_progress(end, now)
+            look = min(look, end.deadline(now))
+            if end.available(now):
+                self._changed.add(end)  # it may have waited for something that is over now
+        return look
+
+    # Closing
+
+    def close(self, now: float, keep: Set[str] = frozenset()) -> None:
+        """Read what was decided; except on the queues to `keep` nothing more is taken, and what waits goes back."""
+        for queue, end in self.by_queue.items():
+            end.progress(now)
+            if queue not in keep:
+                end.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was started is undecided."""
+        return all(end.idle for end in self.by_queue.values())
+
+    # Reports
+
+    def findings(self, now: float) -> Iterator[Finding]:
+        """Consumers that nobody takes from, and user code that has a message for long."""
+        for end in self.by_queue.values():
+            if end.is_neglected(now):
+                yield Finding(
+                    f"queue {end.queue!r}: messages wait for this consumer and nobody takes them",
+                    NOT_TAKEN_AFTER if end.was_taken_from else NEVER_TAKEN_AFTER,
+                    "call get(), iterate over it or use on_message; or close() it if it is not needed",
+                )
+            since = end.in_hand_since(now)
+            if since < inf:
+                yield Finding(
+                    f"queue {end.queue!r}: a message is in the hands of its handler",
+                    slow_after(end.lease, end.window.pace),
+                    f"after {end.lease:g} s it goes to another consumer: if it hangs, look at its stack (py-spy dump); "
+                    f"if it needs so long, call message.extend() or raise lease=",
+                    since,
+                )
+
+    def take_changed(self) -> set[ConsumerEnd]:
+        """The ends whose users may have something to go on with."""
+        taken, self._changed = self._changed, set()
+        return taken
+
+    def check(self) -> None:
+        """Assert the invariants of every end."""
+        for end in self.by_queue.values():
+            end.check()

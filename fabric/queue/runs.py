@@ -1,0 +1,202 @@
+"""Runs of messages and the table of those in flight.
+
+A run is what the producer keeps of consecutive messages that share their fate: the same attempt, the
+same deaths, the same holder. Whole runs move between the places; a run is cut only where an ack, a nack
+or a small credit falls inside it, so work is in proportion to runs, not to messages.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from math import inf
+from operator import attrgetter
+from typing import Final
+
+from peerfabric.wire.frames import Extra
+
+ISOLATION: Final = {1: 4096, 2: 64}
+"""Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
+DEATHS_TO_SUSPECT: Final = 3
+"""A message that was held at so many deaths travels and runs alone, and only then can be found guilty."""
+MESSAGE_OVERHEAD: Final = 64
+"""Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
+
+_first = attrgetter("first")
+
+
+class Run:
+    """Messages `[first, stop)` of one stream with their bodies, and what has happened to them.
+
+    attempt     which delivery this is or will be, from 1
+    deaths      consumers that died while they held it; strikes: those where nothing else ran
+    solo        travels one message a frame, after a batch that failed as a whole
+    started     its holder said that it hands this suspect to user code
+    breaks      links that were renewed when its frame was the first to get lost
+    refused_by  node ids of consumers that could not decode it
+    last_holder the node id that failed it last; another one is preferred
+    codec       how these bodies are encoded; None: as the queue's
+    """
+
+    __slots__ = (
+        "attempt",
+        "bodies",
+        "breaks",
+        "codec",
+        "cost",
+        "deaths",
+        "doomed_at",
+        "error",
+        "extras",
+        "first",
+        "last_holder",
+        "prefer_until",
+        "refused_by",
+        "sent_ms",
+        "solo",
+        "started",
+        "strikes",
+    )
+
+    def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int) -> None:
+        self.first = first
+        self.bodies = bodies
+        self.cost = cost
+        self.sent_ms = sent_ms
+        self.attempt = 1
+        self.deaths = self.strikes = self.breaks = 0
+        self.solo = self.started = False
+        self.refused_by: frozenset[str] = frozenset()
+        self.doomed_at = inf
+        """Since when all who are there have refused it."""
+        self.last_holder = ""
+        self.prefer_until = -inf
+        """Until then it goes to others than its last holder."""
+        self.error = ""
+        self.extras: dict[int, Extra] | None = None
+        self.codec: int | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.first + len(self.bodies)
+
+    @property
+    def suspect(self) -> bool:
+        return self.deaths >= DEATHS_TO_SUSPECT
+
+    def fresh(self) -> bool:
+        """Never sent, or sent without anything having happened to it, and without extras."""
+        return (
+            self.attempt == 1
+            and not self.deaths
+            and not self.breaks
+            and not self.solo
+            and not self.refused_by
+            and not self.last_holder
+            and self.extras is None
+        )
+
+    def like(self, first: int, bodies: list[bytes]) -> Run:
+        """A run of `bodies`, which are part of this one's and otherwise untouched."""
+        made = Run(first, bodies, cost(bodies), self.sent_ms)
+        made.codec = self.codec
+        if self.extras is not None:
+            made.extras = {n: e for n, e in self.extras.items() if first <= n < first + len(bodies)} or None
+        return made
+
+    def cut(self, at: int) -> Run:
+        """Keep `[first, at)` and return the rest as a run of its own."""
+        count = at - self.first
+        rest = Run(at, self.bodies[count:], 0, self.sent_ms)
+        rest.codec = self.codec
+        rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
+        rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
+        rest.last_holder, rest.prefer_until, rest.error = self.last_holder, self.prefer_until, self.error
+        rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
+        del self.bodies[count:]
+        self.cost -= rest.cost
+        if self.extras is not None:
+            rest.extras = {n: extra for n, extra in self.extras.items() if n >= at} or None
+            self.extras = {n: extra for n, extra in self.extras.items() if n < at} or None
+        return rest
+
+    def extend(self, bodies: list[bytes], added_cost: int) -> None:
+        """Append fresh messages."""
+        self.bodies += bodies
+        self.cost += added_cost
+
+    def __repr__(self) -> str:
+        return f"<Run [{self.first}, {self.stop}) attempt {self.attempt}>"
+
+
+def cost(bodies: list[bytes]) -> int:
+    """What `bodies` count against a producer's buffer, in bytes."""
+    return sum(map(len, bodies)) + MESSAGE_OVERHEAD * len(bodies)
+
+
+class Runs:
+    """Runs in order of their first sequence, never overlapping."""
+
+    __slots__ = ("cost", "count", "runs")
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self.runs: list[Run] = []
+        self.count = 0
+        self.cost = 0
+        for run in runs:
+            self.add(run)
+
+    def add(self, run: Run) -> None:
+        """Put `run` in its place."""
+        if not self.runs or run.first > self.runs[-1].first:
+            self.runs.append(run)
+        else:
+            insort(self.runs, run, key=_first)
+        self.count += len(run.bodies)
+        self.cost += run.cost
+
+    def take(self, start: int, stop: int) -> list[Run]:
+        """Remove and return what lies in `[start, stop)`, cutting runs at its edges."""
+        runs = self.runs
+        low = bisect_left(runs, start, key=_first)
+        if low > 0 and runs[low - 1].stop > start:
+            runs.insert(low, runs[low - 1].cut(start))
+        high = low
+        while high < len(runs) and runs[high].first < stop:
+            if runs[high].stop > stop:
+                runs.insert(high + 1, runs[high].cut(stop))
+            high += 1
+        taken = runs[low:high]
+        del runs[low:high]
+        for run in taken:
+            self.count -= len(run.bodies)
+            self.cost -= run.cost
+        return taken
+
+    def take_all(self) -> list[Run]:
+        """Remove and return everything."""
+        taken, self.runs = self.runs, []
+        self.count = self.cost = 0
+        return taken
+
+    def remove(self, run: Run) -> None:
+        """Remove `run` as it is."""
+        at = bisect_left(self.runs, run.first, key=_first)
+        assert self.runs[at] is run, "not in this table"
+        del self.runs[at]
+        self.count -= len(run.bodies)
+        self.cost -= run.cost
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def check(self) -> None:
+        """Assert order, no overlap, and that count and cost are the sums."""
+        edges = [edge for run in self.runs for edge in (run.first, run.stop)]
+        assert edges == sorted(edges), "runs overlap or are out of order"
+        assert all(run.bodies for run in self.runs), "an empty run"
+        assert self.count == sum(len(run.bodies) for run in self.runs), "count is not the sum"
+        assert self.cost == sum(run.cost for run in self.runs) == sum(cost(r.bodies) for r in self.runs), "cost"

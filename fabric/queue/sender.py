@@ -1,0 +1,382 @@
+"""The queues that one node sends to: what their consumers say, and what those must be told.
+
+What becomes of a message is decided in its `ProducerEnd`; here it is found out which one a peer speaks of, and who
+else must hear of it: users (`take_changed`), consumers that wait (a PING is due), holders of what was settled
+elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from random import Random
+
+from peerfabric.health import NO_CONSUMER_AFTER, Finding
+from peerfabric.link.control import Control
+from peerfabric.link.link import Link, Sent
+from peerfabric.link.links import Peers
+from peerfabric.log_records import Notices
+from peerfabric.names import queue_of
+from peerfabric.queue.dispatch import data_frames
+from peerfabric.queue.durable import Recovered
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.ranges import Ranges, pairs
+from peerfabric.wire.frames import NAMES_MAX, NO_INTEREST, Ack, Address, Backlog, Extra, Interest, Release, StreamRanges
+
+
+class Producers:
+    """All producers' ends of one node, by queue.
+
+    Args:
+        address: Who this node is.
+        peers: Its links.
+        control: Told of links that have something to say.
+        notices: Where it is told that messages are given up, and that the list of dead letters is full.
+        random: Source of jitter.
+    """
+
+    def __init__(self, address: Address, peers: Peers, control: Control, notices: Notices, random: Random) -> None:
+        self.by_queue: dict[str, ProducerEnd] = {}
+        self.durable = False
+        """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
+        self._own_holder = f"{address.node_id}:{address.epoch}"
+        self._peers, self._control, self._notices, self._random = peers, control, notices, random
+        self._changed: set[ProducerEnd] = set()
+
+    # What users do
+
+    def open(
+        self,
+        queue: str,
+        codec: int,
+        max_attempts: int,
+        letter_bytes_max: int,
+        now: float,
+        recovered: Recovered | None = None,
+    ) -> ProducerEnd:
+        """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
+        stream = f"{self._own_holder}:{queue}"
+        numbering = backlog = None
+        if recovered is not None:
+            numbering, backlog = recovered.begin(stream, letter_bytes_max, now)
+        end = ProducerEnd(
+            queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog, self._notices
+        )
+        self.by_queue[queue] = end
+        for link in self._peers.by_holder.values():
+            if link.up and link.their_interest is not None:
+                self._match(end, link)
+        return end
+
+    def accept(
+        self,
+        end: ProducerEnd,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None = None,
+        *,
+        volatile: bool = False,
+    ) -> None:
+        """Take responsibility for `bodies`; they leave with the next `frames`."""
+        was_empty = end.waiting_count == 0
+        end.accept(bodies, sent_ms, extras, volatile=volatile)
+        if was_empty:
+            self._tell_waiting(end)
+
+    def _tell_waiting(self, end: ProducerEnd) -> None:
+        """Consumers who left us without credit learn at once that something waits."""
+        for holder in end.consumers:
+            link = self._peers.by_holder.get(holder)
+            if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
+                link.ping_at = -inf
+                self._control.note(link)
+
+    # What the disk reports
+
+    def acks_to_settle(self) -> dict[Link, tuple[int, int]]:
+        """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
+        links = [link for link in self._peers.links.values() if link.acks_applied > link.acks_settled]
+        return {link: (link.theirs, link.acks_applied) for link in links}
+
+    def awaits_cursors(self) -> bool:
+        """Whether somebody may not start a message before `cursors_stored`."""
+        links = self._peers.links.values()
+        return any(link.settled_due and link.acks_applied > link.acks_settled for link in links) or any(
+            end.awaits_cursor for end in self.by_queue.values()
+        )
+
+    def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
+        """The cursors on disk have the results of these ACKs: consumers may forget them."""
+        for link, (life, ack) in applied.items():
+            if link.theirs != life:
+                continue  # the peer has begun a new count, of which the cursors know nothing
+            link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
+            if link.settled_due and link.acks_settled >= link.acks_applied:
+                link.settled_due = False
+                link.ping_at = -inf
+                self._control.note(link)
+
+    def disk_moved(self, end: ProducerEnd) -> None:
+        """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
+        self._changed.add(end)
+        self._tell_waiting(end)
+
+    # What peers say
+
+    def delivered(self, echoed: list[Sent]) -> None:
+        """These DATA frames have reached their peer."""
+        for sent in echoed:
+            end = self.by_queue.get(sent.queue)
+            if end is not None:
+                end.delivered(sent.start, sent.stop)
+                self._changed.add(end)
+
+    def receive_ack(self, link: Link, ack: Ack, now: float) -> None:
+        """A consumer tells what became of messages, and what more may come."""
+        for result in ack.results:
+            end = self.by_queue.get(result.queue)
+            if end is None:
+                continue
+            if result.starting or end.in_flight.runs_suspect(link.holder):
+                link.settled_due = True
+                link.ping_at = -inf  # it waits to hear that we know
+                self._control.note(link)
+            for start, stop in end.numbers(result.stream, result.done):
+                end.acked(link.holder, start, stop)
+            for start, stop in end.numbers(result.stream, result.returned):
+                end.returned(link.holder, start, stop)
+            for start, stop in end.numbers(result.stream, result.starting):
+                end.starting(link.holder, start, stop)
+            for nack in result.nacks:
+                for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
+                    nack.start, nack.stop = start, stop
+                    end.nacked(link.holder, nack, now)
+                    if nack.reason == NO_INTEREST:
+                        end.set_consumer(link.holder, link.node_id, consumes=False)
+            self._changed.add(end)
+            self._collect_releases(end)
+        link.acks_applied = max(link.acks_applied, ack.ack)
+        if not self.durable:
+            link.acks_settled = link.acks_applied
+        for grant in ack.grants:
+            if grant.queue in self.by_queue:
+                link.credit(grant.queue).grant(grant.messages, grant.bytes)
+
+    def receive_interest(self, link: Link) -> None:
+        """The peer said anew what it consumes."""
+        for end in self.by_queue.values():
+            self._match(end, link)
+
+    def _match(self, end: ProducerEnd, link: Link) -> None:
+        theirs = link.their_interest
+        consumes = theirs is not None and not link.draining and any(c.queue == end.queue for c in theirs.consumes)
+        if consumes != (link.holder in end.consumers):
+            end.set_consumer(link.holder, link.node_id, consumes=consumes)
+            self._changed.add(end)
+            if consumes and end.waiting_count:
+                link.ping_at = -inf
+                self._control.note(link)
+
+    def receive_drain(self, link: Link) -> None:
+        """The peer takes no new messages."""
+        link.draining = True
+        for end in self.by_queue.values():
+            end.set_consumer(link.holder, link.node_id, consumes=False)
+            self._changed.add(end)
+
+    def reconcile(self, link: Link, interest: Interest, now: float) -> None:
+        """The first frame of a life: settle what is done there, take back what got lost on the way."""
+        holder = link.holder
+        if any(end.in_flight.runs_suspect(holder) for end in self.by_queue.values()):
+            link.settled_due = True
+            link.ping_at = -inf
+        for item in interest.done:
+            producing = self.by_queue.get(queue_of(item.stream))
+            if producing is not None:
+                for start, stop in producing.numbers(item.stream, item.ranges):
+                    producing.acked(holder, start, stop)
+        held: dict[str, Ranges] = {}
+        for item in interest.held:
+            producing = self.by_queue.get(queue_of(item.stream))
+            known = Ranges(producing.numbers(item.stream, item.ranges)) if producing is not None else Ranges()
+            for start, stop in known:
+                held.setdefault(queue_of(item.stream), Ranges()).add(start, stop)
+            if not known and self._disowns(item.stream, producing):
+                link.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
+        for end in self.by_queue.values():
+            release = end.reconcile(holder, held.get(end.queue, Ranges()))
+            for start, stop in release:
+                for stream, low, high in end.numbering.names(start, stop):
+                    link.releases.setdefault(stream, []).extend((low, high))
+            self._changed.add(end)
+            self._collect_releases(end)
+        for sent in link.lost:
+            producing = self.by_queue.get(sent.queue)
+            if producing is not None and producing.waiting.is_returned(sent.start, sent.stop):
+                producing.waiting.broke(sent.start, sent.stop, now)
+                break
+        link.lost = []
+        link.acks_applied = interest.ack  # the peer may have begun a new count
+        link.acks_settled = 0 if self.durable else link.acks_applied
+        link.live_due = True
+
+    def _disowns(self, stream: str, end: ProducerEnd | None) -> bool:
+        """Whether what is held of `stream`, of which nothing is unsettled here, need not run any more.
+
+        What an earlier life without a spool had sent is nowhere else, so it may.
+        """
+        return stream.startswith(f"{self._own_holder}:") or (end is not None and end.backlog is not None)
+
+    # What peers are told
+
+    def frames(self) -> Iterator[tuple[int, list[bytes]]]:
+        """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
+        for end in self.by_queue.values():
+            if end.waiting_count:
+                yield from data_frames(end, self._peers.by_holder)
+
+    def take_release(self, link: Link) -> Release:
+        """What the peer may forget, and which of our streams go on, if that is due."""
+        streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
+        live = [s for end in self.by_queue.values() for s in end.numbering.streams] if link.live_due else None
+        link.releases.clear()
+        link.live_due = False
+        return Release(b"", 0, 0, streams, live)
+
+    def backlogs(self, link: Link) -> list[Backlog]:
+        """What waits for the peer and what was sent to it, for each stream of a queue that it consumes."""
+        holder = link.holder
+        return [
+            Backlog(
+                end.queue,
+                stream,
+                end.waiting_for(holder),
+                link.credit(end.queue).sent_messages,
+                link.credit(end.queue).sent_bytes,
+                end.numbering.floor(stream, end.safe_floor),
+            )
+            for end in self.by_queue.values()
+            if holder in end.consumers
+            for stream in end.numbering.streams
+        ][:NAMES_MAX]
+
+    def _collect_releases(self, end: ProducerEnd) -> None:
+        for holder, start, stop in end.take_releases():
+            link = self._peers.by_holder.get(holder)
+            if link is not None and link.up:
+                for stream, low, high in end.numbering.names(start, stop):
+                    link.releases.setdefault(stream, []).extend((low, high))
+                self._control.note(link)
+
+    # Changes of links
+
+    def life_ended(self) -> None:
+        """A link is not up any more; users look again."""
+        self._changed.update(self.by_queue.values())
+
+    def gone(self, link: Link, *, died: bool) -> None:
+        """The peer will not answer any more: what it held goes to somebody else."""
+        for end in self.by_queue.values():
+            end.gone(link.holder, died=died)
+            self._changed.add(end)
+            self._tell_waiting(end)
+
+    def hung(self, link: Link, now: float) -> None:
+        """A hung peer keeps what it holds for its lease after the last that we heard of it."""
+        for end in self.by_queue.values():
+            if now - link.heard_at >= link.leases.get(end.queue, 300.0) and end.held_by(link.holder):
+                end.lapse(link.holder, "its consumer hangs", now)
+                self._collect_releases(end)
+                self._changed.add(end)
+                self._tell_waiting(end)
+
+    def held_by(self, holder: str) -> bool:
+        """Whether anything is in flight there."""
+        return any(end.held_by(holder) for end in self.by_queue.values())
+
+    # Time
+
+    def expire(self, now: float) -> float:
+        """Act on everything that has come due; return when to look again."""
+        look = inf
+        for end in self.by_queue.values():
+            before = end.waiting_count
+            end.expire(now)
+            if end.waiting_count > before:
+                self._tell_waiting(end)
+            look = min(look, end.deadline() or inf)
+            if end.letters_full and end.waiting_count:
+                self._notices.once(
+                    f"letters {end.queue}",
+                    "warning",
+                    f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
+                    f"retry or drop letters of node.dead_letters({end.queue!r})",
+                )
+        return look
+
+    # Closing
+
+    def unsettled_queues(self) -> set[str]:
+        """Queues with messages that are not settled."""
+        return {end.queue for end in self.by_queue.values() if end.unsettled_count}
+
+    def settled(self, *, waits_for_consumers: bool) -> bool:
+        """Nothing accepted is unsettled here.
+
+        What a spool keeps is not waited for if nobody consumes it; with `waits_for_consumers` somebody may come yet.
+        """
+        return not any(self._awaits(end, waits_for_consumers) for end in self.by_queue.values())
+
+    @staticmethod
+    def _awaits(end: ProducerEnd, waits_for_consumers: bool) -> bool:
+        if not end.unsettled_count:
+            return False
+        return waits_for_consumers or bool(end.volatile_count) or bool(end.consumers)
+
+    def unsettled(self) -> tuple[int, int]:
+        """Messages waiting and in flight that no spool keeps, over all queues."""
+        waiting = in_flight = 0
+        for end in self.by_queue.values():
+            flying = min(end.in_flight.count, end.volatile_count)
+            in_flight += flying
+            waiting += end.volatile_count - flying
+        return waiting, in_flight
+
+    def leave(self) -> None:
+        """The node closes now: what is unsettled is counted as left."""
+        for end in self.by_queue.values():
+            end.leave()
+
+    def kept_on_disk(self) -> int:
+        """Messages that this life leaves to the next one."""
+        return sum(end.unsettled_count - end.volatile_count for end in self.by_queue.values())
+
+    def letters_in_memory(self) -> dict[str, int]:
+        """How many dead letters end with this life, of each queue that has some."""
+        ends = [end for end in self.by_queue.values() if end.backlog is None or not end.backlog.kept]
+        counts = {end.queue: len(end.letters()) for end in ends}
+        return {queue: count for queue, count in counts.items() if count}
+
+    # Reports
+
+    def findings(self) -> Iterator[Finding]:
+        """Queues whose messages nobody consumes."""
+        for end in self.by_queue.values():
+            if end.unsettled_count and not end.consumers:
+                yield Finding(
+                    f"queue {end.queue!r}: messages wait without a consumer",
+                    NO_CONSUMER_AFTER,
+                    "start one; node.peers() tells who consumes what",
+                )
+
+    def take_changed(self) -> set[ProducerEnd]:
+        """The ends whose users may have something to go on with."""
+        taken, self._changed = self._changed, set()
+        return taken
+
+    def check(self) -> None:
+        """Assert the invariants of every end, and that each counts only on those who are there."""
+        for end in self.by_queue.values():
+            end.check()
+            known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_holder}
+            assert known == self._peers.by_holder.keys(), f"{end.stream} counts on somebody who is gone"

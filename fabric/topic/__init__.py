@@ -1,0 +1,1 @@
+"""Topics: publishers, subscribers and their gaps."""

@@ -1,0 +1,1 @@
+"""Wire format: frames, bodies of frames and typed bodies."""

@@ -1,0 +1,1 @@
+"""Asynchronous front: handles whose calls are coroutines."""

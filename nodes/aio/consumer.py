@@ -1,0 +1,450 @@
+"""The consumer of a queue, as an asyncio program holds it; the blocking one is made of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from peerfabric.arguments import checked_batches, text_of
+from peerfabric.discovery.locks import Lock, Rank
+from peerfabric.engine import Engine
+from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
+from peerfabric.nodes.aio.iterators import AsyncItems
+from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
+from peerfabric.nodes.handler_context import take_in_hand
+from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
+from peerfabric.nodes.message import Batch, Message
+from peerfabric.nodes.storage.offload import Clerk, Errand
+from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.leases import extend
+from peerfabric.wire.codec import Codec
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.storage.ledger_store import Keeper
+
+T_co = TypeVar("T_co", covariant=True)
+
+STALLED: Final = (1.0, logging.WARNING)
+
+_boottime: Final = time.CLOCK_BOOTTIME
+_gettime: Final = time.clock_gettime
+
+
+class AsyncConsumer(Generic[T_co]):
+    """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
+
+    def __init__(
+        self, node: InnerNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None
+    ) -> None:
+        self.queue = queue
+        self.codec = codec
+        self.lease = lease
+        self.keeper = keeper
+        self.alerted = False
+        self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.opened = False
+        self.late: Errand | None = None
+        """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
+        self.opening: threading.Thread | None = None
+        self.ending = node.ending
+        self._node = node
+        self._lock = Lock(Rank.TAKING)
+        self._gate = Gate()
+        self._open = True
+        self._current: Delivery | None = None
+        self._waiting_takers = 0
+        self._declared_takers = 0
+        self._resting = False
+        self._last: Message[T_co] | None = None
+        self._clerk = Clerk(keeper, queue, self.decided) if keeper is not None else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed, or is open again."""
+        return self._open
+
+    @property
+    def waiting(self) -> Waiting:
+        """How the front of this node waits."""
+        return self._node.waiting
+
+    # Between the threads
+
+    def start(self, engine: Engine, now: float) -> None:
+        """The node starts: open the end. Called under the engine's lock."""
+        remembered = self.keeper.remembered if self.keeper is not None else None
+        self.end = engine.open_consumer(self.queue, self.lease, now, remembered)
+        self.opened = True
+        if not self._open:
+            engine.close_consumer(self.queue, now)
+        if self.codec.body_type is memoryview:
+            self._node.pump.share_bodies()
+
+    def stop(self) -> None:
+        """The node closes: nothing is handed out any more."""
+        self._gate.open()
+
+    def forked(self) -> None:
+        """In a child process: what is buffered here belongs to the parent."""
+        self._lock = Lock(Rank.TAKING)
+        self._current = None
+        if self.keeper is not None:
+            self.keeper.abandon()
+        if self._clerk is not None:
+            self._clerk.abandon()
+
+    def clerk(self) -> Clerk | None:
+        """Who writes into the ledger for the calling code; None: itself."""
+        if self._clerk is None or isinstance(self._node.waiting, Blocking) or not in_event_loop():
+            return None
+        return self._clerk
+
+    @property
+    def recording(self) -> bool:
+        """Whether acks are on their way to the ledger."""
+        return self._clerk is not None and not self._clerk.idle
+
+    def close_ledger(self) -> None:
+        """Write what is acked, and give the ledger up."""
+        if self.opening is not None:
+            self.opening.join()
+        if self._clerk is not None:
+            self._clerk.stop()
+        if self.keeper is not None:
+            self.keeper.close()
+
+    async def _started(self, waiting: Waiting) -> None:
+        if not self.opened or not self._node.is_running:
+            await self._node.started(closing=True)
+            if not self.opened and not self._node.is_closed:
+                await self._node.handles.open_late(self, self._gate, waiting)
+
+    def handed_over(self) -> None:
+        return None
+
+    def hand_over(self, engine: Engine, now: float) -> None:
+        engine.consumers.progress(self.end, now)
+        if self._resting:
+            self._resting = False
+            if not self._waiting_takers:
+                self.end.rest()
+                engine.consumers.progress(self.end, now)
+        if self.keeper is not None:
+            forgotten = self.end.take_forgotten()
+            if forgotten:
+                self.keeper.forget(forgotten)
+
+    def changed(self) -> None:
+        self._gate.open()
+
+    def decided(self) -> None:
+        """A decision was written into a delivery: let the machine read it."""
+        if not self.alerted:
+            self._node.pump.note(self)
+
+    def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
+        with self._node.pump.lock:
+            extend(delivery, index, clock() + seconds)
+
+    # Taking
+
+    def try_take(self) -> Message[T_co] | None:
+        """The next message if one is here."""
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            delivery = self._current
+            while True:
+                if delivery is not None:
+                    index = delivery.next
+                    if index < delivery.limit:
+                        # Claim first, look at the fence second: see delivery.py.
+                        delivery.next = index + 1
+                        if _gettime(_boottime) < delivery.until:
+                            body = delivery.bodies[index]  # type: ignore[index]
+                            if body.__class__ is not DecodeError:
+                                return Message(self, delivery, index, body)
+                            self._refuse(delivery, index, body)
+                            continue
+                        self._unclaim(delivery, index)
+                delivery = self._current = self._next_delivery()
+                if delivery is None:
+                    return None
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+
+    def take_again(self) -> Message[T_co] | None:
+        """The next message, if one was handed out before and another is here; None: ask `next_message`."""
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            delivery = self._current
+            if delivery is not None and delivery.next >= delivery.limit:
+                delivery = self._current = self._next_delivery()
+            if delivery is None or self.ending.signal:
+                return None
+            index = delivery.next
+            delivery.next = index + 1
+            if _gettime(_boottime) >= delivery.until:
+                self._unclaim(delivery, index)
+                self._current = None
+                return None
+            body = delivery.bodies[index]  # type: ignore[index]
+            if body.__class__ is DecodeError:
+                self._refuse(delivery, index, body)
+                return None
+            self._last = message = Message(self, delivery, index, body)
+            return message
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+
+    def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
+        delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, text_of(error)))
+        self.decided()
+
+    def _unclaim(self, delivery: Delivery, index: int) -> None:
+        """The fence has fallen between us and the producer: nothing from `index` on may be started now."""
+        with self._node.pump.lock:
+            if index < delivery.limit:
+                delivery.next = index
+            self.end.park(delivery)
+
+    def _next_delivery(self) -> Delivery | None:
+        pump = self._node.pump
+        with pump.lock:
+            delivery = self.end.take(clock()) if self._open and self._node.handing_out else None
+        if delivery is None:
+            return None
+        if delivery.bodies is None:
+            try:
+                delivery.bodies = self._decode(delivery)
+            except BaseException:  # interrupted: somebody else may take it
+                with pump.lock:
+                    self.end.park(delivery)
+                raise
+        take_in_hand(self.end, delivery)
+        return delivery
+
+    def _decode(self, delivery: Delivery) -> list[Any]:
+        try:
+            return self.codec.decode_batch(delivery.body, delivery.codec)
+        except DecodeError as whole:
+            try:
+                return self.codec.decode_each(delivery.body, delivery.codec, delivery.sender)
+            except BadFrame:
+                return [whole] * delivery.count
+
+    def try_take_batch(self, max_size: int) -> Batch[T_co] | None:
+        """Up to `max_size` messages if any are here."""
+        parts: list[tuple[Delivery, int, int]] = []
+        bodies: list[T_co] = []
+        with self._lock:
+            while len(bodies) < max_size:
+                delivery = self._current
+                if delivery is None or delivery.next >= delivery.limit:
+                    delivery = self._current = self._next_delivery()
+                    if delivery is None:
+                        break
+                if delivery.alone and bodies:
+                    break
+                low = delivery.next
+                high = min(delivery.limit, low + max_size - len(bodies))
+                delivery.next = high
+                if clock() >= delivery.until:
+                    self._unclaim(delivery, low)
+                    self._current = None
+                    continue
+                self._add_part(parts, bodies, delivery, low, high)
+                if delivery.alone and bodies:
+                    break
+        return Batch(self, parts, bodies) if bodies else None
+
+    def _add_part(
+        self, parts: list[tuple[Delivery, int, int]], bodies: list[T_co], delivery: Delivery, low: int, high: int
+    ) -> None:
+        """Add what of `[low, high)` could be decoded; refuse the rest."""
+        chosen = delivery.bodies[low:high]  # type: ignore[index]
+        if DecodeError not in set(map(type, chosen)):
+            parts.append((delivery, low, high))
+            bodies += chosen
+            return
+        for index, body in enumerate(chosen, low):
+            if isinstance(body, DecodeError):
+                self._refuse(delivery, index, body)
+            else:
+                parts.append((delivery, index, index + 1))
+                bodies.append(body)
+
+    async def get(self, timeout: float | None = None) -> Message[T_co]:
+        """Take the next message.
+
+        Raises:
+            TimedOut: None came; nothing was taken.
+            NodeClosed: The consumer or its node is closed.
+        """
+        message = await self.next_message(self._node.waiting, timeout)
+        if message is None:
+            self.ending.check()
+            raise NodeClosed("this consumer" if not self._open else "this node")
+        return message
+
+    async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
+        """Take the next message; None: closed. `waiting` says how the caller waits."""
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
+            return None
+        await self._started(waiting)
+        self._node.ensure(closing=True)
+        message = self.try_take() if self._node.handing_out and self._open else None
+        if message is None:
+            found = await self._wait_for(waiting, self.try_take, 1, timeout)
+            if found is None:
+                return None
+            message = found
+        take_in_hand(self.end, message._delivery)  # another thread may have fetched it
+        self._last = message
+        return message
+
+    async def _wait_for(self, waiting: Waiting, take: Callable[[], Any], at_least: int, timeout: float | None) -> Any:
+        """Wait until `take` returns something, and tell the producers that we want it; None: closed."""
+        closed = object()
+
+        def attempt() -> Any:
+            if not self._open or not self._node.handing_out or self.ending.ends_loop(self.end):
+                return closed
+            self._node.ensure(closing=True)
+            return take()
+
+        stalled = self._last is not None and not self._last._settled
+        self._want(+1, at_least)
+        try:
+            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
+        finally:
+            self._want(-1, at_least)
+        return None if found is closed else found
+
+    def _what(self) -> str:
+        if self._last is not None and not self._last._settled:
+            return (
+                f"queue {self.queue!r}: messages were taken and not settled, so producers send no more; "
+                f"use `with message as body:`, or call message.ack()"
+            )
+        return f"queue {self.queue!r}: no message is here; see node.peers() for who produces it"
+
+    def _want(self, change: int, at_least: int) -> None:
+        now = clock()
+        with self._node.pump.lock:
+            self._waiting_takers += change
+            self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
+            if change > 0 and self._node.engine.consumers.progress(self.end, now):
+                if self.end.starves:
+                    self._node.pump.wake()
+                else:
+                    self._node.pump.nudge()  # for acks alone
+
+    def declare_takers(self, count: int) -> None:
+        """`count` threads or tasks take from here for good."""
+        self._declared_takers += count
+
+    if not TYPE_CHECKING:
+        __iter__ = refusing(ASYNC_FOR)
+
+    def __aiter__(self) -> AsyncItems[Message[T_co]]:
+        self.ending.check()
+        return AsyncItems(partial(self.next_message, self.waiting), self.rest)
+
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
+        """Iterate over batches of what is here, at most `max_size` messages each.
+
+        A batch that is not full waits `max_wait` seconds for more.
+        """
+        return AsyncItems(self.taking(max_size, max_wait), self.rest)
+
+    def taking(self, max_size: int, max_wait: float) -> Callable[[], Coroutine[Any, Any, Batch[T_co] | None]]:
+        """What `batches` calls for each batch.
+
+        Raises:
+            ConfigError: There are no such batches.
+        """
+        max_size, max_wait = checked_batches(max_size, max_wait)
+        self.ending.check()
+        return partial(self.next_batch, max_size, max_wait)
+
+    async def next_batch(self, max_size: int, max_wait: float) -> Batch[T_co] | None:
+        """Take the next batch; None: closed."""
+        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
+            return None
+        await self._started(self._node.waiting)
+        self._node.ensure(closing=True)
+        open_ = self._node.handing_out and self._open
+        batch = self.try_take_batch(max_size) if open_ else None
+        if batch is None:
+            batch = await self._wait_for(self._node.waiting, lambda: self.try_take_batch(max_size), max_size, None)
+            if batch is None:
+                return None
+        if max_wait > 0 and len(batch) < max_size:
+            batch = await self._fill(batch, max_size, max_wait)
+        return batch
+
+    async def _fill(self, batch: Batch[T_co], max_size: int, max_wait: float) -> Batch[T_co]:
+        ends_at = clock() + max_wait
+        while len(batch) < max_size and clock() < ends_at:
+            wanted = max_size - len(batch)
+            try:
+                more = await self._wait_for(
+                    self._node.waiting, partial(self.try_take_batch, wanted), wanted, max(0.0, ends_at - clock())
+                )
+            except TimedOut:
+                break
+            except BaseException:
+                batch.give_back()  # what was taken for nobody
+                raise
+            if more is None:
+                break
+            batch = batch.joined(more)
+        return batch
+
+    def rest(self) -> None:
+        """Nobody iterates here any more: return what is buffered. Safe from a finaliser."""
+        self._resting = True
+        if self.end is not None:
+            self._node.pump.alert(self)
+
+    def close(self) -> None:
+        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
+        self._open = False
+        if self._node.handing_out and self.opened:  # `start` looks at these two the other way round
+            with self._lock, self._node.pump.lock:
+                self._node.engine.close_consumer(self.queue, clock())
+                self._current = None
+            self._node.pump.wake()
+        self._gate.open()
+
+    def reopen(self) -> None:
+        """Take again after `close`."""
+        if not self._open:
+            self._open = True
+            if self._node.is_running and self.opened:
+                with self._node.pump.lock:
+                    self._node.engine.reopen_consumer(self.queue, clock())
+                self._node.pump.wake()

@@ -1,0 +1,281 @@
+"""AsyncNode: a process's membership in the fabric, for asyncio programs. `Node` is made of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from peerfabric.errors import Undelivered
+from peerfabric.nodes import reports
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.producer import AsyncProducer, OnFull
+from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.context import InnerNode
+from peerfabric.nodes.fronts import ASYNC_WITH, refusing
+from peerfabric.nodes.handlers import Handler, Take
+from peerfabric.nodes.io.waiting import Suspending, Waiting
+from peerfabric.nodes.message import DeadMessage, Message, Update
+from peerfabric.nodes.settings import checked_settings
+from peerfabric.nodes.signals import until_signal
+from peerfabric.nodes.storage.opened import BUFFER_BYTES, MAX_ATTEMPTS
+from peerfabric.options import MiB, Options
+from peerfabric.reports import PeerView, Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+else:
+    TypeForm = type  # as near as it comes without that package, for who resolves annotations
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_log = logging.getLogger("peerfabric")
+
+
+class AsyncNode:
+    """A node of the fabric, embedded in this process.
+
+    Construction opens nothing; `async with`, `run()` or the first call that is awaited starts it, and from then on it
+    belongs to that event loop. Handles are the one of their name; they and the node may be used from any task of the
+    loop, which is never kept waiting for a disk.
+
+    Args:
+        name: A label for people; need not be unique.
+        fabric: Only nodes of one fabric find each other. None: `PEERFABRIC_FABRIC`, or "default".
+        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
+        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        options: Limits and periods.
+        spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
+        fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
+        signals: The first SIGINT or SIGTERM ends the node in order. Iterations over its consumers and subscribers end
+            after the body that runs; calls that take, send or wait raise `SystemExit`, in tasks that did not start
+            the node `CancelledError`; and when `async with` has closed it the process exits with 128 + the signal's
+            number. A second signal does what it does without this. Only in a node that starts in the main thread, and
+            only what the program does not handle itself.
+
+    Raises:
+        ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
+            node starts.
+    """
+
+    _waiting: Waiting = Suspending()
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        fabric: str | None = None,
+        listen: str = "auto",
+        peers: Sequence[str] = (),
+        discovery: str | Sequence[str] = "auto",
+        options: Options | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
+        signals: bool = False,
+    ) -> None:
+        settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync, signals)
+        self.name, self.fabric = settings.name, settings.fabric
+        self._inner = InnerNode(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+
+    # Handles
+
+    def producer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        on_full: OnFull = "block",
+        buffer_bytes: int = BUFFER_BYTES,
+        max_attempts: int = MAX_ATTEMPTS,
+        spool: bool | None = None,
+        fsync: bool | None = None,
+    ) -> AsyncProducer[T]:
+        """The handle for sending bodies of `body_type` to `queue`.
+
+        Args:
+            on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
+                wait) or "drop_newest" (the one being sent). With a spool, all messages are stored, and it says what
+                to do when that is full: "block" or "error"; or "spool": what memory has room for while somebody
+                consumes is not stored.
+            buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
+            max_attempts: Deliveries that may fail before a message is a dead letter.
+            spool: Whether its messages are kept in the node's spool; None: if the node has one.
+            fsync: Whether they survive a loss of power there; None: as the node says.
+
+        Raises:
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
+        """
+        return self._inner.handles.producer(queue, body_type, on_full, buffer_bytes, max_attempts, spool, fsync)
+
+    def consumer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
+    ) -> AsyncConsumer[T]:
+        """The handle for taking bodies of `body_type` from `queue`.
+
+        Args:
+            lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+            ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
+                so that it does not process it again. Made if it is not there; its folder has to be there.
+            fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
+                None: as the node says.
+
+        Raises:
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
+                have one.
+            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
+                runs, the first call that is awaited.
+        """
+        return self._inner.handles.consumer(queue, body_type, lease, ledger, fsync)
+
+    def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
+        """The handle for publishing bodies of `body_type` on `topic`.
+
+        Raises:
+            ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
+        """
+        return self._inner.handles.publisher(topic, body_type)
+
+    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> AsyncSubscriber[T]:
+        """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
+
+        Args:
+            buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
+
+        Raises:
+            ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
+        """
+        return self._inner.handles.subscriber(pattern, body_type, buffer_bytes)
+
+    # Handlers
+
+    def on_message(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
+    ) -> Callable[[F], F]:
+        """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
+
+        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
+        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
+        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
+        tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
+
+        Raises:
+            ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
+                open.
+        """
+
+        def messages(handler: Handler) -> tuple[Any, Take]:
+            consumer: AsyncConsumer[Any] = self._inner.handles.consumer(
+                queue, handler.body_type, lease, ledger, fsync, handler.name
+            )
+            consumer.declare_takers(handler.concurrency)
+            return consumer, consumer.next_message
+
+        return self._inner.handlers.decorator(queue, concurrency, Message, messages)
+
+    def on_topic(self, pattern: str) -> Callable[[F], F]:
+        """Call the decorated function with each body published on what `pattern` selects, one at a time.
+
+        A second parameter annotated `Update` receives the update. Whatever it raises is logged.
+
+        Raises:
+            ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
+        """
+
+        def updates(handler: Handler) -> tuple[Any, Take]:
+            subscriber: AsyncSubscriber[Any] = self._inner.handles.subscriber(
+                pattern, handler.body_type, 16 * MiB, handler.name
+            )
+            return subscriber, subscriber.next_update
+
+        return self._inner.handlers.decorator(pattern, 1, Update, updates)
+
+    async def run(self) -> None:
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        node = self._inner
+        await node.started()
+        node.ending.stop()  # this call hears signals, and returns
+        await until_signal(
+            node.waiting,
+            node.closing.done,
+            lambda: not node.is_running or node.ending.signal != 0,
+            f"{self.name} runs until SIGINT or SIGTERM",
+        )
+        await self.close(node.settings.options.drain_timeout)
+
+    # Reports
+
+    def peers(self) -> list[PeerView]:
+        """Every node that this one knows of.
+
+        An `AsyncNode` with a spool or a ledger is not started by this.
+        """
+        return reports.peers(self._inner)
+
+    def statistics(self) -> Statistics:
+        """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
+        return reports.statistics(self._inner)
+
+    async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
+        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        await self._inner.started(closing=True)
+        return reports.dead_letters(self._inner, queue)
+
+    # Closing
+
+    async def close(self, timeout: float | None = 5.0) -> None:
+        """Refuse new work, settle what was accepted, say goodbye, and close; a second call does nothing.
+
+        Handlers that run finish; what was not started goes back to its producers.
+
+        Raises:
+            Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
+        """
+        await self._inner.closing.close(timeout)
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refusing(ASYNC_WITH)
+
+    async def __aenter__(self) -> Self:
+        await self._inner.started()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ending = self._inner.ending
+        try:
+            await self.close(self._inner.settings.options.drain_timeout)
+        except Undelivered as undelivered:
+            if error is None and not ending.signal:
+                raise
+            _log.error("%s", undelivered)
+        except KeyboardInterrupt:
+            if not ending.signal:
+                raise
+            left = self._inner.closing.undelivered
+            if any(left):  # a second Ctrl-C has ended the wait for them
+                _log.error("%s", Undelivered(*left))
+        if ending.explains(error):
+            raise ending.exit() from None
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a node cannot be pickled; make one in each process")
+
+    def __repr__(self) -> str:
+        return repr(self._inner)

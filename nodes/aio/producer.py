@@ -1,0 +1,404 @@
+"""The producer of a queue, as an asyncio program holds it; the blocking one is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from peerfabric.arguments import check_count, check_timeout
+from peerfabric.discovery.locks import refuse_inside
+from peerfabric.engine import Engine
+from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
+from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
+from peerfabric.nodes.handler_context import Patience, lease_paused
+from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
+from peerfabric.nodes.outbox.confirmations import Outcomes, check_state, stranger
+from peerfabric.nodes.outbox.outbox import Handover, Progress
+from peerfabric.nodes.outbox.space import Space
+from peerfabric.nodes.storage.offload import Errand
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import MESSAGE_OVERHEAD
+from peerfabric.receipt import Receipt, State
+from peerfabric.wire.codec import Codec
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.outbox.spooled import Storing
+
+T_contra = TypeVar("T_contra", contravariant=True)
+R = TypeVar("R")
+
+OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
+
+
+class AsyncProducer(Generic[T_contra]):
+    """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
+
+    def __init__(
+        self,
+        node: InnerNode,
+        queue: str,
+        codec: Codec[T_contra],
+        on_full: OnFull,
+        buffer_bytes: int,
+        max_attempts: int,
+        spooled: bool = False,
+        fsync: bool = False,
+    ) -> None:
+        self.queue = queue
+        self.spooled, self.fsync = spooled, fsync
+        self.codec = codec
+        self.on_full = on_full
+        self.buffer_bytes = buffer_bytes
+        self.max_attempts = max_attempts
+        self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.opened = False
+        self.late: Errand | None = None
+        """Opens what it keeps on disk, if the node was running when it was made."""
+        self.ending = node.ending
+        self._node = node
+        self._encode = codec.encode
+        self._gate = Gate()
+        self._space = Space(node, queue, on_full, self._gate)
+        self._handover = Handover(node, codec.encode, queue, on_full, buffer_bytes, spooled, self._gate)
+        self._storing: Storing | None = None
+        """The way through the spool, if there is one; otherwise messages are handed over at once."""
+        self._outcomes: Outcomes = None  # type: ignore[assignment]  # until the node starts
+        # The way into memory has no step too many: at its pace all small messages go.
+        self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = (
+            self._try_with_spool if spooled else self._handover.try_send
+        )
+        """Accept a body, with headers or None, if that can be done at once; None: it cannot, and nothing was accepted.
+
+        Raises EncodeError if it cannot be sent, NodeClosed if the node, or the program, is past sending.
+        """
+
+    # In the life of the node
+
+    def start(self, engine: Engine, now: float) -> None:
+        """The node starts: open the end. Called under the engine's lock."""
+        disk = self._node.disk if self.spooled else None
+        assert disk is not None or not self.spooled
+        store = disk.stores[self.queue] if disk is not None else None
+        if store is not None and store.end is not None:
+            self.end = store.end
+            self.end.adopt_options(self.codec.number, self.max_attempts, self.buffer_bytes)
+        else:
+            self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
+        self._handover.end = self.end
+        if disk is not None and store is not None:
+            from peerfabric.nodes.outbox.spooled import Storing  # with a spool only, as all that is about the disk
+
+            self._storing = Storing(
+                self._node,
+                disk,
+                store,
+                self._handover,
+                codec=self.codec.number,
+                volatile=self.on_full == "spool",
+                buffer_bytes=self.buffer_bytes,
+                space=self._space,
+                gate=self._gate,
+                by_itself=not self.fsync and isinstance(self._node.waiting, Blocking),
+            )
+        self._outcomes = Outcomes(self._node, self.end, self._gate, self.on_full, self._storing)
+        self._handover.open()
+        self.opened = True
+
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was accepted since the last call. Called under the engine's lock."""
+        self._handover.hand_over(engine, now)
+
+    def changed(self) -> None:
+        """Something of the end has changed: wake those who wait for it."""
+        self._handover.changed()
+
+    def stop(self) -> None:
+        """The node closes: nothing is accepted any more."""
+        self._handover.close()
+
+    def seal(self) -> None:
+        """After `stop`: return when also what another thread was just storing is handed over."""
+        if self._storing is not None:
+            self._storing.seal()
+
+    def forked(self) -> None:
+        """In a child process, where another thread of the parent may hold a lock for ever."""
+        if self._storing is not None:
+            self._storing.forked()
+        self._handover.forked()
+
+    def disk_ended(self) -> None:
+        """The node is closed, and its disk's thread has ended: nothing more is stored."""
+        if self._storing is not None:
+            self._storing.disk_ended()
+        self._gate.open()
+
+    @property
+    def alerted(self) -> bool:
+        """Whether the pump has yet to take something."""
+        return self._handover.alerted
+
+    @property
+    def storing(self) -> bool:
+        """Whether messages are on their way to the disk."""
+        return self._storing is not None and not self._storing.idle
+
+    @property
+    def last(self) -> int:
+        """The number of the newest message that was accepted, retried letters included."""
+        return self._handover.last
+
+    def so_far(self) -> tuple[int, int]:
+        """`last`, and how many of all were retried letters, at one instant."""
+        return self._handover.so_far()
+
+    async def _started(self) -> None:
+        """Have the node running, and the end open."""
+        if not self.opened or not self._node.is_running:
+            await self._node.started()
+            if not self.opened:
+                await self._node.handles.open_late(self, self._gate)
+        self._node.ensure()
+
+    # Sending
+
+    def _try_with_spool(self, body: T_contra, headers: dict[str, str] | None) -> Receipt | None:
+        data = self._encode(body)
+        if self._storing is None:  # the node has not started
+            return None
+        return self._storing.try_send(data, len(data) + MESSAGE_OVERHEAD, headers)
+
+    async def send(
+        self,
+        body: T_contra,
+        *,
+        headers: dict[str, str] | None = None,
+        confirm: State | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Hand `body` to the node, which is responsible for it from here, and return its receipt.
+
+        Cancelled while it waits for room, the message is not accepted, and never delivered. Cancelled while it waits
+        for the disk, it is accepted and delivered if the disk had it in hand already, else never. Cancelled while it
+        waits for what `confirm` asks for, it is accepted.
+
+        Args:
+            body: Encoded before this returns; later changes to it are not sent.
+            headers: Text for the handler, at most 8 KiB.
+            confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
+                "delivered" (in a consumer's memory) or "processed" (acked).
+            timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+
+        Raises:
+            EncodeError: Not of the body type, or not encodable. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
+            SpoolError: The disk refused. Not accepted.
+            NodeClosed: The node closes. Not accepted.
+            NotConfirmed: Accepted, and may still be processed: do not send it again.
+            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+        """
+        started_at = clock()
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        await self._started()
+        self.ending.check_sending()
+        if confirm is not None:
+            check_state(confirm)
+            if confirm != "queued":
+                refuse_to_wait(self._node.waiting)
+        if confirm == "stored":
+            self._outcomes.check_stored()
+        receipt = self.try_send(body, headers)
+        if receipt is None:
+            receipt = await self._send_when_room(body, headers, timeout)
+        if confirm not in (None, "queued", "stored"):
+            left = None if timeout is None else max(0.0, timeout - (clock() - started_at))
+            await self._outcomes.confirm(receipt, confirm, left, timeout)
+        return receipt
+
+    async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
+        data = self._encode(body)
+        size = len(data) + MESSAGE_OVERHEAD
+        patience = Patience(timeout)
+        storing = self._storing
+
+        def attempt() -> Receipt | None:
+            self._node.ensure()
+            if storing is not None:
+                return storing.try_store(data, size, headers)
+            return self._handover.try_send(body, headers) or self._handover.overflow(size)
+
+        async def call() -> Receipt:
+            if storing is not None and storing.deposits is not None:
+                return await storing.deposit([data], headers, patience)
+            return await self._wait_for_room(attempt, patience)
+
+        with lease_paused(self._node.pump):
+            return await self._space.when_free(len(data), patience, call)
+
+    async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+        """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        Whatever this raises, cancellation and Ctrl-C included, has an attribute `accepted`: so many of them, the first
+        ones, are accepted and will be delivered, and the others never. Cancelled while the disk has some in hand, it
+        waits until it is known what became of these.
+
+        Raises:
+            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
+                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+        """
+        progress = Progress()
+        try:
+            timeout = check_timeout(timeout)
+            await self._started()
+            self.ending.check_sending()
+            encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
+            await self._accept_many(encoded, progress, Patience(timeout))
+            if fault is not None:
+                raise fault
+        except BaseException as error:
+            if self._storing is not None:
+                self._storing.finish_interrupted(progress)
+            error.accepted = progress.accepted  # type: ignore[attr-defined]
+            raise
+        return progress.accepted
+
+    async def _accept_many(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+        storing = self._storing
+        if storing is None:
+            self._handover.extend(encoded, progress)
+        elif storing.deposits is None:
+            try:
+                storing.extend(encoded, progress)
+            except SpoolFull as full:
+                if not self._space.is_waited_for(full, len(encoded[progress.accepted])):
+                    raise
+        if progress.accepted == len(encoded):
+            return
+
+        def attempt() -> bool | None:
+            self._node.ensure()
+            before = progress.accepted
+            (storing or self._handover).extend(encoded, progress)
+            if progress.accepted > before:
+                return True
+            if storing is None and self._handover.overflow(len(encoded[before]) + MESSAGE_OVERHEAD) is not None:
+                progress.accepted += 1
+                return True
+            return None
+
+        async def call() -> None:
+            if storing is not None and storing.deposits is not None:
+                await storing.deposit_part(encoded, progress, patience)
+            else:
+                await self._wait_for_room(attempt, patience)
+
+        with lease_paused(self._node.pump):
+            while progress.accepted < len(encoded):
+                self.ending.check_sending()
+                await self._space.when_free(len(encoded[progress.accepted]), patience, call)
+
+    async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
+        def what() -> str:
+            consumers = len(self.end.consumers)
+            return (
+                f"queue {self.queue!r}: its buffer of {self.buffer_bytes:,} bytes is full and {consumers} consumers "
+                f"are known; start consumers, or raise buffer_bytes="
+            )
+
+        try:
+            return await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
+        except TimedOut:
+            raise QueueFull(self.queue, self.buffer_bytes, waited=patience.limit) from None
+
+    # Afterwards
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+
+        Raises:
+            TimedOut: Some of it is not; nothing is lost.
+        """
+        await self._started()
+        await self._outcomes.all_settled(self.last, timeout)
+
+    async def ready(self, consumers: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least so many consumers of the queue are connected.
+
+        Raises:
+            TimedOut: There are fewer.
+        """
+        consumers = check_count("consumers", consumers, "give how many there shall be", least=0)
+        await self._started()
+
+        def attempt() -> bool | None:
+            self._node.ensure()
+            if len(self.end.consumers) >= consumers:
+                return True
+            self.ending.check()
+            return None
+
+        def what() -> str:
+            return (
+                f"queue {self.queue!r} has {len(self.end.consumers)} of {consumers} consumers; "
+                f"start one in the same fabric, and look at node.peers()"
+            )
+
+        await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
+
+    def state(self, receipt: Receipt) -> str:
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        self._node.ensure(closing=True)
+        if not self.opened:
+            raise stranger(receipt)
+        return self._outcomes.state(receipt)
+
+    async def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
+        """Wait until the message of `receipt` is "stored", "delivered" or "processed".
+
+        Raises:
+            NotConfirmed: It is not yet, and may still be: do not send it again.
+            Rejected: It is dead-lettered, dropped or damaged.
+        """
+        await self._started()
+        check_state(state)
+        timeout = check_timeout(timeout)
+        await self._outcomes.confirm(receipt, state, timeout, timeout)
+
+    # Dead letters
+
+    def retry_letter(self, identity: str) -> bool:
+        """Send a dead letter again, in order with the other sends.
+
+        Raises:
+            SpoolError: The disk did not take it; the letter stays.
+            NodeClosed: The node closes; the letter stays.
+        """
+        refuse_inside()  # in the middle of this the letter would be nowhere
+        self._node.ensure()
+        with self._node.pump.lock:
+            letter = self.end.take_letter(identity)
+        if letter is None:
+            return False
+        if self._storing is not None:
+            self._storing.retry(letter)
+        elif not self._handover.put_letter(letter, counted=False):
+            with self._node.pump.lock:
+                self.end.restore_letter(letter)
+            raise NodeClosed
+        return True
+
+    def drop_letter(self, identity: str) -> bool:
+        """Forget a dead letter."""
+        refuse_inside()
+        self._node.ensure(closing=True)
+        with self._node.pump.lock:
+            dropped = self.end.take_letter(identity) is not None
+        if dropped and self._storing is not None:
+            self._storing.drop(identity)
+        return dropped

@@ -1,0 +1,1 @@
+"""Blocking front: handles whose calls block their thread."""

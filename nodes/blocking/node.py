@@ -1,0 +1,259 @@
+"""Node: a process's membership in the fabric, for programs that block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+from peerfabric.nodes.aio.node import AsyncNode
+from peerfabric.nodes.aio.producer import OnFull
+from peerfabric.nodes.blocking.queue import Consumer, Producer
+from peerfabric.nodes.blocking.topic import Publisher, Subscriber
+from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
+from peerfabric.nodes.io.waiting import Blocking, complete
+from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.storage.opened import BUFFER_BYTES, MAX_ATTEMPTS
+from peerfabric.options import MiB, Options
+from peerfabric.reports import PeerView, Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+else:
+    TypeForm = type  # as near as it comes without that package, for who resolves annotations
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W")
+
+
+class _BlockingNode(AsyncNode):
+    """The same node, whose waits block the thread: it belongs to no event loop."""
+
+    _waiting = Blocking()
+
+
+class Node:
+    """A node of the fabric, embedded in this process.
+
+    Construction opens nothing; `with`, `run()` or the first use starts it. Handles are the one of their name; they
+    and the node may be used from any thread, in a notebook, and inside a running event loop, which they block.
+
+    Args:
+        name: A label for people; need not be unique.
+        fabric: Only nodes of one fabric find each other. None: `PEERFABRIC_FABRIC`, or "default".
+        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
+        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        options: Limits and periods.
+        spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
+        fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
+        signals: The first SIGINT or SIGTERM ends the node in order. Iterations over its consumers and subscribers end
+            after the body that runs; calls that take, send or wait raise `SystemExit`; and when `with` has closed the
+            node the process exits with 128 + the signal's number. A second signal does what it does without this.
+            Only in a node that starts in the main thread, and only what the program does not handle itself.
+
+    Raises:
+        ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
+            node starts.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        fabric: str | None = None,
+        listen: str = "auto",
+        peers: Sequence[str] = (),
+        discovery: str | Sequence[str] = "auto",
+        options: Options | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
+        signals: bool = False,
+    ) -> None:
+        self._async = _BlockingNode(
+            name,
+            fabric=fabric,
+            listen=listen,
+            peers=peers,
+            discovery=discovery,
+            options=options,
+            spool=spool,
+            fsync=fsync,
+            signals=signals,
+        )
+        self._wrapped: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    @property
+    def name(self) -> str:
+        return self._async.name
+
+    @property
+    def fabric(self) -> str:
+        return self._async.fabric
+
+    def _wrap(self, kind: Callable[[Any], W], handle: Any) -> W:
+        found = self._wrapped.get(handle)
+        if found is None:
+            # Two threads may make one each; `setdefault` lets them agree.
+            found = self._wrapped.setdefault(handle, kind(handle))
+        return found  # type: ignore[no-any-return]
+
+    def producer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        on_full: OnFull = "block",
+        buffer_bytes: int = BUFFER_BYTES,
+        max_attempts: int = MAX_ATTEMPTS,
+        spool: bool | None = None,
+        fsync: bool | None = None,
+    ) -> Producer[T]:
+        """The handle for sending bodies of `body_type` to `queue`.
+
+        Args:
+            on_full: When `buffer_bytes` are accepted and not settled: "block", "error", "drop_oldest" (of those that
+                wait) or "drop_newest" (the one being sent). With a spool, all messages are stored, and it says what
+                to do when that is full: "block" or "error"; or "spool": what memory has room for while somebody
+                consumes is not stored.
+            buffer_bytes: Bodies and 64 bytes each; what is in flight counts.
+            max_attempts: Deliveries that may fail before a message is a dead letter.
+            spool: Whether its messages are kept in the node's spool; None: if the node has one.
+            fsync: Whether they survive a loss of power there; None: as the node says.
+
+        Raises:
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
+        """
+        handle = self._async.producer(
+            queue,
+            body_type,
+            on_full=on_full,
+            buffer_bytes=buffer_bytes,
+            max_attempts=max_attempts,
+            spool=spool,
+            fsync=fsync,
+        )
+        return self._wrap(Producer, handle)
+
+    def consumer(
+        self,
+        queue: str,
+        body_type: TypeForm[T],
+        *,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
+    ) -> Consumer[T]:
+        """The handle for taking bodies of `body_type` from `queue`.
+
+        Args:
+            lease: Seconds that code may keep a message before it goes to another consumer; for code that hangs.
+            ledger: A file of this consumer alone, in which it remembers over its own restart what it has processed,
+                so that it does not process it again. Made if it is not there; its folder has to be there.
+            fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
+                None: as the node says.
+
+        Raises:
+            ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
+                have one.
+            SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
+        """
+        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync))
+
+    def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
+        """The handle for publishing bodies of `body_type` on `topic`.
+
+        Raises:
+            ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
+        """
+        return self._wrap(Publisher, self._async.publisher(topic, body_type))
+
+    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> Subscriber[T]:
+        """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
+
+        Args:
+            buffer_bytes: What may wait for this program; when it is full the oldest go, and count as missed.
+
+        Raises:
+            ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
+        """
+        return self._wrap(Subscriber, self._async.subscriber(pattern, body_type, buffer_bytes=buffer_bytes))
+
+    def on_message(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        lease: float = 300.0,
+        ledger: str | os.PathLike[str] | None = None,
+        fsync: bool | None = None,
+    ) -> Callable[[F], F]:
+        """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
+
+        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
+        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
+        second parameter annotated `Message` receives the message. It runs in `concurrency` threads of its own. `lease`,
+        `ledger` and `fsync` as of `consumer`.
+
+        Raises:
+            ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
+                open.
+        """
+        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync)
+
+    def on_topic(self, pattern: str) -> Callable[[F], F]:
+        """Call the decorated function with each body published on what `pattern` selects, one at a time.
+
+        A second parameter annotated `Update` receives the update. Whatever it raises is logged.
+
+        Raises:
+            ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
+        """
+        return self._async.on_topic(pattern)
+
+    def run(self) -> None:
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        complete(self._async.run())
+
+    def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
+        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        return complete(self._async.dead_letters(queue))
+
+    def peers(self) -> list[PeerView]:
+        """Every node that this one knows of."""
+        return self._async.peers()
+
+    def statistics(self) -> Statistics:
+        """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
+        return self._async.statistics()
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Refuse new work, settle what was accepted, say goodbye, and close; a second call does nothing.
+
+        Handlers that run finish; what was not started goes back to its producers.
+
+        Raises:
+            Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
+        """
+        complete(self._async.close(timeout))
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = refusing(BLOCKING_WITH)
+
+    def __enter__(self) -> Self:
+        complete(self._async.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        complete(self._async.__aexit__(kind, error, trace))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a node cannot be pickled; make one in each process")
+
+    def __repr__(self) -> str:
+        return repr(self._async)

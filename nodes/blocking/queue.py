@@ -1,0 +1,146 @@
+"""Producer and consumer of a queue, for programs that block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.producer import AsyncProducer
+from peerfabric.nodes.blocking.iterators import Items
+from peerfabric.nodes.fronts import BLOCKING_FOR, HANDLE_COPIED, refusing
+from peerfabric.nodes.io.waiting import complete
+from peerfabric.nodes.message import Batch, Message
+from peerfabric.receipt import Receipt, State
+
+T_contra = TypeVar("T_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Producer(Generic[T_contra]):
+    """The one handle of this node for sending to a queue. Thread-safe: a thread's sends keep their order."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
+
+    def __init__(self, producer: AsyncProducer[T_contra]) -> None:
+        self._async = producer
+        self._ending = producer.ending
+        self._try_send = producer.try_send
+        self.queue = producer.queue
+
+    def send(
+        self,
+        body: T_contra,
+        *,
+        headers: dict[str, str] | None = None,
+        confirm: State | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Hand `body` to the node, which is responsible for it from here, and return its receipt.
+
+        Interrupted by Ctrl-C, it is accepted and will be delivered, or it never is.
+
+        Args:
+            body: Encoded before this returns; later changes to it are not sent.
+            headers: Text for the handler, at most 8 KiB.
+            confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
+                "delivered" (in a consumer's memory) or "processed" (acked).
+            timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+
+        Raises:
+            EncodeError: Not of the body type, or not encodable. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
+            SpoolError: The disk refused. Not accepted.
+            NodeClosed: The node closes. Not accepted.
+            NotConfirmed: Accepted, and may still be processed: do not send it again.
+            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            WouldDeadlock: A finaliser or a signal handler sends, and would wait for what it interrupts. Not accepted.
+        """
+        if confirm is None and not self._ending.signal:
+            receipt = self._try_send(body, headers)
+            if receipt is not None:
+                return receipt
+        return complete(self._async.send(body, headers=headers, confirm=confirm, timeout=timeout))
+
+    def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+        """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        Whatever this raises, Ctrl-C included, has an attribute `accepted`: so many of them, the first ones, are
+        accepted and will be delivered, and the others never.
+
+        Raises:
+            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
+                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+        """
+        return complete(self._async.send_many(bodies, timeout=timeout))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+
+        Raises:
+            TimedOut: Some of it is not; nothing is lost.
+        """
+        complete(self._async.flush(timeout))
+
+    def ready(self, consumers: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least so many consumers of the queue are connected.
+
+        Raises:
+            TimedOut: There are fewer.
+        """
+        complete(self._async.ready(consumers, timeout))
+
+    def state(self, receipt: Receipt) -> str:
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        return self._async.state(receipt)
+
+    def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
+        """Wait until the message of `receipt` is "stored", "delivered" or "processed".
+
+        Raises:
+            NotConfirmed: It is not yet, and may still be: do not send it again.
+            Rejected: It is dead-lettered, dropped or damaged.
+        """
+        complete(self._async.wait(receipt, state, timeout))
+
+
+class Consumer(Generic[T_co]):
+    """The one handle of this node for taking from a queue. Thread-safe: each message goes to one caller."""
+
+    if not TYPE_CHECKING:
+        __reduce__ = refusing(HANDLE_COPIED)
+
+    def __init__(self, consumer: AsyncConsumer[T_co]) -> None:
+        self._async = consumer
+        self.queue = consumer.queue
+
+    def get(self, timeout: float | None = None) -> Message[T_co]:
+        """Take the next message.
+
+        Raises:
+            TimedOut: None came; nothing was taken.
+            NodeClosed: The consumer or its node is closed.
+        """
+        return complete(self._async.get(timeout))
+
+    if not TYPE_CHECKING:
+        __aiter__ = refusing(BLOCKING_FOR)
+
+    def __iter__(self) -> Items[Message[T_co]]:
+        ours = self._async
+        ours.ending.check()
+        return Items(partial(ours.next_message, ours.waiting), ours.rest, ours.take_again)
+
+    def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> Items[Batch[T_co]]:
+        """Iterate over batches of what is here, at most `max_size` messages each.
+
+        A batch that is not full waits `max_wait` seconds for more.
+        """
+        return Items(self._async.taking(max_size, max_wait), self._async.rest)
+
+    def close(self) -> None:
+        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
+        self._async.close()

@@ -1,0 +1,71 @@
+"""What the current thread or task took from queues and did not settle, and how long its calls may wait meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from peerfabric.arguments import check_timeout
+from peerfabric.nodes.io.waiting import clock
+from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.leases import pause, resume
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.io.pump import Pump
+
+HANDLER_BLOCK_MAX: Final = 30.0
+"""Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
+
+_handling: ContextVar[tuple[tuple[ConsumerEnd, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
+"""The deliveries that the current thread or task took from, newest last; some may be decided since."""
+IN_HAND_MAX: Final = 256
+
+
+def in_hand() -> list[tuple[ConsumerEnd, Delivery]]:
+    """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
+    return [(end, delivery) for end, delivery in _handling.get() if _undecided(delivery)]
+
+
+def _undecided(delivery: Delivery) -> bool:
+    started = min(delivery.next, delivery.limit)
+    count = sum(high - low for low, high in delivery.unsettled(delivery.acked, started))
+    return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
+
+
+def take_in_hand(end: ConsumerEnd, delivery: Delivery) -> None:
+    held = _handling.get()
+    if not held or held[-1][1] is not delivery:
+        _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))
+
+
+@contextmanager
+def lease_paused(pump: Pump) -> Iterator[None]:
+    """The lease of what this thread or task handles stands still meanwhile."""
+    held = in_hand()
+    if not held:
+        yield
+        return
+    with pump.lock:
+        for _, delivery in held:
+            pause(delivery, clock())
+    try:
+        yield
+    finally:
+        with pump.lock:
+            for _, delivery in held:
+                resume(delivery, clock())
+
+
+class Patience:
+    """How long one call waits in all: `timeout` seconds, and in a handler not for ever."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.limit = HANDLER_BLOCK_MAX if timeout is None and in_hand() else check_timeout(timeout)
+        self._ends_at = None if self.limit is None else clock() + self.limit
+
+    @property
+    def left(self) -> float | None:
+        return None if self._ends_at is None else max(0.0, self._ends_at - clock())

@@ -1,0 +1,263 @@
+"""The pump: the one I/O thread of a node, which moves frames between the engine and the sockets.
+
+One turn takes what users handed over and what the sockets brought, lets the engine act on it, carries out
+what the engine asks for, and wakes whoever may go on. Whatever accumulated meanwhile leaves as one batch, so
+batches grow with load by themselves. It never waits for a user or a peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final, Protocol
+
+from peerfabric.discovery.locks import Lock, OwnThread, Rank
+from peerfabric.discovery.log import log as _log
+from peerfabric.engine import Engine
+from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.nodes.io.sockets import (
+    Connected,
+    Disconnected,
+    Event,
+    Probed,
+    Published,
+    Received,
+    Refused,
+    Sockets,
+    Writable,
+)
+from peerfabric.nodes.io.waiting import Gate, clock
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at what is outside of the engine. A turn comes more often than that by itself."""
+
+NAP: Final = 0.002
+"""Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""
+
+
+class Handle(Protocol):
+    """What a user holds, seen from the pump."""
+
+    alerted: bool
+    end: Any
+
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what the user handed over since the last call. Called under the engine's lock."""
+
+    def handed_over(self) -> None:
+        """The turn that took it has ended, and what it could send is sent. Without the engine's lock."""
+
+    def changed(self) -> None:
+        """Something of the handle's end has changed: wake those who wait for it. Without the engine's lock."""
+
+
+class Disk(Protocol):
+    """The disk's thread, seen from the pump."""
+
+    def news(self) -> bool:
+        """Whether an end has something for it. Called under the engine's lock."""
+
+    def look(self) -> None:
+        """Let it see to that."""
+
+
+class Pump:
+    """Runs an engine over real sockets. `lock` guards the engine."""
+
+    def __init__(self, engine: Engine, sockets: Sockets, name: str) -> None:
+        self.engine = engine
+        self.lock = Lock(Rank.ENGINE)
+        self.turned = Gate()
+        """Opens after every turn in which a link or the closing of the node may have moved on."""
+        self.on_learned: Callable[[list[Any]], None] = lambda addresses: None
+        """Called, in this thread, with the addresses that hellos told."""
+        self.on_met: Callable[[list[Any]], None] = lambda met: None
+        """Called, in this thread, with (address, present) of peers that came or went."""
+        self.disk: Disk | None = None
+        self._look: Callable[[], None] = lambda: None
+        self._look_at = inf
+        self._sockets = sockets
+        # A line of the log could call a user's handler under `lock`. The notices need no lock here: nobody but this
+        # pump's thread, which is the one that complains, takes them.
+        sockets.complain_by(lambda text: engine.notices.add("warning", text))
+        self._alerts: deque[Handle] = deque()
+        self._handles: dict[Any, Handle] = {}
+        self._stopped = False
+        self._napping = False
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and close the sockets."""
+        self._stopped = True
+        self._sockets.wake()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child, where the thread does not exist: let go of everything."""
+        self._stopped = True
+        self._sockets.abandon()
+
+    def look_after(self, look: Callable[[], None]) -> None:
+        """Call `look` every `LOOK_EVERY` seconds, in this thread, which owns the sockets, and outside of the lock."""
+        self._look = look
+        self._look_at = clock() + LOOK_EVERY
+
+    def attach(self, handle: Handle) -> None:
+        """`handle` is told when its end has changed. Called under the engine's lock."""
+        self._handles[handle.end] = handle
+
+    def detach(self, handle: Handle) -> None:
+        self._handles.pop(handle.end, None)
+
+    def alert(self, handle: Handle) -> None:
+        """`handle` has something to hand over. Any thread; costs a system call only if the pump sleeps."""
+        if not handle.alerted:
+            handle.alerted = True
+            self._alerts.append(handle)
+        self._sockets.wake()
+
+    def note(self, handle: Handle) -> None:
+        """Like `alert`, for what nobody waits for yet: it may be taken up to `NAP` seconds later, with what follows.
+
+        Each alert of a sleeping pump takes the interpreter's lock from its caller for a whole turn.
+        """
+        if not handle.alerted:
+            handle.alerted = True
+            self._alerts.append(handle)
+            if not self._napping:  # looked at when the alert is in, as the pump gets up before it takes alerts
+                self.nudge()
+
+    def share_bodies(self) -> None:
+        """User code takes views of large bodies, so none of them need be copied."""
+        self._sockets.share()
+
+    @property
+    def foreign(self) -> int:
+        """Messages dropped at the sockets, because they have too few or too many parts."""
+        return self._sockets.foreign
+
+    def wake(self) -> None:
+        """Make a turn soon: somebody changed the engine under its lock."""
+        self._sockets.wake()
+
+    def nudge(self) -> None:
+        """Like `wake`, except that a pump that rests (`REST` of the sockets) comes when that is over, by itself.
+
+        What is changed under the engine's lock before this is seen then.
+        """
+        if not self._sockets.resting:
+            self._sockets.wake()
+
+    def _run(self) -> None:
+        timeout: float | None = 0.0
+        while not self._stopped:
+            try:
+                self._sockets.wait(timeout)
+                self._napping = False
+                timeout = self._turn()
+            except Exception:
+                # Nothing that a peer sends and no bug in one turn may end the thread that keeps all promises.
+                _log.exception("a turn of the pump failed; the node goes on, please report this")
+                timeout = 0.05
+        self._sockets.close()
+
+    def _turn(self) -> float | None:
+        """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
+        alerts = self._alerts
+        handed = []
+        events = self._sockets.read()
+        engine = self.engine
+        now = clock()
+        with self.lock:
+            for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
+                handle = alerts.popleft()
+                handle.alerted = False
+                handed.append(handle)
+                handle.hand_over(engine, now)
+            for event in events:
+                self._feed(event, now)
+            engine.expire(now)
+            self._carry_out()
+            send = self._sockets.send
+            for wire, frames in engine.outgoing(now):
+                if not send(wire, frames):
+                    engine.refuse(wire, frames, now)
+            for frames in engine.topics.take_published():
+                self._sockets.publish(frames)
+            self._carry_out()
+            changed = engine.take_changed()
+            notices = engine.notices.take()
+            learned = engine.take_learned()
+            met = engine.take_met()
+            deadline = engine.deadline()
+            news = self.disk is not None and self.disk.news()
+        if news and self.disk is not None:
+            self.disk.look()
+        for handle in handed:
+            handle.handed_over()
+        for end in changed:
+            found = self._handles.get(end)
+            if found is not None:
+                found.changed()
+        if met:
+            self.on_met(met)
+        if learned:
+            self.on_learned(learned)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            self._look()
+        self.turned.open()
+        for notice in notices:  # last, as handlers of the user take their time
+            _log.log(logging.getLevelName(notice.level.upper()), "%s", notice.text)
+        if alerts:
+            return 0.0
+        timeout = None if deadline is None else max(0.0, deadline - clock())
+        if handed or changed:
+            self._napping = True
+            return NAP if timeout is None else min(NAP, timeout)
+        return timeout
+
+    def _feed(self, event: Event, now: float) -> None:
+        engine = self.engine
+        if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
+            engine.receive(event.frames, now)
+            return
+        match event:
+            case Published(frames):
+                engine.receive_published(frames, now)
+            case Connected(wire):
+                engine.connected(wire, now)
+            case Disconnected(wire):
+                engine.disconnected(wire, now)
+            case Refused(wire):
+                engine.refused(wire, now)
+            case Probed(wire, outcome):
+                engine.probed(wire, outcome, now)
+            case Writable(wire):
+                engine.writable(wire)
+
+    def _carry_out(self) -> None:
+        sockets = self._sockets
+        for command in self.engine.take_commands():
+            match command:
+                case Dial(wire, endpoint):
+                    sockets.dial(wire, endpoint)
+                case HangUp(wire):
+                    sockets.hang_up(wire)
+                case Probe(wire, endpoint, node_id, epoch):
+                    sockets.probe(wire, endpoint, (node_id, epoch))
+                case Follow(endpoint):
+                    sockets.follow(endpoint)
+                case Unfollow(endpoint):
+                    sockets.unfollow(endpoint)
+                case Subscribe(prefix):
+                    sockets.subscribe(prefix)
+                case Unsubscribe(prefix):
+                    sockets.unsubscribe(prefix)

@@ -1,0 +1,706 @@
+"""The ZeroMQ edge of a node: moves frames, says what happened to connections, and knows nothing of the protocol.
+
+All sockets belong to one thread, which alternates `wait` and `read`; only `wake` may be called by others. Waiting is
+one `epoll` over the descriptors that ZeroMQ gives for its sockets. For a round trip of 128 bytes between two processes
+this was as fast as `zmq_poll` and `poll` (all within the noise), and unlike them it costs the same with a thousand
+peers.
+
+Those descriptors say "there is something to look at" and fall silent once a call has looked, whatever that call was
+for. So a socket counts as readable here from the moment its descriptor said so, or another call on it may have
+looked, until a `recv` found it empty; `wait` does not sleep before that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import select
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import zmq
+
+from peerfabric.discovery.log import log as _log
+from peerfabric.errors import ConfigError, FabricError
+from peerfabric.nodes.io.descriptors import (
+    ENOUGH,
+    FILES_RESERVE,
+    NODE,
+    PENDING,
+    PER_WIRE,
+    RESERVE,
+    ROOMY,
+    raise_descriptor_limit,
+    table,
+    too_few,
+)
+from peerfabric.nodes.io.doorbell import Doorbell
+from peerfabric.nodes.io.growth import Watch, threads
+from peerfabric.nodes.io.intake import EVENTS, Intake, is_ready
+from peerfabric.nodes.io.listener import Listener
+from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refused
+from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
+from peerfabric.nodes.io.updates import Updates
+from peerfabric.nodes.io.wire import Buffer, Wire, plain_send, send_frames
+
+if TYPE_CHECKING:
+    ZmqContext = zmq.Context[zmq.Socket[bytes]]
+    ZmqSocket = zmq.Socket[bytes]
+
+__all__ = [
+    "Connected",
+    "Disconnected",
+    "Event",
+    "Outcome",
+    "Probed",
+    "Published",
+    "Received",
+    "Refused",
+    "Sockets",
+    "Writable",
+]
+
+DIAL_PATIENCE: Final = 5.0
+"""Seconds until an attempt that libzmq calls neither connected nor failed is refused. Its own limits, 2 s for the
+connect and 2 s for the handshake, come first; this one is for peers that it takes for ZMTP 1.0."""
+
+STREAM_GAP: Final = 0.002
+REST: Final = 0.001
+"""Large bodies that come less than STREAM_GAP seconds apart are a stream. After a `read` that brought some of it `wait`
+first rests for REST seconds, or until `wake`, while ZeroMQ's own thread gathers what follows. Otherwise each would wake
+us, then user code, then its producer with an ack, on processors that are busy copying: 1 MiB cost both processes
+together 640 us of processor time, and costs 560 us so. A large body that comes alone is not held up."""
+
+LOOK_EVERY: Final = 0.1
+"""Seconds between two looks at the descriptors while fewer than `ROOMY` are free, or somebody waits for some."""
+
+_BLOCK_BYTES: Final = 32 * 1024 * 1024 - 8192
+_SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
+
+# As plain integers: pyzmq's enums cost as much as the calls they are passed to.
+_POLLOUT: Final = int(zmq.POLLOUT)
+
+
+class Probed(msgspec.Struct, frozen=True):
+    """What was found where `probe(wire, …)` asked."""
+
+    wire: int
+    outcome: Outcome
+
+
+class Received(msgspec.Struct, frozen=True):
+    """`[header]` or `[header, body]` from the inbox; large bodies are views, which keep their memory alive."""
+
+    frames: list[bytes | memoryview]
+
+
+class Published(msgspec.Struct, frozen=True):
+    """`[topic, header]` or `[topic, header, body]` from an outbox that we follow."""
+
+    frames: list[bytes | memoryview]
+
+
+class Writable(msgspec.Struct, frozen=True):
+    """`wire` refused a frame at its high-water mark and would take one now."""
+
+    wire: int
+
+
+Event = Connected | Disconnected | Refused | Probed | Received | Published | Writable
+
+
+class Sockets:
+    """Everything of ZeroMQ that one node holds.
+
+    Construct and `bind` anywhere, then hand over to one thread. `foreign` counts the messages from the inbox and from
+    outboxes that were dropped because they have too few or too many parts, or begin with an empty one.
+    """
+
+    def __init__(self, *, frame_bytes_max: int, peers_max: int) -> None:
+        """Open a private context for `peers_max` peers, with frames of up to `frame_bytes_max` bytes.
+
+        Raises:
+            ConfigError: libzmq is too old, or the process may not open the descriptors that 64 peers need.
+        """
+        if zmq.zmq_version_info() < (4, 3, 4):
+            raise ConfigError(f"libzmq {zmq.zmq_version()} has known holes; install pyzmq >= 27 from its wheel")
+        raise_descriptor_limit(peers_max)
+        _keep_freed_memory()
+        self.foreign = 0
+        self._peers_max = peers_max
+        self._frame_bytes_max = frame_bytes_max
+        with table.taking(NODE, RESERVE) as there_are:
+            if not there_are:
+                raise too_few(NODE, "a node")
+            self._context: ZmqContext = zmq.Context(io_threads=1)
+            try:
+                self._open_all()
+            except (OSError, zmq.ZMQError) as error:  # others of this process took them meanwhile
+                self._context.destroy(linger=0)
+                raise too_few(NODE, "a node") from error
+
+    def _open_all(self) -> None:
+        # A closed socket keeps its place until libzmq's reaper comes round, so room for every peer being redialled.
+        self._context.set(zmq.MAX_SOCKETS, min(6 * self._peers_max + 64, _SOCKETS_MAX))
+        self._names = itertools.count(1)
+        self._bell = Doorbell()
+        self.wake: Callable[[], None] = self._bell.ring
+        """Make `wait` return, now or at its next call. Any thread may call it, also from a signal handler, and
+        after `close`. An attribute and not a method, which would double its cost."""
+
+        self._wires: dict[int, Wire] = {}
+        self._abandoned: dict[int, Wire] = {}  # the parent's wires, in a forked child
+        self._happened: list[Event] = []  # found outside of read()
+        self._ready: set[int] = set()  # descriptors that epoll named and read() has not yet looked at
+        self._monitored: dict[int, Wire] = {}  # by the descriptor of the monitor
+        self._refusing: dict[int, Wire] = {}  # by the descriptor of the PUSH
+        self._probes: dict[int, tuple[int, Probe]] = {}  # by descriptor
+        self._dialling: dict[int, float] = {}  # until when, by wire; oldest first, as all have the same patience
+        self._undialled: dict[int, str] = {}  # endpoints of wires that wait for descriptors
+
+        self.resting = False
+        """Whether `wait` first rests, deaf to all but `wake`: see REST. Any thread may look."""
+        self._large_at = -math.inf
+        self._rest = select.poll()
+        self._rest.register(self._bell.fd, select.POLLIN)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
+        others = threads()
+        self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
+        self._updates = Updates(self._open(zmq.SUB), self._peers_max)
+        for intake in (self._inbox, self._updates):
+            self._epoll.register(intake.fd, select.EPOLLIN)
+        self._outbox = self._open_outbox()
+        self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
+        self._low = False  # few descriptors are left: nobody is to be let in
+        self._shut = False  # and nobody new finds us over ipc
+        self._unbound: dict[Listener, ZmqSocket] = {}  # that were made anew, and do not accept everywhere yet
+        self._unbound_told = False
+        self._look_at = 0.0
+        self._moved = 0  # bytes of bodies that were sent or received
+        self._watch = Watch(
+            threads() - others,  # ZeroMQ's, which began with the first socket
+            (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
+            lambda: " or ".join(endpoint for listener in self._listeners for endpoint in listener.endpoints),
+        )
+        self._complain: Callable[[str], None] = _log.warning
+        self._closed = False
+
+    def complain_by(self, complain: Callable[[str], None]) -> None:
+        """From now on `complain` is called with what a person may have to see to.
+
+        It is called by `dial` and `follow`, under whatever lock they are called, and by `wait`, which dials those that
+        had to wait for descriptors, without one. So it must wait for nobody; all of them belong to one thread.
+        """
+        self._complain = self._updates.complain = complain
+
+    def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Listen at each endpoint and return the real ones, in the same order, with ports and without wildcards.
+
+        An endpoint is `ipc://PATH`, `tcp://HOST:PORT` or `tcp://HOST:*`, with a numeric HOST. The socket files are
+        made accessible for our user only, and are removed by `close`.
+
+        Raises:
+            EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
+            ConfigError: Not such an endpoint, or one that cannot be bound here.
+        """
+        bound = tuple(
+            [listener.bind(endpoint) for endpoint in endpoints]
+            for listener, endpoints in zip(self._listeners, (inbox, outbox), strict=True)
+        )
+        self._look_at_bound()
+        return bound[0], bound[1]
+
+    def gone(self) -> list[str]:
+        """Return the endpoints whose socket file is not there, or is not ours any more: nobody new can connect to them.
+
+        Raises:
+            OSError: The files cannot be looked at, which says nothing about them.
+        """
+        if self._shut or self._unbound:
+            return []  # we removed them, and put them back when there are descriptors; or no socket can be bound now
+        return [endpoint for listener in self._listeners for endpoint in listener.gone()]
+
+    def bind_again(self, endpoint: str) -> None:
+        """Listen anew at an endpoint that is gone. Those who are connected stay, or connect again: see `Listener`.
+
+        Raises:
+            EndpointInUse, ConfigError: As `bind`; it is still gone.
+        """
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.bind_again(endpoint)
+        self._look_at_bound()
+
+    def leave(self, endpoint: str) -> None:
+        """Be found at an ipc endpoint no more, and remove its file; others are none of it. Those connected stay."""
+        for listener in self._listeners:
+            if endpoint in listener:
+                listener.leave(endpoint)
+        self._look_at_bound()
+
+    def dial(self, wire: int, endpoint: str) -> None:
+        """Connect a PUSH of its own to `endpoint`, in place of what `wire` was before.
+
+        Connected or Refused follows. A peer that is lost later is Disconnected, and then Connected or Refused. After
+        Refused the wire is hung up: when to dial again is for the caller to say. An endpoint that ZeroMQ may not be
+        given, and a context without room, are Refused too. With few descriptors left it waits for more.
+        """
+        self.hang_up(wire)
+        if self._closed:
+            return
+        if not is_dialable(endpoint):
+            self._happened.append(Refused(wire))
+            return
+        try:
+            with table.taking(PER_WIRE, RESERVE) as there_are:
+                if self._low or not there_are:
+                    self._undialled[wire] = endpoint
+                    self._low, self._look_at = True, 0.0
+                    return
+                line = self._wires[wire] = self._connect(wire, endpoint)
+        except zmq.ZMQError as error:
+            self._complain(f"cannot connect to {endpoint}: {error}; see `ulimit -n` and Options(peers_max=)")
+            self._happened.append(Refused(wire))
+            return
+        self._monitored[line.monitor.fd] = line
+        self._epoll.register(line.monitor.fd, select.EPOLLIN)
+        self._await_handshake(wire)
+
+    def hang_up(self, wire: int) -> None:
+        """Close the PUSH of `wire`, with what its pipe still holds. An unknown wire is no error.
+
+        Nothing is heard of it any more; events that were found before stay.
+        """
+        self._undialled.pop(wire, None)
+        line = self._wires.pop(wire, None)
+        if line is None:
+            return
+        self._end_dialling(wire)
+        self._settle(line)
+        del self._monitored[line.monitor.fd]
+        self._forget(line.monitor.fd)
+        line.monitor.close()
+        line.push.close()
+
+    def send(self, wire: int, frames: Sequence[Buffer]) -> bool:
+        """Give `[header]` or `[header, body]` to the PUSH of `wire`, without waiting, whole or not at all.
+
+        False means refused, and nothing was sent. Between Connected and Disconnected that is the high-water mark, and
+        Writable follows, or Disconnected; outside of them everything is refused. True means handed to ZeroMQ, from
+        which it can still be lost with the connection.
+
+        The high-water mark counts whole messages, so it never comes between header and body. If the connection
+        ends there, libzmq refuses the body and takes back the header (lb.cpp; tried with a peer killed in between).
+        """
+        line = self._wires.get(wire)
+        # libzmq still takes frames for up to a millisecond after it said that the connection ended.
+        if line is None or line.refusing or not line.connection.up:
+            return False
+        try:
+            send_frames(line.send, frames)
+        except zmq.Again:
+            return self._refuse(line, frames)
+        self._moved += len(frames[-1])
+        return True
+
+    def writable(self, wire: int) -> bool:
+        """Say whether `wire` is connected and has refused nothing since it last was Writable."""
+        line = self._wires.get(wire)
+        return line is not None and line.connection.up and not line.refusing
+
+    def publish(self, frames: Sequence[Buffer]) -> None:
+        """Send `[topic, header]` or `[topic, header, body]` to all subscribers; never waits.
+
+        Subscribers at their high-water mark miss it, as ZeroMQ has it.
+        """
+        send_frames(self._send_update, frames)
+        self._moved += len(frames[-1])
+
+    def follow(self, endpoint: str) -> bool:
+        """Receive what the outbox at `endpoint` publishes under our prefixes, over connections that may come and go.
+
+        A second call changes nothing. False: not an endpoint, or more of them than peers.
+        """
+        return self._updates.follow(endpoint)
+
+    def unfollow(self, endpoint: str) -> None:
+        """Disconnect from an outbox. One that is not followed is no error."""
+        self._updates.unfollow(endpoint)
+
+    def subscribe(self, prefix: bytes) -> None:
+        """Ask publishers for topics that begin with `prefix`, until as many `unsubscribe` calls."""
+        self._updates.subscribe(prefix)
+
+    def unsubscribe(self, prefix: bytes) -> None:
+        """Take back one `subscribe`; more than there were are no error."""
+        self._updates.unsubscribe(prefix)
+
+    def probe(self, wire: int, endpoint: str, life: tuple[str, int] | None = None) -> None:
+        """Ask whether anybody, and `life` in particular, listens at `endpoint`; Probed follows within PROBE_TIMEOUT.
+
+        `wire` only comes back in the answer and need not be dialled. Each call is answered.
+        """
+        if not table.has(FILES_RESERVE):
+            self._happened.append(Probed(wire, Outcome.SILENT))
+            return
+        probe = Probe(endpoint, time.monotonic(), life)
+        if probe.outcome is not None:
+            self._happened.append(Probed(wire, probe.outcome))
+            return
+        self._probes[probe.fd] = (wire, probe)
+        self._epoll.register(probe.fd, select.EPOLLOUT)
+
+    def share(self) -> None:
+        """From now on received bodies are views of ZeroMQ's memory however large they are."""
+        for intake in (self._inbox, self._updates):
+            intake.shared_bytes_max = self._frame_bytes_max
+
+    def wait(self, timeout: float | None) -> None:
+        """Return when `read` may find something, after `wake`, or after `timeout` seconds (None: never).
+
+        It may return early. Look at what other threads handed over after it, not before: a `wake` that came while
+        this was running counts as heard.
+        """
+        bell = self._bell
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look(now)
+        if self.resting:
+            if bell.listen():
+                self._rest.poll(1000 * REST)
+            self.resting = False
+            ready = self._epoll.poll(0.0, 64)
+        elif self._found() or not bell.listen():
+            ready = self._epoll.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
+        else:
+            ready = self._sleep(now, self._due_at(timeout, now))
+        bell.answer()
+        for fd, _ in ready:
+            if fd == self._inbox.fd:
+                self._inbox.readable = True
+            elif fd == self._updates.fd:
+                self._updates.readable = True
+            elif fd == bell.fd:
+                bell.silence()
+            elif fd == self._outbox_fd:
+                # Takes in the subscriptions, which PUB would otherwise leave in its pipes until it next publishes.
+                self._outbox.get(EVENTS)
+            else:
+                self._ready.add(fd)
+
+    def _sleep(self, now: float, until: float) -> list[tuple[int, int]]:
+        """Wait for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
+        while True:
+            ready = self._epoll.poll(max(0.0, min(until, self._look_at) - now), 64)
+            now = time.monotonic()
+            if ready or now >= until or now < self._look_at:
+                return ready
+            self._look(now)
+            if self._found():
+                return []
+
+    def _found(self) -> bool:
+        """Whether `read` has something to bring, whatever the descriptors say."""
+        return bool(self._happened) or self._inbox.readable or self._updates.readable
+
+    def read(self, limit: int = 64) -> list[Event]:
+        """Return what there is, without waiting: connections first, then at most `limit` messages of each socket.
+
+        If more is there, the next `wait` returns at once.
+        """
+        events, self._happened = self._happened, []
+        if self._ready:
+            self._read_control(events)
+        if self._dialling or self._probes:
+            self._expire(events)
+        if self._inbox.readable:
+            taken = self._inbox.take(limit)
+            events += map(Received, taken)
+            self._moved += sum([len(frames[-1]) for frames in taken])
+            self.foreign += self._inbox.take_foreign()
+            if self._inbox.large:
+                self._inbox.large = False
+                now = time.monotonic()
+                self.resting = now - self._large_at < STREAM_GAP and not self._inbox.readable
+                self._large_at = now
+        if self._updates.readable:
+            taken = self._updates.take(limit)
+            events += map(Published, taken)
+            self._moved += sum([len(frames[-1]) for frames in taken])
+            self.foreign += self._updates.take_foreign()
+        return events
+
+    def close(self) -> None:
+        """Close all, with what pipes still hold, and remove the socket files. May be called twice.
+
+        Only by the thread that owns the sockets, or after it has ended. Afterwards `send` refuses.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for wire in list(self._wires):
+            self.hang_up(wire)
+        for _, probe in self._probes.values():
+            probe.close()
+        self._probes.clear()
+        for socket in (self._inbox.socket, self._updates.socket, self._outbox):
+            socket.close()
+        for listener in self._listeners:
+            listener.close()
+        # Does not hang: every socket of this context is closed by now, with linger 0.
+        self._context.term()
+        self._epoll.close()
+        self._bell.close()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's sockets without touching them.
+
+        Closes only descriptors that are ours and not ZeroMQ's. It takes no lock, since the thread that held one
+        does not exist here, and changes no epoll registration, since those are shared with the parent. ZeroMQ's
+        descriptors stay open in the child until it ends or executes another program.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        # Refuses what is sent, and keeps pyzmq from complaining that the sockets were not closed.
+        self._abandoned, self._wires = self._wires, {}
+        for _, probe in self._probes.values():
+            probe.close()
+        for listener in self._listeners:
+            listener.abandon()
+        self._epoll.close()
+        self._bell.abandon()
+
+    def _open(self, kind: int) -> ZmqSocket:
+        """Make a socket with all its options, which ZeroMQ wants before bind and connect."""
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.immediate = 1
+        socket.sndhwm = socket.rcvhwm = 4096  # a fuse above the 64 frames of delivery.md, section 3
+        socket.maxmsgsize = self._frame_bytes_max + 64
+        socket.handshake_ivl = 2000
+        socket.heartbeat_ivl = 5000  # heartbeats only reap connections; whether a peer lives, our PING judges
+        socket.heartbeat_timeout = socket.heartbeat_ttl = 30000
+        socket.reconnect_ivl = 50
+        if kind == zmq.SUB:
+            socket.reconnect_ivl_max = 2000  # nobody redials an outbox, so its attempts must slow down by themselves
+        socket.connect_timeout = 2000
+        socket.tcp_maxrt = 8000
+        socket.backlog = 1024
+        socket.ipv6 = 1
+        return socket
+
+    def _open_outbox(self) -> ZmqSocket:
+        outbox = self._open(zmq.PUB)
+        self._outbox_fd = int(outbox.fd)
+        self._send_update = plain_send(outbox)
+        self._epoll.register(self._outbox_fd, select.EPOLLIN)
+        return outbox
+
+    # Limits
+
+    def _look(self, now: float) -> None:
+        """See how many descriptors are left and whether somebody fills our memory, and act on it."""
+        roomy = table.has(ROOMY)
+        self._low = not roomy and not table.has(ENOUGH if self._low else RESERVE)
+        if self._low:
+            table.complain(now)
+        else:
+            table.is_over()
+        self._look_at = now + self._watch.look(now, self._moved)
+        if not roomy or self._undialled or self._updates.waits:
+            self._look_at = min(self._look_at, now + LOOK_EVERY)
+        if self._low:
+            # libzmq ends the process if it cannot accept over ipc; over TCP it tries again, as fast as it can.
+            self._shut = True
+            for listener in self._listeners:
+                listener.remove_files()
+        if self._low or self._watch.judging:
+            return
+        if self._unbound:
+            self._bind_unbound(now)
+        if self._shut and not self._unbound:
+            self._open_again()
+        if self._updates.waits:
+            self._updates.follow_others()
+        while self._undialled and not self._low:
+            wire, endpoint = next(iter(self._undialled.items()))  # who has waited longest; `dial` takes it out
+            self.dial(wire, endpoint)
+
+    def _bind_unbound(self, now: float) -> None:
+        """Let the sockets that were made anew accept; who does not everywhere is tried again at the next look."""
+        for listener, socket in list(self._unbound.items()):
+            try:
+                listener.move(socket)
+            except OSError as error:
+                self._look_at = min(self._look_at, now + LOOK_EVERY)
+                if not self._unbound_told:
+                    self._unbound_told = True
+                    where = " or ".join(listener.endpoints)
+                    _log.error("nobody new can connect to %s until that can be bound: %s", where, error.strerror)
+            else:
+                del self._unbound[listener]
+        self._unbound_told = self._unbound_told and bool(self._unbound)
+        self._look_at_bound()
+
+    def _look_at_bound(self) -> None:
+        """After calls that may have taken the news of what is bound."""
+        self._inbox.look()
+        self._outbox.get(EVENTS)
+
+    def _open_again(self) -> None:
+        """Put back the socket files that were removed; what cannot be put back now is tried again."""
+        self._shut = False
+        for endpoint in self.gone():
+            try:
+                self.bind_again(endpoint)
+            except FabricError as error:
+                _log.warning("%s", error)
+
+    def _renew(self, intake: Intake, kind: int) -> None:
+        self._forget(intake.fd)
+        intake.socket.close()
+        intake.replace(self._open(kind))
+        self._epoll.register(intake.fd, select.EPOLLIN)
+
+    def _renew_inbox(self) -> None:
+        self._renew(self._inbox, zmq.PULL)
+        self._unbound[self._listeners[0]] = self._inbox.socket
+
+    def _renew_updates(self) -> None:
+        self._renew(self._updates, zmq.SUB)
+
+    def _renew_outbox(self) -> None:
+        self._forget(self._outbox_fd)
+        self._outbox.close()
+        self._outbox = self._open_outbox()
+        self._unbound[self._listeners[1]] = self._outbox
+
+    def _renew_wires(self) -> None:
+        for wire in list(self._wires):
+            self.hang_up(wire)
+            self._happened.append(Refused(wire))
+
+    def _connect(self, wire: int, endpoint: str) -> Wire:
+        push = self._open(zmq.PUSH)
+        try:
+            monitor = Monitor(self._context, push, f"monitor-{next(self._names)}")
+        except zmq.ZMQError:
+            push.close()
+            raise
+        try:
+            push.connect(endpoint)
+        except zmq.ZMQError:
+            monitor.close()
+            push.close()
+            raise
+        return Wire(wire, push, monitor)
+
+    def _await_handshake(self, wire: int) -> None:
+        self._end_dialling(wire)
+        self._dialling[wire] = time.monotonic() + DIAL_PATIENCE
+        table.promise(PENDING)
+
+    def _end_dialling(self, wire: int) -> None:
+        if self._dialling.pop(wire, None) is not None:
+            table.promise(-PENDING)
+
+    def _refuse(self, line: Wire, frames: Sequence[Buffer]) -> bool:
+        """Try again if the PUSH only had not heard that it can send; else wait for it to become writable.
+
+        A send looks at news of its pipes once in a millisecond, not each time; asking for EVENTS always does. What
+        comes after that makes the descriptor readable, so no news is lost between here and epoll.
+        """
+        if is_ready(_POLLOUT, line.push):
+            with suppress(zmq.Again):
+                send_frames(line.send, frames)
+                return True
+        line.refusing = True
+        self._refusing[line.fd] = line
+        self._epoll.register(line.fd, select.EPOLLIN)
+        return False
+
+    def _settle(self, line: Wire) -> None:
+        """Stop waiting for `line` to become writable."""
+        if line.refusing:
+            line.refusing = False
+            del self._refusing[line.fd]
+            self._forget(line.fd)
+
+    def _forget(self, fd: int) -> None:
+        # Before it is closed: its number may come back at once for something else.
+        self._epoll.unregister(fd)
+        self._ready.discard(fd)
+
+    def _read_control(self, events: list[Event]) -> None:
+        for fd in list(self._ready):
+            self._ready.discard(fd)
+            if (line := self._monitored.get(fd)) is not None:
+                self._read_monitor(line, events)
+            elif (line := self._refusing.get(fd)) is not None:
+                self._recheck(line, events)
+            elif fd in self._probes:
+                self._end_probe(fd, self._probes[fd][1].poll(), events)
+
+    def _read_monitor(self, line: Wire, events: list[Event]) -> None:
+        for heard in line.monitor.read():
+            event = line.connection.hear(heard)
+            if event is None:
+                continue
+            events.append(event)
+            match event:
+                case Connected():
+                    self._end_dialling(line.number)
+                case Disconnected():
+                    self._settle(line)
+                    self._await_handshake(line.number)
+                case Refused():
+                    self.hang_up(line.number)
+                    return
+
+    def _recheck(self, line: Wire, events: list[Event]) -> None:
+        if line.refusing and is_ready(_POLLOUT, line.push):
+            self._settle(line)
+            events.append(Writable(line.number))
+
+    def _end_probe(self, fd: int, outcome: Outcome | None, events: list[Event]) -> None:
+        """Report and close the probe at `fd` if it has an outcome."""
+        if outcome is not None:
+            wire, probe = self._probes.pop(fd)
+            self._forget(fd)
+            probe.close()
+            events.append(Probed(wire, outcome))
+
+    def _expire(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        for fd, (_, probe) in list(self._probes.items()):
+            self._end_probe(fd, probe.expire(now), events)
+        for wire, until in list(self._dialling.items()):
+            if now < until:
+                break
+            events.append(self._wires[wire].connection.give_up())
+            self.hang_up(wire)
+
+    def _due_at(self, timeout: float | None, now: float) -> float:
+        """When `timeout` ends, or `_expire` has something to do."""
+        due = math.inf if timeout is None else now + timeout
+        if self._dialling or self._probes:
+            due = min((due, *(probe.expires_at for _, probe in self._probes.values())))
+            due = min((due, *itertools.islice(self._dialling.values(), 1)))
+        return due
+
+
+@cache  # once a process: a second block would come from what is kept, and be cleared
+def _keep_freed_memory() -> None:
+    """Let the allocator keep up to 64 MiB that was freed, so that large messages do not fault their pages in anew.
+
+    glibc raises its thresholds for returning memory to twice the largest block of up to 32 MiB that it has mapped and
+    seen freed (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it costs no memory: `bytes` asks for memory
+    that is zero already, where `bytearray` clears it. It doubles the rate of 1 MiB bodies.
+    """
+    bytes(_BLOCK_BYTES)

@@ -1,0 +1,1 @@
+"""Outbox: messages accepted from users and not yet taken over by the engine."""

@@ -1,0 +1,474 @@
+"""What a producer has accepted and the pump has not taken yet, and how much more may be accepted.
+
+Any thread puts messages in, and the pump takes them out once a turn, in the order of their sequences. Ctrl-C comes
+after calls only, so what changes together stands without one in between: either all of it has happened or nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.discovery.locks import Lock
+from peerfabric.engine import Engine
+from peerfabric.errors import QueueFull
+from peerfabric.nodes.headers import checked_headers
+from peerfabric.nodes.io.waiting import Gate
+from peerfabric.options import MiB
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.runs import MESSAGE_OVERHEAD
+from peerfabric.receipt import Receipt
+from peerfabric.reports import DeadLetter
+from peerfabric.wire.frames import Extra
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.context import InnerNode
+
+HANDOVER_BYTES_MAX: Final = 1 * MiB
+"""What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
+which the pump needs back after each call of ZeroMQ, would come to it once in 5 ms only."""
+LARGE_HANDOVER: Final = 16
+"""Messages that may wait for the pump however large they are: what an ACK makes room for, in a stream of them."""
+UNDERWAY_MUCH: Final = 8 * MiB
+"""With so much handed over and not yet settled, what follows has to wait its turn anyway, and is not urgent."""
+
+
+class Progress:
+    """How many messages of one call are accepted."""
+
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = 0
+
+
+class Bodies:
+    """Consecutive messages: what some have besides a body, and whether only memory has them though there is a spool."""
+
+    __slots__ = ("bodies", "extras", "volatile")
+
+    def __init__(self, bodies: list[bytes], extras: dict[int, Extra] | None, *, volatile: bool) -> None:
+        self.bodies, self.extras, self.volatile = bodies, extras, volatile
+
+
+class Retry:
+    """A dead letter to be sent again, in its place among the sends."""
+
+    __slots__ = ("letter",)
+
+    def __init__(self, letter: DeadLetter) -> None:
+        self.letter = letter
+
+
+Segment = Bodies | Retry | int
+"""Something to hand over; a number is of messages that were accepted and dropped at once."""
+
+
+class Handover:
+    """The handle of a producer as the pump sees it.
+
+    Args:
+        node: Whose pump takes what is put in.
+        encode: Makes bytes of a body.
+        queue: For errors.
+        on_full: What to do when memory is full.
+        buffer_bytes: What may be accepted and not settled, in bytes.
+        spooled: It may be more, as the disk has room for what memory has not.
+        gate: Opened when there may be more room.
+    """
+
+    def __init__(
+        self,
+        node: InnerNode,
+        encode: Callable[[Any], bytes],
+        queue: str,
+        on_full: str,
+        buffer_bytes: int,
+        spooled: bool,
+        gate: Gate,
+    ) -> None:
+        self.alerted = False
+        self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.count = 0
+        """The sequence of the newest message that is accepted."""
+        self._letters = 0
+        """How many retried letters were put in."""
+        self.volatile = False
+        """Of `on_full="spool"`: what is put in stays in memory."""
+        self._node = node
+        self._encode = encode
+        self._queue, self._on_full, self._buffer_bytes, self._spooled = queue, on_full, buffer_bytes, spooled
+        self._gate = gate
+        self._lock = Lock()
+        self._open = False
+        self._stream = ""
+        self._bodies: list[bytes] = []
+        self._extras: dict[int, Extra] | None = None
+        self._segments: list[Segment] = []
+        # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
+        self._room = self._room_at = 0
+        self._accepted_cost = self._pending_cost = self._taken_cost = 0
+        self._lacking = 0
+        """The smallest that found no room, or 0."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be accepted."""
+        return self._open
+
+    def open(self) -> None:
+        """The node has started, and `end` is there."""
+        self._stream = self.end.stream
+        self._open = True
+
+    def close(self) -> None:
+        """Nothing is accepted any more."""
+        with self._lock:
+            self._open = False
+            self._recount()
+            self._room = self._room_at = 0  # so that the quick way, which looks at this only, is closed too
+        self._gate.open()
+
+    def forked(self) -> None:
+        """In a child process, where another thread of the parent may hold the lock for ever."""
+        self._lock = Lock()
+        self.close()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest message that is accepted, retried letters included."""
+        return self.end.numbering.base + self.count
+
+    def so_far(self) -> tuple[int, int]:
+        """`last`, and how many of those were retried letters, at one instant."""
+        with self._lock:
+            return self.last, self._letters
+
+    # The pump's side
+
+    def hand_over(self, engine: Engine, now: float) -> None:
+        """Give the engine what was put in. The caller holds its lock. What it fails to take stays here."""
+        with self._lock:
+            self._close_segment()
+            segments, self._segments = self._segments, []
+            self._recount()
+            self._taken_cost = self._pending_cost
+        sent_ms = time.time_ns() // 1_000_000
+        given = 0
+        try:
+            for segment in segments:
+                match segment:
+                    case int():
+                        self.end.accept_dropped(segment)
+                    case Retry():
+                        self.end.retry(segment.letter)
+                    case Bodies():
+                        engine.producers.accept(
+                            self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
+                        )
+                given += 1
+        finally:
+            if given < len(segments):
+                with self._lock:
+                    self._segments[:0] = segments[given:]
+
+    def handed_over(self) -> None:
+        with self._lock:
+            self._recount()
+            self._pending_cost -= self._taken_cost
+            self._taken_cost = 0
+            self._make_room()
+            helps = self._spooled or self._on_full != "block"
+            if not helps and self._lacking:  # a sender that waits for acks, and not for us, is woken by those alone
+                helps = self._has_room(self._lacking)
+        if helps:
+            self.changed()
+
+    def changed(self) -> None:
+        """There may be room again, or something else that calls wait for."""
+        self._lacking = 0  # whoever still finds no room says so again
+        self._gate.open()
+
+    def alert(self) -> None:
+        """There is something to hand over, for which somebody waits."""
+        self._node.pump.alert(self)
+
+    def alert_if_urgent(self) -> None:
+        """There is something to hand over.
+
+        It is urgent if somebody consumes, or if little more has room, unless much is under way before it, and only acks
+        make room.
+        """
+        underway = self._accepted_cost - self._pending_cost - self.end.released_cost
+        settles = underway < UNDERWAY_MUCH or self._spooled
+        if settles and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
+            self._node.pump.alert(self)
+        else:
+            self._node.pump.note(self)
+
+    def alert_for_one(self) -> None:
+        """Like `alert_if_urgent`, after a single message: it says nothing again that the pump knows."""
+        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
+            self.alert_if_urgent()
+
+    # Room
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of `size` bytes, all counted, may be put in now; only the caller puts any in meanwhile."""
+        if size <= self._room:
+            return True
+        with self._lock:
+            return self._has_room(size)
+
+    def _has_room(self, size: int) -> bool:
+        """Look again, closely. The caller holds the lock."""
+        if not self._open:
+            return False
+        self._recount()
+        self._make_room()
+        if size > self._room:
+            held = self._accepted_cost - self.end.released_cost
+            # One message is always allowed: a limit below its size would mean never. A few large ones may wait for
+            # the pump, so that it need not wait for them.
+            fits = self._spooled or held <= 0 or held + size <= self._buffer_bytes
+            if fits and not self._is_full(size):
+                self._room = self._room_at = size
+        if size > self._room:
+            self._lacking = min(size, self._lacking or size)
+            return False
+        return True
+
+    def _is_full(self, size: int) -> bool:
+        """Whether the pump must come before `size` bytes more may wait for it. The caller holds the lock."""
+        return self._pending_cost + size > max(HANDOVER_BYTES_MAX, LARGE_HANDOVER * size)
+
+    def what_fits(self, encoded: list[bytes], start: int) -> tuple[list[bytes], int]:
+        """What there is room for from `start` on, and what it costs."""
+        with self._lock:
+            return self._what_fits(encoded, start)
+
+    def _what_fits(self, encoded: list[bytes], start: int) -> tuple[list[bytes], int]:
+        if not self._open:
+            return [], 0
+        self._recount()
+        self._make_room()
+        # As many as fit if all are like the next one; counted exactly below.
+        likely = self._room // (len(encoded[start]) + MESSAGE_OVERHEAD) if start < len(encoded) else 0
+        part = encoded[start : start + max(1, likely)]
+        total = sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
+        if total > self._room:
+            costs = list(accumulate(len(data) + MESSAGE_OVERHEAD for data in part))
+            count = bisect_right(costs, self._room)
+            if count == 0 and part and self._has_room(costs[0]):
+                count = 1
+            part = part[:count]
+            total = costs[count - 1] if count else 0
+        return part, total
+
+    def _recount(self) -> None:
+        spent = self._room_at - self._room
+        self._accepted_cost += spent
+        self._pending_cost += spent
+        self._room_at = self._room
+
+    def _make_room(self) -> None:
+        """Work out how much may be accepted now. The caller holds the lock and has recounted."""
+        room = HANDOVER_BYTES_MAX - self._pending_cost
+        if not self._spooled:  # with a spool the disk has room for what memory has not
+            held = self._accepted_cost - self.end.released_cost
+            room = min(self._buffer_bytes - held, room)
+        self._room = self._room_at = max(0, room) if self._open else 0
+
+    def overflow(self, size: int) -> Receipt | None:
+        """Do what `on_full` says when memory has no room; return the receipt of a message that was dropped at once.
+
+        None: wait.
+
+        Raises:
+            QueueFull: `on_full="error"`, or nothing is waiting that could be dropped.
+            SystemExit: It would wait, and a signal says that the node ends.
+        """
+        if self._on_full == "drop_oldest":
+            with self._node.pump.lock:  # which comes before ours
+                return self._overflow(size)
+        return self._overflow(size)
+
+    def _overflow(self, size: int) -> Receipt | None:
+        with self._lock:
+            if self._has_room(size):  # since the caller looked
+                self._gate.open()
+                return None
+            if not self._open:
+                return None
+            if self._pending_cost and (self._on_full != "block" or self._is_full(size)):
+                # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
+                self._node.pump.alert(self)
+                return None
+            match self._on_full:
+                case "block":
+                    self._node.ending.check()
+                    return None
+                case "drop_newest":
+                    self._close_segment()
+                    self._segments.append(1)
+                    self.count += 1
+                    receipt = Receipt(self._stream, self.count)
+                case "drop_oldest":
+                    freed = self.end.drop_oldest(size)
+                    if freed < size and not self._has_room(size):
+                        raise QueueFull(self._queue, self._buffer_bytes)
+                    self._gate.open()  # for this very caller: there is room now
+                    return None
+                case _:
+                    raise QueueFull(self._queue, self._buffer_bytes)
+        self._node.pump.alert(self)
+        return receipt
+
+    # Putting in
+
+    def try_send(self, body: Any, headers: dict[str, str] | None) -> Receipt | None:
+        """Accept `body` if there is room; None: there is none, and nothing was accepted.
+
+        Raises:
+            EncodeError: It cannot be sent.
+        """
+        data = self._encode(body)
+        size = len(data) + MESSAGE_OVERHEAD
+        extra = Extra(0, checked_headers(headers)) if headers is not None else None
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            if size > self._room and not self._has_room(size):
+                return None
+            if extra is not None:
+                self._add_extra(extra)
+            # With a call at the end, either all of this has happened or nothing.
+            self._room -= size
+            self.count = sequence = self.count + 1
+            self._bodies.append(data)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
+            self.alert_if_urgent()
+        return Receipt(self._stream, sequence)
+
+    def extend(self, encoded: list[bytes], progress: Progress) -> None:
+        """Accept what there is room for of those that are not accepted yet."""
+        with self._lock:
+            part, total = self._what_fits(encoded, progress.accepted)
+            count = len(part)
+            # No call in these: Ctrl-C comes before or after.
+            self._room -= total
+            self.count += count
+            self._bodies += part
+            progress.accepted += count
+        if part:
+            self.alert_if_urgent()
+
+    def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
+        """Accept messages that have room, or are stored; return the sequence of the last. `extra` is of the first."""
+        lock = self._lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            count = len(bodies)
+            if extra is not None and count:
+                self._add_extra(extra)
+            # No call in these: Ctrl-C comes before or after.
+            self._room -= total
+            self.count += count
+            self._bodies += bodies
+            progress.accepted += count
+            return self.count
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+
+    def put_kept(self, bodies: list[bytes], total: int, extras: dict[int, Extra] | None) -> None:
+        """Accept messages that stay in memory, sent by somebody who waits for the disk."""
+        with self._lock:
+            self._close_segment()
+            self._segments.append(Bodies(bodies, extras, volatile=True))
+            self._room -= total
+            self.count += len(bodies)
+        self.alert()
+
+    def put_stored(self, bodies: list[bytes], extras: dict[int, Extra] | None) -> None:
+        """Hand over messages that are stored and counted."""
+        with self._lock:
+            self._close_segment()
+            self._segments.append(Bodies(bodies, extras, volatile=False))
+        self.alert()
+
+    def put_letter(self, letter: DeadLetter, *, counted: bool) -> bool:
+        """Send a dead letter again, unless the node closes; it may be counted, as it is stored."""
+        with self._lock:
+            if not (self._open or counted):
+                return False
+            self._close_segment()
+            self._segments.append(Retry(letter))
+            self.count += not counted
+            self._letters += 1
+        self.alert()
+        return True
+
+    def _add_extra(self, extra: Extra | None) -> None:
+        """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
+        at = len(self._bodies)
+        if self._extras is None:
+            self._extras = {}
+        self._extras[at] = extra  # type: ignore[assignment]
+
+    def _close_segment(self) -> None:
+        if self._bodies:
+            self._segments.append(Bodies(self._bodies, self._extras, volatile=self.volatile))
+            self._bodies, self._extras = [], None
+
+    # With a spool
+
+    def counted(self, last: int) -> None:
+        """Messages up to sequence `last` are stored, and will be handed over."""
+        self.count = last
+
+    def leave_memory(self) -> None:
+        """What is put in next is on disk."""
+        if self.volatile:
+            with self._lock:
+                self._close_segment()
+                self.volatile = False
+
+    def stays_in_memory(self, size: int) -> bool:
+        """Whether so much more needs no disk; what is put in next is of that kind.
+
+        Memory is left when it is full or nobody consumes; it is used again when nothing is on disk only.
+        """
+        end = self.end
+        backlog = end.backlog
+        assert backlog is not None
+        with self._lock:
+            self._recount()
+            fits = (
+                self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self._buffer_bytes
+            )
+        if fits and not self.volatile:
+            # The engine's lock comes before ours. Nobody puts anything in meanwhile: the caller keeps others from it.
+            with self._node.pump.lock:
+                fits = end.next - 1 == self.last and not backlog.behind(end.next)
+        if fits != self.volatile:
+            with self._lock:
+                self._close_segment()
+                self.volatile = fits
+        return fits

@@ -1,0 +1,1 @@
+"""Storage: files of spools and ledgers, and the threads that write them."""

@@ -1,0 +1,370 @@
+"""The disk's thread of a node: everything that may wait for the spool, so that the pump never does.
+
+One round stores what waits to be synced, all of it with one sync; writes dead letters; reads what memory has room
+for; and from time to time writes cursors, after which consumers may forget what they had told us.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from errno import ENOENT
+from typing import Final, Protocol
+
+from peerfabric.discovery.locks import OwnThread
+from peerfabric.discovery.log import log as _log
+from peerfabric.errors import SpoolError
+from peerfabric.nodes.io.pump import Pump
+from peerfabric.nodes.io.waiting import ThreadWaiter, clock
+from peerfabric.nodes.storage.offload import Errand
+from peerfabric.nodes.storage.store import Loaded, Store, told_lost
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.sender import Producers
+from peerfabric.spool import Spool
+
+CURSOR_EVERY: Final = 0.05
+"""Seconds between cursors: what is acked within it may be sent again after a crash, to be recognised by consumers."""
+CURSOR_EVERY_SYNCED: Final = 0.25
+RETRY_AFTER: Final = 0.25
+"""Seconds until a disk that refused is asked again."""
+
+
+class Storing(Protocol):
+    """A producer's handle whose messages this thread stores."""
+
+    def store(self) -> bool:
+        """Append what waits to be stored, and say whether there was something."""
+
+    def stored(self, error: SpoolError | None) -> None:
+        """What was appended is stored, or not."""
+
+    @property
+    def kept_in(self) -> Store:
+        """Where it is kept."""
+
+
+class Disk:
+    """Runs the disk's side of all stores of one node."""
+
+    def __init__(self, spool: Spool, producers: Producers, name: str) -> None:
+        self.spool, self.producers = spool, producers
+        self.stores: dict[str, Store] = {}
+        self.pump: Pump = None  # type: ignore[assignment]  # until it is there
+        self._waiting: deque[Storing] = deque()
+        self._errands: set[Errand] = set()
+        """What is yet to be done for calls that did not wait for it."""
+        self._bell = ThreadWaiter()  # an Event must not be set by a finaliser that interrupts its `set`
+        self._stopped = False
+        self._stored: Callable[[], None] = lambda: None
+        self._cursor_at = 0.0
+        self._behind = False
+        """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
+        self._complained = False
+        """What the disk refuses was told of, and it has not done everything since."""
+        self._deleted = False
+        """Somebody has deleted the spool: there is only memory now."""
+        self._unread: dict[Store, float] = {}
+        """Stores that could not be read, and when they are asked again."""
+        self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, stored: Callable[[], None]) -> None:
+        """Store what waits, call `stored`, as nothing else is stored any more, write the last cursors, and close."""
+        self._stored = stored
+        self._stopped = True
+        self._bell.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.spool.close()
+
+    def abandon(self) -> None:
+        """In a forked child."""
+        self._stopped = True
+        self._bell = ThreadWaiter()
+        self.spool.abandon()
+
+    def store(self, handle: Storing) -> None:
+        """`handle` has messages to store. Any thread."""
+        self._waiting.append(handle)
+        self._bell.wake()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do `work` in this thread; the caller does not wait for it, and a node that closes does. Any thread."""
+        errand = Errand(work, self._ran)
+        self._errands.add(errand)
+        self.store(errand)
+
+    def _ran(self, errand: Errand) -> None:
+        self._errands.discard(errand)
+        self.pump.wake()
+
+    @property
+    def has_errands(self) -> bool:
+        """Whether something of that is yet to be done."""
+        return bool(self._errands)
+
+    def look(self) -> None:
+        """An end may have something for the disk. Any thread."""
+        self._bell.wake()
+
+    def news(self) -> bool:
+        """Whether an end has something for the disk. Called under the engine's lock."""
+        # An ACK that settles nothing, such as one that announces a suspect, waits for the cursors, too.
+        return any(store.has_news() for store in list(self.stores.values())) or bool(self.producers.acks_to_settle())
+
+    def _run(self) -> None:
+        timeout: float | None = None
+        while not self._stopped:
+            self._bell.wait(timeout)
+            timeout = self._guarded(self.round)
+        self._guarded(self.last_round)
+
+    def _guarded(self, work: Callable[[float], float | None]) -> float | None:
+        try:
+            timeout = work(clock())
+            if timeout is None:
+                self._complained = False
+            return timeout
+        except SpoolError as error:
+            if not self._complained:
+                _log.warning("%s", error)
+            self._complained = True
+        except Exception:
+            # As in the pump: no bug in one round may end the thread that keeps messages.
+            _log.exception("a round of the disk failed; the node goes on, please report this")
+        return RETRY_AFTER
+
+    def round(self, now: float) -> float | None:
+        """Do everything that is due; return when to come again at the latest, in seconds, None: when called.
+
+        Raises:
+            SpoolError: The disk refused; what was not done is done when it does not any more.
+        """
+        failed = [self._store_waiting()]
+        cursor_at = self._next_cursors()
+        if cursor_at is not None and cursor_at <= now:
+            # Before all else that needs room: what a cursor settles may be trimmed.
+            self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
+            failed.append(self._tried(self._write_cursors))
+        failed.append(self._tried(self._bury))
+        more = self._load(now)
+        for error in failed:
+            if error is not None:
+                raise error
+        if more or self._waiting:
+            return 0.0
+        cursor_at = self._next_cursors()
+        times = [*self._unread.values(), *([cursor_at] if cursor_at is not None else [])]
+        return max(0.0, min(times) - now) if times else None
+
+    def last_round(self, now: float) -> None:
+        """The node closes: leave everything on disk."""
+        failed = [self._store_waiting()]
+        self._stored()
+        failed += [self._tried(self._bury), self._tried(self._write_cursors)]
+        for error in failed:
+            if error is not None:
+                raise error
+
+    @staticmethod
+    def _tried(work: Callable[[], None]) -> SpoolError | None:
+        """Do `work`; return why the disk refused. What fails for one must not keep the others from their part."""
+        try:
+            work()
+        except SpoolError as error:
+            return error
+        return None
+
+    def _store_waiting(self) -> SpoolError | None:
+        """Store what waits, with one sync for each log; return why one of them was not synced."""
+        waiting = dict.fromkeys(self._waiting.popleft() for _ in range(len(self._waiting)))
+        appended = [handle for handle in waiting if handle.store()]
+        failed: SpoolError | None = None
+        for store in dict.fromkeys(handle.kept_in for handle in appended):
+            error = None
+            try:
+                if store.fsync:
+                    store.sync()
+            except SpoolError as refused:
+                error = failed = refused
+            try:
+                with store.gather():
+                    for handle in appended:
+                        if handle.kept_in is store:
+                            handle.stored(error)
+                            if error is not None:
+                                self._waiting.append(handle)
+            except SpoolError as refused:
+                _log.warning("queue %r: dead letters that were retried may come back: %s", store.queue, refused)
+        return failed
+
+    def _bury(self) -> None:
+        for store in list(self.stores.values()):
+            end = store.end
+            if end is None or end.backlog is None:
+                continue
+            with self.pump.lock:
+                letters = end.backlog.take_letters()
+            if not letters:
+                continue
+            try:
+                numbers = store.bury(letters, time.time_ns() // 1_000_000)
+            except SpoolError:
+                with self.pump.lock:
+                    end.backlog.put_back(letters)
+                raise
+            with self.pump.lock:
+                end.buried(numbers)
+                if len(numbers) < len(letters):
+                    end.backlog.put_back(letters[len(numbers) :])
+                self.producers.disk_moved(end)
+            self.pump.wake()
+
+    def _load(self, now: float) -> bool:
+        """Read what memory has room for; whether there is more.
+
+        A store that cannot be read costs only itself: that is told once, and it is asked again later.
+        """
+        more = False
+        for store in list(self.stores.values()):
+            end = store.end
+            if end is None or end.backlog is None or self._unread.get(store, now) > now:
+                continue
+            with self.pump.lock:
+                wanted = end.load_bytes()
+                behind = end.next
+            if not wanted:
+                self._unread.pop(store, None)
+                continue
+            try:
+                found = store.read(wanted)
+            except SpoolError as error:
+                if error.errno == ENOENT and self._has_missing(store):
+                    more = True  # then what follows is read; what is missing counts as damaged
+                    continue
+                if store not in self._unread:
+                    _log.warning("queue %r: what waits on disk is not read yet: %s", store.queue, error)
+                self._unread[store] = now + RETRY_AFTER
+                continue
+            self._unread.pop(store, None)
+            with self.pump.lock:
+                lost: list[tuple[int, int]] = []
+                whole = True
+                for item in found.records:
+                    whole = self._loaded(end, item, lost) and whole
+                if found.ended:
+                    self._lose(end, behind, lost)
+                store.read_to(end.backlog.load_at if whole else 0)
+                self.producers.disk_moved(end)
+                more = more or end.load_bytes() > 0
+                names = [name for a, b in lost for name in end.numbering.names(a, b)]
+            for damage in found.damages:
+                _log.warning("queue %r: %s", store.queue, damage)
+            if names:
+                _log.error("queue %r: %s", store.queue, told_lost(names))
+            self.pump.wake()
+        return more
+
+    def _has_missing(self, store: Store) -> bool:
+        """Whether somebody has removed files of a queue. What memory still has of it, no next life will find."""
+        try:
+            missing = store.missing()
+        except SpoolError:
+            return False
+        end = store.end
+        with self.pump.lock:
+            for name in missing:
+                for low, high in end.numbering.numbers(*name) if end is not None else ():
+                    assert end is not None
+                    assert end.backlog is not None
+                    end.backlog.volatile.add(low, high)
+        if missing:
+            _log.error("queue %r: files of it were removed from the spool while in use", store.queue)
+        return bool(missing)
+
+    def take_stock(self) -> None:
+        """The node closes: find out what of that which is on disk the next life will not find. Any thread."""
+        try:
+            self.spool.hold.check()
+        except SpoolError as error:
+            self._is_lost(error)
+            return
+        for store in list(self.stores.values()):
+            self._has_missing(store)
+
+    def _is_lost(self, error: SpoolError) -> None:
+        """What is on disk will not be found: all that counts from here on is memory."""
+        _log.error("%s", error)
+        with self.pump.lock:
+            for store in self.stores.values():
+                if store.end is not None and store.end.backlog is not None:
+                    store.end.backlog.kept = False
+
+    def _loaded(self, end: ProducerEnd, item: Loaded, lost: list[tuple[int, int]]) -> bool:
+        """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
+        assert end.backlog is not None
+        first, stop = next(end.numbering.numbers(item.stream, item.sequence, item.sequence + item.count), (0, 0))
+        if end.backlog.load_at < first < end.next:
+            self._lose(end, first, lost)
+        if item.bodies:
+            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+        self._lose(end, min(stop, end.next), lost)
+        return stop <= end.next
+
+    @staticmethod
+    def _lose(end: ProducerEnd, stop: int, lost: list[tuple[int, int]]) -> None:
+        """What `end` waits for below `stop` is damaged."""
+        assert end.backlog is not None
+        lost += end.backlog.settled.missing(end.backlog.load_at, stop)
+        end.lose(stop)
+
+    def _next_cursors(self) -> float | None:
+        """When cursors are to be written next: soon, or now if a start waits for them. None: there is nothing new."""
+        with self.pump.lock:
+            ends = [store.end for store in self.stores.values()]
+            changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
+            if not changed and not self.producers.acks_to_settle():
+                return None
+            return 0.0 if not self._behind and self.producers.awaits_cursors() else self._cursor_at
+
+    def _write_cursors(self) -> None:
+        if not self._deleted and self.spool.hold.is_deleted():
+            self._deleted = True
+            error = self._tried(self.spool.hold.check)
+            if error is not None:
+                self._is_lost(error)
+        with self.pump.lock:
+            acks = self.producers.acks_to_settle()
+            due = []
+            for store in self.stores.values():
+                end = store.end
+                if end is not None and end.backlog is not None and end.backlog.changed:
+                    settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
+                    due.append((store, settled, end.take_news(), end.floor))
+        for store, settled, news, _ in due:
+            store.settle(settled)
+            store.remember(news)
+        self._behind = True
+        try:
+            for store, _, _, _ in due:
+                store.write_cursor()
+        except SpoolError:
+            with self.pump.lock:
+                for store, _, _, _ in due:
+                    if store.end is not None and store.end.backlog is not None:
+                        store.end.backlog.changed = True
+            raise
+        self._behind = not all(store.complete for store in list(self.stores.values()))
+        self.spool.died = False  # whom it accuses the cursors have by now
+        with self.pump.lock:
+            if not self._behind:
+                self.producers.cursors_stored(acks)
+            for store, _, news, floor in due:
+                if store.end is not None and store.end.backlog is not None:
+                    store.end.backlog.cursor_stored(floor, news)
+                    store.end.backlog.changed = store.end.backlog.changed or store.forgetful
+                    self.producers.disk_moved(store.end)  # there may be room again
+        self.pump.wake()

@@ -1,0 +1,157 @@
+"""What a starting node opens on disk: its spool, the store of each queue, the ledgers of its consumers."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.discovery.host import private_folder, runtime_folder
+from peerfabric.discovery.remarks import remark
+from peerfabric.engine import Engine
+from peerfabric.errors import ConfigError, SpoolError
+from peerfabric.options import MiB
+from peerfabric.queue.durable import only_the_running
+from peerfabric.reports import DeadLetter
+from peerfabric.wire.frames import MSGPACK
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.aio.consumer import AsyncConsumer
+    from peerfabric.nodes.aio.producer import AsyncProducer
+    from peerfabric.nodes.storage.disk_thread import Disk
+    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.store import Store
+    from peerfabric.spool import Spool
+
+EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
+BUFFER_BYTES: Final = 64 * MiB
+MAX_ATTEMPTS: Final = 5
+
+
+class Opened:
+    """Opened in one thread or several, one after the other; `read` as often as handles are added meanwhile.
+
+    Args:
+        path: The folder of the spool; None if the node has none.
+        fsync: Whether it shall survive the loss of power.
+        limit_bytes: What it may take of the disk; None: what that has.
+    """
+
+    def __init__(self, path: str | None, fsync: bool, limit_bytes: int | None) -> None:
+        self.spool: Spool | None = None
+        self._path, self._fsync, self._limit_bytes = path, fsync, limit_bytes
+        self._keepers: list[Keeper] = []
+        self._stores: dict[str, Store] = {}
+        self._letters: dict[str, list[DeadLetter]] = {}
+
+    def read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
+        """Open what is not opened yet, and read what a start needs of it.
+
+        Raises:
+            SpoolError, ConfigError: Something cannot be used; all is closed again.
+        """
+        try:
+            self._read(producers, consumers)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
+        for consumer in list(consumers.values()):
+            if consumer.keeper is not None and consumer.keeper not in self._keepers:
+                consumer.keeper.open()
+                self._keepers.append(consumer.keeper)
+        if self._path is None:
+            return
+        if self.spool is None:
+            self.spool = self._open_spool(self._path)
+            for queue in self.spool.queues():
+                self._read_store(self.spool, queue, self._fsync)
+        for queue, producer in list(producers.items()):
+            if producer.spooled and queue not in self._stores:
+                self._read_store(self.spool, queue, producer.fsync)
+
+    def _open_spool(self, path: str) -> Spool:
+        from peerfabric.nodes.io.sparing import SparingFiles  # where there is a spool only, as below
+        from peerfabric.spool import Spool
+
+        spool = Spool.open(
+            path,
+            files=SparingFiles(),
+            fsync=self._fsync,
+            counter_min=epoch_counter(),
+            random_bits=secrets.randbits(20),
+            node_id=secrets.token_hex(8),
+            limit_bytes=self._limit_bytes,
+            claims=str(private_folder(runtime_folder() / "spools")),
+            unix_ms=time.time_ns() // 1_000_000,
+        )
+        for warning in spool.warnings:
+            remark(logging.WARNING, "%s", warning)
+        return spool
+
+    def _read_store(self, spool: Spool, queue: str, fsync: bool) -> None:
+        store = open_store(spool, queue, fsync)
+        self._letters[queue] = store.letters()
+        self._stores[queue] = store
+
+    def has_all(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> bool:
+        """Whether all is opened that these need."""
+        return all(
+            consumer.keeper is None or consumer.keeper in self._keepers for consumer in consumers.values()
+        ) and all(not producer.spooled or queue in self._stores for queue, producer in producers.items())
+
+    def resume(self, disk: Disk, engine: Engine, producers: Mapping[str, AsyncProducer[Any]], now: float) -> None:
+        """Go on with what is in the store of each queue that the spool has, and of each producer.
+
+        Raises:
+            ConfigError: A producer shall do without the spool that has messages of its queue.
+        """
+        for queue, producer in producers.items():
+            if not producer.spooled and queue in self._stores and self._stores[queue].recovered().eras:
+                raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
+        disk.stores.update(self._stores)
+        recovered = {queue: store.recovered() for queue, store in disk.stores.items()}
+        only_the_running(recovered.values())
+        for queue, store in disk.stores.items():
+            handle, found = producers.get(queue), recovered[queue]
+            codec = handle.codec.number if handle is not None else MSGPACK
+            memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
+            attempts = handle.max_attempts if handle is not None else found.marks.max_attempts or MAX_ATTEMPTS
+            store.end = engine.open_producer(queue, codec, attempts, memory, now, found)
+            for letter in self._letters[queue]:
+                store.end.restore_letter(letter)
+            left = store.end.account()
+            if left.recovered:
+                count = left.recovered - left.damaged
+                remark(logging.INFO, "queue %r: the spool has %d messages from before", queue, count)
+        engine.producers.durable = bool(disk.stores)
+
+    def close(self) -> None:
+        """The start came to nothing. May be called twice."""
+        for keeper in self._keepers:
+            keeper.close()
+        if self.spool is not None:
+            try:
+                self.spool.close()
+            except SpoolError as error:  # why the start failed says more
+                remark(logging.WARNING, "%s", error)
+
+
+def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
+    """The store of a queue; what was wrong with its files is logged."""
+    from peerfabric.nodes.storage.store import Store, told_lost
+
+    store = Store(spool, queue, fsync, time.time_ns() // 1_000_000)
+    for line in store.findings:
+        remark(logging.WARNING, "queue %r: %s", queue, line)
+    if lost := store.lost():
+        remark(logging.ERROR, "queue %r: %s", queue, told_lost(lost))
+    return store
+
+
+def epoch_counter() -> int:
+    """The counter of epochs that begin now, if those before had lower ones."""
+    return max(1, int(time.time()) - EPOCH_START)

@@ -1,0 +1,453 @@
+"""What one queue of this node keeps in the spool: its messages, its dead letters, and where reading them has come to.
+
+A store has a lock of its own, since users' threads append while the disk's thread reads, settles and trims. It is the
+last to be taken: nothing else is locked under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import msgspec
+
+from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.log import log as _log
+from peerfabric.discovery.remarks import remark
+from peerfabric.errors import BadFrame, SpoolError, SpoolFull
+from peerfabric.queue.durable import Recovered
+from peerfabric.queue.marks import Marks, News, marks_from, pack_marks
+from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.pending import FRAME_BYTES_AIM
+from peerfabric.queue.runs import MESSAGE_OVERHEAD
+from peerfabric.ranges import pairs
+from peerfabric.reports import DeadLetter
+from peerfabric.spool import Log, Reader, Record, Spool
+from peerfabric.wire.batch import cuts, join, split
+from peerfabric.wire.frames import MSGPACK, Extra
+
+READ_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Read at a time, so that a store is not locked for long."""
+FULL_MARKS_BYTES: Final = 32 * 1024
+"""Of the marks in a cursor on a full disk: half of the space that it has, which settled ranges seldom take."""
+TOLD_MAX: Final = 20
+"""Ranges of lost messages that one line of the log names."""
+BUSY_MAX: Final = 1.0
+"""Seconds after which a node that closes does not wait for a disk that hangs, to look what is there."""
+COMPACT_BYTES: Final = 4 * 1024 * 1024
+
+_encode = msgspec.msgpack.Encoder().encode
+_extras = msgspec.msgpack.Decoder(list[Extra])
+_letter = msgspec.msgpack.Decoder(DeadLetter)
+_marks = msgspec.msgpack.Decoder(Marks)
+
+
+class Loaded(msgspec.Struct):
+    """A record as the producer's end takes it; `bodies` is empty if none of the `count` can be decoded."""
+
+    stream: str
+    sequence: int
+    count: int
+    bodies: list[bytes]
+    sent_ms: int
+    extras: dict[int, Extra]
+
+
+class Part(NamedTuple):
+    """What one `Store.read` has found.
+
+    records   what the end is given, in order; a gap between them is damaged
+    ended     nothing follows, so what the end still waits for is damaged
+    damages   what was passed over, for people
+    """
+
+    records: list[Loaded]
+    ended: bool
+    damages: list[str]
+
+
+class Store:
+    """The spool's part of one queue.
+
+    Raises:
+        SpoolError: It cannot be opened; nothing was changed.
+    """
+
+    def __init__(self, spool: Spool, queue: str, fsync: bool, unix_ms: int) -> None:
+        self.queue, self.fsync = queue, fsync
+        self.lock = Lock()
+        self.end: ProducerEnd | None = None
+        self._spool = spool
+        self._log: Log = spool.queue(queue, unix_ms=unix_ms)
+        self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
+        self._unburied: set[str] = set()
+        """Letters that were retried or dropped before they were stored, which need not be any more."""
+        self._letters_unsynced = False
+        self._gathering: int | None = None
+        """The thread in whose `gather` we are."""
+        self._gathered = False
+        self._reader: Reader | None = None
+        self._read_to = 0
+        self._marks = Marks()
+        self._packed = pack_marks([])
+        self.forgetful = False
+        """The cursor on disk is without some of what is known of attempts and deaths: the disk was full."""
+        self.complete = True
+        """The cursor on disk has all that is settled: it has a limit, and forgets the highest ranges above it."""
+        self._compacting = True
+        """The last compaction did not fail."""
+
+    def stream(self, epoch: int) -> str:
+        return f"{self._spool.node_id}:{epoch}:{self.queue}"
+
+    # At the start
+
+    def recovered(self) -> Recovered:
+        """What earlier lives left."""
+        found = self._log.recovery
+        eras: list[tuple[str, int, int]] = []
+        damaged = [(epoch, start, stop) for epoch, start, stop in found.damaged if stop > start]
+        for epoch, start, stop in sorted([*found.extents, *damaged]):
+            stream = self.stream(epoch)
+            if eras and eras[-1][0] == stream and start <= eras[-1][2]:
+                eras[-1] = (stream, eras[-1][1], max(stop, eras[-1][2]))
+            else:
+                eras.append((stream, start, stop))
+        settled = [
+            (self.stream(epoch), start, stop)
+            for epoch, ranges in self._log.settled_ranges().items()
+            for start, stop in ranges
+        ]
+        try:
+            marks = _marks.decode(found.marks) if found.marks else Marks()
+        except msgspec.DecodeError:
+            marks = Marks()  # of a later version: attempts begin again at 1
+        return Recovered(eras, settled, self.lost(), marks, died=self._spool.died)
+
+    def lost(self) -> list[tuple[str, int, int]]:
+        """The (stream, start, stop) that should be there and are not, or are damaged; told at one start only."""
+        damaged = self._log.recovery.damaged
+        return [(self.stream(epoch), start, stop) for epoch, start, stop in damaged if stop > start]
+
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters that were neither retried nor dropped."""
+        return list(_read_letters(self._dead))
+
+    @property
+    def findings(self) -> list[str]:
+        """What was wrong with the files, for the log."""
+        found = [self._log.recovery, self._dead.recovery]
+        return [line for recovery in found for line in (*recovery.torn, *recovery.problems)]
+
+    # Messages
+
+    def append(
+        self, first: int, bodies: Sequence[bytes], extras: dict[int, Extra] | None, codec: int, unix_ms: int
+    ) -> int:
+        """Write messages from sequence `first` on; return how many of them are stored, the first ones.
+
+        They survive this process from here on, and a loss of power after `sync`.
+
+        Raises:
+            SpoolFull, SpoolError: None of them is stored.
+        """
+        records = []
+        sizes = list(map(len, bodies))
+        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD) if len(sizes) > 1 else [0, len(sizes)]
+        for low, high in pairwise(edges):
+            body, as_codec = join(bodies[low:high], codec)
+            own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
+            records.append((first + low, high - low, as_codec, body, _encode(own) if own else b""))
+        lock = self.lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            if len(records) == 1:
+                sequence, count, as_codec, body, packed = records[0]
+                self._log.append(self._spool.epoch, sequence, count, as_codec, body, packed, unix_ms=unix_ms)
+                return count
+            stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+        return edges[stored]
+
+    def stored(self, first: int, stop: int) -> int:
+        """How many of the messages `[first, stop)` of this life are stored, the first ones."""
+        with self.lock:
+            at = first
+            while at < stop and self._log.has(self._spool.epoch, at):
+                at += 1
+        return at - first
+
+    def sync(self) -> None:
+        """What was appended before survives a loss of power.
+
+        Raises:
+            SpoolError: It may not; call again, nothing of it counts as stored until this returns.
+        """
+        with self.lock:
+            token = self._log.sync_begin()
+        error: OSError | None = None
+        try:
+            self._log.sync_run(token)
+        except OSError as failed:
+            error = failed
+        with self.lock:
+            self._log.sync_end(token, error)
+
+    def read(self, bytes_max: int) -> Part:
+        """The next records that are only on disk.
+
+        Raises:
+            SpoolError: The disk cannot be read now. Nothing is known of what is there; the next call tries again.
+        """
+        end = self.end
+        assert end is not None
+        assert end.backlog is not None
+        at = end.backlog.load_at
+        damages: list[str] = []
+        loaded: list[Loaded] = []
+        with self.lock:
+            reader, fresh = self._reader, False
+            if reader is None or at != self._read_to:
+                reader, fresh = self._reader_from(end, at), True
+            records = reader.read(min(bytes_max, READ_BYTES_MAX))
+            if not records and not fresh:
+                # Before what should be there is given up, it is looked for once more, with other eyes.
+                reader = self._reader_from(end, at)
+                records = reader.read(min(bytes_max, READ_BYTES_MAX))
+            damages += reader.damages
+            reader.damages.clear()
+        for record in records:
+            try:
+                loaded.append(self._loaded(record))
+            except (BadFrame, msgspec.DecodeError) as error:
+                what = f"sequences {record.first} to {record.stop - 1} of epoch {record.epoch}"
+                damages.append(f"{self._log.folder}: {what} are stored and cannot be decoded: {error}")
+                loaded.append(Loaded(self.stream(record.epoch), record.first, record.count, [], record.unix_ms, {}))
+        return Part(loaded, not records, damages)
+
+    def missing(self) -> list[tuple[str, int, int]]:
+        """Forget what somebody has removed, and return what that was, as (stream, first, stop).
+
+        Raises:
+            SpoolError: It cannot be seen; the spool is not in its place, though it was not deleted.
+        """
+        if not self.lock.acquire(timeout=BUSY_MAX):
+            return []
+        try:
+            found = self._log.take_missing()
+        finally:
+            self.lock.release()
+        return [(self.stream(epoch), first, stop) for epoch, first, stop in found]
+
+    def _reader_from(self, end: ProducerEnd, number: int) -> Reader:
+        stream, sequence = end.numbering.name(number)
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._log.reader(int(stream.split(":")[1]), sequence)
+        return self._reader
+
+    def read_to(self, number: int) -> None:
+        """The end has taken what `read` returned, and wants what follows from `number` on."""
+        self._read_to = number
+
+    def _loaded(self, record: Record) -> Loaded:
+        bodies = split(record.body, record.codec)
+        if len(bodies) != record.count:
+            raise BadFrame(f"{len(bodies)} bodies for {record.count} messages")
+        extras = _extras.decode(record.extras) if record.extras else []
+        by_index = {extra.index: extra for extra in extras}
+        return Loaded(self.stream(record.epoch), record.first, record.count, bodies, record.unix_ms, by_index)
+
+    def has_news(self) -> bool:
+        """Whether the end has something for the disk. Called under the engine's lock."""
+        end = self.end
+        return end is not None and end.backlog is not None and (end.backlog.changed or end.load_bytes() > 0)
+
+    # What became of them
+
+    def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
+        """Store dead letters; return the numbers of those that are stored, the first ones.
+
+        If the spool was deleted all of them count as stored: they are in memory only, as without a spool.
+
+        Raises:
+            SpoolError: None is, as far as we know. Those that are there all the same are not written again.
+        """
+        if self._spool.hold.is_deleted():
+            return [number for number, _ in letters]
+        numbers: list[int] = []
+        with self.lock:
+            if self._letters_unsynced:
+                self._sync_letters()
+            for number, letter in letters:
+                epoch, sequence = _place(letter.id)
+                if letter.id in self._unburied:
+                    self._unburied.remove(letter.id)
+                    self._dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
+                elif not self._dead.has(epoch, sequence):
+                    body, codec = join([letter.data], letter.codec)
+                    bare = msgspec.structs.replace(letter, data=b"")
+                    try:
+                        self._dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                    except SpoolError:
+                        if not numbers:
+                            raise
+                        break
+                numbers.append(number)
+            if self.fsync:
+                self._sync_letters()
+        return numbers
+
+    def _sync_letters(self) -> None:
+        self._letters_unsynced = True
+        self._dead.sync()
+        self._letters_unsynced = False
+
+    def unbury(self, *identities: str) -> None:
+        """Dead letters were retried or dropped, perhaps before they were stored. They do not come back.
+
+        Raises:
+            SpoolError: They may come back at the next start.
+        """
+        with self.lock:
+            for identity in identities:
+                epoch, sequence = _place(identity)
+                if not self._dead.has(epoch, sequence):
+                    self._unburied.add(identity)
+                else:
+                    self._dead.settle(epoch, sequence, sequence + 1)
+                    self._gathered = True
+            if self._gathering != threading.get_ident():
+                self._write_unburied()
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """What is unburied by this thread until the end of the block is made last by one cursor.
+
+        Raises:
+            SpoolError: As `unbury`, at the end.
+        """
+        self._gathering = threading.get_ident()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._gathering = None
+                self._write_unburied()
+
+    def _write_unburied(self) -> None:
+        if not self._gathered or self._spool.hold.is_deleted():
+            return
+        self._dead.write_cursor()
+        self._gathered = False
+        if not self._dead.cursor_complete:
+            step = "retry or drop the older letters first"
+            raise SpoolError(self._dead.folder, "too many dead letters with gaps between them", step=step)
+
+    def settle(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """These messages need not be sent again; the next cursor says so."""
+        with self.lock:
+            for stream, start, stop in ranges:
+                self._log.settle(int(stream.split(":")[1]), start, stop)
+
+    def remember(self, news: News) -> None:
+        """What the next cursors say besides what is settled."""
+        assert self.end is not None
+        known = self._marks.marks
+        self._marks = marks_from(news, self.end.numbering)
+        if news.states is None:
+            self._marks.marks = known
+        else:
+            self._packed = pack_marks(self._marks.marks)
+
+    def _encoded(self, packed: bytes) -> bytes:
+        marks = self._marks
+        return _encode((msgspec.Raw(packed), marks.consumers, marks.taking, marks.running, marks.max_attempts))
+
+    def write_cursor(self) -> None:
+        """Make what is settled last, and give back the space of what nobody wants.
+
+        If the spool was deleted that is done: there is nothing of which a later life would have to be told.
+
+        Raises:
+            SpoolError: It is tried again with the next.
+        """
+        with self.lock:
+            if self._spool.hold.is_deleted():
+                return
+            try:
+                self._log.write_cursor(self._encoded(self._packed))
+                self.forgetful = False
+            except SpoolFull:
+                self._write_what_fits()
+                self.forgetful = True
+            self.complete = self._log.cursor_complete
+            complained, failed = not self._compacting, None
+            try:
+                self._log.compact(COMPACT_BYTES)
+            except SpoolError as error:
+                # The cursor is written, and what it says holds. Only some space is not given back yet.
+                failed = error
+            self._compacting = failed is None
+        if failed is not None and not complained:
+            _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, failed)
+
+    def _write_what_fits(self) -> None:
+        """A cursor has its space on a full disk. What it settles makes room for the rest, which may wait."""
+        try:
+            self._log.write_cursor(self._encoded(pack_marks(self._marks.marks, FULL_MARKS_BYTES)))
+        except SpoolFull:
+            self._marks.consumers = []
+            self._log.write_cursor(self._encoded(pack_marks([])))
+
+
+def _place(identity: str) -> tuple[int, int]:
+    """Epoch and sequence of the message with that id."""
+    stream, _, sequence = identity.rpartition("/")
+    return int(stream.split(":")[1]), int(sequence)
+
+
+def _read_letters(log: Log) -> Iterable[DeadLetter]:
+    """The letters in a log of dead letters, oldest first."""
+    settled, unread = log.settled_ranges(), 0
+    reader = log.reader()
+    while records := reader.read(READ_BYTES_MAX):
+        for record in records:
+            if record.epoch in settled and record.first in settled[record.epoch]:
+                continue
+            try:
+                bare = _letter.decode(record.extras)
+                [data] = letter_bodies(record)
+            except (msgspec.DecodeError, BadFrame, ValueError):
+                unread += 1
+                continue
+            yield msgspec.structs.replace(bare, data=data, codec=MSGPACK)
+    if unread:
+        remark(logging.WARNING, "%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
+
+
+def told_lost(names: list[tuple[str, int, int]]) -> str:
+    """What is lost, by number, for people."""
+    count = sum(stop - first for _, first, stop in names)
+    parts = [f"{stream}/{first}" + (f" to {stop - 1}" if stop - first > 1 else "") for stream, first, stop in names]
+    rest = f" and {len(parts) - TOLD_MAX} more ranges" if len(parts) > TOLD_MAX else ""
+    return f"{count:,} messages on disk are damaged and lost: {', '.join(parts[:TOLD_MAX])}{rest}"
+
+
+def letter_bodies(record: Record) -> list[bytes]:
+    """The bodies of a record as documents of msgpack, whatever its codec."""
+    return [bytes(body) for body in split(record.body, record.codec)]
+
+
+__all__ = ["Loaded", "Store", "letter_bodies", "pairs", "told_lost"]

@@ -1,0 +1,337 @@
+"""All links of one node: dialling, hello, belief, parting."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from random import Random
+
+import msgspec
+
+from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
+from peerfabric.link.links import CameUp, Change, Gone, LifeEnded, Moved, Peers
+from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
+
+US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
+THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
+
+
+def node(peers_max: int = 10) -> Peers:
+    return Peers(US, "f", 1000, peers_max, Random(1))
+
+
+def hello(mine: int, yours: int, address: Address = THEM, *, fabric: str = "f") -> Hello:
+    return Hello(MAGIC, 1, fabric, "us", address, mine, yours, False, 1000)
+
+
+def up(peers: Peers) -> int:
+    """A link with THEM; returns our half of it."""
+    peers.discovered(THEM, 0.0)
+    assert peers.take_commands() == [Dial(1, "ipc:///them")]
+    peers.connected(1, 0.0)
+    link = peers.links[1]
+    [change] = peers.receive_hello(hello(7, link.mine), 0.0)
+    assert isinstance(change, CameUp)
+    peers.check()
+    return link.mine
+
+
+def test_a_discovered_node_is_dialled_by_ipc_first() -> None:
+    """On one host; from another it is tcp. Ourselves we do not dial."""
+    peers = node()
+    peers.discovered(THEM, 0.0)
+    peers.discovered(US, 0.0)
+    assert peers.take_commands() == [Dial(1, "ipc:///them")]
+    peers = node()
+    peers.discovered(msgspec.structs.replace(THEM, host="h2"), 0.0)
+    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+
+
+def test_the_next_endpoint_is_tried() -> None:
+    """And after the last one the node again, later."""
+    peers = node()
+    peers.discovered(THEM, 0.0)
+    peers.take_commands()
+    peers.refused(1, 0.0)
+    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+    peers.refused(1, 0.0)
+    assert peers.take_commands() == [HangUp(1)]
+    peers.expire(0.7, 0.0)
+    assert peers.take_commands() == [Dial(2, "ipc:///them")]
+
+
+def test_attempts_slow_down() -> None:
+    """A dead endpoint costs ever less, up to five seconds apart."""
+    peers = node()
+    peers.discovered(msgspec.structs.replace(THEM, inbox=["tcp://them:1"]), 0.0)
+    dials, now = [], 0.0
+    while now < 60.0:
+        for command in peers.take_commands():
+            if isinstance(command, Dial):
+                dials.append(now)
+                peers.refused(command.wire, now)
+        now += 0.05
+        peers.expire(now, 0.0)
+    assert 12 <= len(dials) <= 25
+
+
+def test_a_proven_death() -> None:
+    """Disconnected, then refused twice 50 ms apart: gone at once, and dialled again in case that it lied."""
+    peers = node()
+    up(peers)
+    assert [type(change) for change in peers.disconnected(1, 1.0)] == [LifeEnded]
+    peers.expire(1.0, 0.0)
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    assert peers.probed(1, Outcome.REFUSED, 1.0) == []
+    peers.expire(1.06, 0.0)
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    [change] = peers.probed(1, Outcome.REFUSED, 1.06)
+    assert isinstance(change, Gone)
+    assert (change.proven, change.died) == (True, True)
+    assert peers.by_holder == {}
+    peers.expire(5.0, 0.0)
+    assert peers.take_commands() == [HangUp(1), Dial(2, "ipc:///them")]
+
+
+def test_hung_is_not_gone() -> None:
+    """Its inbox accepts: it stays, and is told again who we are."""
+    peers = node()
+    up(peers)
+    peers.expire(2.0, 0.0)
+    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    peers.probed(1, Outcome.ACCEPTED, 2.0)
+    now = 2.0
+    while now < 60.0:
+        now += 0.25
+        assert peers.expire(now, 0.0) == []
+        if any(isinstance(command, Probe) for command in peers.take_commands()):
+            peers.probed(1, Outcome.ACCEPTED, now)
+    assert peers.links[1].belief.value == "hung"
+    assert len(list(peers.hello_frames(now))) == 1
+
+
+def test_vanished_after_four_seconds() -> None:
+    """Nothing answers: given up, without an accusation."""
+    peers = node()
+    up(peers)
+    peers.expire(2.0, 0.0)
+    peers.take_commands()
+    assert peers.expire(5.9, 0.0) == []
+    [change] = peers.expire(6.0, 0.0)
+    assert isinstance(change, Gone)
+    assert (change.proven, change.died) == (False, False)
+
+
+def test_one_way_is_given_up_too() -> None:
+    """We hear its hellos, it never hears ours: others can do the work."""
+    peers = node()
+    up(peers)
+    peers.disconnected(1, 1.0)
+    changes: list[Change] = []
+    now = 1.0
+    while not changes and now < 20.0:
+        peers.receive_hello(hello(8, 0), now)
+        changes = peers.expire(now, 0.0)
+        now += 0.5
+    assert [type(change) for change in changes] == [Gone]
+    assert 5.0 <= now <= 6.0
+
+
+def test_our_own_delay_accuses_nobody() -> None:
+    """We were away for ten seconds, so we could not hear."""
+    peers = node()
+    up(peers)
+    assert peers.expire(10.0, 9.5) == []
+    assert peers.take_commands() == []
+
+
+def test_a_later_life_replaces_an_earlier_one() -> None:
+    """And an earlier one is not believed again."""
+    peers = node()
+    up(peers)
+    later = msgspec.structs.replace(THEM, epoch=6 << 20)
+    changes = peers.receive_hello(hello(3, 0, later), 1.0)
+    assert [type(change) for change in changes] == [Gone]
+    assert list(peers.by_holder) == [f"them:{6 << 20}"]
+    assert peers.receive_hello(hello(9, 0), 1.0) == []
+    assert peers.counters == {"hellos of an earlier epoch": 1}
+    peers.check()
+
+
+def test_somebody_else_at_the_endpoint() -> None:
+    """The wanted one has gone from there."""
+    peers = node()
+    up(peers)
+    peers.disconnected(1, 1.0)
+    other = msgspec.structs.replace(THEM, node_id="other")
+    [change] = peers.receive_hello(hello(4, 0, other), 1.0)
+    assert isinstance(change, Gone)
+    assert (change.link.node_id, change.proven) == ("them", True)
+    assert list(peers.by_holder) == [f"other:{5 << 20}"]
+
+
+def test_a_half_of_ours_that_was_given_up() -> None:
+    """The peer took it for the newest: only a larger one ends the misunderstanding."""
+    peers = node()
+    mine = up(peers)
+    peers.candidate("tcp://their.other.name:1", 1.0)
+    peers.expire(1.0, 0.0)
+    peers.take_commands()
+    [change] = peers.receive_hello(hello(7, mine + 1), 1.0)
+    assert isinstance(change, LifeEnded)
+    assert peers.by_holder[f"them:{5 << 20}"].mine > mine + 1
+    peers.check()
+
+
+def test_another_fabric_is_told_so_once() -> None:
+    """By a BYE on a wire of its own; and it takes no memory."""
+    peers = node()
+    for _ in range(3):
+        assert peers.receive_hello(hello(1, 0, fabric="else"), 0.0) == []
+    assert peers.take_commands() == [Dial(1, "ipc:///them")]
+    assert len(list(peers.farewell_frames())) == 1
+    assert (peers.counters, peers.links) == ({"hellos of another fabric": 3}, {})
+
+
+def test_tables_that_strangers_fill_are_bounded() -> None:
+    """Ten thousand of them cost no more than ten."""
+    peers = node(peers_max=10)
+    for number in range(10_000):
+        stranger = Address(f"n{number}", 1 << 20, "", "h1", [f"tcp://h:{number}"], [])
+        peers.receive_hello(hello(1, 0, stranger), 0.0)
+        peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
+        peers.discovered(stranger, 0.0)
+    addresses, farewells = peers._addresses, peers._farewells
+    sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
+    sizes += [addresses._known, addresses._retry, addresses._idle]
+    assert max(map(len, sizes)) <= 40
+    assert (len(farewells._refused_until) <= 40, len(farewells.wires()) <= 64) == (True, True)
+    assert len(peers.learned) <= 2048
+
+
+def test_goodbyes() -> None:
+    """Who leaves is forgotten; who has nothing in common stays known, and its wire closes after the last frame."""
+    for reason, known in ((LEAVING, False), (IDLE, True)):
+        peers = node()
+        up(peers)
+        [change] = peers.said_bye(peers.links[1], reason, 1.0)
+        assert isinstance(change, Gone)
+        assert (change.proven, change.died) == (reason == LEAVING, False)
+        peers.expire(1.6, 0.0)
+        assert peers.take_commands() == [HangUp(1)]
+        peers.interest_changed(2.0)
+        assert (peers.take_commands() == [Dial(2, "ipc:///them")]) is known
+
+
+def test_an_idle_static_peer_is_left_alone() -> None:
+    """Its endpoint is not dialled again before something changes; that of a dead one is."""
+    peers = node()
+    peers.candidate("tcp://them:1", 0.0)
+    peers.expire(0.0, 0.0)
+    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+    peers.connected(1, 0.0)
+    peers.receive_hello(hello(7, peers.links[1].mine), 0.0)
+    peers.said_bye(peers.links[1], IDLE, 1.0)
+    for now in (2.0, 20.0, 60.0):
+        peers.expire(now, 0.0)
+    assert peers.take_commands() == [HangUp(1)]
+
+
+def test_a_refused_static_peer_is_dialled_again() -> None:
+    """Nobody has to wake us for that."""
+    peers = node()
+    peers.candidate("tcp://them:1", 0.0)
+    peers.expire(0.0, 0.0)
+    peers.refused(1, 0.0)
+    peers.take_commands()
+    assert peers.deadline() < 1.0
+    peers.expire(1.0, 0.0)
+    assert peers.take_commands() == [Dial(2, "tcp://them:1")]
+
+
+def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
+    """The first dial was refused; meanwhile the peer said hello, and a second connection would renew that link."""
+    peers = node()
+    peers.candidate("tcp://them:1", 0.0)
+    peers.expire(0.0, 0.0)
+    peers.refused(1, 0.0)
+    peers.receive_hello(hello(7, 0), 0.1)
+    assert peers.take_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
+    peers.connected(2, 0.1)
+    [change] = peers.receive_hello(hello(7, peers.links[2].mine), 0.1)
+    assert isinstance(change, CameUp)
+    peers.expire(5.0, 5.0)
+    assert peers.take_commands() == []
+    peers.said_bye(peers.links[2], LEAVING, 6.0)
+    peers.expire(7.0, 0.0)
+    assert peers.take_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
+
+
+MOVED = msgspec.structs.replace(THEM, inbox=["ipc:///there", "tcp://them:1"])
+
+
+def test_a_peer_that_moved_is_dialled_there_when_it_must_be() -> None:
+    """Its hello says so; the connection that stands is left alone, and the next one goes to the new place."""
+    peers = node()
+    up(peers)
+    [change] = peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.0)
+    assert isinstance(change, Moved)
+    assert peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.1) == []
+    assert peers.take_commands() == []
+    assert peers.links[1].up
+    peers.disconnected(1, 2.0)
+    peers.refused(1, 2.0)
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    peers.check()
+
+
+def test_a_peer_that_was_sought_in_vain_says_where_it_is() -> None:
+    """It is dialled there at once, and nobody concludes anything from what was refused before."""
+    peers = node()
+    mine = up(peers)
+    peers.disconnected(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.take_commands()
+    peers.probed(1, Outcome.SILENT, 1.0)
+    changes = peers.receive_hello(hello(7, mine, MOVED), 1.5)
+    assert [type(change) for change in changes] == [Moved]
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    assert peers.links[1].belief.value == "alive"
+
+
+def test_discovery_tells_where_a_lost_peer_is() -> None:
+    """The same life of a node at other endpoints: if its link is not up, it is dialled there at once."""
+    peers = node()
+    up(peers)
+    assert peers.discovered(MOVED, 0.5) == []
+    assert peers.take_commands() == []
+    peers.disconnected(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.refused(1, 1.0)
+    peers.take_commands()
+    assert peers.discovered(MOVED, 1.5) == []
+    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+
+
+def test_endpoints_of_another_host_are_what_discovery_says() -> None:
+    """What a node calls itself there may mean something else here."""
+    peers, far = node(), msgspec.structs.replace(THEM, host="h2")
+    peers.discovered(far, 0.0)
+    peers.connected(1, 0.0)
+    named = msgspec.structs.replace(far, inbox=["tcp://127.0.0.1:1"])
+    assert [type(c) for c in peers.receive_hello(hello(7, peers.links[1].mine, named), 0.0)] == [CameUp]
+    assert peers.links[1].endpoints == ["tcp://them:1"]
+
+
+def test_everybody_hears_that_we_moved() -> None:
+    """By a hello with the new endpoints, which changes nothing on a link that is up."""
+    peers = node()
+    up(peers)
+    assert list(peers.hello_frames(0.0)) != []
+    assert peers.hello_frames(0.0) == []
+    elsewhere = msgspec.structs.replace(US, inbox=["tcp://us:2"])
+    peers.moved(elsewhere)
+    [(link, [header])] = peers.hello_frames(1.0)
+    frame = decode_frame(header)
+    assert isinstance(frame, Hello)
+    assert (link.wire, link.up, frame.address) == (1, True, elsewhere)

@@ -1,0 +1,67 @@
+"""Which link gets the next messages, and in which frames."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerfabric.link.link import Belief, Link
+from peerfabric.queue.dispatch import candidates, choose, data_frames
+from peerfabric.queue.runs import cost
+from peerfabric.wire.frames import Data, decode_frame
+from tests.fabric.helpers import bodies, dispatch, producer
+
+
+def links(*names: str, messages: int = 10, size: int = 10_000) -> dict[str, Link]:
+    made = {}
+    for number, name in enumerate(names, 1):
+        link = made[f"{name}:1"] = Link(number, number, 0.0)
+        link.up = True
+        link.credit("jobs").grant(messages, size)
+    return made
+
+
+def test_the_least_outstanding_is_chosen() -> None:
+    """And what waits is shared among those who could take it."""
+    end = producer(consumers=2)
+    end.accept(bodies(7), 0)
+    dispatch(end, "a:1", messages=1)
+    able = candidates(end, links("a", "b"))
+    best, messages, size = choose(end, able)
+    assert (best.link.wire, messages, size) == (2, 3, 10_000)
+
+
+def test_who_is_able() -> None:
+    """Credit, room in the pipe, and belief that the peer lives are all needed."""
+    end = producer(consumers=5)
+    end.accept(bodies(1), 0)
+    table = links("a", "b", "c", "d")
+    table["a:1"].credit("jobs").spend(10, 700, outstanding=0)
+    table["b:1"].belief = Belief.HUNG
+    table["c:1"].refused = [b"frame"]
+    assert [candidate.link.wire for candidate in candidates(end, table)] == [4]
+
+
+def test_without_bytes_one_message_to_the_idle() -> None:
+    """The byte limit never forbids the only outstanding message."""
+    end = producer(consumers=2)
+    end.accept(bodies(3), 0)
+    dispatch(end, "a:1", messages=1)
+    able = candidates(end, links("a", "b", size=0))
+    assert [(candidate.link.wire, candidate.messages) for candidate in able] == [(2, 1)]
+
+
+@pytest.mark.parametrize(("refused", "counts"), [(False, [2, 2]), (True, [2])])
+def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> None:
+    """Or until the socket refuses one: the next is made only after that."""
+    end = producer(consumers=1)
+    end.accept(bodies(5), 0)
+    table = links("a", messages=4)
+    table["a:1"].frame_bytes_max = 1024 + cost(bodies(2))
+    made = []
+    for _, (header, _) in data_frames(end, table):
+        data = decode_frame(header)
+        assert isinstance(data, Data)
+        made.append(data.count)
+        if refused:
+            table["a:1"].refused = [header]
+    assert (made, end.waiting_count) == (counts, 5 - sum(counts))

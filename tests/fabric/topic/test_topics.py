@@ -1,0 +1,140 @@
+"""The topics of two nodes over a perfect wire: who is known to listen, and when all has arrived."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
+from peerfabric.wire.frames import RAW, Marker, Tail, Tails, encode_frame
+from tests.fabric.helpers import HUGE, Pair
+
+
+def test_topics_reach_who_subscribed() -> None:
+    """A marker confirms the subscription; `confirmed` says that the slow joiner has joined."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news.x", RAW, pair.now)
+    subscriber = pair.b.open_subscriber("news.*", 2**20, pair.now)
+    pair.meet()
+    assert publisher.confirmed == {"b news.*"}
+    pair.a.topics.publish(publisher, [b"1", b"2"], 0)
+    pair.settle()
+    batch = subscriber.take()
+    assert batch is not None
+    assert (batch.first, msgspec.msgpack.decode(batch.body), subscriber.missed) == (1, [b"1", b"2"], 0)
+    pair.b.close_subscriber("news.*", pair.now)
+    pair.settle()
+    assert publisher.confirmed == set()
+
+
+def test_a_topic_ends_behind_its_last_update() -> None:
+    """What is published while the node drains still counts: its subscribers are asked for the end after it."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    assert len(publisher.confirmed) == 1
+    pair.a.drain(pair.now)
+    pair.settle(0.1)
+    pair.a.topics.publish(publisher, [b"late"], 0)
+    pair.a.topics.finish(pair.now)
+    assert not pair.a.settled()
+    pair.settle(0.1)
+    assert pair.a.settled()
+    batch = subscriber.take()
+    assert batch is not None
+    assert batch.count == 1
+
+
+def test_a_topic_does_not_end_while_its_subscriber_renews_the_link() -> None:
+    """For that moment nothing is known of the subscriber, which is no reason to close."""
+    pair = Pair()
+    pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    [link] = pair.a.peers.by_holder.values()
+    pair.a.peers.broken(link, pair.now)
+    pair.a.drain(pair.now)
+    pair.a.topics.finish(pair.now)
+    assert not pair.a.settled()
+    pair.settle(1.0)
+    assert pair.a.settled()
+
+
+def test_the_sockets_are_told() -> None:
+    """One SUB filter for each pattern, and one connection to each outbox that has something for us."""
+    pair = Pair()
+    pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.b.close_subscriber("news", pair.now)
+    pair.a.say_bye(pair.now)
+    pair.settle()
+    told = [c for who, c in pair.commands if who == "b" and isinstance(c, Subscribe | Unsubscribe | Follow | Unfollow)]
+    assert told == [Subscribe(b"news\0"), Follow("tcp://a:2"), Unsubscribe(b"news\0"), Unfollow("tcp://a:2")]
+
+
+def test_we_hear_ourselves() -> None:
+    """Without a wire, and without the outbox of this node."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    subscriber = pair.a.open_subscriber("news", HUGE, pair.now)
+    assert publisher.confirmed == {"a news"}
+    pair.a.topics.publish(publisher, [b"1"], 0)
+    assert pair.a.take_changed() == {publisher, subscriber}
+    batch = subscriber.take()
+    assert batch is not None
+    assert (batch.first, batch.count, subscriber.missed) == (1, 1, 0)
+
+
+def test_tails_are_repeated_twice() -> None:
+    """After half a second and after a whole one, counted from the next `expire`."""
+    pair = Pair()
+    topics = pair.a.topics
+    topics.publish(pair.a.open_publisher("news", RAW, pair.now), [b"1"], 0)
+    assert len(list(topics.take_published())) == 1
+    assert topics.wake_at < pair.now
+    assert [topics.expire(at) for at in (100.0, 100.4, 100.5)] == [100.5, 100.5, 101.0]
+    tails = [b"news\0", encode_frame(Tails("a", 7 << 20, [Tail("news", 1)]))]
+    assert list(topics.take_published()) == [tails]
+    topics.expire(101.0)
+    assert list(topics.take_published()) == [tails]
+    topics.expire(101.5)
+    assert list(topics.take_published()) == []
+
+
+def test_only_our_own_marker_counts() -> None:
+    """One for another node, or for a subscription that was closed since, confirms nothing."""
+    pair = Pair()
+    pair.meet()
+    subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
+    [link] = pair.b.peers.by_holder.values()
+    for to, serial, answered in (("c", 1, None), ("b", 2, None), ("b", 1, link), ("b", 1, None)):
+        marker = Marker("a", 7 << 20, to, "news", serial, [Tail("news", 5)])
+        assert pair.b.topics.receive([b"news\0", encode_frame(marker)]) is answered
+    assert subscriber.confirmed == {link.holder, "b:7340032"}
+
+
+def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
+    """What is connected goes on bringing all; only when the link begins anew may that have ended, too."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    before = pair.a.address
+    pair.a.moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
+    pair.settle(1.0)
+    assert pair.b.take_met() == [(before, True), (pair.a.address, True)]
+    pair.a.topics.publish(publisher, [b"1"], 0)
+    pair.settle(0.1)
+
+    def told() -> list[object]:
+        return [command for who, command in pair.commands if who == "b" and isinstance(command, Follow | Unfollow)]
+
+    assert told() == [Follow("tcp://a:2")]
+    [link] = pair.a.peers.by_holder.values()
+    pair.a.peers.broken(link, pair.now)
+    pair.settle(1.0)
+    assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:4")]

@@ -1,0 +1,135 @@
+"""What the store of a queue does with dead letters when the disk fails in between."""
+
+from __future__ import annotations
+
+import threading
+from errno import EIO
+
+import pytest
+
+from peerfabric.errors import SpoolError
+from peerfabric.nodes.storage.store import Store
+from peerfabric.reports import DeadLetter
+from peerfabric.spool import Spool
+from peerfabric.spool import log as log_module
+from peerfabric.wire.frames import MSGPACK
+from tests.fabric.spool.disk import Disk
+from tests.fabric.spool.helpers import QUEUE, open_spool
+
+
+def opened(disk: Disk, *, fsync: bool = False) -> tuple[Spool, Store]:
+    spool = open_spool(disk, fsync=fsync)
+    return spool, Store(spool, QUEUE, fsync, 1)
+
+
+def letter(store: Store, epoch: int, sequence: int) -> tuple[int, DeadLetter]:
+    return sequence, DeadLetter(
+        id=f"{store.stream(epoch)}/{sequence}",
+        queue=QUEUE,
+        reason="rejected",
+        error="",
+        attempts=1,
+        strikes=0,
+        data=b"\xa1x",
+        codec=MSGPACK,
+        sent_ms=0,
+    )
+
+
+def sequences(disk: Disk) -> list[int]:
+    """What the next start finds."""
+    disk.kill()
+    return [int(found.id.rpartition("/")[2]) for found in opened(disk)[1].letters()]
+
+
+def test_letters_of_which_only_some_were_stored() -> None:
+    """Those are reported; the others come again, and none is there twice."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2, 3)]
+    disk.faults[disk.operations + 4] = EIO  # a new file, its header, the first letter, and this
+    assert store.bury(letters, 1) == [1]
+    assert store.bury(letters[1:], 1) == [2, 3]
+    store._dead.check()
+    assert sequences(disk) == [1, 2, 3]
+
+
+def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
+    """They are told of, and the others are there."""
+    disk = Disk()
+    spool, store = opened(disk)
+    store._dead.append(spool.epoch, 1, 1, MSGPACK, b"\x91\xa1x", b"of a later version", unix_ms=1)
+    store.bury([letter(store, spool.epoch, 2)], 1)
+    disk.kill()
+    assert sequences(disk) == [2]
+    assert "1 dead letters cannot be read by this version, and stay" in caplog.text
+
+
+def test_letters_whose_sync_failed() -> None:
+    """They are asked for again, and not written again."""
+    disk = Disk()
+    spool, store = opened(disk, fsync=True)
+    letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2)]
+    disk.broken["sync"] = EIO
+    for _ in range(3):
+        with pytest.raises(SpoolError):
+            store.bury(letters, 1)
+        store._dead.check()
+    disk.broken.clear()
+    assert store.bury(letters, 1) == [1, 2]
+    store._dead.check()
+    assert sequences(disk) == [1, 2]
+
+
+def test_a_letter_that_is_dropped_before_it_is_stored() -> None:
+    """It is not stored any more; its message is settled all the same."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2)]
+    store.unbury(letters[0][1].id)
+    assert store.bury(letters, 1) == [1, 2]
+    assert sequences(disk) == [2]
+
+
+def test_many_scattered_letters_are_dropped() -> None:
+    """However many gaps there are between them, none comes back; one call writes one cursor."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 12_001)]
+    assert len(store.bury(letters, 1)) == 12_000
+    before = disk.operations
+    store.unbury(*(found.id for _, found in letters[::2]))
+    written = [path for kind, path in disk.trace[before:] if kind == "write"]
+    assert [path.rpartition("/")[2][:-1] for path in written if "/dead/cursor" in path] == ["cursor."]
+    assert sequences(disk) == list(range(2, 12_001, 2))
+
+
+def test_letters_that_are_unburied_in_one_round() -> None:
+    """Whoever gathers writes one cursor for all of them; other threads do not wait for that."""
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 10)]
+    store.bury(letters, 1)
+    before = disk.operations
+    with store.gather():
+        for _, found in letters[:3]:
+            store.unbury(found.id)
+        assert disk.operations == before
+        other = threading.Thread(target=store.unbury, args=(letters[5][1].id,))
+        other.start()
+        other.join()
+        between = disk.operations
+        assert between > before
+    store.unbury(letters[6][1].id)
+    assert sequences(disk) == [4, 5, 8, 9]
+
+
+def test_more_gaps_than_any_cursor_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever drops them is told that they may come back."""
+    monkeypatch.setattr(log_module, "LETTER_RANGES_BYTES_MAX", 9 * 10)
+    disk = Disk()
+    spool, store = opened(disk)
+    letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 40)]
+    store.bury(letters, 1)
+    with pytest.raises(SpoolError, match="too many dead letters"):
+        store.unbury(*(found.id for _, found in letters[::3]))
