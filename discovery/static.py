@@ -1,4 +1,4 @@
-"""Peers that the user lists: in `peers=` or in the environment."""
+"""Links that the user lists: in `peers=` or in the environment."""
 
 from __future__ import annotations
 

@@ -25,18 +25,18 @@ from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
-from peerfabric.link.links import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Moved, Peers
-from peerfabric.log_records import Notices
+from peerfabric.link.links import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Links, Moved
+from peerfabric.log_records import LogRecords
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
-from peerfabric.queue.incoming import ConsumerEnd
-from peerfabric.queue.outgoing import ProducerEnd
-from peerfabric.queue.receiver import Consumers
-from peerfabric.queue.sender import Producers
+from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.receiver import Receiver
+from peerfabric.queue.sender import Sender
 from peerfabric.ranges import Ranges
 from peerfabric.reports import PeerView, Statistics
-from peerfabric.topic.publisher import PublisherEnd
-from peerfabric.topic.subscriber import SubscriberEnd
+from peerfabric.topic.publisher import OutgoingTopic
+from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.topic.topics import Topics
 from peerfabric.wire.frames import (
     IDLE,
@@ -78,13 +78,13 @@ class Engine:
     """
 
     def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
-        self.peers = Peers(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
+        self.peers = Links(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
         self.interests = Interests()
         self.control = Control()
-        self.notices = Notices()
-        self.health = Health(self.notices, now)
-        self.producers = Producers(address, self.peers, self.control, self.notices, random)
-        self.consumers = Consumers(options, self.peers, self.control, self.notices)
+        self.records = LogRecords()
+        self.health = Health(self.records, now)
+        self.producers = Sender(address, self.peers, self.control, self.records, random)
+        self.consumers = Receiver(options, self.peers, self.control, self.records)
         self.topics = Topics(address, self.peers)
         self._loop: deque[list[bytes]] = deque()
         self._met: list[tuple[Address, bool]] = []
@@ -107,19 +107,19 @@ class Engine:
         queue: str,
         codec: int,
         max_attempts: int,
-        letter_bytes_max: int,
+        dead_letter_bytes_max: int,
         now: float,
         recovered: Recovered | None = None,
-    ) -> ProducerEnd:
+    ) -> OutgoingQueue:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
-        end = self.producers.open(queue, codec, max_attempts, letter_bytes_max, now, recovered)
+        end = self.producers.open(queue, codec, max_attempts, dead_letter_bytes_max, now, recovered)
         self.interests.produces.add(queue)
         self._interest_changed(now)
         return end
 
     def open_consumer(
         self, queue: str, lease: float, now: float, remembered: Mapping[str, Ranges] | None = None
-    ) -> ConsumerEnd:
+    ) -> IncomingQueue:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
         end = self.consumers.open(queue, lease, remembered)
         self.interests.consumes.add(queue)
@@ -141,14 +141,14 @@ class Engine:
         self.interests.consumes.add(queue)
         self._interest_changed(now)
 
-    def open_publisher(self, topic: str, codec: int, now: float) -> PublisherEnd:
+    def open_publisher(self, topic: str, codec: int, now: float) -> OutgoingTopic:
         """This node publishes on `topic` from now on."""
         end = self.topics.open_publisher(topic, codec, now)
         self.interests.publishes.add(topic)
         self._interest_changed(now)
         return end
 
-    def open_subscriber(self, pattern: str, buffer_bytes: int, now: float) -> SubscriberEnd:
+    def open_subscriber(self, pattern: str, buffer_bytes: int, now: float) -> IncomingTopic:
         """This node receives what `pattern` selects from now on."""
         end = self.topics.open_subscriber(pattern, buffer_bytes)
         self.interests.subscribes[pattern] = end.serial
@@ -166,7 +166,7 @@ class Engine:
         if self.interests.with_ourselves:
             self.peers.ourselves(now)
         self.peers.interest_changed(now)
-        self.control.note_all(self.peers.by_holder.values())
+        self.control.note_all(self.peers.by_peer.values())
         self._next_look = now
 
     # What the wires bring
@@ -210,7 +210,7 @@ class Engine:
             frame = decode_frame(bytes(frames[0]))
         except ForeignHello as foreign:
             self.peers.refuse(foreign.address, OTHER_VERSION, now)
-            self.notices.once(
+            self.records.once(
                 f"version {foreign.address.node_id}",
                 "warning",
                 f"{foreign.address.name or foreign.address.node_id} speaks {foreign}",
@@ -227,7 +227,7 @@ class Engine:
             return
         if isinstance(frame, Bye) and frame.link == bytes(8):
             self._apply(self.peers.refused_by(frame.node_id, now), now)
-            self.notices.once(f"refused {frame.node_id}", "warning", _refusal(frame))
+            self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
             return
         link = self.peers.find(frame.link, now)
         if link is None:
@@ -244,7 +244,7 @@ class Engine:
             self._route(link, frame, body, now)
         except BadFrame as error:
             self.peers.count("bad frames")
-            self.notices.add("warning", f"a frame of {link.name} cannot be read ({error}); link renewed")
+            self.records.add("warning", f"a frame of {link.name} cannot be read ({error}); link renewed")
             self._apply(self.peers.broken(link, now), now)
 
     def _route(self, link: Link, frame: object, body: bytes | memoryview, now: float) -> None:
@@ -333,7 +333,7 @@ class Engine:
         self.control.put(link, self._interest(link, held, done))
         if link.address is not None and link.wire != OURSELVES:
             self._met.append((link.address, True))
-            self.notices.add("info", f"{link.name} joined")
+            self.records.add("info", f"{link.name} joined")
 
     def _interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> Interest:
         link.told_version = self.interests.version
@@ -358,7 +358,7 @@ class Engine:
         self.control.unblock(link.wire)
         if link.address is not None and proven:
             self._met.append((link.address, False))
-        self.notices.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
+        self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
     # Time
 
@@ -459,11 +459,11 @@ class Engine:
     def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
         for link, frames in self.peers.hello_frames(now):
             yield link.wire, frames
-        for wire, frames in self.peers.farewell_frames():
+        for wire, frames in self.peers.parting_frames():
             self._refused_wire = -1
             yield wire, frames
             if self._refused_wire != wire:
-                self.peers.farewell_sent(wire, now)
+                self.peers.parting_sent(wire, now)
         control = self.control
         for link in control.take_due():
             if link.wire not in self.peers.links:
@@ -515,7 +515,7 @@ class Engine:
         if self._draining:
             return
         self._draining = True
-        for link in self.peers.by_holder.values():
+        for link in self.peers.by_peer.values():
             link.drain_due = link.up and link.wire != OURSELVES
             self.control.note(link)
         self.consumers.close(now, keep=self.producers.unsettled_queues())
@@ -559,7 +559,7 @@ class Engine:
     def take_commands(self) -> list[Command]:
         return self.peers.take_commands()
 
-    def take_changed(self) -> set[ProducerEnd | ConsumerEnd | PublisherEnd | SubscriberEnd]:
+    def take_changed(self) -> set[OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic]:
         """The ends whose users may have something to go on with."""
         return self.producers.take_changed() | self.consumers.take_changed() | self.topics.take_changed()
 
@@ -569,7 +569,7 @@ class Engine:
         return taken
 
     def take_met(self) -> list[tuple[Address, bool]]:
-        """Peers whose link came up, or who are gone, since the last call."""
+        """Links whose link came up, or who are gone, since the last call."""
         taken, self._met = self._met, []
         return taken
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from peerfabric.log_records import Notices
+from peerfabric.log_records import LogRecords
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""
@@ -56,13 +56,13 @@ class Health:
     """The conditions of one node. They concern its own queues, consumers and peers, so there are no more than of those.
 
     Args:
-        notices: Where they are told.
+        records: Where they are told.
         now: The driver's clock, in seconds.
     """
 
-    def __init__(self, notices: Notices, now: float) -> None:
+    def __init__(self, records: LogRecords, now: float) -> None:
         self.look_at = now + LOOK_EVERY
-        self._notices = notices
+        self._records = records
         self._lasting: dict[str, _Lasting] = {}
 
     def excuse(self, late: float) -> None:
@@ -78,7 +78,7 @@ class Health:
             if what in held:
                 continue
             if lasting.told:
-                self._notices.add("info", f"{what}: over after {now - lasting.since:.0f} s")
+                self._records.add("info", f"{what}: over after {now - lasting.since:.0f} s")
             lasting.holds = lasting.told = False
             if now >= lasting.tell_at + lasting.pause:
                 del self._lasting[what]
@@ -93,7 +93,7 @@ class Health:
             lasting.told = True
             lasting.tell_at = now + lasting.pause
             lasting.pause *= 2
-            self._notices.add("warning", f"{finding.what} for {lasted:.0f} s; {finding.step}")
+            self._records.add("warning", f"{finding.what} for {lasted:.0f} s; {finding.step}")
         return True
 
 

@@ -8,23 +8,23 @@ ONCE_MAX: Final = 4096
 """Things told once only, over the life of a node: strangers can bring new ones for ever."""
 
 
-class Notice(NamedTuple):
+class LogRecord(NamedTuple):
     """One line for the log."""
 
     level: str
     text: str
 
 
-class Notices:
+class LogRecords:
     """Lines that were not taken yet, oldest first."""
 
     def __init__(self) -> None:
-        self._lines: list[Notice] = []
+        self._lines: list[LogRecord] = []
         self._told: set[str] = set()
 
     def add(self, level: str, text: str) -> None:
         """Tell `text`, each time."""
-        self._lines.append(Notice(level, text))
+        self._lines.append(LogRecord(level, text))
 
     def once(self, key: str, level: str, text: str) -> None:
         """Tell `text` unless something was told under `key` before."""
@@ -32,7 +32,7 @@ class Notices:
             self._told.add(key)
             self.add(level, text)
 
-    def take(self) -> list[Notice]:
+    def take(self) -> list[LogRecord]:
         """The lines since the last call."""
         taken, self._lines = self._lines, []
         return taken

@@ -19,7 +19,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         message_bytes_max: The largest body, in bytes (16 MiB). Above it, sending a reference is cheaper for everybody.
-        peers_max: Peers this node talks to (2,048). Each costs three ZeroMQ sockets and some 52 KiB; further ones are
+        peers_max: Links this node talks to (2,048). Each costs three ZeroMQ sockets and some 52 KiB; further ones are
             refused.
         consumer_bytes: Memory for messages received and not yet processed, over all links of one consumer, in bytes
             (64 MiB).

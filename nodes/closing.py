@@ -19,7 +19,7 @@ from peerfabric.nodes.storage.offload import beside
 from peerfabric.reports import Statistics
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -31,7 +31,7 @@ _log = logging.getLogger("peerfabric")
 class Closing:
     """The end of one node."""
 
-    def __init__(self, node: InnerNode) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self.done = Gate()
         """Opens when the node is closed."""
         self.statistics: Statistics | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("peerfabric")
 
 
-class InnerNode:
+class NodeContext:
     """What the handles of a node and its rooms share.
 
     Users hold the front of it, which may go before it: whatever still works for the node refers to this.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from peerfabric.arguments import check_timeout
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.leases import pause, resume
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
 
-_handling: ContextVar[tuple[tuple[ConsumerEnd, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
+_handling: ContextVar[tuple[tuple[IncomingQueue, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
 """The deliveries that the current thread or task took from, newest last; some may be decided since."""
 IN_HAND_MAX: Final = 256
 
 
-def in_hand() -> list[tuple[ConsumerEnd, Delivery]]:
+def in_hand() -> list[tuple[IncomingQueue, Delivery]]:
     """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
     return [(end, delivery) for end, delivery in _handling.get() if _undecided(delivery)]
 
@@ -35,7 +35,7 @@ def _undecided(delivery: Delivery) -> bool:
     return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
 
 
-def take_in_hand(end: ConsumerEnd, delivery: Delivery) -> None:
+def take_in_hand(end: IncomingQueue, delivery: Delivery) -> None:
     held = _handling.get()
     if not held or held[-1][1] is not delivery:
         _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))

@@ -16,7 +16,7 @@ from peerfabric.nodes.judging import has_failed, judge_by
 from peerfabric.nodes.life import Life
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 
 class TaskHandler(Handler):
@@ -27,7 +27,7 @@ class TaskHandler(Handler):
     def is_current(self) -> bool:
         return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task(), False)
 
-    def _start_one(self, node: InnerNode, take: Take, number: int) -> None:
+    def _start_one(self, node: NodeContext, take: Take, number: int) -> None:
         task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"{self._short}-{number}")
         self._runners[task] = False
         task.add_done_callback(partial(self._task_ended, node, take, number))
@@ -47,14 +47,14 @@ class TaskHandler(Handler):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_task(self, node: InnerNode, take: Take) -> None:
+    async def _run_task(self, node: NodeContext, take: Take) -> None:
         task = asyncio.current_task()
         assert task is not None
         calls = _Calls(task, self._await)
         judge_by(partial(self._task_has_failed, node, calls))
         await self._run(task, node, take, node.waiting, calls.run)
 
-    def _task_ended(self, node: InnerNode, take: Take, number: int, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, node: NodeContext, take: Take, number: int, task: asyncio.Task[None]) -> None:
         """A task is over: with its node, as a rule."""
         why = asyncio.CancelledError("by somebody") if task.cancelled() else task.exception()
         if task in self._runners and node.life is Life.RUNNING:
@@ -73,7 +73,7 @@ class TaskHandler(Handler):
         else:
             self._done(item)
 
-    def _task_has_failed(self, node: InnerNode, calls: _Calls, error: BaseException) -> bool:
+    def _task_has_failed(self, node: NodeContext, calls: _Calls, error: BaseException) -> bool:
         """As `_has_failed`; what also comes from outside: the task that runs the calls is cancelled, the loop ends."""
         match error:
             case asyncio.CancelledError():

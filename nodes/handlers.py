@@ -22,7 +22,7 @@ from peerfabric.nodes.life import Life
 from peerfabric.nodes.message import Message, Reject, Retry
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ class Handler:
         """Whether one of its calls asks."""
         return threading.current_thread() in self._runners
 
-    def start(self, node: InnerNode, take: Take) -> None:
+    def start(self, node: NodeContext, take: Take) -> None:
         """Run the function for each message that `take(waiting)` returns, until it returns None.
 
         The caller holds the life lock, and nothing is called before it lets go. If a thread cannot be started, none is.
@@ -89,7 +89,7 @@ class Handler:
             self.give_up()
             raise
 
-    def _start_one(self, node: InnerNode, take: Take, number: int) -> None:
+    def _start_one(self, node: NodeContext, take: Take, number: int) -> None:
         name = f"{self._short}-{number}"
         thread = threading.Thread(target=self._run_thread, args=(node, take, number), name=name, daemon=True)
         thread.start()
@@ -108,7 +108,7 @@ class Handler:
     async def finish(self) -> None:
         """End what runs in the event loop, which ends with its node."""
 
-    def _run_thread(self, node: InnerNode, take: Take, number: int) -> None:
+    def _run_thread(self, node: NodeContext, take: Take, number: int) -> None:
         me = threading.current_thread()
         why: BaseException | None = None
         try:
@@ -125,7 +125,7 @@ class Handler:
             with suppress(RuntimeError, MemoryError):  # no thread can be started now
                 self._replace(me, node, take, number, why)
 
-    def _replace(self, me: Any, node: InnerNode, take: Take, number: int, why: BaseException | None) -> None:
+    def _replace(self, me: Any, node: NodeContext, take: Take, number: int, why: BaseException | None) -> None:
         """Start another thread or task in place of `me`, which has ended, if the node still runs."""
         with node.life_lock:
             if me not in self._runners or node.life is not Life.RUNNING:
@@ -138,7 +138,7 @@ class Handler:
             _log.error(text, self.runs_in, self.name, reason, exc_info=why)
 
     async def _run(
-        self, me: Any, node: InnerNode, take: Take, waiting: Waiting, call: Callable[[Any], Awaitable[None] | None]
+        self, me: Any, node: NodeContext, take: Take, waiting: Waiting, call: Callable[[Any], Awaitable[None] | None]
     ) -> None:
         """Until the node is closed, take and call, whatever is raised."""
         runners, left = self._runners, self._left
@@ -204,7 +204,7 @@ class Handler:
         elif has_failed(error):
             _log.error("the handler of topic %s failed", item.topic, exc_info=error)
 
-    def _has_failed(self, node: InnerNode, error: BaseException) -> bool:
+    def _has_failed(self, node: NodeContext, error: BaseException) -> bool:
         """Whether a call that ended with `error` has failed.
 
         Whatever code raises does, except what comes from outside: the node closes, a signal came.
@@ -221,7 +221,7 @@ class Handler:
 class Handlers:
     """The handlers of one node. They are there before it starts, and go when it is closed."""
 
-    def __init__(self, node: InnerNode) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self._node = node
         self._all: list[tuple[Handler, Any, Take]] = []
 
@@ -299,7 +299,7 @@ class Handlers:
             await handler.finish()
 
 
-def _pause_thread(node: InnerNode) -> None:
+def _pause_thread(node: NodeContext) -> None:
     """Let some time pass, or the node be closed. Not by `wait_until`, which may be what the thread ended of."""
     waiter = ThreadWaiter()
     node.closing.done.enter(waiter)

@@ -27,9 +27,9 @@ from peerfabric.wire.frames import NAMES_MAX
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.storage.disk_thread import Disk
-    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -44,7 +44,7 @@ class Handles:
     meanwhile, such as a handler that works while the node closes.
     """
 
-    def __init__(self, node: InnerNode) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self.producers: dict[str, AsyncProducer[Any]] = {}
         self.consumers: dict[str, AsyncConsumer[Any]] = {}
         self.publishers: dict[str, AsyncPublisher[Any]] = {}
@@ -318,14 +318,14 @@ class Handles:
             )
             disk.stores[handle.queue] = store
 
-    def _keeper(self, queue: str, path: str, fsync: bool) -> Keeper:
+    def _keeper(self, queue: str, path: str, fsync: bool) -> LedgerStore:
         """The keeper of a new consumer's ledger, which is open if the node runs and spares no event loop."""
         for other in self.consumers.values():
             if other.keeper is not None and other.keeper.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
-        from peerfabric.nodes.storage.ledger_store import Keeper  # with a ledger only
+        from peerfabric.nodes.storage.ledger_store import LedgerStore  # with a ledger only
 
-        keeper = Keeper(path, queue, fsync=fsync)
+        keeper = LedgerStore(path, queue, fsync=fsync)
         if self._node.is_running and not self._node.spares_loop:
             keeper.open()
         return keeper

@@ -20,7 +20,7 @@ from peerfabric.wire.batch import split
 from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.offload import Clerk
 
 T_co = TypeVar("T_co", covariant=True)
@@ -96,7 +96,7 @@ def _wanted(retry: Retry) -> float:
 class Owner(Protocol):
     """The consumer that handed a message out."""
 
-    keeper: Keeper | None
+    keeper: LedgerStore | None
     """Where it writes down what is processed, before that counts; None: it has no ledger."""
 
     def clerk(self) -> Clerk | None:
@@ -153,7 +153,7 @@ class Message(Generic[T_co]):
             delivery.ack(index, index + 1)
         self._owner.decided()
 
-    def _record(self, keeper: Keeper) -> bool:
+    def _record(self, keeper: LedgerStore) -> bool:
         """Write it into the ledger, or have that done; whether it is written."""
         parts = [(self._delivery, self._index, self._index + 1)]
         try:
@@ -337,7 +337,7 @@ class Batch(Sequence[T_co]):
             at += high - low
         return parts
 
-    def _record(self, keeper: Keeper, parts: list[tuple[Delivery, int, int]]) -> bool:
+    def _record(self, keeper: LedgerStore, parts: list[tuple[Delivery, int, int]]) -> bool:
         """Write them into the ledger, or have that done; whether they are written."""
         try:
             clerk = self._owner.clerk()

@@ -16,13 +16,13 @@ from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
     from peerfabric.nodes.aio.producer import AsyncProducer
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 _ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
 """For letters of an earlier life whose type nobody has named in this one."""
 
 
-def peers(node: InnerNode) -> list[PeerView]:
+def peers(node: NodeContext) -> list[PeerView]:
     """Every node that this one knows of; this starts it, unless that takes a thread."""
     if node.life is Life.NEW and node.starting.needs_thread():
         return []
@@ -31,7 +31,7 @@ def peers(node: InnerNode) -> list[PeerView]:
         return node.engine.view()
 
 
-def statistics(node: InnerNode) -> Statistics:
+def statistics(node: NodeContext) -> Statistics:
     """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
     if node.life is Life.NEW and node.starting.needs_thread():
         return Statistics(node_id="", name=node.settings.name)
@@ -41,7 +41,7 @@ def statistics(node: InnerNode) -> Statistics:
         return node.closing.statistics or snapshot(node)
 
 
-def snapshot(node: InnerNode) -> Statistics:
+def snapshot(node: NodeContext) -> Statistics:
     """Counters and depths of this moment. The caller holds the engine's lock."""
     found = node.engine.statistics()
     opened = {p.queue: p for p in list(node.handles.producers.values()) if p.opened}
@@ -71,7 +71,7 @@ def with_handed_over(account: QueueAccount, following: int, last: int, letters: 
     )
 
 
-def dead_letters(node: InnerNode, queue: str) -> list[DeadMessage[Any]]:
+def dead_letters(node: NodeContext, queue: str) -> list[DeadMessage[Any]]:
     """The messages of `queue` that a running node has given up, oldest first."""
     producer = node.handles.producers.get(check_name("queue", queue))
     with node.pump.lock:
@@ -80,7 +80,7 @@ def dead_letters(node: InnerNode, queue: str) -> list[DeadMessage[Any]]:
     return [_dead(node, producer, letter) for letter in letters]
 
 
-def _dead(node: InnerNode, producer: AsyncProducer[Any] | None, letter: DeadLetter) -> DeadMessage[Any]:
+def _dead(node: NodeContext, producer: AsyncProducer[Any] | None, letter: DeadLetter) -> DeadMessage[Any]:
     codec = producer.codec if producer is not None else _ANYTHING
 
     def with_producer(call: Callable[[AsyncProducer[Any]], bool]) -> bool:

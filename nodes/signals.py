@@ -17,9 +17,9 @@ from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
-    from peerfabric.queue.incoming import ConsumerEnd
-    from peerfabric.topic.subscriber import SubscriberEnd
+    from peerfabric.nodes.context import NodeContext
+    from peerfabric.queue.incoming import IncomingQueue
+    from peerfabric.topic.subscriber import IncomingTopic
 
 HEARD: Final = (signal.SIGINT, signal.SIGTERM)
 CODE_BASE: Final = 128
@@ -41,7 +41,7 @@ class Ending:
     that runs is run to its end.
     """
 
-    def __init__(self, node: InnerNode) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self.signal = 0
         """The number of the signal that has come; 0: none."""
         self._node = node
@@ -85,7 +85,7 @@ class Ending:
         """Whether a signal has come and it is no handler that asks."""
         return self.signal != 0 and not self._node.handlers.is_current()
 
-    def ends_loop(self, end: ConsumerEnd | SubscriberEnd) -> bool:
+    def ends_loop(self, end: IncomingQueue | IncomingTopic) -> bool:
         """Whether a loop over what comes to `end` is over.
 
         Raises:

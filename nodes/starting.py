@@ -28,13 +28,13 @@ from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 if TYPE_CHECKING:
     from asyncio import Task
 
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 
 class Starting:
     """The start of one node: in the thread that asks for it, or beside an event loop that a disk would keep waiting."""
 
-    def __init__(self, node: InnerNode) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self._node = node
         self._task: Task[None] | None = None
         """The newest start beside the event loop."""

@@ -1,4 +1,4 @@
-"""The world notices what it is there to notice: each variant here has one rule of the protocol broken."""
+"""The world records what it is there to record: each variant here has one rule of the protocol broken."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 
 from peerfabric.link.link import Link
 from peerfabric.nodes.outbox.deposits import Deposits
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
 from peerfabric.queue import dispatch
 from peerfabric.queue.dedup import Dedup
 from peerfabric.queue.durable import Backlog, Recovered
-from peerfabric.queue.incoming import ConsumerEnd
-from peerfabric.queue.outgoing import ProducerEnd
-from peerfabric.queue.sender import Producers
-from peerfabric.queue.settled import Fates
+from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.sender import Sender
+from peerfabric.queue.settled import Settled
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, spool
 from peerfabric.spool.identity import next_owner
-from peerfabric.topic.subscriber import SubscriberEnd
+from peerfabric.topic.subscriber import IncomingTopic
 from tests.world import World
 
 SEEDS = 200
@@ -32,19 +32,19 @@ Patch = Callable[[Any, str, Callable[..., Any]], None]
 
 
 def ack_at_arrival(patch: Patch) -> None:
-    receive = ConsumerEnd.receive
+    receive = IncomingQueue.receive
 
-    def broken(self: ConsumerEnd, holder: str, sender: str, data: Any, *rest: Any) -> None:
+    def broken(self: IncomingQueue, holder: str, sender: str, data: Any, *rest: Any) -> None:
         receive(self, holder, sender, data, *rest)
         self._sources[holder].done.setdefault(data.stream, Ranges()).add(data.first, data.first + data.count)
 
-    patch(ConsumerEnd, "receive", broken)
+    patch(IncomingQueue, "receive", broken)
 
 
 def floor_too_high(patch: Patch) -> None:
     data_frame = dispatch.data_frame
 
-    def broken(link: Link, end: ProducerEnd, run: Any) -> list[bytes]:
+    def broken(link: Link, end: OutgoingQueue, run: Any) -> list[bytes]:
         floor, end._fates.floor = end._fates.floor, run.stop
         try:
             return data_frame(link, end, run)
@@ -55,20 +55,20 @@ def floor_too_high(patch: Patch) -> None:
 
 
 def nothing_requeued_at_death(patch: Patch) -> None:
-    def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
+    def broken(self: OutgoingQueue, holder: str, *, died: bool) -> None:
         self.consumers.pop(holder, None)
         self.in_flight.take_all(holder)
 
-    patch(ProducerEnd, "gone", broken)
+    patch(OutgoingQueue, "gone", broken)
 
 
 def deaths_unnoticed(patch: Patch) -> None:
-    patch(ProducerEnd, "gone", lambda self, holder, *, died: None)
+    patch(OutgoingQueue, "gone", lambda self, holder, *, died: None)
 
 
 def no_fence(patch: Patch) -> None:
-    fence = ConsumerEnd.fence
-    patch(ConsumerEnd, "fence", lambda self, holder, until: fence(self, holder, 1e18))
+    fence = IncomingQueue.fence
+    patch(IncomingQueue, "fence", lambda self, holder, until: fence(self, holder, 1e18))
 
 
 def held_forgotten(patch: Patch) -> None:
@@ -77,8 +77,8 @@ def held_forgotten(patch: Patch) -> None:
         return [(start, stop)], []
 
     patch(Dedup, "receive", broken)
-    possession = ConsumerEnd.possession
-    patch(ConsumerEnd, "possession", lambda self, holder: ([], possession(self, holder)[1]))
+    possession = IncomingQueue.possession
+    patch(IncomingQueue, "possession", lambda self, holder: ([], possession(self, holder)[1]))
 
 
 def done_forgotten_when_told(patch: Patch) -> None:
@@ -92,8 +92,8 @@ def done_forgotten_when_told(patch: Patch) -> None:
 
 
 def done_not_told_on_return(patch: Patch) -> None:
-    possession = ConsumerEnd.possession
-    patch(ConsumerEnd, "possession", lambda self, holder: (possession(self, holder)[0], []))
+    possession = IncomingQueue.possession
+    patch(IncomingQueue, "possession", lambda self, holder: (possession(self, holder)[0], []))
 
 
 def gap_accepted(patch: Patch) -> None:
@@ -108,13 +108,13 @@ def gap_accepted(patch: Patch) -> None:
         return found
 
     patch(Link, "accept", broken)
-    from peerfabric.link.links import Peers
+    from peerfabric.link.links import Links
 
-    patch(Peers, "find", believe_any_life)
+    patch(Links, "find", believe_any_life)
 
 
 def release_ignored(patch: Patch) -> None:
-    patch(ConsumerEnd, "release", lambda self, holder, stream, ranges: None)
+    patch(IncomingQueue, "release", lambda self, holder, stream, ranges: None)
 
 
 def credit_kept_over_lives(patch: Patch) -> None:
@@ -129,57 +129,57 @@ def credit_kept_over_lives(patch: Patch) -> None:
 
 
 def reconcile_skipped(patch: Patch) -> None:
-    patch(ProducerEnd, "reconcile", lambda self, holder, held: Ranges())
+    patch(OutgoingQueue, "reconcile", lambda self, holder, held: Ranges())
 
 
 def everything_taken_back_on_return(patch: Patch) -> None:
-    reconcile = ProducerEnd.reconcile
-    patch(ProducerEnd, "reconcile", lambda self, holder, held: reconcile(self, holder, Ranges()))
+    reconcile = OutgoingQueue.reconcile
+    patch(OutgoingQueue, "reconcile", lambda self, holder, held: reconcile(self, holder, Ranges()))
 
 
 def nack_taken_for_ack(patch: Patch) -> None:
-    patch(ProducerEnd, "nacked", lambda self, holder, nack, now: self.acked(holder, nack.start, nack.stop))
+    patch(OutgoingQueue, "nacked", lambda self, holder, nack, now: self.acked(holder, nack.start, nack.stop))
 
 
 def strike_for_everybody(patch: Patch) -> None:
-    gone = ProducerEnd.gone
+    gone = OutgoingQueue.gone
 
-    def broken(self: ProducerEnd, holder: str, *, died: bool) -> None:
+    def broken(self: OutgoingQueue, holder: str, *, died: bool) -> None:
         for run in self.in_flight.runs(holder):
             run.strikes += died
         gone(self, holder, died=died)
 
-    patch(ProducerEnd, "gone", broken)
+    patch(OutgoingQueue, "gone", broken)
 
 
 def credit_of_declined_lost(patch: Patch) -> None:
-    def broken(self: ConsumerEnd, holder: str, data: Any) -> None:
+    def broken(self: IncomingQueue, holder: str, data: Any) -> None:
         source = self._sources.get(holder)
         if source is not None:
             source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
 
-    patch(ConsumerEnd, "decline", broken)
+    patch(IncomingQueue, "decline", broken)
 
 
 def newest_first(patch: Patch) -> None:
-    receive = ConsumerEnd.receive
+    receive = IncomingQueue.receive
 
-    def broken(self: ConsumerEnd, holder: str, *rest: Any) -> None:
+    def broken(self: IncomingQueue, holder: str, *rest: Any) -> None:
         receive(self, holder, *rest)
         self._sources[holder].buffer.rotate(1)
 
-    patch(ConsumerEnd, "receive", broken)
+    patch(IncomingQueue, "receive", broken)
 
 
 def settled_before_the_cursor(patch: Patch) -> None:
-    patch(Producers, "acks_to_settle", lambda self: {})
-    receive_ack = Producers.receive_ack
+    patch(Sender, "acks_to_settle", lambda self: {})
+    receive_ack = Sender.receive_ack
 
-    def broken(self: Producers, link: Link, ack: Any, now: float) -> None:
+    def broken(self: Sender, link: Link, ack: Any, now: float) -> None:
         receive_ack(self, link, ack, now)
         link.acks_settled = link.acks_applied
 
-    patch(Producers, "receive_ack", broken)
+    patch(Sender, "receive_ack", broken)
 
 
 def settled_before_the_letter_is_stored(patch: Patch) -> None:
@@ -215,12 +215,12 @@ def awaited_forgotten_by_the_next_cursor(patch: Patch) -> None:
 
 
 def acks_of_earlier_lives_ignored(patch: Patch) -> None:
-    numbers = ProducerEnd.numbers
+    numbers = OutgoingQueue.numbers
 
-    def broken(self: ProducerEnd, stream: str, flat: Any) -> Any:
+    def broken(self: OutgoingQueue, stream: str, flat: Any) -> Any:
         return numbers(self, stream, flat) if stream == self.stream else []
 
-    patch(ProducerEnd, "numbers", broken)
+    patch(OutgoingQueue, "numbers", broken)
 
 
 def settled_messages_read_again(patch: Patch) -> None:
@@ -254,18 +254,18 @@ def trimmed_too_early(patch: Patch) -> None:
 
 
 def floor_above_an_unstored_letter(patch: Patch) -> None:
-    def broken(self: Fates) -> None:
+    def broken(self: Settled) -> None:
         self.floor = self.settled.first_missing(self.floor)
 
-    patch(Fates, "raise_floor", broken)
+    patch(Settled, "raise_floor", broken)
 
 
 def held_in_the_last_life_not_adopted(patch: Patch) -> None:
-    patch(ProducerEnd, "_adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
+    patch(OutgoingQueue, "_adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
 
 
 def earlier_lives_not_inherited(patch: Patch) -> None:
-    patch(ConsumerEnd, "_inherited", lambda self, holder: None)
+    patch(IncomingQueue, "_inherited", lambda self, holder: None)
 
 
 def cursors_never_written(patch: Patch) -> None:
@@ -309,22 +309,22 @@ def own_deaths_not_counted(patch: Patch) -> None:
 
 
 def suspects_started_before_the_cursor_says_so(patch: Patch) -> None:
-    starting = ProducerEnd.starting
+    starting = OutgoingQueue.starting
 
-    def broken(self: ProducerEnd, holder: str, start: int, stop: int) -> None:
+    def broken(self: OutgoingQueue, holder: str, start: int, stop: int) -> None:
         backlog = self.backlog
         changed = backlog is not None and backlog.changed
         starting(self, holder, start, stop)
         if backlog is not None:
             backlog.changed = changed
 
-    patch(ProducerEnd, "starting", broken)
+    patch(OutgoingQueue, "starting", broken)
 
 
 def loaded_twice(patch: Patch) -> None:
-    loaded = ProducerEnd.loaded
+    loaded = OutgoingQueue.loaded
 
-    def broken(self: ProducerEnd, *record: Any) -> bool:
+    def broken(self: OutgoingQueue, *record: Any) -> bool:
         assert self.backlog is not None
         before = self.backlog.load_at
         taken = loaded(self, *record)
@@ -333,64 +333,64 @@ def loaded_twice(patch: Patch) -> None:
             loaded(self, *record)
         return taken
 
-    patch(ProducerEnd, "loaded", broken)
+    patch(OutgoingQueue, "loaded", broken)
 
 
 def read_ahead_of_what_is_accepted(patch: Patch) -> None:
-    loaded = ProducerEnd.loaded
+    loaded = OutgoingQueue.loaded
 
-    def broken(self: ProducerEnd, *record: Any) -> bool:
+    def broken(self: OutgoingQueue, *record: Any) -> bool:
         following, self.next = self.next, 2**53
         try:
             return loaded(self, *record)
         finally:
             self.next = following
 
-    patch(ProducerEnd, "loaded", broken)
+    patch(OutgoingQueue, "loaded", broken)
 
 
 def stored_as_if_in_memory_only(patch: Patch) -> None:
-    accept = ProducerEnd.accept
+    accept = OutgoingQueue.accept
 
-    def broken(self: ProducerEnd, bodies: Any, sent_ms: int, extras: Any = None, *, volatile: bool = False) -> int:
+    def broken(self: OutgoingQueue, bodies: Any, sent_ms: int, extras: Any = None, *, volatile: bool = False) -> int:
         volatile = volatile or (self.backlog is not None and not self.backlog.behind(self.next))
         return accept(self, bodies, sent_ms, extras, volatile=volatile)
 
-    patch(ProducerEnd, "accept", broken)
+    patch(OutgoingQueue, "accept", broken)
 
 
 def closed_without_what_is_in_memory(patch: Patch) -> None:
-    patch(Producers, "_awaits", staticmethod(lambda end, waits_for_consumers: False))
+    patch(Sender, "_awaits", staticmethod(lambda end, waits_for_consumers: False))
 
 
 def acked_before_it_is_in_the_ledger(patch: Patch) -> None:
-    patch(Keeper, "record", lambda self, parts: None)
+    patch(LedgerStore, "record", lambda self, parts: None)
 
 
 def ledger_not_read(patch: Patch) -> None:
-    patch(Keeper, "remembered", property(lambda self: {}))  # type: ignore[arg-type]
+    patch(LedgerStore, "remembered", property(lambda self: {}))  # type: ignore[arg-type]
 
 
 def updates_out_of_order(patch: Patch) -> None:
-    keep = SubscriberEnd._keep
+    keep = IncomingTopic._keep
 
-    def broken(self: SubscriberEnd, batch: Any) -> None:
+    def broken(self: IncomingTopic, batch: Any) -> None:
         keep(self, batch)
         self._buffer.rotate(1)
 
-    patch(SubscriberEnd, "_keep", broken)
+    patch(IncomingTopic, "_keep", broken)
 
 
 def lost_updates_not_counted(patch: Patch) -> None:
-    receive = SubscriberEnd.receive
+    receive = IncomingTopic.receive
 
-    def broken(self: SubscriberEnd, holder: str, data: Any, body: Any) -> bool:
+    def broken(self: IncomingTopic, holder: str, data: Any, body: Any) -> bool:
         track = self._tracks.get(holder, {}).get(data.topic)
         if track is not None:
             track.seen = max(track.seen, data.first - 1)
         return receive(self, holder, data, body)
 
-    patch(SubscriberEnd, "receive", broken)
+    patch(IncomingTopic, "receive", broken)
 
 
 CASES = [

@@ -18,7 +18,7 @@ from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.addresses import Addresses, elsewhere, newer, usable
 from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
-from peerfabric.link.parting import REMNANT, Farewells
+from peerfabric.link.parting import REMNANT, Partings
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import (
     IDLE,
@@ -75,14 +75,14 @@ class Moved(NamedTuple):
 Change = LifeEnded | CameUp | Gone | Moved
 
 
-class Peers:
+class Links:
     """The links of one node, by wire, by peer and by link id."""
 
     def __init__(self, address: Address, fabric: str, frame_bytes_max: int, peers_max: int, random: Random) -> None:
         self.address, self.fabric = address, fabric
         self.frame_bytes_max, self.peers_max = frame_bytes_max, peers_max
         self.links: dict[int, Link] = {}
-        self.by_holder: dict[str, Link] = {}
+        self.by_peer: dict[str, Link] = {}
         self.counters: dict[str, int] = {}
         self.sample: list[Address] = []
         """Addresses worth telling others about, put here by the driver."""
@@ -92,7 +92,7 @@ class Peers:
         self._by_node: dict[str, Link] = {}
         self._by_in_id: dict[bytes, Link] = {}
         self._addresses = Addresses(peers_max, random)
-        self._farewells = Farewells(address.node_id, peers_max)
+        self._farewells = Partings(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
@@ -186,7 +186,7 @@ class Peers:
         link = self._new_link(now, address)
         link.endpoints = endpoints
         self._by_node[address.node_id] = link
-        self.by_holder[link.holder] = link
+        self.by_peer[link.holder] = link
         self._addresses.dialled(address.node_id)
         self._dial(link, endpoints[0])
         return link
@@ -214,7 +214,7 @@ class Peers:
         link.hello_at = now
         self.links[OURSELVES] = link
         self._by_node[self.address.node_id] = link
-        self.by_holder[link.holder] = link
+        self.by_peer[link.holder] = link
         self._halves[link.mine] = link
         self._hello_due[link] = None
 
@@ -422,7 +422,7 @@ class Peers:
         self._addresses.candidate_leads_to(link.endpoint, address.node_id)
         self._addresses.dialled(address.node_id)
         self._by_node[address.node_id] = link
-        self.by_holder[link.holder] = link
+        self.by_peer[link.holder] = link
         return link
 
     def _replaced(self, theirs: Address, now: float) -> list[Change]:
@@ -454,14 +454,14 @@ class Peers:
 
     @property
     def has_to_say(self) -> bool:
-        """Whether `hello_frames` or `farewell_frames` may have something."""
+        """Whether `hello_frames` or `parting_frames` may have something."""
         return bool(self._hello_due or self._farewells)
 
-    def farewell_frames(self) -> list[tuple[int, list[bytes]]]:
+    def parting_frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs to those we refuse."""
         return self._farewells.frames()
 
-    def farewell_sent(self, wire: int, now: float) -> None:
+    def parting_sent(self, wire: int, now: float) -> None:
         """The BYE left."""
         self._farewells.sent(wire, now)
 
@@ -643,8 +643,8 @@ class Peers:
         """Take the link out of the tables by peer; its wire may still carry a last frame."""
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
-        if self.by_holder.get(link.holder) is link:
-            del self.by_holder[link.holder]
+        if self.by_peer.get(link.holder) is link:
+            del self.by_peer[link.holder]
         self._by_in_id.pop(link.in_id, None)
         link.hello_at = inf
         link.probe_at = inf
@@ -662,8 +662,8 @@ class Peers:
             return
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
-        if self.by_holder.get(link.holder) is link:
-            del self.by_holder[link.holder]
+        if self.by_peer.get(link.holder) is link:
+            del self.by_peer[link.holder]
         self._by_in_id.pop(link.in_id, None)
         self._hello_due.pop(link, None)
         for half in [h for h, k in self._halves.items() if k is link]:

@@ -17,7 +17,7 @@ REMNANT: Final = 0.5
 """How long a wire stays open after the last BYE, so that it leaves."""
 
 
-class Farewells:
+class Partings:
     """Wires on which a BYE is all that is said.
 
     Args:

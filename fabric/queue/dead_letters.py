@@ -9,7 +9,7 @@ from peerfabric.queue.runs import Run, cost
 from peerfabric.reports import DeadLetter
 
 
-class Letters:
+class DeadLetters:
     """Dead letters by the ids of their messages, in the order in which they were given up.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from peerfabric.link.link import Link, Sent
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import Run
 from peerfabric.wire.batch import join
 from peerfabric.wire.frames import ALONE, DURABLE, SUSPECT, Data, Extra, encode_frame
@@ -20,7 +20,7 @@ class Candidate:
         self.link, self.messages, self.bytes, self.outstanding = link, messages, size, outstanding
 
 
-def candidates(end: ProducerEnd, links: Mapping[str, Link]) -> list[Candidate]:
+def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]:
     """The links with credit for this queue and room in their pipe."""
     found = []
     for holder in end.consumers:
@@ -35,7 +35,7 @@ def candidates(end: ProducerEnd, links: Mapping[str, Link]) -> list[Candidate]:
     return found
 
 
-def choose(end: ProducerEnd, able: list[Candidate]) -> tuple[Candidate, int, int]:
+def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, int]:
     """The link with the least outstanding work, and how many messages and bytes it should get in one frame.
 
     What waits is shared evenly among those who could take it: so a handful of slow jobs spreads one by one,
@@ -46,7 +46,7 @@ def choose(end: ProducerEnd, able: list[Candidate]) -> tuple[Candidate, int, int
     return best, min(best.messages, share), best.bytes
 
 
-def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[int, list[bytes]]]:
+def data_frames(end: OutgoingQueue, links: Mapping[str, Link]) -> Iterator[tuple[int, list[bytes]]]:
     """Everything of this queue that should leave now, as (wire, frames).
 
     A wire may refuse one before the next is made.
@@ -67,7 +67,7 @@ def data_frames(end: ProducerEnd, links: Mapping[str, Link]) -> Iterator[tuple[i
             able.remove(best)
 
 
-def data_frame(link: Link, end: ProducerEnd, run: Run) -> list[bytes]:
+def data_frame(link: Link, end: OutgoingQueue, run: Run) -> list[bytes]:
     """Put `run` in flight at the peer of `link`, and return the frame that carries it there."""
     credit = link.credit(end.queue)
     credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(link.holder))

@@ -12,7 +12,7 @@ from peerfabric.queue.runs import DEATHS_TO_SUSPECT, ISOLATION, Run, Runs
 from peerfabric.ranges import Ranges
 
 
-class Holders:
+class InFlight:
     """The tables of what is in flight. A holder without messages has none."""
 
     def __init__(self) -> None:

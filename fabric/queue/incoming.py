@@ -43,7 +43,7 @@ IDLE_AFTER: Final = 2.0
 REFUSALS_MAX: Final = 10
 REFUSAL_PAUSE: Final = 5.0
 DETACHED_MAX: Final = 4096
-"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+"""Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 
 _REASONS: Final = {
     Verdict.NACK: FAILED,
@@ -53,7 +53,7 @@ _REASONS: Final = {
 }
 
 
-class ConsumerEnd:
+class IncomingQueue:
     """Everything one node consumes from one queue.
 
     Args:

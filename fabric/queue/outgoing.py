@@ -9,8 +9,8 @@ accepted + recovered + retried  =  acked + in flight + waiting + on disk only + 
                                    + left at close
 
 Messages are numbered here from 1 on, those of earlier lives first (numbering.py); without a spool these numbers are the
-sequences. What waits is in waiting.py, what is in flight in holders.py, what became of the others in fates.py and
-letters.py, what a spool has to do with it in backlog.py. Here is what moves a message from one to another.
+sequences. What waits is in pending.py, what is in flight in in_flight.py, what became of the others in settled.py and
+dead_letters.py, what a spool has to do with it in durable.py. Here is what moves a message from one to another.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from functools import partial
 from math import inf
 from random import Random
 
-from peerfabric.log_records import Notices
-from peerfabric.queue.dead_letters import Letters, letters_of
+from peerfabric.log_records import LogRecords
+from peerfabric.queue.dead_letters import DeadLetters, letters_of
 from peerfabric.queue.durable import Backlog
-from peerfabric.queue.in_flight import Holders
+from peerfabric.queue.in_flight import InFlight
 from peerfabric.queue.marks import CONSUMERS_KEPT, Marks, News, state_of
 from peerfabric.queue.numbering import Numbering
-from peerfabric.queue.pending import FRAME_BYTES_AIM, WaitingRuns
+from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_SUSPECT, Run
-from peerfabric.queue.settled import Fate, Fates
+from peerfabric.queue.settled import Fate, Settled
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import BATCH_FAILED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
 
 
-class ProducerEnd:
+class OutgoingQueue:
     """All messages of one stream of a queue, with who holds them and what became of them.
 
     Args:
         queue: The queue's name.
         stream: Text form of (node_id, epoch, queue); with a sequence it identifies a message for ever.
         codec: How bodies are encoded, as in the DATA frame.
-        letter_bytes_max: Memory for dead letters; when it is full, dispatch stops until some are gone.
+        dead_letter_bytes_max: Memory for dead letters; when it is full, dispatch stops until some are gone.
         max_attempts: Deliveries that may fail, strikes included, before a message is a dead letter.
         random: Source of jitter.
         numbering: With a spool, the names of all messages, those of earlier lives included.
         backlog: With a spool, what is on disk.
-        notices: Where it is told that messages are given up.
+        records: Where it is told that messages are given up.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class ProducerEnd:
         queue: str,
         stream: str,
         codec: int,
-        letter_bytes_max: int,
+        dead_letter_bytes_max: int,
         max_attempts: int,
         random: Random,
         numbering: Numbering | None = None,
         backlog: Backlog | None = None,
-        notices: Notices | None = None,
+        records: LogRecords | None = None,
     ) -> None:
         self.queue, self.stream, self.codec = queue, stream, codec
         self._ourselves = stream[: -len(queue) - 1]
         """The holder that this node itself is, if it consumes what it produces."""
         self.numbering = numbering or Numbering(stream)
         self.backlog = backlog
-        self._notices = notices or Notices()
+        self._records = records or LogRecords()
         self.max_attempts = max_attempts
         self.next = self.numbering.base + 1
         self.consumers: dict[str, str] = {}
@@ -76,10 +76,10 @@ class ProducerEnd:
         self.changed = True
         """Something was settled or delivered since the driver last cleared this."""
         self._accepted_cost = 0
-        self.waiting = WaitingRuns(self.numbering, random)
-        self.in_flight = Holders()
-        self._fates = Fates(backlog)
-        self._letters = Letters(letter_bytes_max)
+        self.waiting = Pending(self.numbering, random)
+        self.in_flight = InFlight()
+        self._fates = Settled(backlog)
+        self._letters = DeadLetters(dead_letter_bytes_max)
         self._releases: list[tuple[str, int, int]] = []
         self._accepted_count = self._retried_count = self._redelivered_count = 0
         if backlog is not None:
@@ -223,7 +223,7 @@ class ProducerEnd:
         return self.waiting.count
 
     @property
-    def letters_full(self) -> bool:
+    def dead_letters_full(self) -> bool:
         """Whether nothing is sent until some dead letters are gone."""
         return self._letters.full
 
@@ -591,7 +591,7 @@ class ProducerEnd:
             if self.backlog is not None:
                 self.backlog.bury(number, letter)
         _, first = letters[0]
-        self._notices.once(
+        self._records.once(
             f"dead {self.queue} {reason}",
             "warning",
             f"queue {self.queue!r}: message {first.id} is a dead letter, {first.why}; see "

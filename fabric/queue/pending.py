@@ -36,7 +36,7 @@ BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
 
 
-class WaitingRuns:
+class Pending:
     """The runs of one queue that nobody holds.
 
     Args:

@@ -1,6 +1,6 @@
 """The queues that one node consumes: what their producers send, and what those must be told.
 
-What becomes of a message is decided in its `ConsumerEnd`; here it is found out which one a peer speaks of, and who
+What becomes of a message is decided in its `IncomingQueue`; here it is found out which one a peer speaks of, and who
 else must hear of it: users (`take_changed`), producers (an ACK is due on their link), people (a lease was too short).
 """
 
@@ -13,57 +13,57 @@ from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
 from peerfabric.link.control import Control
 from peerfabric.link.link import ECHO_DELAY, FENCE, Link
-from peerfabric.link.links import Peers
-from peerfabric.log_records import Notices
+from peerfabric.link.links import Links
+from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.isolation import Suspects
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.batch import message_count
 from peerfabric.wire.frames import NO_INTEREST, Data, Grant, Nack, Ping, Release, Result, StreamRanges
 
 
-class Consumers:
+class Receiver:
     """All consumers' ends of one node, by queue.
 
     Args:
         options: How much may be buffered, and how far ahead.
         peers: Its links.
         control: Told of links that have something to say.
-        notices: Where lapsed leases and messages of another type are reported.
+        records: Where lapsed leases and messages of another type are reported.
     """
 
-    def __init__(self, options: Options, peers: Peers, control: Control, notices: Notices) -> None:
-        self.by_queue: dict[str, ConsumerEnd] = {}
-        self._options, self._peers, self._control, self._notices = options, peers, control, notices
+    def __init__(self, options: Options, peers: Links, control: Control, records: LogRecords) -> None:
+        self.by_queue: dict[str, IncomingQueue] = {}
+        self._options, self._peers, self._control, self._records = options, peers, control, records
         self._suspects: dict[str, Suspects] = {}
-        self._changed: set[ConsumerEnd] = set()
-        self._arrived: dict[ConsumerEnd, None] = {}
+        self._changed: set[IncomingQueue] = set()
+        self._arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
 
     # What users do
 
-    def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> ConsumerEnd:
+    def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> IncomingQueue:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
         options = self._options
-        end = ConsumerEnd(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
+        end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
         self.by_queue[queue] = end
-        for link in self._peers.by_holder.values():
+        for link in self._peers.by_peer.values():
             if link.up:
                 self._match(end, link)
         return end
 
-    def progress(self, end: ConsumerEnd, now: float) -> bool:
+    def progress(self, end: IncomingQueue, now: float) -> bool:
         """Read what the handling side of `end` decided; whether something should now leave."""
         end.progress(now)
         self._after_progress(end, now)
         return bool(self._control.due)
 
-    def _after_progress(self, end: ConsumerEnd, now: float) -> None:
+    def _after_progress(self, end: IncomingQueue, now: float) -> None:
         end.grant(now)
         for holder, urgent in end.news():
-            link = self._peers.by_holder.get(holder)
+            link = self._peers.by_peer.get(holder)
             if link is None:
                 continue
             if urgent:
@@ -73,7 +73,7 @@ class Consumers:
                 link.echo_at = now + ECHO_DELAY
                 self._peers.wake_at(link.echo_at)
         for stream, sequence in end.lapsed:
-            self._notices.add(
+            self._records.add(
                 "warning",
                 f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
                 f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
@@ -81,7 +81,7 @@ class Consumers:
         end.lapsed.clear()
         if end.misled:
             end.misled = 0
-            self._notices.add(
+            self._records.add(
                 "error",
                 f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
                 f"no more for 5 s: give producer and consumer the same type",
@@ -145,7 +145,7 @@ class Consumers:
             self._match(end, link)
             self._after_progress(end, now)
 
-    def _match(self, end: ConsumerEnd, link: Link) -> None:
+    def _match(self, end: IncomingQueue, link: Link) -> None:
         theirs = link.their_interest
         if theirs is not None and end.queue in theirs.produces:
             end.meet(link.holder)
@@ -236,7 +236,7 @@ class Consumers:
     # Reports
 
     def findings(self, now: float) -> Iterator[Finding]:
-        """Consumers that nobody takes from, and user code that has a message for long."""
+        """Receiver that nobody takes from, and user code that has a message for long."""
         for end in self.by_queue.values():
             if end.is_neglected(now):
                 yield Finding(
@@ -254,7 +254,7 @@ class Consumers:
                     since,
                 )
 
-    def take_changed(self) -> set[ConsumerEnd]:
+    def take_changed(self) -> set[IncomingQueue]:
         """The ends whose users may have something to go on with."""
         taken, self._changed = self._changed, set()
         return taken

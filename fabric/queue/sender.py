@@ -1,6 +1,6 @@
 """The queues that one node sends to: what their consumers say, and what those must be told.
 
-What becomes of a message is decided in its `ProducerEnd`; here it is found out which one a peer speaks of, and who
+What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
 else must hear of it: users (`take_changed`), consumers that wait (a PING is due), holders of what was settled
 elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
 """
@@ -14,34 +14,34 @@ from random import Random
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link, Sent
-from peerfabric.link.links import Peers
-from peerfabric.log_records import Notices
+from peerfabric.link.links import Links
+from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.dispatch import data_frames
 from peerfabric.queue.durable import Recovered
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.frames import NAMES_MAX, NO_INTEREST, Ack, Address, Backlog, Extra, Interest, Release, StreamRanges
 
 
-class Producers:
+class Sender:
     """All producers' ends of one node, by queue.
 
     Args:
         address: Who this node is.
         peers: Its links.
         control: Told of links that have something to say.
-        notices: Where it is told that messages are given up, and that the list of dead letters is full.
+        records: Where it is told that messages are given up, and that the list of dead letters is full.
         random: Source of jitter.
     """
 
-    def __init__(self, address: Address, peers: Peers, control: Control, notices: Notices, random: Random) -> None:
-        self.by_queue: dict[str, ProducerEnd] = {}
+    def __init__(self, address: Address, peers: Links, control: Control, records: LogRecords, random: Random) -> None:
+        self.by_queue: dict[str, OutgoingQueue] = {}
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._own_holder = f"{address.node_id}:{address.epoch}"
-        self._peers, self._control, self._notices, self._random = peers, control, notices, random
-        self._changed: set[ProducerEnd] = set()
+        self._peers, self._control, self._records, self._random = peers, control, records, random
+        self._changed: set[OutgoingQueue] = set()
 
     # What users do
 
@@ -50,27 +50,27 @@ class Producers:
         queue: str,
         codec: int,
         max_attempts: int,
-        letter_bytes_max: int,
+        dead_letter_bytes_max: int,
         now: float,
         recovered: Recovered | None = None,
-    ) -> ProducerEnd:
+    ) -> OutgoingQueue:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self._own_holder}:{queue}"
         numbering = backlog = None
         if recovered is not None:
-            numbering, backlog = recovered.begin(stream, letter_bytes_max, now)
-        end = ProducerEnd(
-            queue, stream, codec, letter_bytes_max, max_attempts, self._random, numbering, backlog, self._notices
+            numbering, backlog = recovered.begin(stream, dead_letter_bytes_max, now)
+        end = OutgoingQueue(
+            queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, numbering, backlog, self._records
         )
         self.by_queue[queue] = end
-        for link in self._peers.by_holder.values():
+        for link in self._peers.by_peer.values():
             if link.up and link.their_interest is not None:
                 self._match(end, link)
         return end
 
     def accept(
         self,
-        end: ProducerEnd,
+        end: OutgoingQueue,
         bodies: list[bytes],
         sent_ms: int,
         extras: dict[int, Extra] | None = None,
@@ -83,10 +83,10 @@ class Producers:
         if was_empty:
             self._tell_waiting(end)
 
-    def _tell_waiting(self, end: ProducerEnd) -> None:
-        """Consumers who left us without credit learn at once that something waits."""
+    def _tell_waiting(self, end: OutgoingQueue) -> None:
+        """Receiver who left us without credit learn at once that something waits."""
         for holder in end.consumers:
-            link = self._peers.by_holder.get(holder)
+            link = self._peers.by_peer.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
                 link.ping_at = -inf
                 self._control.note(link)
@@ -116,7 +116,7 @@ class Producers:
                 link.ping_at = -inf
                 self._control.note(link)
 
-    def disk_moved(self, end: ProducerEnd) -> None:
+    def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._changed.add(end)
         self._tell_waiting(end)
@@ -167,7 +167,7 @@ class Producers:
         for end in self.by_queue.values():
             self._match(end, link)
 
-    def _match(self, end: ProducerEnd, link: Link) -> None:
+    def _match(self, end: OutgoingQueue, link: Link) -> None:
         theirs = link.their_interest
         consumes = theirs is not None and not link.draining and any(c.queue == end.queue for c in theirs.consumes)
         if consumes != (link.holder in end.consumers):
@@ -220,7 +220,7 @@ class Producers:
         link.acks_settled = 0 if self.durable else link.acks_applied
         link.live_due = True
 
-    def _disowns(self, stream: str, end: ProducerEnd | None) -> bool:
+    def _disowns(self, stream: str, end: OutgoingQueue | None) -> bool:
         """Whether what is held of `stream`, of which nothing is unsettled here, need not run any more.
 
         What an earlier life without a spool had sent is nowhere else, so it may.
@@ -233,7 +233,7 @@ class Producers:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
         for end in self.by_queue.values():
             if end.waiting_count:
-                yield from data_frames(end, self._peers.by_holder)
+                yield from data_frames(end, self._peers.by_peer)
 
     def take_release(self, link: Link) -> Release:
         """What the peer may forget, and which of our streams go on, if that is due."""
@@ -260,9 +260,9 @@ class Producers:
             for stream in end.numbering.streams
         ][:NAMES_MAX]
 
-    def _collect_releases(self, end: ProducerEnd) -> None:
+    def _collect_releases(self, end: OutgoingQueue) -> None:
         for holder, start, stop in end.take_releases():
-            link = self._peers.by_holder.get(holder)
+            link = self._peers.by_peer.get(holder)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.releases.setdefault(stream, []).extend((low, high))
@@ -305,8 +305,8 @@ class Producers:
             if end.waiting_count > before:
                 self._tell_waiting(end)
             look = min(look, end.deadline() or inf)
-            if end.letters_full and end.waiting_count:
-                self._notices.once(
+            if end.dead_letters_full and end.waiting_count:
+                self._records.once(
                     f"letters {end.queue}",
                     "warning",
                     f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
@@ -328,7 +328,7 @@ class Producers:
         return not any(self._awaits(end, waits_for_consumers) for end in self.by_queue.values())
 
     @staticmethod
-    def _awaits(end: ProducerEnd, waits_for_consumers: bool) -> bool:
+    def _awaits(end: OutgoingQueue, waits_for_consumers: bool) -> bool:
         if not end.unsettled_count:
             return False
         return waits_for_consumers or bool(end.volatile_count) or bool(end.consumers)
@@ -369,7 +369,7 @@ class Producers:
                     "start one; node.peers() tells who consumes what",
                 )
 
-    def take_changed(self) -> set[ProducerEnd]:
+    def take_changed(self) -> set[OutgoingQueue]:
         """The ends whose users may have something to go on with."""
         taken, self._changed = self._changed, set()
         return taken
@@ -378,5 +378,5 @@ class Producers:
         """Assert the invariants of every end, and that each counts only on those who are there."""
         for end in self.by_queue.values():
             end.check()
-            known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_holder}
-            assert known == self._peers.by_holder.keys(), f"{end.stream} counts on somebody who is gone"
+            known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_peer}
+            assert known == self._peers.by_peer.keys(), f"{end.stream} counts on somebody who is gone"

@@ -17,8 +17,8 @@ Fate = Literal["acked", "dead_lettered", "dropped", "damaged"]
 _WORDS: Final[dict[Fate, str]] = {"dead_lettered": "dead", "dropped": "dropped", "damaged": "damaged"}
 
 
-class Fates:
-    """The fates of messages by their numbers.
+class Settled:
+    """The settled_messages of messages by their numbers.
 
     Args:
         backlog: With a spool, what is on disk; it is told what need not be sent again.

@@ -15,7 +15,7 @@ BEAT: Final = 0.5
 """Tails are repeated this often, for two beats after the last message."""
 
 
-class PublisherEnd:
+class OutgoingTopic:
     """One topic of one publisher in one epoch; sequences count from 1."""
 
     def __init__(self, topic: str, node_id: str, epoch: int, name: str, codec: int) -> None:

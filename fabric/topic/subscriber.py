@@ -58,7 +58,7 @@ class _Track:
         self.delivered = self.missed = 0
 
 
-class SubscriberEnd:
+class IncomingTopic:
     """Everything one node receives for one pattern; at most `buffer_bytes` wait for user code."""
 
     def __init__(self, pattern: str, buffer_bytes: int, serial: int) -> None:

@@ -14,10 +14,10 @@ from math import inf
 from peerfabric.errors import BadFrame
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.link.link import Belief, Link
-from peerfabric.link.links import OURSELVES, Peers
+from peerfabric.link.links import OURSELVES, Links
 from peerfabric.names import filter_prefix, matches
-from peerfabric.topic.publisher import BEAT, PublisherEnd
-from peerfabric.topic.subscriber import SubscriberEnd
+from peerfabric.topic.publisher import BEAT, OutgoingTopic
+from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.wire.batch import message_count
 from peerfabric.wire.frames import (
     Address,
@@ -43,14 +43,14 @@ class Topics:
         peers: Its links; what the SUB socket shall do is asked for through them.
     """
 
-    def __init__(self, address: Address, peers: Peers) -> None:
-        self.publishers: dict[str, PublisherEnd] = {}
-        self.subscribers: dict[str, SubscriberEnd] = {}
+    def __init__(self, address: Address, peers: Links) -> None:
+        self.publishers: dict[str, OutgoingTopic] = {}
+        self.subscribers: dict[str, IncomingTopic] = {}
         self.wake_at = inf
         """When `expire` must be called though its last answer was later."""
         self._address, self._peers = address, peers
         self._own_holder = f"{address.node_id}:{address.epoch}"
-        self._changed: set[PublisherEnd | SubscriberEnd] = set()
+        self._changed: set[OutgoingTopic | IncomingTopic] = set()
         self._outbox: deque[list[bytes]] = deque()
         self._followed: dict[str, str] = {}
         """Holder -> its outbox that our SUB socket is connected to."""
@@ -60,26 +60,26 @@ class Topics:
 
     # The ends that users hold
 
-    def open_publisher(self, topic: str, codec: int, now: float) -> PublisherEnd:
+    def open_publisher(self, topic: str, codec: int, now: float) -> OutgoingTopic:
         """This node publishes on `topic` from now on."""
         address = self._address
-        end = PublisherEnd(topic, address.node_id, address.epoch, address.name, codec)
+        end = OutgoingTopic(topic, address.node_id, address.epoch, address.name, codec)
         self.publishers[topic] = end
-        for link in self._peers.by_holder.values():
+        for link in self._peers.by_peer.values():
             self._match_subscriptions(link, now)
         self._count_ourselves(end)
         return end
 
-    def open_subscriber(self, pattern: str, buffer_bytes: int) -> SubscriberEnd:
+    def open_subscriber(self, pattern: str, buffer_bytes: int) -> IncomingTopic:
         """This node receives what `pattern` selects from now on."""
         self._serial += 1
-        end = SubscriberEnd(pattern, buffer_bytes, self._serial)
+        end = IncomingTopic(pattern, buffer_bytes, self._serial)
         end.baseline(self._own_holder, [publisher.tail() for publisher in self.publishers.values()])
         self.subscribers[pattern] = end
         self._peers.command(Subscribe(filter_prefix(pattern)))
         for publisher in self.publishers.values():
             self._count_ourselves(publisher)
-        for link in self._peers.by_holder.values():
+        for link in self._peers.by_peer.values():
             self._follow_if_wanted(link)
         return end
 
@@ -92,7 +92,7 @@ class Topics:
             publisher.confirmed.discard(f"{self._address.node_id} {pattern}")
         return True
 
-    def _count_ourselves(self, publisher: PublisherEnd) -> None:
+    def _count_ourselves(self, publisher: OutgoingTopic) -> None:
         for pattern in self.subscribers:
             if matches(pattern, publisher.topic):
                 publisher.confirmed.add(f"{self._address.node_id} {pattern}")
@@ -101,7 +101,7 @@ class Topics:
     # Publishing
 
     def publish(
-        self, end: PublisherEnd, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
+        self, end: OutgoingTopic, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None
     ) -> None:
         """Send `bodies` to every subscriber of the topic."""
         for topic, header, body in end.publish(bodies, sent_ms, extras):
@@ -114,14 +114,14 @@ class Topics:
     def finish(self, now: float) -> None:
         """Nothing more is published: ask every subscriber to say when it has the last of it."""
         self._all_published = True
-        for link in self._peers.by_holder.values():
+        for link in self._peers.by_peer.values():
             self._match_subscriptions(link, now)
         self.wake_at = now
 
     @property
     def flushed(self) -> bool:
         """Whether every subscriber has all that was published, as far as we know."""
-        return not any(self._awaits_flush(link) for link in self._peers.by_holder.values())
+        return not any(self._awaits_flush(link) for link in self._peers.by_peer.values())
 
     def _awaits_flush(self, link: Link) -> bool:
         """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
@@ -175,7 +175,7 @@ class Topics:
         if marker.last:
             subscriber.tails(holder, marker.baseline)
             subscriber.flushed.add(holder)
-        link = self._peers.by_holder.get(holder)
+        link = self._peers.by_peer.get(holder)
         return link if link is not None and link.up else None
 
     # What peers want
@@ -301,7 +301,7 @@ class Topics:
         while self._outbox:
             yield self._outbox.popleft()
 
-    def take_changed(self) -> set[PublisherEnd | SubscriberEnd]:
+    def take_changed(self) -> set[OutgoingTopic | IncomingTopic]:
         """The ends whose users may have something to go on with."""
         taken, self._changed = self._changed, set()
         return taken

@@ -20,13 +20,13 @@ from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.storage.offload import Clerk, Errand
 from peerfabric.queue.delivery import Delivery, Verdict
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.leases import extend
 from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
-    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.context import NodeContext
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -43,14 +43,14 @@ class AsyncConsumer(Generic[T_co]):
         __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(
-        self, node: InnerNode, queue: str, codec: Codec[T_co], lease: float, keeper: Keeper | None = None
+        self, node: NodeContext, queue: str, codec: Codec[T_co], lease: float, keeper: LedgerStore | None = None
     ) -> None:
         self.queue = queue
         self.codec = codec
         self.lease = lease
         self.keeper = keeper
         self.alerted = False
-        self.end: ConsumerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""

@@ -13,7 +13,7 @@ from peerfabric.nodes import reports
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.producer import AsyncProducer, OnFull
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
-from peerfabric.nodes.context import InnerNode
+from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handlers import Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
@@ -79,7 +79,7 @@ class AsyncNode:
     ) -> None:
         settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync, signals)
         self.name, self.fabric = settings.name, settings.fabric
-        self._inner = InnerNode(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+        self._context = NodeContext(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
 
     # Handles
 
@@ -109,7 +109,7 @@ class AsyncNode:
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
         """
-        return self._inner.handles.producer(queue, body_type, on_full, buffer_bytes, max_attempts, spool, fsync)
+        return self._context.handles.producer(queue, body_type, on_full, buffer_bytes, max_attempts, spool, fsync)
 
     def consumer(
         self,
@@ -135,7 +135,7 @@ class AsyncNode:
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
-        return self._inner.handles.consumer(queue, body_type, lease, ledger, fsync)
+        return self._context.handles.consumer(queue, body_type, lease, ledger, fsync)
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -143,7 +143,7 @@ class AsyncNode:
         Raises:
             ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
         """
-        return self._inner.handles.publisher(topic, body_type)
+        return self._context.handles.publisher(topic, body_type)
 
     def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> AsyncSubscriber[T]:
         """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
@@ -154,7 +154,7 @@ class AsyncNode:
         Raises:
             ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
         """
-        return self._inner.handles.subscriber(pattern, body_type, buffer_bytes)
+        return self._context.handles.subscriber(pattern, body_type, buffer_bytes)
 
     # Handlers
 
@@ -180,13 +180,13 @@ class AsyncNode:
         """
 
         def messages(handler: Handler) -> tuple[Any, Take]:
-            consumer: AsyncConsumer[Any] = self._inner.handles.consumer(
+            consumer: AsyncConsumer[Any] = self._context.handles.consumer(
                 queue, handler.body_type, lease, ledger, fsync, handler.name
             )
             consumer.declare_takers(handler.concurrency)
             return consumer, consumer.next_message
 
-        return self._inner.handlers.decorator(queue, concurrency, Message, messages)
+        return self._context.handlers.decorator(queue, concurrency, Message, messages)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
@@ -198,16 +198,16 @@ class AsyncNode:
         """
 
         def updates(handler: Handler) -> tuple[Any, Take]:
-            subscriber: AsyncSubscriber[Any] = self._inner.handles.subscriber(
+            subscriber: AsyncSubscriber[Any] = self._context.handles.subscriber(
                 pattern, handler.body_type, 16 * MiB, handler.name
             )
             return subscriber, subscriber.next_update
 
-        return self._inner.handlers.decorator(pattern, 1, Update, updates)
+        return self._context.handlers.decorator(pattern, 1, Update, updates)
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
-        node = self._inner
+        node = self._context
         await node.started()
         node.ending.stop()  # this call hears signals, and returns
         await until_signal(
@@ -225,16 +225,16 @@ class AsyncNode:
 
         An `AsyncNode` with a spool or a ledger is not started by this.
         """
-        return reports.peers(self._inner)
+        return reports.peers(self._context)
 
     def statistics(self) -> Statistics:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
-        return reports.statistics(self._inner)
+        return reports.statistics(self._context)
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
-        await self._inner.started(closing=True)
-        return reports.dead_letters(self._inner, queue)
+        await self._context.started(closing=True)
+        return reports.dead_letters(self._context, queue)
 
     # Closing
 
@@ -246,21 +246,21 @@ class AsyncNode:
         Raises:
             Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
         """
-        await self._inner.closing.close(timeout)
+        await self._context.closing.close(timeout)
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = refusing(ASYNC_WITH)
 
     async def __aenter__(self) -> Self:
-        await self._inner.started()
+        await self._context.started()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ending = self._inner.ending
+        ending = self._context.ending
         try:
-            await self.close(self._inner.settings.options.drain_timeout)
+            await self.close(self._context.settings.options.drain_timeout)
         except Undelivered as undelivered:
             if error is None and not ending.signal:
                 raise
@@ -268,7 +268,7 @@ class AsyncNode:
         except KeyboardInterrupt:
             if not ending.signal:
                 raise
-            left = self._inner.closing.undelivered
+            left = self._context.closing.undelivered
             if any(left):  # a second Ctrl-C has ended the wait for them
                 _log.error("%s", Undelivered(*left))
         if ending.explains(error):
@@ -278,4 +278,4 @@ class AsyncNode:
         raise TypeError("a node cannot be pickled; make one in each process")
 
     def __repr__(self) -> str:
-        return repr(self._inner)
+        return repr(self._context)

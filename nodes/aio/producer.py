@@ -12,18 +12,18 @@ from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Patience, lease_paused
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
-from peerfabric.nodes.outbox.confirmations import Outcomes, check_state, stranger
-from peerfabric.nodes.outbox.outbox import Handover, Progress
+from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
+from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.outbox.space import Space
 from peerfabric.nodes.storage.offload import Errand
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.receipt import Receipt, State
 from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
-    from peerfabric.nodes.outbox.spooled import Storing
+    from peerfabric.nodes.context import NodeContext
+    from peerfabric.nodes.outbox.spooled import SpooledOutbox
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
@@ -39,7 +39,7 @@ class AsyncProducer(Generic[T_contra]):
 
     def __init__(
         self,
-        node: InnerNode,
+        node: NodeContext,
         queue: str,
         codec: Codec[T_contra],
         on_full: OnFull,
@@ -54,7 +54,7 @@ class AsyncProducer(Generic[T_contra]):
         self.on_full = on_full
         self.buffer_bytes = buffer_bytes
         self.max_attempts = max_attempts
-        self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
         """Opens what it keeps on disk, if the node was running when it was made."""
@@ -63,10 +63,10 @@ class AsyncProducer(Generic[T_contra]):
         self._encode = codec.encode
         self._gate = Gate()
         self._space = Space(node, queue, on_full, self._gate)
-        self._handover = Handover(node, codec.encode, queue, on_full, buffer_bytes, spooled, self._gate)
-        self._storing: Storing | None = None
+        self._handover = Outbox(node, codec.encode, queue, on_full, buffer_bytes, spooled, self._gate)
+        self._storing: SpooledOutbox | None = None
         """The way through the spool, if there is one; otherwise messages are handed over at once."""
-        self._outcomes: Outcomes = None  # type: ignore[assignment]  # until the node starts
+        self._outcomes: Confirmations = None  # type: ignore[assignment]  # until the node starts
         # The way into memory has no step too many: at its pace all small messages go.
         self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = (
             self._try_with_spool if spooled else self._handover.try_send
@@ -90,9 +90,11 @@ class AsyncProducer(Generic[T_contra]):
             self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
         self._handover.end = self.end
         if disk is not None and store is not None:
-            from peerfabric.nodes.outbox.spooled import Storing  # with a spool only, as all that is about the disk
+            from peerfabric.nodes.outbox.spooled import (
+                SpooledOutbox,  # with a spool only, as all that is about the disk
+            )
 
-            self._storing = Storing(
+            self._storing = SpooledOutbox(
                 self._node,
                 disk,
                 store,
@@ -104,7 +106,7 @@ class AsyncProducer(Generic[T_contra]):
                 gate=self._gate,
                 by_itself=not self.fsync and isinstance(self._node.waiting, Blocking),
             )
-        self._outcomes = Outcomes(self._node, self.end, self._gate, self.on_full, self._storing)
+        self._outcomes = Confirmations(self._node, self.end, self._gate, self.on_full, self._storing)
         self._handover.open()
         self.opened = True
 

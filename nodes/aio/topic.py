@@ -19,13 +19,13 @@ from peerfabric.nodes.io.waiting import IDLE, Gate, Waiting, clock, wait_until
 from peerfabric.nodes.message import Update
 from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
-from peerfabric.topic.publisher import PublisherEnd
-from peerfabric.topic.subscriber import SubscriberEnd, UpdateBatch
+from peerfabric.topic.publisher import OutgoingTopic
+from peerfabric.topic.subscriber import IncomingTopic, UpdateBatch
 from peerfabric.wire.codec import Codec
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -37,11 +37,11 @@ class AsyncPublisher(Generic[T_contra]):
     if not TYPE_CHECKING:
         __reduce__ = refusing(HANDLE_COPIED)
 
-    def __init__(self, node: InnerNode, topic: str, codec: Codec[T_contra]) -> None:
+    def __init__(self, node: NodeContext, topic: str, codec: Codec[T_contra]) -> None:
         self.topic = topic
         self.codec = codec
         self.alerted = False
-        self.end: PublisherEnd = None  # type: ignore[assignment]  # until the node starts
+        self.end: OutgoingTopic = None  # type: ignore[assignment]  # until the node starts
         self.ending = node.ending
         self._node = node
         self._encode = codec.encode
@@ -199,12 +199,12 @@ class AsyncSubscriber(Generic[T_co]):
     if not TYPE_CHECKING:
         __reduce__ = refusing(HANDLE_COPIED)
 
-    def __init__(self, node: InnerNode, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
+    def __init__(self, node: NodeContext, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
         self.pattern = pattern
         self.codec = codec
         self.buffer_bytes = buffer_bytes
         self.alerted = False
-        self.end: SubscriberEnd = None  # type: ignore[assignment]  # until the node starts
+        self.end: IncomingTopic = None  # type: ignore[assignment]  # until the node starts
         self.ending = node.ending
         self._node = node
         self._lock = Lock(Rank.TAKING)
@@ -311,7 +311,7 @@ class AsyncSubscriber(Generic[T_co]):
                 if not self._complained:
                     self._complained = True
                     text = f"subscriber {self.pattern!r}: {error}; such updates are counted as missed"
-                    self._node.engine.notices.add("error", text)
+                    self._node.engine.records.add("error", text)
             self._node.pump.wake()
         return batch
 

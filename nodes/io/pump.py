@@ -80,9 +80,9 @@ class Pump:
         self._look: Callable[[], None] = lambda: None
         self._look_at = inf
         self._sockets = sockets
-        # A line of the log could call a user's handler under `lock`. The notices need no lock here: nobody but this
+        # A line of the log could call a user's handler under `lock`. The records need no lock here: nobody but this
         # pump's thread, which is the one that complains, takes them.
-        sockets.complain_by(lambda text: engine.notices.add("warning", text))
+        sockets.complain_by(lambda text: engine.records.add("warning", text))
         self._alerts: deque[Handle] = deque()
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
@@ -193,7 +193,7 @@ class Pump:
                 self._sockets.publish(frames)
             self._carry_out()
             changed = engine.take_changed()
-            notices = engine.notices.take()
+            records = engine.records.take()
             learned = engine.take_learned()
             met = engine.take_met()
             deadline = engine.deadline()
@@ -214,8 +214,8 @@ class Pump:
             self._look_at = now + LOOK_EVERY
             self._look()
         self.turned.open()
-        for notice in notices:  # last, as handlers of the user take their time
-            _log.log(logging.getLevelName(notice.level.upper()), "%s", notice.text)
+        for record in records:  # last, as handlers of the user take their time
+            _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:
             return 0.0
         timeout = None if deadline is None else max(0.0, deadline - clock())

@@ -1,7 +1,7 @@
 """Reachability: whether others can still connect to a running node, and what is done if not.
 
 Socket files are removed by cleaners of temporary files, and whole folders when a session ends. Whoever is connected
-does not notice; whoever comes later would not get in. So every second a node looks at its files, and listens again at
+does not record; whoever comes later would not get in. So every second a node looks at its files, and listens again at
 the same paths, where all who knew them find it. Only if nodes meet in another folder than before (`FabricFolder`), or
 somebody else has taken a path of ours, does it listen at new ones, and tells everybody.
 """

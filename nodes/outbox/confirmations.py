@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final, get_args
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
 from peerfabric.nodes.handler_context import lease_paused
 from peerfabric.nodes.io.waiting import Gate, wait_until
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
-    from peerfabric.nodes.outbox.spooled import Storing
+    from peerfabric.nodes.context import NodeContext
+    from peerfabric.nodes.outbox.spooled import SpooledOutbox
 
 STATES: Final = get_args(State)
 
@@ -27,8 +27,8 @@ def check_state(state: str) -> None:
         raise ConfigError(f'confirm={state!r} is not a state; use "queued", "stored", "delivered" or "processed"')
 
 
-class Outcomes:
-    """The fates of one producer's messages, as its calls ask for them.
+class Confirmations:
+    """The settled_messages of one producer's messages, as its calls ask for them.
 
     Args:
         node: Whose messages they are.
@@ -38,7 +38,9 @@ class Outcomes:
         storing: What knows which of them are on disk; None: the producer has no spool.
     """
 
-    def __init__(self, node: InnerNode, end: ProducerEnd, gate: Gate, on_full: str, storing: Storing | None) -> None:
+    def __init__(
+        self, node: NodeContext, end: OutgoingQueue, gate: Gate, on_full: str, storing: SpooledOutbox | None
+    ) -> None:
         self._node, self._end, self._gate = node, end, gate
         self._on_full, self._storing = on_full, storing
 

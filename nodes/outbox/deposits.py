@@ -17,7 +17,7 @@ from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.outbox.spooled import Storing
+    from peerfabric.nodes.outbox.spooled import SpooledOutbox
     from peerfabric.nodes.storage.store import Store
 
 SYNC_PATIENCE: Final = 0.7
@@ -53,7 +53,7 @@ class Deposits:
        └── taken back: never delivered                └── refused: error
     """
 
-    def __init__(self, handle: Storing, store: Store) -> None:
+    def __init__(self, handle: SpooledOutbox, store: Store) -> None:
         self.kept_in = store
         self.over = False
         """The disk's thread has ended."""

@@ -18,14 +18,14 @@ from peerfabric.errors import QueueFull
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import Gate
 from peerfabric.options import MiB
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.receipt import Receipt
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
@@ -67,7 +67,7 @@ Segment = Bodies | Retry | int
 """Something to hand over; a number is of messages that were accepted and dropped at once."""
 
 
-class Handover:
+class Outbox:
     """The handle of a producer as the pump sees it.
 
     Args:
@@ -82,7 +82,7 @@ class Handover:
 
     def __init__(
         self,
-        node: InnerNode,
+        node: NodeContext,
         encode: Callable[[Any], bytes],
         queue: str,
         on_full: str,
@@ -91,7 +91,7 @@ class Handover:
         gate: Gate,
     ) -> None:
         self.alerted = False
-        self.end: ProducerEnd = None  # type: ignore[assignment]  # until the node starts
+        self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.count = 0
         """The sequence of the newest message that is accepted."""
         self._letters = 0

@@ -10,7 +10,7 @@ from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.io.waiting import Gate, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
 
 R = TypeVar("R")
 
@@ -18,7 +18,7 @@ R = TypeVar("R")
 class Space:
     """The room in a node's spool, as the sends of one producer see it; `gate` is the producer's."""
 
-    def __init__(self, node: InnerNode, queue: str, on_full: str, gate: Gate) -> None:
+    def __init__(self, node: NodeContext, queue: str, on_full: str, gate: Gate) -> None:
         self._node, self._queue, self._on_full, self._gate = node, queue, on_full, gate
 
     def is_waited_for(self, full: SpoolFull, size: int) -> bool:

@@ -18,7 +18,7 @@ from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import Gate, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.deposits import SYNC_PATIENCE, Deposit, Deposits
-from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Handover, Progress
+from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Outbox, Progress
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, cost
 from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
@@ -27,7 +27,7 @@ from peerfabric.wire.batch import cuts
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import InnerNode
+    from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.outbox.space import Space
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.store import Store
@@ -46,7 +46,7 @@ class _Underway:
         self.progress = progress
 
 
-class Storing:
+class SpooledOutbox:
     """Stores the messages of one producer, and hands them over then.
 
     Args:
@@ -64,10 +64,10 @@ class Storing:
 
     def __init__(
         self,
-        node: InnerNode,
+        node: NodeContext,
         disk: Disk,
         store: Store,
-        handover: Handover,
+        handover: Outbox,
         codec: int,
         volatile: bool,
         buffer_bytes: int,

@@ -19,8 +19,8 @@ from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import ThreadWaiter, clock
 from peerfabric.nodes.storage.offload import Errand
 from peerfabric.nodes.storage.store import Loaded, Store, told_lost
-from peerfabric.queue.outgoing import ProducerEnd
-from peerfabric.queue.sender import Producers
+from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.sender import Sender
 from peerfabric.spool import Spool
 
 CURSOR_EVERY: Final = 0.05
@@ -30,7 +30,7 @@ RETRY_AFTER: Final = 0.25
 """Seconds until a disk that refused is asked again."""
 
 
-class Storing(Protocol):
+class SpooledQueue(Protocol):
     """A producer's handle whose messages this thread stores."""
 
     def store(self) -> bool:
@@ -47,11 +47,11 @@ class Storing(Protocol):
 class Disk:
     """Runs the disk's side of all stores of one node."""
 
-    def __init__(self, spool: Spool, producers: Producers, name: str) -> None:
+    def __init__(self, spool: Spool, producers: Sender, name: str) -> None:
         self.spool, self.producers = spool, producers
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
-        self._waiting: deque[Storing] = deque()
+        self._waiting: deque[SpooledQueue] = deque()
         self._errands: set[Errand] = set()
         """What is yet to be done for calls that did not wait for it."""
         self._bell = ThreadWaiter()  # an Event must not be set by a finaliser that interrupts its `set`
@@ -86,7 +86,7 @@ class Disk:
         self._bell = ThreadWaiter()
         self.spool.abandon()
 
-    def store(self, handle: Storing) -> None:
+    def store(self, handle: SpooledQueue) -> None:
         """`handle` has messages to store. Any thread."""
         self._waiting.append(handle)
         self._bell.wake()
@@ -303,7 +303,7 @@ class Disk:
                 if store.end is not None and store.end.backlog is not None:
                     store.end.backlog.kept = False
 
-    def _loaded(self, end: ProducerEnd, item: Loaded, lost: list[tuple[int, int]]) -> bool:
+    def _loaded(self, end: OutgoingQueue, item: Loaded, lost: list[tuple[int, int]]) -> bool:
         """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
         assert end.backlog is not None
         first, stop = next(end.numbering.numbers(item.stream, item.sequence, item.sequence + item.count), (0, 0))
@@ -315,7 +315,7 @@ class Disk:
         return stop <= end.next
 
     @staticmethod
-    def _lose(end: ProducerEnd, stop: int, lost: list[tuple[int, int]]) -> None:
+    def _lose(end: OutgoingQueue, stop: int, lost: list[tuple[int, int]]) -> None:
         """What `end` waits for below `stop` is damaged."""
         assert end.backlog is not None
         lost += end.backlog.settled.missing(end.backlog.load_at, stop)

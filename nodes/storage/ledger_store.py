@@ -34,7 +34,7 @@ class _Ack:
         self.done = False
 
 
-class Keeper:
+class LedgerStore:
     """The ledger at `path`, closed at first. Thread-safe; `forget`, which the pump calls, never waits for the disk."""
 
     def __init__(self, path: str, queue: str, *, fsync: bool) -> None:

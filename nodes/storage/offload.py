@@ -18,7 +18,7 @@ from peerfabric.nodes.io.waiting import Blocking, Gate, Waiting, wait_until
 from peerfabric.queue.delivery import Delivery
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
 
 R = TypeVar("R")
@@ -118,7 +118,7 @@ class Errand:
 class Clerk:
     """Writes acks into a consumer's ledger for code that runs in an event loop; all that wait with one write."""
 
-    def __init__(self, keeper: Keeper, name: str, wrote: Callable[[], None]) -> None:
+    def __init__(self, keeper: LedgerStore, name: str, wrote: Callable[[], None]) -> None:
         self._keeper, self._name, self._wrote = keeper, name, wrote
         self._lock = Lock()
         self._wanted = threading.Condition(self._lock)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.aio.consumer import AsyncConsumer
     from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.storage.disk_thread import Disk
-    from peerfabric.nodes.storage.ledger_store import Keeper
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
     from peerfabric.spool import Spool
 
@@ -42,7 +42,7 @@ class Opened:
     def __init__(self, path: str | None, fsync: bool, limit_bytes: int | None) -> None:
         self.spool: Spool | None = None
         self._path, self._fsync, self._limit_bytes = path, fsync, limit_bytes
-        self._keepers: list[Keeper] = []
+        self._keepers: list[LedgerStore] = []
         self._stores: dict[str, Store] = {}
         self._letters: dict[str, list[DeadLetter]] = {}
 

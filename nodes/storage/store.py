@@ -21,7 +21,7 @@ from peerfabric.discovery.remarks import remark
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
 from peerfabric.queue.durable import Recovered
 from peerfabric.queue.marks import Marks, News, marks_from, pack_marks
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.pending import FRAME_BYTES_AIM
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import pairs
@@ -80,12 +80,12 @@ class Store:
     def __init__(self, spool: Spool, queue: str, fsync: bool, unix_ms: int) -> None:
         self.queue, self.fsync = queue, fsync
         self.lock = Lock()
-        self.end: ProducerEnd | None = None
+        self.end: OutgoingQueue | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
         self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
         self._unburied: set[str] = set()
-        """Letters that were retried or dropped before they were stored, which need not be any more."""
+        """DeadLetters that were retried or dropped before they were stored, which need not be any more."""
         self._letters_unsynced = False
         self._gathering: int | None = None
         """The thread in whose `gather` we are."""
@@ -250,7 +250,7 @@ class Store:
             self.lock.release()
         return [(self.stream(epoch), first, stop) for epoch, first, stop in found]
 
-    def _reader_from(self, end: ProducerEnd, number: int) -> Reader:
+    def _reader_from(self, end: OutgoingQueue, number: int) -> Reader:
         stream, sequence = end.numbering.name(number)
         if self._reader is not None:
             self._reader.close()

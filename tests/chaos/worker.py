@@ -99,7 +99,7 @@ def leave_account(node: Node, path: str) -> None:
 
 
 def producer_stream(node: Node, queue: str) -> str:
-    address = node._async._inner.engine.address
+    address = node._async._context.engine.address
     return f"{address.node_id}:{address.epoch}:{queue}"
 
 

@@ -46,7 +46,7 @@ def plant(folder: Path, announcement: Announcement) -> Path:
 
 
 def test_killed_process_is_lost_and_cleaned_up(start_child: StartChild, watched: Recorder) -> None:
-    """Nobody withdraws after SIGKILL: who watches notices, and removes the file.
+    """Nobody withdraws after SIGKILL: who watches records, and removes the file.
 
     The socket stays a while: it refuses, which is proof for whoever had a link.
     """

@@ -11,8 +11,8 @@ from peerfabric.engine import Engine
 from peerfabric.link.commands import Command, Dial, HangUp
 from peerfabric.options import Options
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.incoming import ConsumerEnd
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import Run, cost
 from peerfabric.wire.batch import join, split
 from peerfabric.wire.frames import RAW, Address, Data, Result
@@ -30,15 +30,15 @@ def run_of(first: int, count: int, size: int = 4) -> Run:
     return Run(first, made, cost(made), 0)
 
 
-def producer(consumers: int = 1, max_attempts: int = 5) -> ProducerEnd:
+def producer(consumers: int = 1, max_attempts: int = 5) -> OutgoingQueue:
     """A producer's end with consumers "a:1", "b:1", …"""
-    end = ProducerEnd("jobs", STREAM, RAW, 2**20, max_attempts, Random(1))
+    end = OutgoingQueue("jobs", STREAM, RAW, 2**20, max_attempts, Random(1))
     for name in "abcdef"[:consumers]:
         end.set_consumer(f"{name}:1", name, consumes=True)
     return end
 
 
-def dispatch(end: ProducerEnd, holder: str = "a:1", messages: int = 1000, size: int = HUGE) -> tuple[int, int] | None:
+def dispatch(end: OutgoingQueue, holder: str = "a:1", messages: int = 1000, size: int = HUGE) -> tuple[int, int] | None:
     """Send what `holder` should get next; return its sequences as (first, stop)."""
     run = end.pick(holder, messages, size, HUGE)
     if run is None:
@@ -60,15 +60,15 @@ def body_of(first: int, count: int) -> bytes:
     return join([str(n).encode().rjust(4, b"0") for n in range(first, first + count)], RAW)[0]
 
 
-def consumer(lease: float = 10.0, budget: int = HUGE) -> ConsumerEnd:
+def consumer(lease: float = 10.0, budget: int = HUGE) -> IncomingQueue:
     """A consumer's end that knows the producer "p:1" and may start its messages."""
-    end = ConsumerEnd("jobs", lease, budget, 0.1)
+    end = IncomingQueue("jobs", lease, budget, 0.1)
     end.meet("p:1")
     end.fence("p:1", 1000.0)
     return end
 
 
-def receive(end: ConsumerEnd, first: int, count: int, sent: int | None = None, **more: int) -> None:
+def receive(end: IncomingQueue, first: int, count: int, sent: int | None = None, **more: int) -> None:
     """A frame arrives that credit allowed."""
     total = sent if sent is not None else first + count - 1
     source = end._sources["p:1"]
@@ -78,13 +78,13 @@ def receive(end: ConsumerEnd, first: int, count: int, sent: int | None = None, *
     end.check()
 
 
-def take(end: ConsumerEnd, now: float = 0.0) -> Delivery:
+def take(end: IncomingQueue, now: float = 0.0) -> Delivery:
     delivery = end.take(now)
     assert delivery is not None
     return delivery
 
 
-def results(end: ConsumerEnd, ack: int = 1) -> list[Result]:
+def results(end: IncomingQueue, ack: int = 1) -> list[Result]:
     end.progress(0.0)
     end.check()
     return end.take_results("p:1", ack)

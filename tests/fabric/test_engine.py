@@ -12,9 +12,9 @@ from peerfabric.engine import Engine
 from peerfabric.options import Options
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import Recovered
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.marks import Marks
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEATHS_TO_SUSPECT
 from peerfabric.wire.frames import (
     IDLE,
@@ -39,7 +39,7 @@ from peerfabric.wire.frames import (
 from tests.fabric.helpers import Pair, bodies, claim
 
 
-def flow(pair: Pair, count: int = 3) -> ProducerEnd:
+def flow(pair: Pair, count: int = 3) -> OutgoingQueue:
     """`a` sends messages to `b`, whose one taker waits."""
     end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.b.open_consumer("jobs", 10.0, pair.now)
@@ -186,7 +186,7 @@ def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
     assert end.account().acked == 1
 
 
-def announced_suspect(pair: Pair) -> ConsumerEnd:
+def announced_suspect(pair: Pair) -> IncomingQueue:
     """`b` has the suspect that `a` has sent, and has told so; no time has passed since."""
     end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.a.producers.accept(end, [b"suspect"], 0)
@@ -203,7 +203,7 @@ def announced_suspect(pair: Pair) -> ConsumerEnd:
     return consumer
 
 
-def started_suspect(pair: Pair) -> tuple[ConsumerEnd, Delivery]:
+def started_suspect(pair: Pair) -> tuple[IncomingQueue, Delivery]:
     """`b` has the suspect in hand."""
     consumer = announced_suspect(pair)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
@@ -391,7 +391,7 @@ def test_leaving_in_order() -> None:
     pair.settle()
     assert (first, end.account().acked, end.account().waiting) == (bodies(1), 1, 2)
     assert pair.b.finished(pair.now)
-    assert pair.a.peers.by_holder == {}
+    assert pair.a.peers.by_peer == {}
 
 
 def test_nothing_in_common_parts() -> None:
@@ -399,11 +399,11 @@ def test_nothing_in_common_parts() -> None:
     pair = Pair()
     pair.meet()
     pair.pass_time(11.0)
-    assert (pair.a.peers.by_holder, pair.b.peers.by_holder) == ({}, {})
+    assert (pair.a.peers.by_peer, pair.b.peers.by_peer) == ({}, {})
     pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.b.open_consumer("jobs", 10.0, pair.now)
     pair.pass_time(1.0)
-    assert [link.up for link in pair.a.peers.by_holder.values()] == [True]
+    assert [link.up for link in pair.a.peers.by_peer.values()] == [True]
 
 
 def test_parting_and_interest_cross() -> None:
@@ -413,10 +413,10 @@ def test_parting_and_interest_cross() -> None:
     pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.settle()
     pair.b.open_consumer("jobs", 10.0, pair.now)
-    [link] = pair.a.peers.by_holder.values()
+    [link] = pair.a.peers.by_peer.values()
     pair.a._part_idle(link, pair.now)
     pair.pass_time(1.0)
-    assert [link.up for link in pair.a.peers.by_holder.values()] == [True]
+    assert [link.up for link in pair.a.peers.by_peer.values()] == [True]
 
 
 def test_data_for_nobody() -> None:
@@ -460,7 +460,7 @@ def test_another_fabric_is_refused() -> None:
     assert isinstance(frame, Bye)
     assert frame.reason == OTHER_FABRIC
     stranger.receive(bye, pair.now)
-    assert [notice.text for notice in stranger.notices.take() if "refused" in notice.text] == [
+    assert [record.text for record in stranger.records.take() if "refused" in record.text] == [
         "a refused this node: it is in another fabric; give both nodes the same fabric="
     ]
 
@@ -509,7 +509,7 @@ def test_a_lying_peer_cannot_hurt(seed: int) -> None:
     pair.a.open_consumer("jobs", 10.0, pair.now)
     pair.settle()
     for _ in range(40):
-        links = list(pair.a.peers.by_holder.values())
+        links = list(pair.a.peers.by_peer.values())
         link = links[0] if links else None
         number = link.in_number + 1 if link is not None and random.random() < 0.9 else random.randrange(5)
         header = _hostile(random, link.in_id if link is not None else bytes(8), number)
@@ -542,7 +542,7 @@ def test_a_text_that_no_frame_can_carry() -> None:
     claim(delivery, 1, pair.now)
     source = consumer._sources[delivery.holder]
     source.nacks[delivery.stream] = [Nack(1, 2, 1, REJECTED, -1, "\udcff")]  # past all that cleans it
-    pair.b.control.note_all(pair.b.peers.by_holder.values())
+    pair.b.control.note_all(pair.b.peers.by_peer.values())
     pair.settle()
     assert [letter.error for letter in end.letters()] == ["\\udcff"]
     counters = {**pair.a.statistics().counters, **pair.b.statistics().counters}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peerfabric.engine import Engine
 from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
 from peerfabric.link.commands import Dial
-from peerfabric.log_records import Notice, Notices
+from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
 from peerfabric.wire.frames import RAW
 from tests.fabric.helpers import Pair, claim
@@ -17,21 +17,21 @@ IN_HAND = "queue 'jobs': a message is in the hands of its handler"
 
 def warnings(engine: Engine) -> list[str]:
     """What was warned of since the last call, without the next step."""
-    return [line.text.partition(";")[0] for line in engine.notices.take() if line.level == "warning"]
+    return [line.text.partition(";")[0] for line in engine.records.take() if line.level == "warning"]
 
 
 def over(engine: Engine) -> list[str]:
-    return [line.text for line in engine.notices.take() if "over after" in line.text]
+    return [line.text for line in engine.records.take() if "over after" in line.text]
 
 
 def told(seconds: list[int], after: float = 10.0, since: float | None = None) -> list[tuple[int, str]]:
     """Look once a second while the condition holds in `seconds`; return when something was told, at which level."""
-    notices = Notices()
-    health = Health(notices, 0.0)
+    records = LogRecords()
+    health = Health(records, 0.0)
     lines: list[tuple[int, str]] = []
     for now in range(400):
         health.look([Finding("it is so", after, "change it", since)] if now in seconds else [], float(now))
-        lines += [(now, line.level) for line in notices.take()]
+        lines += [(now, line.level) for line in records.take()]
     return lines
 
 
@@ -60,21 +60,21 @@ def test_a_condition_that_comes_back_after_long_is_new() -> None:
 
 def test_a_condition_that_knows_its_beginning_is_told_at_the_first_look() -> None:
     """A message that has been in hand for 30 s needs not be watched for as long again."""
-    notices = Notices()
-    Health(notices, 0.0).look([Finding("it is so", 30.0, "change it", since=5.0)], 40.0)
-    assert notices.take() == [Notice("warning", "it is so for 35 s; change it")]
+    records = LogRecords()
+    Health(records, 0.0).look([Finding("it is so", 30.0, "change it", since=5.0)], 40.0)
+    assert records.take() == [LogRecord("warning", "it is so for 35 s; change it")]
 
 
 def test_time_in_which_the_node_did_not_run_does_not_count() -> None:
     """A process that was stopped for an hour warns of nothing that is over a moment later."""
-    notices = Notices()
-    health = Health(notices, 0.0)
+    records = LogRecords()
+    health = Health(records, 0.0)
     health.look([Finding("it is so", 10.0, "change it")], 1.0)
     health.excuse(3600.0)
     health.look([Finding("it is so", 10.0, "change it")], 3606.0)
-    assert notices.take() == []
+    assert records.take() == []
     health.look([Finding("it is so", 10.0, "change it")], 3611.0)
-    assert [line.level for line in notices.take()] == ["warning"]
+    assert [line.level for line in records.take()] == ["warning"]
 
 
 def test_slow_follows_the_lease_and_the_usual_pace() -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from peerfabric.log_records import ONCE_MAX, Notice, Notices
+from peerfabric.log_records import ONCE_MAX, LogRecord, LogRecords
 
 
 def test_taken_in_order() -> None:
     """Each line once, those under a key only the first time."""
-    notices = Notices()
-    notices.add("info", "joined")
-    notices.once("version x", "warning", "speaks another version")
-    notices.once("version x", "warning", "speaks another version")
-    notices.add("info", "joined")
-    assert notices.take() == [
-        Notice("info", "joined"),
-        Notice("warning", "speaks another version"),
-        Notice("info", "joined"),
+    records = LogRecords()
+    records.add("info", "joined")
+    records.once("version x", "warning", "speaks another version")
+    records.once("version x", "warning", "speaks another version")
+    records.add("info", "joined")
+    assert records.take() == [
+        LogRecord("info", "joined"),
+        LogRecord("warning", "speaks another version"),
+        LogRecord("info", "joined"),
     ]
-    assert notices.take() == []
+    assert records.take() == []
 
 
 def test_strangers_cannot_fill_the_memory() -> None:
     """What is told once is bounded; what comes after that is not told."""
-    notices = Notices()
+    records = LogRecords()
     for number in range(ONCE_MAX + 10):
-        notices.once(f"refused {number}", "warning", "refused")
-    assert len(notices.take()) == ONCE_MAX
+        records.once(f"refused {number}", "warning", "refused")
+    assert len(records.take()) == ONCE_MAX

@@ -33,5 +33,5 @@ def test_help_says_units() -> None:
     text = pydoc.plain(pydoc.render_doc(Options)).partition("Method resolution")[0]
     for name in Options.__struct_fields__:
         about = text.partition(f"    {name}: ")[2].partition(": ")[0]
-        unit = {"peers_max": "Peers"}.get(name, "bytes" if "bytes" in name else "Seconds")
+        unit = {"peers_max": "Links"}.get(name, "bytes" if "bytes" in name else "Seconds")
         assert unit in about, name

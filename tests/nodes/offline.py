@@ -17,7 +17,7 @@ from peerfabric.nodes.outbox.deposits import Deposit, Deposits
 from peerfabric.nodes.storage.disk_thread import Disk as DiskThread
 from peerfabric.nodes.storage.store import Store
 from peerfabric.options import Options
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import RAW, REJECTED, Address, Extra, Nack
 from tests.fabric.helpers import HUGE
@@ -25,7 +25,7 @@ from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.outbox.spooled import Storing
+    from peerfabric.nodes.outbox.spooled import SpooledOutbox
 
 MEMORY = 2**20
 
@@ -54,7 +54,7 @@ class Offline:
         self.engine = Engine(address, "tests", Options(), Random(1), now)
         self.disk = DiskThread(self.spool, self.engine.producers, "tests")
         self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
-        self.end: ProducerEnd = self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered)
+        self.end: OutgoingQueue = self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered)
         assert self.end.backlog is not None
         self.backlog = self.end.backlog
         self.backlog.memory_bytes = memory_bytes
@@ -62,7 +62,7 @@ class Offline:
             self.end.restore_letter(letter)
         self.store.end = self.end
         self.disk.stores[QUEUE] = self.store
-        self._deposits = Deposits(cast("Storing", self), self.store)
+        self._deposits = Deposits(cast("SpooledOutbox", self), self.store)
         self.end.set_consumer("a:1", "a", consumes=True)
 
     # As what a producer stores with

@@ -22,7 +22,7 @@ def say_when(condition):
     threading.Thread(target=watch, daemon=True).start()
 
 def inner(node):
-    return getattr(node, "_async", node)._inner
+    return getattr(node, "_async", node)._context
 
 def waiters(node):
     return sum(len(handle._gate) for handle in inner(node).handles)

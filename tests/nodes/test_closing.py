@@ -13,7 +13,7 @@ import pytest
 
 from peerfabric import AsyncNode, FabricError, Node, NodeClosed, Options, Undelivered
 from peerfabric.nodes.outbox.deposits import Deposits
-from peerfabric.nodes.outbox.outbox import Handover
+from peerfabric.nodes.outbox.outbox import Outbox
 from tests.nodes.conftest import DEADLINE, eventually
 
 ROUNDS = 4
@@ -181,7 +181,7 @@ def test_what_the_pump_failed_to_hand_over_is_counted(front: Any, monkeypatch: p
     node.statistics()
     failed: list[None] = []
 
-    def failing(self: Handover, engine: Any, now: float, real: Callable[..., None] = Handover.hand_over) -> None:
+    def failing(self: Outbox, engine: Any, now: float, real: Callable[..., None] = Outbox.hand_over) -> None:
         if failed:
             real(self, engine, now)
             return
@@ -190,7 +190,7 @@ def test_what_the_pump_failed_to_hand_over_is_counted(front: Any, monkeypatch: p
             failed.append(None)
             real(self, engine, now)
 
-    monkeypatch.setattr(Handover, "hand_over", failing)
+    monkeypatch.setattr(Outbox, "hand_over", failing)
     for number in range(10):
         producer.send(number)
     eventually(lambda: failed)

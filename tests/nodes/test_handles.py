@@ -19,14 +19,14 @@ from peerfabric.errors import BadFrame
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.life import Life
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.wire.frames import NAMES_MAX, Interest, decode_frame, encode_frame
 from tests.nodes.conftest import DEADLINE, eventually
 
 
 def inner(front: Any, node: Any) -> Any:
     """What the handles and the rooms of `node` share."""
-    return (node.target if front.is_async else node._async)._inner
+    return (node.target if front.is_async else node._async)._context
 
 
 class Adding:
@@ -106,9 +106,9 @@ def test_a_handler_that_makes_handles_while_its_node_closes(front: Any, monkeypa
 def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a handler that outlives the drain: close waits for it, and gives the ledger up."""
     working, opening, go_on = threading.Event(), threading.Event(), threading.Event()
-    open_keeper = Keeper.open
+    open_keeper = LedgerStore.open
 
-    def slow(keeper: Keeper) -> None:
+    def slow(keeper: LedgerStore) -> None:
         opening.set()
         assert go_on.wait(DEADLINE)
         open_keeper(keeper)
@@ -120,7 +120,7 @@ def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypat
     @on_message("orders")
     def make(_: int) -> None:
         working.set()
-        eventually(lambda: node._async._inner.life is Life.CLOSING)
+        eventually(lambda: node._async._context.life is Life.CLOSING)
         node.consumer("late", int, ledger=tmp_path / "ledger")
 
     def close() -> None:
@@ -128,7 +128,7 @@ def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypat
             node.close(0.2)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "open", slow)
+        patch.setattr(LedgerStore, "open", slow)
         node.producer("orders", int).send(1)
         assert working.wait(DEADLINE)
         closing = threading.Thread(target=close)

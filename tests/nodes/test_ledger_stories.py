@@ -1,4 +1,4 @@
-"""Consumers that remember over their own restart what they processed, each story told to both fronts."""
+"""Receiver that remember over their own restart what they processed, each story told to both fronts."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ KILLED_AT_ACK = {
     "blocking": """
         import os, signal, sys
         from peerfabric import Node
-        from peerfabric.nodes.storage.ledger_store import Keeper
+        from peerfabric.nodes.storage.ledger_store import LedgerStore
 
-        record, when = Keeper.record, sys.argv[2]
+        record, when = LedgerStore.record, sys.argv[2]
 
         def record_and_die(self, parts):
             if when == "after":
                 record(self, parts)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Keeper.record = record_and_die
+        LedgerStore.record = record_and_die
         with Node("victim") as node:
             for message in node.consumer("jobs", int, ledger=sys.argv[1]):
                 with message as body:
@@ -54,16 +54,16 @@ KILLED_AT_ACK = {
     "async": """
         import asyncio, os, signal, sys
         from peerfabric import AsyncNode
-        from peerfabric.nodes.storage.ledger_store import Keeper
+        from peerfabric.nodes.storage.ledger_store import LedgerStore
 
-        record, when = Keeper.record, sys.argv[2]
+        record, when = LedgerStore.record, sys.argv[2]
 
         def record_and_die(self, parts):
             if when == "after":
                 record(self, parts)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Keeper.record = record_and_die
+        LedgerStore.record = record_and_die
 
         async def main():
             async with AsyncNode("victim") as node:

@@ -175,7 +175,7 @@ def test_a_port_in_use_is_an_error_with_a_way_out(front: Any) -> None:
     """It is found at the start; the node stays new, so that a later start may work."""
     with front.node(listen="tcp://127.0.0.1:*") as first:
         inner = first.target if front.is_async else first._async
-        endpoint = inner._inner.engine.address.inbox[0]
+        endpoint = inner._context.engine.address.inbox[0]
         second = front.node(listen=endpoint)
         with pytest.raises(EndpointInUse, match=r"tcp://127.0.0.1:\*"):
             second.statistics()

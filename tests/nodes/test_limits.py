@@ -134,17 +134,17 @@ def until_refused(open_one: Callable[[int], object]) -> int:
 
 
 def inbox_of(node: Any) -> str:
-    address = node._async._inner.engine.peers.address
+    address = node._async._context.engine.peers.address
     return str(address.inbox[0]).removeprefix("ipc://")
 
 
 def outbox_of(node: Any) -> str:
-    address = node._async._inner.engine.peers.address
+    address = node._async._context.engine.peers.address
     return str(address.outbox[0]).removeprefix("ipc://")
 
 
 def sockets_of(node: Any) -> Any:
-    return node._async._inner.pump._sockets
+    return node._async._context.pump._sockets
 
 
 # Descriptors

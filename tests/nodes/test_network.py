@@ -136,7 +136,7 @@ def test_strangers_are_counted_and_the_node_lives() -> None:
     """Random bytes, a cut hello, one of another version, too many parts: dropped, and work goes on."""
     with Node("kitchen", listen="tcp://127.0.0.1:*") as kitchen, Node("shop") as shop:
         consumer, producer = kitchen.consumer("orders", int), shop.producer("orders", int)
-        endpoint = kitchen._async._inner.engine.address.inbox[0]
+        endpoint = kitchen._async._context.engine.address.inbox[0]
         hello = encode_frame(
             Hello(
                 "peerfabric",
@@ -203,7 +203,7 @@ def test_first_message_by_each_discovery(how: str) -> None:
     listen = "auto" if how == "registry" else "tcp://127.0.0.1:*"
     with Node("kitchen", listen=listen, **first) as kitchen:
         consumer = kitchen.consumer("orders", int)
-        second = dict(first, peers=kitchen._async._inner.engine.address.inbox) if how == "peers" else first
+        second = dict(first, peers=kitchen._async._context.engine.address.inbox) if how == "peers" else first
         started_at = time.monotonic()
         with Node("shop", listen=listen, **second) as shop:
             shop.producer("orders", int).send(1)
@@ -218,7 +218,7 @@ def test_an_introduction_is_enough() -> None:
     options: dict[str, Any] = {"listen": "tcp://127.0.0.1:*", "discovery": ("static", "exchange")}
     with Node("seed", **options) as seed:
         seed.statistics()
-        known = seed._async._inner.engine.address.inbox
+        known = seed._async._context.engine.address.inbox
         with Node("kitchen", peers=known, **options) as kitchen, Node("shop", peers=known, **options) as shop:
             consumer = kitchen.consumer("orders", int)
             shop.producer("orders", int).send(1)
@@ -243,7 +243,7 @@ def test_a_wrong_fabric_by_address_is_refused(caplog: pytest.LogCaptureFixture) 
     with Node(fabric="one", listen="tcp://127.0.0.1:*") as one:
         one.consumer("orders", int)
         one.statistics()
-        with Node(fabric="two", listen="tcp://127.0.0.1:*", peers=one._async._inner.engine.address.inbox) as two:
+        with Node(fabric="two", listen="tcp://127.0.0.1:*", peers=one._async._context.engine.address.inbox) as two:
             two.producer("orders", int)
             eventually(lambda: "give both nodes the same fabric=" in caplog.text, "the refusal")
 

@@ -147,7 +147,7 @@ def test_a_start_that_is_cancelled(disk: SlowDisk, place: dict[str, Any]) -> Non
             entering.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await entering
-        starting = node._inner.starting._task
+        starting = node._context.starting._task
         assert starting is not None
         await asyncio.wait([starting])
         async with AsyncNode("other", **place) as other:
@@ -239,7 +239,7 @@ def test_a_close_while_a_ledger_is_opened(disk: SlowDisk, tmp_path: Path) -> Non
             taking = asyncio.create_task(consumer.get(timeout=DEADLINE))
             await asyncio.to_thread(disk.waiting.wait, DEADLINE)
             closing = asyncio.create_task(node.close(0.0))
-            while not node._inner.is_closed:
+            while not node._context.is_closed:
                 await asyncio.sleep(0)
         await closing
         with pytest.raises(NodeClosed):
@@ -279,7 +279,7 @@ def test_sends_and_a_close(disk: SlowDisk, place: dict[str, Any]) -> None:
             sending = asyncio.create_task(producer.send(1))
             await asyncio.to_thread(disk.waiting.wait, DEADLINE)
             closing = asyncio.create_task(node.close(0))
-            while not node._inner.is_closed:
+            while not node._context.is_closed:
                 await asyncio.sleep(0.001)
         await closing
         stored = 1
@@ -326,7 +326,7 @@ def test_a_close_that_is_cancelled(disk: SlowDisk, place: dict[str, Any]) -> Non
         await node.producer("jobs", int).send(0)
         async with disk.standing_still():
             closing = asyncio.create_task(node.close(0))
-            while not node._inner.is_closed:
+            while not node._context.is_closed:
                 await asyncio.sleep(0.001)
             await asyncio.to_thread(disk.waiting.wait, DEADLINE)
             closing.cancel()

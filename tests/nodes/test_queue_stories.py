@@ -487,7 +487,7 @@ def test_a_sender_that_waits_for_acks_is_not_woken_by_the_pump() -> None:
     woken: list[None] = []
     producer._gate.enter(SimpleNamespace(wake=lambda: woken.append(None)))
     assert [producer.try_send(BODY, None) is not None for _ in range(10)] == [True] * 9 + [False]
-    pump = node._async._inner.pump
+    pump = node._async._context.pump
     eventually_equal(lambda: producer.alerted, False)
     with pump.lock:  # the turn that takes it has it
         pass

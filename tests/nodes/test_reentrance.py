@@ -216,7 +216,7 @@ def test_in_a_thread_of_ours_nothing_waits() -> None:
                 except WouldDeadlock as error:
                     outcomes[name] = str(error)
 
-        pump = node._async._inner.pump
+        pump = node._async._context.pump
         pump.on_met = visit
         with pump.lock:
             pump.engine._met.append((pump.engine.address, True))

@@ -165,7 +165,7 @@ def test_a_consumer_closed_while_its_node_begins(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Pump, "attach", close_soon)
     with node:
         closings[0].join(DEADLINE)
-        assert "orders" not in node._async._inner.engine.interests.consumes
+        assert "orders" not in node._async._context.engine.interests.consumes
 
 
 @pytest.mark.usefixtures("runtime")
@@ -188,7 +188,7 @@ def test_a_cancelled_start_that_fails(tmp_path: Path, monkeypatch: pytest.Monkey
             patch.setattr(RealFiles, "open", slow)
             entering = asyncio.create_task(node.__aenter__())
             await asyncio.to_thread(reading.wait, DEADLINE)
-            task = node._inner.starting._task
+            task = node._context.starting._task
             assert task is not None
             task.cancel()  # as a loop does that ends
             with pytest.raises(asyncio.CancelledError):

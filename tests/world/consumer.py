@@ -10,7 +10,7 @@ import msgspec
 
 from peerfabric.errors import SpoolError
 from peerfabric.queue.delivery import Delivery, Verdict
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.batch import split
 from tests.world.disks import Killed
 from tests.world.record import Run
@@ -33,7 +33,7 @@ class Consumer:
         self.process, self.queue, self.lease, self.batch = process, queue, lease, batch
         self.keeper = process.keepers.get(queue)
         remembered = self.keeper.remembered if self.keeper is not None else None
-        self.end: ConsumerEnd = process.engine.open_consumer(queue, lease, process.clock(), remembered)
+        self.end: IncomingQueue = process.engine.open_consumer(queue, lease, process.clock(), remembered)
         self.takers = [Taker() for _ in range(takers)]
         self.current: Delivery | None = None
         self.parked: list[Delivery] = []

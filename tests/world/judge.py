@@ -54,7 +54,7 @@ class Judge:
             for b in self.world.supervisor.living():
                 if a is b:
                     continue
-                ours, theirs = a.engine.peers.by_holder.get(b.holder), b.engine.peers.by_holder.get(a.holder)
+                ours, theirs = a.engine.peers.by_peer.get(b.holder), b.engine.peers.by_peer.get(a.holder)
                 a_up, b_up = ours is not None and ours.up, theirs is not None and theirs.up
                 if a_up != b_up:
                     return f"the link {a.holder} {b.holder} is half up"

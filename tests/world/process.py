@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from peerfabric.errors import SpoolError
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 from peerfabric.nodes.storage.disk_thread import RETRY_AFTER, Disk
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.frames import Address, Pong, decode_frame
 from tests.world.disks import Drive, Killed
 from tests.world.network import Frames
@@ -65,7 +65,7 @@ class Process:
         self.began_at, self.ended_at = world.now, inf
         self.drive: Drive | None = None
         self.disk: Disk | None = None
-        self.keepers: dict[str, Keeper] = {}
+        self.keepers: dict[str, LedgerStore] = {}
         self.remembered: dict[str, set[str]] = {}
         """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
         self.met: dict[str, float] = {}
@@ -174,12 +174,12 @@ class Process:
             self._leave(now)
         self.flush(now)
         engine.check()
-        for notice in engine.notices.take():
-            world.log(f"{self.holder} {notice.level}: {notice.text}")
+        for record in engine.records.take():
+            world.log(f"{self.holder} {record.level}: {record.text}")
         if not self.alive:
             return
         for end in engine.take_changed():
-            if isinstance(end, ConsumerEnd) and self.consumers[end.queue].wants():
+            if isinstance(end, IncomingQueue) and self.consumers[end.queue].wants():
                 self.wake(0.0005)
         for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:

@@ -10,7 +10,7 @@ import msgspec
 
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.outbox.deposits import Deposit, Deposits
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import cost
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import RAW, Extra
@@ -29,7 +29,7 @@ class Producer:
         self.process, self.queue, self.codec = process, queue, codec
         store = process.stores.get(queue)
         if store is not None and store.end is not None:
-            self.end: ProducerEnd = store.end
+            self.end: OutgoingQueue = store.end
         else:
             self.end = process.engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, process.clock())
         self.store = store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.storage.disk_thread import Disk
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
 from peerfabric.queue.durable import REUNION, Recovered, only_the_running
 from peerfabric.ranges import Ranges
@@ -94,9 +94,9 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
         assert now == then, f"{process.holder} forgot what happened to its messages"
 
 
-def open_ledger(process: Process, drive: Drive, queue: str) -> Keeper:
+def open_ledger(process: Process, drive: Drive, queue: str) -> LedgerStore:
     """What this consumer has processed, and nothing else, is in its ledger."""
-    keeper = Keeper(f"{BOOKS}/{queue}", queue, fsync=process.role.fsync)
+    keeper = LedgerStore(f"{BOOKS}/{queue}", queue, fsync=process.role.fsync)
     keeper._ledger = Book(drive, keeper.path, queue, fsync=keeper.fsync)
     record, ours = process.world.record, (process.role.disk, queue)
     for stream, ranges in keeper.remembered.items():

@@ -11,7 +11,7 @@ from peerfabric.link.link import FENCE, Belief, Link
 from peerfabric.queue import runs as inflight
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import REUNION
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEATHS_TO_SUSPECT
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.frames import Interest
@@ -206,8 +206,8 @@ class WatchedEngine(Engine):
         self.world.witness.gave_up(self, link, proven=proven, died=died)
         super()._gone(link, now, proven=proven, died=died)
 
-    def open_producer(self, *args: Any) -> ProducerEnd:
-        end: ProducerEnd = super().open_producer(*args)
+    def open_producer(self, *args: Any) -> OutgoingQueue:
+        end: OutgoingQueue = super().open_producer(*args)
         put_in_flight = end.sent
 
         def sent(holder: str, run: inflight.Run) -> None:

@@ -8,22 +8,22 @@ from random import Random
 import msgspec
 
 from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
-from peerfabric.link.links import CameUp, Change, Gone, LifeEnded, Moved, Peers
+from peerfabric.link.links import CameUp, Change, Gone, LifeEnded, Links, Moved
 from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
 THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
 
 
-def node(peers_max: int = 10) -> Peers:
-    return Peers(US, "f", 1000, peers_max, Random(1))
+def node(peers_max: int = 10) -> Links:
+    return Links(US, "f", 1000, peers_max, Random(1))
 
 
 def hello(mine: int, yours: int, address: Address = THEM, *, fabric: str = "f") -> Hello:
     return Hello(MAGIC, 1, fabric, "us", address, mine, yours, False, 1000)
 
 
-def up(peers: Peers) -> int:
+def up(peers: Links) -> int:
     """A link with THEM; returns our half of it."""
     peers.discovered(THEM, 0.0)
     assert peers.take_commands() == [Dial(1, "ipc:///them")]
@@ -87,7 +87,7 @@ def test_a_proven_death() -> None:
     [change] = peers.probed(1, Outcome.REFUSED, 1.06)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (True, True)
-    assert peers.by_holder == {}
+    assert peers.by_peer == {}
     peers.expire(5.0, 0.0)
     assert peers.take_commands() == [HangUp(1), Dial(2, "ipc:///them")]
 
@@ -151,7 +151,7 @@ def test_a_later_life_replaces_an_earlier_one() -> None:
     later = msgspec.structs.replace(THEM, epoch=6 << 20)
     changes = peers.receive_hello(hello(3, 0, later), 1.0)
     assert [type(change) for change in changes] == [Gone]
-    assert list(peers.by_holder) == [f"them:{6 << 20}"]
+    assert list(peers.by_peer) == [f"them:{6 << 20}"]
     assert peers.receive_hello(hello(9, 0), 1.0) == []
     assert peers.counters == {"hellos of an earlier epoch": 1}
     peers.check()
@@ -166,7 +166,7 @@ def test_somebody_else_at_the_endpoint() -> None:
     [change] = peers.receive_hello(hello(4, 0, other), 1.0)
     assert isinstance(change, Gone)
     assert (change.link.node_id, change.proven) == ("them", True)
-    assert list(peers.by_holder) == [f"other:{5 << 20}"]
+    assert list(peers.by_peer) == [f"other:{5 << 20}"]
 
 
 def test_a_half_of_ours_that_was_given_up() -> None:
@@ -178,7 +178,7 @@ def test_a_half_of_ours_that_was_given_up() -> None:
     peers.take_commands()
     [change] = peers.receive_hello(hello(7, mine + 1), 1.0)
     assert isinstance(change, LifeEnded)
-    assert peers.by_holder[f"them:{5 << 20}"].mine > mine + 1
+    assert peers.by_peer[f"them:{5 << 20}"].mine > mine + 1
     peers.check()
 
 
@@ -188,7 +188,7 @@ def test_another_fabric_is_told_so_once() -> None:
     for _ in range(3):
         assert peers.receive_hello(hello(1, 0, fabric="else"), 0.0) == []
     assert peers.take_commands() == [Dial(1, "ipc:///them")]
-    assert len(list(peers.farewell_frames())) == 1
+    assert len(list(peers.parting_frames())) == 1
     assert (peers.counters, peers.links) == ({"hellos of another fabric": 3}, {})
 
 
@@ -200,11 +200,11 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger), 0.0)
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
-    addresses, farewells = peers._addresses, peers._farewells
+    addresses, partings = peers._addresses, peers._farewells
     sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
-    assert (len(farewells._refused_until) <= 40, len(farewells.wires()) <= 64) == (True, True)
+    assert (len(partings._refused_until) <= 40, len(partings.wires()) <= 64) == (True, True)
     assert len(peers.learned) <= 2048
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.queue.dead_letters import Letters, letters_of
+from peerfabric.queue.dead_letters import DeadLetters, letters_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.reports import DeadLetter
@@ -30,7 +30,7 @@ def letter(sequence: int, data: bytes = b"body", reason: str = "attempts", error
 
 def test_the_oldest_comes_first() -> None:
     """By when they were given up, whatever their sequences."""
-    letters = Letters(2**20)
+    letters = DeadLetters(2**20)
     for sequence in (2, 3, 1):
         letters.put(letter(sequence))
     assert letters.all() == [letter(2), letter(3), letter(1)]
@@ -39,7 +39,7 @@ def test_the_oldest_comes_first() -> None:
 
 def test_one_letter_a_message() -> None:
     """A second one takes the place of the first, and is the newest."""
-    letters = Letters(2**20)
+    letters = DeadLetters(2**20)
     for sequence in (1, 2):
         letters.put(letter(sequence))
     again = letter(1, b"longer than before", "poison")
@@ -50,7 +50,7 @@ def test_one_letter_a_message() -> None:
 
 def test_who_takes_a_letter_has_it() -> None:
     """It is gone from here: a second look finds nothing."""
-    letters = Letters(2**20)
+    letters = DeadLetters(2**20)
     letters.put(letter(1))
     letters.put(letter(2))
     assert letters.take("p:1:jobs/1") == letter(1)
@@ -61,7 +61,7 @@ def test_who_takes_a_letter_has_it() -> None:
 
 def test_full_by_what_letters_cost() -> None:
     """From the last byte on, overhead included. One more is kept all the same; taking them makes room."""
-    letters = Letters(2 * EACH)
+    letters = DeadLetters(2 * EACH)
     letters.put(letter(1, b"bod"))
     letters.put(letter(2))
     assert not letters.full
@@ -86,7 +86,7 @@ def test_full_by_what_letters_cost() -> None:
 )
 def test_why_in_words(found: DeadLetter, words: str) -> None:
     """The reason with its error, if there is one; of a letter that has left nothing more is known."""
-    letters = Letters(2**20)
+    letters = DeadLetters(2**20)
     letters.put(found)
     assert letters.why("p:1:jobs/1") == words
 

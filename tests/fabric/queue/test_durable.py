@@ -9,7 +9,7 @@ import pytest
 
 from peerfabric.queue.durable import Recovered, only_the_running
 from peerfabric.queue.marks import CONSUMERS_KEPT, Mark, Marks, News, pack_marks
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import LEASE, RAW, REFUSED, REJECTED, Extra, Nack
@@ -28,16 +28,16 @@ def spooled(
     damaged: list[tuple[str, int, int]] | None = None,
     marks: Marks | None = None,
     died: bool = False,
-) -> ProducerEnd:
+) -> OutgoingQueue:
     recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks(), died=died)
     numbering, backlog = recovered.begin(NOW, memory, 0.0)
-    end = ProducerEnd("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
+    end = OutgoingQueue("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
     consume(end, "a:1", "a")
     end.check()
     return end
 
 
-def consume(end: ProducerEnd, holder: str, node_id: str) -> None:
+def consume(end: OutgoingQueue, holder: str, node_id: str) -> None:
     """`holder` consumes, and the cursor names it."""
     end.set_consumer(holder, node_id, consumes=True)
     assert end.backlog is not None
@@ -50,12 +50,12 @@ def documents(count: int) -> list[bytes]:
     return [msgspec.msgpack.encode(body) for body in bodies(count)]
 
 
-def load(end: ProducerEnd, stream: str, first: int, count: int) -> None:
+def load(end: OutgoingQueue, stream: str, first: int, count: int) -> None:
     end.loaded(stream, first, documents(count), 7, {})
     end.check()
 
 
-def settled_names(end: ProducerEnd) -> list[tuple[str, int, int]]:
+def settled_names(end: OutgoingQueue) -> list[tuple[str, int, int]]:
     assert end.backlog is not None
     return [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
 
@@ -263,7 +263,7 @@ def test_a_letter_that_was_stored_before_its_cursor() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     [letter] = end.letters()
     begun = Recovered([(NOW, 1, 2)], [], [], Marks()).begin("n:4:jobs", 2**20, 0.0)
-    later = ProducerEnd("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
+    later = OutgoingQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
     later.restore_letter(letter)
     later.restore_letter(letter)
     later.check()
@@ -365,7 +365,7 @@ def test_marks_beyond_the_limit() -> None:
 OURSELVES = "n:3"
 
 
-def takes_itself(end: ProducerEnd) -> None:
+def takes_itself(end: OutgoingQueue) -> None:
     """The node consumes its own queue, and the cursor says so."""
     consume(end, OURSELVES, "n")
     end.reconcile(OURSELVES, Ranges())

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from peerfabric.queue.in_flight import Holders
+from peerfabric.queue.in_flight import InFlight
 from peerfabric.queue.runs import DEATHS_TO_SUSPECT, ISOLATION, MESSAGE_OVERHEAD, Run
 from peerfabric.ranges import Ranges
 from tests.fabric.helpers import run_of
@@ -23,9 +23,9 @@ def spans(runs: list[Run]) -> list[tuple[int, int]]:
     return [(run.first, run.stop) for run in runs]
 
 
-def two_holders() -> Holders:
+def two_holders() -> InFlight:
     """`a` has 1 to 4 and 9 to 10, `b` has 5 to 8."""
-    holders = Holders()
+    holders = InFlight()
     for holder, run in (("a", run_of(1, 4)), ("b", run_of(5, 4)), ("a", run_of(9, 2))):
         holders.add(holder, run)
         holders.check()
@@ -110,7 +110,7 @@ def test_messages_without_deaths_have_room() -> None:
 @pytest.mark.parametrize(("deaths", "most"), [(1, 4096), (2, 64)])
 def test_isolation(deaths: int, most: int) -> None:
     """So many of its kind one holder has at most; those of other deaths and at other holders do not count."""
-    holders = Holders()
+    holders = InFlight()
     holders.add("a", died(run_of(1, 10), deaths))
     holders.add("a", died(run_of(11, 3), 3 - deaths))
     holders.add("a", run_of(20, 100))
@@ -123,7 +123,7 @@ def test_isolation(deaths: int, most: int) -> None:
 @pytest.mark.parametrize("deaths", [DEATHS_TO_SUSPECT, DEATHS_TO_SUSPECT + 4])
 def test_a_suspect_has_room_only_at_who_has_nothing(deaths: int) -> None:
     """It must be alone there, so not even one without deaths may be in flight."""
-    holders = Holders()
+    holders = InFlight()
     assert holders.room("a", deaths) == 1
     holders.add("a", run_of(1, 1))
     assert (holders.room("a", deaths), holders.room("b", deaths)) == (0, 1)
@@ -131,7 +131,7 @@ def test_a_suspect_has_room_only_at_who_has_nothing(deaths: int) -> None:
 
 def test_who_has_a_suspect_and_who_runs_it() -> None:
     """From three deaths on; it runs once its holder has said so."""
-    holders = Holders()
+    holders = InFlight()
     for holder, deaths in (("a", DEATHS_TO_SUSPECT - 1), ("b", DEATHS_TO_SUSPECT)):
         holders.add(holder, died(run_of(deaths, 1), deaths))
     assert [holders.has_suspect(holder) for holder in ("a", "b", "c")] == [False, True, False]
@@ -144,7 +144,7 @@ def test_who_has_a_suspect_and_who_runs_it() -> None:
 
 def test_a_suspect_in_company_is_a_bug() -> None:
     """Found by `check`: `room` should have kept it away."""
-    holders = Holders()
+    holders = InFlight()
     holders.add("a", run_of(1, 1))
     holders.add("a", died(run_of(2, 1), DEATHS_TO_SUSPECT))
     with pytest.raises(AssertionError, match="not alone"):
@@ -162,7 +162,7 @@ def test_a_message_that_a_holder_has_twice_is_a_bug() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_agrees_with_a_table(seed: int) -> None:
     """Whatever is sent, taken and missed: as if the holder of each message were noted by itself."""
-    random, holders = Random(seed), Holders()
+    random, holders = Random(seed), InFlight()
     table: dict[int, str] = {}
     following = 1
     for _ in range(150):

@@ -6,18 +6,18 @@ import msgspec
 import pytest
 
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.isolation import SETTLE_PATIENCE, SUSPECT_PATIENCE, Suspects
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import SUSPECT, Result
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, results, take
 
 
-def suspect(end: ConsumerEnd, first: int) -> None:
+def suspect(end: IncomingQueue, first: int) -> None:
     receive(end, first, 1, flags=SUSPECT)
 
 
-def started(end: ConsumerEnd) -> Delivery:
+def started(end: IncomingQueue) -> Delivery:
     """A suspect that is handed out, once its producer knows of it."""
     suspect(end, 1)
     assert end.take(0.0) is None
@@ -108,10 +108,10 @@ def test_a_suspect_that_was_handed_out_too_late() -> None:
     assert take(end, 1.0).first == 1
 
 
-def of_one_process(*queues: str) -> list[ConsumerEnd]:
-    """Consumers' ends whose suspects know of each other."""
+def of_one_process(*queues: str) -> list[IncomingQueue]:
+    """Receiver' ends whose suspects know of each other."""
     of_process: dict[str, Suspects] = {}
-    ends = [ConsumerEnd(queue, 10.0, HUGE, 0.1, of_process) for queue in queues]
+    ends = [IncomingQueue(queue, 10.0, HUGE, 0.1, of_process) for queue in queues]
     for end in ends:
         end.meet("p:1")
         end.fence("p:1", 1000.0)
@@ -216,7 +216,7 @@ def test_a_suspect_whose_producer_is_dead_needs_no_announcement() -> None:
     assert end.idle
 
 
-def from_another(end: ConsumerEnd, **more: int) -> None:
+def from_another(end: IncomingQueue, **more: int) -> None:
     """The first message of a producer "o:1"."""
     end.meet("o:1")
     end.fence("o:1", 1000.0)

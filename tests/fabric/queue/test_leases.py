@@ -6,7 +6,7 @@ import pytest
 
 from peerfabric.queue import leases
 from peerfabric.queue.delivery import Delivery, Verdict
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from tests.fabric.helpers import STREAM, claim, consumer, receive, results, take
 
 
@@ -28,7 +28,7 @@ def test_the_lease_ends() -> None:
     assert end.account().processed == 0
 
 
-def overdue() -> tuple[ConsumerEnd, Delivery]:
+def overdue() -> tuple[IncomingQueue, Delivery]:
     """An end whose three messages were handed out and have lapsed."""
     end = consumer(lease=10.0)
     receive(end, 1, 3)

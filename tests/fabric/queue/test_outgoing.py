@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from peerfabric.log_records import Notices
-from peerfabric.queue.outgoing import ProducerEnd
+from peerfabric.log_records import LogRecords
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import BATCH_FAILED, FAILED, LEASE, NO_INTEREST, RAW, REFUSED, REJECTED, Extra, Nack
@@ -165,14 +165,14 @@ def test_a_refusal_of_the_last_to_leave() -> None:
 
 def test_the_first_dead_letter_of_each_reason_is_told() -> None:
     """A person must look at them; a thousand of a kind are one line."""
-    notices = Notices()
-    end = ProducerEnd("jobs", STREAM, RAW, 2**20, 5, Random(1), notices=notices)
+    records = LogRecords()
+    end = OutgoingQueue("jobs", STREAM, RAW, 2**20, 5, Random(1), records=records)
     end.set_consumer("a:1", "a", consumes=True)
     end.accept(bodies(4), 0)
     for number, reason in ((1, REJECTED), (2, REJECTED), (3, REFUSED), (4, REFUSED)):
         assert dispatch(end, messages=1) == (number, number + 1)
         end.nacked("a:1", Nack(number, number + 1, 1, reason, -1, f"not {number}"), 0.0)
-    assert [line.text.partition(";")[0] for line in notices.take()] == [
+    assert [line.text.partition(";")[0] for line in records.take()] == [
         f"queue 'jobs': message {STREAM}/1 is a dead letter, rejected: not 1",
         f"queue 'jobs': message {STREAM}/3 is a dead letter, refused: not 3",
     ]
@@ -346,7 +346,7 @@ def test_a_full_letter_box_stops_dispatch() -> None:
     end.accept(bodies(2), 0)
     dispatch(end, messages=1)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
-    assert end.letters_full
+    assert end.dead_letters_full
     assert dispatch(end) is None
     end.take_letter("p:1:jobs/1")
     assert dispatch(end) == (2, 3)

@@ -17,7 +17,7 @@ from peerfabric.queue.pending import (
     FRAME_BYTES_AIM,
     PREFER_OTHERS_FOR,
     REFUSED_EVERY,
-    WaitingRuns,
+    Pending,
 )
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, Run
 from peerfabric.wire.frames import MSGPACK, Extra
@@ -27,18 +27,18 @@ EACH = 4 + MESSAGE_OVERHEAD
 Spans = list[tuple[int, int]]
 
 
-def empty(earlier: list[tuple[str, int, int]] | None = None) -> WaitingRuns:
-    return WaitingRuns(Numbering("n:3:q", earlier), Random(1))
+def empty(earlier: list[tuple[str, int, int]] | None = None) -> Pending:
+    return Pending(Numbering("n:3:q", earlier), Random(1))
 
 
-def fresh(count: int) -> WaitingRuns:
+def fresh(count: int) -> Pending:
     """Messages from 1 on, sent together and never dispatched."""
     table = empty()
     table.append(1, bodies(count), 0, None)
     return table
 
 
-def returned(*runs: Run) -> WaitingRuns:
+def returned(*runs: Run) -> Pending:
     table = empty()
     for run in runs:
         table.give_back(run)
@@ -46,7 +46,7 @@ def returned(*runs: Run) -> WaitingRuns:
 
 
 def pick(
-    table: WaitingRuns,
+    table: Pending,
     node_id: str = "a",
     messages: int = 1000,
     size: int = HUGE,
@@ -60,7 +60,7 @@ def pick(
     return run
 
 
-def picked(table: WaitingRuns, node_id: str = "a", messages: int = 1000, size: int = HUGE) -> Run:
+def picked(table: Pending, node_id: str = "a", messages: int = 1000, size: int = HUGE) -> Run:
     run = pick(table, node_id, messages, size)
     assert run is not None
     return run
@@ -70,7 +70,7 @@ def spans(runs: Iterable[Run | None]) -> Spans:
     return [(run.first, run.stop) for run in runs if run is not None]
 
 
-def places(table: WaitingRuns) -> dict[str, Spans]:
+def places(table: Pending) -> dict[str, Spans]:
     return {kind: spans(runs) for kind, runs in table.places() if runs}
 
 
@@ -163,7 +163,7 @@ def test_what_was_given_back_goes_first() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: fresh(10), lambda: returned(run_of(1, 10))], ids=["fresh", "returned"])
-def test_a_frame_is_limited_in_messages_and_bytes(make: Callable[[], WaitingRuns]) -> None:
+def test_a_frame_is_limited_in_messages_and_bytes(make: Callable[[], Pending]) -> None:
     """Overhead counts; at least one message goes however few bytes are allowed; the rest stays first in line."""
     table = make()
     assert spans([pick(table, messages=3), pick(table, size=2 * EACH), pick(table, size=2 * EACH - 1)]) == [
@@ -177,7 +177,7 @@ def test_a_frame_is_limited_in_messages_and_bytes(make: Callable[[], WaitingRuns
 
 
 @pytest.mark.parametrize("make", [lambda: fresh(2), lambda: returned(run_of(1, 2))], ids=["fresh", "returned"])
-def test_not_even_one_message_above_the_maximum(make: Callable[[], WaitingRuns]) -> None:
+def test_not_even_one_message_above_the_maximum(make: Callable[[], Pending]) -> None:
     """To a consumer that has something already, until its credit is enough."""
     table = make()
     assert pick(table, size=1, size_max=EACH - 1) is None
@@ -251,7 +251,7 @@ def test_who_refused_a_message_does_not_get_it() -> None:
 # Failures
 
 
-def failed(table: WaitingRuns, number: int, now: float, delay: float, node_id: str = "a") -> None:
+def failed(table: Pending, number: int, now: float, delay: float, node_id: str = "a") -> None:
     """`number` failed at `node_id`."""
     run = run_of(number, 1)
     run.attempt, run.last_holder = 2, node_id
@@ -460,7 +460,7 @@ def test_the_oldest_to_be_dropped() -> None:
     assert (table.count, table.delayed_count) == (0, 1)
 
 
-def everywhere() -> WaitingRuns:
+def everywhere() -> Pending:
     """1 to 3 of an earlier life and 4 to 6 are new, 7 to 9 were given back, 10 to 12 are delayed."""
     table = empty([("n:1:q", 1, 4)])
     table.add_loaded(run_of(1, 3))
@@ -540,7 +540,7 @@ class Model:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.table = WaitingRuns(Numbering("n:3:q", [("n:1:q", 1, 4), ("n:2:q", 1, 5)]), Random(seed))
+        self.table = Pending(Numbering("n:3:q", [("n:1:q", 1, 4), ("n:2:q", 1, 5)]), Random(seed))
         self.messages: dict[int, Message] = {}
         self.out: list[Run] = []
         self.now = 0.0

@@ -7,16 +7,16 @@ from math import inf
 import pytest
 
 from peerfabric.queue import streams
-from peerfabric.queue.incoming import ConsumerEnd
+from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.streams import FORGET_AFTER, Streams
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Result, StreamRanges
 from tests.fabric.helpers import HUGE, STREAM, claim, consumer, receive, results, take
 
 
-def restarted(*done: tuple[int, int], stream: str = STREAM) -> ConsumerEnd:
+def restarted(*done: tuple[int, int], stream: str = STREAM) -> IncomingQueue:
     """A consumer's end whose earlier life processed `done`."""
-    return ConsumerEnd("jobs", 10.0, HUGE, 0.1, remembered={stream: Ranges(done)})
+    return IncomingQueue("jobs", 10.0, HUGE, 0.1, remembered={stream: Ranges(done)})
 
 
 def test_memory_of_a_dead_producer_ends() -> None:

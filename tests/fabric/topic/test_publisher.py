@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from peerfabric.topic.publisher import FRAME_BYTES_AIM, PublisherEnd, encoded
+from peerfabric.topic.publisher import FRAME_BYTES_AIM, OutgoingTopic, encoded
 from peerfabric.wire.frames import HEADER_BYTES_MAX, RAW, Extra, Tail
 
 
 def test_every_message_has_a_number() -> None:
     """Frames follow each other without a gap, and the tail says where the topic stands."""
-    end = PublisherEnd("news", "p", 1, "paper", RAW)
+    end = OutgoingTopic("news", "p", 1, "paper", RAW)
     [(topic, first, body)] = end.publish([b"a", b"b"], 5)
     [(_, second, _)] = end.publish([b"c"], 6)
     assert (topic, first.first, first.count, second.first) == (b"news\0", 1, 2, 3)
@@ -20,7 +20,7 @@ def test_every_message_has_a_number() -> None:
 
 def test_large_batches_are_cut() -> None:
     """And what a message has besides its body stays with it."""
-    end = PublisherEnd("news", "p", 1, "paper", RAW)
+    end = OutgoingTopic("news", "p", 1, "paper", RAW)
     large = b"x" * (FRAME_BYTES_AIM // 2)
     frames = end.publish([large, large, b"last"], 0, {2: Extra(0, {"k": "v"})})
     assert [(header.first, header.count) for _, header, _ in frames] == [(1, 1), (2, 2)]
@@ -29,7 +29,7 @@ def test_large_batches_are_cut() -> None:
 
 def test_headers_count_as_well() -> None:
     """Many messages with long headers are frames that a subscriber reads, whose bodies alone would be one."""
-    end = PublisherEnd("news", "p", 1, "paper", RAW)
+    end = OutgoingTopic("news", "p", 1, "paper", RAW)
     extras = {at: Extra(0, {"k": "v" * 8000}) for at in range(1000)}
     frames = end.publish([b"x"] * 1000, 0, extras)
     assert max(len(header) for _, header, _ in encoded(frames)) < HEADER_BYTES_MAX // 4

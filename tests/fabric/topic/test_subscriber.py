@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from peerfabric.topic.publisher import PublisherEnd
-from peerfabric.topic.subscriber import SubscriberEnd
+from peerfabric.topic.publisher import OutgoingTopic
+from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.wire.frames import RAW, Tail
 
 
@@ -13,8 +13,8 @@ class Paper:
     """A publisher and a subscriber to it, with the outbox between them in our hands."""
 
     def __init__(self, buffer_bytes: int = 2**20) -> None:
-        self.out = PublisherEnd("news.x", "p", 1, "paper", RAW)
-        self.end = SubscriberEnd("news.*", buffer_bytes, 1)
+        self.out = OutgoingTopic("news.x", "p", 1, "paper", RAW)
+        self.end = IncomingTopic("news.*", buffer_bytes, 1)
 
     def publish(self, *bodies: bytes, arrives: bool = True) -> None:
         for _, header, body in self.out.publish(list(bodies), 0):
@@ -53,7 +53,7 @@ def test_the_marker_is_the_baseline() -> None:
     paper.end.baseline("p:1", [paper.out.tail(), Tail("weather", 9)])
     paper.publish(b"2", arrives=False)
     paper.publish(b"3")
-    later = PublisherEnd("news.y", "p", 1, "paper", RAW)
+    later = OutgoingTopic("news.y", "p", 1, "paper", RAW)
     later.publish([b"lost"], 0)
     [(_, header, body)] = later.publish([b"came"], 0)
     paper.end.receive("p:1", header, body)
@@ -97,7 +97,7 @@ def test_another_epoch_is_another_stream() -> None:
     """Its numbers begin again; those of a publisher that is gone are forgotten."""
     paper = Paper()
     paper.publish(b"1")
-    again = PublisherEnd("news.x", "p", 2, "paper", RAW)
+    again = OutgoingTopic("news.x", "p", 2, "paper", RAW)
     [(_, header, body)] = again.publish([b"new"], 0)
     assert paper.end.receive("p:2", header, body)
     paper.end.forget("p:1")

@@ -43,7 +43,7 @@ from peerfabric.wire.frames import (
     encode_frame,
 )
 
-VECTORS = Path(__file__).parent.parent / "vectors"
+VECTORS = Path(__file__).parents[2] / "vectors"
 LINK = bytes(range(8))
 SHOP = Address(
     "shop-1", 7 << 20 | 5, "shop", "host", ["ipc:///run/a", "tcp://127.0.0.1:7700"], ["tcp://127.0.0.1:7701"]

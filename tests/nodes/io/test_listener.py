@@ -65,7 +65,7 @@ def descriptors() -> int:
 
 
 def test_removed_file_comes_back_and_nobody_is_cut_off(bound: Bound, folder: Path) -> None:
-    """Whoever is connected does not notice, and whoever comes finds the way."""
+    """Whoever is connected does not record, and whoever comes finds the way."""
     path = folder / "inbox"
     endpoint = bound.listener.bind(f"ipc://{path}")
     early = bound.connect(endpoint)

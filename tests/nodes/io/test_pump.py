@@ -67,7 +67,7 @@ def test_raising_handlers_end_no_thread(
     """Neither lines of the engine nor those about a turn or a round that failed; the user sees what was raised."""
     with logged_by(act) as handler, Node("here", spool=tmp_path) as node, Node("there") as other:
         producer, consumer = node.producer("q", int), other.consumer("q", int)
-        pump, disk = node._async._inner.pump, node._async._inner.disk
+        pump, disk = node._async._context.pump, node._async._context.disk
         producer.send(1)
         eventually(lambda: "peerfabric-here" in handler.raised, "a line of the engine")
         monkeypatch.setattr(pump, "_feed", fail)

@@ -23,7 +23,7 @@ from peerfabric.discovery.registry import RegistryBackend
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.io.listener import OLD_MAX
 from peerfabric.nodes.io.reachability import Reachability
-from peerfabric.queue.sender import Producers
+from peerfabric.queue.sender import Sender
 from peerfabric.wire.frames import Address
 from tests.nodes.conftest import Front, eventually, open_descriptors
 
@@ -61,7 +61,7 @@ def speak(speaker: Any, listener: Any, way: str) -> None:
 def test_old_and_new_nodes_meet_after_a_cleaner_came(
     front: Front, runtime: Path, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever it removed, the files come back at the same paths; those who were linked notice nothing."""
+    """Whatever it removed, the files come back at the same paths; those who were linked record nothing."""
     with front.node("worker") as worker, front.node("shop") as shop:
         numbers, consumer = shop.producer("numbers", int), worker.consumer("numbers", int)
         news, subscriber = worker.publisher("news", int), shop.subscriber("news", int)
@@ -224,16 +224,16 @@ def test_messages_of_a_dead_consumer_are_taken_over(
     One that only stopped, and whose files were removed, is silent, and not accused of a death.
     """
     died: list[bool] = []
-    gone = Producers.gone
+    gone = Sender.gone
 
-    def spy(self: Producers, link: Any, *, died: bool, seen: list[bool] = died) -> None:
+    def spy(self: Sender, link: Any, *, died: bool, seen: list[bool] = died) -> None:
         seen.append(died)
         gone(self, link, died=died)
 
-    monkeypatch.setattr(Producers, "gone", spy)
+    monkeypatch.setattr(Sender, "gone", spy)
     with Node("shop", discovery=("static", "exchange")) as shop:
         shop.producer("numbers", int).send(7)
-        inner = shop._async._inner
+        inner = shop._async._context
         child = start(KILLED, PEERFABRIC_PEERS=inner.engine.address.inbox[0])
         assert child.line() == "taken"
         inbox = next(p.endpoint for p in shop.peers())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peerfabric.errors import NodeClosed, SpoolError
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.offload import Clerk
 from peerfabric.queue.delivery import Delivery
 from peerfabric.ranges import Ranges
@@ -56,7 +56,7 @@ class Slow:
             raise OSError(EIO, "refused")
 
 
-def record_in_threads(keeper: Keeper, slow: Slow, count: int) -> list[int]:
+def record_in_threads(keeper: LedgerStore, slow: Slow, count: int) -> list[int]:
     """One thread is in its sync while `count` others come; the indexes that were refused."""
     refused: list[int] = []
 
@@ -79,9 +79,9 @@ def record_in_threads(keeper: Keeper, slow: Slow, count: int) -> list[int]:
     return sorted(refused)
 
 
-def opened(folder: Path) -> Keeper:
+def opened(folder: Path) -> LedgerStore:
     folder.chmod(0o700)
-    keeper = Keeper(f"{folder}/ledger", "orders", fsync=True)
+    keeper = LedgerStore(f"{folder}/ledger", "orders", fsync=True)
     keeper.open()
     return keeper
 

@@ -13,7 +13,7 @@ import pytest
 
 from peerfabric import ConfigError, Message, Once
 from peerfabric.nodes.storage import once as module
-from peerfabric.nodes.storage.ledger_store import Keeper
+from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.queue.delivery import Delivery
 from peerfabric.wire.frames import RAW
 
@@ -23,7 +23,7 @@ STREAM = "a:1:jobs"
 class Taker:
     """Takes the decisions of messages that nobody waits for."""
 
-    keeper: Keeper | None = None
+    keeper: LedgerStore | None = None
 
     def clerk(self) -> None: ...
 
@@ -189,7 +189,7 @@ def test_streams_that_ended_can_be_forgotten(
 
 
 def test_threads_with_connections_of_their_own(tmp_path: Path, database: sqlite3.Connection, once: Once) -> None:
-    """Consumers that share a database all get everything; it is done once."""
+    """Receiver that share a database all get everything; it is done once."""
 
     def work() -> None:
         mine = sqlite3.connect(tmp_path / "sums.db", timeout=60)
