@@ -165,7 +165,7 @@ class Rejected(FabricError):
         self,
         message_id: str,
         reason: str,
-        next_step: str = "see node.dead_letters(queue), whose letters can be retried",
+        next_step: str = "see node.dead_letters(queue), which can be retried",
     ) -> None:
         self.message_id, self.reason = message_id, reason
         super().__init__(f"message {message_id} was not processed: {reason}; {next_step}")

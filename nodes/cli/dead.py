@@ -133,7 +133,7 @@ def retry(folder: str, ids: tuple[str, ...], everything: bool) -> None:
             for queue, wanted in chosen.items():
                 retried += _Retries(ours, queue, wanted).run()
     if left := _count(chosen) - retried:
-        warn(f"{left:,} letters cannot be read by this version, and stay")
+        warn(f"{left:,} dead letters cannot be read by this version, and stay")
     print_line(f"{retried:,} dead letters queued again")
 
 
