@@ -1,4 +1,4 @@
-"""Choose and build the backends of one node."""
+"""Discovery backends of one node, as it chose them."""
 
 from __future__ import annotations
 

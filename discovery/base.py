@@ -1,4 +1,4 @@
-"""What a discovery backend is: what it announces, what it reports, what it promises."""
+"""Discovery backend: the interface, with what it announces and reports."""
 
 from __future__ import annotations
 

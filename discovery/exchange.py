@@ -1,4 +1,4 @@
-"""Links that peers tell of: every hello carries some announcements, so one seed is enough.
+"""Peer exchange: every hello carries some announcements, so one seed is enough.
 
 No sockets here. The node puts `sample()` into its hellos, gives what it finds in theirs to `learned()`, and says whom
 it `met()` and who is `gone()`. Only first-hand knowledge is passed on: were rumours repeated, nodes would tell each

@@ -1,4 +1,4 @@
-"""Single files and sockets of the registry: whose they are, and whether anybody still holds them."""
+"""Files and sockets of the registry: whose they are, and whether their locks are held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to this machine: its id, the runtime folder, and names for ipc sockets in it."""
+"""Host: id of this machine, runtime folder, and names for ipc sockets in it."""
 
 from __future__ import annotations
 

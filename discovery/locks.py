@@ -1,4 +1,4 @@
-"""Locks: those of every room that has threads, made so that user code may run into them.
+"""Locks of everything that has threads, made so that user code may run into them.
 
 Finalisers and signal handlers run between any two steps of a thread, also of a thread of ours, and while it holds a
 lock. What they call of ours must neither wait for the very thread that they interrupt, nor find what the lock guards

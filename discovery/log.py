@@ -1,4 +1,4 @@
-"""The library's log, written so that handlers of log lines cannot end a thread of ours.
+"""Logger of the library, written so that handlers of log lines cannot end a thread of ours.
 
 A handler is user code, and may raise: because its disk is full, or since it calls peerfabric from a thread in which
 that is refused (`OwnThread`). What it does not take is lost; the thread that keeps promises goes on.

@@ -1,4 +1,4 @@
-"""Nodes of one network find each other by multicast DNS, with python-zeroconf.
+"""Multicast DNS backend: nodes of one network find each other, with python-zeroconf.
 
 It is a hint and no more: a killed node stays in caches for more than an hour, and many networks pass no multicast. All
 of it runs on an event loop in a thread of its own, `zeroconf` is imported there, and nothing is resolved inside of its

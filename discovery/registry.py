@@ -1,4 +1,4 @@
-"""Nodes of one host and user find each other through files, one for each node.
+"""Registry backend: nodes of one host and user find each other through files, one for each node.
 
 The file is `NODE_ID.EPOCH.json` in the folder of the fabric, and its node holds a lock (flock) on it for as long as it
 lives. Why this needs no other coordination:

@@ -1,4 +1,4 @@
-"""Lines for the log that come up while a lock is held, and are written when it is not.
+"""Deferred log lines: those that come up while a lock is held, and are written when it is not.
 
 A handler of log lines is user code: it may call peerfabric, or wait for somebody who does.
 """

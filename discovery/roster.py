@@ -1,4 +1,4 @@
-"""One view over all that the backends report: who is there, and where."""
+"""Roster: nodes and endpoints, merged from all that the backends report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links that the user lists: in `peers=` or in the environment."""
+"""Static peers: endpoints that the user lists, in `peers=` or in the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users hand in: refused at the call if it cannot be, or made such that it can be sent."""
+"""Arguments of users: refused at the call if they cannot be, or made such that they can be sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as classes that a caller would treat differently.
+"""Errors: a class for each that a caller would treat differently.
 
 FabricError
 ├── ConfigError (ValueError)            an option, endpoint or combination that cannot work

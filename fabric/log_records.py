@@ -1,4 +1,4 @@
-"""What people may want to read in the log: machines note it here, their driver writes it."""
+"""Log records of the core: machines note them, their driver writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of sequence ranges: half-open, sorted, never touching each other."""
+"""Ranges of sequences: half-open, sorted, never touching each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node reports about itself: frozen snapshots of counters and depths."""
+"""Reports of a node about itself: frozen snapshots of counters and depths."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A process joins the fabric: what users hold, and the pump behind it."""
+"""Nodes: a process joins the fabric; what users hold, and the pump behind it."""

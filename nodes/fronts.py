@@ -1,4 +1,4 @@
-"""What is said to who writes the statement of one front for the other, or copies what belongs to a node."""
+"""Errors for misplaced use: statements of one front at the other, and copies of what belongs to a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Membership: how a node makes itself known and gets to know others, through the backends it was given."""
+"""Membership: how a node makes itself known and gets to know others, through its backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What handlers get: a message, a batch of messages, an update of a topic; and what they raise."""
+"""Message, batch and update: what handlers get, and what they raise."""
 
 from __future__ import annotations
 

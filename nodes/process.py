@@ -1,4 +1,4 @@
-"""What nodes need of their process: threads, forks noticed, nothing forgotten at exit."""
+"""Process of the nodes: their threads, forks noticed, nothing forgotten at exit."""
 
 from __future__ import annotations
 

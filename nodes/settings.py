@@ -1,4 +1,4 @@
-"""What a node is told at construction, checked."""
+"""Settings of a node, given at construction and checked."""
 
 from __future__ import annotations
 

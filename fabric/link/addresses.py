@@ -1,4 +1,4 @@
-"""Where other nodes may be reached, and when to dial them again.
+"""Addresses of other nodes: where they may be reached, and when to dial them again.
 
 An address comes from discovery or from a hello and names its node. A candidate is an endpoint alone, given by hand: who
 listens there, if anybody, its hello will tell.

@@ -1,4 +1,4 @@
-"""What the machines of a node want done with its sockets, and what a probe answers."""
+"""Commands to the sockets of a node, and the outcomes of probes."""
 
 from __future__ import annotations
 

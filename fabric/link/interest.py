@@ -1,4 +1,4 @@
-"""Who wants what: our own interest with its version, and whether two nodes have anything in common."""
+"""Interest of a node, with its version; whether two nodes have anything in common."""
 
 from __future__ import annotations
 

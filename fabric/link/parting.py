@@ -1,4 +1,4 @@
-"""Those whom this node will not talk to: each is told why, once in a while, on a wire that is opened for that."""
+"""Rejected nodes: each is told why by a BYE, once in a while, on a wire that is opened for that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dead letters of one producer's end: messages that were given up, kept for a person."""
+"""Dead letters of one queue at its producer: messages that were given up, kept for a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one consumer remembers of one stream, so that nothing it processed is processed again.
+"""Deduplication in one stream: a consumer recognises what it has processed.
 
     held     received, not finished          done     finished, and the producer may not know it yet
     floor    everything below is settled     settled  the last ACK whose results the producer keeps

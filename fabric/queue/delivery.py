@@ -1,4 +1,4 @@
-"""One frame of messages at its consumer, shared by the consumer's machine and the code that handles them.
+"""Delivery: one received frame of messages, shared by the consumer's machine and the code that handles them.
 
 Two threads touch a delivery without a lock, each writing its own fields:
 

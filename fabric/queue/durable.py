@@ -1,4 +1,4 @@
-"""What the spool has of a queue, seen from the producer's end: what is only there, and what it still has to be told.
+"""Durable queue, the disk-backed part: messages that only the spool has, and what it still has to be told.
 
     memory      numbers below `load_at`: waiting, in flight or settled, as without a spool
     disk only   [load_at, next) without what was settled before this life: read as memory drains

@@ -1,4 +1,4 @@
-"""How a consumer shares out what it has room for among the producers of a queue."""
+"""Granting credit: how a consumer divides what it has room for among the producers of a queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has which messages of a queue: the runs in flight, by holder.
+"""Messages in flight of one queue, as runs, by peer instance.
 
 A message that was held at many deaths is isolated: the more deaths, the fewer of its kind one holder has, until it is a
 suspect, which its holder has alone.

@@ -1,4 +1,4 @@
-"""What a cursor remembers of a queue besides what is settled: who consumed it, and what has happened to messages.
+"""Marks in a cursor: attempts and deaths of messages, and the consumers of a queue.
 
 Without that a message that kills its consumers would begin again at attempt 1 each time its producer is started.
 """

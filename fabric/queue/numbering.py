@@ -1,4 +1,4 @@
-"""What the messages of a queue are called: numbers of this life here, streams and sequences everywhere else.
+"""Numbering of a queue's messages: numbers of this life here, streams and sequences everywhere else.
 
 A producer with a spool still has messages of its earlier lives, each life with a stream of its own. Its machine counts
 all of them in one row, oldest first, so that order, floor and ranges are those of one queue:

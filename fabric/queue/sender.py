@@ -1,4 +1,4 @@
-"""The queues that one node sends to: what their consumers say, and what those must be told.
+"""Producer side of one node: all queues that it sends to, what their consumers say and must be told.
 
 What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
 else must hear of it: users (`take_changed`), consumers that wait (a PING is due), holders of what was settled

@@ -1,4 +1,4 @@
-"""What became of the messages of one queue: which are settled and how, and the number below which all of them are.
+"""Settled messages of one queue: which they are and how each ended, and the floor below which all are.
 
 settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged
 

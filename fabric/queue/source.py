@@ -1,4 +1,4 @@
-"""What a consumer keeps for the producer at one link: what came from there, what it is to be told, and its credit."""
+"""Producer as its consumer sees it: what came from there, what it is to be told, and its credit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a consumer remembers of the streams that it receives, and for how long.
+"""Streams that a consumer remembers, and for how long.
 
 A stream is forgotten a minute after its producer has died, as nobody can send anything of it again. One whose producer
 keeps it on disk may come back at any time, and is remembered until a great many others have come after it.

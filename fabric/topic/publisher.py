@@ -1,4 +1,4 @@
-"""The publisher's end of a topic: numbers every message and remembers what was last."""
+"""Publisher side of one topic: numbers every message and remembers what was last."""
 
 from __future__ import annotations
 

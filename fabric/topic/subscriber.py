@@ -1,4 +1,4 @@
-"""The subscriber's end of a pattern: what came, in order, and exactly how much did not.
+"""Subscriber side of one pattern: what came, in order, and exactly how much did not.
 
 Per (publisher, epoch, topic):   delivered + missed  =  highest seen - baseline
 """

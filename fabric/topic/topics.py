@@ -1,4 +1,4 @@
-"""The topics of one node: what it publishes, what it subscribes to, and which subscriptions are confirmed.
+"""Topics of one node: what it publishes, what it subscribes to, and which subscriptions are confirmed.
 
 A connection tells nobody when a subscription has reached the publisher. So the publisher sends a *marker* through its
 outbox, under the very prefix of the subscription, until the subscriber says in its INTEREST that one came through.

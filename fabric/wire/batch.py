@@ -1,4 +1,4 @@
-"""Many messages in one frame: the body of a DATA frame is one msgpack array of the messages' bodies."""
+"""Batches: many messages in one frame, whose body is one msgpack array of the messages' bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed bodies to bytes and back, through msgspec; `bytes` and `memoryview` travel as they are."""
+"""Codec: typed bodies to bytes and back, through msgspec; `bytes` and `memoryview` travel as they are."""
 
 from __future__ import annotations
 

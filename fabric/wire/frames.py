@@ -1,4 +1,4 @@
-"""Every frame of the protocol as a msgspec struct, and the bytes <-> frame functions.
+"""Frames of the protocol as msgspec structs, and the bytes <-> frame functions.
 
 PROTOCOL.md specifies each field. Frames are msgpack arrays whose first element is the kind; fields are
 only ever appended, with defaults, so that old and new peers understand each other.

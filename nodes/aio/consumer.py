@@ -1,4 +1,4 @@
-"""The consumer of a queue, as an asyncio program holds it; the blocking one is made of it."""
+"""AsyncConsumer: the consumer of a queue in asyncio programs; the blocking one is made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `async for` over a consumer or subscriber iterates with."""
+"""Iterators of `async for` over a consumer or subscriber."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publisher and subscriber of topics, as an asyncio program holds them; the blocking ones are made of these."""
+"""AsyncPublisher and AsyncSubscriber: topics in asyncio programs; the blocking ones are made of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `for` over a consumer or subscriber iterates with."""
+"""Iterators of `for` over a consumer or subscriber."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Producer and consumer of a queue, for programs that block."""
+"""Producer and Consumer of a queue, for programs that block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publisher and subscriber of topics, for programs that block."""
+"""Publisher and Subscriber of topics, for programs that block."""
 
 from __future__ import annotations
 

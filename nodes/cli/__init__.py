@@ -1,1 +1,1 @@
-"""The `peerfabric` command; docs/command-line.md says what it promises."""
+"""Command line: `peerfabric`; docs/command-line.md says what it promises."""

@@ -1,4 +1,4 @@
-"""The other process of `peerfabric bench`: acks what comes, and sends pings back."""
+"""Peer process of `peerfabric bench`: acks what comes, and sends pings back."""
 
 from __future__ import annotations
 

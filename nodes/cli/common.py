@@ -1,4 +1,4 @@
-"""What every command that joins a fabric has in common: its options, and the node made of them."""
+"""Options of every command that joins a fabric, and the node made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `peerfabric` command."""
+"""Main of the `peerfabric` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spool whose node is not running, as the commands see it."""
+"""Spool of a node that is not running, as the commands see it."""
 
 from __future__ import annotations
 

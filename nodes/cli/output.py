@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, or one JSON object a line for programs."""
+"""Output of the commands: tables for people, or one JSON object a line for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fabric for one job, which nobody else is in and nothing of which stays."""
+"""Private fabric for one job, which nobody else is in and nothing of which stays."""
 
 from __future__ import annotations
 

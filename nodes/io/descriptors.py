@@ -1,4 +1,4 @@
-"""The descriptors of this process: how many there may be, what nodes need of them, and whether enough are free.
+"""Descriptors of this process: how many there may be, what nodes need of them, and whether enough are free.
 
 libzmq ends the process when it accepts a connection over ipc, or makes a context, with none left. So nodes look before
 they take, leave a reserve to the rest of the process, and let nobody in while it is touched (`Sockets`).

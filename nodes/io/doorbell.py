@@ -1,4 +1,4 @@
-"""Doorbell: what wakes the I/O thread of a node."""
+"""Doorbell: a descriptor that wakes the I/O thread of a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth of the process that may come from a message without end, and whether it was that.
+"""Memory growth of the process that may come from a message without end, and whether it was that.
 
 libzmq gathers all frames of a message before it hands over the first, however many there are: a peer that says MORE for
 ever fills the memory of a node, in which no message arrives. Nothing tells how much libzmq holds. So we look at the

@@ -1,4 +1,4 @@
-"""Messages out of a ZeroMQ socket: which are ours, and whether their bodies are copies."""
+"""Intake of a ZeroMQ socket: which messages are ours, and whether their bodies are copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a node listens: from `listen=` to the endpoints of its inbox and outbox, and what may be in the way there."""
+"""Listening endpoints: from `listen=` to those of inbox and outbox, and what may be in the way there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell from ZeroMQ's monitor whether one PUSH is connected.
+"""Monitor of one PUSH: whether it is connected, by ZeroMQ's events.
 
 What libzmq 4.3.5 says, measured with RECONNECT_IVL=50 and HANDSHAKE_IVL=2000:
 

@@ -1,4 +1,4 @@
-"""Ask whether anybody listens at an endpoint: one plain connect, read by its errno.
+"""Probe of an endpoint, whether anybody listens there: one plain connect, read by its errno.
 
 A process that died refuses a connect at once; one that is stopped or hung still has the kernel accept for it, or a
 backlog that is full; a host that vanished says nothing. PROTOCOL.md, section 11, draws its conclusions from that.

@@ -1,4 +1,4 @@
-"""The pump: the one I/O thread of a node, which moves frames between the engine and the sockets.
+"""Pump: the one I/O thread of a node, which moves frames between the engine and the sockets.
 
 One turn takes what users handed over and what the sockets brought, lets the engine act on it, carries out
 what the engine asks for, and wakes whoever may go on. Whatever accumulated meanwhile leaves as one batch, so

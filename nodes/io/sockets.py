@@ -1,4 +1,4 @@
-"""The ZeroMQ edge of a node: moves frames, says what happened to connections, and knows nothing of the protocol.
+"""ZeroMQ sockets of a node: frames in and out, events of connections, and nothing of the protocol.
 
 All sockets belong to one thread, which alternates `wait` and `read`; only `wake` may be called by others. Waiting is
 one `epoll` over the descriptors that ZeroMQ gives for its sockets. For a round trip of 128 bytes between two processes
@@ -481,7 +481,7 @@ class Sockets:
         socket = self._context.socket(kind)
         socket.linger = 0
         socket.immediate = 1
-        socket.sndhwm = socket.rcvhwm = 4096  # a fuse above the 64 frames of delivery.md, section 3
+        socket.sndhwm = socket.rcvhwm = 4096  # a fuse above the 64 frames of PROTOCOL.md, section 5
         socket.maxmsgsize = self._frame_bytes_max + 64
         socket.handshake_ivl = 2000
         socket.heartbeat_ivl = 5000  # heartbeats only reap connections; whether a peer lives, our PING judges

@@ -1,4 +1,4 @@
-"""The file system as nodes give it to their spools and ledgers: without its last descriptors."""
+"""File system as nodes give it to their spools and ledgers: without its last descriptors."""
 
 from __future__ import annotations
 

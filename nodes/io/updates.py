@@ -1,4 +1,4 @@
-"""The socket that follows the outboxes of others: which ones, and under which prefixes."""
+"""SUB socket: which outboxes of others it follows, and under which prefixes."""
 
 from __future__ import annotations
 

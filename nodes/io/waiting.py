@@ -1,4 +1,4 @@
-"""How a call waits: the one difference between the blocking and the asynchronous front.
+"""Waiting of a call: the one difference between the blocking and the asynchronous front.
 
 The classes in `async_*.py` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`:
 under asyncio it suspends the task, under the blocking front it blocks the thread, so that a blocking call

@@ -1,4 +1,4 @@
-"""One PUSH of its own for each peer, what is known of it, and how frames leave by it."""
+"""Wire: the PUSH of one peer, what is known of it, and how frames leave by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of the messages that a producer has sent: the states of receipts, and waiting for them."""
+"""Confirmations of sent messages: the states of receipts, and waiting for them."""
 
 from __future__ import annotations
 

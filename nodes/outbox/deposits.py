@@ -1,4 +1,4 @@
-"""Messages on their way to the disk, for senders that must not touch it themselves.
+"""Deposits: messages on their way to the disk, for senders that must not touch it themselves.
 
 Those are coroutines, whose loop must not wait for a disk, and all senders with `fsync=True`, who share one sync. They
 hand over what they send and wait; the disk's thread appends it, syncs once for everybody, and lets them go on.

@@ -1,4 +1,4 @@
-"""What a producer has accepted and the pump has not taken yet, and how much more may be accepted.
+"""Outbox of one producer: what is accepted and not yet taken by the pump, and how much more may be.
 
 Any thread puts messages in, and the pump takes them out once a turn, in the order of their sequences. Ctrl-C comes
 after calls only, so what changes together stands without one in between: either all of it has happened or nothing.

@@ -1,4 +1,4 @@
-"""Room in the spool: whether a send that was refused for lack of it waits, and when it may try again."""
+"""Space in the spool: whether a send that was refused for lack of it waits, and when it may try again."""
 
 from __future__ import annotations
 

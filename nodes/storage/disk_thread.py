@@ -1,4 +1,4 @@
-"""The disk's thread of a node: everything that may wait for the spool, so that the pump never does.
+"""Disk thread of a node: everything that may wait for the spool, so that the pump never does.
 
 One round stores what waits to be synced, all of it with one sync; writes dead letters; reads what memory has room
 for; and from time to time writes cursors, after which consumers may forget what they had told us.

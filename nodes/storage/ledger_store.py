@@ -1,4 +1,4 @@
-"""Who keeps the ledger of a consumer: many threads write in it what they acked, before anybody is told.
+"""Ledger store: many threads write in it what they acked, before anybody is told.
 
 While one of them writes, and perhaps syncs, the others put what they have down; the next one writes it for all of them.
 """

@@ -1,4 +1,4 @@
-"""Work that may wait for a disk, done beside the event loop.
+"""Offload: work that may wait for a disk, done beside the event loop.
 
 An `AsyncNode` must not keep its loop waiting for a disk. What its calls can await is done in a thread of its own; what
 they cannot, as an ack, is noted in order and done by the thread of a `Clerk`.

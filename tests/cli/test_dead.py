@@ -141,7 +141,7 @@ def test_letters_that_cannot_be_read_are_counted(start: Start, tmp_path: Path) -
     code, out, err = ended(start("dead", "ls", str(folder), "-o", "json"))
     assert (code, len(out.splitlines()), "1 more cannot be read" in err) == (0, 1, True)
     code, out, err = ended(start("dead", "retry", str(folder), "--all"))
-    assert (code, out, "1 letters cannot be read" in err) == (0, "1 dead letters queued again\n", True)
+    assert (code, out, "1 dead letters cannot be read" in err) == (0, "1 dead letters queued again\n", True)
     assert ended(start("dead", "drop", str(folder), "--all", "--yes")) == (0, "1 dead letters deleted\n", "")
     assert letters_left(folder) == set()
 
