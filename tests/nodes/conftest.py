@@ -56,7 +56,7 @@ class Awaited:
 
     def _wrapped(self, result: Any) -> Any:
         module = type(result).__module__
-        ours = module.startswith("peerfabric.nodes.async_")
+        ours = module.startswith("peerfabric.nodes.aio.")
         return Awaited(result, self._loop) if ours else result
 
     def __getattr__(self, name: str) -> Any:
