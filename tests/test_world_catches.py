@@ -32,7 +32,7 @@ def ack_at_arrival(patch: Patch) -> None:
 def floor_too_high(patch: Patch) -> None:
     data_frame = original("dispatch.data_frame")
 
-    def broken(link: Any, end: Any, run: Any) -> list[bytes]:
+    def broken(link: Any, end: Any, run: Any) -> Any:
         settled = hooks.settled(end)
         floor, settled.floor = settled.floor, run.stop
         try:
