@@ -71,8 +71,8 @@ class SubscriberAccount(msgspec.Struct, frozen=True, kw_only=True):
 class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     """One peer as seen from here.
 
-    state   "connecting", "up", "one-way" (we reach it, it does not reach us), "suspect", "idle" (known,
-            nothing in common), "refused"
+    state   "connecting", "up", "one-way" (we hear it, it does not hear us), "suspect" (silent), "hung" (its inbox
+            accepts, and it does not answer), "idle" (known, nothing in common)
     """
 
     node_id: str

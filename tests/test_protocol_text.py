@@ -1,0 +1,266 @@
+"""PROTOCOL.md against the code: frames and their fields, numbers, socket options, keys of announcements."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+import zmq
+from msgspec import inspect
+
+from peerfabric.discovery.base import Announcement
+from peerfabric.discovery.mdns import service_info
+from peerfabric.nodes.io.sockets import Sockets
+from peerfabric.queue.runs import ISOLATION
+from peerfabric.wire import frames
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "PROTOCOL.md").read_text(encoding="utf-8")
+ROOMS = {
+    "fabric/*.py": "peerfabric",
+    "fabric/wire/*.py": "peerfabric.wire",
+    "fabric/link/*.py": "peerfabric.link",
+    "fabric/queue/*.py": "peerfabric.queue",
+    "fabric/topic/*.py": "peerfabric.topic",
+    "discovery/*.py": "peerfabric.discovery",
+    "nodes/io/sockets.py": "peerfabric.nodes.io",
+}
+"""Where the protocol is, and its numbers are."""
+
+LEAVING: Final = {"Result": {"starting"}}
+"""Fields that the code may still have and PROTOCOL.md does not name any more."""
+
+FRAMES: dict[int, type[msgspec.Struct]] = {
+    kind.__struct_config__.tag: kind  # type: ignore[misc]  # ours are numbers
+    for kind in vars(frames).values()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not kind.__name__.startswith("_")
+    if kind.__struct_config__.tag is not None
+}
+PARTS = {
+    name: kind
+    for name, kind in vars(frames).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__struct_config__.tag is None
+    if kind is not msgspec.Struct
+}
+COMMON = ["link", "number", "echo"]
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """The tables in `text`: rows of cells, the head first."""
+    rows: list[list[str]] = []
+    for line in [*text.splitlines(), ""]:
+        line = line.strip()
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif rows:
+            yield [rows[0], *rows[2:]]
+            rows = []
+
+
+def table(head: str, within: str = TEXT) -> list[list[str]]:
+    """The rows below the first table that begins with the cells `head`, without it."""
+    found = (rows for rows in tables(within) if " | ".join(rows[0]).startswith(head))
+    return next(found)[1:]
+
+
+def section(title: str) -> str:
+    """What follows the heading that begins with `title`, up to the next one of any level."""
+    found = re.search(rf"^(#+ {re.escape(title)}.*?)(?=^#+ |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert found is not None, title
+    return found[1]
+
+
+def number(cell: str) -> int | float | str:
+    """A value as the tables have it."""
+    plain = cell.strip("`").replace(",", "")
+    try:
+        return float(plain) if "." in plain else int(plain)
+    except ValueError:
+        return cell.strip("`")
+
+
+# Types in the notation of section 3
+
+
+def described(of: inspect.Type) -> str:
+    """A type of a field."""
+    match of:
+        case inspect.IntType(ge=0, le=limit) if limit == 2**53 - 1:
+            return "count"
+        case inspect.IntType(ge=0, le=limit) if limit == 2**32 - 1:
+            return "half"
+        case inspect.IntType(ge=1, le=limit) if limit is not None:
+            return "1 … 2⁵³\u22121" if limit == 2**53 - 1 else f"1 … {limit:,}"
+        case inspect.IntType(ge=None, le=None):
+            return "integer"
+        case inspect.FloatType():
+            return "float"
+        case inspect.BoolType():
+            return "boolean"
+        case inspect.BytesType(min_length=8, max_length=8):
+            return "link id"
+        case inspect.StrType(max_length=limit):
+            named = {255: "name", 512: "stream", 256: "endpoint", None: "string"}
+            return named.get(limit) or f"string≤{limit:,}"
+        case inspect.ListType(item_type=item, max_length=frames.LIST_MAX) if described(item) == "count":
+            return "ranges"
+        case inspect.ListType(item_type=item, max_length=limit):
+            return f"list≤{limit:,} of {described(item)}"
+        case inspect.DictType(key_type=key, value_type=value):
+            return f"map of {described(key)} to {described(value)}"
+        case inspect.UnionType(types=types):
+            some = [described(one) for one in types if not isinstance(one, inspect.NoneType)]
+            return f"{' or '.join(some)} or nil"
+        case inspect.StructType(cls=cls):
+            return cls.__name__
+    raise AssertionError(of)
+
+
+def fields(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    """The fields of a frame or of a part of one: name, and type with its default."""
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    found = []
+    for field in info.fields:
+        default = ""
+        if not field.required:
+            value = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+            default = f" = {'nil' if value is None else msgspec.json.encode(value).decode()}"
+        if field.name not in LEAVING.get(kind.__name__, ()):
+            found.append((field.name, described(field.type) + default))
+    return found
+
+
+@pytest.mark.parametrize("tag", sorted(FRAMES))
+def test_fields_of_a_frame(tag: int) -> None:
+    """Names and order of fields stand in a frame's heading, names and types in its table."""
+    kind = FRAMES[tag]
+    heading = re.search(rf"^### [A-Z ]+ `\[{tag}(?:, (.*?))?\]`.*$", TEXT, re.MULTILINE)
+    assert heading is not None
+    names = heading[1].split(", ") if heading[1] else []
+    expected = fields(kind)
+    if names[:1] == ["…"]:
+        assert [name for name, _ in expected[:3]] == COMMON
+        names, expected = names[1:], expected[3:]
+    assert names == [name for name, _ in expected]
+    rows = table("field | type", section(heading[0].lstrip("# "))) if expected else []
+    assert [(row[0], row[1]) for row in rows] == expected
+
+
+def test_kinds() -> None:
+    """The table of kinds has each of them, its number and its socket."""
+    listed = {}
+    for row in table("kind | frame"):
+        for kind, name, on in (row[:3], row[4:]):
+            if name.startswith("reserved"):
+                continue
+            for one, of in zip(kind.split(", "), name.split(", "), strict=True):
+                listed[int(one)] = (of.replace(" ", ""), on)
+    outbox = frames.OutboxFrame.__args__
+    assert listed == {
+        tag: (kind.__name__.upper(), "outbox" if kind in outbox else "inbox") for tag, kind in FRAMES.items()
+    }
+    assert listed.keys() == frames.KINDS
+
+
+def test_common_fields() -> None:
+    """So does the table of the fields with which frames of links begin."""
+    rows = table("# | field")
+    assert [(row[1], row[2]) for row in rows] == [("kind", "integer"), *fields(frames.Drain)]
+
+
+def test_parts_of_frames() -> None:
+    """The table of structures has every one of them, with its fields in order."""
+    listed = dict(row[:2] for row in table("structure | fields"))
+    shown = {name: "`[" + ", ".join(f"{f}: {t}" for f, t in fields(kind)) + "]`" for name, kind in PARTS.items()}
+    assert listed == shown
+
+
+@pytest.mark.parametrize("heading", ["2. Sockets", "DATA", "ACK", "BYE"])
+def test_codecs_flags_and_reasons(heading: str) -> None:
+    """Numbers with a name, each as the code has it."""
+    rows = next(
+        rows
+        for rows in tables(section(heading))
+        if rows[0][:2] in (["codec", "name"], ["flag", "name"], ["reason", "name"])
+    )
+    assert {row[1]: int(row[0]) for row in rows[1:]} == {row[1]: getattr(frames, row[1]) for row in rows[1:]}
+
+
+# Numbers
+
+
+def _bound(module: ast.Module) -> Iterator[str]:
+    for statement in module.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for target in targets:
+                names = target.elts if isinstance(target, ast.Tuple) else [target]
+                yield from (name.id for name in names if isinstance(name, ast.Name) and name.id.isupper())
+
+
+@cache
+def constants() -> dict[str, list[str]]:
+    """Where each name in capitals is bound at the top of a module."""
+    found: dict[str, list[str]] = {}
+    for files, package in ROOMS.items():
+        for path in ROOT.glob(files):
+            for name in _bound(ast.parse(path.read_bytes())):
+                found.setdefault(name, []).append(f"{package}.{path.stem}")
+    return found
+
+
+@pytest.mark.parametrize("row", table("number | value"), ids=lambda row: row[2].strip("`"))
+def test_numbers(row: list[str]) -> None:
+    """Each is that of the code, wherever it stands there."""
+    name = row[2].strip("`")
+    values = {getattr(importlib.import_module(module), name) for module in constants()[name]}
+    assert values == {number(row[1])}
+
+
+def test_isolation() -> None:
+    """How many messages with so many deaths one consumer has at most."""
+    rows = table("deaths | messages")
+    assert {int(row[0]): number(row[1]) for row in rows[:-1]} == ISOLATION
+
+
+# Sockets and discovery
+
+
+def test_socket_options() -> None:
+    """Those of a socket as it is opened, before anything is bound or connected."""
+    sockets = Sockets(frame_bytes_max=8 * 1024 * 1024, peers_max=8)
+    kinds = {"PULL": zmq.PULL, "PUSH": zmq.PUSH, "PUB": zmq.PUB, "SUB": zmq.SUB}
+    opened = {name: sockets._open(kind) for name, kind in kinds.items()}
+    try:
+        for names, value, where, *_ in table("option | value"):
+            for option in re.findall("[A-Z0-9_]+", names):
+                for kind, socket in opened.items():
+                    if where not in ("all", kind):
+                        continue
+                    want = 8 * 1024 * 1024 + 64 if option == "MAXMSGSIZE" else number(value)
+                    assert (kind, option, socket.get(getattr(zmq, option))) == (kind, option, want)
+    finally:
+        for socket in opened.values():
+            socket.close()
+        sockets.close()
+
+
+def test_announcements() -> None:
+    """The keys of a file of the registry, and of the mDNS record."""
+    announced = Announcement(
+        node_id="a", epoch=1, name="n", fabric="f", host="h-h", inbox=("tcp://127.0.0.1:1",), outbox=()
+    )
+    discovery = section("16. Discovery")
+    registry, record = [rows[1:] for rows in tables(discovery)]
+    assert [row[0].strip("`") for row in registry] == list(msgspec.to_builtins(announced))
+    info = service_info(announced, ["127.0.0.1"])
+    assert info is not None
+    assert [row[0].strip("`") for row in record] == list(info.decoded_properties)

@@ -1,0 +1,264 @@
+"""Golden vectors of the protocol, written to vectors.json: `.venv/bin/python tests/vectors/make.py`.
+
+vectors.json has five lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
+the order of the wire; link ids and messages of raw bytes are hexadecimal in values, too.
+
+    frames    headers that encode to `hex` and decode to `value`
+    accepted  headers that decode to `value`: older ones (fewer fields), newer ones (more fields), other encodings
+    refused   headers that decode to `error`: BadFrame, UnknownKind or ForeignHello
+    bodies    bodies of DATA and TOPIC DATA, by `codec`: `value` lists the messages that a consumer of `type` gets, or
+              is DecodeError where one does not fit
+    broken    bodies that are not what a header of theirs with `count` says
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from peerfabric.wire.frames import (
+    ALONE,
+    DURABLE,
+    IDLE,
+    LEASE,
+    MAGIC,
+    MSGPACK,
+    OTHER_FABRIC,
+    RAW,
+    RAW_ONE,
+    Ack,
+    Address,
+    Backlog,
+    Bye,
+    Consuming,
+    Data,
+    Drain,
+    Extra,
+    Grant,
+    Hello,
+    Interest,
+    Marker,
+    Nack,
+    Ping,
+    Pong,
+    Release,
+    Result,
+    StreamRanges,
+    Subscription,
+    Tail,
+    Tails,
+    TopicData,
+    encode_frame,
+)
+
+Vector = dict[str, Any]
+
+FILE = Path(__file__).with_name("vectors.json")
+LINK = bytes(range(8))
+INBOX, OUTBOX = ["ipc:///run/a", "tcp://127.0.0.1:7700"], ["tcp://127.0.0.1:7701"]
+SHOP = Address("shop-1", 7 << 20 | 5, "shop", "0123456789abcdef-fedcba9876543210", INBOX, OUTBOX)
+STREAM = "shop-1:7340037:orders"
+
+FRAMES: dict[str, msgspec.Struct] = {
+    "hello": Hello(MAGIC, 1, "default", "kitchen-1", SHOP, 17, 0, False, 16_778_240, [SHOP]),
+    "hello to an endpoint": Hello(MAGIC, 1, "default", "", SHOP, 17, 0, False, 16_778_240),
+    "hello that welcomes": Hello(MAGIC, 1, "default", "kitchen-1", SHOP, 18, 2**32 - 1, True, 16_778_240),
+    "interest": Interest(
+        LINK,
+        1,
+        0,
+        3,
+        [Consuming("orders", 300.0)],
+        [Subscription("prices.*", 2, True)],
+        ["receipts"],
+        ["news"],
+        [StreamRanges(STREAM, [4, 9])],
+        [StreamRanges(STREAM, [1, 4])],
+        6,
+    ),
+    "data": Data(LINK, 2, 1, STREAM, "orders", 9, 2, 4, 1, RAW, 0, 1_700_000_000_000, 5, 10, 1280, 6),
+    "data with headers": Data(
+        LINK, 3, 1, STREAM, "orders", 11, 1, 4, 2, RAW, ALONE, 0, 0, 11, 1400, 6, [Extra(0, {"trace": "1"}, "old/7")]
+    ),
+    "data at the limits": Data(
+        LINK, 2**53 - 1, 2**53 - 1, STREAM, "orders", 2**53 - 1, 16_777_216, 1, 1, RAW_ONE, DURABLE, 0, 0, 1, 1, 0
+    ),
+    "ack": Ack(
+        LINK,
+        4,
+        2,
+        7,
+        [Result(STREAM, "orders", [1, 9], [9, 10], [Nack(10, 11, 1, LEASE, 500, "slow")])],
+        [Grant("orders", 64, 65_536)],
+    ),
+    "ack that only echoes": Ack(LINK, 5, 3, 7),
+    "release": Release(LINK, 5, 2, [StreamRanges(STREAM, [9, 11])], [STREAM]),
+    "ping": Ping(LINK, 6, 2, 12.5, 7, [Backlog("orders", STREAM, 3, 10, 1280, 9)]),
+    "pong": Pong(LINK, 7, 2, 12.5),
+    "drain": Drain(LINK, 8, 2),
+    "bye": Bye(LINK, 9, 2, "shop-1", IDLE),
+    "bye that rejects": Bye(bytes(8), 0, 0, "shop-1", OTHER_FABRIC),
+    "topic data": TopicData("shop-1", 7, "shop", "prices.eur", 5, 2, RAW, 0),
+    "tails": Tails("shop-1", 7, [Tail("prices.eur", 6)]),
+    "marker": Marker("shop-1", 7, "kitchen-1", "prices.*", 2, [Tail("prices.eur", 6)]),
+}
+
+SHORT: tuple[msgspec.Struct, ...] = (
+    Hello(MAGIC, 1, "default", "", SHOP, 17, 0, False, 16_778_240),
+    Interest(LINK, 1, 0, 3, [], [], [], []),
+    Data(LINK, 2, 1, STREAM, "orders", 9, 2, 4, 1, RAW, 0, 0, 5, 10, 1280, 6),
+    Ack(LINK, 4, 2, 7),
+    Release(LINK, 5, 2),
+    Ping(LINK, 6, 2, 12.5, 7),
+    TopicData("shop-1", 7, "shop", "prices.eur", 5, 2, RAW, 0),
+    Marker("shop-1", 7, "kitchen-1", "prices.*", 2, []),
+)
+"""Frames that say nothing in those of their fields that may be absent."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def vectors() -> dict[str, list[Vector]]:
+    """All of vectors.json."""
+    return {
+        "frames": [_header(name, frame, encode_frame(frame)) for name, frame in FRAMES.items()],
+        "accepted": list(_accepted()),
+        "refused": list(_refused()),
+        "bodies": list(_bodies()),
+        "broken": list(_broken()),
+    }
+
+
+def text(made: dict[str, list[Vector]]) -> str:
+    """vectors.json with one vector a line, so that a change shows as such."""
+    lists = []
+    for name, entries in made.items():
+        lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+        lists.append(f"{json.dumps(name)}: [\n{lines}\n]")
+    return "{\n" + ",\n".join(lists) + "\n}\n"
+
+
+def named(part: Any) -> Any:
+    """A frame, or part of one, as JSON has it: fields by name, bytes in hexadecimal."""
+    match part:
+        case msgspec.Struct():
+            tag = part.__struct_config__.tag
+            kind = {} if tag is None else {"kind": tag}
+            return kind | {name: named(getattr(part, name)) for name in part.__struct_fields__}
+        case list():
+            return [named(inner) for inner in part]
+        case bytes() | memoryview():
+            return bytes(part).hex()
+    return part
+
+
+def _header(name: str, frame: msgspec.Struct, header: bytes) -> Vector:
+    on = "outbox" if isinstance(frame, TopicData | Tails | Marker) else "inbox"
+    return {"name": name, "on": on, "hex": header.hex(), "value": named(frame)}
+
+
+def _elements(frame: msgspec.Struct) -> list[Any]:
+    return msgspec.msgpack.decode(encode_frame(frame), type=list[Any])
+
+
+def _accepted() -> Iterator[Vector]:
+    for name, frame in FRAMES.items():
+        yield _header(f"newer {name}", frame, _encode([*_elements(frame), "new", {"more": [1, None]}]))
+    for frame in SHORT:
+        elements = _elements(frame)
+        required = len(elements) - len(frame.__struct_defaults__)
+        yield _header(f"older {type(frame).__name__}", frame, _encode(elements[:required]))
+    yield _header(
+        "older parts of an ACK",
+        Ack(LINK, 4, 2, 7, [Result(STREAM, "orders", nacks=[Nack(10, 11, 1, LEASE)])]),
+        _encode([4, LINK, 4, 2, 7, [[STREAM, "orders", [], [], [[10, 11, 1, LEASE]]]]]),
+    )
+    yield _header(
+        "older parts of an INTEREST",
+        Interest(LINK, 1, 0, 3, [], [Subscription("prices.*", 2, False)], [], []),
+        _encode([2, LINK, 1, 0, 3, [], [["prices.*", 2, False]], [], []]),
+    )
+    yield _header("integer as a stamp", Pong(LINK, 7, 2, 12.0), _encode([7, LINK, 7, 2, 12]))
+    yield _header(
+        "integer as a lease",
+        Interest(LINK, 1, 0, 3, [Consuming("orders", 300.0)], [], [], []),
+        _encode([2, LINK, 1, 0, 3, [["orders", 300]], [], [], []]),
+    )
+    longest = b"\xdd\0\0\0\4" + b"\x0c" + b"\xc6\0\0\0\x08" + LINK + b"\xcf\0\0\0\0\0\0\0\x08" + b"\xcf\0\0\0\0\0\0\0\2"
+    yield _header("longest forms of array, binary and number", Drain(LINK, 8, 2), longest)
+    yield _header("255 characters in 510 bytes", Bye(LINK, 9, 2, "ü" * 255, 2), _encode([13, LINK, 9, 2, "ü" * 255, 2]))
+    yield _header("unknown reason", Bye(LINK, 9, 2, "shop-1", 99), _encode([13, LINK, 9, 2, "shop-1", 99]))
+
+
+def _refused() -> Iterator[Vector]:
+    def vector(name: str, header: bytes | list[Any], error: str = "BadFrame", on: str = "inbox") -> Vector:
+        raw = header if isinstance(header, bytes) else _encode(header)
+        return {"name": name, "on": on, "hex": raw.hex(), "error": error}
+
+    hello, data, drain = _elements(FRAMES["hello"]), _elements(FRAMES["data"]), encode_frame(FRAMES["drain"])
+    yield vector("nothing", b"")
+    yield vector("no array", b"\x07")
+    yield vector("array without a kind", [])
+    yield vector("kind that is no integer", ["7", LINK, 7, 2, 12.5])
+    yield vector("kind above 127", [128, LINK, 7, 2])
+    yield vector("kind of a later version", [99, LINK, 1, 0], "UnknownKind")
+    yield vector("kind of a later version on the outbox", [99], "UnknownKind", "outbox")
+    yield vector("reserved kind", [8, LINK, 1, 0], "UnknownKind")
+    yield vector("frame of the inbox on the outbox", drain, on="outbox")
+    yield vector("frame of the outbox on the inbox", encode_frame(FRAMES["tails"]))
+    yield vector("bytes behind the array", drain + b"\0")
+    yield vector("cut off", drain[:-1])
+    yield vector("absent field without a default", [7, LINK, 7, 2])
+    yield vector("link id of 7 bytes", [12, bytes(7), 8, 2])
+    yield vector("whole float as a number", [12, LINK, 8.0, 2])
+    yield vector("negative number", [12, LINK, -1, 2])
+    yield vector("number of 2^53", [12, LINK, 2**53, 2])
+    yield vector("nil as a number", [12, LINK, None, 2])
+    yield vector("name of 256 characters", [13, LINK, 9, 2, "n" * 256, IDLE])
+    yield vector("binary as a name", [13, LINK, 9, 2, b"shop-1", IDLE])
+    yield vector("name that is no UTF-8", _encode([13, LINK, 9, 2, "??", IDLE]).replace(b"??", b"\xff\xfe"))
+    yield vector("65 nodes in a hello", [*hello[:10], [hello[5]] * 65])
+    yield vector("first of 0", [*data[:6], 0, *data[7:]])
+    yield vector("count of 0", [*data[:7], 0, *data[8:]])
+    yield vector("count of 16,777,217", [*data[:7], 16_777_217, *data[8:]])
+    yield vector("hello of another magic", [1, "otherfabric", *hello[2:]])
+    yield vector("hello of version 2", [1, MAGIC, 2, *hello[3:6], "a different", "rest"], "ForeignHello")
+    yield vector("hello of version 2 without an address", [1, MAGIC, 2, "default"])
+
+
+def _bodies() -> Iterator[Vector]:
+    def vector(name: str, codec: int, of: str, body: bytes, value: Any) -> Vector:
+        return {"name": name, "codec": codec, "type": of, "hex": body.hex(), "value": value}
+
+    raw, documents = [b"", b"a\0b"], [{"n": 1}, [2, None], "three", 4.5]
+    yield vector("raw messages", RAW, "bytes", _encode(raw), named(raw))
+    yield vector("16 raw messages", RAW, "bytes", _encode([b"x"] * 16), ["78"] * 16)
+    yield vector("one raw message", RAW_ONE, "bytes", b"a\0b", ["610062"])
+    yield vector("documents", MSGPACK, "any", _encode(documents), documents)
+    yield vector("documents for a consumer of integers", MSGPACK, "int", _encode([1, 2]), [1, 2])
+    yield vector("binaries under MSGPACK", MSGPACK, "bytes", _encode(raw), named(raw))
+    yield vector("documents under RAW", RAW, "int", _encode([1, 2]), [1, 2])
+    yield vector("codec of a later version", 9, "int", _encode([1, 2]), [1, 2])
+    yield vector("string for a consumer of raw bytes", MSGPACK, "bytes", _encode(["a"]), "DecodeError")
+    yield vector("binary for a consumer of integers", RAW, "int", _encode([b"a"]), "DecodeError")
+    yield vector("one raw message for a consumer of integers", RAW_ONE, "int", b"\1", "DecodeError")
+
+
+def _broken() -> Iterator[Vector]:
+    def vector(name: str, codec: int, count: int, body: bytes) -> Vector:
+        return {"name": name, "codec": codec, "count": count, "hex": body.hex()}
+
+    yield vector("no array", RAW, 1, _encode(b"a"))
+    yield vector("nothing", RAW, 1, b"")
+    yield vector("fewer messages", RAW, 3, _encode([b"a", b"b"]))
+    yield vector("more messages", MSGPACK, 1, _encode([1, 2]))
+    yield vector("two messages in one", RAW_ONE, 2, b"ab")
+    yield vector("array header cut off", RAW, 1, b"\xdc\0")
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(vectors()), encoding="utf-8")
