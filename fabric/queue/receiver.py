@@ -18,7 +18,6 @@ from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.isolation import Suspects
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.batch import message_count
 from peerfabric.wire.frames import NO_INTEREST, Data, Grant, Nack, Ping, Release, Result, StreamRanges
@@ -37,7 +36,6 @@ class Receiver:
     def __init__(self, options: Options, peers: Links, control: Control, records: LogRecords) -> None:
         self.by_queue: dict[str, IncomingQueue] = {}
         self._options, self._peers, self._control, self._records = options, peers, control, records
-        self._suspects: dict[str, Suspects] = {}
         self._changed: set[IncomingQueue] = set()
         self._arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
@@ -47,7 +45,7 @@ class Receiver:
     def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> IncomingQueue:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
         options = self._options
-        end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
+        end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, remembered)
         self.by_queue[queue] = end
         for link in self._peers.by_peer.values():
             if link.up:
