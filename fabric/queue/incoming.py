@@ -12,6 +12,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
+from peerfabric.errors import BadFrame
 from peerfabric.link.credit import ConsumerCredit, Window
 from peerfabric.queue.delivery import Delivery, Verdict, slices
 from peerfabric.queue.granting import QUANTUM, grant
@@ -42,6 +43,7 @@ REFUSALS_MAX: Final = 10
 REFUSAL_PAUSE: Final = 5.0
 DETACHED_MAX: Final = 4096
 """Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+UNREADABLE: Final = "its frame has another body than its header says"
 
 _REASONS: Final = {
     Verdict.NACK: FAILED,
@@ -209,11 +211,7 @@ class IncomingQueue:
     # Receiving
 
     def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
-        """A DATA frame arrived.
-
-        Raises:
-            BadFrame: The body is not the array that the header speaks of.
-        """
+        """A DATA frame arrived."""
         source = self._sources.get(holder)
         if source is None:
             self.meet(holder)
@@ -274,7 +272,14 @@ class IncomingQueue:
             for delivery in self._everything():
                 if delivery.stream == whole.stream and delivery.first < whole.stop and whole.first < delivery.stop:
                     delivery.attempt = max(delivery.attempt, whole.attempt)
-        parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        try:
+            parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        except BadFrame:
+            parts = []
+            for a, b in new:
+                self._streams[whole.stream].let_go(a, b)
+                self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
+            fresh = 0
         source.buffer.extend(parts)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 

@@ -11,6 +11,7 @@ import pytest
 from peerfabric.engine import Engine
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
+from peerfabric.queue.incoming import UNREADABLE
 from peerfabric.queue.marks import Marks
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.wire.frames import (
@@ -122,6 +123,25 @@ def test_delivered_by_the_echo() -> None:
     assert end.state(1) in ("in flight", "delivered")
     pair.pass_time(0.2)
     assert end.state(1) == "delivered"
+
+
+def test_a_body_that_its_header_does_not_describe_is_refused() -> None:
+    """By each consumer, so that it ends as a dead letter; the link lives, and what comes after it arrives."""
+    pair = Pair()
+
+    def spoil(sender: Engine, frames: list[bytes]) -> bool:
+        if len(frames) == 2:
+            frames[1] = b"\xc0"
+        return True
+
+    pair.filter = spoil
+    end = flow(pair, 1)
+    pair.filter = lambda sender, frames: True
+    assert [(letter.reason, letter.error) for letter in end.letters()] == [("refused", UNREADABLE)]
+    pair.a.producers.accept(end, [b"next"], 0)
+    pair.settle()
+    assert run_all(pair) == [b"next"]
+    assert (pair.a.statistics().counters, pair.b.statistics().counters) == ({}, {})
 
 
 def test_a_lost_frame_renews_the_link() -> None:
