@@ -285,19 +285,6 @@ def own_deaths_not_counted(patch: Patch) -> None:
     patch("durable.accuse", lambda self, marks, numbering: None)
 
 
-def suspects_started_before_the_cursor_says_so(patch: Patch) -> None:
-    starting = original("outgoing.starting")
-
-    def broken(self: Any, holder: str, start: int, stop: int) -> None:
-        backlog = self.backlog
-        changed = backlog is not None and backlog.changed
-        starting(self, holder, start, stop)
-        if backlog is not None:
-            backlog.changed = changed
-
-    patch("outgoing.starting", broken)
-
-
 def loaded_twice(patch: Patch) -> None:
     loaded = original("outgoing.loaded")
 
@@ -407,7 +394,6 @@ CASES = [
     (epoch_not_advanced, "disk"),
     (marks_forgotten, "graves"),
     (own_deaths_not_counted, "suicides"),
-    (suspects_started_before_the_cursor_says_so, "suicides"),
     (loaded_twice, "disk"),
     (read_ahead_of_what_is_accepted, "disk"),
     (stored_as_if_in_memory_only, "overflow"),

@@ -29,7 +29,6 @@ HOOKS: Final = {
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
-    "outgoing.starting": "peerfabric.queue.outgoing:OutgoingQueue.starting",
     "outgoing.adopt": "peerfabric.queue.outgoing:OutgoingQueue._adopt",
     "outgoing.raise_floor": "peerfabric.queue.settled:Settled.raise_floor",
     "dispatch.data_frame": "peerfabric.queue.dispatch:data_frame",
