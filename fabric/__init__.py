@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.blocking.queue import Consumer, Producer
     from peerfabric.nodes.blocking.topic import Publisher, Subscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
-    from peerfabric.nodes.storage.once import Once
+    from peerfabric.nodes.once import Once
     from peerfabric.options import Options
     from peerfabric.receipt import Receipt
     from peerfabric.reports import Statistics
@@ -110,7 +110,7 @@ _HOMES = {
     "DeadMessage": "nodes.message",
     "Message": "nodes.message",
     "Node": "nodes.blocking.node",
-    "Once": "nodes.storage.once",
+    "Once": "nodes.once",
     "Options": "options",
     "Producer": "nodes.blocking.queue",
     "Publisher": "nodes.blocking.topic",

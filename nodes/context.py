@@ -1,63 +1,74 @@
-"""A node as its own parts see it: where it stands between construction and close, and what it has while it runs."""
+"""Node context: where a node stands in its life, and the engine, pump, disk and settings that its parts share."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.discovery.locks import Lock, Rank
-from peerfabric.engine import Engine
-from peerfabric.errors import ForkedNode, NodeClosed, Undelivered, WrongLoop
-from peerfabric.nodes.closing import Closing
-from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.handles import Handles
-from peerfabric.nodes.io.pump import Pump
-from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, complete, running_loop
-from peerfabric.nodes.life import Life
-from peerfabric.nodes.membership import Membership
+from peerfabric.errors import ForkedNode, NodeClosed, WrongLoop
+from peerfabric.nodes.io.waiting import Gate, Suspending, Waiting, running_loop
 from peerfabric.nodes.settings import Settings
-from peerfabric.nodes.signals import Ending
-from peerfabric.nodes.starting import Starting
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, Task
+    from asyncio import AbstractEventLoop
 
+    from peerfabric.engine import Engine
+    from peerfabric.nodes.io.pump import Pump
+    from peerfabric.nodes.signals import Ending
     from peerfabric.nodes.storage.disk_thread import Disk
 
-_log = logging.getLogger("peerfabric")
+
+class Life(Enum):
+    """Where a node stands between construction and close.
+
+    NEW ──start──▶ RUNNING ──close──▶ CLOSING ──▶ CLOSED
+     └───────────────────close──────────────────────▲
+
+    FORKED: in a child of the process in which it ran.
+    """
+
+    NEW = "new"
+    RUNNING = "running"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FORKED = "forked"
 
 
 class NodeContext:
-    """What the handles of a node and its rooms share.
-
-    Users hold the front of it, which may go before it: whatever still works for the node refers to this.
+    """The ground of one node. It knows nothing of handles and handlers; what it asks of them, they hand in.
 
     Args:
-        front: What users call it, for texts.
-        waiting: How its calls wait.
+        waiting: How the calls of the node wait.
     """
 
-    def __init__(self, settings: Settings, front: str, waiting: Waiting) -> None:
+    engine: Engine
+    """This one and the next are there from the start on."""
+    pump: Pump
+    ending: Ending
+
+    start: Callable[[], None]
+    """Start the node, in this thread. This and the next three are handed in by its lifecycle."""
+    start_beside: Callable[[], Coroutine[Any, Any, None]]
+    """Start the node, with all that waits for the disk done beside the event loop."""
+    needs_thread: Callable[[], bool]
+    """Whether `start` would keep an event loop waiting for a disk."""
+    is_handler: Callable[[], bool]
+    """Whether it is a thread or task of a handler that asks."""
+
+    def __init__(self, settings: Settings, waiting: Waiting) -> None:
         self.settings = settings
         self.waiting = waiting
         self.life = Life.NEW
         self.life_lock = Lock(Rank.LIFE)
+        self.closed = Gate()
+        """Opens when the node is closed."""
         self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
-        self.starter: Task[Any] | None = None
-        """The task of that loop which started it."""
-        self.engine: Engine = None  # type: ignore[assignment]  # this one and the next, until it starts
-        self.pump: Pump = None  # type: ignore[assignment]
         self.disk: Disk | None = None
         """Of a node with a spool, when it has started."""
-        self.membership: Membership | None = None
         self.started_at = 0.0
-        self.handlers = Handlers(self)
-        self.handles = Handles(self)
-        self.starting = Starting(self)
-        self.closing = Closing(self)
-        self.ending = Ending(self)
-        self._front = front
 
     @property
     def is_running(self) -> bool:
@@ -88,10 +99,10 @@ class NodeContext:
         life = self.life
         if life is not Life.RUNNING:
             if life is Life.NEW:
-                self.starting.start()
+                self.start()
             elif life is Life.FORKED:
                 raise ForkedNode
-            elif life is Life.CLOSED or not (closing or self.handlers.is_current()):
+            elif life is Life.CLOSED or not (closing or self.is_handler()):
                 raise NodeClosed
         if self.loop is not None and running_loop() not in (self.loop, None):
             raise WrongLoop
@@ -101,8 +112,8 @@ class NodeContext:
 
         Cancelled, the start is undone, unless another call waits for it, too.
         """
-        while self.life is Life.NEW and self.starting.needs_thread():
-            await self.starting.start_beside()
+        while self.life is Life.NEW and self.needs_thread():
+            await self.start_beside()
         self.ensure(closing=closing)
 
     def enter_loop(self) -> None:
@@ -118,28 +129,4 @@ class NodeContext:
             raise WrongLoop
         import asyncio
 
-        self.loop, self.starter = loop, asyncio.current_task()
-
-    # In the life of the process
-
-    def forked(self) -> None:
-        """In a child process: this node belongs to the parent."""
-        self.life = Life.FORKED
-        self.life_lock = Lock(Rank.LIFE)
-        for handle in self.handles:
-            handle.forked()
-        self.pump.abandon()
-        if self.disk is not None:
-            self.disk.abandon()
-
-    def drain_at_exit(self) -> None:
-        """The program is over, and its event loop if it had one: closing blocks the thread."""
-        self.waiting = Blocking()
-        self.loop = None
-        try:
-            complete(self.closing.close(self.settings.options.drain_timeout))
-        except Undelivered as undelivered:
-            _log.error("%s", undelivered)
-
-    def __repr__(self) -> str:
-        return f"<{self._front} {self.settings.name} in {self.settings.fabric}: {self.life.value}>"
+        self.loop, self.ending.starter = loop, asyncio.current_task()

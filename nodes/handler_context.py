@@ -1,8 +1,8 @@
-"""What the current thread or task took from queues and did not settle, and how long its calls may wait meanwhile."""
+"""Handler context: unsettled deliveries of a thread or task that runs user code, and whether errors there count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -21,6 +21,7 @@ HANDLER_BLOCK_MAX: Final = 30.0
 
 _handling: ContextVar[tuple[tuple[IncomingQueue, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
 """The deliveries that the current thread or task took from, newest last; some may be decided since."""
+_judge: ContextVar[Callable[[BaseException], bool] | None] = ContextVar("peerfabric_judge", default=None)
 IN_HAND_MAX: Final = 256
 
 
@@ -69,3 +70,17 @@ class Patience:
     @property
     def left(self) -> float | None:
         return None if self._ends_at is None else max(0.0, self._ends_at - clock())
+
+
+def has_failed(error: BaseException) -> bool:
+    """Whether `error` counts as a failed attempt; else the message that was worked on is only given back.
+
+    In a program's own loop an Exception does, and Ctrl-C, exit and cancellation do not.
+    """
+    judge = _judge.get()
+    return isinstance(error, Exception) if judge is None else judge(error)
+
+
+def judge_by(judge: Callable[[BaseException], bool]) -> None:
+    """In this thread or task, and in whatever gets a copy of its context, `judge` says so."""
+    _judge.set(judge)

@@ -1,4 +1,4 @@
-"""Handlers that are `async def`: their tasks in the event loop of an `AsyncNode`."""
+"""Handler tasks: the calls of one decorated `async def` in the event loop of an `AsyncNode`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from contextvars import Context, copy_context
 from functools import partial
 from math import inf
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peerfabric.nodes.handlers import REPLACE_AFTER, Handler, Take
+from peerfabric.nodes.context import Life, NodeContext
+from peerfabric.nodes.handler_context import has_failed, judge_by
+from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler, Take
 from peerfabric.nodes.io.waiting import in_event_loop
-from peerfabric.nodes.judging import has_failed, judge_by
-from peerfabric.nodes.life import Life
-
-if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
 
 
 class TaskHandler(Handler):

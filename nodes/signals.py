@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.discovery.remarks import remark
 from peerfabric.nodes.handler_context import in_hand
-from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Suspending, Waiting, in_event_loop, wait_until
+from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Waiting, in_event_loop, wait_until
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
+    from asyncio import Task
+
     from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.topic.subscriber import IncomingTopic
 
@@ -39,18 +40,24 @@ class Ending:
     nothing any more, and what would take, send or wait raises `SystemExit`, which ends threads and programs without a
     traceback. Two go on: handlers, until the node closes, and sends of who has a message in hand, so that the body
     that runs is run to its end.
+
+    Args:
+        name: Of the node, for the log.
+        suspends: Whether its calls suspend tasks of an event loop.
+        is_handler: Whether it is a handler that asks.
+        wake: Wakes all calls that wait.
     """
 
-    def __init__(self, node: NodeContext) -> None:
+    def __init__(self, name: str, *, suspends: bool, is_handler: Callable[[], bool], wake: Callable[[], None]) -> None:
         self.signal = 0
         """The number of the signal that has come; 0: none."""
-        self._node = node
+        self.starter: Task[Any] | None = None
+        """The task that started the node, if it belongs to an event loop."""
+        self._name, self._suspends, self._is_handler, self._wake = name, suspends, is_handler, wake
 
     def listen(self) -> None:
         """The node has started: hear the first signal that comes and that the program does not handle itself."""
-        name = self._node.settings.name
-        if not self._node.settings.signals:
-            return
+        name = self._name
         if not _in_main_thread():
             text = "%s hears no signals, as another thread started it; start it in the main thread"
             remark(logging.WARNING, text, name)
@@ -77,13 +84,12 @@ class Ending:
     def signalled(self, number: int) -> None:
         """A signal came. Called in the main thread, between any two steps of it: whatever lock it holds, it holds."""
         self.signal = number
-        for handle in self._node.handles:
-            handle.changed()
+        self._wake()
 
     @property
     def is_told(self) -> bool:
         """Whether a signal has come and it is no handler that asks."""
-        return self.signal != 0 and not self._node.handlers.is_current()
+        return self.signal != 0 and not self._is_handler()
 
     def ends_loop(self, end: IncomingQueue | IncomingTopic) -> bool:
         """Whether a loop over what comes to `end` is over.
@@ -108,10 +114,10 @@ class Ending:
         """
         if not self.is_told:
             return
-        if isinstance(self._node.waiting, Suspending) and in_event_loop():
+        if self._suspends and in_event_loop():
             import asyncio  # it is there, and other programs need not load it
 
-            if asyncio.current_task() is not self._node.starter:
+            if asyncio.current_task() is not self.starter:
                 raise asyncio.CancelledError(f"signal {self.signal} came")
         raise self.exit()
 

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source: nodes → discovery → fabric, and nothing below knows what is above."""
+"""Layers, read from the source: nodes → discovery → fabric, without circles, and nothing below knows what is above."""
 
 from __future__ import annotations
 
@@ -82,6 +82,67 @@ def ours(file: str) -> Iterator[Import]:
             yield from (Import(f"peerfabric.{name}", (), found.level, at_load=found.at_load) for name in found.names)
         elif found.package == "peerfabric":
             yield found
+
+
+def graph() -> dict[str, set[str]]:
+    """Each module of ours, and the modules of ours that it imports anywhere, also for type checkers only.
+
+    The face of the package, which loads public names on first use, is above everything and imported by nobody.
+    """
+    modules = {}
+    for folder, package in FOLDERS.items():
+        for file in files(folder):
+            parts = Path(file).with_suffix("").parts[1:]
+            modules[".".join([package, *(part for part in parts if part != "__init__")])] = file
+    del modules["peerfabric"]
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for module, file in modules.items():
+        for each in imports_of(file):
+            named = {f"{each.module}.{name}" for name in each.names} & modules.keys()
+            found[module] |= (named or {each.module} & modules.keys()) - {module}
+    return found
+
+
+def by_room(modules: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same for rooms: the folders within the three, and what lies beside them in a file of its own."""
+
+    def room(module: str) -> str:
+        depth = 2 if layer(module) == "fabric" else 3
+        return ".".join(module.split(".")[:depth])
+
+    rooms: dict[str, set[str]] = {room(module): set() for module in modules}
+    for module, imported in modules.items():
+        rooms[room(module)] |= {room(other) for other in imported} - {room(module)}
+    return rooms
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """What is in a circle, or between two: the rest imports nothing of it, or is imported by nothing of it."""
+    left = set(edges)
+    while True:
+        imported = set().union(*(edges[name] & left for name in left))
+        stays = {name for name in left if edges[name] & left and name in imported}
+        if stays == left:
+            return sorted(left)
+        left = stays
+
+
+def test_no_circle_of_imports() -> None:
+    """Neither of modules nor of rooms, imports for type checkers included."""
+    modules = graph()
+    assert circle(modules) == []
+    assert circle(by_room(modules)) == []
+
+
+def test_an_added_circle_is_found() -> None:
+    """Of modules in one room, and of two rooms whose modules form none."""
+    modules = graph()
+    modules["peerfabric.nodes.context"].add("peerfabric.nodes.aio.lifecycle")
+    assert {"peerfabric.nodes.context", "peerfabric.nodes.aio.lifecycle"} <= set(circle(modules))
+    modules = graph()
+    modules["peerfabric.wire.body_types"].add("peerfabric.link.commands")
+    assert circle(modules) == []
+    assert {"peerfabric.wire", "peerfabric.link"} <= set(circle(by_room(modules)))
 
 
 @pytest.mark.parametrize("file", [f for f in files("fabric") if f != "fabric/__init__.py"])

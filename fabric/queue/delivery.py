@@ -50,7 +50,6 @@ class Delivery:
     __slots__ = (
         "acked",
         "alone",
-        "announced",
         "attempt",
         "bodies",
         "body",
@@ -74,7 +73,6 @@ class Delivery:
         "sender",
         "sent_ms",
         "stream",
-        "suspect",
         "until",
         "verdicts",
     )
@@ -94,16 +92,12 @@ class Delivery:
         sent_ms: int,
         cost: int,
         alone: bool = False,
-        suspect: bool = False,
         extras: dict[int, Extra] | None = None,
         floor: int = 1,
     ) -> None:
         self.holder, self.sender = holder, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
-        self.attempt, self.alone, self.suspect = attempt, alone, suspect
-        self.announced: float | None = None
-        """Of a suspect: the ACK that told its producer that it starts; 0 once settled, inf before it left. Once it is
-        handed out the same for the ACK with its result."""
+        self.attempt, self.alone = attempt, alone
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
         self.floor = floor
@@ -189,7 +183,6 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             sent_ms=whole.sent_ms,
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,
-            suspect=whole.suspect,
             floor=whole.floor,
         )
         if whole.extras is not None:

@@ -12,10 +12,10 @@ from math import inf
 from typing import Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
+from peerfabric.errors import BadFrame
 from peerfabric.link.credit import ConsumerCredit, Window
 from peerfabric.queue.delivery import Delivery, Verdict, slices
 from peerfabric.queue.granting import QUANTUM, grant
-from peerfabric.queue.isolation import Suspects
 from peerfabric.queue.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, observe
 from peerfabric.queue.source import Source
 from peerfabric.queue.streams import Streams
@@ -29,7 +29,6 @@ from peerfabric.wire.frames import (
     LEASE,
     REFUSED,
     REJECTED,
-    SUSPECT,
     Backlog,
     Data,
     Grant,
@@ -44,6 +43,7 @@ REFUSALS_MAX: Final = 10
 REFUSAL_PAUSE: Final = 5.0
 DETACHED_MAX: Final = 4096
 """Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+UNREADABLE: Final = "its frame has another body than its header says"
 
 _REASONS: Final = {
     Verdict.NACK: FAILED,
@@ -61,7 +61,6 @@ class IncomingQueue:
         lease: Seconds that user code may keep a message before it goes to somebody else.
         budget: Bytes granted and not yet finished, over all links.
         horizon: Seconds of work to keep in hand.
-        suspects: Those of all queues that this process consumes, by queue; this one's are added.
         remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
     """
 
@@ -71,7 +70,6 @@ class IncomingQueue:
         lease: float,
         budget: int,
         horizon: float,
-        suspects: dict[str, Suspects] | None = None,
         remembered: Mapping[str, Ranges] | None = None,
     ) -> None:
         self.queue, self.lease, self.budget = queue, lease, budget
@@ -91,8 +89,6 @@ class IncomingQueue:
         self._turn: deque[str] = deque()
         self._open: dict[Delivery, None] = {}
         self._streams = Streams(remembered)
-        of_process = suspects if suspects is not None else {}
-        self.suspects = of_process[queue] = Suspects(self._sources, self._open, of_process)
         self._refusals = 0
         self._no_credit_until = -inf
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
@@ -113,8 +109,6 @@ class IncomingQueue:
             self.fence(holder, -inf)  # it is back, and may give them to others: only its echoes count from now on
         self._streams.keep(source.streams)
         source.nothing_to_tell()
-        for delivery in source.buffer:
-            delivery.announced = None
         held = [d for d in self._everything() if d.holder == holder]
         # What we still hold was granted in the last life; it is charged to this one from the start.
         source.credit.freed_messages = -sum(d.left for d in held)
@@ -149,7 +143,6 @@ class IncomingQueue:
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
             self._streams[stream].reported_again(ack)
-        self.suspects.told_all(holder, ack)
 
     def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
@@ -218,11 +211,7 @@ class IncomingQueue:
     # Receiving
 
     def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
-        """A DATA frame arrived.
-
-        Raises:
-            BadFrame: The body is not the array that the header speaks of.
-        """
+        """A DATA frame arrived."""
         source = self._sources.get(holder)
         if source is None:
             self.meet(holder)
@@ -251,7 +240,6 @@ class IncomingQueue:
             sent_ms=data.sent_ms,
             cost=charged,
             alone=bool(data.flags & ALONE),
-            suspect=bool(data.flags & SUSPECT),
             extras=extras,
             floor=data.floor,
         )
@@ -284,7 +272,14 @@ class IncomingQueue:
             for delivery in self._everything():
                 if delivery.stream == whole.stream and delivery.first < whole.stop and whole.first < delivery.stop:
                     delivery.attempt = max(delivery.attempt, whole.attempt)
-        parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        try:
+            parts = slices(whole, [(a - whole.first, b - whole.first) for a, b in new])
+        except BadFrame:
+            parts = []
+            for a, b in new:
+                self._streams[whole.stream].let_go(a, b)
+                self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
+            fresh = 0
         source.buffer.extend(parts)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
@@ -308,7 +303,6 @@ class IncomingQueue:
         source = self._sources.get(holder)
         for stream in source.streams if source is not None else ():
             self._streams.settle(stream, ack)
-        self.suspects.settle(holder, ack)
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""
@@ -334,17 +328,9 @@ class IncomingQueue:
     def take(self, now: float) -> Delivery | None:
         """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
         self._taken_at = now
-        if self.suspects.hold_up(now):
-            return None
-        others_may = self.suspects.announced(now) is None
         for _ in range(2 * len(self._turn)):
             source = self._sources[self._turn[0]]
-            head = source.buffer[0] if source.buffer else None
-            if (
-                head is None
-                or source.fence <= now
-                or not (self.suspects.may_start(source, now) if head.suspect else others_may)
-            ):
+            if not source.buffer or source.fence <= now:
                 source.deficit = 0
                 self._turn.rotate(-1)
                 continue
@@ -359,8 +345,6 @@ class IncomingQueue:
                 self._turn.rotate(-1)
             if not self._open:
                 self._busy_mark = now
-            if delivery.suspect:
-                self.suspects.started(delivery)
             delivery.until = source.fence
             self._open[delivery] = None
             return delivery
@@ -371,8 +355,6 @@ class IncomingQueue:
         delivery.until = -inf
         delivery.next = min(delivery.next, delivery.limit)
         if delivery.next < delivery.limit:
-            if self.suspects.returned(delivery):
-                del self._open[delivery]
             self._sources[delivery.holder].buffer.appendleft(delivery)
 
     def give_back_unstarted(self) -> None:
@@ -596,7 +578,7 @@ class IncomingQueue:
 
     def deadline(self, now: float) -> float:
         """The next instant at which `expire` has something to look at; inf if never."""
-        times = [self._streams.deadline(), self.suspects.deadline(now)]
+        times = [self._streams.deadline()]
         if self._open:
             times.append(now + OBSERVE_EVERY)
         if not self._takers and self._unstarted():
@@ -643,7 +625,6 @@ class IncomingQueue:
             return []
         for stream in source.done:
             self._streams[stream].reported(ack)
-        self.suspects.told(holder, ack)
         return source.take_results(self.queue)
 
     def news(self) -> Iterator[tuple[str, bool]]:

@@ -380,8 +380,8 @@ class OutgoingQueue:
     def gone(self, holder: str, *, died: bool) -> None:
         """`holder` will not answer any more; what it held goes to others at once.
 
-        With `died` its process is proven dead: the messages count a death, and a suspect that was started,
-        alone, a strike. A link that was only cut, or a peer that said goodbye, accuses nobody.
+        With `died` its process is proven dead: the messages count a death, and one that was alone there after
+        three of them an attempt. A link that was only cut, or a peer that said goodbye, accuses nobody.
         """
         runs = self.in_flight.take_all(holder)
         self.consumers.pop(holder, None)
@@ -391,7 +391,7 @@ class OutgoingQueue:
             self._marks_changed()
         for run in runs:
             if died:
-                run.strikes += run.suspect and run.started
+                run.strikes += run.suspect
                 run.deaths += 1
                 if self._guilty(run):
                     self._bury(run, "poison")

@@ -17,11 +17,10 @@ from peerfabric.link.links import Links
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
-from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.isolation import Suspects
+from peerfabric.queue.incoming import UNREADABLE, IncomingQueue
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.batch import message_count
-from peerfabric.wire.frames import NO_INTEREST, Data, Grant, Nack, Ping, Release, Result, StreamRanges
+from peerfabric.wire.frames import NO_INTEREST, REFUSED, Data, Grant, Nack, Ping, Release, Result, StreamRanges
 
 
 class Receiver:
@@ -37,7 +36,6 @@ class Receiver:
     def __init__(self, options: Options, peers: Links, control: Control, records: LogRecords) -> None:
         self.by_queue: dict[str, IncomingQueue] = {}
         self._options, self._peers, self._control, self._records = options, peers, control, records
-        self._suspects: dict[str, Suspects] = {}
         self._changed: set[IncomingQueue] = set()
         self._arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
@@ -47,7 +45,7 @@ class Receiver:
     def open(self, queue: str, lease: float, remembered: Mapping[str, Ranges] | None = None) -> IncomingQueue:
         """This node consumes from `queue` from now on; with a ledger it has processed what is `remembered`."""
         options = self._options
-        end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, self._suspects, remembered)
+        end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, remembered)
         self.by_queue[queue] = end
         for link in self._peers.by_peer.values():
             if link.up:
@@ -90,24 +88,28 @@ class Receiver:
     # What peers say
 
     def receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> list[Result]:
-        """A producer sends messages; returns what to answer at once, if nobody here takes from their queue.
+        """A producer sends messages; returns what to answer at once, if they cannot be kept here.
 
         Raises:
-            BadFrame: The header does not fit the body.
+            BadFrame: The header names sequences that no message can have.
         """
-        if message_count(body, data.codec) != data.count or data.first + data.count > 2**53:
-            raise BadFrame(f"a batch whose header says {data.count} messages")
+        stop = data.first + data.count
+        if stop > 2**53:
+            raise BadFrame(f"a message with the sequence {stop - 1}")
         end = self.by_queue.get(data.queue)
         if end is None or end.closed:
-            if end is not None:
-                end.decline(link.holder, data)
-            nack = Nack(data.first, data.first + data.count, data.attempt, NO_INTEREST)
-            return [Result(data.stream, data.queue, nacks=[nack])]
-        end.receive(link.holder, link.name, data, body, now)
-        if end.available(now):
-            self._changed.add(end)
-        self._arrived[end] = None
-        return []
+            nack = Nack(data.first, stop, data.attempt, NO_INTEREST)
+        elif message_count(body, data.codec) != data.count:
+            nack = Nack(data.first, stop, data.attempt, REFUSED, text=UNREADABLE)
+        else:
+            end.receive(link.holder, link.name, data, body, now)
+            if end.available(now):
+                self._changed.add(end)
+            self._arrived[end] = None
+            return []
+        if end is not None:
+            end.decline(link.holder, data)
+        return [Result(data.stream, data.queue, nacks=[nack])]
 
     def receive_ping(self, link: Link, ping: Ping, now: float) -> None:
         """A producer tells what waits there, and what it cannot forget any more."""

@@ -24,7 +24,6 @@ class Source:
         "nacks",
         "proven_gone",
         "returned",
-        "starting",
         "streams",
     )
 
@@ -41,14 +40,12 @@ class Source:
         self.streams: dict[str, None] = {}
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
-        self.starting: dict[str, Ranges] = {}
-        """Suspects that wait for their producer to know that they start."""
         self.nacks: dict[str, list[Nack]] = {}
 
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
-        return bool(self.done or self.returned or self.nacks or self.starting)
+        return bool(self.done or self.returned or self.nacks)
 
     @property
     def granted_more(self) -> bool:
@@ -66,11 +63,6 @@ class Source:
         """`[start, stop)` was not processed and is free for others."""
         self.returned.setdefault(stream, Ranges()).add(start, stop)
 
-    def add_starting(self, delivery: Delivery) -> None:
-        """What is left of `delivery` waits to start."""
-        ranges = self.starting.setdefault(delivery.stream, Ranges())
-        ranges.add(delivery.first + delivery.next, delivery.first + delivery.limit)
-
     def take_results(self, queue: str) -> list[Result]:
         """What is to be told, a result for each stream; it is told once."""
         results = [
@@ -80,9 +72,8 @@ class Source:
                 _flat(self.done.get(stream)),
                 _flat(self.returned.get(stream)),
                 self.nacks.get(stream, []),
-                _flat(self.starting.get(stream)),
             )
-            for stream in {**self.done, **self.returned, **self.nacks, **self.starting}
+            for stream in {**self.done, **self.returned, **self.nacks}
         ]
         self.nothing_to_tell()
         return results
@@ -92,11 +83,10 @@ class Source:
         self.done.clear()
         self.returned.clear()
         self.nacks.clear()
-        self.starting.clear()
 
     def forget(self, stream: str) -> None:
         """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
-        for told in (self.streams, self.done, self.returned, self.starting, self.nacks):
+        for told in (self.streams, self.done, self.returned, self.nacks):
             told.pop(stream, None)
 
 

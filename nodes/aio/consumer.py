@@ -14,8 +14,10 @@ from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
+from peerfabric.nodes.aio.options import ConsumerOptions
+from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import take_in_hand
+from peerfabric.nodes.handler_context import has_failed, take_in_hand
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.storage.offload import Clerk, Errand
@@ -25,7 +27,6 @@ from peerfabric.queue.leases import extend
 from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -43,12 +44,16 @@ class AsyncConsumer(Generic[T_co]):
         __reduce__ = refusing(HANDLE_COPIED)
 
     def __init__(
-        self, node: NodeContext, queue: str, codec: Codec[T_co], lease: float, keeper: LedgerStore | None = None
+        self,
+        node: NodeContext,
+        options: ConsumerOptions,
+        open_late: Callable[[AsyncConsumer[Any], Gate, Waiting], Coroutine[Any, Any, None]],
+        keeper_of: Callable[[ConsumerOptions], LedgerStore | None],
     ) -> None:
-        self.queue = queue
-        self.codec = codec
-        self.lease = lease
-        self.keeper = keeper
+        self.options = options
+        self.queue = options.name
+        self.codec: Codec[T_co] = Codec(options.body_type, node.settings.options.message_bytes_max, has_failed)
+        self.keeper = keeper = keeper_of(options)  # after the codec: not opened for a type that cannot be
         self.alerted = False
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
@@ -57,6 +62,7 @@ class AsyncConsumer(Generic[T_co]):
         self.opening: threading.Thread | None = None
         self.ending = node.ending
         self._node = node
+        self._open_late = open_late
         self._lock = Lock(Rank.TAKING)
         self._gate = Gate()
         self._open = True
@@ -65,7 +71,7 @@ class AsyncConsumer(Generic[T_co]):
         self._declared_takers = 0
         self._resting = False
         self._last: Message[T_co] | None = None
-        self._clerk = Clerk(keeper, queue, self.decided) if keeper is not None else None
+        self._clerk = Clerk(keeper, self.queue, self.decided) if keeper is not None else None
 
     @property
     def is_open(self) -> bool:
@@ -82,7 +88,7 @@ class AsyncConsumer(Generic[T_co]):
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
         remembered = self.keeper.remembered if self.keeper is not None else None
-        self.end = engine.open_consumer(self.queue, self.lease, now, remembered)
+        self.end = engine.open_consumer(self.queue, self.options.lease, now, remembered)
         self.opened = True
         if not self._open:
             engine.close_consumer(self.queue, now)
@@ -126,7 +132,7 @@ class AsyncConsumer(Generic[T_co]):
         if not self.opened or not self._node.is_running:
             await self._node.started(closing=True)
             if not self.opened and not self._node.is_closed:
-                await self._node.handles.open_late(self, self._gate, waiting)
+                await self._open_late(self, self._gate, waiting)
 
     def handed_over(self) -> None:
         return None

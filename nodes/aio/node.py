@@ -9,19 +9,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from peerfabric.errors import Undelivered
-from peerfabric.nodes import reports
 from peerfabric.nodes.aio.consumer import AsyncConsumer
-from peerfabric.nodes.aio.producer import AsyncProducer, OnFull
+from peerfabric.nodes.aio.lifecycle import Lifecycle
+from peerfabric.nodes.aio.options import (
+    BUFFER_BYTES,
+    LEASE,
+    MAX_ATTEMPTS,
+    UPDATE_BYTES,
+    ConsumerOptions,
+    OnFull,
+    ProducerOptions,
+    PublisherOptions,
+    SubscriberOptions,
+)
+from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
-from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handlers import Handler, Take
+from peerfabric.nodes.handler_threads import Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.settings import checked_settings
 from peerfabric.nodes.signals import until_signal
-from peerfabric.nodes.storage.opened import BUFFER_BYTES, MAX_ATTEMPTS
-from peerfabric.options import MiB, Options
+from peerfabric.options import Options
 from peerfabric.reports import PeerView, Statistics
 
 if TYPE_CHECKING:
@@ -79,7 +88,8 @@ class AsyncNode:
     ) -> None:
         settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync, signals)
         self.name, self.fabric = settings.name, settings.fabric
-        self._context = NodeContext(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+        self._lifecycle = Lifecycle(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+        self._context = self._lifecycle.node
 
     # Handles
 
@@ -109,14 +119,24 @@ class AsyncNode:
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or 4,096 have one.
         """
-        return self._context.handles.producer(queue, body_type, on_full, buffer_bytes, max_attempts, spool, fsync)
+        return self._lifecycle.handles.producer(
+            ProducerOptions(
+                name=queue,
+                body_type=body_type,
+                on_full=on_full,
+                buffer_bytes=buffer_bytes,
+                max_attempts=max_attempts,
+                spool=spool,
+                fsync=fsync,
+            )
+        )
 
     def consumer(
         self,
         queue: str,
         body_type: TypeForm[T],
         *,
-        lease: float = 300.0,
+        lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
     ) -> AsyncConsumer[T]:
@@ -135,7 +155,9 @@ class AsyncNode:
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this. In a node that
                 runs, the first call that is awaited.
         """
-        return self._context.handles.consumer(queue, body_type, lease, ledger, fsync)
+        return self._lifecycle.handles.consumer(
+            ConsumerOptions(name=queue, body_type=body_type, lease=lease, ledger=ledger, fsync=fsync)
+        )
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -143,9 +165,11 @@ class AsyncNode:
         Raises:
             ConfigError: The name is wrong, the topic has a handle with another type, or 4,096 topics have one.
         """
-        return self._context.handles.publisher(topic, body_type)
+        return self._lifecycle.handles.publisher(PublisherOptions(name=topic, body_type=body_type))
 
-    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> AsyncSubscriber[T]:
+    def subscriber(
+        self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = UPDATE_BYTES
+    ) -> AsyncSubscriber[T]:
         """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
 
         Args:
@@ -154,7 +178,9 @@ class AsyncNode:
         Raises:
             ConfigError: The pattern is wrong, it has a handle with other options, or a handler, or 4,096 have one.
         """
-        return self._context.handles.subscriber(pattern, body_type, buffer_bytes)
+        return self._lifecycle.handles.subscriber(
+            SubscriberOptions(name=pattern, body_type=body_type, buffer_bytes=buffer_bytes)
+        )
 
     # Handlers
 
@@ -163,7 +189,7 @@ class AsyncNode:
         queue: str,
         *,
         concurrency: int = 1,
-        lease: float = 300.0,
+        lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
     ) -> Callable[[F], F]:
@@ -180,13 +206,12 @@ class AsyncNode:
         """
 
         def messages(handler: Handler) -> tuple[Any, Take]:
-            consumer: AsyncConsumer[Any] = self._context.handles.consumer(
-                queue, handler.body_type, lease, ledger, fsync, handler.name
-            )
+            options = ConsumerOptions(name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync)
+            consumer = self._lifecycle.handles.consumer(options, handler.name)
             consumer.declare_takers(handler.concurrency)
             return consumer, consumer.next_message
 
-        return self._context.handlers.decorator(queue, concurrency, Message, messages)
+        return self._lifecycle.handlers.decorator(queue, concurrency, Message, messages)
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
@@ -198,12 +223,11 @@ class AsyncNode:
         """
 
         def updates(handler: Handler) -> tuple[Any, Take]:
-            subscriber: AsyncSubscriber[Any] = self._context.handles.subscriber(
-                pattern, handler.body_type, 16 * MiB, handler.name
-            )
+            options = SubscriberOptions(name=pattern, body_type=handler.body_type)
+            subscriber = self._lifecycle.handles.subscriber(options, handler.name)
             return subscriber, subscriber.next_update
 
-        return self._context.handlers.decorator(pattern, 1, Update, updates)
+        return self._lifecycle.handlers.decorator(pattern, 1, Update, updates)
 
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
@@ -212,7 +236,7 @@ class AsyncNode:
         node.ending.stop()  # this call hears signals, and returns
         await until_signal(
             node.waiting,
-            node.closing.done,
+            node.closed,
             lambda: not node.is_running or node.ending.signal != 0,
             f"{self.name} runs until SIGINT or SIGTERM",
         )
@@ -225,16 +249,15 @@ class AsyncNode:
 
         An `AsyncNode` with a spool or a ledger is not started by this.
         """
-        return reports.peers(self._context)
+        return self._lifecycle.peers()
 
     def statistics(self) -> Statistics:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
-        return reports.statistics(self._context)
+        return self._lifecycle.statistics()
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""
-        await self._context.started(closing=True)
-        return reports.dead_letters(self._context, queue)
+        return await self._lifecycle.dead_letters(queue)
 
     # Closing
 
@@ -246,7 +269,7 @@ class AsyncNode:
         Raises:
             Undelivered: After `timeout` seconds accepted messages were not settled; the node is closed all the same.
         """
-        await self._context.closing.close(timeout)
+        await self._lifecycle.close(timeout)
 
     if not TYPE_CHECKING:
         __enter__ = __exit__ = refusing(ASYNC_WITH)
@@ -268,7 +291,7 @@ class AsyncNode:
         except KeyboardInterrupt:
             if not ending.signal:
                 raise
-            left = self._context.closing.undelivered
+            left = self._lifecycle.undelivered
             if any(left):  # a second Ctrl-C has ended the wait for them
                 _log.error("%s", Undelivered(*left))
         if ending.explains(error):
@@ -278,4 +301,4 @@ class AsyncNode:
         raise TypeError("a node cannot be pickled; make one in each process")
 
     def __repr__(self) -> str:
-        return repr(self._context)
+        return repr(self._lifecycle)

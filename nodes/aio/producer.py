@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from peerfabric.arguments import check_count, check_timeout
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
+from peerfabric.nodes.aio.options import ProducerOptions
+from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Patience, lease_paused
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
@@ -22,13 +24,10 @@ from peerfabric.receipt import Receipt, State
 from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.outbox.spooled import SpooledOutbox
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
-
-OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
 
 
 class AsyncProducer(Generic[T_contra]):
@@ -40,30 +39,24 @@ class AsyncProducer(Generic[T_contra]):
     def __init__(
         self,
         node: NodeContext,
-        queue: str,
-        codec: Codec[T_contra],
-        on_full: OnFull,
-        buffer_bytes: int,
-        max_attempts: int,
-        spooled: bool = False,
-        fsync: bool = False,
+        options: ProducerOptions,
+        open_late: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, None]],
     ) -> None:
-        self.queue = queue
-        self.spooled, self.fsync = spooled, fsync
-        self.codec = codec
-        self.on_full = on_full
-        self.buffer_bytes = buffer_bytes
-        self.max_attempts = max_attempts
+        self.options = options
+        self.queue = queue = options.name
+        self.spooled = spooled = bool(options.spool)
+        self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Errand | None = None
         """Opens what it keeps on disk, if the node was running when it was made."""
         self.ending = node.ending
         self._node = node
-        self._encode = codec.encode
+        self._open_late = open_late
+        self._encode = self.codec.encode
         self._gate = Gate()
-        self._space = Space(node, queue, on_full, self._gate)
-        self._handover = Outbox(node, codec.encode, queue, on_full, buffer_bytes, spooled, self._gate)
+        self._space = Space(node, queue, options.on_full, self._gate)
+        self._handover = Outbox(node, self._encode, queue, options.on_full, options.buffer_bytes, spooled, self._gate)
         self._storing: SpooledOutbox | None = None
         """The way through the spool, if there is one; otherwise messages are handed over at once."""
         self._outcomes: Confirmations = None  # type: ignore[assignment]  # until the node starts
@@ -80,14 +73,17 @@ class AsyncProducer(Generic[T_contra]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
+        options = self.options
         disk = self._node.disk if self.spooled else None
         assert disk is not None or not self.spooled
         store = disk.stores[self.queue] if disk is not None else None
         if store is not None and store.end is not None:
             self.end = store.end
-            self.end.adopt_options(self.codec.number, self.max_attempts, self.buffer_bytes)
+            self.end.adopt_options(self.codec.number, options.max_attempts, options.buffer_bytes)
         else:
-            self.end = engine.open_producer(self.queue, self.codec.number, self.max_attempts, self.buffer_bytes, now)
+            self.end = engine.open_producer(
+                self.queue, self.codec.number, options.max_attempts, options.buffer_bytes, now
+            )
         self._handover.end = self.end
         if disk is not None and store is not None:
             from peerfabric.nodes.outbox.spooled import (
@@ -100,13 +96,13 @@ class AsyncProducer(Generic[T_contra]):
                 store,
                 self._handover,
                 codec=self.codec.number,
-                volatile=self.on_full == "spool",
-                buffer_bytes=self.buffer_bytes,
+                volatile=options.on_full == "spool",
+                buffer_bytes=options.buffer_bytes,
                 space=self._space,
                 gate=self._gate,
-                by_itself=not self.fsync and isinstance(self._node.waiting, Blocking),
+                by_itself=not options.fsync and isinstance(self._node.waiting, Blocking),
             )
-        self._outcomes = Confirmations(self._node, self.end, self._gate, self.on_full, self._storing)
+        self._outcomes = Confirmations(self._node, self.end, self._gate, options.on_full, self._storing)
         self._handover.open()
         self.opened = True
 
@@ -163,7 +159,7 @@ class AsyncProducer(Generic[T_contra]):
         if not self.opened or not self._node.is_running:
             await self._node.started()
             if not self.opened:
-                await self._node.handles.open_late(self, self._gate)
+                await self._open_late(self, self._gate)
         self._node.ensure()
 
     # Sending
@@ -309,14 +305,14 @@ class AsyncProducer(Generic[T_contra]):
         def what() -> str:
             consumers = len(self.end.consumers)
             return (
-                f"queue {self.queue!r}: its buffer of {self.buffer_bytes:,} bytes is full and {consumers} consumers "
-                f"are known; start consumers, or raise buffer_bytes="
+                f"queue {self.queue!r}: its buffer of {self.options.buffer_bytes:,} bytes is full and {consumers} "
+                f"consumers are known; start consumers, or raise buffer_bytes="
             )
 
         try:
             return await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
         except TimedOut:
-            raise QueueFull(self.queue, self.buffer_bytes, waited=patience.limit) from None
+            raise QueueFull(self.queue, self.options.buffer_bytes, waited=patience.limit) from None
 
     # Afterwards
 

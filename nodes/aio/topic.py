@@ -13,7 +13,10 @@ from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
 from peerfabric.errors import DecodeError, NodeClosed, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
+from peerfabric.nodes.aio.options import PublisherOptions, SubscriberOptions
+from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
+from peerfabric.nodes.handler_context import has_failed
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import IDLE, Gate, Waiting, clock, wait_until
 from peerfabric.nodes.message import Update
@@ -23,9 +26,6 @@ from peerfabric.topic.publisher import OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic, UpdateBatch
 from peerfabric.wire.codec import Codec
 from peerfabric.wire.frames import Extra
-
-if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -37,14 +37,21 @@ class AsyncPublisher(Generic[T_contra]):
     if not TYPE_CHECKING:
         __reduce__ = refusing(HANDLE_COPIED)
 
-    def __init__(self, node: NodeContext, topic: str, codec: Codec[T_contra]) -> None:
-        self.topic = topic
-        self.codec = codec
+    def __init__(
+        self,
+        node: NodeContext,
+        options: PublisherOptions,
+        publisher: Callable[[PublisherOptions], AsyncPublisher[Any]],
+    ) -> None:
+        self.options = options
+        self.topic = options.name
+        self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.alerted = False
         self.end: OutgoingTopic = None  # type: ignore[assignment]  # until the node starts
         self.ending = node.ending
         self._node = node
-        self._encode = codec.encode
+        self._publisher = publisher
+        self._encode = self.codec.encode
         self._lock = Lock()
         self._gate = Gate()
         self._open = False
@@ -127,7 +134,8 @@ class AsyncPublisher(Generic[T_contra]):
         await self._node.started()
         self.ending.check_sending()
         if topic is not None and topic != self.topic:
-            await self._node.handles.publisher(topic, self.codec.body_type).publish(body, headers=headers)
+            other = self._publisher(PublisherOptions(name=topic, body_type=self.codec.body_type))
+            await other.publish(body, headers=headers)
         elif not self.try_publish(body, headers):
             await self._wait_for_pump(lambda: self.try_publish(body, headers))
 
@@ -199,14 +207,17 @@ class AsyncSubscriber(Generic[T_co]):
     if not TYPE_CHECKING:
         __reduce__ = refusing(HANDLE_COPIED)
 
-    def __init__(self, node: NodeContext, pattern: str, codec: Codec[T_co], buffer_bytes: int) -> None:
-        self.pattern = pattern
-        self.codec = codec
-        self.buffer_bytes = buffer_bytes
+    def __init__(
+        self, node: NodeContext, options: SubscriberOptions, forget: Callable[[AsyncSubscriber[Any]], None]
+    ) -> None:
+        self.options = options
+        self.pattern = options.name
+        self.codec: Codec[T_co] = Codec(options.body_type, node.settings.options.message_bytes_max, has_failed)
         self.alerted = False
         self.end: IncomingTopic = None  # type: ignore[assignment]  # until the node starts
         self.ending = node.ending
         self._node = node
+        self._forget = forget
         self._lock = Lock(Rank.TAKING)
         self._gate = Gate()
         self._open = True
@@ -225,7 +236,7 @@ class AsyncSubscriber(Generic[T_co]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
-        self.end = engine.open_subscriber(self.pattern, self.buffer_bytes, now)
+        self.end = engine.open_subscriber(self.pattern, self.options.buffer_bytes, now)
         if self.codec.body_type is memoryview:
             self._node.pump.share_bodies()
 
@@ -395,5 +406,5 @@ class AsyncSubscriber(Generic[T_co]):
     def close(self) -> None:
         """Receive no more; what is buffered is dropped. `node.subscriber(pattern)` opens a new one."""
         self._open = False
-        self._node.handles.forget_subscriber(self)
+        self._forget(self)
         self._gate.open()

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.aio.node import AsyncNode
-from peerfabric.nodes.aio.producer import OnFull
+from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, OnFull
 from peerfabric.nodes.blocking.queue import Consumer, Producer
 from peerfabric.nodes.blocking.topic import Publisher, Subscriber
 from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.io.waiting import Blocking, complete
 from peerfabric.nodes.message import DeadMessage
-from peerfabric.nodes.storage.opened import BUFFER_BYTES, MAX_ATTEMPTS
-from peerfabric.options import MiB, Options
+from peerfabric.options import Options
 from peerfabric.reports import PeerView, Statistics
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Node:
         queue: str,
         body_type: TypeForm[T],
         *,
-        lease: float = 300.0,
+        lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
     ) -> Consumer[T]:
@@ -171,7 +170,7 @@ class Node:
         """
         return self._wrap(Publisher, self._async.publisher(topic, body_type))
 
-    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = 16 * MiB) -> Subscriber[T]:
+    def subscriber(self, pattern: str, body_type: TypeForm[T], *, buffer_bytes: int = UPDATE_BYTES) -> Subscriber[T]:
         """The handle for what is published on the topics that `pattern` selects (`*` one part, `>` the rest).
 
         Args:
@@ -187,7 +186,7 @@ class Node:
         queue: str,
         *,
         concurrency: int = 1,
-        lease: float = 300.0,
+        lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
     ) -> Callable[[F], F]:

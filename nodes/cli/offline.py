@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
+from peerfabric.nodes.aio.opened import epoch_counter
 from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.storage.opened import epoch_counter
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
@@ -17,7 +17,6 @@ from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.outbox.spooled import SpooledOutbox
     from peerfabric.nodes.storage.store import Store
 
 SYNC_PATIENCE: Final = 0.7
@@ -46,6 +45,20 @@ class Deposit:
         self.error: Exception | None = None
 
 
+class Keeping(Protocol):
+    """The outbox whose messages these are."""
+
+    queue: str
+    writing: Lock
+
+    def keep_in_memory(self, deposit: Deposit) -> bool: ...
+    def write(self, deposit: Deposit) -> None: ...
+    def not_retried(self, letter: DeadLetter, error: Exception) -> None: ...
+    def changed(self) -> None: ...
+    def deposited(self, deposit: Deposit) -> None: ...
+    def hand_in(self, deposit: Deposit) -> None: ...
+
+
 class Deposits:
     """The deposits of one producer's handle, in order.
 
@@ -53,7 +66,7 @@ class Deposits:
        └── taken back: never delivered                └── refused: error
     """
 
-    def __init__(self, handle: SpooledOutbox, store: Store) -> None:
+    def __init__(self, handle: Keeping, store: Store) -> None:
         self.kept_in = store
         self.over = False
         """The disk's thread has ended."""

@@ -10,12 +10,10 @@ import pytest
 
 from peerfabric.engine import Engine
 from peerfabric.options import Options
-from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import Recovered
-from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.queue.incoming import UNREADABLE
 from peerfabric.queue.marks import Marks
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT
 from peerfabric.wire.frames import (
     IDLE,
     LEAVING,
@@ -127,6 +125,25 @@ def test_delivered_by_the_echo() -> None:
     assert end.state(1) == "delivered"
 
 
+def test_a_body_that_its_header_does_not_describe_is_refused() -> None:
+    """By each consumer, so that it ends as a dead letter; the link lives, and what comes after it arrives."""
+    pair = Pair()
+
+    def spoil(sender: Engine, frames: list[bytes]) -> bool:
+        if len(frames) == 2:
+            frames[1] = b"\xc0"
+        return True
+
+    pair.filter = spoil
+    end = flow(pair, 1)
+    pair.filter = lambda sender, frames: True
+    assert [(letter.reason, letter.error) for letter in end.letters()] == [("refused", UNREADABLE)]
+    pair.a.producers.accept(end, [b"next"], 0)
+    pair.settle()
+    assert run_all(pair) == [b"next"]
+    assert (pair.a.statistics().counters, pair.b.statistics().counters) == ({}, {})
+
+
 def test_a_lost_frame_renews_the_link() -> None:
     """The next one shows the gap; what was lost goes again, once, with the same attempt."""
     pair = Pair()
@@ -151,69 +168,6 @@ def test_a_lost_frame_renews_the_link() -> None:
     assert (pair.b.peers.counters["links renewed"], end.account().acked) == (1, 2)
 
 
-@pytest.mark.parametrize("renewed", [False, True])
-def test_a_suspect_and_the_cursor_of_its_producer(renewed: bool) -> None:
-    """Its start, and what follows its result, wait for cursors that have these ACKs; also if the link begins anew."""
-    pair = Pair()
-    pair.a.producers.durable = True
-    consumer = announced_suspect(pair)
-    end = pair.a.producers.by_queue["jobs"]
-    [(link, (life, ack))] = pair.a.producers.acks_to_settle().items()
-    for stored in (ack - 1, ack):
-        assert (pair.a.producers.awaits_cursors(), consumer.take(pair.now)) == (True, None)
-        pair.a.producers.cursors_stored({link: (life, stored)})
-        pair.settle()
-    assert not pair.a.producers.awaits_cursors()
-    delivery = consumer.take(pair.now)
-    assert delivery is not None
-    claim(delivery)
-    if renewed:
-        pair.filter = lambda sender, frames: not isinstance(decode_frame(frames[0]), Ping | Pong)
-        pair.settle(1.0)
-        del pair.filter
-        pair.filter = lambda sender, frames: True
-        pair.settle(1.0)
-        assert pair.b.peers.counters["links renewed"] == 1
-        assert link.settled_due, "what INTEREST says of the suspect is waited for"
-    delivery.ack(0, 1)
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
-    assert pair.a.producers.awaits_cursors()
-    assert consumer.suspects.may_be_accused(pair.now)
-    pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
-    pair.settle()
-    assert not consumer.suspects.may_be_accused(pair.now)
-    assert end.account().acked == 1
-
-
-def announced_suspect(pair: Pair) -> IncomingQueue:
-    """`b` has the suspect that `a` has sent, and has told so; no time has passed since."""
-    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
-    pair.a.producers.accept(end, [b"suspect"], 0)
-    [run] = [run for _, runs in end.waiting.places() for run in runs]
-    run.deaths = DEATHS_TO_SUSPECT
-    consumer = pair.b.open_consumer("jobs", 10.0, pair.now)
-    pair.meet()
-    consumer.want(1, 100, pair.now)
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
-    assert consumer.take(pair.now) is None
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
-    return consumer
-
-
-def started_suspect(pair: Pair) -> tuple[IncomingQueue, Delivery]:
-    """`b` has the suspect in hand."""
-    consumer = announced_suspect(pair)
-    pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
-    pair.pass_time(0.6)
-    delivery = consumer.take(pair.now)
-    assert delivery is not None
-    claim(delivery, now=pair.now)
-    return consumer, delivery
-
-
 def renew(pair: Pair, meanwhile: Callable[[], object] = lambda: None, *, by: str = "b") -> None:
     """`by` misses a frame; `meanwhile` happens before the link is up again, for which no time passes."""
     engine = pair.a if by == "a" else pair.b
@@ -221,46 +175,6 @@ def renew(pair: Pair, meanwhile: Callable[[], object] = lambda: None, *, by: str
     engine._apply(engine.peers.broken(link, pair.now), pair.now)
     meanwhile()
     pair.settle()
-
-
-def test_a_suspect_is_answered_at_once() -> None:
-    """By a PING, since user code waits for it; without a spool what is applied is settled."""
-    pair = Pair()
-    consumer = announced_suspect(pair)
-    assert consumer.take(pair.now) is not None
-
-
-def test_a_suspect_without_a_spool_waits_for_no_disk() -> None:
-    """Neither its start nor its result."""
-    pair = Pair()
-    consumer, delivery = started_suspect(pair)
-    assert not pair.a.producers.awaits_cursors()
-    delivery.ack(0, 1)
-    pair.b.consumers.progress(consumer, pair.now)
-    assert consumer.suspects.may_be_accused(pair.now)
-    pair.pass_time(0.6)
-    assert not consumer.suspects.may_be_accused(pair.now)
-    assert not pair.a.producers.awaits_cursors()
-
-
-@pytest.mark.parametrize("by", ["a", "b"])
-@pytest.mark.parametrize("durable", [False, True])
-def test_the_result_of_a_suspect_that_interest_carried(durable: bool, by: str) -> None:
-    """Its ACK was lost with the life of the link: the next one tells, and is settled as an ACK would be."""
-    pair = Pair()
-    pair.a.producers.durable = durable
-    consumer, delivery = started_suspect(pair)
-    pair.filter = lambda sender, frames: sender is pair.a
-    delivery.ack(0, 1)
-    pair.b.consumers.progress(consumer, pair.now)
-    pair.settle()
-    pair.filter = lambda sender, frames: True
-    renew(pair, by=by)
-    assert pair.a.producers.by_queue["jobs"].account().acked == 1
-    assert (pair.a.producers.awaits_cursors(), consumer.suspects.may_be_accused(pair.now)) == (durable, durable)
-    pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
-    pair.settle()
-    assert (pair.a.producers.awaits_cursors(), consumer.suspects.may_be_accused(pair.now)) == (False, False)
 
 
 def test_cursors_settle_what_they_have() -> None:

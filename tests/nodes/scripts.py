@@ -21,11 +21,11 @@ def say_when(condition):
         print("ready", flush=True)
     threading.Thread(target=watch, daemon=True).start()
 
-def inner(node):
-    return getattr(node, "_async", node)._context
+def lifecycle(node):
+    return getattr(node, "_async", node)._lifecycle
 
 def waiters(node):
-    return sum(len(handle._gate) for handle in inner(node).handles)
+    return sum(len(handle._gate) for handle in lifecycle(node).handles)
 
 """
 

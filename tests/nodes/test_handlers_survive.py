@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from peerfabric import AsyncNode, ConfigError, Message, Node, NodeClosed, Reject, Rejected, Retry, Update
-from peerfabric.nodes import handlers
+from peerfabric.nodes import handler_threads
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.topic import AsyncSubscriber
-from peerfabric.nodes.handlers import Handler
+from peerfabric.nodes.handler_threads import Handler
 from peerfabric.nodes.io.waiting import Blocking
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
@@ -278,7 +278,7 @@ def test_a_thread_that_is_ended_from_outside_is_replaced(
             time.sleep(0.001)
 
     monkeypatch.setattr(AsyncConsumer, "next_message", fails)
-    monkeypatch.setattr(handlers, "wait_until", pauses)
+    monkeypatch.setattr(handler_threads, "wait_until", pauses)
     with Node() as a:
         done = threading.Event()
 

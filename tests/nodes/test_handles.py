@@ -18,15 +18,15 @@ from peerfabric import AsyncNode, ConfigError, Node, Undelivered
 from peerfabric.errors import BadFrame
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.producer import AsyncProducer
-from peerfabric.nodes.life import Life
+from peerfabric.nodes.context import Life
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.wire.frames import NAMES_MAX, Interest, decode_frame, encode_frame
 from tests.nodes.conftest import DEADLINE, eventually
 
 
-def inner(front: Any, node: Any) -> Any:
-    """What the handles and the rooms of `node` share."""
-    return (node.target if front.is_async else node._async)._context
+def lifecycle(front: Any, node: Any) -> Any:
+    """All that `node` is made of."""
+    return (node.target if front.is_async else node._async)._lifecycle
 
 
 class Adding:
@@ -46,17 +46,17 @@ class Adding:
     ("kind", "ask"),
     [
         ("consumer", lambda node: node.handles.have_ledger()),
-        ("consumer", lambda node: node.closing._recorded()),
-        ("consumer", lambda node: node.closing._let_go()),
-        ("producer", lambda node: node.closing._handed_over()),
-        ("producer", lambda node: node.closing._end_disk()),
+        ("consumer", lambda node: node._recorded()),
+        ("consumer", lambda node: node._let_go()),
+        ("producer", lambda node: node._handed_over()),
+        ("producer", lambda node: node._end_disk()),
     ],
 )
 def test_handles_that_come_while_others_are_asked(front: Any, kind: str, ask: Callable[[Any], object]) -> None:
     """The question is answered for those that were there."""
     with front.node() as node:
         getattr(node, kind)("real", int)
-        found = inner(front, node)
+        found = lifecycle(front, node)
         handles = getattr(found.handles, f"{kind}s")
         handles["adding"] = Adding(handles)
         try:
@@ -150,7 +150,7 @@ def test_a_thread_of_an_async_node_makes_a_handle_with_a_file(
     tmp_path.chmod(0o700)
     entered, go_on = threading.Event(), threading.Event()
     for owner, name in (
-        ("peerfabric.nodes.handles", "open_store"),
+        ("peerfabric.nodes.aio.handles", "open_store"),
         ("peerfabric.nodes.storage.ledger_store", "Ledger"),
     ):
         module = __import__(owner, fromlist=[name])
@@ -205,7 +205,7 @@ def test_a_thread_of_an_async_node_makes_a_handle_with_a_file(
 
 def test_names_have_a_limit(front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind; those that are there go on, and one that was closed makes room."""
-    monkeypatch.setattr("peerfabric.nodes.handles.NAMES_MAX", 3)
+    monkeypatch.setattr("peerfabric.nodes.aio.handles.NAMES_MAX", 3)
     with front.node() as node:
         for kind in ("producer", "consumer", "publisher", "subscriber"):
             make = getattr(node, kind)
@@ -247,7 +247,7 @@ def test_options_that_cannot_be(front: Any, tmp_path: Path) -> None:
             plain.consumer("orders", int, lease=lease)
     with pytest.raises(ConfigError, match="must be positive"):
         plain.subscriber("prices", int, buffer_bytes=0)
-    assert [list(inner(front, node).handles) for node in (plain, spooled)] == [[], []]
+    assert [list(lifecycle(front, node).handles) for node in (plain, spooled)] == [[], []]
 
 
 class Order(msgspec.Struct):
@@ -312,7 +312,7 @@ def test_arguments_of_another_type(front: Any) -> None:
     for make, text in wrong_options(node):
         with pytest.raises(ConfigError, match=text):
             make()
-    assert list(inner(front, node).handles) == []
+    assert list(lifecycle(front, node).handles) == []
 
 
 def test_decorators_without_their_call(front: Any) -> None:

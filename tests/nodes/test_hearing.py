@@ -23,7 +23,7 @@ def test_a_second_signal_ends_a_close(start: Any) -> None:
             blocking(
                 f"""
 node.producer("orders", int).send(1)
-say_when(lambda: inner(node).life.value == "closing" and len(inner(node).pump.turned))
+say_when(lambda: lifecycle(node).node.life.value == "closing" and len(lifecycle(node).node.pump.turned))
 signal.raise_signal({first})
 """,
                 ", options=Options(drain_timeout=600)",
@@ -47,7 +47,7 @@ def test_a_signal_that_interrupts_no_wait(start: Any, wait: str) -> None:
 consumer = node.consumer("orders", int)
 
 def hit():
-    while not (waiters(node) or len(inner(node).closing.done)):
+    while not (waiters(node) or len(lifecycle(node).node.closed)):
         time.sleep(0.001)
     time.sleep(0.1)  # for the step from the gate into the system's wait
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
@@ -64,7 +64,8 @@ threading.Thread(target=hit).start()
 def test_a_signal_while_a_node_closes_by_itself(start: Any, script: Any) -> None:
     """It is no reason to stop draining, and the exit code says that it came."""
     wait = "await " if script is awaiting else ""
-    body = f"{wait}node.producer('orders', int).send(1)\nsay_when(lambda: inner(node).life.value == 'closing')\n"
+    waits = "say_when(lambda: lifecycle(node).node.life.value == 'closing')"
+    body = f"{wait}node.producer('orders', int).send(1)\n{waits}\n"
     with Node("kitchen") as kitchen:
         child = start(script(body, ", options=Options(drain_timeout=600)"))
         assert child.line() == "ready"
@@ -213,7 +214,7 @@ def test_run_returns_as_ever(start: Any, script: Any, number: int) -> None:
     wait = "await " if script is awaiting else ""
     body = f"""
 with Node("other", signals=True) as other:
-    say_when(lambda: len(inner(node).closing.done))
+    say_when(lambda: len(lifecycle(node).node.closed))
     {wait}node.run()
     print("returned", flush=True)
     list(other.consumer("orders", int))
@@ -224,7 +225,7 @@ with Node("other", signals=True) as other:
     out, err = child.finish()
     assert (out, err, child.code) == ("returned\n", "", 128 + number)
 
-    child = start(script(f"say_when(lambda: len(inner(node).closing.done))\n{wait}node.run()\n"))
+    child = start(script(f"say_when(lambda: len(lifecycle(node).node.closed))\n{wait}node.run()\n"))
     assert child.line() == "ready"
     child.signal(number)
     out, err = child.finish()

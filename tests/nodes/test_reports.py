@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.nodes.reports import with_handed_over
+from peerfabric.nodes.aio.reports import with_handed_over
 from peerfabric.reports import QueueAccount
 
 

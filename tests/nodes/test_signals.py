@@ -265,7 +265,7 @@ def test_a_send_ends_that_waits_for_space_on_disk(start: Any, tmp_path: Path, sc
     """What was stored before is there for the next start."""
     wait = "await " if script is awaiting else ""
     body = f"""
-say_when(lambda: waiters(node) and inner(node).disk.spool.used_bytes > 3_800_000)
+say_when(lambda: waiters(node) and lifecycle(node).node.disk.spool.used_bytes > 3_800_000)
 while True:
     {wait}kept.send(bytes(100_000))
 """

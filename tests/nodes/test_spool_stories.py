@@ -28,7 +28,7 @@ from peerfabric import (
     SpoolUnsafe,
     Undelivered,
 )
-from peerfabric.nodes.storage.opened import MAX_ATTEMPTS
+from peerfabric.nodes.aio.options import MAX_ATTEMPTS
 from peerfabric.queue.runs import DEATHS_TO_SUSPECT
 from tests.conftest import remount, stuff
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually

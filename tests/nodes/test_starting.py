@@ -16,12 +16,12 @@ import pytest
 
 from peerfabric import AsyncNode, ConfigError, Node, SpoolError
 from peerfabric.nodes import process
+from peerfabric.nodes.context import Life
 from peerfabric.nodes.io.pump import Pump
-from peerfabric.nodes.life import Life
 from peerfabric.nodes.membership import Membership
 from peerfabric.spool.files import RealFiles
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
-from tests.nodes.test_handles import inner
+from tests.nodes.test_handles import lifecycle
 
 
 def peerfabric_threads() -> set[str]:
@@ -73,8 +73,8 @@ def test_a_thread_that_cannot_be_started(
             refuse(patch, name)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 node.__enter__()
-        found = inner(front, node)
-        assert (found.life, found.disk, found in process._running) == (Life.NEW, None, False)
+        found = lifecycle(front, node)
+        assert (found.node.life, found.node.disk, found in process._running) == (Life.NEW, None, False)
         eventually(lambda: not peerfabric_threads(), "the end of all threads")
         eventually(lambda: len(open_descriptors()) <= len(descriptors), "the end of all descriptors")
         assert [path for path in runtime.rglob("*") if not path.is_dir()] == []
@@ -188,7 +188,7 @@ def test_a_cancelled_start_that_fails(tmp_path: Path, monkeypatch: pytest.Monkey
             patch.setattr(RealFiles, "open", slow)
             entering = asyncio.create_task(node.__aenter__())
             await asyncio.to_thread(reading.wait, DEADLINE)
-            task = node._context.starting._task
+            task = node._lifecycle._task
             assert task is not None
             task.cancel()  # as a loop does that ends
             with pytest.raises(asyncio.CancelledError):

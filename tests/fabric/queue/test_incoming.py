@@ -7,10 +7,10 @@ from math import inf, nan
 import pytest
 
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX
-from peerfabric.errors import BadFrame
 from peerfabric.queue.delivery import Verdict
+from peerfabric.queue.incoming import UNREADABLE
 from peerfabric.ranges import Ranges
-from peerfabric.wire.frames import FAILED, Backlog, Data, Nack, Result
+from peerfabric.wire.frames import FAILED, REFUSED, Backlog, Nack, Result
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, results, take
 
 
@@ -183,12 +183,17 @@ def test_producers_take_turns() -> None:
 
 
 def test_a_body_that_is_no_batch() -> None:
-    """A part of it was here before, so it has to be cut, and cannot be."""
+    """A part of it was here before, so it has to be cut, and cannot be: that part goes on, and the rest is refused."""
     end = consumer()
     receive(end, 1, 1)
-    header: Data = data(1, 3, 4)
-    with pytest.raises(BadFrame):
-        end.receive("p:1", "", header, body_of(1, 2), 0.0)
+    end._sources["p:1"].credit.granted_messages = 4
+    end.receive("p:1", "", data(1, 3, 4), body_of(1, 2), 0.0)
+    assert results(end) == [Result(STREAM, "jobs", nacks=[Nack(2, 4, 1, REFUSED, -1, UNREADABLE)])]
+    delivery = take(end)
+    assert claim(delivery, 9) == [b"0001"]
+    delivery.ack(0, 1)
+    assert results(end, 2) == [Result(STREAM, "jobs", [1, 2])]
+    assert end._sources["p:1"].credit.freed_messages == 4
 
 
 def test_what_meets_a_closed_consumer_frees_its_credit() -> None:

@@ -272,22 +272,10 @@ def test_poison_is_isolated_and_found() -> None:
     for _ in range(5):
         assert dispatch(end) == (1, 2)
         assert dispatch(end) is None
-        end.starting("a:1", 1, 2)
         end.gone("a:1", died=True)
         end.set_consumer("a:1", "a", consumes=True)
     assert [(letter.id, letter.reason) for letter in end.letters()] == [("p:1:jobs/1", "poison")]
     assert dispatch(end) == (2, 3)
-
-
-def test_a_suspect_that_was_not_started_is_innocent() -> None:
-    """Something else killed the process while it waited there."""
-    end = producer()
-    end.accept(bodies(1), 0)
-    for _ in range(20):
-        dispatch(end)
-        end.gone("a:1", died=True)
-        end.set_consumer("a:1", "a", consumes=True)
-    assert end.state(1) == "waiting"
 
 
 def test_a_frame_that_breaks_links_comes_alone_and_later() -> None:

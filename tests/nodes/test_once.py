@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Message, Once
-from peerfabric.nodes.storage import once as module
+from peerfabric.nodes import once as module
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.queue.delivery import Delivery
 from peerfabric.wire.frames import RAW

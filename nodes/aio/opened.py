@@ -1,4 +1,4 @@
-"""What a starting node opens on disk: its spool, the store of each queue, the ledgers of its consumers."""
+"""Opened files of a starting node: its spool, the store of each queue, the ledgers of its consumers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
 from peerfabric.errors import ConfigError, SpoolError
-from peerfabric.options import MiB
+from peerfabric.nodes.aio.consumer import AsyncConsumer
+from peerfabric.nodes.aio.options import BUFFER_BYTES, MAX_ATTEMPTS
+from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.queue.durable import only_the_running
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.aio.consumer import AsyncConsumer
-    from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
     from peerfabric.spool import Spool
 
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
-BUFFER_BYTES: Final = 64 * MiB
-MAX_ATTEMPTS: Final = 5
 
 
 class Opened:
@@ -71,7 +69,7 @@ class Opened:
                 self._read_store(self.spool, queue, self._fsync)
         for queue, producer in list(producers.items()):
             if producer.spooled and queue not in self._stores:
-                self._read_store(self.spool, queue, producer.fsync)
+                self._read_store(self.spool, queue, bool(producer.options.fsync))
 
     def _open_spool(self, path: str) -> Spool:
         from peerfabric.nodes.io.sparing import SparingFiles  # where there is a spool only, as below
@@ -118,8 +116,8 @@ class Opened:
         for queue, store in disk.stores.items():
             handle, found = producers.get(queue), recovered[queue]
             codec = handle.codec.number if handle is not None else MSGPACK
-            memory = handle.buffer_bytes if handle is not None else BUFFER_BYTES
-            attempts = handle.max_attempts if handle is not None else found.marks.max_attempts or MAX_ATTEMPTS
+            memory = handle.options.buffer_bytes if handle is not None else BUFFER_BYTES
+            attempts = found.marks.max_attempts or MAX_ATTEMPTS if handle is None else handle.options.max_attempts
             store.end = engine.open_producer(queue, codec, attempts, memory, now, found)
             for letter in self._letters[queue]:
                 store.end.restore_letter(letter)

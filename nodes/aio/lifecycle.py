@@ -1,0 +1,510 @@
+"""Lifecycle of one node: it starts, composes its handles and handlers, drains, parts from its peers, and shuts."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.arguments import check_timeout
+from peerfabric.discovery.backends import build_backends
+from peerfabric.discovery.host import FabricFolder, host_id
+from peerfabric.discovery.locks import Lock, Rank, refuse_in_own_thread
+from peerfabric.discovery.remarks import later, remark
+from peerfabric.engine import Engine
+from peerfabric.errors import NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.nodes import process
+from peerfabric.nodes.aio import reports
+from peerfabric.nodes.aio.handles import Handles
+from peerfabric.nodes.aio.opened import Opened, epoch_counter
+from peerfabric.nodes.context import Life, NodeContext
+from peerfabric.nodes.handler_context import in_hand
+from peerfabric.nodes.handlers import Handlers
+from peerfabric.nodes.io.listening import endpoints
+from peerfabric.nodes.io.pump import Pump
+from peerfabric.nodes.io.reachability import Reachability
+from peerfabric.nodes.io.sockets import Sockets
+from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, clock, complete, in_event_loop, wait_until
+from peerfabric.nodes.membership import Membership
+from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.settings import Settings
+from peerfabric.nodes.signals import Ending
+from peerfabric.nodes.storage.offload import beside
+from peerfabric.reports import PeerView, Statistics
+from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+PARTING_MAX: Final = 1.5
+DISCOVERY_TIME: Final = 1.0
+"""Seconds after the start in which consumers may still turn up; a spool that nobody reads is not waited for longer."""
+
+_log = logging.getLogger("peerfabric")
+
+
+class Lifecycle:
+    """Start and end of one node, and all that it is made of.
+
+    Users hold the front of it, which may go before it.
+
+    Args:
+        front: What users call it, for texts.
+        waiting: How its calls wait.
+    """
+
+    def __init__(self, settings: Settings, front: str, waiting: Waiting) -> None:
+        node = self.node = NodeContext(settings, waiting)
+        self.handlers = Handlers(node)
+        self.handles = Handles(node, self.handlers.of)
+        node.start, node.start_beside, node.needs_thread = self.start, self.start_beside, self.needs_thread
+        node.is_handler = self.handlers.is_current
+        node.ending = Ending(
+            settings.name,
+            suspends=isinstance(waiting, Suspending),
+            is_handler=node.is_handler,
+            wake=self.handles.changed,
+        )
+        self.undelivered = (0, 0)
+        """What no spool keeps and was not settled when nothing counted any more: waiting, in flight."""
+        self._last: Statistics | None = None
+        """The statistics of that instant."""
+        self._membership: Membership | None = None
+        self._front = front
+        self._task: Task[None] | None = None
+        """The newest start beside the event loop."""
+        self._wanted = 0
+        """Calls that wait for it."""
+
+    def __repr__(self) -> str:
+        settings = self.node.settings
+        return f"<{self._front} {settings.name} in {settings.fabric}: {self.node.life.value}>"
+
+    # In the life of the process
+
+    def forked(self) -> None:
+        """In a child process: this node belongs to the parent."""
+        node = self.node
+        node.life = Life.FORKED
+        node.life_lock = Lock(Rank.LIFE)
+        for handle in self.handles:
+            handle.forked()
+        node.pump.abandon()
+        if node.disk is not None:
+            node.disk.abandon()
+
+    def drain_at_exit(self) -> None:
+        """The program is over, and its event loop if it had one: closing blocks the thread."""
+        node = self.node
+        node.waiting = Blocking()
+        node.loop = None
+        try:
+            complete(self.close(node.settings.options.drain_timeout))
+        except Undelivered as undelivered:
+            _log.error("%s", undelivered)
+
+    # Reports
+
+    def peers(self) -> list[PeerView]:
+        """Every node that this one knows of; this starts it, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return []
+        node.ensure(closing=True)
+        with node.pump.lock:
+            return node.engine.view()
+
+    def statistics(self) -> Statistics:
+        """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return Statistics(node_id="", name=node.settings.name)
+        if node.life is not Life.CLOSED or not hasattr(node, "engine"):
+            node.ensure(closing=True)
+        with node.pump.lock:
+            return self._last or reports.snapshot(node, self.handles.producers)
+
+    async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
+        """The messages of `queue` that this node has given up, oldest first."""
+        await self.node.started(closing=True)
+        return reports.dead_letters(self.node, self.handles.producers, queue)
+
+    # Starting: in the thread that asks for it, or beside an event loop that a disk would keep waiting
+
+    def start(self) -> None:
+        """Open sockets, start the I/O thread, tell the world. Does nothing if the node runs.
+
+        Whatever this raises, the node stays new, and nothing of the start is left.
+
+        Raises:
+            EndpointInUse, ConfigError: It cannot listen there, or threads are none.
+            SpoolError: The spool, or a ledger, cannot be used.
+            NodeClosed: The program is ending.
+        """
+        node = self.node
+        with process.starting(), later(), node.life_lock:
+            if node.life is not Life.NEW:
+                return
+            process.refuse_green_threads()
+            if isinstance(node.waiting, Suspending):
+                node.enter_loop()
+            opened = self._to_open()
+            try:
+                opened.read(self.handles.producers, self.handles.consumers)
+                self._open(opened)
+            except BaseException:
+                node.loop = None
+                opened.close()
+                raise
+
+    def needs_thread(self) -> bool:
+        """Whether starting here would keep an event loop waiting for a disk."""
+        node = self.node
+        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or self.handles.have_ledger())
+
+    async def start_beside(self) -> None:
+        """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
+
+        Cancelled, the start is undone, unless another call waits for it, too.
+        """
+        import asyncio
+
+        if self._task is None or self._task.done():
+            process.refuse_green_threads()
+            self.node.enter_loop()
+            self._task = asyncio.get_running_loop().create_task(self._run_beside())
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._wanted += 1
+        try:
+            with process.starting():
+                await asyncio.shield(self._task)
+        finally:
+            self._wanted -= 1
+
+    async def _given_up(self) -> None:
+        """The node is closed: return when a start that was under way has given back what it opened."""
+        if self._task is not None and not self._task.done():
+            import asyncio
+
+            await asyncio.wait([self._task])
+
+    async def _run_beside(self) -> None:
+        import asyncio
+
+        node, opened = self.node, self._to_open()
+        name = f"{node.settings.name}-start"
+
+        def read() -> None:
+            opened.read(self.handles.producers, self.handles.consumers)
+
+        try:
+            while True:
+                await beside(node.waiting, read, lambda _: opened.close(), name)
+                with later(), node.life_lock:
+                    if node.life is not Life.NEW:
+                        raise NodeClosed
+                    if not self._wanted:
+                        break  # all calls that wanted it were cancelled
+                    if opened.has_all(self.handles.producers, self.handles.consumers):
+                        self._open(opened)
+                        return
+                    # Else handles were made meanwhile.
+        except asyncio.CancelledError:
+            node.loop = None  # the loop ends, and `beside` closes what it opened
+            raise
+        except BaseException:
+            node.loop = None
+            await beside(node.waiting, opened.close, None, name)
+            raise
+        node.loop = None
+        await beside(node.waiting, opened.close, None, name)
+
+    def _to_open(self) -> Opened:
+        settings = self.node.settings
+        return Opened(settings.spool, settings.fsync, settings.options.spool_bytes)
+
+    # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
+
+    def _open(self, opened: Opened) -> None:
+        """Make all the rest and set it going. If some of it fails, none of it is there, and `opened` is still open."""
+        node, settings = self.node, self.node.settings
+        with ExitStack() as undo:
+            undo.callback(self._forget_disk)
+            sockets = Sockets(
+                frame_bytes_max=max(settings.options.message_bytes_max + 1024, HEADER_BYTES_MAX),
+                peers_max=settings.options.peers_max,
+            )
+            undo.callback(sockets.close)
+            address = self._bind(sockets, opened)
+            self._make_machines(address, opened)
+            backends = build_backends(
+                fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
+            )
+            node.pump = Pump(node.engine, sockets, settings.name)
+            self._membership = Membership(
+                address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
+            )
+            self._set_going(self._membership, undo)
+            home = FabricFolder(settings.fabric) if settings.listen == "auto" else None
+            node.pump.look_after(Reachability(settings.name, address, sockets, home, self._membership.moved).look)
+            self._begin()
+            undo.pop_all()
+        if settings.signals:
+            node.ending.listen()
+        remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
+
+    def _bind(self, sockets: Sockets, opened: Opened) -> Address:
+        """Listen, in a new epoch, and under a new id if no spool keeps one."""
+        settings = self.node.settings
+        if opened.spool is not None:
+            node_id, epoch = opened.spool.node_id, opened.spool.epoch
+        else:
+            node_id, epoch = secrets.token_hex(8), (epoch_counter() << 20) | secrets.randbits(20)
+        tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
+        inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
+        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox)
+
+    def _make_machines(self, address: Address, opened: Opened) -> None:
+        node, settings = self.node, self.node.settings
+        now = node.started_at = clock()
+        node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
+        if opened.spool is not None:
+            from peerfabric.nodes.storage.disk_thread import (
+                Disk,  # a start without a spool does without what belongs to it
+            )
+
+            node.disk = Disk(opened.spool, node.engine.producers, settings.name)
+            opened.resume(node.disk, node.engine, self.handles.producers, now)
+
+    def _forget_disk(self) -> None:
+        self.node.disk = None
+
+    def _set_going(self, membership: Membership, undo: ExitStack) -> None:
+        """Start all threads, and tell the world; what `undo` calls is prepared before each of them."""
+        pump, disk = self.node.pump, self.node.disk
+        if disk is not None:
+            disk.pump, pump.disk = pump, disk
+        undo.callback(process.forget, self)
+        process.remember(self)
+        undo.callback(pump.stop)
+        pump.start()
+        undo.callback(membership.leave)
+        membership.join()
+        undo.callback(self.handlers.give_up)
+        self.handlers.start()
+        if disk is not None:
+            disk.start()  # the last that can fail: ending this thread would wait for the disk
+
+    def _begin(self) -> None:
+        """Let users in, all at once: of what is accepted from here on nothing could be undone, and nothing fails."""
+        node, pump = self.node, self.node.pump
+        with pump.lock:
+            for handle in self.handles:
+                handle.start(node.engine, node.started_at)
+                pump.attach(handle)
+            node.life = Life.RUNNING
+        pump.wake()
+
+    # Closing
+
+    async def close(self, timeout: float | None) -> None:
+        """Drain for `timeout` seconds, part and shut, if the node runs; a new one is closed at once.
+
+        Raises:
+            Undelivered: Accepted messages were not settled by then; the node is closed all the same.
+            WouldDeadlock: It is a handler that asks.
+            TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
+        """
+        timeout = check_timeout(timeout)
+        node = self.node
+        if node.life is Life.FORKED:
+            return
+        if self.handlers.is_current():
+            raise WouldDeadlock(
+                "close() was called by a handler, which it would wait for; call it from another thread or task"
+            )
+        refuse_in_own_thread()
+        with node.life_lock:
+            begun = node.life is Life.RUNNING
+            if begun:
+                node.life = Life.CLOSING
+            elif node.life is Life.NEW:
+                node.life = Life.CLOSED
+        if not begun:
+            await self._given_up()
+            return
+        try:
+            await self._drain(timeout)
+            await self._part()
+        finally:
+            await self._shut()
+        if any(self.undelivered):
+            raise Undelivered(*self.undelivered)
+
+    # Draining
+
+    async def _drain(self, timeout: float | None) -> None:
+        """Let what was accepted be settled."""
+        node = self.node
+        engine, pump = node.engine, node.pump
+        ends_at = None if timeout is None else clock() + timeout
+        await self._await_turns(self._recorded, ends_at)
+        with pump.lock:
+            given_back = self._give_back_own()
+            engine.drain(clock())
+        for queue, count in given_back:
+            text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
+            _log.warning(text, queue, count)
+        pump.wake()
+        # Handlers that run may still send what they have made of their message, or it would fail for our sake.
+        await self._await_turns(lambda: not self.handlers.busy, ends_at)
+        await self._await_turns(self._recorded, ends_at)
+        for handle in self.handles:
+            handle.stop()
+        await self._await_turns(self._handed_over, ends_at)
+        with pump.lock:
+            self._take_over(clock())
+            engine.topics.finish(clock())
+        pump.wake()
+        await self._await_turns(self._settled, ends_at)
+
+    def _recorded(self) -> bool:
+        """Whether what was acked is in the ledgers, and known to its deliveries."""
+        return not any(consumer.recording for consumer in list(self.handles.consumers.values()))
+
+    def _handed_over(self) -> bool:
+        """Whether the engine has all that was accepted and published."""
+        node = self.node
+        if node.disk is not None and node.disk.has_errands:
+            return False
+        if any(producer.storing for producer in list(self.handles.producers.values())):
+            return False
+        with node.pump.lock:  # within a turn a handle is not alerted any more, and the engine may not have it yet
+            return not any(handle.alerted for handle in self.handles)
+
+    def _take_over(self, now: float) -> None:
+        """Give the engine at once what was handed over, however late the pump is. The caller holds its lock."""
+        node = self.node
+        for handle in self.handles:
+            if handle.end is not None:
+                handle.hand_over(node.engine, now)
+
+    def _settled(self) -> bool:
+        """Whether what was accepted has become of something; also what is on its way to the engine."""
+        node = self.node
+        if not self._handed_over():
+            return False
+        with node.pump.lock:
+            return node.engine.settled(waits_for_consumers=clock() - node.started_at < DISCOVERY_TIME)
+
+    async def _await_turns(self, condition: Callable[[], bool], ends_at: float | None) -> None:
+        """Return when `condition` holds, tried after each turn of the pump, or at `ends_at`."""
+        node = self.node
+
+        def what() -> str:
+            with node.pump.lock:
+                waiting, in_flight = node.engine.producers.unsettled()
+            return f"closing, with {waiting:,} messages waiting and {in_flight:,} in flight; start a consumer for them"
+
+        left = None if ends_at is None else max(0.0, ends_at - clock())
+        try:
+            await wait_until(node.waiting, node.pump.turned, lambda: condition() or None, left, what)
+        except TimedOut:
+            pass
+
+    def _give_back_own(self) -> list[tuple[str, int]]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
+        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
+        return [(queue, count) for queue, count in given if count]
+
+    # Parting
+
+    async def _part(self) -> None:
+        node = self.node
+        with node.pump.lock:
+            node.engine.say_bye(clock())
+        node.pump.wake()
+        try:
+            await wait_until(
+                node.waiting, node.pump.turned, self._parted, PARTING_MAX, lambda: "waiting for peers to say goodbye"
+            )
+        except TimedOut:
+            pass
+
+    def _parted(self) -> bool | None:
+        with self.node.pump.lock:
+            return True if self.node.engine.finished(clock()) else None
+
+    # Shutting
+
+    async def _shut(self) -> None:
+        node, name = self.node, self.node.settings.name
+        with node.life_lock:  # from here on no handle comes that would be left open
+            node.life = Life.CLOSED
+        for handle in self.handles:
+            handle.stop()
+        node.closed.open()
+        try:
+            if isinstance(node.waiting, Suspending):
+                await self.handlers.finish()
+        finally:
+            try:
+                # Cancelled while this runs beside the loop, it goes on to its end.
+                await beside(node.waiting, self._let_go, None, f"{name}-close")
+            finally:
+                node.ending.stop()
+        _log.info("%s closed", name)
+
+    def _let_go(self) -> None:
+        """End all threads and close all files."""
+        node = self.node
+        with ExitStack() as last:  # in reverse order, each also if one before it fails
+            for consumer in list(self.handles.consumers.values()):
+                last.callback(consumer.close_ledger)
+            for handler in self.handlers:
+                last.callback(handler.join, 1.0)
+            last.callback(process.forget, self)
+            last.callback(node.pump.stop)
+            last.callback(self._count)
+            last.callback(self._end_disk)
+            if self._membership is not None:
+                last.callback(self._membership.leave)
+
+    def _count(self) -> None:
+        """Count, once, what became of all that was accepted, and leave the rest as it is.
+
+        By now nobody can hand anything over, nothing is stored any more, and acks have come until a moment ago. With a
+        spool the disk's thread does this between its last messages and its last cursors.
+        """
+        node = self.node
+        if self._last is not None:
+            return
+        for producer in list(self.handles.producers.values()):
+            producer.seal()
+        if node.disk is not None:
+            node.disk.take_stock()
+        with node.pump.lock:
+            self._take_over(clock())
+            producers = node.engine.producers
+            self.undelivered = producers.unsettled()
+            kept, letters = producers.kept_on_disk(), producers.letters_in_memory()
+            producers.leave()
+            self._last = reports.snapshot(node, self.handles.producers)
+        if kept:
+            _log.info("%s: the spool keeps %d messages for the next start", node.settings.name, kept)
+        for queue, count in letters.items():
+            _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
+
+    def _end_disk(self) -> None:
+        node = self.node
+        try:
+            if node.disk is not None:
+                node.disk.stop(self._count)
+        except SpoolError as error:
+            _log.error("%s: the spool was not closed in order: %s", node.settings.name, error)
+        finally:
+            for producer in list(self.handles.producers.values()):
+                producer.disk_ended()

@@ -1,0 +1,130 @@
+"""Named hooks of the mutants: the one place that spells the private names of the code under test.
+
+`tests/test_world_catches.py` breaks one rule at a time by replacing what a hook stands for. Whoever moves or renames
+that changes its path here, and nothing there; a hook whose path leads nowhere fails a test of its own by its name.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from importlib import import_module
+from typing import Any, Final
+
+HOOKS: Final = {
+    # The consumer's side of a queue
+    "incoming.receive": "peerfabric.queue.incoming:IncomingQueue.receive",
+    "incoming.decline": "peerfabric.queue.incoming:IncomingQueue.decline",
+    "incoming.fence": "peerfabric.queue.incoming:IncomingQueue.fence",
+    "incoming.release": "peerfabric.queue.incoming:IncomingQueue.release",
+    "incoming.possession": "peerfabric.queue.incoming:IncomingQueue.possession",
+    "incoming.inherited": "peerfabric.queue.incoming:IncomingQueue._inherited",
+    "dedup.receive": "peerfabric.queue.dedup:Dedup.receive",
+    "dedup.reported": "peerfabric.queue.dedup:Dedup.reported",
+    "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
+    "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
+    # The producer's side
+    "outgoing.accept": "peerfabric.queue.outgoing:OutgoingQueue.accept",
+    "outgoing.loaded": "peerfabric.queue.outgoing:OutgoingQueue.loaded",
+    "outgoing.gone": "peerfabric.queue.outgoing:OutgoingQueue.gone",
+    "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
+    "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
+    "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
+    "outgoing.adopt": "peerfabric.queue.outgoing:OutgoingQueue._adopt",
+    "outgoing.raise_floor": "peerfabric.queue.settled:Settled.raise_floor",
+    "dispatch.data_frame": "peerfabric.queue.dispatch:data_frame",
+    "sender.receive_ack": "peerfabric.queue.sender:Sender.receive_ack",
+    "sender.acks_to_settle": "peerfabric.queue.sender:Sender.acks_to_settle",
+    "sender.awaits": "peerfabric.queue.sender:Sender._awaits",
+    # A durable queue
+    "durable.bury": "peerfabric.queue.durable:Backlog.bury",
+    "durable.accuse": "peerfabric.queue.durable:Backlog.accuse",
+    "durable.runs": "peerfabric.queue.durable:Backlog.runs",
+    "durable.reuniting": "peerfabric.queue.durable:Backlog.reuniting",
+    "durable.awaited": "peerfabric.queue.durable:Backlog.awaited",
+    "durable.begin": "peerfabric.queue.durable:Recovered.begin",
+    "store.bury": "peerfabric.nodes.storage.store:Store.bury",
+    "store.remember": "peerfabric.nodes.storage.store:Store.remember",
+    "store.settle": "peerfabric.nodes.storage.store:Store.settle",
+    "store.sync": "peerfabric.nodes.storage.store:Store.sync",
+    "store.write_cursor": "peerfabric.nodes.storage.store:Store.write_cursor",
+    "deposits.store": "peerfabric.nodes.outbox.deposits:Deposits.store",
+    "log.trim": "peerfabric.spool.log:Log._trim",
+    "log.close": "peerfabric.spool.log:Log.close",
+    "log.abandon": "peerfabric.spool.log:Log.abandon",
+    "spool.next_owner": "peerfabric.spool.spool:next_owner",
+    # Links and topics
+    "link.accept": "peerfabric.link.link:Link.accept",
+    "link.new_life": "peerfabric.link.link:Link._new_life",
+    "links.find": "peerfabric.link.links:Links.find",
+    "topic.receive": "peerfabric.topic.subscriber:IncomingTopic.receive",
+    "topic.keep": "peerfabric.topic.subscriber:IncomingTopic._keep",
+}
+
+
+class HookGone(Exception):
+    """A hook's path leads nowhere, since the code has changed."""
+
+
+def place(name: str) -> tuple[Any, str]:
+    """The owner of what a hook stands for, a module or a class, and its attribute there."""
+    module, _, path = HOOKS[name].partition(":")
+    *owners, attribute = path.split(".")
+    try:
+        owner: Any = import_module(module)
+        for part in owners:
+            owner = getattr(owner, part)
+        getattr(owner, attribute)
+    except (ImportError, AttributeError) as error:
+        raise HookGone(f"{name!r} is no longer {HOOKS[name]}: say in tests/world/hooks.py where it is now") from error
+    return owner, attribute
+
+
+def original(name: str) -> Any:
+    """What a hook stands for: a function, a method of a class, or a property."""
+    return getattr(*place(name))
+
+
+# State that mutants look at or change
+
+
+def source(queue: Any, peer: str) -> Any:
+    """All that a consumed queue knows of one producer: `done`, `buffer`, `credit`; None if it knows nothing."""
+    return queue._sources.get(peer)
+
+
+def settled(queue: Any) -> Any:
+    """The settled messages of a queue sent to, with their `floor`."""
+    return queue._fates
+
+
+def halves(links: Any) -> dict[int, Any]:
+    """Each half link by its half number."""
+    found: dict[int, Any] = links._halves
+    return found
+
+
+def remove_sealed_segments(log: Any) -> None:
+    """Remove each segment of a log that nothing is appended to, whatever is in it."""
+    for segment in [s for s in log._contents.segments if s.sealed and not s.syncs]:
+        log._remove(segment)
+
+
+def send_written(deposits: Any) -> None:
+    """Hand over to the pump what was written, but not synced."""
+    handle = deposits._handle
+    for deposit in deposits._written:
+        if deposit.letter is None:
+            handle.handed.append((deposit.bodies[: deposit.count], False))
+            deposit.bodies = []
+    handle.process.wake()
+
+
+def track(topic: Any, peer: str, name: str) -> Any:
+    """What a subscription remembers of one publisher's topic, `seen` among it; None if it has heard nothing."""
+    return topic._tracks.get(peer, {}).get(name)
+
+
+def buffer(topic: Any) -> deque[Any]:
+    """The batches that a subscription has received and not handed out."""
+    found: deque[Any] = topic._buffer
+    return found
