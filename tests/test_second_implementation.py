@@ -60,12 +60,13 @@ class Second:
                 header, *body = self._inbox.recv_multipart()
                 self._handle(decode(header), body)
 
-    def send_data(self, first: int, bodies: list[Any]) -> None:
-        """Messages from `first` on, of which it says that more are waiting."""
-        self._sent_messages += len(bodies)
+    def send_data(self, first: int, bodies: list[Any], count: int | None = None) -> None:
+        """Messages from `first` on, `count` as the header says; and that more of them are waiting."""
+        count = len(bodies) if count is None else count
+        self._sent_messages += count
         self._sent_bytes += sum(len(encode(body)) + 64 for body in bodies)
         totals = [self._sent_messages, self._sent_bytes]
-        self._send(DATA, self.stream, "orders", first, len(bodies), 1, 1, 1, 0, 0, 9, *totals, 0, body=encode(bodies))
+        self._send(DATA, self.stream, "orders", first, count, 1, 1, 1, 0, 0, 9, *totals, 0, body=encode(bodies))
 
     def ack(self, number: int, data: list[Any]) -> None:
         """All messages of a DATA frame are processed."""
@@ -135,7 +136,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("runtime")
 def test_it_produces(endpoint: str) -> None:
-    """What it sends is handed out, and comes back as processed, or nacked for its type."""
+    """What it sends is processed, or nacked for its type, or for a header that says something else than the body."""
     with Node("kitchen", listen=endpoint, discovery=[]) as node:
         cooked: list[int] = []
         node.on_message("orders")(_cook(cooked))
@@ -152,8 +153,11 @@ def test_it_produces(endpoint: str) -> None:
             second.run(lambda: second.granted[0] >= 4)
             second.send_data(4, ["text"])
             second.run(lambda: bool(second.results))
-            [[start, stop, attempt, reason, *_]] = second.results[0][4]
-            assert (start, stop, attempt, reason) == (4, 5, 1, 3)
+            assert [nack[:4] for nack in second.results.pop()[4]] == [[4, 5, 1, 3]]
+            second.run(lambda: second.granted[0] >= 6)
+            second.send_data(5, [5], count=2)
+            second.run(lambda: bool(second.results))
+            assert [nack[:4] for nack in second.results.pop()[4]] == [[5, 7, 1, 3]]
         finally:
             second.close()
 

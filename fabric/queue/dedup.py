@@ -3,7 +3,7 @@
     held     received, not finished          done     finished, and the producer may not know it yet
     floor    everything below is settled     settled  the last ACK whose results the producer keeps
 
-delivery.md calls for exact and bounded memory: an entry of `done` is kept if and only if the number of
+Memory is exact and bounded: an entry of `done` is kept if and only if the number of
 its ACK is above `settled`.
 """
 
