@@ -240,6 +240,25 @@ def test_the_map_names_files_that_are_there() -> None:
     assert {name for name in named - COMING if not any(f"/{file}".endswith(f"/{name}") for file in there)} == set()
 
 
+def members(of: ast.ClassDef) -> Iterator[str]:
+    """The methods of a class, and what its instances have."""
+    for node in ast.walk(of):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+
+
+def test_the_map_names_methods_that_are_there() -> None:
+    """So are the steps of one message's way: classes, and what they have, as they are called now."""
+    trees = [ast.parse((ROOT / file).read_bytes()) for file in files(*FOLDERS)]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    there = {f"{of.name}.{member}" for of in classes for member in members(of)}
+    named = set(re.findall(r"`([A-Z]\w+\.[a-z_]+)`", (ROOT / "ARCHITECTURE.md").read_text()))
+    assert named - there == set()
+
+
 CLAUSES = {
     "What", "Who", "Whose", "Where", "When", "Which", "Why", "How", "Whether", "If", "That", "Those", "It",
     "Ask", "Choose", "Find", "Read", "Rewrite", "Tell",
