@@ -12,7 +12,7 @@ from typing import Any
 
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import has_failed, judge_by
-from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler, Take
+from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler
 from peerfabric.nodes.io.waiting import in_event_loop
 
 
@@ -24,10 +24,10 @@ class TaskHandler(Handler):
     def is_current(self) -> bool:
         return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task(), False)
 
-    def _start_one(self, node: NodeContext, take: Take, number: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._run_task(node, take), name=f"{self._short}-{number}")
+    def _start_one(self, node: NodeContext, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_task(node), name=f"{self._short}-{number}")
         self._runners[task] = False
-        task.add_done_callback(partial(self._task_ended, node, take, number))
+        task.add_done_callback(partial(self._task_ended, node, number))
 
     def give_up(self) -> None:
         for task in self._runners:
@@ -44,19 +44,19 @@ class TaskHandler(Handler):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_task(self, node: NodeContext, take: Take) -> None:
+    async def _run_task(self, node: NodeContext) -> None:
         task = asyncio.current_task()
         assert task is not None
         calls = _Calls(task, self._await)
         judge_by(partial(self._task_has_failed, node, calls))
-        await self._run(task, node, take, node.waiting, calls.run)
+        await self._run(task, node, node.waiting, calls.run)
 
-    def _task_ended(self, node: NodeContext, take: Take, number: int, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, node: NodeContext, number: int, task: asyncio.Task[None]) -> None:
         """A task is over: with its node, as a rule."""
         why = asyncio.CancelledError("by somebody") if task.cancelled() else task.exception()
         if task in self._runners and node.life is Life.RUNNING:
             # If it is the whole loop that ends, it does so before this.
-            task.get_loop().call_later(REPLACE_AFTER, self._replace, task, node, take, number, why)
+            task.get_loop().call_later(REPLACE_AFTER, self._replace, task, node, number, why)
 
     async def _await(self, item: Any, calls: _Calls) -> None:
         try:

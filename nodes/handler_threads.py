@@ -23,6 +23,9 @@ from peerfabric.nodes.message import Message, Reject, Retry
 Take = Callable[[Waiting], Coroutine[Any, Any, Any]]
 """Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
 
+Again = Callable[[], Any]
+"""What a handler is called with next, if that is here; None: `Take` says."""
+
 CONCURRENCY_MAX: Final = 1024
 PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
 """Seconds after which a handler that could not take tries again; doubled each time."""
@@ -55,9 +58,12 @@ class Handler:
         step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
         self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
         self.body_type, self.wants_message = _signature(function, kind, names)
+        self.handle: Any = None
+        """The consumer or subscriber from which it takes, by the next two."""
+        self.take: Take
+        self.again: Again
         self._runners: dict[Any, bool] = {}
         """Its threads or tasks, and whether a call runs in each, which only itself writes down."""
-        self._left: Callable[[], None] = lambda: None
 
     @property
     def busy(self) -> int:
@@ -68,22 +74,21 @@ class Handler:
         """Whether one of its calls asks."""
         return threading.current_thread() in self._runners
 
-    def start(self, node: NodeContext, take: Take) -> None:
-        """Run the function for each message that `take(waiting)` returns, until it returns None.
+    def start(self, node: NodeContext) -> None:
+        """Run the function for each message that comes, until there is nothing any more.
 
         The caller holds the life lock, and nothing is called before it lets go. If a thread cannot be started, none is.
         """
-        self._left = node.pump.turned.open  # whoever closes the node waits there for running calls
         try:
             for number in range(self.concurrency):
-                self._start_one(node, take, number)
+                self._start_one(node, number)
         except BaseException:
             self.give_up()
             raise
 
-    def _start_one(self, node: NodeContext, take: Take, number: int) -> None:
+    def _start_one(self, node: NodeContext, number: int) -> None:
         name = f"{self._short}-{number}"
-        thread = threading.Thread(target=self._run_thread, args=(node, take, number), name=name, daemon=True)
+        thread = threading.Thread(target=self._run_thread, args=(node, number), name=name, daemon=True)
         thread.start()
         self._runners[thread] = False
 
@@ -100,7 +105,7 @@ class Handler:
     async def finish(self) -> None:
         """End what runs in the event loop, which ends with its node."""
 
-    def _run_thread(self, node: NodeContext, take: Take, number: int) -> None:
+    def _run_thread(self, node: NodeContext, number: int) -> None:
         me = threading.current_thread()
         why: BaseException | None = None
         try:
@@ -109,20 +114,20 @@ class Handler:
                     return  # the start came to nothing
             waiting = node.waiting if isinstance(node.waiting, Blocking) else Blocking()
             judge_by(partial(self._has_failed, node))
-            complete(self._run(me, node, take, waiting, self._call))
+            complete(self._run(me, node, waiting, self._call))
         except BaseException as error:
             why = error
         while me in self._runners and node.life is Life.RUNNING:
             _pause_thread(node)
             with suppress(RuntimeError, MemoryError):  # no thread can be started now
-                self._replace(me, node, take, number, why)
+                self._replace(me, node, number, why)
 
-    def _replace(self, me: Any, node: NodeContext, take: Take, number: int, why: BaseException | None) -> None:
+    def _replace(self, me: Any, node: NodeContext, number: int, why: BaseException | None) -> None:
         """Start another thread or task in place of `me`, which has ended, if the node still runs."""
         with node.life_lock:
             if me not in self._runners or node.life is not Life.RUNNING:
                 return
-            self._start_one(node, take, number)
+            self._start_one(node, number)
             del self._runners[me]
         with suppress(Exception):  # it may be the log that fails
             reason = "with no reason" if why is None else described(why)
@@ -130,14 +135,17 @@ class Handler:
             _log.error(text, self.runs_in, self.name, reason, exc_info=why)
 
     async def _run(
-        self, me: Any, node: NodeContext, take: Take, waiting: Waiting, call: Callable[[Any], Awaitable[None] | None]
+        self, me: Any, node: NodeContext, waiting: Waiting, call: Callable[[Any], Awaitable[None] | None]
     ) -> None:
         """Until the node is closed, take and call, whatever is raised."""
-        runners, left = self._runners, self._left
+        runners, take, again = self._runners, self.take, self.again
         pause = PAUSE_FIRST
         while True:
             try:
-                while (item := await take(waiting)) is not None:
+                while True:
+                    item = again()
+                    if item is None and (item := await take(waiting)) is None:
+                        return
                     # No lock: each thread and task writes down its own.
                     runners[me] = True
                     try:
@@ -146,10 +154,10 @@ class Handler:
                             await running
                     finally:
                         runners[me] = False
-                        left()
-                    del item
+                        if node.life is not Life.RUNNING:
+                            node.pump.turned.open()  # whoever closes the node waits there for running calls
+                    item = None  # whoever waits keeps no body
                     pause = PAUSE_FIRST
-                return
             except BaseException as error:
                 if not has_failed(error) and not isinstance(error, Exception):
                     raise  # cancelled, or the loop is over

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_threads import Handler, Take
+from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending
 from peerfabric.nodes.message import Message
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Source = Callable[[Handler], tuple[Any, Take]]
+Source = Callable[[Handler], tuple[Any, Take, Again]]
 
 
 class Handlers:
@@ -22,14 +22,14 @@ class Handlers:
 
     def __init__(self, node: NodeContext) -> None:
         self._node = node
-        self._all: list[tuple[Handler, Any, Take]] = []
+        self._all: list[Handler] = []
 
     def __iter__(self) -> Iterator[Handler]:
-        return iter([handler for handler, _, _ in self._all])
+        return iter(list(self._all))
 
     def of(self, handle: Any) -> str | None:
         """The name of the handler that takes from this consumer or subscriber, if one does."""
-        return next((handler.name for handler, its, _ in self._all if its is handle), None)
+        return next((handler.name for handler in self._all if handler.handle is handle), None)
 
     def decorator(self, name: str, concurrency: int, kind: type, source: Source) -> Callable[[F], F]:
         """What makes a handler of the function that it decorates.
@@ -50,7 +50,8 @@ class Handlers:
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals
             handler = self._kind_for(function)(function, concurrency, kind=kind, names=names)
-            self._add(handler, *source(handler))
+            handler.handle, handler.take, handler.again = source(handler)
+            self._add(handler)
             return function
 
         return decorate
@@ -67,16 +68,16 @@ class Handlers:
 
         return TaskHandler
 
-    def _add(self, handler: Handler, handle: Any, take: Take) -> None:
+    def _add(self, handler: Handler) -> None:
         with self._node.life_lock:
             if self._node.life is Life.RUNNING:
-                handler.start(self._node, take)
-            self._all.append((handler, handle, take))
+                handler.start(self._node)
+            self._all.append(handler)
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""
-        for handler, _, take in self._all:
-            handler.start(self._node, take)
+        for handler in self._all:
+            handler.start(self._node)
 
     def give_up(self) -> None:
         """Its start came to nothing. The caller has held the life lock since."""

@@ -218,6 +218,7 @@ class AsyncConsumer(Generic[T_co]):
                 self._refuse(delivery, index, body)
                 return None
             self._last = message = Message(self, delivery, index, body)
+            take_in_hand(self.end, delivery)  # another thread may have fetched it
             return message
         finally:
             try:

@@ -25,7 +25,7 @@ from peerfabric.nodes.aio.options import (
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
-from peerfabric.nodes.handler_threads import Handler, Take
+from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.settings import checked_settings
@@ -205,11 +205,11 @@ class AsyncNode:
                 open.
         """
 
-        def messages(handler: Handler) -> tuple[Any, Take]:
+        def messages(handler: Handler) -> tuple[Any, Take, Again]:
             options = ConsumerOptions(name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync)
             consumer = self._lifecycle.handles.consumer(options, handler.name)
             consumer.declare_takers(handler.concurrency)
-            return consumer, consumer.next_message
+            return consumer, consumer.next_message, consumer.take_again
 
         return self._lifecycle.handlers.decorator(queue, concurrency, Message, messages)
 
@@ -222,10 +222,10 @@ class AsyncNode:
             ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
         """
 
-        def updates(handler: Handler) -> tuple[Any, Take]:
+        def updates(handler: Handler) -> tuple[Any, Take, Again]:
             options = SubscriberOptions(name=pattern, body_type=handler.body_type)
             subscriber = self._lifecycle.handles.subscriber(options, handler.name)
-            return subscriber, subscriber.next_update
+            return subscriber, subscriber.next_update, subscriber.take_again
 
         return self._lifecycle.handlers.decorator(pattern, 1, Update, updates)
 

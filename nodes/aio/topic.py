@@ -289,6 +289,12 @@ class AsyncSubscriber(Generic[T_co]):
             except RuntimeError:
                 pass  # it was not taken
 
+    def take_again(self) -> Update[T_co] | None:
+        """The next update, if one was handed out before and another is here; None: ask `next_update`."""
+        if self._current is None or not self._open or self.ending.signal or not self._node.handing_out:
+            return None
+        return self.try_take()
+
     def try_take_many(self, max_size: int) -> list[Update[T_co]] | None:
         """Up to `max_size` updates if any are here."""
         updates: list[Update[T_co]] = []
