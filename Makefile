@@ -23,10 +23,11 @@ lint: $(READY) links
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard examples/*.py)
 
+# A quarter of an hour a round; `make bench CASES="messages topic" ROUNDS=5` runs some, `benchmarks/run.py --list` names them.
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet "persist-queue>=1.0"
 	$(BIN)/python benchmarks/start.py
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(CASES)
 	$(BIN)/python benchmarks/spool.py
 	$(BIN)/python benchmarks/spool.py --backlog
 

@@ -1,130 +1,321 @@
-"""Measure peerfabric beside raw pyzmq in the same run: `make bench`.
+"""Measure peerfabric beside raw pyzmq, or beside itself, in the same run: `benchmarks/run.py [NAME…] [--rounds N]`.
 
-Each figure is a ratio to raw pyzmq PUSH/PULL or PUB/SUB (one call a message, nothing acked), in two processes over
-TCP loopback. Raw never copies a large body; neither does a consumer of `memoryview`, while one of `bytes` must. The
-rounds alternate, since the speed of a machine drifts; the table shows the median of the ratios.
+Raw is PUSH/PULL or PUB/SUB with one call a message and nothing acked, in processes of its own over TCP loopback, as
+ours is. Raw never copies a large body; neither does a consumer of `memoryview`, while one of `bytes` must. The rounds
+alternate, since the speed of a machine drifts; the table shows medians, of the ratios where there are two. Names are
+parts of cases' names; without any, all run (a quarter of an hour a round). `--list` shows them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+SIDES: Final = Path(__file__).with_name("sides.py")
+LIMIT: Final = 300.0
+MORE_IS_BETTER: Final = frozenset({"rate"})
 
-SIDES = Path(__file__).with_name("sides.py")
-LIMIT = 180.0
+
+class Run(NamedTuple):
+    """One way to measure: functions of `sides.py`, the first of which the others talk to, and their options."""
+
+    sides: tuple[str, ...]
+    messages: int
+    size: int = 128
+    options: tuple[dict[str, int], ...] = ({}, {})
+    """Of the first side, of the second one, …; the last ones are also those of all that follow."""
+
+
+class Aim(NamedTuple):
+    """A line of the table: what is read from the report, and the bound for it, or for its ratio to that of `beside`."""
+
+    key: str
+    bound: float | None
+    title: str = ""
 
 
 class Case(NamedTuple):
-    """One row: our two sides, the raw ones they are compared with, and the aim for ours / raw."""
-
     title: str
-    ours: tuple[str, str]
-    raw: tuple[str, str]
-    count: int
-    size: int
-    aim: float
+    ours: Run
+    beside: Run | None
+    aims: tuple[Aim, ...]
 
 
-CASES = [
-    Case(
-        "send_many → batches, acked",
-        ("queue_send_many", "queue_batches"),
-        ("raw_push", "raw_pull"),
-        2_000_000,
-        128,
-        1.5,
+class Failed(Exception):
+    """A side ended with an error, or is not done after LIMIT seconds."""
+
+
+def beside_raw(title: str, ours: tuple[str, str], raw: tuple[str, str], count: int, size: int, aim: float) -> Case:
+    return Case(title, Run(ours, count, size), Run(raw, count, size), (Aim("rate", aim),))
+
+
+def one_way(others: int) -> Run:
+    sides = ("confirm_send", "confirm_take")
+    return Run(sides, 1_000, options=({"others": others}, {"others": others}))
+
+
+def batches(others: int = 0, links: int = 0) -> Run:
+    """A busy queue, beside others and beside idle links, of which a process has 50."""
+    processes = links // 50
+    sides = 2 + processes
+    options = (
+        {"others": others, "links": links, "sides": sides},
+        {"others": others, "sides": sides},
+        {"nodes": 50, "sides": sides},
+    )
+    return Run((*MANY, *["idle_nodes"] * processes), 1_000_000, options=options)
+
+
+def topic(subscribers: int, count: int) -> tuple[Run, Run]:
+    return (
+        Run(
+            ("topic_publish", *["topic_receive"] * subscribers),
+            count,
+            options=({"subscribers": subscribers}, {"subscribers": subscribers}),
+        ),
+        Run(("raw_pub", *["raw_sub"] * subscribers), count, options=({"subscribers": subscribers}, {})),
+    )
+
+
+def paced(pause_ms: int, count: int) -> Run:
+    return Run(("paced_send", "paced_handler"), count, options=({"pause_ms": pause_ms}, {"pause_ms": pause_ms}))
+
+
+RAW = ("raw_push", "raw_pull")
+MANY = ("queue_send_many", "queue_batches")
+ONE = ("queue_send", "queue_messages")
+STRUCTS = ("queue_send_structs", "queue_structs")
+CASES: Final[dict[str, Case]] = {
+    "calls": Case(
+        "one confirmed send",
+        Run(("calls",), 1),
+        None,
+        (
+            Aim("calls", 400, "Python calls"),
+            Aim("files", 28, "files"),
+            Aim("spooled_calls", 560, "Python calls, spooled"),
+            Aim("spooled_files", 36, "files, spooled"),
+        ),
     ),
-    Case(
-        "spooled, send_many → batches, acked",
-        ("queue_spooled", "queue_batches"),
-        ("raw_push", "raw_pull"),
-        2_000_000,
-        128,
-        1.0,
+    "round-trip": Case(
+        "round trip over two queues, acked",
+        Run(("queue_ping", "queue_pong"), 3_000),
+        Run(("raw_ping", "raw_pong"), 3_000),
+        (Aim("microseconds", 4.5),),
     ),
-    Case("send → for message, acked", ("queue_send", "queue_messages"), ("raw_push", "raw_pull"), 1_000_000, 128, 0.4),
-    Case("round trip, acked", ("queue_ping", "queue_pong"), ("raw_ping", "raw_pong"), 3_000, 128, 2.0),
-    Case("topic, best effort", ("topic_publish", "topic_receive"), ("raw_pub", "raw_sub"), 2_000_000, 128, 1.5),
-    Case("1 MiB as memoryview, acked", ("queue_send", "queue_views"), ("raw_push", "raw_pull"), 2_000, 1 << 20, 0.8),
-    Case("1 MiB as bytes, acked", ("queue_send", "queue_messages"), ("raw_push", "raw_pull"), 2_000, 1 << 20, 0.8),
-]
+    "one-way-1000": Case("one way, 1,000 other queues / 1", one_way(1_000), one_way(1), (Aim("microseconds", 1.2),)),
+    "one-way-4000": Case("one way, 4,000 other queues / 1", one_way(4_000), one_way(1), (Aim("microseconds", 1.4),)),
+    "beside-queues": Case("one queue, 1,000 others / alone", batches(others=1_000), batches(), (Aim("rate", 0.95),)),
+    "beside-links": Case("one queue, 500 idle links / alone", batches(links=500), batches(), (Aim("rate", 0.95),)),
+    "many-queues": Case("4,000 queues in one node", Run(("many_queues", "peer"), 4_000), None, (Aim("seconds", 2.0),)),
+    "many-topics": Case(
+        "4,000 topics in one node",
+        Run(("many_topics", "peer_of_topics"), 4_000),
+        None,
+        (Aim("seconds", 1.0), Aim("sent_mb", 4.0, "MB sent")),
+    ),
+    "many-spooled": Case(
+        "1,000 queues in one spool",
+        Run(("many_spooled",), 1_000),
+        None,
+        (Aim("made", 4.0, "s to make"), Aim("started", 2.0, "s to start again"), Aim("drained", 3.0, "s to drain")),
+    ),
+    "send-many": beside_raw("send_many → batches / raw", MANY, RAW, 2_000_000, 128, 2.8),
+    "send-many-spooled": beside_raw(
+        "spooled, send_many → batches / raw", ("queue_spooled", "queue_batches"), RAW, 2_000_000, 128, 1.0
+    ),
+    "messages": beside_raw("send → for message / raw", ONE, RAW, 500_000, 128, 0.7),
+    "messages-spooled": Case(
+        "send → for message, spooled / in memory",
+        Run(("queue_send_spooled", "queue_messages"), 200_000),
+        Run(ONE, 200_000),
+        (Aim("rate", 0.4),),
+    ),
+    "handler": Case(
+        "on_message / for message",
+        Run(("queue_send", "queue_handler"), 200_000),
+        Run(ONE, 200_000),
+        (Aim("rate", 0.8),),
+    ),
+    "handler-4": Case(
+        "on_message, concurrency 4 / 1",
+        Run(("queue_send", "queue_handler"), 100_000, options=({}, {"concurrency": 4})),
+        Run(("queue_send", "queue_handler"), 100_000),
+        (Aim("rate", 1.0),),
+    ),
+    "async": Case(
+        "one by one, AsyncNode / Node",
+        Run(("async_send", "async_messages"), 200_000),
+        Run(ONE, 200_000),
+        (Aim("rate", 0.8),),
+    ),
+    "structs": beside_raw(
+        "Structs, send_many → batches / raw", STRUCTS, ("raw_structs_push", "raw_structs_pull"), 1_000_000, 128, 1.5
+    ),
+    "structs-bytes": Case(
+        "the same / raw bytes of that size",
+        Run(STRUCTS, 1_000_000),
+        Run(("raw_orders_push", "raw_pull"), 1_000_000),
+        (Aim("rate", None),),
+    ),
+    "topic": Case("topic 1 → 1 / raw", *topic(1, 2_000_000), (Aim("rate", 1.4), Aim("missed", None, "missed"))),
+    "topic-32": Case("topic 1 → 32 / raw", *topic(32, 200_000), (Aim("rate", 0.9), Aim("missed", None, "missed"))),
+    "large-views": beside_raw("1 MiB as memoryview / raw", ("queue_send", "queue_views"), RAW, 2_000, 1 << 20, 0.85),
+    "large-bytes": beside_raw("1 MiB as bytes / raw", ONE, RAW, 2_000, 1 << 20, 0.75),
+    "idle-queue": Case(
+        "10 producers, 50 consumers, idle",
+        Run(("idle",) * 60, 20, options=({"sides": 60}, {"sides": 60, "consumers": 1})),
+        None,
+        (Aim("percent", 20.0, "% of a processor"),),
+    ),
+    "idle-node": Case(
+        "one node, idle",
+        Run(("idle",), 20, options=({"sides": 1}, {})),
+        None,
+        (Aim("mib", 34.0, "MiB"), Aim("percent", 0.1, "% of a processor")),
+    ),
+    "quiet": Case(
+        "to the handler, every 3 s / 10 a second", paced(3_000, 10), paced(100, 50), (Aim("microseconds", 2.5),)
+    ),
+}
 
 
-def free_ports() -> list[int]:
-    """Two ports that nobody uses: probed together, or the kernel may give the same one twice."""
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses: probed together, or the kernel may give one twice."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
             probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in (one, other)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
 
 
-def measure(sides: tuple[str, str], count: int, size: int) -> dict[str, float]:
-    """Run both sides and return what they reported."""
-    raw = sides[0].startswith("raw")
-    ports = free_ports()
-    one_way = raw and "ping" not in sides[0]
-    first = ports[:1] if one_way else ports
-    second = first if raw else ports[::-1]
+def measure(run: Run, python: str = sys.executable) -> dict[str, float]:
+    """Run all sides with an interpreter that has peerfabric, and return what they reported together."""
+    ports = free_ports(max(2, len(run.sides)))
+    reports: list[dict[str, float]] = []
+    end = time.monotonic() + LIMIT
     with tempfile.TemporaryDirectory(prefix="pf") as folder:
-        environment = os.environ | {"PEERFABRIC_RUNTIME": folder}
-        children = [
-            subprocess.Popen(
-                [sys.executable, SIDES, side, str(count), str(size), *map(str, numbers)],
-                stdout=subprocess.PIPE,
-                env=environment,
-                text=True,
-            )
-            for side, numbers in ((sides[1], second), (sides[0], first))
-        ]
-        values: dict[str, float] = {}
+        meeting = Path(folder) / "meet"
+        meeting.mkdir()
+        environment = os.environ | {"PEERFABRIC_RUNTIME": folder, "BENCH_MEET": str(meeting)}
+        children = []
         try:
+            for index, side in reversed(list(enumerate(run.sides))):
+                theirs = ports[0] if index else ports[1]
+                options = [f"{name}={value}" for name, value in run.options[min(index, len(run.options) - 1)].items()]
+                numbers = map(str, (run.messages, run.size, ports[index], theirs))
+                command = [python, str(SIDES), side, *numbers, *options]
+                children.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True))
             for child in children:
-                out, _ = child.communicate(timeout=LIMIT)
+                out, _ = child.communicate(timeout=max(0.0, end - time.monotonic()))
                 if child.returncode:
-                    raise SystemExit(f"{child.args} failed")
-                for line in out.splitlines():
-                    values |= json.loads(line)
+                    raise Failed(f"{run.sides}: exit {child.returncode}")
+                reports += map(json.loads, out.splitlines())
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{run.sides[0]}: over {LIMIT:g} s") from None
         finally:
             for child in children:
                 child.kill()
                 child.wait()
+    return merged(reports)
+
+
+def merged(reports: list[dict[str, float]]) -> dict[str, float]:
+    """The sum of each value; the rate of what was received by all in the time from the first to the last."""
+    combine: dict[str, Callable[[list[float]], float]] = {"began": min, "ended": max}
+    names = {name for report in reports for name in report}
+    values = {name: combine.get(name, sum)([report[name] for report in reports if name in report]) for name in names}
+    if "received" in values:
+        values["rate"] = values["received"] / (values["ended"] - values["began"])
     return values
 
 
+def shown(key: str, value: float) -> str:
+    if key == "rate":
+        return f"{value:,.0f}/s"
+    if key == "microseconds":
+        return f"{value:,.0f} µs"
+    return f"{value:,.2f} s" if key in ("seconds", "made", "started", "drained") else f"{value:,.4g}"
+
+
+def verdict(key: str, found: float, bound: float | None) -> str:
+    if bound is None:
+        return ""
+    if key in MORE_IS_BETTER:
+        return f"≥ {bound:g} {'met' if found >= bound else 'MISSED'}"
+    return f"≤ {bound:g} {'met' if found <= bound else 'MISSED'}"
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The cases that are called so, or else those whose names have such a part; all of them if none is given."""
+    found = [name for name in CASES if not names or name in names or any(n not in CASES and n in name for n in names)]
+    if not found:
+        raise SystemExit(f"no case is called so; there are {', '.join(CASES)}")
+    return found
+
+
+def alternating(rounds: int, *runs: Callable[[], dict[str, float]]) -> list[list[dict[str, float]]]:
+    """What each run reported in each round; every other round begins with the last of them."""
+    results: list[list[dict[str, float]]] = [[] for _ in runs]
+    for number in range(rounds):
+        order = list(zip(runs, results, strict=True))
+        for run, reports in order if number % 2 else reversed(order):
+            reports.append(run())
+    return results
+
+
+def arguments(*positional: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").partition("\n")[0])
+    for name in positional:
+        parser.add_argument(name, type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", "3")))
+    parser.add_argument("--list", action="store_true")
+    return parser.parse_args()
+
+
+def line(*cells: str) -> None:
+    widths = (18, 40, 18, 15, 15, 8)
+    padded = [cell.ljust(w) if n < 3 else cell.rjust(w) for n, (cell, w) in enumerate(zip(cells, widths, strict=False))]
+    print("  ".join([*padded, *cells[len(widths) :]]).rstrip(), flush=True)
+
+
 def main() -> None:
-    rounds = int(os.environ.get("ROUNDS", "3"))
-    wanted = sys.argv[1:]
-    table = Table(title=f"ours / raw pyzmq, median of {rounds} rounds, TCP loopback, {os.cpu_count()} cores")
-    for heading in ("measurement", "ours", "raw", "ratio", "aim", ""):
-        table.add_column(heading, justify="left" if heading == "measurement" else "right")
-    for case in CASES:
-        if wanted and not any(word in case.title for word in wanted):
+    given = arguments()
+    names = chosen(given.names)
+    if given.list:
+        print("\n".join(f"{name:18}  {CASES[name].title}" for name in names))
+        return
+    print(f"medians of {given.rounds} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
+    line("case", "measurement", "", "ours", "beside", "ratio", "aim")
+    for name in names:
+        case = CASES[name]
+        runs = [case.ours] if case.beside is None else [case.ours, case.beside]
+        try:
+            results = alternating(given.rounds, *(partial(measure, run) for run in runs))
+        except Failed as error:
+            line(name, case.title, "", f"FAILED {error}")
             continue
-        ours, raw = [], []
-        missed = 0.0
-        for _ in range(rounds):
-            raw.append(measure(case.raw, case.count, case.size))
-            ours.append(measure(case.ours, case.count, case.size))
-            missed += ours[-1].get("missed", 0)
-        unit = "rate" if "rate" in raw[0] else "microseconds"
-        ratio = median(o[unit] / r[unit] for o, r in zip(ours, raw, strict=True))
-        met = ratio >= case.aim if unit == "rate" else ratio <= case.aim
-        mine, theirs = median(o[unit] for o in ours), median(r[unit] for r in raw)
-        show = (lambda v: f"{v:,.0f}/s") if unit == "rate" else (lambda v: f"{v:,.0f} µs")
-        bound = f"{'≥' if unit == 'rate' else '≤'} {case.aim:g}"
-        note = ("met" if met else "MISSED") + (f", {missed:,.0f} updates missed" if missed else "")
-        table.add_row(case.title, show(mine), show(theirs), f"{ratio:.2f}", bound, note)
-    Console(width=110).print(table)
+        for key, bound, title in case.aims:
+            ours = [report[key] for report in results[0]]
+            there = [report[key] for report in results[-1] if key in report] if case.beside else []
+            found = median(a / b for a, b in zip(ours, there, strict=True)) if there else median(ours)
+            beside, ratio = (shown(key, median(there)), f"{found:.2f}") if there else ("", "")
+            line(name, case.title, title, shown(key, median(ours)), beside, ratio, verdict(key, found, bound))
 
 
 if __name__ == "__main__":

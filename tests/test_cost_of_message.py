@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 import pytest
 
-CALLS: Final = 740
-FILES: Final = 51
-SPOOLED_CALLS: Final = 970
+CALLS: Final = 770
+FILES: Final = 52
+SPOOLED_CALLS: Final = 1_000
 SPOOLED_FILES: Final = 69
 
 LINES: Final = 700
-TOO_LONG: Final = {"fabric/link/links.py", "fabric/queue/incoming.py", "nodes/io/sockets.py"}
+TOO_LONG: Final = {"fabric/link/links.py", "fabric/queue/incoming.py"}
 """Nothing is added here; what has become short enough is taken out."""
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ COUNT = """
 import collections, json, sys, threading
 from peerfabric import Node
 
-ROUNDS, MESSAGES = 8, 100
+ROUNDS, MESSAGES = 40, 20
 calls, native, counting = collections.Counter(), 0, False
 
 def count(frame, event, argument):

@@ -18,7 +18,6 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -39,7 +38,7 @@ from peerfabric.nodes.io.descriptors import (
     too_few,
 )
 from peerfabric.nodes.io.doorbell import Doorbell
-from peerfabric.nodes.io.growth import Watch, threads
+from peerfabric.nodes.io.growth import Watch, keep_freed_memory, threads
 from peerfabric.nodes.io.intake import EVENTS, Intake, is_ready
 from peerfabric.nodes.io.listener import Listener
 from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refused
@@ -78,7 +77,6 @@ together 640 us of processor time, and costs 560 us so. A large body that comes 
 LOOK_EVERY: Final = 0.1
 """Seconds between two looks at the descriptors while fewer than `ROOMY` are free, or somebody waits for some."""
 
-_BLOCK_BYTES: Final = 32 * 1024 * 1024 - 8192
 _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
@@ -129,7 +127,7 @@ class Sockets:
         if zmq.zmq_version_info() < (4, 3, 4):
             raise ConfigError(f"libzmq {zmq.zmq_version()} has known holes; install pyzmq >= 27 from its wheel")
         raise_descriptor_limit(peers_max)
-        _keep_freed_memory()
+        keep_freed_memory()
         self.foreign = 0
         self._peers_max = peers_max
         self._frame_bytes_max = frame_bytes_max
@@ -693,14 +691,3 @@ class Sockets:
             due = min((due, *(probe.expires_at for _, probe in self._probes.values())))
             due = min((due, *itertools.islice(self._dialling.values(), 1)))
         return due
-
-
-@cache  # once a process: a second block would come from what is kept, and be cleared
-def _keep_freed_memory() -> None:
-    """Let the allocator keep up to 64 MiB that was freed, so that large messages do not fault their pages in anew.
-
-    glibc raises its thresholds for returning memory to twice the largest block of up to 32 MiB that it has mapped and
-    seen freed (mallopt(3), M_MMAP_THRESHOLD). This one is never touched, so it costs no memory: `bytes` asks for memory
-    that is zero already, where `bytearray` clears it. It doubles the rate of 1 MiB bodies.
-    """
-    bytes(_BLOCK_BYTES)
