@@ -66,6 +66,7 @@ class Delivery:
         "limit",
         "next",
         "observed",
+        "overdue",
         "paused_at",
         "pauses",
         "queue",
@@ -117,6 +118,8 @@ class Delivery:
         """Indexes that were settled out of order or taken back, so that nothing counts twice."""
         self.observed: list[tuple[int, float]] = []
         """(index, at): everything below index had been handed out at that instant."""
+        self.overdue: Ranges | None = None
+        """Indexes whose lease ended while user code had them: once it acks them they are processed all the same."""
         self.extended: dict[int, float] = {}
         """Index -> instant before which its lease does not end."""
         self.paused_at: float | None = None
