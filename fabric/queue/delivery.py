@@ -192,3 +192,19 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
         made.append(part)
     return made
+
+
+def take_unstarted(delivery: Delivery, taken: Ranges) -> tuple[list[Delivery], int]:
+    """Take the sequences `taken` of what `delivery` has not handed out; nothing of that remains in it.
+
+    Returns:
+        The rest, as deliveries of their own, and the bytes that are free.
+    """
+    low, high, first = delivery.next, delivery.limit, delivery.first
+    kept = taken.missing(first + low, first + high)
+    rest = slices(delivery, [(start - first, stop - first) for start, stop in kept])
+    size = delivery.cost * taken.total // max(1, delivery.left)
+    delivery.limit = low
+    delivery.left -= high - low
+    delivery.cost -= size + sum(part.cost for part in rest)
+    return rest, size

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Final
 
+from peerfabric.link.credit import Window
 from peerfabric.queue.source import Source
 
 QUANTUM: Final = 256 * 1024
@@ -16,6 +18,68 @@ DONE_RANGES_MAX: Final = 100_000
 STALLED_AFTER: Final = 1.0
 """Granted credit that was not spent for so long, though messages wait, is lent to others: who says that it waits and
 sends nothing (it hangs, or nothing that it has may come here) does not keep them from their share."""
+
+
+REFUSALS_MAX: Final = 10
+"""Refusals in a row after which a consumer gets no credit for a while: else the wrong one, being fastest, eats the
+queue."""
+REFUSAL_PAUSE: Final = 5.0
+
+
+class Granting:
+    """When a queue's producers get credit, and how much over all links.
+
+    Args:
+        budget: Bytes granted and not yet finished.
+        horizon: Seconds of work to keep in hand.
+    """
+
+    def __init__(self, budget: int, horizon: float) -> None:
+        self.budget = budget
+        self.window = Window(horizon)
+        self.changed = True
+        """A total, a taker or the window has changed since the last grant."""
+        self.misled = 0
+        """How often refusals in a row stopped the credit, for the driver to report."""
+        self._refusals = 0
+        self._paused_until = -inf
+        self._stalled_at = inf
+        """When the credit of the next that sends nothing is lent to others."""
+        self._turn = 0
+
+    def refused(self, count: int) -> None:
+        """So many messages did not fit the consumer's type."""
+        self._refusals += count
+        if self._refusals >= REFUSALS_MAX:
+            self._refusals = 0
+            self.misled += 1
+            self._paused_until = inf  # `grant` puts the pause from its own now
+
+    def processed(self, count: int, busy: float) -> None:
+        """So many messages were processed in `busy` seconds during which there was always work in hand."""
+        self.window.processed(count, busy)
+        self._refusals = 0
+
+    def grant(self, sources: Mapping[str, Source], now: float) -> list[Source]:
+        """Raise the totals of `sources`, another one first each time; return those that were raised."""
+        if self._paused_until == inf:
+            self._paused_until = now + REFUSAL_PAUSE
+        if now < self._paused_until or (not self.changed and now < self._stalled_at):
+            return []
+        self.changed, self._stalled_at = False, inf
+        order = list(sources.values())
+        if len(order) <= 1:
+            return grant(order, self.window.size, self.budget, now)
+        self._turn = (self._turn + 1) % len(order)
+        raised = grant(order[self._turn :] + order[: self._turn], self.window.size, self.budget, now)
+        self._stalled_at = min((s.credit.moved_at + STALLED_AFTER for s in order if s.sends), default=inf)
+        return raised
+
+    def deadline(self, now: float) -> float:
+        """When `grant` may raise totals though nothing has changed; inf if never."""
+        if now < self._paused_until < inf:
+            return self._paused_until
+        return self._stalled_at if self._stalled_at > now else inf
 
 
 def grant(sources: Iterable[Source], window: int, budget: int, now: float) -> list[Source]:

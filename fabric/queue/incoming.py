@@ -12,9 +12,9 @@ from typing import Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.errors import BadFrame
-from peerfabric.link.credit import ConsumerCredit, Window
-from peerfabric.queue.delivery import Delivery, Verdict, slices
-from peerfabric.queue.granting import STALLED_AFTER, grant
+from peerfabric.link.credit import ConsumerCredit
+from peerfabric.queue.delivery import Delivery, Verdict, slices, take_unstarted
+from peerfabric.queue.granting import Granting
 from peerfabric.queue.leases import Overdue, in_hand_since, lapsed, look_at, mark_overdue, observe
 from peerfabric.queue.source import Source
 from peerfabric.queue.streams import Streams
@@ -39,8 +39,6 @@ from peerfabric.wire.frames import (
 
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
-REFUSALS_MAX: Final = 10
-REFUSAL_PAUSE: Final = 5.0
 DETACHED_MAX: Final = 4096
 """Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 UNREADABLE: Final = "its frame has another body than its header says"
@@ -72,16 +70,15 @@ class IncomingQueue:
         horizon: float,
         remembered: Mapping[str, Ranges] | None = None,
     ) -> None:
-        self.queue, self.lease, self.budget = queue, lease, budget
+        self.queue, self.lease = queue, lease
         self._largest = 0
         """Bytes of the largest frame that came: one message of each link may go over the budget."""
-        self.window = Window(horizon)
+        self.granting = Granting(budget, horizon)
+        self.window = self.granting.window
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
         self._overdue = Overdue(budget)
-        self.misled = 0
-        """How often ten refusals in a row stopped the credit, for the driver to report."""
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
@@ -89,12 +86,8 @@ class IncomingQueue:
         self.turns = Turns()
         self._speaking: dict[str, Source] = {}
         """Those that may have something to be told, by holder."""
-        self._regrant, self._regrant_at, self._granted = True, inf, 0
-        """Whether there may be more to grant than the last time, when there may be anyway, and how often it was."""
         self._open: dict[Delivery, None] = {}
         self._streams = Streams(remembered)
-        self._refusals = 0
-        self._no_credit_until = -inf
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
 
     # Links
@@ -106,7 +99,7 @@ class IncomingQueue:
         source = self._sources.get(holder)
         if source is None:
             return
-        source.attached = self._regrant = True
+        source.attached = self.granting.changed = True
         source.credit = ConsumerCredit()
         if source.proven_gone:
             source.proven_gone = False
@@ -130,7 +123,7 @@ class IncomingQueue:
             for stream, dedup in source.streams.items():
                 if dedup.done:  # if no INTEREST of ours says so, the next ACK does
                     source.done[stream] = Ranges(dedup.done)
-        source.attached = self._regrant = True
+        source.attached = self.granting.changed = True
         self._speaking[holder] = source
 
     def _inherited(self, holder: str) -> Source | None:
@@ -173,7 +166,7 @@ class IncomingQueue:
         if source is None:
             return
         source.attached = False
-        self._regrant = True
+        self.granting.changed = True
         if proven_gone:
             source.proven_gone = True
             self.fence(holder, inf)
@@ -260,7 +253,7 @@ class IncomingQueue:
         charged = max(0, data.sent_bytes - source.credit.seen_bytes)
         self._largest = max(self._largest, charged)
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
-        self._regrant = True
+        self.granting.changed = True
         return charged
 
     def decline(self, holder: str, data: Data) -> None:
@@ -303,7 +296,7 @@ class IncomingQueue:
         source = self._sources.get(holder)
         if source is not None:
             source.credit.adopt(backlog.sent_messages, backlog.sent_bytes, backlog.waiting)
-            self._regrant = True
+            self.granting.changed = True
         self.raise_floor(backlog.stream, backlog.floor)
 
     def raise_floor(self, stream: str, floor: int) -> None:
@@ -318,7 +311,7 @@ class IncomingQueue:
         for stream, dedup in source.streams.items() if source is not None else ():
             if dedup.first_reported <= ack:
                 self._streams.settle(stream, ack)
-                self._regrant = True
+                self.granting.changed = True
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""
@@ -333,7 +326,7 @@ class IncomingQueue:
     def want(self, takers: int, at_least: int, now: float) -> None:
         """`takers` threads or tasks wait for messages now, for `at_least` in all."""
         self._takers = takers
-        self._regrant = True
+        self.granting.changed = True
         if takers:
             self._taken_at = now
             self.window.want(at_least)
@@ -345,7 +338,7 @@ class IncomingQueue:
     def take(self, now: float) -> Delivery | None:
         """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
         if now - self._taken_at >= IDLE_AFTER:
-            self._regrant = True
+            self.granting.changed = True
         self._taken_at = now
         delivery = self.turns.take(now)
         if delivery is not None:
@@ -400,47 +393,26 @@ class IncomingQueue:
             if wanted is not None and delivery.stream not in wanted:
                 continue
             delivery.until = -inf
-            low, high = delivery.next, delivery.limit
-            if low >= high:
-                self._unfence(delivery)
+            source, first = self._sources[delivery.holder], delivery.first
+            start, stop = first + delivery.next, first + delivery.limit
+            taken = Ranges([(start, stop)] if wanted is None else wanted[delivery.stream].common(start, stop))
+            at = source.buffer.index(delivery) if delivery in source.buffer else -1
+            if not taken:
+                if delivery in self._open and at < 0:
+                    delivery.until = source.fence  # it is being handled, and may go on
                 continue
-            source = self._sources[delivery.holder]
-            first = delivery.first
-            parts = [(low, high)]
-            if wanted is not None:
-                parts = [(a - first, b - first) for a, b in wanted[delivery.stream].common(first + low, first + high)]
-            if not parts:
-                self._unfence(delivery)
-                continue
-            taken = Ranges(parts)
-            kept = taken.missing(low, high)
-            in_buffer = delivery in source.buffer
-            survivors = slices(delivery, kept)
-            delivery.limit = low
-            dedup = self._streams[delivery.stream]
-            for a, b in parts:
-                dedup.let_go(first + a, first + b)
+            for a, b in taken:
+                self._streams[delivery.stream].let_go(a, b)
                 if report:
-                    self._give_back(source, delivery.stream, first + a, first + b)
-            moved_cost = sum(part.cost for part in survivors)
-            lost_cost = delivery.cost * taken.total // max(1, delivery.left)
-            self._freed(source, taken.total, lost_cost)
-            delivery.left -= high - low
-            delivery.cost -= moved_cost + lost_cost
-            if in_buffer:
-                at = source.buffer.index(delivery)
+                    self._give_back(source, delivery.stream, a, b)
+            survivors, size = take_unstarted(delivery, taken)
+            self._freed(source, taken.total, size)
+            if at >= 0:
                 source.buffer.remove(delivery)
-                for part in reversed(survivors):
-                    source.buffer.insert(at, part)
-            else:
-                source.buffer.extendleft(reversed(survivors))
-                self.turns.join(source)
+            for part in reversed(survivors):
+                source.buffer.insert(max(0, at), part)
+            self.turns.join(source)
             self._close_if_finished(delivery)
-
-    def _unfence(self, delivery: Delivery) -> None:
-        """Nothing was taken from `delivery` after all; if it is being handled it may go on."""
-        if delivery in self._open and delivery not in self._sources[delivery.holder].buffer:
-            delivery.until = self._sources[delivery.holder].fence
 
     # Progress
 
@@ -467,8 +439,7 @@ class IncomingQueue:
                 self._finish_late(delivery, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
         if count:
-            self.window.processed(count, now - self._busy_mark)
-            self._refusals = 0
+            self.granting.processed(count, now - self._busy_mark)
         if count or not self._open:
             self._busy_mark = now
 
@@ -516,11 +487,7 @@ class IncomingQueue:
         self._speaking[source.holder] = source
         self._account["refused" if reason == REFUSED else "nacked"] += high - low
         if reason == REFUSED:
-            self._refusals += high - low
-            if self._refusals >= REFUSALS_MAX:
-                self._refusals = 0
-                self.misled += 1
-                self._no_credit_until = inf  # `grant` puts the pause from its own now
+            self.granting.refused(high - low)
 
     def _finish(self, delivery: Delivery, low: int, high: int) -> None:
         if delivery.overdue:
@@ -540,7 +507,7 @@ class IncomingQueue:
     def _freed(self, source: Source, count: int, size: int) -> None:
         source.credit.freed_messages += count
         source.credit.freed_bytes += size
-        self._regrant = True
+        self.granting.changed = True
 
     def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
         source.add_returned(stream, start, stop)
@@ -593,15 +560,11 @@ class IncomingQueue:
 
     def deadline(self, now: float) -> float:
         """The next instant at which `expire` has something to look at; inf if never."""
-        times = [self._streams.deadline()]
+        times = [self._streams.deadline(), self.granting.deadline(now)]
         for delivery in self._open:
             times.append(look_at(delivery, self.lease, now))
-        if self._regrant_at > now:
-            times.append(self._regrant_at)
         if not self._takers and self._unstarted():
             times.append(self._taken_at + IDLE_AFTER)
-        if now < self._no_credit_until < inf:
-            times.append(self._no_credit_until)
         return min(times)
 
     def _unstarted(self) -> int:
@@ -618,22 +581,9 @@ class IncomingQueue:
 
     def grant(self, now: float) -> None:
         """Raise the totals as far as the window and the budget allow."""
-        if self._no_credit_until == inf:
-            self._no_credit_until = now + REFUSAL_PAUSE
-        if not self._regrant and now < self._regrant_at:
-            return
-        if self.closed or not (self._takers or now - self._taken_at < IDLE_AFTER) or now < self._no_credit_until:
-            return
-        self._regrant, self._regrant_at = False, inf
-        sources = list(self._sources.values())
-        if len(sources) > 1:
-            self._granted += 1
-            first = self._granted % len(sources)
-            sources = sources[first:] + sources[:first]
-        for source in grant(sources, self.window.size, self.budget, now):
-            self._speaking[source.holder] = source
-        if len(sources) > 1:
-            self._regrant_at = min((s.credit.moved_at + STALLED_AFTER for s in sources if s.sends), default=inf)
+        if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
+            for source in self.granting.grant(self._sources, now):
+                self._speaking[source.holder] = source
 
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""
@@ -736,9 +686,11 @@ class IncomingQueue:
             assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
         attached = [source.credit for source in self._sources.values() if source.attached]
         granted = sum(credit.outstanding_bytes() for credit in attached)
-        assert granted <= self.budget + self._largest * len(self._sources), "granted more bytes than the budget"
+        assert granted <= self.granting.budget + self._largest * len(self._sources), (
+            "granted more bytes than the budget"
+        )
         self.turns.check()
-        assert all(source.queued or not source.buffer for source in self._sources.values()), "messages wait for no turn"
+        assert all(source.queued or not source.buffer for source in self._sources.values()), "no turn for messages"
 
 
 def _node(name: str) -> str:

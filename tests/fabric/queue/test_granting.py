@@ -106,7 +106,7 @@ def test_ten_refusals_in_a_row_stop_the_credit() -> None:
     claim(delivery, 10)
     delivery.verdicts.append((Verdict.REFUSE, 0, 10, -1.0, "misfit"))
     end.progress(0.0)
-    assert end.misled == 1
+    assert end.granting.misled == 1
     end.want(1, 1, 1.0)
     end.grant(1.0)
     assert end.take_grant("p:1") is None or end._sources["p:1"].credit.unused() == 0
