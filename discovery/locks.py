@@ -38,7 +38,7 @@ class Rank(IntEnum):
     """Under it nobody waits for anything but the system."""
 
 
-_all: Final[dict[Rank, set[weakref.ref[Lock]]]] = {rank: set() for rank in Rank}
+_all: Final[dict[int, set[weakref.ref[Lock]]]] = {rank: set() for rank in Rank}
 
 
 class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed says
@@ -93,7 +93,7 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
             WouldDeadlock: This thread came here out of order, and the other one is not done with it soon.
         """
         # The node stands still while somebody holds its engine's lock, so that one is asked about before.
-        if self._rank < Rank.ENGINE and _holds_any(Rank.ENGINE):
+        if self._rank < Rank.ENGINE and _holds(Rank.ENGINE, Rank.ENGINE):
             raise self.refusal()
         if not self.acquire(timeout=PATIENCE):
             if _holds(self._rank):
@@ -109,14 +109,14 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
         )
 
 
-def _holds(rank: Rank) -> bool:
-    """Whether this thread holds a lock of that rank or a higher one."""
-    return any(_holds_any(each) for each in Rank if each >= rank)
-
-
-def _holds_any(rank: Rank) -> bool:
-    """Whether this thread holds a lock of just that rank."""
-    return any(lock is not None and lock.is_ours() for lock in [ref() for ref in list(_all[rank])])
+def _holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
+    """Whether this thread holds a lock of one of these ranks."""
+    for rank in range(lowest, highest + 1):
+        for ref in list(_all[rank]):
+            lock = ref()
+            if lock is not None and lock.is_ours():
+                return True
+    return False
 
 
 def refuse_inside() -> None:

@@ -58,8 +58,9 @@ class Ranges:
         if start >= stop or not starts:
             return 0
         if start <= starts[0] and stop >= stops[-1]:  # all of it, the common case of a set that is worked off
-            removed = self.total
-            self.clear()
+            removed, self.total = self.total, 0
+            starts.clear()
+            stops.clear()
             return removed
         low = bisect_right(stops, start)
         high = bisect_left(starts, stop)
@@ -76,6 +77,8 @@ class Ranges:
     def common(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The parts of `[start, stop)` that are in the set, in order."""
         starts, stops = self._starts, self._stops
+        if not starts or start >= stops[-1] or stop <= starts[0]:  # none, as mostly of what comes in order
+            return []
         low = bisect_right(stops, start)
         high = bisect_left(starts, stop, low)
         return [(max(start, starts[at]), min(stop, stops[at])) for at in range(low, high)]
@@ -83,7 +86,7 @@ class Ranges:
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The parts of `[start, stop)` that are not in the set, in order."""
         gaps = []
-        for a, b in self.common(start, stop):
+        for a, b in self.common(start, stop) if self._starts else ():
             if start < a:
                 gaps.append((start, a))
             start = b
@@ -103,6 +106,8 @@ class Ranges:
 
     def flat(self) -> list[int]:
         """The set as `[start, stop, start, stop, …]`, its form on the wire."""
+        if len(self._starts) == 1:
+            return [self._starts[0], self._stops[0]]
         return [edge for pair in zip(self._starts, self._stops, strict=True) for edge in pair]
 
     def clear(self) -> None:
@@ -141,4 +146,6 @@ def pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
     """Read ranges from their form on the wire; a trailing odd number and empty ranges are dropped."""
     if not flat:  # what an ACK has none of: most sorts of ranges in most ACKs
         return []
+    if len(flat) == 2:
+        return [(flat[0], flat[1])] if 0 <= flat[0] < flat[1] else []
     return [(start, stop) for start, stop in zip(flat[0::2], flat[1::2], strict=False) if 0 <= start < stop]

@@ -27,19 +27,31 @@ IN_HAND_MAX: Final = 256
 
 def in_hand() -> list[tuple[IncomingQueue, Delivery]]:
     """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
-    return [(end, delivery) for end, delivery in _handling.get() if _undecided(delivery)]
+    held = []
+    for item in _handling.get():
+        if _undecided(item[1]):
+            held.append(item)
+    return held
 
 
 def _undecided(delivery: Delivery) -> bool:
     started = min(delivery.next, delivery.limit)
+    if delivery.gone is None and not delivery.verdicts:  # all that is decided was acked in order
+        return max(delivery.acked, delivery.reported) < started
     count = sum(high - low for low, high in delivery.unsettled(delivery.acked, started))
     return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
 
 
 def take_in_hand(end: IncomingQueue, delivery: Delivery) -> None:
+    """The current thread or task takes from `delivery`, a delivery of `end`."""
     held = _handling.get()
-    if not held or held[-1][1] is not delivery:
-        _handling.set((*[item for item in in_hand() if item[1] is not delivery][-IN_HAND_MAX:], (end, delivery)))
+    if held and held[-1][1] is delivery:
+        return
+    kept: list[tuple[IncomingQueue, Delivery]] = []
+    for item in held:
+        if item[1] is not delivery and _undecided(item[1]):
+            kept.append(item)
+    _handling.set((*kept[-IN_HAND_MAX:], (end, delivery)))
 
 
 @contextmanager

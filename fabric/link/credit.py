@@ -14,8 +14,6 @@ from typing import Final
 PACE_WEIGHT: Final = 0.3
 """Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
 WINDOW_MAX: Final = 4_194_304
-STALLED_AFTER: Final = 1.0
-"""Granted credit that was not spent for so long, though messages wait, is lent to others."""
 
 
 class Window:
@@ -94,8 +92,8 @@ class ProducerCredit:
 
     def available(self) -> tuple[int, int]:
         """Messages and bytes that may be sent now; (0, 0) if none."""
-        messages = self.limit_messages - self.sent_messages
-        return (messages, max(0, self.limit_bytes - self.sent_bytes)) if messages > 0 else (0, 0)
+        messages, size = self.limit_messages - self.sent_messages, self.limit_bytes - self.sent_bytes
+        return (messages, size if size > 0 else 0) if messages > 0 else (0, 0)
 
     def spend(self, messages: int, size: int, *, outstanding: int) -> None:
         """Count what is sent while `outstanding` messages are unsettled there."""
@@ -144,26 +142,6 @@ class ConsumerCredit:
     def unused(self) -> int:
         """Messages granted that have not arrived."""
         return self.granted_messages - self.seen_messages
-
-    def used(self, now: float) -> int:
-        """Messages that count against the window: what is here, and what a producer that is waiting will send.
-
-        One that says it waits and sends nothing (hung, or nothing that it has may come here) does not keep the
-        others from their share.
-        """
-        if self.seen_messages != self.seen_before:
-            self.seen_before, self.moved_at = self.seen_messages, now
-        return self.outstanding() if self.sends(now) else self.outstanding() - self.unused()
-
-    def sends(self, now: float) -> bool:
-        """Whether the producer has messages for us and, as far as we know, may send them."""
-        return self.waiting > 0 and (self.unused() <= 0 or now - self.moved_at < STALLED_AFTER)
-
-    @property
-    def starves(self) -> bool:
-        """Whether the producer has messages for us and has used up the credit that it was told of."""
-        messages, size = self.told
-        return self.waiting > 0 and (self.seen_messages >= messages or self.seen_bytes >= size)
 
     def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
         """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""

@@ -10,6 +10,7 @@ its ACK is above `settled`.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from peerfabric.ranges import Ranges
 
@@ -17,12 +18,14 @@ from peerfabric.ranges import Ranges
 class Dedup:
     """Sequences of one stream, sorted into held, done and settled."""
 
-    __slots__ = ("_reported", "_unreported", "done", "floor", "held")
+    __slots__ = ("_reported", "_unreported", "done", "first_reported", "floor", "held")
 
     def __init__(self) -> None:
         self.held = Ranges()
         self.done = Ranges()
         self.floor = 1
+        self.first_reported: float = inf
+        """The earliest ACK whose results are kept; inf if none is awaited."""
         self._unreported: list[tuple[int, int]] = []
         self._reported: deque[tuple[int, list[tuple[int, int]]]] = deque()
 
@@ -39,8 +42,9 @@ class Dedup:
             start = min(stop, self.floor)
         if start == stop:
             return [], finished
-        finished += self.done.common(start, stop)
-        if not finished and not self.held.common(start, stop):
+        if self.done.total:
+            finished += self.done.common(start, stop)
+        if not finished and not (self.held.total and self.held.common(start, stop)):
             self.held.add(start, stop)
             return [(start, stop)], finished
         new = [gap for a, b in self.done.missing(start, stop) for gap in self.held.missing(a, b)]
@@ -51,7 +55,7 @@ class Dedup:
     def finish(self, start: int, stop: int) -> None:
         """`[start, stop)` has been processed; the next ACK says so."""
         self.held.remove(start, stop)
-        if self.done.add(max(start, self.floor), stop):
+        if self.done.add(start if start > self.floor else self.floor, stop):
             self._unreported.append((start, stop))
 
     def let_go(self, start: int, stop: int) -> None:
@@ -62,27 +66,32 @@ class Dedup:
         """ACK number `ack` carries everything finished so far."""
         if self._unreported:
             self._reported.append((ack, self._unreported))
+            self.first_reported = self._reported[0][0]
             self._unreported = []
 
     def reported_again(self, ack: int) -> None:
         """A new life of the link begins with everything in `done`, as its ACK number `ack`; earlier numbers end."""
         self._unreported = []
         self._reported = deque([(ack, list(self.done))])
+        self.first_reported = ack
 
     def settle(self, ack: int) -> list[tuple[int, int]]:
         """The producer cannot forget the results of ACKs up to `ack` any more, so we may; return what they were."""
         settled: list[tuple[int, int]] = []
         while self._reported and self._reported[0][0] <= ack:
             settled += self._reported.popleft()[1]
-        for start, stop in settled:
-            self.done.remove(start, stop)
+        self.first_reported = self._reported[0][0] if self._reported else inf
+        if self.done.total:  # else they lie below the floor
+            for start, stop in settled:
+                self.done.remove(start, stop)
         return settled
 
     def raise_floor(self, floor: int) -> None:
         """Everything below `floor` is settled at the producer."""
         if floor > self.floor:
             self.floor = floor
-            self.done.remove(0, floor)
+            if self.done.total:
+                self.done.remove(0, floor)
 
     @property
     def idle(self) -> bool:

@@ -66,6 +66,7 @@ class Delivery:
         "limit",
         "next",
         "observed",
+        "overdue",
         "paused_at",
         "pauses",
         "queue",
@@ -117,6 +118,8 @@ class Delivery:
         """Indexes that were settled out of order or taken back, so that nothing counts twice."""
         self.observed: list[tuple[int, float]] = []
         """(index, at): everything below index had been handed out at that instant."""
+        self.overdue: Ranges | None = None
+        """Indexes whose lease ended while user code had them: once it acks them they are processed all the same."""
         self.extended: dict[int, float] = {}
         """Index -> instant before which its lease does not end."""
         self.paused_at: float | None = None
@@ -189,3 +192,19 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
         made.append(part)
     return made
+
+
+def take_unstarted(delivery: Delivery, taken: Ranges) -> tuple[list[Delivery], int]:
+    """Take the sequences `taken` of what `delivery` has not handed out; nothing of that remains in it.
+
+    Returns:
+        The rest, as deliveries of their own, and the bytes that are free.
+    """
+    low, high, first = delivery.next, delivery.limit, delivery.first
+    kept = taken.missing(first + low, first + high)
+    rest = slices(delivery, [(start - first, stop - first) for start, stop in kept])
+    size = delivery.cost * taken.total // max(1, delivery.left)
+    delivery.limit = low
+    delivery.left -= high - low
+    delivery.cost -= size + sum(part.cost for part in rest)
+    return rest, size

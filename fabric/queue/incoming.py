@@ -6,19 +6,19 @@ granted   =  by the pace of the handlers (credit.py), one budget over all links
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.errors import BadFrame
-from peerfabric.link.credit import ConsumerCredit, Window
-from peerfabric.queue.delivery import Delivery, Verdict, slices
-from peerfabric.queue.granting import QUANTUM, grant
-from peerfabric.queue.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, observe
+from peerfabric.link.credit import ConsumerCredit
+from peerfabric.queue.delivery import Delivery, Verdict, slices, take_unstarted
+from peerfabric.queue.granting import Granting
+from peerfabric.queue.leases import Overdue, in_hand_since, lapsed, look_at, mark_overdue, observe
 from peerfabric.queue.source import Source
 from peerfabric.queue.streams import Streams
+from peerfabric.queue.turns import Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
@@ -39,8 +39,6 @@ from peerfabric.wire.frames import (
 
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
-REFUSALS_MAX: Final = 10
-REFUSAL_PAUSE: Final = 5.0
 DETACHED_MAX: Final = 4096
 """Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 UNREADABLE: Final = "its frame has another body than its header says"
@@ -72,25 +70,24 @@ class IncomingQueue:
         horizon: float,
         remembered: Mapping[str, Ranges] | None = None,
     ) -> None:
-        self.queue, self.lease, self.budget = queue, lease, budget
+        self.queue, self.lease = queue, lease
         self._largest = 0
         """Bytes of the largest frame that came: one message of each link may go over the budget."""
-        self.window = Window(horizon)
+        self.granting = Granting(budget, horizon)
+        self.window = self.granting.window
         self.closed = False
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
-        self._overdue = Overdue()
-        self.misled = 0
-        """How often ten refusals in a row stopped the credit, for the driver to report."""
+        self._overdue = Overdue(budget)
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
         self._sources: dict[str, Source] = {}
-        self._turn: deque[str] = deque()
+        self.turns = Turns()
+        self._speaking: dict[str, Source] = {}
+        """Those that may have something to be told, by holder."""
         self._open: dict[Delivery, None] = {}
         self._streams = Streams(remembered)
-        self._refusals = 0
-        self._no_credit_until = -inf
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
 
     # Links
@@ -102,7 +99,7 @@ class IncomingQueue:
         source = self._sources.get(holder)
         if source is None:
             return
-        source.attached = True
+        source.attached = self.granting.changed = True
         source.credit = ConsumerCredit()
         if source.proven_gone:
             source.proven_gone = False
@@ -118,14 +115,16 @@ class IncomingQueue:
         """`holder` produces for this queue."""
         source = self._sources.get(holder)
         if source is None:
-            source = self._inherited(holder) or Source()
+            source = self._inherited(holder) or Source(holder)
             self._sources[holder] = source
-            source.streams = {stream: None for stream in self._streams if _node(stream) == _node(holder)}
-            for stream in source.streams:
-                if self._streams[stream].done:  # if no INTEREST of ours says so, the next ACK does
-                    source.done[stream] = Ranges(self._streams[stream].done)
-            self._turn.append(holder)
-        source.attached = True
+            source.streams = {
+                stream: dedup for stream, dedup in self._streams.items() if _node(stream) == _node(holder)
+            }
+            for stream, dedup in source.streams.items():
+                if dedup.done:  # if no INTEREST of ours says so, the next ACK does
+                    source.done[stream] = Ranges(dedup.done)
+        source.attached = self.granting.changed = True
+        self._speaking[holder] = source
 
     def _inherited(self, holder: str) -> Source | None:
         """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
@@ -134,22 +133,23 @@ class IncomingQueue:
                 for delivery in self._everything():
                     if delivery.holder == earlier:
                         delivery.holder = holder
-                self._turn.remove(earlier)
-                return self._sources.pop(earlier)
+                self._speaking.pop(earlier, None)
+                source = self._sources.pop(earlier)
+                source.holder = holder
+                return source
         return None
 
     def told_all(self, holder: str, ack: int) -> None:
         """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
         source = self._sources.get(holder)
-        for stream in source.streams if source is not None else ():
-            self._streams[stream].reported_again(ack)
+        for dedup in source.streams.values() if source is not None else ():
+            dedup.reported_again(ack)
 
     def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
         source = self._sources.get(holder)
         held, done = [], []
-        for stream in source.streams if source is not None else ():
-            dedup = self._streams[stream]
+        for stream, dedup in source.streams.items() if source is not None else ():
             if dedup.held:
                 held.append(StreamRanges(stream, dedup.held.flat()))
             if dedup.done:
@@ -166,6 +166,7 @@ class IncomingQueue:
         if source is None:
             return
         source.attached = False
+        self.granting.changed = True
         if proven_gone:
             source.proven_gone = True
             self.fence(holder, inf)
@@ -183,10 +184,9 @@ class IncomingQueue:
             return
         detached = [holder for holder, source in self._sources.items() if not source.attached]
         if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
-            self._turn.remove(detached[0])
+            self._speaking.pop(detached[0], None)
             for stream in self._sources.pop(detached[0]).streams:
                 self._streams.drop(stream)
-                self._overdue.forget(stream)
 
     def _is_of_somebody(self, stream: str) -> bool:
         """Whether its producer is there."""
@@ -216,23 +216,21 @@ class IncomingQueue:
         if source is None:
             self.meet(holder)
             source = self._sources[holder]
-        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
-        self._largest = max(self._largest, charged)
-        source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
-        dedup = self._streams.came(data.stream, durable=bool(data.flags & DURABLE))
-        source.streams[data.stream] = None
-        stop = data.first + data.count
-        self.raise_floor(data.stream, data.floor)
-        self._streams.settle(data.stream, data.settled)
-        new, finished = dedup.receive(data.first, stop)
+        charged = self._charge(source, data)
+        stream, first, stop = data.stream, data.first, data.first + data.count
+        dedup = source.streams[stream] = self._streams.came(stream, durable=bool(data.flags & DURABLE))
+        if data.floor > dedup.floor:
+            self.raise_floor(stream, data.floor)
+        if dedup.first_reported <= data.settled:
+            self._streams.settle(stream, data.settled)
+        new, finished = dedup.receive(first, stop)
         self._account["received"] += data.count
-        extras = {extra.index: extra for extra in data.extras} or None
         whole = Delivery(
             holder=holder,
             sender=sender,
-            stream=data.stream,
+            stream=stream,
             queue=data.queue,
-            first=data.first,
+            first=first,
             count=data.count,
             attempt=data.attempt,
             body=body,
@@ -240,21 +238,29 @@ class IncomingQueue:
             sent_ms=data.sent_ms,
             cost=charged,
             alone=bool(data.flags & ALONE),
-            extras=extras,
+            extras={extra.index: extra for extra in data.extras} if data.extras else None,
             floor=data.floor,
         )
-        if new == [(data.first, stop)]:
+        if new == [(first, stop)]:
             source.buffer.append(whole)
+            if not source.queued:
+                self.turns.join(source)
         else:
             self._receive_part(source, whole, new, finished)
+
+    def _charge(self, source: Source, data: Data) -> int:
+        """Adopt the totals of a frame that came; return the bytes that it took."""
+        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+        self._largest = max(self._largest, charged)
+        source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+        self.granting.changed = True
+        return charged
 
     def decline(self, holder: str, data: Data) -> None:
         """A DATA frame came though nobody takes any more: its credit is spent and free again."""
         source = self._sources.get(holder)
         if source is not None:
-            charged = max(0, data.sent_bytes - source.credit.seen_bytes)
-            source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
-            self._freed(source, data.count, charged)
+            self._freed(source, data.count, self._charge(source, data))
 
     def _receive_part(
         self,
@@ -266,6 +272,7 @@ class IncomingQueue:
         """Some of the frame was here before: ack what is finished, renew what is held, keep the new."""
         for a, b in finished:
             source.add_done(whole.stream, a, b)
+        self._speaking[source.holder] = source
         fresh = sum(b - a for a, b in new)
         self._account["duplicates"] += whole.count - fresh
         if fresh + sum(b - a for a, b in finished) < whole.count:
@@ -281,6 +288,7 @@ class IncomingQueue:
                 self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
             fresh = 0
         source.buffer.extend(parts)
+        self.turns.join(source)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
     def backlog(self, holder: str, backlog: Backlog) -> None:
@@ -288,21 +296,22 @@ class IncomingQueue:
         source = self._sources.get(holder)
         if source is not None:
             source.credit.adopt(backlog.sent_messages, backlog.sent_bytes, backlog.waiting)
+            self.granting.changed = True
         self.raise_floor(backlog.stream, backlog.floor)
 
     def raise_floor(self, stream: str, floor: int) -> None:
         """Everything of `stream` below `floor` is settled; unstarted copies are dropped."""
         dedup = self._streams.raise_floor(stream, floor)
-        if dedup is not None:
-            self._overdue.forget(stream, floor)
-            if dedup.held.common(0, floor):
-                self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
+        if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
+            self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
     def settle(self, holder: str, ack: int) -> None:
         """The producer cannot forget the results of our ACKs up to `ack`."""
         source = self._sources.get(holder)
-        for stream in source.streams if source is not None else ():
-            self._streams.settle(stream, ack)
+        for stream, dedup in source.streams.items() if source is not None else ():
+            if dedup.first_reported <= ack:
+                self._streams.settle(stream, ack)
+                self.granting.changed = True
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""
@@ -317,45 +326,35 @@ class IncomingQueue:
     def want(self, takers: int, at_least: int, now: float) -> None:
         """`takers` threads or tasks wait for messages now, for `at_least` in all."""
         self._takers = takers
+        self.granting.changed = True
         if takers:
             self._taken_at = now
             self.window.want(at_least)
 
     def available(self, now: float) -> bool:
         """Whether `take` would return something."""
-        return any(source.buffer and source.fence > now for source in self._sources.values())
+        return self.turns.available(now)
 
     def take(self, now: float) -> Delivery | None:
         """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
+        if now - self._taken_at >= IDLE_AFTER:
+            self.granting.changed = True
         self._taken_at = now
-        for _ in range(2 * len(self._turn)):
-            source = self._sources[self._turn[0]]
-            if not source.buffer or source.fence <= now:
-                source.deficit = 0
-                self._turn.rotate(-1)
-                continue
-            if source.deficit <= 0:
-                source.deficit += max(QUANTUM, source.buffer[0].cost)
-                if len(self._turn) > 1 and source.deficit <= 0:
-                    self._turn.rotate(-1)
-                    continue
-            delivery = source.buffer.popleft()
-            source.deficit -= max(1, delivery.cost)
-            if source.deficit <= 0:
-                self._turn.rotate(-1)
+        delivery = self.turns.take(now)
+        if delivery is not None:
             if not self._open:
                 self._busy_mark = now
-            delivery.until = source.fence
             self._open[delivery] = None
-            return delivery
-        return None
+        return delivery
 
     def park(self, delivery: Delivery) -> None:
         """The handling side may not go on with `delivery` now; the unstarted rest waits to be taken again."""
         delivery.until = -inf
         delivery.next = min(delivery.next, delivery.limit)
         if delivery.next < delivery.limit:
-            self._sources[delivery.holder].buffer.appendleft(delivery)
+            source = self._sources[delivery.holder]
+            source.buffer.appendleft(delivery)
+            self.turns.join(source)
 
     def give_back_unstarted(self) -> None:
         """Return everything that was not handed out, to be processed elsewhere."""
@@ -394,46 +393,26 @@ class IncomingQueue:
             if wanted is not None and delivery.stream not in wanted:
                 continue
             delivery.until = -inf
-            low, high = delivery.next, delivery.limit
-            if low >= high:
-                self._unfence(delivery)
+            source, first = self._sources[delivery.holder], delivery.first
+            start, stop = first + delivery.next, first + delivery.limit
+            taken = Ranges([(start, stop)] if wanted is None else wanted[delivery.stream].common(start, stop))
+            at = source.buffer.index(delivery) if delivery in source.buffer else -1
+            if not taken:
+                if delivery in self._open and at < 0:
+                    delivery.until = source.fence  # it is being handled, and may go on
                 continue
-            source = self._sources[delivery.holder]
-            first = delivery.first
-            parts = [(low, high)]
-            if wanted is not None:
-                parts = [(a - first, b - first) for a, b in wanted[delivery.stream].common(first + low, first + high)]
-            if not parts:
-                self._unfence(delivery)
-                continue
-            taken = Ranges(parts)
-            kept = taken.missing(low, high)
-            in_buffer = delivery in source.buffer
-            survivors = slices(delivery, kept)
-            delivery.limit = low
-            dedup = self._streams[delivery.stream]
-            for a, b in parts:
-                dedup.let_go(first + a, first + b)
+            for a, b in taken:
+                self._streams[delivery.stream].let_go(a, b)
                 if report:
-                    self._give_back(source, delivery.stream, first + a, first + b)
-            moved_cost = sum(part.cost for part in survivors)
-            lost_cost = delivery.cost * taken.total // max(1, delivery.left)
-            self._freed(source, taken.total, lost_cost)
-            delivery.left -= high - low
-            delivery.cost -= moved_cost + lost_cost
-            if in_buffer:
-                at = source.buffer.index(delivery)
+                    self._give_back(source, delivery.stream, a, b)
+            survivors, size = take_unstarted(delivery, taken)
+            self._freed(source, taken.total, size)
+            if at >= 0:
                 source.buffer.remove(delivery)
-                for part in reversed(survivors):
-                    source.buffer.insert(at, part)
-            else:
-                source.buffer.extendleft(reversed(survivors))
+            for part in reversed(survivors):
+                source.buffer.insert(max(0, at), part)
+            self.turns.join(source)
             self._close_if_finished(delivery)
-
-    def _unfence(self, delivery: Delivery) -> None:
-        """Nothing was taken from `delivery` after all; if it is being handled it may go on."""
-        if delivery in self._open and delivery not in self._sources[delivery.holder].buffer:
-            delivery.until = self._sources[delivery.holder].fence
 
     # Progress
 
@@ -447,17 +426,20 @@ class IncomingQueue:
                 delivery.reported = acked
             while delivery.verdicts:
                 self._apply(delivery, *delivery.verdicts.popleft())
-            if not delivery.observed or delivery.next > delivery.observed[-1][0]:
-                self._taken_at = max(self._taken_at, now) if delivery.observed else self._taken_at
+            observed = delivery.observed
+            if not observed:
+                observed.append((delivery.next, now))
+            elif delivery.next > observed[-1][0]:
+                self._taken_at = max(self._taken_at, now)
                 observe(delivery, now)
-            self._close_if_finished(delivery)
+            if delivery.left == 0:
+                self._close_if_finished(delivery)
         if self._overdue:
-            for delivery, low, high in self._overdue.take_acked(self._open):
+            for delivery, low, high in self._overdue.take_acked():
                 self._finish_late(delivery, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
         if count:
-            self.window.processed(count, now - self._busy_mark)
-            self._refusals = 0
+            self.granting.processed(count, now - self._busy_mark)
         if count or not self._open:
             self._busy_mark = now
 
@@ -477,6 +459,7 @@ class IncomingQueue:
         dedup.finish(start, stop)
         if source is not None:
             source.add_done(delivery.stream, start, stop)
+            self._speaking[source.holder] = source
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
@@ -501,24 +484,22 @@ class IncomingQueue:
         delay_ms = round(min(delay, DELAY_MAX) * 1000) if delay >= 0 else -1
         nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
+        self._speaking[source.holder] = source
         self._account["refused" if reason == REFUSED else "nacked"] += high - low
         if reason == REFUSED:
-            self._refusals += high - low
-            if self._refusals >= REFUSALS_MAX:
-                self._refusals = 0
-                self.misled += 1
-                self._no_credit_until = inf  # `grant` puts the pause from its own now
+            self.granting.refused(high - low)
 
     def _finish(self, delivery: Delivery, low: int, high: int) -> None:
-        self._overdue.acked(delivery, low, high)
-        source = self._sources[delivery.holder]
-        dedup = self._streams[delivery.stream]
+        if delivery.overdue:
+            self._overdue.acked(delivery, low, high)
+        source, dedup = self._sources[delivery.holder], self._streams[delivery.stream]
         for a, b in delivery.unsettled(low, high):
             start, stop = delivery.first + a, delivery.first + b
             dedup.finish(start, stop)
             source.add_done(delivery.stream, start, stop)
             self._account["processed"] += b - a
-            self._finished_here(delivery, b - a)
+            self._freed(source, b - a, delivery.let_go(b - a))
+        self._speaking[source.holder] = source
 
     def _finished_here(self, delivery: Delivery, count: int) -> None:
         self._freed(self._sources[delivery.holder], count, delivery.let_go(count))
@@ -526,21 +507,25 @@ class IncomingQueue:
     def _freed(self, source: Source, count: int, size: int) -> None:
         source.credit.freed_messages += count
         source.credit.freed_bytes += size
+        self.granting.changed = True
 
     def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
         source.add_returned(stream, start, stop)
+        self._speaking[source.holder] = source
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
         if delivery.left == 0 and delivery in self._open:
             del self._open[delivery]
+            if delivery.overdue:
+                self._overdue.add(delivery)
             self._drop_if_empty(delivery.holder)
 
     def _drop_if_empty(self, holder: str) -> None:
         source = self._sources.get(holder)
         if source is not None and source.proven_gone and not any(d.holder == holder for d in self._everything()):
             del self._sources[holder]
-            self._turn.remove(holder)
+            self._speaking.pop(holder, None)
 
     def _everything(self) -> list[Delivery]:
         """All deliveries with something unfinished: being handled first, then buffered, each once."""
@@ -562,29 +547,24 @@ class IncomingQueue:
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         """Take back what user code has kept for too long."""
-        source, over = self._sources[delivery.holder], False
+        source = self._sources[delivery.holder]
         for at in lapsed(delivery, self.lease, now):
-            over = True
             sequence = delivery.first + at
             self._streams[delivery.stream].let_go(sequence, sequence + 1)
             self._nack(source, delivery, at, at + 1, LEASE, -1.0, f"the lease of {self.lease:g} s was over")
             self._finished_here(delivery, 1)
             delivery.mark_gone(at, at + 1)
             self.lapsed.append((delivery.stream, sequence))
-            self._overdue.add(delivery, at)
-        if over:
-            self._overdue.limit(self.budget)
-            self._close_if_finished(delivery)
+            mark_overdue(delivery, at)
+        self._close_if_finished(delivery)
 
     def deadline(self, now: float) -> float:
         """The next instant at which `expire` has something to look at; inf if never."""
-        times = [self._streams.deadline()]
-        if self._open:
-            times.append(now + OBSERVE_EVERY)
+        times = [self._streams.deadline(), self.granting.deadline(now)]
+        for delivery in self._open:
+            times.append(look_at(delivery, self.lease, now))
         if not self._takers and self._unstarted():
             times.append(self._taken_at + IDLE_AFTER)
-        if now < self._no_credit_until < inf:
-            times.append(self._no_credit_until)
         return min(times)
 
     def _unstarted(self) -> int:
@@ -601,13 +581,9 @@ class IncomingQueue:
 
     def grant(self, now: float) -> None:
         """Raise the totals as far as the window and the budget allow."""
-        if self._no_credit_until == inf:
-            self._no_credit_until = now + REFUSAL_PAUSE
-        active = not self.closed and (self._takers > 0 or now - self._taken_at < IDLE_AFTER)
-        if not active or now < self._no_credit_until or not self._sources:
-            return
-        self._turn.rotate(-1)
-        grant([self._sources[holder] for holder in self._turn], self._streams, self.window.size, self.budget, now)
+        if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
+            for source in self.granting.grant(self._sources, now):
+                self._speaking[source.holder] = source
 
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""
@@ -615,8 +591,8 @@ class IncomingQueue:
         if source is None or not source.granted_more:
             return None
         credit = source.credit
-        credit.told = (credit.granted_messages, credit.granted_bytes)
-        return Grant(self.queue, *credit.told)
+        messages, size = credit.told = (credit.granted_messages, credit.granted_bytes)
+        return Grant(self.queue, messages, size)
 
     def take_results(self, holder: str, ack: int) -> list[Result]:
         """What was decided since the last call, to leave in ACK number `ack`."""
@@ -627,20 +603,29 @@ class IncomingQueue:
             self._streams[stream].reported(ack)
         return source.take_results(self.queue)
 
-    def news(self) -> Iterator[tuple[str, bool]]:
+    def news(self) -> list[tuple[str, bool]]:
         """The holders that have something to be told, and whether they may be waiting for it."""
-        for holder, source in self._sources.items():
-            if not source.attached:
-                continue
+        told = []
+        for holder, source in list(self._speaking.items()):
             if source.has_results:
-                yield holder, True
-            elif source.granted_more:
-                yield holder, source.credit.waiting > 0
+                if source.attached:
+                    told.append((holder, True))
+            elif not source.granted_more:
+                del self._speaking[holder]
+            elif source.attached:
+                told.append((holder, source.credit.waiting > 0))
+        return told
 
     @property
     def starves(self) -> bool:
         """Whether a producer waits for credit, of which it has none left as far as it was told."""
-        return any(source.attached and source.credit.starves for source in self._sources.values())
+        for source in self._sources.values():
+            credit = source.credit
+            if credit.waiting > 0 and source.attached:
+                messages, size = credit.told
+                if credit.seen_messages >= messages or credit.seen_bytes >= size:
+                    return True
+        return False
 
     def has_news(self, holder: str) -> bool:
         """Whether `take_results` or `take_grant` would return something."""
@@ -701,8 +686,11 @@ class IncomingQueue:
             assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
         attached = [source.credit for source in self._sources.values() if source.attached]
         granted = sum(credit.outstanding_bytes() for credit in attached)
-        assert granted <= self.budget + self._largest * len(self._sources), "granted more bytes than the budget"
-        assert sorted(self._turn) == sorted(self._sources), "turn and sources differ"
+        assert granted <= self.granting.budget + self._largest * len(self._sources), (
+            "granted more bytes than the budget"
+        )
+        self.turns.check()
+        assert all(source.queued or not source.buffer for source in self._sources.values()), "no turn for messages"
 
 
 def _node(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Leases: how long user code may keep a message, and what it still says of one that it kept for too long."""
+"""Leases: how long user code may keep a message."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from math import inf
 from typing import Final
 
@@ -68,6 +68,15 @@ def lapsed(delivery: Delivery, lease: float, now: float) -> Iterator[int]:
         delivery.observed.pop(0)
 
 
+def look_at(delivery: Delivery, lease: float, now: float) -> float:
+    """When `observe` or `lapsed` has something to find in `delivery`."""
+    observed = delivery.observed
+    if not observed or delivery.paused_at is not None or observed[-1][0] < delivery.limit:
+        return now + OBSERVE_EVERY
+    ends_at = observed[0][1] + lease
+    return ends_at if ends_at > now else now + OBSERVE_EVERY
+
+
 def in_hand_since(delivery: Delivery, now: float) -> float:
     """When the oldest was handed out of what user code has of `delivery`.
 
@@ -81,43 +90,46 @@ def in_hand_since(delivery: Delivery, now: float) -> float:
     return inf
 
 
-class Overdue:
-    """Deliveries with indexes whose lease ended while user code had them.
+def mark_overdue(delivery: Delivery, index: int) -> None:
+    """The lease of one message has ended while user code has it."""
+    if delivery.overdue is None:
+        delivery.overdue = Ranges()
+    delivery.overdue.add(index, index + 1)
 
-    Once it acks them they are processed all the same: the ledger says so, and so must we, or they would run again here.
+
+class Overdue:
+    """Acks of user code for messages whose lease had ended, also for deliveries of which nothing is ours any more.
+
+    Once acked they are processed all the same: the ledger says so, and so must we, or they would run again here.
+
+    Args:
+        bytes_max: So many bytes of deliveries are waited for, the latest.
     """
 
-    def __init__(self) -> None:
-        self._indexes: dict[Delivery, Ranges] = {}
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._closed: dict[Delivery, None] = {}
         self._acked: list[tuple[Delivery, int, int]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._indexes)
+        return bool(self._closed) or bool(self._acked)
 
-    def add(self, delivery: Delivery, index: int) -> None:
-        """The lease of one message has ended."""
-        self._indexes.setdefault(delivery, Ranges()).add(index, index + 1)
-
-    def limit(self, bytes_max: int) -> None:
-        """Of so many bytes of messages in all user code is waited for, the latest."""
-        while len(self._indexes) > OVERDUE_MAX or sum(d.cost for d in self._indexes) > bytes_max:
-            del self._indexes[next(iter(self._indexes))]
-
-    def forget(self, stream: str, floor: int | None = None) -> None:
-        """Messages of `stream`, or those below `floor` of it, are settled whatever user code says."""
-        for delivery in [d for d in self._indexes if d.stream == stream and (floor is None or d.stop <= floor)]:
-            del self._indexes[delivery]
+    def add(self, delivery: Delivery) -> None:
+        """Nothing of `delivery` is ours any more, and user code still has messages of it."""
+        self._closed[delivery] = None
+        size = sum(memoryview(each.body).nbytes for each in self._closed)
+        while len(self._closed) > OVERDUE_MAX or (self._closed and size > self._bytes_max):
+            oldest = next(iter(self._closed))
+            size -= memoryview(oldest.body).nbytes
+            del self._closed[oldest]
 
     def acked(self, delivery: Delivery, low: int, high: int) -> None:
-        """User code acked `[low, high)` of `delivery`, some of which may have lapsed."""
-        if delivery in self._indexes:
-            self._acked.append((delivery, low, high))
+        """User code acked `[low, high)` of `delivery`, some of which is overdue."""
+        self._acked.append((delivery, low, high))
 
-    def take_acked(self, handed_out: Collection[Delivery]) -> Iterator[tuple[Delivery, int, int]]:
-        """What was acked after its lease; deliveries that are still `handed_out` are read by their end."""
-        for delivery in self._indexes:
-            if delivery in handed_out:
-                continue
+    def take_acked(self) -> list[tuple[Delivery, int, int]]:
+        """The index ranges that were acked after their leases, since the last call."""
+        for delivery in self._closed:
             if delivery.acked > delivery.reported:
                 self._acked.append((delivery, delivery.reported, delivery.acked))
                 delivery.reported = delivery.acked
@@ -126,10 +138,11 @@ class Overdue:
                 if verdict is Verdict.ACK:
                     self._acked.append((delivery, low, high))
         acked, self._acked = self._acked, []
+        late = []
         for delivery, low, high in acked:
-            ranges = self._indexes.get(delivery, Ranges())
-            for a, b in ranges.common(low, high):
-                yield delivery, a, b
-            ranges.remove(low, high)
-            if not ranges:
-                self._indexes.pop(delivery, None)
+            if delivery.overdue:
+                late += [(delivery, a, b) for a, b in delivery.overdue.common(low, high)]
+                delivery.overdue.remove(low, high)
+                if not delivery.overdue:
+                    self._closed.pop(delivery, None)
+        return late

@@ -77,8 +77,8 @@ class Receiver:
                 f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
             )
         end.lapsed.clear()
-        if end.misled:
-            end.misled = 0
+        if end.granting.misled:
+            end.granting.misled = 0
             self._records.add(
                 "error",
                 f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "

@@ -6,6 +6,7 @@ from collections import deque
 from math import inf
 
 from peerfabric.link.credit import ConsumerCredit
+from peerfabric.queue.dedup import Dedup
 from peerfabric.queue.delivery import Delivery
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Nack, Result
@@ -21,23 +22,31 @@ class Source:
         "deficit",
         "done",
         "fence",
+        "holder",
         "nacks",
         "proven_gone",
+        "queued",
         "returned",
+        "sends",
         "streams",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
         self.attached = True
         self.credit = ConsumerCredit()
         self.buffer: deque[Delivery] = deque()
         """What was not handed out, in order."""
+        self.queued = False
+        """It has its place among those that take turns."""
+        self.sends = False
+        """It has messages for us and may send them, as of the last grant."""
         self.deficit = 0
         """Bytes that it may still hand out in its turn; below 0 if its last turn took more."""
         self.fence = -inf
         """Its messages may be handed out before this instant."""
         self.proven_gone = False
-        self.streams: dict[str, None] = {}
+        self.streams: dict[str, Dedup] = {}
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
@@ -45,12 +54,13 @@ class Source:
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
-        return bool(self.done or self.returned or self.nacks)
+        return bool(self.done) or bool(self.returned) or bool(self.nacks)
 
     @property
     def granted_more(self) -> bool:
         """Whether it has more credit than it was told."""
-        return (self.credit.granted_messages, self.credit.granted_bytes) != self.credit.told
+        credit = self.credit
+        return (credit.granted_messages, credit.granted_bytes) != credit.told
 
     def add_done(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed."""
@@ -65,16 +75,18 @@ class Source:
 
     def take_results(self, queue: str) -> list[Result]:
         """What is to be told, a result for each stream; it is told once."""
-        results = [
-            Result(
-                stream,
-                queue,
-                _flat(self.done.get(stream)),
-                _flat(self.returned.get(stream)),
-                self.nacks.get(stream, []),
+        results = []
+        for stream in {**self.done, **self.returned, **self.nacks}:
+            done, returned = self.done.get(stream), self.returned.get(stream)
+            results.append(
+                Result(
+                    stream,
+                    queue,
+                    done.flat() if done is not None else [],
+                    returned.flat() if returned is not None else [],
+                    self.nacks.get(stream, []),
+                )
             )
-            for stream in {**self.done, **self.returned, **self.nacks}
-        ]
         self.nothing_to_tell()
         return results
 
@@ -86,9 +98,6 @@ class Source:
 
     def forget(self, stream: str) -> None:
         """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
-        for told in (self.streams, self.done, self.returned, self.nacks):
+        self.streams.pop(stream, None)
+        for told in (self.done, self.returned, self.nacks):
             told.pop(stream, None)
-
-
-def _flat(ranges: Ranges | None) -> list[int]:
-    return ranges.flat() if ranges is not None else []

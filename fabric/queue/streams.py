@@ -62,7 +62,8 @@ class Streams:
         dedup = self._dedup.get(stream)
         if dedup is None:
             dedup = self._dedup[stream] = Dedup()
-        self._forget_at.pop(stream, None)
+        if self._forget_at:
+            self._forget_at.pop(stream, None)
         if durable:
             self._durable[stream] = None
         elif self._forgotten is not None:
@@ -71,8 +72,11 @@ class Streams:
 
     def settle(self, stream: str, ack: int) -> None:
         """The producer cannot forget the results of our ACKs up to `ack`."""
-        for start, stop in self._dedup[stream].settle(ack):
-            self._note_forgotten(stream, start, stop)
+        dedup = self._dedup[stream]
+        if dedup.first_reported <= ack:
+            for start, stop in dedup.settle(ack):
+                if self._forgotten is not None:
+                    self._note_forgotten(stream, start, stop)
 
     def raise_floor(self, stream: str, floor: int) -> Dedup | None:
         """Everything of `stream` below `floor` is settled; its numbers, if that was not known."""
@@ -80,7 +84,8 @@ class Streams:
         if dedup is None or floor <= dedup.floor:
             return None
         dedup.raise_floor(floor)
-        self._note_forgotten(stream, 0, floor)
+        if self._forgotten is not None:
+            self._note_forgotten(stream, 0, floor)
         return dedup
 
     # Forgetting

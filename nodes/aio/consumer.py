@@ -165,6 +165,9 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
+        delivery = self._current
+        if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
+            return None  # what comes opens the gate after it is there
         lock = self._lock
         if lock.is_ours():
             raise lock.refusal()
@@ -318,11 +321,13 @@ class AsyncConsumer(Generic[T_co]):
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:
         """Take the next message; None: closed. `waiting` says how the caller waits."""
-        if self._node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
+        node = self._node
+        if node.is_closed or (self.ending.signal and self.ending.ends_loop(self.end)):
             return None
-        await self._started(waiting)
-        self._node.ensure(closing=True)
-        message = self.try_take() if self._node.handing_out and self._open else None
+        if not self.opened or not node.is_running:
+            await self._started(waiting)
+        node.ensure(closing=True)
+        message = self.try_take()
         if message is None:
             found = await self._wait_for(waiting, self.try_take, 1, timeout)
             if found is None:
@@ -337,9 +342,10 @@ class AsyncConsumer(Generic[T_co]):
         closed = object()
 
         def attempt() -> Any:
-            if not self._open or not self._node.handing_out or self.ending.ends_loop(self.end):
+            if not self._open or not self._node.handing_out:
                 return closed
-            self._node.ensure(closing=True)
+            if self.ending.signal and self.ending.ends_loop(self.end):
+                return closed
             return take()
 
         stalled = self._last is not None and not self._last._settled

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from peerfabric.queue import granting
+from peerfabric.queue.dedup import Dedup
 from peerfabric.queue.delivery import Verdict
 from peerfabric.queue.granting import grant
 from peerfabric.queue.source import Source
-from peerfabric.queue.streams import Streams
 from peerfabric.wire.frames import Backlog
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, take
 
@@ -106,7 +106,7 @@ def test_ten_refusals_in_a_row_stop_the_credit() -> None:
     claim(delivery, 10)
     delivery.verdicts.append((Verdict.REFUSE, 0, 10, -1.0, "misfit"))
     end.progress(0.0)
-    assert end.misled == 1
+    assert end.granting.misled == 1
     end.want(1, 1, 1.0)
     end.grant(1.0)
     assert end.take_grant("p:1") is None or end._sources["p:1"].credit.unused() == 0
@@ -133,7 +133,7 @@ def test_credit_of_an_earlier_life_is_granted_anew() -> None:
 
 def waiting_sources(*waiting: int) -> list[Source]:
     """Sender with so many messages that wait."""
-    sources = [Source() for _ in waiting]
+    sources = [Source(f"{letter}:1") for letter, _ in zip("pqrstu", waiting, strict=False)]
     for source, count in zip(sources, waiting, strict=True):
         source.credit.adopt(0, 0, count)
     return sources
@@ -142,9 +142,9 @@ def waiting_sources(*waiting: int) -> list[Source]:
 def test_those_that_wait_share_the_window() -> None:
     """In the order given; one with nothing to send gets a message to begin with, and no more."""
     sources = waiting_sources(500, 0, 500)
-    grant(sources, Streams(None), 100, HUGE, 0.0)
+    grant(sources, 100, HUGE, 0.0)
     assert [source.credit.granted_messages for source in sources] == [50, 1, 50]
-    grant(sources, Streams(None), 100, HUGE, 0.1)
+    grant(sources, 100, HUGE, 0.1)
     assert [source.credit.granted_messages for source in sources] == [50, 1, 50]
 
 
@@ -154,22 +154,21 @@ def test_who_is_gone_is_granted_nothing() -> None:
     sources[0].credit.granted_messages = 90
     sources[0].credit.moved_at = 0.0
     sources[0].attached = False
-    grant(sources, Streams(None), 100, HUGE, 0.0)
+    grant(sources, 100, HUGE, 0.0)
     assert [source.credit.granted_messages for source in sources] == [90, 100]
 
 
 def test_who_acks_in_shreds_is_granted_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its producer has settled some: what is remembered is bounded."""
     monkeypatch.setattr(granting, "DONE_RANGES_MAX", 2)
-    streams = Streams(None)
     [source] = waiting_sources(500)
-    source.streams["s"] = None
+    dedup = source.streams["s"] = Dedup()
     for first in (1, 3):
-        streams.came("s", durable=False).finish(first, first + 1)
-    grant([source], streams, 100, HUGE, 0.0)
+        dedup.finish(first, first + 1)
+    assert grant([source], 100, HUGE, 0.0) == []
     assert source.credit.granted_messages == 0
-    streams.raise_floor("s", 3)
-    grant([source], streams, 100, HUGE, 0.0)
+    dedup.raise_floor(3)
+    assert grant([source], 100, HUGE, 0.0) == [source]
     assert source.credit.granted_messages == 100
 
 
@@ -178,5 +177,5 @@ def test_bytes_of_all_together_stay_below_the_budget() -> None:
     sources = waiting_sources(500, 500, 500)
     sources[0].credit.granted_messages, sources[0].credit.granted_bytes = 90, 900
     sources[0].credit.adopt(90, 900, 500)
-    grant(sources, Streams(None), 1000, 1000, 0.0)
+    grant(sources, 1000, 1000, 0.0)
     assert [source.credit.granted_bytes for source in sources] == [900, 100, 0]

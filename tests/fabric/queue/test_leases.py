@@ -7,7 +7,7 @@ import pytest
 from peerfabric.queue import leases
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
-from tests.fabric.helpers import STREAM, claim, consumer, receive, results, take
+from tests.fabric.helpers import HUGE, STREAM, claim, consumer, receive, results, take
 
 
 def test_the_lease_ends() -> None:
@@ -164,17 +164,29 @@ def test_two_handlers_of_one_batch_that_wait() -> None:
     assert ended(delivery, 110.0) == [0, 1]
 
 
-def test_user_code_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("count", "budget"), [(2, HUGE), (9, 2 * 3)])
+def test_user_code_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch, count: int, budget: int) -> None:
     """Beyond so many deliveries, or bytes, the oldest ack of those that are overdue says nothing any more."""
-    monkeypatch.setattr(leases, "OVERDUE_MAX", 2)
-    kept = leases.Overdue()
+    monkeypatch.setattr(leases, "OVERDUE_MAX", count)
+    kept = leases.Overdue(budget)
     deliveries = [handed_out((1, 0.0)) for _ in range(3)]
     for delivery in deliveries:
-        kept.add(delivery, 0)
-        kept.limit(2**20)
+        delivery.body = b"123"
+        leases.mark_overdue(delivery, 0)
+        kept.add(delivery)
         delivery.ack(0, 1)
-    assert list(kept.take_acked([])) == [(delivery, 0, 1) for delivery in deliveries[1:]]
+    assert kept.take_acked() == [(delivery, 0, 1) for delivery in deliveries[1:]]
     assert not kept
-    kept.add(deliveries[0], 0)
-    kept.limit(deliveries[0].cost - 1)
-    assert not kept
+
+
+def test_when_a_lease_has_to_be_looked_at() -> None:
+    """As it ends; once a second while messages may be handed out that nobody tells of, or while it stands still."""
+    delivery = handed_out((2, 0.0))
+    assert leases.look_at(delivery, 10.0, 3.0) == 3.0 + leases.OBSERVE_EVERY
+    delivery.next = 10
+    leases.observe(delivery, 5.0)
+    assert leases.look_at(delivery, 10.0, 5.0) == 10.0
+    delivery.extended[0] = 50.0
+    assert leases.look_at(delivery, 10.0, 11.0) == 11.0 + leases.OBSERVE_EVERY
+    leases.pause(delivery, 5.0)
+    assert leases.look_at(delivery, 10.0, 5.0) == 5.0 + leases.OBSERVE_EVERY
