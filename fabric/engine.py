@@ -24,8 +24,9 @@ from peerfabric.health import Health
 from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
-from peerfabric.link.link import PING_EVERY, PING_EVERY_HOLDING, Belief, Link
+from peerfabric.link.link import Belief, Link
 from peerfabric.link.links import BYE_REPEAT, IDLE_CLOSE_AFTER, OURSELVES, CameUp, Change, Gone, LifeEnded, Links, Moved
+from peerfabric.link.liveness import FENCE, FENCE_STEP, PING_BUSY, PING_UNTIL, ping_due
 from peerfabric.log_records import LogRecords
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
@@ -63,6 +64,10 @@ from peerfabric.wire.frames import (
 
 LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at queues while somebody holds messages or waits for credit."""
+LOOK_EVERY_IDLE: Final = 5.0
+"""The same while nobody does."""
 BYE_LIMIT: Final = 1.0
 
 
@@ -80,7 +85,7 @@ class Engine:
     def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
         self.peers = Links(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
         self.interests = Interests()
-        self.control = Control()
+        self.control = Control(self.peers.due)
         self.records = LogRecords()
         self.health = Health(self.records, now)
         self.producers = Sender(address, self.peers, self.control, self.records, random)
@@ -91,6 +96,9 @@ class Engine:
         self._refused_wire = -1
         self._expected = now
         self._next_look = now
+        self._busy: dict[Link, None] = {}
+        """Links that were busy at the last look at them."""
+        self._random = random
         self._draining = False
         self.closed_at = inf
         """When the last BYE was answered, or waiting for it ended."""
@@ -240,6 +248,9 @@ class Engine:
         echoed = link.take_echo(frame.echo, now)
         if echoed:
             self.producers.delivered(echoed)
+        if link.evidence + FENCE - FENCE_STEP > link.fence:
+            link.fence = link.evidence + FENCE
+            self.consumers.fenced(link, now)
         try:
             self._route(link, frame, body, now)
         except BadFrame as error:
@@ -251,7 +262,7 @@ class Engine:
         match frame:
             case Data():
                 link.data_received(now)
-                self.peers.wake_at(link.echo_at)
+                self.peers.look(link, link.echo_at)
                 if link.echo_at <= now:
                     self.control.note(link)
                 declined = self.consumers.receive_data(link, frame, body, now)
@@ -264,8 +275,7 @@ class Engine:
                 self.control.note(link)
                 self.consumers.receive_ping(link, frame, now)
             case Pong():
-                link.fence_stamp = max(link.fence_stamp, min(frame.stamp, now))
-                self.consumers.fenced(link, now)
+                pass  # its echo is what matters
             case Interest():
                 self._receive_interest(link, frame, now)
             case Release():
@@ -324,6 +334,7 @@ class Engine:
 
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
+        self._busy.pop(link, None)
         self.producers.life_ended()
         self.topics.life_ended()
 
@@ -356,6 +367,7 @@ class Engine:
         self.consumers.gone(link, now, proven=proven)
         self.topics.gone(link, proven=proven)
         self.control.unblock(link.wire)
+        self._busy.pop(link, None)
         if link.address is not None and proven:
             self._met.append((link.address, False))
         self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
@@ -367,14 +379,18 @@ class Engine:
         late = now - self._expected if now - self._expected > LATE else 0.0
         if now < min(self._next_look, self.topics.wake_at) and not late and self.peers.deadline() > now:
             return
-        self._apply(self.peers.expire(now, late), now)
-        look = now + 0.5
-        for link in list(self.peers.links.values()):
-            look = min(look, self._look_at(link, now))
+        if late or self.peers.deadline() <= now:
+            self._apply(self.peers.expire(now, late), now)
+            for link in self.peers.looked_at:
+                if link.up:
+                    self.peers.look(link, self._look_at(link, now))
+        if now < min(self._next_look, self.topics.wake_at) and not late:
+            return
+        look = now + (LOOK_EVERY if self._busy or self.consumers.starves else LOOK_EVERY_IDLE)
         look = min(look, self.producers.expire(now), self.consumers.expire(now), self.topics.expire(now))
         if not self._draining:
             look = min(look, self._look_after(now, late))
-        self._next_look = self._expected = max(look, now + 0.001)
+        self._next_look = max(look, now + 0.001)
 
     def _look_after(self, now: float, late: float) -> float:
         """Look for what a person should know of; return when to look again."""
@@ -388,28 +404,66 @@ class Engine:
 
     def _look_at(self, link: Link, now: float) -> float:
         """Pings, echoes, markers, leases of the hung and idle links; return when to look again."""
-        times = [now + 0.5]
+        times = [link.echo_at]
         if link.belief is Belief.HUNG:
             self.producers.hung(link, now)
+            times.append(now + LOOK_EVERY)
         if not link.up:
-            return times[0]
-        if link.echo_at <= now or link.ping_at <= now:
+            return min(times)
+        if link.echo_at <= now or self._is_ping_due(link, now):
             self.control.note(link)
-        times += [link.echo_at, link.ping_at]
+        times.append(link.ping_at)
         if link.marker_due:
             times.append(self.topics.send_markers(link, now))
         if self._in_common(link):
             link.match_at = now
-        elif now - link.match_at >= IDLE_CLOSE_AFTER and not link.bye_number and not self._draining:
+        elif now - link.match_at < IDLE_CLOSE_AFTER:
+            times.append(link.match_at + IDLE_CLOSE_AFTER)
+        elif not link.bye_number and not self._draining:
             self._part_idle(link, now)
         if link.bye_number and link.bye_at <= now:
             self.control.note(link)
         times.append(link.bye_at)
-        return min(times)
+        return min((at for at in times if at > now), default=inf)  # what is due leaves, or waits for its socket
+
+    def _is_ping_due(self, link: Link, now: float) -> bool:
+        """Whether a PING is to leave; if what has come since it was planned has put it off, plan anew."""
+        if link.ping_at > now:
+            return False
+        if link.ping_at == -inf:
+            return True
+        if self._plan_ping(link) > now:
+            return False
+        if link.busy and not self.producers.held_by(link.holder) and not self.consumers.holds_from(link.holder):
+            link.busy = False
+            self._busy.pop(link, None)
+            return self._plan_ping(link) <= now
+        if link.asked_at + PING_UNTIL <= now:
+            link.ping_at = now + PING_BUSY
+            self.peers.look(link, link.ping_at)
+            return False
+        return True
+
+    def _plan_ping(self, link: Link) -> float:
+        link.ping_at = ping_due(
+            busy=link.busy,
+            evidence=link.evidence,
+            pinged_at=link.pinged_at,
+            heard_at=link.heard_at,
+            jitter=self._random.random() if not link.busy else 0.0,
+        )
+        if link.wire == OURSELVES and not link.busy:
+            link.ping_at = inf
+        self.peers.look(link, link.ping_at)
+        return link.ping_at
 
     def _in_common(self, link: Link) -> bool:
+        """Whether anything could ever flow between us and the peer, or one holds something of the other."""
         theirs = link.their_interest
-        if theirs is None or self.interests.in_common(theirs):
+        if theirs is None or link.matched == (self.interests.version, theirs):
+            return True
+        if self.interests.in_common(theirs):
+            link.matched = (self.interests.version, theirs)
             return True
         return self.producers.held_by(link.holder) or self.consumers.owes(link.holder)
 
@@ -438,6 +492,7 @@ class Engine:
                 else:
                     yield wire, frames
             if not self._loop:
+                self._expected = max(now, min(self._next_look, self.topics.wake_at, self.peers.deadline()))
                 return
             while self._loop:
                 self.receive(self._loop.popleft(), now)
@@ -492,7 +547,7 @@ class Engine:
         if link.drain_due:
             link.drain_due = False
             control.put(link, Drain(b"", 0, 0))
-        if link.ping_at <= now:
+        if self._is_ping_due(link, now):
             self._put_ping(link, now)
         if link.bye_at <= now and link.bye_number:
             self._put_bye(link, now)
@@ -505,8 +560,13 @@ class Engine:
             self.control.put_ack(link, results, grants)
 
     def _put_ping(self, link: Link, now: float) -> None:
-        link.ping_at = now + (PING_EVERY_HOLDING if self.consumers.holds_from(link.holder) else PING_EVERY)
         self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, self.producers.backlogs(link)))
+        link.pinged(now)
+        if link.busy:
+            self._busy[link] = None
+            self._next_look = min(self._next_look, now + LOOK_EVERY)
+        self._plan_ping(link)
+        self.peers.look(link, link.silent_at)
 
     # Closing
 
@@ -548,6 +608,7 @@ class Engine:
         self.control.put(link, Bye(b"", 0, 0, self.address.node_id, link.bye_reason))
         link.bye_number = link.out_number
         link.bye_at = now + BYE_REPEAT
+        self.peers.look(link, link.bye_at)
 
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""

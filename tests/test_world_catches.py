@@ -60,6 +60,21 @@ def no_fence(patch: Patch) -> None:
     patch("incoming.fence", lambda self, holder, until: fence(self, holder, 1e18))
 
 
+def evidence_from_hearing(patch: Patch) -> None:
+    take_echo = Link.take_echo
+
+    def broken(self: Link, echo: int, now: float) -> Any:
+        echoed = take_echo(self, echo, now)
+        self.evidence = now
+        return echoed
+
+    patch(Link, "take_echo", broken)
+
+
+def no_ping_when_idle_becomes_busy(patch: Patch) -> None:
+    patch(Link, "_ask_at_once", lambda self: setattr(self, "busy", True))
+
+
 def held_forgotten(patch: Patch) -> None:
     def broken(self: Any, start: int, stop: int) -> Any:
         self.held.add(start, stop)
@@ -363,6 +378,8 @@ CASES = [
     (nothing_requeued_at_death, "deaths"),
     (deaths_unnoticed, "deaths"),
     (no_fence, "hung"),
+    (evidence_from_hearing, "hung"),
+    (no_ping_when_idle_becomes_busy, "calm"),
     (held_forgotten, "cuts"),
     (done_forgotten_when_told, "cuts"),
     (done_not_told_on_return, "cuts"),

@@ -29,11 +29,14 @@ ACK_NACKS_MAX: Final = 256
 
 
 class Control:
-    """Which links are due, what waits on them, and whose sockets are full."""
+    """Which links are due, what waits on them, and whose sockets are full.
 
-    def __init__(self) -> None:
-        self.due: dict[Link, None] = {}
-        """Links that may have something to say: a set whose order is the same in each replay."""
+    Args:
+        due: Links that may have something to say, in the order in which they became due.
+    """
+
+    def __init__(self, due: dict[Link, None] | None = None) -> None:
+        self.due = due if due is not None else {}
         self._blocked: set[int] = set()
         """Wires whose sockets refused a frame and are not writable yet."""
 
@@ -48,7 +51,8 @@ class Control:
 
     def take_due(self) -> Iterable[Link]:
         """Those links, in the order in which they became due; from now on none is."""
-        taken, self.due = self.due, {}
+        taken = list(self.due)
+        self.due.clear()
         return taken
 
     # What it says

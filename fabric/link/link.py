@@ -19,6 +19,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.link.credit import ProducerCredit
+from peerfabric.link.liveness import FENCE, SILENCE, VANISHED_AFTER, silent_since
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -35,13 +36,9 @@ ECHO_SECONDS: Final = 0.01
 RATE_PERIOD: Final = 0.01
 """Rates are measured over so long: more than an echo may be delayed, or it is the delay that is measured, and little,
 since until the first measurement only PIPE_BYTES_MIN are on their way, which is one large body at a time."""
-PING_EVERY: Final = 1.0
-PING_EVERY_HOLDING: Final = 0.5
-SILENCE: Final = 2.0
-FENCE: Final = 2.5
-"""A consumer starts messages only if the producer has echoed a PING that was sent within this time."""
 REFUSED_TWICE_AFTER: Final = 0.05
-VANISHED_AFTER: Final = 4.0
+ASKED_MAX: Final = 64
+"""PINGs that are remembered until they are echoed."""
 
 
 class Belief(Enum):
@@ -64,10 +61,20 @@ class Sent:
 class Link:
     """State of one link; `wire` names our connection to the peer's inbox.
 
-    `address` is None until a peer that was only known by its endpoint has said hello.
+    `address` is None until a peer that was only known by its endpoint has said hello. `due` takes the link when its
+    first DATA after a while makes a PING due.
     """
 
-    def __init__(self, wire: int, half: int, now: float, address: Address | None = None) -> None:
+    def __init__(
+        self,
+        wire: int,
+        half: int,
+        now: float,
+        address: Address | None = None,
+        due: dict[Link, None] | None = None,
+    ) -> None:
+        self._due = due if due is not None else {}
+        """Links that may have something to say: shared by all of them."""
         self.wire = wire
         self.address = address
         self._holder = ""
@@ -115,20 +122,37 @@ class Link:
         self.belief = Belief.ALIVE
         self.heard_at = now
         self.suspect_at = inf
+        self._gives_up_at = inf
         self.refusals = 0
         self.refused_at = -inf
         self.probe_at = inf
         self.probing = False
-        # pings
+        # liveness
+        self.busy = False
+        """Either side may hold messages of the other; set by DATA, and looked into when a PING would be due."""
+        self.evidence = -inf
+        self.fence = -inf
+        """Until when messages of the peer may be started: the evidence, in steps, and FENCE."""
+        self._mark, self._mark_at = 1, now
+        """Frames from this number on left at this time or later: one sample of evidence at a time."""
+        self._asked: deque[tuple[int, float]] = deque()
+        """(number, time) of PINGs that are not echoed yet."""
+        self.asked_at = inf
+        """Since when the peer owes us an echo, if it does."""
+        self._excused_at = -inf
+        self.pinged_at = -inf
         self.ping_at = inf
-        self.fence_stamp = -inf
         self.pong_stamp: float | None = None
+        self.look_at = inf
+        """When `Links` looks at this link next."""
         # what both sides want
         self.their_interest: Interest | None = None
         self.told_version = 0
         self.marker_due: dict[str, tuple[float, float, int]] = {}
         self.match_at = now
         """The last instant at which we had something in common."""
+        self.matched: tuple[int, Interest | None] = (0, None)
+        """The version of our interest, and theirs, that were found to have something in common."""
         self.credits: dict[str, ProducerCredit] = {}
         self.acks_applied = 0
         self.acks_settled = 0
@@ -211,7 +235,11 @@ class Link:
         self.pong_stamp = None
         self.ping_at = inf
         self.draining = False
-        self.fence_stamp = -inf
+        self.busy = False
+        self.evidence = self.fence = self.pinged_at = -inf
+        self._mark, self._mark_at = 1, now
+        self._asked.clear()
+        self.asked_at = inf
         self.match_at = now
         self._rate_at, self._rate_bytes = now, 0
         self._in_rate_at, self._in_rate_bytes, self._in_rate = now, 0, 0.0
@@ -228,9 +256,11 @@ class Link:
             Whether the life before this ended, whether the link is up now and was not before, and whether
             the peer needs a HELLO of ours.
         """
-        self.heard(now)
         if hello.mine < self.theirs:
             return False, False, False
+        if not self.up or hello.mine > self.theirs:
+            self.heard_at = now
+            self._alive(now)
         ended = hello.mine > self.theirs and self.theirs != 0
         if hello.mine > self.theirs:
             self._new_life(now)
@@ -242,8 +272,8 @@ class Link:
             self.up = came_up = True
             self.hello_at = inf
             self.hello_wait = HELLO_FIRST
-            self.ping_at = now
-            self.heard_at = now
+            self.busy = True  # until a look finds that neither holds anything of the other
+            self.ping_at = -inf
         return ended, came_up, not hello.welcome
 
     # Frames
@@ -263,11 +293,13 @@ class Link:
         self.in_number = number
         self.unread_bytes += size
         self._in_rate_bytes += size
-        self.heard(now)
+        self.heard_at = now
         return True
 
     def data_received(self, now: float) -> None:
         """DATA wants an echo soon, so that the peer's pipe limit moves on."""
+        if not self.busy:
+            self._ask_at_once()
         elapsed = now - self._in_rate_at
         if elapsed >= RATE_PERIOD:
             self._in_rate = self._in_rate_bytes / elapsed
@@ -278,9 +310,20 @@ class Link:
 
     def take_echo(self, echo: int, now: float) -> list[Sent]:
         """The peer has received our frames up to `echo`; return the DATA frames among the newly echoed."""
+        if self._mark > self.out_number:
+            self._mark_at = now  # nothing has left since
         if echo <= self.echoed:
             return []
         self.echoed = echo
+        if echo >= self._mark:
+            self.evidence = max(self.evidence, self._mark_at)
+            self._mark, self._mark_at = self.out_number + 1, now
+        if self._asked and self._asked[0][0] <= echo:
+            while self._asked and self._asked[0][0] <= echo:
+                self.evidence = max(self.evidence, self._asked.popleft()[1])
+            self.asked_at = silent_since(self._asked[0][1], self._excused_at) if self._asked else inf
+        if self.belief is not Belief.ALIVE:
+            self._alive(now)
         echoed = []
         while self.unechoed and self.unechoed[0].number <= echo:
             sent = self.unechoed.popleft()
@@ -296,6 +339,8 @@ class Link:
 
     def data_sent(self, sent: Sent) -> None:
         """A DATA frame was numbered; it counts against the pipe until it is echoed."""
+        if not self.busy:
+            self._ask_at_once()
         assert self.unechoed_bytes <= self._pipe_max(), "DATA behind a full pipe"
         self.unechoed.append(sent)
         self.unechoed_bytes += sent.size
@@ -324,22 +369,54 @@ class Link:
 
     # Belief
 
-    def heard(self, now: float) -> None:
-        """Something of this life arrived: the peer is alive."""
-        self.heard_at = now
+    def _ask_at_once(self) -> None:
+        """The link becomes busy."""
+        self.busy = True
+        self.ping_at = -inf
+        self._due[self] = None
+
+    def pinged(self, now: float) -> None:
+        """The frame that was numbered last is a PING: the peer owes its echo."""
+        self.pinged_at = now
+        if len(self._asked) < ASKED_MAX:
+            self._asked.append((self.out_number, now))
+            self.asked_at = min(self.asked_at, now)
+
+    def excuse(self, late: float, now: float) -> None:
+        """We were late ourselves by so many seconds: nobody is accused for them."""
+        self.heard_at += late
+        self.suspect_at += late
+        self._gives_up_at += late
+        self.down_at += late
+        self._excused_at = now
+        if self.asked_at < inf:
+            self.asked_at = min(now, self.asked_at + late)
+
+    def _alive(self, now: float) -> None:
         if self.belief is not Belief.ALIVE:
             self.belief = Belief.ALIVE
             self.down_at = now  # it is back; from here it may take its time to come up
-            self.suspect_at = self.probe_at = inf
+            self.suspect_at = self._gives_up_at = self.probe_at = inf
             self.refusals = 0
 
-    def suspect(self, now: float) -> None:
-        """Disconnected or silent: find out what became of the peer."""
+    def suspect(self, now: float, since: float) -> None:
+        """Disconnected, or silent `since` then: find out what became of the peer."""
         if self.belief is Belief.ALIVE:
             self.belief = Belief.SUSPECT
             self.suspect_at = now
+            self._gives_up_at = since + VANISHED_AFTER
             self.refusals = 0
             self.probe_at = now
+
+    @property
+    def silent_at(self) -> float:
+        """When the peer is suspect if nothing of ours is echoed."""
+        return self.asked_at + SILENCE
+
+    @property
+    def vanishes_at(self) -> float:
+        """When a suspect is given up, unless something of ours is echoed."""
+        return max(self._gives_up_at, self.heard_at + FENCE)
 
     def view(self) -> PeerView:
         """What people are shown of the peer."""

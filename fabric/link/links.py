@@ -10,6 +10,7 @@ Discovery only proposes addresses. A peer exists once a link with it was up; it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
@@ -17,7 +18,8 @@ from typing import Final, NamedTuple
 from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.addresses import Addresses, elsewhere, newer, usable
 from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
-from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, SILENCE, VANISHED_AFTER, Belief, Link
+from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, Belief, Link
+from peerfabric.link.liveness import VANISHED_AFTER
 from peerfabric.link.parting import REMNANT, Partings
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import (
@@ -43,7 +45,8 @@ STRAY_EVERY: Final = 1.0
 LEARNED_MAX: Final = 1024
 """Addresses kept for the driver to take, from hellos of up to 65 each."""
 BYE_REPEAT: Final = 0.1
-TICK: Final = 0.05
+CANDIDATE_PATIENCE: Final = 5.0
+"""An endpoint that takes our HELLO for so long and does not answer is asked again later."""
 
 
 class LifeEnded(NamedTuple):
@@ -89,6 +92,13 @@ class Links:
         self.learned: list[Address] = []
         """Addresses that hellos told, for the driver to take."""
         self.closing = False
+        self.due: dict[Link, None] = {}
+        """Links that may have something to say: a set whose order is the same in each replay."""
+        self.looked_at: list[Link] = []
+        """Those that `expire` has just looked at, for the engine to do the same."""
+        self._timers: list[tuple[float, int]] = []
+        """A heap of (when to look, wire); an entry counts if it is the link's `look_at`."""
+        self._timers_set: set[tuple[float, int]] = set()
         self._by_node: dict[str, Link] = {}
         self._by_in_id: dict[bytes, Link] = {}
         self._addresses = Addresses(peers_max, random)
@@ -162,7 +172,7 @@ class Links:
         self.sample = sample
         if self._introduce_at == inf and not self.closing:
             self._introduce_at = now + INTRODUCE_AFTER
-            self.wake_at(self._introduce_at)
+            self._wake_at(self._introduce_at)
 
     def interest_changed(self, now: float) -> None:
         """Say hello again to everybody with whom there was nothing in common."""
@@ -193,8 +203,9 @@ class Links:
 
     def _new_link(self, now: float, address: Address | None) -> Link:
         self._half += 1
-        link = Link(self._next_wire, self._half, now, address)
+        link = Link(self._next_wire, self._half, now, address, self.due)
         self._next_wire += 1
+        self.look(link, now + CANDIDATE_PATIENCE)
         self.links[link.wire] = link
         self._halves[link.mine] = link
         return link
@@ -209,7 +220,7 @@ class Links:
         if OURSELVES in self.links:
             return
         self._half += 1
-        link = Link(OURSELVES, self._half, now, self.address)
+        link = Link(OURSELVES, self._half, now, self.address, self.due)
         link.connected = True
         link.hello_at = now
         self.links[OURSELVES] = link
@@ -239,8 +250,7 @@ class Links:
         link.connected, link.dialling = False, True  # ZeroMQ tries once more by itself
         self._restart(link, now)
         if link.address is not None:
-            link.suspect(now)
-            self._next_tick = now
+            link.suspect(now, now)
         return [LifeEnded(link)] if was_up else []
 
     def refused(self, wire: int, now: float) -> list[Change]:
@@ -256,21 +266,21 @@ class Links:
         link.connected = link.dialling = False
         if link.address is None:
             self._drop(link)
-            self.wake_at(self._addresses.candidate_refused(link.endpoint, now))
+            self._wake_at(self._addresses.candidate_refused(link.endpoint, now))
             return changes
         if link.met:
-            link.suspect(now)
-            self._next_tick = now
+            link.suspect(now, now)
+        self.look(link, now)
         at = link.endpoints.index(link.endpoint) + 1 if link.endpoint in link.endpoints else 0
         if at < len(link.endpoints):
             self._dial(link, link.endpoints[at])
         elif link.belief is Belief.ALIVE:
             # Never met: an address of a process that has ended, or one that is only starting.
             self._drop(link)
-            self.wake_at(self._addresses.refused(link.node_id, now))
+            self._wake_at(self._addresses.refused(link.node_id, now))
         else:
             link.hello_at = inf
-            self.wake_at(self._addresses.refused(link.node_id, now))
+            self._wake_at(self._addresses.refused(link.node_id, now))
         return changes
 
     def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
@@ -296,9 +306,9 @@ class Links:
                 link.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - link.suspect_at))
             case Outcome.SILENT:
                 link.probe_at = now + 0.5
-                if now - link.suspect_at >= VANISHED_AFTER:
+                if now >= link.vanishes_at:
                     return self._part(link, now, proven=False, died=False)
-        self._next_tick = min(self._next_tick, link.probe_at)
+        self.look(link, link.probe_at)
         return []
 
     # Hello
@@ -314,7 +324,7 @@ class Links:
                 continue
             if link.refused is not None:
                 link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
-                self.wake_at(link.hello_at)
+                self.look(link, link.hello_at)
                 continue
             hello = Hello(
                 MAGIC,
@@ -330,7 +340,7 @@ class Links:
             )
             frames.append((link, [encode_frame(hello)]))
             link.hello_sent(now)
-            self.wake_at(link.hello_at)
+            self.look(link, link.hello_at)
         return frames
 
     def receive_hello(self, hello: Hello, now: float) -> list[Change]:
@@ -379,6 +389,7 @@ class Links:
             self._restart(link, now)
         old_id = link.in_id
         ended, came_up, wanted = link.receive_hello(hello, now)
+        self.look(link, now)
         if link.in_id != old_id:
             self._by_in_id.pop(old_id, None)
         if ended:
@@ -400,6 +411,7 @@ class Links:
             _, came_up, wanted = link.receive_hello(hello, now)
             if came_up:
                 self._by_in_id[link.in_id] = link
+                self.look(link, now)
             if wanted:
                 self._hello_due[link] = None
             return [CameUp(link)] if came_up else []
@@ -450,6 +462,7 @@ class Links:
             wire = self._next_wire
             self._next_wire += 1
             self._farewells.begin(wire, reason, now)
+            self._wake_at(self._farewells.deadline())
             self._commands.append(Dial(wire, endpoints[0]))
 
     @property
@@ -464,6 +477,7 @@ class Links:
     def parting_sent(self, wire: int, now: float) -> None:
         """The BYE left."""
         self._farewells.sent(wire, now)
+        self._wake_at(self._farewells.deadline())
 
     def _end_farewell(self, wire: int) -> None:
         if self._farewells.end(wire):
@@ -498,6 +512,7 @@ class Links:
         link.mine = self._half - 1
         link.restart(now)
         self._halves[link.mine] = link
+        self.look(link, now)
         if len(self._halves) > 4 * self.peers_max:
             self._halves = {k.mine: k for k in self.links.values()}
 
@@ -505,47 +520,66 @@ class Links:
 
     def expire(self, now: float, late: float) -> list[Change]:
         """Act on what has come due; `late` seconds of our own delay are not held against others."""
-        if now < self._next_tick and not late:
-            return []
-        self._next_tick = inf
         changes: list[Change] = []
-        for link in list(self.links.values()):
-            if late:
-                link.heard_at += late
-                link.suspect_at += late
-                link.down_at += late
+        if late:
+            for link in self.links.values():
+                link.excuse(late, now)
+        self.looked_at = self._take_due(now)
+        for link in self.looked_at:
             changes += self._look_at(link, now)
+        if now < self._next_tick:
+            return changes
+        self._next_tick = inf
         for wire in self._farewells.over(now):
             self._end_farewell(wire)
-        self.wake_at(self._farewells.deadline())
+        self._wake_at(self._farewells.deadline())
         if self._introduce_at <= now:
             self._introduce_at = inf
             for link in self.links.values():
                 if link.up and link.wire != OURSELVES:
                     self._hello_due[link] = None
-        self._next_tick = min(self._next_tick, self._introduce_at)
+        self._wake_at(self._introduce_at)
         if not self.closing:
             self._dial_due(now)
         return changes
+
+    def _take_due(self, now: float) -> list[Link]:
+        """The links whose time has come, each once."""
+        due: dict[Link, None] = {}
+        while self._timers and self._timers[0][0] <= now:
+            timer = heappop(self._timers)
+            self._timers_set.remove(timer)
+            link = self.links.get(timer[1])
+            if link is not None and link.look_at <= now:
+                link.look_at = inf
+                due[link] = None
+        return list(due)
+
+    def look(self, link: Link, at: float) -> None:
+        """Look at `link` no later than `at`."""
+        if at < link.look_at:
+            link.look_at = at
+            timer = (at, link.wire)
+            if timer not in self._timers_set:
+                self._timers_set.add(timer)
+                heappush(self._timers, timer)
 
     def _look_at(self, link: Link, now: float) -> list[Change]:
         if link.close_at <= now:
             self._drop(link)
             return []
-        if link.close_at < inf:
-            self._next_tick = min(self._next_tick, link.close_at)
         if link.connected and link.hello_at <= now:
             self._hello_due[link] = None
         if link.wire == OURSELVES:
             return []
         watched = link.met and link.close_at == inf
-        if watched and link.belief is Belief.ALIVE and now - link.heard_at >= SILENCE:
-            link.suspect(now)
+        if watched and link.belief is Belief.ALIVE and link.silent_at <= now:
+            link.suspect(now, link.asked_at)
         if watched and link.belief is not Belief.HUNG and not link.up and now - link.down_at >= VANISHED_AFTER:
             # We hear it, it does not hear us: its fence has ended by now, and others can do the work.
             return self._part(link, now, proven=False, died=False)
         if link.belief is not Belief.ALIVE:
-            if now - link.suspect_at >= VANISHED_AFTER and link.belief is Belief.SUSPECT and not link.refusals:
+            if link.vanishes_at <= now and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
             if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
                 link.probing = True
@@ -554,20 +588,22 @@ class Links:
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.hello_at = now + HELLO_MAX
-        if link.address is None and now - link.opened_at > 5.0 and link.connected:
+        if link.address is None and now - link.opened_at >= CANDIDATE_PATIENCE and link.connected:
             # Somebody listens there who does not answer; ask again later.
             self._drop(link)
             self._addresses.candidate_silent(link.endpoint, now)
-        times = [link.hello_at if link.connected else inf, link.probe_at]
+            self._wake_at(self._addresses.deadline())
+            return []
+        times = [link.close_at, link.hello_at if link.connected and link.hello_at > now else inf, link.probe_at]
         if watched and link.belief is Belief.ALIVE:
-            times.append(link.heard_at + SILENCE)
-        if watched and not link.up:
+            times.append(link.silent_at)
+        if watched and not link.up and link.belief is not Belief.HUNG:
             times.append(link.down_at + VANISHED_AFTER)
-        if link.belief is Belief.SUSPECT:
-            times.append(link.suspect_at + VANISHED_AFTER)
+        if link.belief is Belief.SUSPECT and not link.refusals:
+            times.append(link.vanishes_at)
         if link.address is None:
-            times.append(link.opened_at + 5.1)
-        self._next_tick = min(self._next_tick, max(now + 0.001, min(times)))
+            times.append(max(link.opened_at + CANDIDATE_PATIENCE, now + 1.0))
+        self.look(link, max(now + 0.001, min(times)))
         return []
 
     def _dial_due(self, now: float) -> None:
@@ -587,7 +623,7 @@ class Links:
                     self._dial(peer, peer.endpoints[0])
             elif address is None or self._dial_peer(address, now) is None:
                 self._addresses.stop_retrying(node_id)
-        self.wake_at(self._addresses.deadline())
+        self._wake_at(self._addresses.deadline())
 
     def _linked_at(self, endpoint: str) -> Link | None:
         """The link with the node that says that it listens at `endpoint`, if it is up."""
@@ -595,10 +631,13 @@ class Links:
         return next((k for k in links if k.address is not None and endpoint in k.address.inbox), None)
 
     def deadline(self) -> float:
-        return -inf if self._hello_due else self._next_tick
+        """When `expire` or `hello_frames` has something to do."""
+        if self._hello_due:
+            return -inf
+        return min(self._next_tick, self._timers[0][0]) if self._timers else self._next_tick
 
-    def wake_at(self, at: float) -> None:
-        """Look at the links again no later than `at`."""
+    def _wake_at(self, at: float) -> None:
+        """Look at addresses, newcomers and refused nodes no later than `at`."""
         self._next_tick = min(self._next_tick, at)
 
     # Parting
@@ -613,7 +652,7 @@ class Links:
         elif reason == IDLE:
             self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
-        self._next_tick = min(self._next_tick, link.close_at)
+        self.look(link, link.close_at)
         return changes
 
     def refused_by(self, node_id: str, now: float) -> list[Change]:
@@ -630,13 +669,13 @@ class Links:
         changes = self._forget(link, now, proven=False, died=False)
         self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
-        self._next_tick = min(self._next_tick, link.close_at)
+        self.look(link, link.close_at)
         return changes
 
     def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
         changes = self._forget(link, now, proven=proven, died=died)
         self._drop(link)
-        self.wake_at(self._addresses.given_up(link.node_id, now))
+        self._wake_at(self._addresses.given_up(link.node_id, now))
         return changes
 
     def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
@@ -647,13 +686,13 @@ class Links:
             del self.by_peer[link.holder]
         self._by_in_id.pop(link.in_id, None)
         link.hello_at = inf
-        link.probe_at = inf
+        link.probe_at = link.ping_at = link.asked_at = inf
         link.belief = Belief.ALIVE
         link.up = False
         link.out_number = link.in_number = link.echoed = link.echo_sent = 0
         link.unechoed.clear()
         link.unechoed_bytes = 0
-        self._next_tick = min(self._next_tick, now)
+        self._wake_at(now)  # a candidate that led to it may be dialled again
         return [Gone(link, proven, died)]
 
     def _drop(self, link: Link) -> None:
@@ -666,17 +705,11 @@ class Links:
             del self.by_peer[link.holder]
         self._by_in_id.pop(link.in_id, None)
         self._hello_due.pop(link, None)
+        self.due.pop(link, None)
         for half in [h for h, k in self._halves.items() if k is link]:
             del self._halves[half]
         if link.wire != OURSELVES:
             self._commands.append(HangUp(link.wire))
-
-    def drop_all(self) -> None:
-        """Close every wire at once."""
-        for link in list(self.links.values()):
-            self._drop(link)
-        for wire in self._farewells.wires():
-            self._end_farewell(wire)
 
     # Reports
 

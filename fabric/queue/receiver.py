@@ -12,7 +12,7 @@ from math import inf
 from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
 from peerfabric.link.control import Control
-from peerfabric.link.link import ECHO_DELAY, FENCE, Link
+from peerfabric.link.link import ECHO_DELAY, Link
 from peerfabric.link.links import Links
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
@@ -69,7 +69,7 @@ class Receiver:
             elif link.echo_at == inf:
                 # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
                 link.echo_at = now + ECHO_DELAY
-                self._peers.wake_at(link.echo_at)
+                self._peers.look(link, link.echo_at)
         for stream, sequence in end.lapsed:
             self._records.add(
                 "warning",
@@ -124,9 +124,9 @@ class Receiver:
                 self._changed.add(end)
 
     def fenced(self, link: Link, now: float) -> None:
-        """The producer has answered a PING: what it gave us may be started for a while."""
+        """The producer has echoed something: what it gave us may be started for a while."""
         for end in self.by_queue.values():
-            end.fence(link.holder, link.fence_stamp + FENCE)
+            end.fence(link.holder, link.fence)
             if end.available(now):
                 self._changed.add(end)
 
@@ -151,8 +151,8 @@ class Receiver:
         theirs = link.their_interest
         if theirs is not None and end.queue in theirs.produces:
             end.meet(link.holder)
-            if link.fence_stamp > -inf:
-                end.fence(link.holder, link.fence_stamp + FENCE)
+            if link.fence > -inf:
+                end.fence(link.holder, link.fence)
 
     # What peers are told
 
@@ -182,6 +182,11 @@ class Receiver:
     def owes(self, holder: str) -> bool:
         """Whether the peer waits for anything from here."""
         return any(end.holds_from(holder) or end.has_news(holder) for end in self.by_queue.values())
+
+    @property
+    def starves(self) -> bool:
+        """Whether a producer waits for credit from here."""
+        return any(end.starves for end in self.by_queue.values())
 
     # Changes of links
 

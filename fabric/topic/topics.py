@@ -215,7 +215,7 @@ class Topics:
                 due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
         link.marker_due = due
         if due:
-            self.wake_at = now
+            self._peers.look(link, now)
 
     def _follow_if_wanted(self, link: Link) -> None:
         theirs = link.their_interest

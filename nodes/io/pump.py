@@ -32,7 +32,7 @@ from peerfabric.nodes.io.sockets import (
 from peerfabric.nodes.io.waiting import Gate, clock
 
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks at what is outside of the engine. A turn comes more often than that by itself."""
+"""Seconds between two looks at what is outside of the engine; an idle engine makes no turns that often."""
 
 NAP: Final = 0.002
 """Seconds for which a pump that was handed something, or let users go on, waits for more of what is not urgent."""
@@ -218,7 +218,8 @@ class Pump:
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:
             return 0.0
-        timeout = None if deadline is None else max(0.0, deadline - clock())
+        until = min(self._look_at, inf if deadline is None else deadline)
+        timeout = None if until == inf else max(0.0, until - clock())
         if handed or changed:
             self._napping = True
             return NAP if timeout is None else min(NAP, timeout)

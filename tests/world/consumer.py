@@ -39,6 +39,8 @@ class Consumer:
         self.parked: list[Delivery] = []
         self.claiming = False
         self.closed = False
+        self.fenced: dict[str, float] = {}
+        """Holder of a producer -> since when its messages wait for nothing but an echo."""
 
     def wants(self) -> bool:
         return not self.closed and any(not taker.busy for taker in self.takers)
@@ -78,6 +80,7 @@ class Consumer:
         if self.closed:
             idle = []
         self.end.want(len(idle), len(self.takers) * self.batch, now)
+        self._watch_fence(now, wanted=bool(idle))
         if idle and self.current is None and not self.claiming:
             self.current = self.end.take(now)
         if idle and self.current is not None:
@@ -86,6 +89,14 @@ class Consumer:
         self.process.engine.consumers.progress(self.end, now)
         if self.keeper is not None:
             self.keeper.forget(self.end.take_forgotten())
+
+    def _watch_fence(self, now: float, *, wanted: bool) -> None:
+        """After a quiet time a message is handed out as soon as its producer has echoed one PING."""
+        for holder, source in self.end._sources.items():
+            since = self.fenced.pop(holder, now)
+            self.process.world.witness.waited_for_echo(self.process, holder, now - since)
+            if wanted and source.attached and source.buffer and source.fence <= now:
+                self.fenced[holder] = since
 
     def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
         self.process.world.after(

@@ -15,7 +15,7 @@ from peerfabric.nodes.storage.disk_thread import RETRY_AFTER, Disk
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.wire.frames import Address, Pong, decode_frame
+from peerfabric.wire.frames import Address, Hello, decode_frame
 from tests.world.disks import Drive, Killed
 from tests.world.network import Frames
 from tests.world.witness import WatchedEngine
@@ -58,7 +58,9 @@ class Process:
         """Topic of a publisher in one life, as one subscriber follows it -> the last sequence that it was given, and
         how many it was given."""
         self.echoes: dict[str, float] = {}
-        """Holder of a producer -> newest of our PINGs that it echoed, by our clock."""
+        """Holder of a producer -> when we sent the newest frame that it echoed, by our clock."""
+        self.left_at: dict[tuple[bytes, int], float] = {}
+        """(link id, number) of a frame of ours -> when it left."""
         self.leaving = ""
         self.clean = False
         """It leaves with nothing unsettled but what is on disk."""
@@ -194,6 +196,8 @@ class Process:
         """Carry out what the engine asks for."""
         engine, world = self.engine, self.world
         for wire, frames in engine.outgoing(now):
+            link, number, _ = numbers(frames)
+            self.left_at.setdefault((link, number), now)
             if not world.network.send(self, wire, frames):
                 engine.refuse(wire, frames, now)
         for frames in engine.topics.take_published():
@@ -224,10 +228,9 @@ class Process:
         """A frame came to the inbox."""
 
         def read(now: float) -> None:
-            if frames[0][1] == 7:
-                frame = decode_frame(frames[0])
-                assert isinstance(frame, Pong)
-                self.echoes[sender] = max(self.echoes.get(sender, -inf), frame.stamp)
+            link, _, echo = numbers(frames)
+            left_at = self.left_at.get((link[4:] + link[:4], echo), -inf)
+            self.echoes[sender] = max(self.echoes.get(sender, -inf), left_at)
             self.engine.receive(frames, now)
 
         self.post(read)
@@ -292,3 +295,9 @@ class Process:
         except Killed:
             return False
         return True
+
+
+def numbers(frames: Frames) -> tuple[bytes, int, int]:
+    """Link id, number and echo of a frame; zeros if it is a HELLO."""
+    frame = decode_frame(frames[0])
+    return (bytes(8), 0, 0) if isinstance(frame, Hello) else (frame.link, frame.number, frame.echo)

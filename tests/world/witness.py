@@ -7,7 +7,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.engine import Engine
-from peerfabric.link.link import FENCE, Belief, Link
+from peerfabric.link.link import Belief, Link
+from peerfabric.link.liveness import FENCE
 from peerfabric.queue import runs as inflight
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import REUNION
@@ -55,6 +56,12 @@ class Witness:
             self.record.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
         earlier.append(run)
         self.world.log(f"{process.holder} runs {key} attempt {run.attempt}")
+
+    def waited_for_echo(self, process: Process, holder: str, waited: float) -> None:
+        """Messages were held back by the fence for so long, though somebody wanted them."""
+        calm = min(self.record.calm_for(process.holder), self.record.calm_for(holder))
+        living = any(p.holder == holder and p.alive and not p.leaving for p in self.world.supervisor.processes)
+        assert waited < 0.5 or calm < 12.0 or not living, f"{process.holder} waits {waited:.2f} s for {holder}"
 
     def updated(self, process: Process, batch: UpdateBatch) -> None:
         """Updates are handed to user code: each once, in the order of their publisher."""
@@ -155,7 +162,7 @@ class Witness:
         parted = link.bye_number or link.bye_received
         if living and not proven and not parted:
             calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
-            assert calm < 8.0, f"{ours} gives {holder} up without a reason"
+            assert calm < 12.0, f"{ours} gives {holder} up without a reason"
         if living and proven and died:
             refused = any(w == "refused" and h in (holder, ours) for _, w, h in self.record.excuses)
             assert refused, f"{engine.address.node_id} takes {holder} for dead, which lives"

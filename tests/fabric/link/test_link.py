@@ -121,10 +121,12 @@ def test_the_pipe_of_large_bodies_grows_within_milliseconds() -> None:
 
 
 def test_belief() -> None:
-    """Suspected once, alive as soon as it is heard."""
+    """Suspected once, alive as soon as it begins a new life."""
     link = up()
-    link.suspect(5.0)
-    link.suspect(6.0)
+    link.suspect(5.0, 5.0)
+    link.suspect(6.0, 6.0)
     assert (link.belief, link.suspect_at, link.has_room()) == (Belief.SUSPECT, 5.0, False)
-    link.heard(7.0)
+    link.receive_hello(hello(7, 10), 6.5)
+    assert (link.belief, link.heard_at) == (Belief.SUSPECT, 0.0)
+    link.receive_hello(hello(8, 0), 7.0)
     assert (link.belief, link.heard_at) == (Belief.ALIVE, 7.0)

@@ -35,6 +35,14 @@ def up(peers: Links) -> int:
     return link.mine
 
 
+def ask(peers: Links) -> None:
+    """A PING leaves at 0.0."""
+    link = peers.links[1]
+    link.next_number()
+    link.pinged(0.0)
+    peers.look(link, link.silent_at)
+
+
 def test_a_discovered_node_is_dialled_by_ipc_first() -> None:
     """On one host; from another it is tcp. Ourselves we do not dial."""
     peers = node()
@@ -96,6 +104,7 @@ def test_hung_is_not_gone() -> None:
     """Its inbox accepts: it stays, and is told again who we are."""
     peers = node()
     up(peers)
+    ask(peers)
     peers.expire(2.0, 0.0)
     assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     peers.probed(1, Outcome.ACCEPTED, 2.0)
@@ -113,10 +122,11 @@ def test_vanished_after_four_seconds() -> None:
     """Nothing answers: given up, without an accusation."""
     peers = node()
     up(peers)
+    ask(peers)
     peers.expire(2.0, 0.0)
     peers.take_commands()
-    assert peers.expire(5.9, 0.0) == []
-    [change] = peers.expire(6.0, 0.0)
+    assert peers.expire(3.9, 0.0) == []
+    [change] = peers.expire(4.0, 0.0)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (False, False)
 
@@ -140,6 +150,7 @@ def test_our_own_delay_accuses_nobody() -> None:
     """We were away for ten seconds, so we could not hear."""
     peers = node()
     up(peers)
+    ask(peers)
     assert peers.expire(10.0, 9.5) == []
     assert peers.take_commands() == []
 
