@@ -61,18 +61,18 @@ def no_fence(patch: Patch) -> None:
 
 
 def evidence_from_hearing(patch: Patch) -> None:
-    take_echo = Link.take_echo
+    take_echo = original("link.take_echo")
 
-    def broken(self: Link, echo: int, now: float) -> Any:
+    def broken(self: Any, echo: int, now: float) -> Any:
         echoed = take_echo(self, echo, now)
         self.evidence = now
         return echoed
 
-    patch(Link, "take_echo", broken)
+    patch("link.take_echo", broken)
 
 
 def no_ping_when_idle_becomes_busy(patch: Patch) -> None:
-    patch(Link, "_ask_at_once", lambda self: setattr(self, "busy", True))
+    patch("link.ask_at_once", lambda self: setattr(self, "busy", True))
 
 
 def held_forgotten(patch: Patch) -> None:

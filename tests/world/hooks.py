@@ -54,6 +54,8 @@ HOOKS: Final = {
     "spool.next_owner": "peerfabric.spool.spool:next_owner",
     # Links and topics
     "link.accept": "peerfabric.link.link:Link.accept",
+    "link.take_echo": "peerfabric.link.link:Link.take_echo",
+    "link.ask_at_once": "peerfabric.link.link:Link._ask_at_once",
     "link.new_life": "peerfabric.link.link:Link._new_life",
     "links.find": "peerfabric.link.links:Links.find",
     "topic.receive": "peerfabric.topic.subscriber:IncomingTopic.receive",
