@@ -132,7 +132,7 @@ def test_credit_of_an_earlier_life_is_granted_anew() -> None:
 
 
 def waiting_sources(*waiting: int) -> list[Source]:
-    """Producers with so many messages that wait."""
+    """Sender with so many messages that wait."""
     sources = [Source() for _ in waiting]
     for source, count in zip(sources, waiting, strict=True):
         source.credit.adopt(0, 0, count)
