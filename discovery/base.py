@@ -14,7 +14,7 @@ ENDPOINTS_MAX: Final = 16
 """Endpoints of one socket: one for each network interface of a well connected machine, and ipc."""
 
 NodeId: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\A[A-Za-z0-9_-]+\Z")]
-"""DeadLetters, digits, '_' and '-' only: the id is part of file names and of mDNS records."""
+"""Letters, digits, '_' and '-' only: the id is part of file names and of mDNS records."""
 
 Label: TypeAlias = Annotated[str, msgspec.Meta(max_length=255)]
 Endpoint: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=ENDPOINT_BYTES_MAX)]

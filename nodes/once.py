@@ -49,7 +49,7 @@ class Once:
     ```
 
     The note and the effects are in one transaction: both are there or neither. So whatever dies, and whoever gets a
-    message again, its effects are in the database once. Receiver may share the table, if they share the database.
+    message again, its effects are in the database once. Consumers may share the table, if they share the database.
 
     The table stays small. Below a stream's floor everything is settled and a single row stands for all of it; above it
     there is a row for each message, and at most 1,000 that could be deleted already. Streams of producers that are gone

@@ -1,4 +1,4 @@
-"""Interest of a node, with its version; whether two nodes have anything in common."""
+"""Interest of this node, its version, when to tell it, and whether two nodes have anything in common."""
 
 from __future__ import annotations
 

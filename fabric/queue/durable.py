@@ -93,7 +93,7 @@ class Backlog:
         self.memory_bytes = memory_bytes
         self.load_at = 1
         self.floor = 1
-        """The lowest unsettled number as the cursor on disk has it. Receiver forget what lies below the floor that
+        """The lowest unsettled number as the cursor on disk has it. Consumers forget what lies below the floor that
         they are told, so a floor that a crash could lower would let a restarted one run it again."""
         self.recovered = numbering.base - settled.total + damaged.total
         self.damaged = damaged
@@ -309,7 +309,7 @@ class Backlog:
         self.changed = self.states_changed = True
 
     def take_letters(self) -> list[tuple[int, DeadLetter]]:
-        """DeadLetters to store, with the numbers to report to `buried` then."""
+        """Dead letters to store, with the numbers to report to `buried` then."""
         taken, self._letters = self._letters, []
         return taken
 

@@ -20,7 +20,7 @@ State = tuple[int, int, int, int, int]
 """Messages `[start, stop)` by their numbers, and their attempt, deaths and strikes."""
 
 CONSUMERS_KEPT: Final = 64
-"""Receiver whose return the next life waits for: those of this one, and those that it still waits for itself."""
+"""Consumers whose return the next life waits for: those of this one, and those that it still waits for itself."""
 
 UNTRIED: Final = (1, 0, 0)
 """Attempt, deaths and strikes of what nothing is known of."""

@@ -243,7 +243,7 @@ class Receiver:
     # Reports
 
     def findings(self, now: float) -> Iterator[Finding]:
-        """Receiver that nobody takes from, and user code that has a message for long."""
+        """Consumers that nobody takes from, and user code that has a message for long."""
         for end in self.by_queue.values():
             if end.is_neglected(now):
                 yield Finding(

@@ -84,7 +84,7 @@ class Sender:
             self._tell_waiting(end)
 
     def _tell_waiting(self, end: OutgoingQueue) -> None:
-        """Receiver who left us without credit learn at once that something waits."""
+        """Consumers that left us without credit learn at once that something waits."""
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:

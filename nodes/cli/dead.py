@@ -42,10 +42,10 @@ from peerfabric.spool import Log, Record, Spool
 from peerfabric.wire.frames import Extra
 
 Chosen = dict[str, dict[int, Ranges]]
-"""DeadLetters by queue and epoch."""
+"""Dead letters by queue and epoch."""
 
 CHUNK: Final = 1000
-"""DeadLetters retried with one sync. A crash within them may send them twice."""
+"""Dead letters retried with one sync. A crash within them may send them twice."""
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -248,7 +248,7 @@ def _chunk(found: Iterator[tuple[Record, DeadLetter]]) -> list[tuple[Record, Dea
 def _settle(log: Log, done: dict[int, Ranges], alive: dict[int, Ranges]) -> None:
     """Settle letters, on disk too.
 
-    DeadLetters are scattered over the numbers of their queue, and a cursor has no room for thousands of gaps. A gap is
+    Dead letters are scattered over the numbers of their queue, and a cursor has no room for thousands of gaps. A gap is
     closed where it has neither a letter nor a message that is `alive`: nothing of it can become a letter any more.
     """
     for epoch, ranges in done.items():

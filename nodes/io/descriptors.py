@@ -31,7 +31,7 @@ ROOMY: Final = 1024
 """From so many on they will not be gone before the next look, however long that takes."""
 
 FILES_RESERVE: Final = 24
-"""With fewer free no new file of a spool or a ledger is opened. SpooledOutbox goes on for longer than meeting peers."""
+"""With fewer free no new file of a spool or a ledger is opened. Storing goes on for longer than meeting peers."""
 
 NODE: Final = 24
 """What a node takes when it starts: 15, with a spool 2 more; the rest is for what it opens for a moment."""

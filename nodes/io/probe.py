@@ -154,7 +154,7 @@ def address_of(endpoint: str) -> Address | None:
 def is_dialable(endpoint: str) -> bool:
     """Say whether ZeroMQ may be given `endpoint` to connect to; host names are allowed.
 
-    Links tell us endpoints, and ZeroMQ understands much more than we want to follow: other transports, source
+    Peers tell us endpoints, and ZeroMQ understands much more than we want to follow: other transports, source
     addresses (`tcp://eth0;host:1`), and a NUL that ends the text early.
     """
     if endpoint.startswith("ipc://"):

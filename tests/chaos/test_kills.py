@@ -1,4 +1,4 @@
-"""Receiver are killed with SIGKILL under load and replaced: nothing is lost, little runs twice."""
+"""Consumers are killed with SIGKILL under load and replaced: nothing is lost, little runs twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sender with a spool and consumers are killed with SIGKILL at random: what `send` accepted is processed.
+"""Producers with a spool and consumers are killed with SIGKILL at random: what `send` accepted is processed.
 
 `CHAOS_SEED=… pytest tests/chaos/test_spool_kills.py` repeats the schedule of a run.
 """

@@ -10,7 +10,7 @@ from peerfabric.names import check_name, check_pattern, filter_prefix, matches, 
 
 @pytest.mark.parametrize("name", ["a", "orders", "a.b.c", "A-1_x.y", "x" * 255])
 def test_names(name: str) -> None:
-    """DeadLetters, digits, underscore and dash, in parts joined by dots."""
+    """Letters, digits, underscore and dash, in parts joined by dots."""
     assert check_name("queue", name) == name
 
 

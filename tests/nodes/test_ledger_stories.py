@@ -1,4 +1,4 @@
-"""Receiver that remember over their own restart what they processed, each story told to both fronts."""
+"""Consumers that remember over their own restart what they processed, each story told to both fronts."""
 
 from __future__ import annotations
 

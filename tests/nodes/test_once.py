@@ -189,7 +189,7 @@ def test_streams_that_ended_can_be_forgotten(
 
 
 def test_threads_with_connections_of_their_own(tmp_path: Path, database: sqlite3.Connection, once: Once) -> None:
-    """Receiver that share a database all get everything; it is done once."""
+    """Consumers that share a database all get everything; it is done once."""
 
     def work() -> None:
         mine = sqlite3.connect(tmp_path / "sums.db", timeout=60)

@@ -10,7 +10,7 @@ User code is fast, slow, failing, hanging or deadly. Nothing else is random: the
 
 A role with a spool is one node for ever: its disk, in memory, outlives each of its processes, and every process goes
 on where the last one ended. The disk fails, fills up, is slow and loses its power, and a process may die within any
-of its operations. Whoever waits there lets the world go on meanwhile, as a thread would. Receiver with ledgers have
+of its operations. Whoever waits there lets the world go on meanwhile, as a thread would. Consumers with ledgers have
 disks, too, of roles that are another node each time.
 
 What must hold is asserted after every turn (`check()` of the engine that had it), whenever an engine or user code does

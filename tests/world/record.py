@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.world.world import World
 
 PROCESSED = ("ack", "kept")
-"""Runs after which a message need not run any more: an ack, or one that its consumer's ledger has alone."""
+"""Outcomes of runs after which a message need not run any more: an ack, or one that its consumer's ledger has alone."""
 
 
 @dataclass

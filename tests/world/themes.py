@@ -14,7 +14,7 @@ class Theme:
     topics: bool = False
     picky: bool = False
     closes: bool = False
-    """Receiver close and reopen."""
+    """Consumers close and reopen."""
     tight: bool = False
     """Small budgets, large bodies, sockets that refuse."""
     letters: bool = False

@@ -203,7 +203,7 @@ def test_a_cursor_above_the_floor_is_a_bug() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_agrees_with_a_table(seed: int) -> None:
-    """Settled that come in any order, letters that are stored late: as if each message were noted by itself."""
+    """Results that come in any order, letters that are stored late: as if each message were noted by itself."""
     random, backlog = Random(seed), spool(settled=[(OLD, 2, 3)])
     settled_messages = Settled(backlog)
     table: dict[int, Fate] = {2: "acked"}
