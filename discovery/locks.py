@@ -116,7 +116,11 @@ def _holds(rank: Rank) -> bool:
 
 def _holds_any(rank: Rank) -> bool:
     """Whether this thread holds a lock of just that rank."""
-    return any(lock is not None and lock.is_ours() for lock in [ref() for ref in list(_all[rank])])
+    for ref in list(_all[rank]):
+        lock = ref()
+        if lock is not None and lock.is_ours():
+            return True
+    return False
 
 
 def refuse_inside() -> None:
