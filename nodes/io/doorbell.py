@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from peerfabric.discovery.locks import Lock
 from peerfabric.errors import WouldDeadlock
+
+T = TypeVar("T")
 
 
 class Doorbell:
     """Wakes one sleeping thread, at the cost of a system call only if it may be asleep.
 
-    The sleeper calls `listen`, sleeps until `fd` is readable unless that said no, then calls `answer`, and only then
-    looks at what others left for it. A ringer leaves something and then calls `ring`.
+    The sleeper calls `sleep`, and only then looks at what others left for it. A ringer leaves something and then calls
+    `ring`.
 
     Nothing is missed. The sleeper first writes `_asleep` and then reads `_rung`; a ringer first writes `_rung` and
     then reads `_asleep`. The interpreter runs these one at a time, so whichever comes second sees the first: either
-    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and `answer` may be cleared by it,
-    but what it is about was left before, and is looked at after.
+    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and the end of `sleep` may be
+    forgotten by it, but what it is about was left before, and is looked at after.
 
     Many rings during one sleep write once: `_answered_for` is the number of the sleep for which `fd` was written. It
     is set after writing and not before, so that an exception of a signal handler in between costs one more write,
@@ -28,6 +32,8 @@ class Doorbell:
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.heard = False
+        """Whether somebody rang before or during the last sleep."""
         self._rung = False
         self._sleeps = 0
         self._asleep = 0  # the number of the present sleep, or 0
@@ -53,15 +59,16 @@ class Doorbell:
         if self.fd >= 0:
             os.eventfd_write(self.fd, 1)
 
-    def listen(self) -> bool:
-        """Say whether the sleeper may sleep; from here on rings write to `fd`."""
+    def sleep(self, poll: Callable[[float, int], T], seconds: float) -> T:
+        """Call `poll(seconds, 64)`, which is to return once `fd` is readable; with 0 seconds if somebody has rung."""
         self._sleeps = self._asleep = self._sleeps + 1
-        return not self._rung
-
-    def answer(self) -> None:
-        """Say that the sleeper is awake and will now look at everything left for it."""
-        self._asleep = 0
-        self._rung = False
+        try:
+            return poll(0.0 if self._rung else seconds, 64)
+        finally:
+            self._asleep = 0
+            self.heard = self._rung
+            if self.heard:  # else somebody who rings now is heard by the next sleep
+                self._rung = False
 
     def silence(self) -> None:
         """Make `fd` unreadable again."""

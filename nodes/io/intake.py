@@ -39,7 +39,10 @@ class Intake:
         """A body of LARGE_BYTES_MIN has come since somebody last cleared this."""
         self.shared_bytes_max = READ_SHARED_BYTES_MAX
         self._parts_min, self._parts_max = parts_min, parts_max
-        self._foreign = 0
+        self.foreign = 0
+        """Messages that were dropped."""
+        self.moved = 0
+        """Bytes of the last parts of those that were not."""
 
     def replace(self, socket: ZmqSocket) -> None:
         """Receive from this one; what the other had is lost."""
@@ -54,11 +57,6 @@ class Intake:
         if is_ready(_POLLIN, self.socket):
             self.readable = True
 
-    def take_foreign(self) -> int:
-        """Return how many messages were dropped since the last call."""
-        foreign, self._foreign = self._foreign, 0
-        return foreign
-
     def take(self, limit: int) -> list[list[bytes | memoryview]]:
         """Receive up to `limit` messages; `readable` tells afterwards whether there may be more.
 
@@ -72,12 +70,13 @@ class Intake:
             for turn in range(limit):
                 if self._skipping:
                     return taken
-                if turn == 1 and not is_ready(_POLLIN, self.socket):
+                if turn == 1 and not int(self.socket.get(EVENTS)) & _POLLIN:
                     self.readable = False
                     return taken
                 message = self._receive()
                 if message is not None:
                     taken.append(message)
+                    self.moved += len(message[-1])
         except zmq.Again:
             self.readable = False
         return taken
@@ -98,8 +97,8 @@ class Intake:
                 self.large = True
             shared = READ_SHARED_BYTES_MIN <= size <= self.shared_bytes_max
             parts.append(frame.buffer.toreadonly() if shared else frame.bytes)
-        if len(parts) < self._parts_min or not all(parts[: self._parts_min]):
-            self._foreign += 1
+        if len(parts) < self._parts_min or not parts[0] or not parts[self._parts_min - 1]:
+            self.foreign += 1
             return None
         return parts
 
@@ -112,7 +111,7 @@ class Intake:
         for _ in range(SKIPPED_PARTS_MAX):
             if not self.socket.recv(_DONTWAIT, copy=False).more:
                 self._skipping = False
-                self._foreign += 1
+                self.foreign += 1
                 return
 
 

@@ -114,8 +114,7 @@ Event = Connected | Disconnected | Refused | Probed | Received | Published | Wri
 class Sockets:
     """Everything of ZeroMQ that one node holds.
 
-    Construct and `bind` anywhere, then hand over to one thread. `foreign` counts the messages from the inbox and from
-    outboxes that were dropped because they have too few or too many parts, or begin with an empty one.
+    Construct and `bind` anywhere, then hand over to one thread.
     """
 
     def __init__(self, *, frame_bytes_max: int, peers_max: int) -> None:
@@ -128,7 +127,6 @@ class Sockets:
             raise ConfigError(f"libzmq {zmq.zmq_version()} has known holes; install pyzmq >= 27 from its wheel")
         raise_descriptor_limit(peers_max)
         keep_freed_memory()
-        self.foreign = 0
         self._peers_max = peers_max
         self._frame_bytes_max = frame_bytes_max
         with table.taking(NODE, RESERVE) as there_are:
@@ -179,7 +177,7 @@ class Sockets:
         self._unbound: dict[Listener, ZmqSocket] = {}  # that were made anew, and do not accept everywhere yet
         self._unbound_told = False
         self._look_at = 0.0
-        self._moved = 0  # bytes of bodies that were sent or received
+        self._moved = 0  # bytes of bodies that were sent
         self._watch = Watch(
             threads() - others,  # ZeroMQ's, which began with the first socket
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
@@ -187,6 +185,11 @@ class Sockets:
         )
         self._complain: Callable[[str], None] = _log.warning
         self._closed = False
+
+    @property
+    def foreign(self) -> int:
+        """Messages from the inbox and from outboxes that were dropped: too few or too many parts, or an empty one."""
+        return self._inbox.foreign + self._updates.foreign
 
     def complain_by(self, complain: Callable[[str], None]) -> None:
         """From now on `complain` is called with what a person may have to see to.
@@ -368,16 +371,20 @@ class Sockets:
         now = time.monotonic()
         if now >= self._look_at:
             self._look(now)
+        poll = self._epoll.poll
         if self.resting:
-            if bell.listen():
-                self._rest.poll(1000 * REST)
+            bell.sleep(self._rest_for, REST)
             self.resting = False
-            ready = self._epoll.poll(0.0, 64)
-        elif self._found() or not bell.listen():
-            ready = self._epoll.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
+            ready = poll(0.0, 64)
+        elif self._inbox.readable or self._updates.readable or self._happened:
+            ready = bell.sleep(poll, 0.0)  # To see the others too: a busy inbox must not starve the monitors.
         else:
-            ready = self._sleep(now, self._due_at(timeout, now))
-        bell.answer()
+            until = math.inf if timeout is None else now + timeout
+            if self._dialling or self._probes:
+                until = min(until, self._expires_at())
+            ready = bell.sleep(poll, max(0.0, min(until, self._look_at) - now))
+            if not ready and not bell.heard and self._look_at < until:
+                ready = self._sleep(until)
         for fd, _ in ready:
             if fd == self._inbox.fd:
                 self._inbox.readable = True
@@ -391,20 +398,21 @@ class Sockets:
             else:
                 self._ready.add(fd)
 
-    def _sleep(self, now: float, until: float) -> list[tuple[int, int]]:
-        """Wait for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
-        while True:
-            ready = self._epoll.poll(max(0.0, min(until, self._look_at) - now), 64)
-            now = time.monotonic()
-            if ready or now >= until or now < self._look_at:
-                return ready
-            self._look(now)
-            if self._found():
-                return []
+    def _rest_for(self, seconds: float, limit: int) -> list[tuple[int, int]]:
+        return self._rest.poll(1000 * seconds)
 
-    def _found(self) -> bool:
-        """Whether `read` has something to bring, whatever the descriptors say."""
-        return bool(self._happened) or self._inbox.readable or self._updates.readable
+    def _sleep(self, until: float) -> list[tuple[int, int]]:
+        """Wait on for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
+        while True:
+            now = time.monotonic()
+            if now >= until or now < self._look_at:
+                return []
+            self._look(now)
+            if self._happened or self._inbox.readable or self._updates.readable:
+                return []
+            ready = self._bell.sleep(self._epoll.poll, max(0.0, min(until, self._look_at) - now))
+            if ready or self._bell.heard:
+                return ready
 
     def read(self, limit: int = 64) -> list[Event]:
         """Return what there is, without waiting: connections first, then at most `limit` messages of each socket.
@@ -419,8 +427,6 @@ class Sockets:
         if self._inbox.readable:
             taken = self._inbox.take(limit)
             events += map(Received, taken)
-            self._moved += sum([len(frames[-1]) for frames in taken])
-            self.foreign += self._inbox.take_foreign()
             if self._inbox.large:
                 self._inbox.large = False
                 now = time.monotonic()
@@ -429,8 +435,6 @@ class Sockets:
         if self._updates.readable:
             taken = self._updates.take(limit)
             events += map(Published, taken)
-            self._moved += sum([len(frames[-1]) for frames in taken])
-            self.foreign += self._updates.take_foreign()
         return events
 
     def close(self) -> None:
@@ -510,7 +514,8 @@ class Sockets:
             table.complain(now)
         else:
             table.is_over()
-        self._look_at = now + self._watch.look(now, self._moved)
+        moved = self._moved + self._inbox.moved + self._updates.moved
+        self._look_at = now + self._watch.look(now, moved)
         if not roomy or self._undialled or self._updates.waits:
             self._look_at = min(self._look_at, now + LOOK_EVERY)
         if self._low:
@@ -684,10 +689,7 @@ class Sockets:
             events.append(self._wires[wire].connection.give_up())
             self.hang_up(wire)
 
-    def _due_at(self, timeout: float | None, now: float) -> float:
-        """When `timeout` ends, or `_expire` has something to do."""
-        due = math.inf if timeout is None else now + timeout
-        if self._dialling or self._probes:
-            due = min((due, *(probe.expires_at for _, probe in self._probes.values())))
-            due = min((due, *itertools.islice(self._dialling.values(), 1)))
-        return due
+    def _expires_at(self) -> float:
+        """When `_expire` has something to do."""
+        probes = (probe.expires_at for _, probe in self._probes.values())
+        return min((*probes, *itertools.islice(self._dialling.values(), 1)))

@@ -667,24 +667,30 @@ def is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-@pytest.mark.parametrize("step", range(1, 8))
+@pytest.mark.parametrize("step", range(1, 10))
 @pytest.mark.parametrize("earlier", ["nothing", "ring", "sleep", "sleep and ring"])
-@pytest.mark.parametrize(("first", "second"), [("ring", "listen"), ("listen", "ring")])
+@pytest.mark.parametrize(("first", "second"), [("ring", "sleep"), ("sleep", "ring")])
 def test_no_order_of_steps_loses_a_ring(step: int, earlier: str, first: str, second: str) -> None:
-    """Whenever the sleeper lies down during a ring, or a ring comes while he does, he does not sleep through it."""
+    """Whenever the sleeper lies down or gets up during a ring, or a ring comes while he does, he learns of it."""
     bell = Interrupted()
+    seen: list[bool] = []
+    interrupted: list[object] = []
+
+    def sleep() -> None:
+        bell.sleep(lambda seconds, _: seen.append(seconds == 0.0 or is_readable(bell.fd)), DEADLINE)
+        seen.append(bell.heard)
+
     if "sleep" in earlier:
-        bell.listen()
-    if "ring" in earlier:
-        bell.ring()
-    if "sleep" in earlier:
-        bell.answer()
+        bell.sleep(lambda *_: bell.ring() if "ring" in earlier else None, DEADLINE)
         bell.silence()
-    answers: list[object] = []
-    bell.countdown, bell.meanwhile = step, lambda: answers.append(getattr(bell, second)())
-    answers.append(getattr(bell, first)())
-    if len(answers) == 2:  # else the first was over before that step
-        assert False in answers or is_readable(bell.fd)
+    elif earlier == "ring":
+        bell.ring()
+    calls = {"ring": bell.ring, "sleep": sleep}
+    bell.countdown, bell.meanwhile = step, lambda: interrupted.append(calls[second]())
+    calls[first]()
+    if interrupted:  # else the first was over before that step
+        sleep()
+        assert True in seen
     bell.close()
 
 
@@ -692,17 +698,27 @@ def test_no_order_of_steps_loses_a_ring(step: int, earlier: str, first: str, sec
 def test_late_ringer_silences_no_later_sleep(step: int) -> None:
     """A ringer may be suspended anywhere while the sleeper wakes and lies down again; the next ring still counts."""
     bell = Interrupted()
+    asleep, over = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    def sleep_twice() -> None:
+        for began, ends in zip(asleep, over, strict=True):
+            bell.silence()
+            bell.sleep(lambda *_, began=began, ends=ends: (began.set(), ends.wait(DEADLINE)), DEADLINE)
 
     def sleep_again() -> None:
-        bell.answer()
-        bell.silence()
-        bell.listen()
+        over[0].set()
+        assert asleep[1].wait(DEADLINE)
 
-    bell.listen()
+    sleeper = threading.Thread(target=sleep_twice)
+    sleeper.start()
+    assert asleep[0].wait(DEADLINE)
     bell.countdown, bell.meanwhile = step, sleep_again
     bell.ring()
     bell.ring()
     assert is_readable(bell.fd)
+    for each in over:
+        each.set()
+    sleeper.join()
     bell.close()
 
 
@@ -726,12 +742,10 @@ def test_no_wake_is_lost() -> None:
             thread.start()
         while sum(left) < 100_000:
             # Somebody still has to ring, so a sleep that nobody ends has missed it.
-            sleeps = bell.listen()
-            ready = epoll.poll(DEADLINE if sleeps else 0.0)
-            bell.answer()
+            ready = bell.sleep(epoll.poll, DEADLINE)
             if ready:
                 bell.silence()
-            assert ready or not sleeps
+            assert ready or bell.heard
     finally:
         sys.setswitchinterval(interval)
         for thread in threads:
@@ -753,12 +767,10 @@ def test_each_ring_ends_a_sleep() -> None:
                 turns[me] = n
                 bells[1 - me].ring()
                 while turns[1 - me] < n and not stuck:
-                    sleeps = bells[me].listen()
-                    ready = epoll.poll(DEADLINE if sleeps else 0.0)
-                    bells[me].answer()
+                    ready = bells[me].sleep(epoll.poll, DEADLINE)
                     if ready:
                         bells[me].silence()
-                    elif sleeps:
+                    elif not bells[me].heard:
                         stuck.append(me)
 
     other = threading.Thread(target=play, args=(1,))
