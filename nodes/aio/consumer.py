@@ -229,6 +229,14 @@ class AsyncConsumer(Generic[T_co]):
             except RuntimeError:
                 pass  # it was not taken
 
+    def _take_again_in_task(self) -> Message[T_co] | None:
+        """The same for a task: another one may have fetched what it takes from."""
+        delivery = self._current
+        if delivery is None:
+            return None
+        take_in_hand(self.end, delivery)
+        return self.take_again()
+
     def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
         delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, text_of(error)))
         self.decided()
@@ -384,7 +392,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def __aiter__(self) -> AsyncItems[Message[T_co]]:
         self.ending.check()
-        return AsyncItems(partial(self.next_message, self.waiting), self.rest)
+        return AsyncItems(partial(self.next_message, self.waiting), self.rest, self._take_again_in_task)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
         """Iterate over batches of what is here, at most `max_size` messages each.

@@ -15,21 +15,31 @@ def _nothing() -> None:
 
 
 class AsyncItems(Generic[R]):
-    """Yields what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`."""
+    """Yields what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`.
+
+    `again`, if it returns something, saves a call of `take`.
+    """
 
     if not TYPE_CHECKING:
         __reduce__ = refusing(HANDLE_COPIED)
 
-    def __init__(self, take: Callable[[], Coroutine[Any, Any, R | None]], rest: Callable[[], None] = _nothing) -> None:
-        self._take, self._rest = take, rest
+    def __init__(
+        self,
+        take: Callable[[], Coroutine[Any, Any, R | None]],
+        rest: Callable[[], None] = _nothing,
+        again: Callable[[], R | None] = _nothing,
+    ) -> None:
+        self._take, self._rest, self._again = take, rest, again
 
     def __aiter__(self) -> AsyncIterator[R]:
         return self
 
     async def __anext__(self) -> R:
-        item = await self._take()
+        item = self._again()
         if item is None:
-            raise StopAsyncIteration
+            item = await self._take()
+            if item is None:
+                raise StopAsyncIteration
         return item
 
     def __del__(self) -> None:

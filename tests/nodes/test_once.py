@@ -24,6 +24,7 @@ class Taker:
     """Takes the decisions of messages that nobody waits for."""
 
     keeper: LedgerStore | None = None
+    alerted = False
 
     def clerk(self) -> None: ...
 
