@@ -170,12 +170,21 @@ class Engine:
             self._interest_changed(now)
 
     def _interest_changed(self, now: float) -> None:
-        self.interests.changed()
-        if self.interests.with_ourselves:
+        self.interests.changed(now)
+        if OURSELVES not in self.peers.links and self.interests.with_ourselves:
             self.peers.ourselves(now)
-        self.peers.interest_changed(now)
-        self.control.note_all(self.peers.by_peer.values())
-        self._next_look = now
+
+    def _tell_interest(self, now: float) -> None:
+        """Begin a round: every link is told what it has not been told, once the last INTEREST is echoed there."""
+        changed = self.interests.told_version != self.interests.version
+        self.interests.told(now)
+        if changed:
+            self.peers.interest_changed(now)
+        for link in self.peers.by_peer.values():
+            if changed or link.interest_due:
+                link.told_version = 0 if link.interest_due else link.told_version
+                link.interest_due = False
+                self.control.note(link)
 
     # What the wires bring
 
@@ -248,6 +257,8 @@ class Engine:
         echoed = link.take_echo(frame.echo, now)
         if echoed:
             self.producers.delivered(echoed)
+        if link.told_version < self.interests.told_version:
+            self.control.note(link)  # INTEREST may have waited for this echo
         if link.evidence + FENCE - FENCE_STEP > link.fence:
             link.fence = link.evidence + FENCE
             self.consumers.fenced(link, now)
@@ -273,9 +284,12 @@ class Engine:
             case Ping():
                 link.pong_stamp = frame.stamp
                 self.control.note(link)
+                if not link.busy and link.ping_at > now:
+                    self._plan_ping(link, now)
+                    self.peers.look_anew(link, now)
                 self.consumers.receive_ping(link, frame, now)
             case Pong():
-                pass  # its echo is what matters
+                self.peers.look_anew(link, now)  # what its echo says is known by now
             case Interest():
                 self._receive_interest(link, frame, now)
             case Release():
@@ -290,6 +304,8 @@ class Engine:
         if before is not None and interest.version < before.version:
             return
         link.their_interest = interest
+        link.echo_soon(now)
+        self.peers.look(link, link.echo_at)
         link.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
         if before is None:
             self.producers.reconcile(link, interest, now)
@@ -313,7 +329,8 @@ class Engine:
         """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
         link = self.topics.receive(frames)
         if link is not None:
-            self.control.put(link, self._interest(link, [], []))
+            link.interest_due = True
+            self.interests.gather(now)
 
     # Changes of links
 
@@ -341,14 +358,14 @@ class Engine:
     def _came_up(self, link: Link, now: float) -> None:
         self.topics.came_up(link)
         held, done = self.consumers.came_up(link, now)
-        self.control.put(link, self._interest(link, held, done))
+        self._put_interest(link, held, done)
         if link.address is not None and link.wire != OURSELVES:
             self._met.append((link.address, True))
             self.records.add("info", f"{link.name} joined")
 
-    def _interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> Interest:
+    def _put_interest(self, link: Link, held: list[StreamRanges], done: list[StreamRanges]) -> None:
         link.told_version = self.interests.version
-        return Interest(
+        interest = Interest(
             b"",
             0,
             0,
@@ -361,6 +378,8 @@ class Engine:
             done,
             link.ack_number,
         )
+        self.control.put(link, interest)
+        link.interest_number = link.out_number
 
     def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         self.producers.gone(link, died=died)
@@ -376,6 +395,8 @@ class Engine:
 
     def expire(self, now: float) -> None:
         """Act on everything that has come due."""
+        if self.interests.due_at <= now:
+            self._tell_interest(now)
         late = now - self._expected if now - self._expected > LATE else 0.0
         if now < min(self._next_look, self.topics.wake_at) and not late and self.peers.deadline() > now:
             return
@@ -432,29 +453,30 @@ class Engine:
             return False
         if link.ping_at == -inf:
             return True
-        if self._plan_ping(link) > now:
+        if self._plan_ping(link, now) > now:
             return False
         if link.busy and not self.producers.held_by(link.holder) and not self.consumers.holds_from(link.holder):
             link.busy = False
             self._busy.pop(link, None)
-            return self._plan_ping(link) <= now
+            return self._plan_ping(link, now) <= now
         if link.asked_at + PING_UNTIL <= now:
             link.ping_at = now + PING_BUSY
             self.peers.look(link, link.ping_at)
             return False
         return True
 
-    def _plan_ping(self, link: Link) -> float:
+    def _plan_ping(self, link: Link, now: float) -> float:
         link.ping_at = ping_due(
             busy=link.busy,
             evidence=link.evidence,
             pinged_at=link.pinged_at,
             heard_at=link.heard_at,
-            jitter=self._random.random() if not link.busy else 0.0,
+            jitter=link.jitter,
         )
         if link.wire == OURSELVES and not link.busy:
             link.ping_at = inf
-        self.peers.look(link, link.ping_at)
+        if link.ping_at > now:
+            self.peers.look(link, link.ping_at)
         return link.ping_at
 
     def _in_common(self, link: Link) -> bool:
@@ -474,7 +496,7 @@ class Engine:
 
     def deadline(self) -> float | None:
         """When `expire` has something to do; None: nothing is being waited for."""
-        at = min(self._next_look, self.topics.wake_at, self.peers.deadline())
+        at = min(self._next_look, self.topics.wake_at, self.interests.due_at, self.peers.deadline())
         return at if at < inf else None
 
     # Sending
@@ -535,8 +557,9 @@ class Engine:
     def _say(self, link: Link, now: float) -> None:
         """Queue what a link has to say besides DATA, most urgent last."""
         control = self.control
-        if link.told_version != self.interests.version:
-            control.put(link, self._interest(link, [], []))
+        if link.told_version < self.interests.told_version and link.echoed >= link.interest_number:
+            self._put_interest(link, [], [])
+            self.peers.look(link, now)  # there may be nothing in common any more
         if link.releases or link.live_due:
             # Before an echo, which may let the peer start what it must not.
             control.put(link, self.producers.take_release(link))
@@ -561,11 +584,11 @@ class Engine:
 
     def _put_ping(self, link: Link, now: float) -> None:
         self.control.put(link, Ping(b"", 0, 0, now, link.acks_settled, self.producers.backlogs(link)))
-        link.pinged(now)
+        link.pinged(now, self._random.random())
         if link.busy:
             self._busy[link] = None
             self._next_look = min(self._next_look, now + LOOK_EVERY)
-        self._plan_ping(link)
+        self._plan_ping(link, now)
         self.peers.look(link, link.silent_at)
 
     # Closing

@@ -141,6 +141,8 @@ class Link:
         """Since when the peer owes us an echo, if it does."""
         self._excused_at = -inf
         self.pinged_at = -inf
+        self.jitter = 0.5
+        """Of the period of idle PINGs, drawn anew for each, in [0, 1)."""
         self.ping_at = inf
         self.pong_stamp: float | None = None
         self.look_at = inf
@@ -148,6 +150,10 @@ class Link:
         # what both sides want
         self.their_interest: Interest | None = None
         self.told_version = 0
+        self.interest_number = 0
+        """The number of our last INTEREST: the next one waits until it is echoed."""
+        self.interest_due = False
+        """The next round of INTEREST is for this link even if nothing has changed."""
         self.marker_due: dict[str, tuple[float, float, int]] = {}
         self.match_at = now
         """The last instant at which we had something in common."""
@@ -230,7 +236,7 @@ class Link:
         self.outbound.clear()
         self.credits.clear()
         self.releases.clear()
-        self.told_version = 0
+        self.told_version = self.interest_number = 0
         self.their_interest = None
         self.pong_stamp = None
         self.ping_at = inf
@@ -308,6 +314,10 @@ class Link:
         much = self.in_number - self.echo_sent >= ECHO_FRAMES or self.unread_bytes >= enough
         self.echo_at = now if much else min(self.echo_at, now + ECHO_DELAY)
 
+    def echo_soon(self, now: float) -> None:
+        """What has come wants an echo, if nothing takes one along."""
+        self.echo_at = min(self.echo_at, now + ECHO_DELAY)
+
     def take_echo(self, echo: int, now: float) -> list[Sent]:
         """The peer has received our frames up to `echo`; return the DATA frames among the newly echoed."""
         if self._mark > self.out_number:
@@ -375,9 +385,9 @@ class Link:
         self.ping_at = -inf
         self._due[self] = None
 
-    def pinged(self, now: float) -> None:
+    def pinged(self, now: float, jitter: float = 0.5) -> None:
         """The frame that was numbered last is a PING: the peer owes its echo."""
-        self.pinged_at = now
+        self.pinged_at, self.jitter = now, jitter
         if len(self._asked) < ASKED_MAX:
             self._asked.append((self.out_number, now))
             self.asked_at = min(self.asked_at, now)

@@ -555,6 +555,11 @@ class Links:
                 due[link] = None
         return list(due)
 
+    def look_anew(self, link: Link, now: float) -> None:
+        """Look at `link` now, and then again when that says, not when an earlier look did."""
+        link.look_at = inf
+        self.look(link, now)
+
     def look(self, link: Link, at: float) -> None:
         """Look at `link` no later than `at`."""
         if at < link.look_at:
@@ -634,6 +639,12 @@ class Links:
         """When `expire` or `hello_frames` has something to do."""
         if self._hello_due:
             return -inf
+        while self._timers:
+            at, wire = self._timers[0]
+            link = self.links.get(wire)
+            if link is not None and link.look_at <= at:
+                break
+            self._timers_set.remove(heappop(self._timers))
         return min(self._next_tick, self._timers[0][0]) if self._timers else self._next_tick
 
     def _wake_at(self, at: float) -> None:

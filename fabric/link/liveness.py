@@ -33,7 +33,8 @@ def ping_due(*, busy: bool, evidence: float, pinged_at: float, heard_at: float, 
     """
     if busy:
         return max(evidence, pinged_at) + PING_BUSY
-    return max(heard_at, pinged_at) + PING_IDLE * (0.8 + 0.4 * jitter)
+    heard_at = heard_at if heard_at > pinged_at + SILENCE else pinged_at  # later than the answer to that PING
+    return heard_at + PING_IDLE * (0.8 + 0.4 * jitter)
 
 
 def silent_since(asked_at: float, excused_at: float) -> float:

@@ -461,3 +461,34 @@ def test_a_text_that_no_frame_can_carry() -> None:
     assert [letter.error for letter in end.letters()] == ["\\udcff"]
     counters = {**pair.a.statistics().counters, **pair.b.statistics().counters}
     assert counters == {}
+
+
+def test_names_are_told_together() -> None:
+    """Four thousand queues that are opened one after the other make a handful of INTERESTs, and one that is not echoed
+    keeps back those after it.
+    """
+    pair = Pair()
+    pair.meet()
+    sent: list[Interest] = []
+
+    def note(sender: Engine, frames: list[bytes]) -> bool:
+        frame = decode_frame(frames[0])
+        if sender is pair.b and isinstance(frame, Interest):
+            sent.append(frame)
+        return True
+
+    pair.filter = note
+    for number in range(4000):
+        pair.b.open_consumer(f"jobs.{number}", 10.0, pair.now)
+        if number % 100 == 0:
+            pair.settle(0.02)
+    pair.settle(0.5)
+    pair.settle(0.1)
+    assert len(sent) <= 8
+    assert len(sent[-1].consumes) == 4000
+    pair.filter = lambda sender, frames: note(sender, frames) and sender is pair.b
+    sent.clear()
+    for number in range(10):
+        pair.b.open_consumer(f"more.{number}", 10.0, pair.now)
+        pair.settle(0.1)
+    assert len(sent) == 1

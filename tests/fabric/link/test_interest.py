@@ -44,5 +44,20 @@ def test_our_own_consumer() -> None:
     ours.consumes.add("jobs")
     assert (before, ours.with_ourselves) == (False, True)
     version = ours.version
-    ours.changed()
+    ours.changed(0.0)
     assert ours.version == version + 1
+
+
+def test_changes_are_told_in_rounds() -> None:
+    """The first at once, then with growing pauses; after a second without any again at once."""
+    ours, rounds, now = Interests(), list[float](), 0.0
+    while now < 1.0:
+        ours.changed(now)
+        if ours.due_at <= now:
+            ours.told(now)
+            rounds.append(round(now, 3))
+        now += 0.001
+    assert rounds == [0.0, 0.01, 0.03, 0.07, 0.15, 0.31, 0.51, 0.71, 0.91]
+    ours.told(1.11)
+    ours.changed(2.5)
+    assert ours.due_at == 2.5

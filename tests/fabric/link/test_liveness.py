@@ -22,7 +22,8 @@ from tests.fabric.test_engine import flow, run_all
         (True, -inf, 3.0, 9.0, 3.5),
         (False, 10.0, -inf, 10.0, 15.0),
         (False, 10.0, 12.0, 10.0, 17.0),
-        (False, 10.0, 12.0, 14.0, 19.0),
+        (False, 10.0, 12.0, 14.0, 17.0),
+        (False, 10.0, 12.0, 15.0, 20.0),
     ],
 )
 def test_when_a_ping_is_due(busy: bool, evidence: float, pinged_at: float, heard_at: float, due: float) -> None:

@@ -15,6 +15,7 @@ def test_topics_reach_who_subscribed() -> None:
     publisher = pair.a.open_publisher("news.x", RAW, pair.now)
     subscriber = pair.b.open_subscriber("news.*", 2**20, pair.now)
     pair.meet()
+    pair.settle(0.1)
     assert publisher.confirmed == {"b news.*"}
     pair.a.topics.publish(publisher, [b"1", b"2"], 0)
     pair.settle()
@@ -22,7 +23,7 @@ def test_topics_reach_who_subscribed() -> None:
     assert batch is not None
     assert (batch.first, msgspec.msgpack.decode(batch.body), subscriber.missed) == (1, [b"1", b"2"], 0)
     pair.b.close_subscriber("news.*", pair.now)
-    pair.settle()
+    pair.settle(0.3)
     assert publisher.confirmed == set()
 
 
