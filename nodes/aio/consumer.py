@@ -150,7 +150,10 @@ class AsyncConsumer(Generic[T_co]):
                 self.keeper.forget(forgotten)
 
     def changed(self) -> None:
-        self._gate.open()
+        if self._declared_takers:  # they are alike, and each that leaves with a message looks whether there is more
+            self._gate.open_one()
+        else:
+            self._gate.open()
 
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
@@ -360,6 +363,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def _want(self, change: int, at_least: int) -> None:
         now = clock()
+        more = False
         with self._node.pump.lock:
             self._waiting_takers += change
             self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
@@ -368,6 +372,11 @@ class AsyncConsumer(Generic[T_co]):
                     self._node.pump.wake()
                 else:
                     self._node.pump.nudge()  # for acks alone
+            if change < 0 and self._declared_takers:
+                current = self._current
+                more = (current is not None and current.next < current.limit) or self.end.available(now)
+        if more:
+            self._gate.open_one()
 
     def declare_takers(self, count: int) -> None:
         """`count` threads or tasks take from here for good."""

@@ -180,6 +180,14 @@ class Gate:
             for waiter in list(self._waiters):
                 waiter.wake()
 
+    def open_one(self) -> None:
+        """Let the last of those who wait look again; if it leaves and there is more, it calls this in its turn."""
+        try:
+            waiter = self._waiters[-1]
+        except IndexError:
+            return
+        waiter.wake()
+
     def __len__(self) -> int:
         return len(self._waiters)
 
