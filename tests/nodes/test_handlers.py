@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import AsyncNode, ConfigError, Message, Node, Reject, Retry, Update, WouldDeadlock
+from peerfabric import (
+    AsyncNode,
+    ConfigError,
+    Message,
+    Node,
+    Reject,
+    Retry,
+    Undelivered,
+    Update,
+    WouldDeadlock,
+)
 from peerfabric.nodes.handler_context import in_hand
 
 
@@ -300,18 +310,22 @@ def test_all_calls_run_at_once(front: Any, at_once: bool) -> None:
 def test_who_goes_on_with_what_another_thread_fetched_has_it_in_hand() -> None:
     """A message that a thread takes in passing is as much its own as one that it waited for."""
     held: list[int] = []
-    with Node() as node:
-        node.producer("orders", int).send_many([1, 2])
-        orders = iter(node.consumer("orders", int))
+    node = Node()
+    node.producer("orders", int).send_many(range(1000))
+    orders = iter(node.consumer("orders", int))
+    first = next(orders)
+    while first._delivery.next == first._delivery.limit:  # the first come alone
+        first.ack()
         first = next(orders)
 
-        def other() -> None:
-            second = next(orders)
-            held.append(len(in_hand()))
-            second.ack()
+    def other() -> None:
+        second = next(orders)
+        held.append(len(in_hand()))
+        second.ack()
 
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-        first.ack()
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
     assert held == [1]
+    with pytest.raises(Undelivered):
+        node.close(0)
