@@ -20,6 +20,7 @@ from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import has_failed, take_in_hand
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
+from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import Clerk, Errand
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
@@ -33,7 +34,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 STALLED: Final = (1.0, logging.WARNING)
 
-_boottime: Final = time.CLOCK_BOOTTIME
+_boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
+from typing import Final
 
 from peerfabric.discovery.locks import Lock
 from peerfabric.errors import WouldDeadlock
+from peerfabric.nodes.platform import bell
+
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
 
 
 class Doorbell:
@@ -27,7 +32,7 @@ class Doorbell:
     """
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd, self._end = bell()
         self._rung = False
         self._sleeps = 0
         self._asleep = 0  # the number of the present sleep, or 0
@@ -51,7 +56,8 @@ class Doorbell:
 
     def _write(self) -> None:
         if self.fd >= 0:
-            os.eventfd_write(self.fd, 1)
+            with suppress(BlockingIOError):  # full, so it is readable
+                os.write(self._end, _ONE)
 
     def listen(self) -> bool:
         """Say whether the sleeper may sleep; from here on rings write to `fd`."""
@@ -66,7 +72,7 @@ class Doorbell:
     def silence(self) -> None:
         """Make `fd` unreadable again."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+            os.read(self.fd, 4096)
 
     def close(self) -> None:
         """Close `fd`; later rings do nothing."""
@@ -79,3 +85,5 @@ class Doorbell:
         self._asleep = 0
         if fd >= 0:
             os.close(fd)
+            if self._end != fd:
+                os.close(self._end)

@@ -46,6 +46,7 @@ from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refuse
 from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
 from peerfabric.nodes.io.updates import Updates
 from peerfabric.nodes.io.wire import Buffer, Wire, plain_send, send_frames
+from peerfabric.nodes.platform import poller
 
 if TYPE_CHECKING:
     ZmqContext = zmq.Context[zmq.Socket[bytes]]
@@ -167,13 +168,13 @@ class Sockets:
         self._large_at = -math.inf
         self._rest = select.poll()
         self._rest.register(self._bell.fd, select.POLLIN)
-        self._epoll = select.epoll()
-        self._epoll.register(self._bell.fd, select.EPOLLIN)
+        self._poller = poller()
+        self._poller.register(self._bell.fd, select.POLLIN)
         others = threads()
         self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
         self._updates = Updates(self._open(zmq.SUB), self._peers_max)
         for intake in (self._inbox, self._updates):
-            self._epoll.register(intake.fd, select.EPOLLIN)
+            self._poller.register(intake.fd, select.POLLIN)
         self._outbox = self._open_outbox()
         self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
         self._low = False  # few descriptors are left: nobody is to be let in
@@ -268,7 +269,7 @@ class Sockets:
             self._happened.append(Refused(wire))
             return
         self._monitored[line.monitor.fd] = line
-        self._epoll.register(line.monitor.fd, select.EPOLLIN)
+        self._poller.register(line.monitor.fd, select.POLLIN)
         self._await_handshake(wire)
 
     def hang_up(self, wire: int) -> None:
@@ -353,7 +354,7 @@ class Sockets:
             self._happened.append(Probed(wire, probe.outcome))
             return
         self._probes[probe.fd] = (wire, probe)
-        self._epoll.register(probe.fd, select.EPOLLOUT)
+        self._poller.register(probe.fd, select.POLLOUT)
 
     def share(self) -> None:
         """From now on received bodies are views of ZeroMQ's memory however large they are."""
@@ -374,9 +375,9 @@ class Sockets:
             if bell.listen():
                 self._rest.poll(1000 * REST)
             self.resting = False
-            ready = self._epoll.poll(0.0, 64)
+            ready = self._poller.poll(0.0, 64)
         elif self._found() or not bell.listen():
-            ready = self._epoll.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
+            ready = self._poller.poll(0.0, 64)  # To see the others too: a busy inbox must not starve the monitors.
         else:
             ready = self._sleep(now, self._due_at(timeout, now))
         bell.answer()
@@ -396,7 +397,7 @@ class Sockets:
     def _sleep(self, now: float, until: float) -> list[tuple[int, int]]:
         """Wait for descriptors until then; an idle node only looks around meanwhile, and makes no turn for that."""
         while True:
-            ready = self._epoll.poll(max(0.0, min(until, self._look_at) - now), 64)
+            ready = self._poller.poll(max(0.0, min(until, self._look_at) - now), 64)
             now = time.monotonic()
             if ready or now >= until or now < self._look_at:
                 return ready
@@ -454,7 +455,7 @@ class Sockets:
             listener.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
-        self._epoll.close()
+        self._poller.close()
         self._bell.close()
 
     def abandon(self) -> None:
@@ -473,7 +474,7 @@ class Sockets:
             probe.close()
         for listener in self._listeners:
             listener.abandon()
-        self._epoll.close()
+        self._poller.close()
         self._bell.abandon()
 
     def _open(self, kind: int) -> ZmqSocket:
@@ -499,7 +500,7 @@ class Sockets:
         outbox = self._open(zmq.PUB)
         self._outbox_fd = int(outbox.fd)
         self._send_update = plain_send(outbox)
-        self._epoll.register(self._outbox_fd, select.EPOLLIN)
+        self._poller.register(self._outbox_fd, select.POLLIN)
         return outbox
 
     # Limits
@@ -566,7 +567,7 @@ class Sockets:
         self._forget(intake.fd)
         intake.socket.close()
         intake.replace(self._open(kind))
-        self._epoll.register(intake.fd, select.EPOLLIN)
+        self._poller.register(intake.fd, select.POLLIN)
 
     def _renew_inbox(self) -> None:
         self._renew(self._inbox, zmq.PULL)
@@ -622,7 +623,7 @@ class Sockets:
                 return True
         line.refusing = True
         self._refusing[line.fd] = line
-        self._epoll.register(line.fd, select.EPOLLIN)
+        self._poller.register(line.fd, select.POLLIN)
         return False
 
     def _settle(self, line: Wire) -> None:
@@ -634,7 +635,7 @@ class Sockets:
 
     def _forget(self, fd: int) -> None:
         # Before it is closed: its number may come back at once for something else.
-        self._epoll.unregister(fd)
+        self._poller.unregister(fd)
         self._ready.discard(fd)
 
     def _read_control(self, events: list[Event]) -> None:

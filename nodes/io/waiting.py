@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.locks import refuse_in_own_thread, refuse_inside
 from peerfabric.errors import TimedOut
+from peerfabric.nodes.platform import CLOCK
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -43,7 +44,7 @@ _log = logging.getLogger("peerfabric")
 
 def clock() -> float:
     """Seconds since the machine started, sleep included: a peer's silence while we slept is ours, not its."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(CLOCK)
 
 
 class Waiter(Protocol):
