@@ -65,7 +65,25 @@ def forget(node: Resident) -> None:
     _running.discard(node)
 
 
-def refuse_green_threads() -> None:
+def refuse_foreign_threads() -> None:
+    """Raise if the threads of this process are not those of an interpreter with one lock for all.
+
+    Without that lock nothing is proven of what leans on it: how the two sides of a delivery meet
+    (`fabric/queue/delivery.py`), gates (`nodes/io/waiting.py`), the notes of the pump (`nodes/io/pump.py`), lists and
+    dicts that one thread reads while another one adds to them.
+
+    Raises:
+        ConfigError: They are not; what may be done is said.
+    """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise ConfigError(
+            "this Python runs without its global lock, and peerfabric is not proven there; "
+            "start it with PYTHON_GIL=1 or -X gil=1, or use a build that is not free-threaded"
+        )
+    _refuse_green_threads()
+
+
+def _refuse_green_threads() -> None:
     """Raise if gevent or eventlet has put its own threads, or its own `select`, in the place of the system's.
 
     Such a thread gives way to others only where their library waits. The I/O thread waits in epoll, and all would stop.

@@ -200,6 +200,25 @@ def test_edges_are_where_they_belong(file: str) -> None:
         assert not found.module.startswith("zmq.asyncio"), "the pump is the loop for sockets"
 
 
+@pytest.mark.parametrize("file", files(*FOLDERS))
+def test_what_only_linux_has_is_behind_one_file_each_side(file: str) -> None:
+    """A port to another system is a change of these two."""
+    if file in ("nodes/platform.py", "fabric/spool/files.py"):
+        return
+    used = {
+        node.attr for node in ast.walk(ast.parse((ROOT / file).read_bytes(), file)) if isinstance(node, ast.Attribute)
+    }
+    assert not used & {
+        "epoll",
+        "eventfd",
+        "eventfd_read",
+        "eventfd_write",
+        "CLOCK_BOOTTIME",
+        "pwritev",
+        "posix_fallocate",
+    }
+
+
 PLAIN_LOCKS: dict[str, set[str]] = {
     "nodes/io/waiting.py": {"Lock"},  # a semaphore, on which one thread waits; nothing is guarded by it
     "nodes/storage/offload.py": {"Condition"},  # of a lock of ours

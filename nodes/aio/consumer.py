@@ -20,6 +20,7 @@ from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import has_failed, take_in_hand
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
+from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import Clerk, Errand
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
@@ -33,7 +34,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 STALLED: Final = (1.0, logging.WARNING)
 
-_boottime: Final = time.CLOCK_BOOTTIME
+_boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
 
 
@@ -150,7 +151,10 @@ class AsyncConsumer(Generic[T_co]):
                 self.keeper.forget(forgotten)
 
     def changed(self) -> None:
-        self._gate.open()
+        if self._declared_takers:  # they are alike, and each that leaves with a message looks whether there is more
+            self._gate.open_one()
+        else:
+            self._gate.open()
 
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
@@ -374,6 +378,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def _want(self, change: int, at_least: int) -> None:
         now = clock()
+        more = False
         with self._node.pump.lock:
             self._waiting_takers += change
             self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
@@ -382,6 +387,11 @@ class AsyncConsumer(Generic[T_co]):
                     self._node.pump.wake()
                 else:
                     self._node.pump.nudge()  # for acks alone
+            if change < 0 and self._declared_takers:
+                current = self._current
+                more = (current is not None and current.next < current.limit) or self.end.available(now)
+        if more:
+            self._gate.open_one()
 
     def declare_takers(self, count: int) -> None:
         """`count` threads or tasks take from here for good."""

@@ -148,7 +148,7 @@ class Lifecycle:
         with process.starting(), later(), node.life_lock:
             if node.life is not Life.NEW:
                 return
-            process.refuse_green_threads()
+            process.refuse_foreign_threads()
             if isinstance(node.waiting, Suspending):
                 node.enter_loop()
             opened = self._to_open()
@@ -173,7 +173,7 @@ class Lifecycle:
         import asyncio
 
         if self._task is None or self._task.done():
-            process.refuse_green_threads()
+            process.refuse_foreign_threads()
             self.node.enter_loop()
             self._task = asyncio.get_running_loop().create_task(self._run_beside())
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -19,6 +19,7 @@ from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
+from peerfabric.nodes.platform import DESCRIPTORS, PORTABLE
 
 RESERVE: Final = 64
 """With fewer free a node lets no new peer in and dials nobody. So many connections could be accepted between two looks
@@ -49,7 +50,7 @@ _PEERS_MIN: Final = 64
 
 STEP: Final = "raise `ulimit -n`, or close what is open"
 
-_OPEN: Final = "/proc/self/fd"
+_OPEN: Final = DESCRIPTORS
 
 
 class Table:
@@ -68,7 +69,7 @@ class Table:
         """Whether at least `count` are free, beyond those that are promised. Takes 3 us."""
         count += self._promised
         limit = _limit()
-        used = os.stat(_OPEN).st_size  # their number, since Linux 6.2; 0 before
+        used = 0 if PORTABLE else os.stat(_OPEN).st_size  # their number, since Linux 6.2; 0 before
         if used:
             return limit - used >= count
         # The kernel gives out the lowest free number, so those at the end of the table are mostly free.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from peerfabric.discovery.locks import Lock
 from peerfabric.errors import WouldDeadlock
+from peerfabric.nodes.platform import bell
+
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
 
 T = TypeVar("T")
 
@@ -31,7 +35,7 @@ class Doorbell:
     """
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd, self._end = bell()
         self.heard = False
         """Whether somebody rang before or during the last sleep."""
         self._rung = False
@@ -57,7 +61,8 @@ class Doorbell:
 
     def _write(self) -> None:
         if self.fd >= 0:
-            os.eventfd_write(self.fd, 1)
+            with suppress(BlockingIOError):  # full, so it is readable
+                os.write(self._end, _ONE)
 
     def sleep(self, poll: Callable[[float, int], T], seconds: float) -> T:
         """Call `poll(seconds, 64)`, which is to return once `fd` is readable; with 0 seconds if somebody has rung."""
@@ -73,7 +78,7 @@ class Doorbell:
     def silence(self) -> None:
         """Make `fd` unreadable again."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.fd)
+            os.read(self.fd, 4096)
 
     def close(self) -> None:
         """Close `fd`; later rings do nothing."""
@@ -86,3 +91,5 @@ class Doorbell:
         self._asleep = 0
         if fd >= 0:
             os.close(fd)
+            if self._end != fd:
+                os.close(self._end)

@@ -45,6 +45,7 @@ from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refuse
 from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
 from peerfabric.nodes.io.updates import Updates
 from peerfabric.nodes.io.wire import Buffer, Wire, plain_send, send_frames
+from peerfabric.nodes.platform import poller
 
 if TYPE_CHECKING:
     ZmqContext = zmq.Context[zmq.Socket[bytes]]
@@ -163,13 +164,13 @@ class Sockets:
         self._large_at = -math.inf
         self._rest = select.poll()
         self._rest.register(self._bell.fd, select.POLLIN)
-        self._epoll = select.epoll()
-        self._epoll.register(self._bell.fd, select.EPOLLIN)
+        self._poller = poller()
+        self._poller.register(self._bell.fd, select.POLLIN)
         others = threads()
         self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
         self._updates = Updates(self._open(zmq.SUB), self._peers_max)
         for intake in (self._inbox, self._updates):
-            self._epoll.register(intake.fd, select.EPOLLIN)
+            self._poller.register(intake.fd, select.POLLIN)
         self._outbox = self._open_outbox()
         self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
         self._low = False  # few descriptors are left: nobody is to be let in
@@ -269,7 +270,7 @@ class Sockets:
             self._happened.append(Refused(wire))
             return
         self._monitored[line.monitor.fd] = line
-        self._epoll.register(line.monitor.fd, select.EPOLLIN)
+        self._poller.register(line.monitor.fd, select.POLLIN)
         self._await_handshake(wire)
 
     def hang_up(self, wire: int) -> None:
@@ -354,7 +355,7 @@ class Sockets:
             self._happened.append(Probed(wire, probe.outcome))
             return
         self._probes[probe.fd] = (wire, probe)
-        self._epoll.register(probe.fd, select.EPOLLOUT)
+        self._poller.register(probe.fd, select.POLLOUT)
 
     def share(self) -> None:
         """From now on received bodies are views of ZeroMQ's memory however large they are."""
@@ -371,7 +372,7 @@ class Sockets:
         now = time.monotonic()
         if now >= self._look_at:
             self._look(now)
-        poll = self._epoll.poll
+        poll = self._poller.poll
         if self.resting:
             bell.sleep(self._rest_for, REST)
             self.resting = False
@@ -410,7 +411,7 @@ class Sockets:
             self._look(now)
             if self._happened or self._inbox.readable or self._updates.readable:
                 return []
-            ready = self._bell.sleep(self._epoll.poll, max(0.0, min(until, self._look_at) - now))
+            ready = self._bell.sleep(self._poller.poll, max(0.0, min(until, self._look_at) - now))
             if ready or self._bell.heard:
                 return ready
 
@@ -456,7 +457,7 @@ class Sockets:
             listener.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
-        self._epoll.close()
+        self._poller.close()
         self._bell.close()
 
     def abandon(self) -> None:
@@ -475,7 +476,7 @@ class Sockets:
             probe.close()
         for listener in self._listeners:
             listener.abandon()
-        self._epoll.close()
+        self._poller.close()
         self._bell.abandon()
 
     def _open(self, kind: int) -> ZmqSocket:
@@ -501,7 +502,7 @@ class Sockets:
         outbox = self._open(zmq.PUB)
         self._outbox_fd = int(outbox.fd)
         self._send_update = plain_send(outbox)
-        self._epoll.register(self._outbox_fd, select.EPOLLIN)
+        self._poller.register(self._outbox_fd, select.POLLIN)
         return outbox
 
     # Limits
@@ -569,7 +570,7 @@ class Sockets:
         self._forget(intake.fd)
         intake.socket.close()
         intake.replace(self._open(kind))
-        self._epoll.register(intake.fd, select.EPOLLIN)
+        self._poller.register(intake.fd, select.POLLIN)
 
     def _renew_inbox(self) -> None:
         self._renew(self._inbox, zmq.PULL)
@@ -625,7 +626,7 @@ class Sockets:
                 return True
         line.refusing = True
         self._refusing[line.fd] = line
-        self._epoll.register(line.fd, select.EPOLLIN)
+        self._poller.register(line.fd, select.POLLIN)
         return False
 
     def _settle(self, line: Wire) -> None:
@@ -637,7 +638,7 @@ class Sockets:
 
     def _forget(self, fd: int) -> None:
         # Before it is closed: its number may come back at once for something else.
-        self._epoll.unregister(fd)
+        self._poller.unregister(fd)
         self._ready.discard(fd)
 
     def _read_control(self, events: list[Event]) -> None:

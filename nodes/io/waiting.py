@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.locks import refuse_in_own_thread, refuse_inside
 from peerfabric.errors import TimedOut
+from peerfabric.nodes.platform import CLOCK
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -42,7 +43,7 @@ A node may stand still for as long if user code that interrupts one of its calls
 _log = logging.getLogger("peerfabric")
 
 
-clock: Final = partial(time.clock_gettime, time.CLOCK_BOOTTIME)  # not a def: it is called some twenty times a message
+clock: Final = partial(time.clock_gettime, CLOCK)  # not a def: it is called some twenty times a message
 """Seconds since the machine started, sleep included: a peer's silence while we slept is ours, not its."""
 
 
@@ -179,6 +180,14 @@ class Gate:
         if self._waiters:
             for waiter in list(self._waiters):
                 waiter.wake()
+
+    def open_one(self) -> None:
+        """Let the last of those who wait look again; if it leaves and there is more, it calls this in its turn."""
+        try:
+            waiter = self._waiters[-1]
+        except IndexError:
+            return
+        waiter.wake()
 
     def __len__(self) -> int:
         return len(self._waiters)

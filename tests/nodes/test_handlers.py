@@ -11,7 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import AsyncNode, ConfigError, Message, Node, Reject, Retry, Update, WouldDeadlock
+from peerfabric import (
+    AsyncNode,
+    ConfigError,
+    Message,
+    Node,
+    Reject,
+    Retry,
+    Undelivered,
+    Update,
+    WouldDeadlock,
+)
+from peerfabric.nodes.handler_context import in_hand
 
 
 def account(node: Any, queue: str = "orders") -> Any:
@@ -272,3 +283,49 @@ def test_handlers_may_send_and_look(front: Any) -> None:
         b.on_message("orders")(cook)
         a.producer("orders", int).send(1, confirm="processed", timeout=20)
         assert seen == [(True, True)]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_all_calls_run_at_once(front: Any, at_once: bool) -> None:
+    """Messages that came while all waited, in one frame or one by one, go to as many calls, one waking the next."""
+    together = threading.Barrier(4)
+    with front.node() as node:
+
+        def cook(order: int) -> None:
+            together.wait(20)
+
+        node.on_message("orders", concurrency=4)(cook)
+        producer = node.producer("orders", int)
+        for _ in range(3):
+            if at_once:
+                producer.send_many(range(4))
+            else:
+                for order in range(4):
+                    producer.send(order)
+            producer.flush(timeout=20)
+        assert account(node).acked == 12
+
+
+@pytest.mark.usefixtures("runtime")
+def test_who_goes_on_with_what_another_thread_fetched_has_it_in_hand() -> None:
+    """A message that a thread takes in passing is as much its own as one that it waited for."""
+    held: list[int] = []
+    node = Node()
+    node.producer("orders", int).send_many(range(1000))
+    orders = iter(node.consumer("orders", int))
+    first = next(orders)
+    while first._delivery.next == first._delivery.limit:  # the first come alone
+        first.ack()
+        first = next(orders)
+
+    def other() -> None:
+        second = next(orders)
+        held.append(len(in_hand()))
+        second.ack()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert held == [1]
+    with pytest.raises(Undelivered):
+        node.close(0)

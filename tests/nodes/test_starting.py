@@ -263,3 +263,15 @@ def test_the_libraries_themselves(library: str, patch: str) -> None:
             [sys.executable, "-P", "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=60
         )
         assert done.stdout.split() == [said]
+
+
+def test_a_python_without_its_global_lock(front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node says at its start what to do, opens nothing, and starts where the lock is on."""
+    node = front.node("shop")
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    with pytest.raises(ConfigError, match="PYTHON_GIL=1"):
+        node.__enter__()
+    assert (lifecycle(front, node).node.life, peerfabric_threads()) == (Life.NEW, set())
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
+    with node:
+        assert node.name == "shop"

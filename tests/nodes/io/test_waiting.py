@@ -12,7 +12,7 @@ import pytest
 
 from peerfabric import ConfigError, Once, TimedOut
 from peerfabric.arguments import shown
-from peerfabric.nodes.io.waiting import Blocking, ThreadWaiter, complete
+from peerfabric.nodes.io.waiting import Blocking, Gate, ThreadWaiter, complete
 from tests.nodes.conftest import DEADLINE, Front
 
 CALLS: dict[str, Callable[[Any, Any], Any]] = {
@@ -119,3 +119,25 @@ def test_a_short_wait_is_one_sleep() -> None:
     waiter = SoonWoken()
     complete(Blocking().park(waiter, DEADLINE))
     assert waiter.sleeps == 1
+
+
+def test_a_gate_that_opens_for_one() -> None:
+    """The last that came is woken, as often as asked; an empty gate wakes nobody."""
+    woken: list[str] = []
+
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wake(self) -> None:
+            woken.append(self.name)
+
+    gate, first, second = Gate(), Named("first"), Named("second")
+    gate.open_one()
+    gate.enter(first)
+    gate.enter(second)
+    gate.open_one()
+    gate.open_one()
+    gate.leave(second)
+    gate.open_one()
+    assert woken == ["second", "second", "first"]
