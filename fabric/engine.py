@@ -130,8 +130,9 @@ class Engine:
         """Nobody here takes from `queue` any more; what was not started goes back."""
         end = self.consumers.by_queue.get(queue)
         if end is not None:
-            end.progress(now)
+            self.consumers.progress(end, now)
             end.close()
+            self.consumers.progress(end, now)
             self.interests.consumes.discard(queue)
             self._interest_changed(now)
 
@@ -324,7 +325,7 @@ class Engine:
 
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
-        self.producers.life_ended()
+        self.producers.life_ended(link)
         self.topics.life_ended()
 
     def _came_up(self, link: Link, now: float) -> None:
@@ -365,7 +366,7 @@ class Engine:
     def expire(self, now: float) -> None:
         """Act on everything that has come due."""
         late = now - self._expected if now - self._expected > LATE else 0.0
-        if now < min(self._next_look, self.topics.wake_at) and not late and self.peers.deadline() > now:
+        if now < self._due_at() and not late and self.peers.deadline() > now:
             return
         self._apply(self.peers.expire(now, late), now)
         look = now + 0.5
@@ -420,8 +421,11 @@ class Engine:
 
     def deadline(self) -> float | None:
         """When `expire` has something to do; None: nothing is being waited for."""
-        at = min(self._next_look, self.topics.wake_at, self.peers.deadline())
+        at = min(self._due_at(), self.peers.deadline())
         return at if at < inf else None
+
+    def _due_at(self) -> float:
+        return min(self._next_look, self.topics.wake_at, self.producers.deadline(), self.consumers.deadline())
 
     # Sending
 
