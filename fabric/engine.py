@@ -138,8 +138,9 @@ class Engine:
         """Nobody here takes from `queue` any more; what was not started goes back."""
         end = self.consumers.by_queue.get(queue)
         if end is not None:
-            end.progress(now)
+            self.consumers.progress(end, now)
             end.close()
+            self.consumers.progress(end, now)
             self.interests.consumes.discard(queue)
             self._interest_changed(now)
 
@@ -352,7 +353,7 @@ class Engine:
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
         self._busy.pop(link, None)
-        self.producers.life_ended()
+        self.producers.life_ended(link)
         self.topics.life_ended()
 
     def _came_up(self, link: Link, now: float) -> None:
@@ -398,16 +399,16 @@ class Engine:
         if self.interests.due_at <= now:
             self._tell_interest(now)
         late = now - self._expected if now - self._expected > LATE else 0.0
-        if now < min(self._next_look, self.topics.wake_at) and not late and self.peers.deadline() > now:
+        if now < self._due_at() and not late and self.peers.deadline() > now:
             return
         if late or self.peers.deadline() <= now:
             self._apply(self.peers.expire(now, late), now)
             for link in self.peers.looked_at:
                 if link.up:
                     self.peers.look(link, self._look_at(link, now))
-        if now < min(self._next_look, self.topics.wake_at) and not late:
+        if now < self._due_at() and not late:
             return
-        look = now + (LOOK_EVERY if self._busy or self.consumers.starves else LOOK_EVERY_IDLE)
+        look = now + (LOOK_EVERY if self._busy else LOOK_EVERY_IDLE)
         look = min(look, self.producers.expire(now), self.consumers.expire(now), self.topics.expire(now))
         if not self._draining:
             look = min(look, self._look_after(now, late))
@@ -496,8 +497,11 @@ class Engine:
 
     def deadline(self) -> float | None:
         """When `expire` has something to do; None: nothing is being waited for."""
-        at = min(self._next_look, self.topics.wake_at, self.interests.due_at, self.peers.deadline())
+        at = min(self._due_at(), self.interests.due_at, self.peers.deadline())
         return at if at < inf else None
+
+    def _due_at(self) -> float:
+        return min(self._next_look, self.topics.wake_at, self.producers.deadline(), self.consumers.deadline())
 
     # Sending
 

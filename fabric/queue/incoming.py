@@ -15,7 +15,7 @@ from peerfabric.errors import BadFrame
 from peerfabric.link.credit import ConsumerCredit
 from peerfabric.queue.delivery import Delivery, Verdict, slices, take_unstarted
 from peerfabric.queue.granting import Granting
-from peerfabric.queue.leases import Overdue, in_hand_since, lapsed, look_at, mark_overdue, observe
+from peerfabric.queue.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, look_at, mark_overdue, observe
 from peerfabric.queue.source import Source
 from peerfabric.queue.streams import Streams
 from peerfabric.queue.turns import Turns
@@ -561,6 +561,8 @@ class IncomingQueue:
     def deadline(self, now: float) -> float:
         """The next instant at which `expire` has something to look at; inf if never."""
         times = [self._streams.deadline(), self.granting.deadline(now)]
+        if self._open or self.starves or any(source.buffer for source in self._sources.values()):
+            times.append(now + OBSERVE_EVERY)
         for delivery in self._open:
             times.append(look_at(delivery, self.lease, now))
         if not self._takers and self._unstarted():
@@ -647,6 +649,17 @@ class IncomingQueue:
         if self.closed or self._takers or self._open or now - self._taken_at < IDLE_AFTER:
             return False
         return any(source.buffer or (source.attached and source.credit.waiting) for source in self._sources.values())
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is here and nothing waits for this consumer, so that only a frame can change that."""
+        if self._open:
+            return False
+        return not any(s.buffer or s.has_results or s.credit.waiting for s in self._sources.values())
+
+    def knows(self, node_id: str) -> bool:
+        """Whether anything of that node is remembered."""
+        return any(_node(name) == node_id for name in (*self._streams, *self._sources))
 
     @property
     def was_taken_from(self) -> bool:

@@ -75,6 +75,8 @@ class OutgoingQueue:
         """Grows with every settled message; the producer's buffer holds accepted minus released."""
         self.changed = True
         """Something was settled or delivered since the driver last cleared this."""
+        self.touched: dict[OutgoingQueue, None] = {}
+        """Of the node's sender: where a queue registers itself that may have something to send."""
         self._accepted_cost = 0
         self.waiting = Pending(self.numbering, random)
         self.in_flight = InFlight()
@@ -420,6 +422,7 @@ class OutgoingQueue:
         self.codec, self.max_attempts = codec, max_attempts
         self._letters.bytes_max = self.backlog.memory_bytes = memory_bytes
         self.backlog.changed = True
+        self.touched[self] = None
         for run in self.waiting.take_returned(self._guilty):
             self._bury(run, "poison")
 
@@ -463,6 +466,7 @@ class OutgoingQueue:
         letter = self._letters.take(identity)
         if letter is not None:
             self.changed = True
+            self.touched[self] = None
         return letter
 
     def restore_letter(self, letter: DeadLetter) -> None:
@@ -484,6 +488,7 @@ class OutgoingQueue:
         extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
         self.released_cost -= self._take_in(first, [letter.data], letter.sent_ms, extras, letter.codec)
         self.changed = True
+        self.touched[self] = None
 
     # Looking up
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from math import inf
 
+from peerfabric.deadlines import Deadlines
 from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
 from peerfabric.link.control import Control
 from peerfabric.link.link import ECHO_DELAY, Link
 from peerfabric.link.links import Links
+from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
@@ -39,6 +41,15 @@ class Receiver:
         self._changed: set[IncomingQueue] = set()
         self._arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
+        self._news: dict[str, dict[IncomingQueue, None]] = {}
+        """Holder -> those that have results or grants for it."""
+        self._watched: dict[IncomingQueue, None] = {}
+        """All that hold messages, or for which some wait at producers, and some others."""
+        self._deadlines: Deadlines[IncomingQueue] = Deadlines()
+        self._produce = PeerNames()
+        self._known: dict[str, dict[IncomingQueue, None]] = {}
+        """Node id -> those that may have streams of it."""
+        self._known_max = 256
 
     # What users do
 
@@ -47,10 +58,37 @@ class Receiver:
         options = self._options
         end = IncomingQueue(queue, lease, options.consumer_bytes, options.work_horizon, remembered)
         self.by_queue[queue] = end
-        for link in self._peers.by_peer.values():
-            if link.up:
-                self._match(end, link)
+        for stream in remembered or ():
+            self._meets(end, stream)
+        for holder in self._produce.told_by(queue):
+            link = self._peers.by_peer.get(holder)
+            if link is not None:
+                self._meet(end, link)
+        self._deadlines.put(end, -inf)
         return end
+
+    def _meets(self, end: IncomingQueue, name: str) -> None:
+        """`end` may have streams of the node of that holder or stream."""
+        node_id = name.partition(":")[0]
+        known = self._known.get(node_id)
+        if known is None:
+            if len(self._known) >= self._known_max:
+                self._forget_nodes()
+            known = self._known[node_id] = {}
+        known[end] = None
+
+    def _forget_nodes(self) -> None:
+        """Leave out nodes of which no stream is left; as seldom as there are many."""
+        self._known = {
+            node_id: kept
+            for node_id, ends in self._known.items()
+            if (kept := {end: None for end in ends if end.knows(node_id)})
+        }
+        self._known_max = 2 * len(self._known) + 256
+
+    def _of(self, holder: str) -> list[IncomingQueue]:
+        """The queues that may have something of that peer."""
+        return list(self._known.get(holder.partition(":")[0], ()))
 
     def progress(self, end: IncomingQueue, now: float) -> bool:
         """Read what the handling side of `end` decided; whether something should now leave."""
@@ -60,10 +98,13 @@ class Receiver:
 
     def _after_progress(self, end: IncomingQueue, now: float) -> None:
         end.grant(now)
+        self._watched[end] = None
+        self._deadlines.put(end, end.deadline(now))
         for holder, urgent in end.news():
             link = self._peers.by_peer.get(holder)
             if link is None:
                 continue
+            self._news.setdefault(holder, {})[end] = None
             if urgent:
                 self._control.note(link)
             elif link.echo_at == inf:
@@ -103,6 +144,7 @@ class Receiver:
             nack = Nack(data.first, stop, data.attempt, REFUSED, text=UNREADABLE)
         else:
             end.receive(link.holder, link.name, data, body, now)
+            self._meets(end, link.holder)
             if end.available(now):
                 self._changed.add(end)
             self._arrived[end] = None
@@ -117,7 +159,7 @@ class Receiver:
             end = self.by_queue.get(backlog.queue)
             if end is not None:
                 end.backlog(link.holder, backlog)
-        for end in self.by_queue.values():
+        for end in self._of(link.holder):
             end.settle(link.holder, ping.settled)
             self._after_progress(end, now)
             if end.available(now):
@@ -125,7 +167,7 @@ class Receiver:
 
     def fenced(self, link: Link, now: float) -> None:
         """The producer has echoed something: what it gave us may be started for a while."""
-        for end in self.by_queue.values():
+        for end in self._of(link.holder):
             end.fence(link.holder, link.fence)
             if end.available(now):
                 self._changed.add(end)
@@ -138,21 +180,26 @@ class Receiver:
                 end.release(link.holder, item.stream, Ranges(pairs(item.ranges)))
                 self._after_progress(end, now)
         if release.live is not None:
-            for end in self.by_queue.values():
-                end.live_streams(link.holder, release.live, now)
+            live = frozenset(release.live)
+            for end in self._of(link.holder):
+                end.live_streams(link.holder, live, now)
+                self._after_progress(end, now)
 
     def receive_interest(self, link: Link, now: float) -> None:
         """The peer said anew what it produces."""
-        for end in self.by_queue.values():
-            self._match(end, link)
-            self._after_progress(end, now)
-
-    def _match(self, end: IncomingQueue, link: Link) -> None:
         theirs = link.their_interest
-        if theirs is not None and end.queue in theirs.produces:
-            end.meet(link.holder)
-            if link.fence > -inf:
-                end.fence(link.holder, link.fence)
+        added, _ = self._produce.tell(link.holder, theirs.produces if theirs is not None else ())
+        for queue in added:
+            end = self.by_queue.get(queue)
+            if end is not None:
+                self._meet(end, link)
+                self._after_progress(end, now)
+
+    def _meet(self, end: IncomingQueue, link: Link) -> None:
+        self._meets(end, link.holder)
+        end.meet(link.holder)
+        if link.fence > -inf:
+            end.fence(link.holder, link.fence)
 
     # What peers are told
 
@@ -166,7 +213,7 @@ class Receiver:
         holder = link.holder
         results: list[Result] = []
         grants: list[Grant] = []
-        for end in self.by_queue.values():
+        for end in self._news.pop(holder, ()):
             if not end.has_news(holder):
                 continue
             results += end.take_results(holder, ack)
@@ -177,36 +224,36 @@ class Receiver:
 
     def holds_from(self, holder: str) -> bool:
         """Whether messages of that peer are here and not decided."""
-        return any(end.holds_from(holder) for end in self.by_queue.values())
+        return any(end.holds_from(holder) for end in self._of(holder))
 
     def owes(self, holder: str) -> bool:
         """Whether the peer waits for anything from here."""
-        return any(end.holds_from(holder) or end.has_news(holder) for end in self.by_queue.values())
-
-    @property
-    def starves(self) -> bool:
-        """Whether a producer waits for credit from here."""
-        return any(end.starves for end in self.by_queue.values())
+        return any(end.holds_from(holder) or end.has_news(holder) for end in self._of(holder))
 
     # Changes of links
 
     def came_up(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
-        for end in self.by_queue.values():
+        self._produce.tell(link.holder, ())
+        concerned = self._of(link.holder)
+        for end in concerned:
             end.progress(now)
             end.attach(link.holder)
             some_held, some_done = end.possession(link.holder)
             held += some_held
             done += some_done
         link.ack_number += 1
-        for end in self.by_queue.values():
+        for end in concerned:
             end.told_all(link.holder, link.ack_number)
+            self._after_progress(end, now)
         return held, done
 
     def gone(self, link: Link, now: float, *, proven: bool) -> None:
         """The peer will not answer any more: what is not started need not be."""
-        for end in self.by_queue.values():
+        self._produce.tell(link.holder, ())
+        self._news.pop(link.holder, None)
+        for end in self._of(link.holder):
             end.progress(now)
             end.detach(link.holder, now, proven_gone=proven)
             if end.available(now):
@@ -217,14 +264,16 @@ class Receiver:
 
     def expire(self, now: float) -> float:
         """Act on everything that has come due; return when to look again."""
-        look = inf
-        for end in self.by_queue.values():
+        for end in self._deadlines.take_due(now) if self._deadlines.first <= now else ():
             end.expire(now)
             self._after_progress(end, now)
-            look = min(look, end.deadline(now))
             if end.available(now):
                 self._changed.add(end)  # it may have waited for something that is over now
-        return look
+        return self._deadlines.first
+
+    def deadline(self) -> float:
+        """When `expire` has something to do; inf: nothing is waited for."""
+        return self._deadlines.first
 
     # Closing
 
@@ -234,17 +283,21 @@ class Receiver:
             end.progress(now)
             if queue not in keep:
                 end.close()
+            self._after_progress(end, now)
 
     @property
     def idle(self) -> bool:
         """Whether nothing that was started is undecided."""
-        return all(end.idle for end in self.by_queue.values())
+        return all(end.idle for end in self._watched)
 
     # Reports
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Consumers that nobody takes from, and user code that has a message for long."""
-        for end in self.by_queue.values():
+        for end in list(self._watched):
+            if end.is_quiet:
+                del self._watched[end]
+                continue
             if end.is_neglected(now):
                 yield Finding(
                     f"queue {end.queue!r}: messages wait for this consumer and nobody takes them",

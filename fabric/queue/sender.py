@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from math import inf
 from random import Random
 
+from peerfabric.deadlines import Deadlines
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link, Sent
 from peerfabric.link.links import Links
+from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.dispatch import data_frames
@@ -42,6 +44,20 @@ class Sender:
         self._own_holder = f"{address.node_id}:{address.epoch}"
         self._peers, self._control, self._records, self._random = peers, control, records, random
         self._changed: set[OutgoingQueue] = set()
+        self._touched: dict[OutgoingQueue, None] = {}
+        """Those that may have something to send, or another deadline, since `frames` looked at them."""
+        self._held_up: dict[str, dict[OutgoingQueue, None]] = {}
+        """Holder -> those that wait for room in its pipe."""
+        self._unsettled: dict[OutgoingQueue, None] = {}
+        """All with unsettled messages, and some without."""
+        self._recovered: dict[OutgoingQueue, None] = {}
+        """Those with messages of earlier lives."""
+        self._deadlines: Deadlines[OutgoingQueue] = Deadlines()
+        self._consume = PeerNames()
+        self._known: dict[str, dict[OutgoingQueue, None]] = {}
+        """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
+        self._unsettled_acks: dict[Link, None] = {}
+        """Links with ACKs that no cursor has yet."""
 
     # What users do
 
@@ -62,11 +78,22 @@ class Sender:
         end = OutgoingQueue(
             queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, numbering, backlog, self._records
         )
+        end.touched = self._touched
         self.by_queue[queue] = end
-        for link in self._peers.by_peer.values():
-            if link.up and link.their_interest is not None:
-                self._match(end, link)
+        if recovered is not None:
+            self._recovered[end] = None
+        self._touch(end)
+        for holder in self._consume.told_by(queue):
+            link = self._peers.by_peer.get(holder)
+            if link is not None:
+                self._set_consumer(end, link, consumes=True)
         return end
+
+    def _touch(self, end: OutgoingQueue) -> None:
+        """Something has happened to `end`: users look, and so do we."""
+        self._changed.add(end)
+        self._touched[end] = None
+        self._unsettled[end] = None
 
     def accept(
         self,
@@ -80,6 +107,8 @@ class Sender:
         """Take responsibility for `bodies`; they leave with the next `frames`."""
         was_empty = end.waiting_count == 0
         end.accept(bodies, sent_ms, extras, volatile=volatile)
+        self._touched[end] = None
+        self._unsettled[end] = None
         if was_empty:
             self._tell_waiting(end)
 
@@ -95,13 +124,15 @@ class Sender:
 
     def acks_to_settle(self) -> dict[Link, tuple[int, int]]:
         """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
-        links = [link for link in self._peers.links.values() if link.acks_applied > link.acks_settled]
-        return {link: (link.theirs, link.acks_applied) for link in links}
+        return {
+            link: (link.theirs, link.acks_applied)
+            for link in self._unsettled_acks
+            if link.acks_applied > link.acks_settled and link.wire in self._peers.links
+        }
 
     def awaits_cursors(self) -> bool:
         """Whether somebody may not start a message before `cursors_stored`."""
-        links = self._peers.links.values()
-        return any(link.settled_due and link.acks_applied > link.acks_settled for link in links) or any(
+        return any(link.settled_due and link.acks_applied > link.acks_settled for link in self._unsettled_acks) or any(
             end.awaits_cursor for end in self.by_queue.values()
         )
 
@@ -111,6 +142,8 @@ class Sender:
             if link.theirs != life:
                 continue  # the peer has begun a new count, of which the cursors know nothing
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
+            if link.acks_settled >= link.acks_applied:
+                self._unsettled_acks.pop(link, None)
             if link.settled_due and link.acks_settled >= link.acks_applied:
                 link.settled_due = False
                 link.ping_at = -inf
@@ -118,7 +151,7 @@ class Sender:
 
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
-        self._changed.add(end)
+        self._touch(end)
         self._tell_waiting(end)
 
     # What peers say
@@ -152,63 +185,88 @@ class Sender:
                     nack.start, nack.stop = start, stop
                     end.nacked(link.holder, nack, now)
                     if nack.reason == NO_INTEREST:
+                        self._consume.withdraw(link.holder, end.queue)
                         end.set_consumer(link.holder, link.node_id, consumes=False)
-            self._changed.add(end)
+            self._touch(end)
             self._collect_releases(end)
         link.acks_applied = max(link.acks_applied, ack.ack)
+        self._acks_applied(link)
+        for grant in ack.grants:
+            end = self.by_queue.get(grant.queue)
+            if end is not None:
+                link.credit(grant.queue).grant(grant.messages, grant.bytes)
+                self._touched[end] = None
+
+    def _acks_applied(self, link: Link) -> None:
         if not self.durable:
             link.acks_settled = link.acks_applied
-        for grant in ack.grants:
-            if grant.queue in self.by_queue:
-                link.credit(grant.queue).grant(grant.messages, grant.bytes)
+        elif link.acks_applied > link.acks_settled:
+            self._unsettled_acks[link] = None
 
     def receive_interest(self, link: Link) -> None:
         """The peer said anew what it consumes."""
-        for end in self.by_queue.values():
-            self._match(end, link)
-
-    def _match(self, end: OutgoingQueue, link: Link) -> None:
         theirs = link.their_interest
-        consumes = theirs is not None and not link.draining and any(c.queue == end.queue for c in theirs.consumes)
-        if consumes != (link.holder in end.consumers):
-            end.set_consumer(link.holder, link.node_id, consumes=consumes)
-            self._changed.add(end)
-            if consumes and end.waiting_count:
+        names = (c.queue for c in theirs.consumes) if theirs is not None and not link.draining else ()
+        added, removed = self._consume.tell(link.holder, names)
+        for queue in added:
+            if queue in self.by_queue:
+                self._set_consumer(self.by_queue[queue], link, consumes=True)
+        for queue in removed:
+            if queue in self.by_queue:
+                self._set_consumer(self.by_queue[queue], link, consumes=False)
+
+    def _set_consumer(self, end: OutgoingQueue, link: Link, *, consumes: bool) -> None:
+        if consumes == (link.holder in end.consumers):
+            return
+        end.set_consumer(link.holder, link.node_id, consumes=consumes)
+        self._touch(end)
+        if consumes:
+            self._known.setdefault(link.holder, {})[end] = None
+            if end.waiting_count:
                 link.ping_at = -inf
                 self._control.note(link)
+
+    def _of(self, holder: str) -> list[OutgoingQueue]:
+        """The queues that `holder` consumes, or of which it may hold something."""
+        return list(self._known.get(holder, ()))
 
     def receive_drain(self, link: Link) -> None:
         """The peer takes no new messages."""
         link.draining = True
-        for end in self.by_queue.values():
-            end.set_consumer(link.holder, link.node_id, consumes=False)
-            self._changed.add(end)
+        self.receive_interest(link)
 
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        if any(end.in_flight.runs_suspect(holder) for end in self.by_queue.values()):
+        if any(end.in_flight.runs_suspect(holder) for end in self._of(holder)):
             link.settled_due = True
             link.ping_at = -inf
+        concerned = dict.fromkeys((*self._of(holder), *self._recovered))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
             if producing is not None:
+                concerned[producing] = None
                 for start, stop in producing.numbers(item.stream, item.ranges):
                     producing.acked(holder, start, stop)
         held: dict[str, Ranges] = {}
         for item in interest.held:
             producing = self.by_queue.get(queue_of(item.stream))
-            known = Ranges(producing.numbers(item.stream, item.ranges)) if producing is not None else Ranges()
+            known = Ranges()
+            if producing is not None:
+                concerned[producing] = None
+                known = Ranges(producing.numbers(item.stream, item.ranges))
             for start, stop in known:
                 held.setdefault(queue_of(item.stream), Ranges()).add(start, stop)
             if not known and self._disowns(item.stream, producing):
                 link.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
-        for end in self.by_queue.values():
+        for end in concerned:
             release = end.reconcile(holder, held.get(end.queue, Ranges()))
+            if holder in end.in_flight or (end.backlog is not None and holder in end.backlog.adopted):
+                self._known.setdefault(holder, {})[end] = None
             for start, stop in release:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.releases.setdefault(stream, []).extend((low, high))
-            self._changed.add(end)
+            self._touch(end)
             self._collect_releases(end)
         for sent in link.lost:
             producing = self.by_queue.get(sent.queue)
@@ -217,7 +275,8 @@ class Sender:
                 break
         link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
-        link.acks_settled = 0 if self.durable else link.acks_applied
+        link.acks_settled = 0
+        self._acks_applied(link)
         link.live_due = True
 
     def _disowns(self, stream: str, end: OutgoingQueue | None) -> bool:
@@ -231,9 +290,35 @@ class Sender:
 
     def frames(self) -> Iterator[tuple[int, list[bytes]]]:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
-        for end in self.by_queue.values():
+        links = self._peers.by_peer
+        for holder in list(self._held_up) if self._held_up else ():
+            link = links.get(holder)
+            if link is None or link.has_room():
+                self._touched.update(self._held_up.pop(holder))
+        while self._touched:
+            end = next(iter(self._touched))
             if end.waiting_count:
-                yield from data_frames(end, self._peers.by_peer)
+                yield from data_frames(end, links)
+                if end.waiting_count:
+                    self._keep(end)
+            at = end.deadline()
+            if at is not None:
+                self._deadlines.put(end, at)
+            del self._touched[end]
+
+    def _keep(self, end: OutgoingQueue) -> None:
+        """Messages of `end` stay behind: look again when a link that has no room has some."""
+        for holder in end.consumers:
+            link = self._peers.by_peer.get(holder)
+            if link is not None and not link.has_room():
+                self._held_up.setdefault(holder, {})[end] = None
+        if end.dead_letters_full:
+            self._records.once(
+                f"letters {end.queue}",
+                "warning",
+                f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
+                f"retry or drop letters of node.dead_letters({end.queue!r})",
+            )
 
     def take_release(self, link: Link) -> Release:
         """What the peer may forget, and which of our streams go on, if that is due."""
@@ -255,7 +340,7 @@ class Sender:
                 link.credit(end.queue).sent_bytes,
                 end.numbering.floor(stream, end.safe_floor),
             )
-            for end in self.by_queue.values()
+            for end in self._of(holder)
             if holder in end.consumers
             for stream in end.numbering.streams
         ][:NAMES_MAX]
@@ -270,62 +355,62 @@ class Sender:
 
     # Changes of links
 
-    def life_ended(self) -> None:
+    def life_ended(self, link: Link) -> None:
         """A link is not up any more; users look again."""
-        self._changed.update(self.by_queue.values())
+        self._changed.update(self._of(link.holder))
 
     def gone(self, link: Link, *, died: bool) -> None:
         """The peer will not answer any more: what it held goes to somebody else."""
-        for end in self.by_queue.values():
-            end.gone(link.holder, died=died)
-            self._changed.add(end)
+        holder = link.holder
+        self._consume.tell(holder, ())
+        self._unsettled_acks.pop(link, None)
+        for end in dict.fromkeys((*self._of(holder), *self._recovered)):
+            end.gone(holder, died=died)
+            self._touch(end)
             self._tell_waiting(end)
+        self._known.pop(holder, None)
 
     def hung(self, link: Link, now: float) -> None:
         """A hung peer keeps what it holds for its lease after the last that we heard of it."""
-        for end in self.by_queue.values():
+        for end in self._of(link.holder):
             if now - link.heard_at >= link.leases.get(end.queue, 300.0) and end.held_by(link.holder):
                 end.lapse(link.holder, "its consumer hangs", now)
                 self._collect_releases(end)
-                self._changed.add(end)
+                self._touch(end)
                 self._tell_waiting(end)
 
     def held_by(self, holder: str) -> bool:
         """Whether anything is in flight there."""
-        return any(end.held_by(holder) for end in self.by_queue.values())
+        return any(end.held_by(holder) for end in self._of(holder))
 
     # Time
 
     def expire(self, now: float) -> float:
         """Act on everything that has come due; return when to look again."""
-        look = inf
-        for end in self.by_queue.values():
+        for end in self._deadlines.take_due(now) if self._deadlines.first <= now else ():
             before = end.waiting_count
             end.expire(now)
+            self._touched[end] = None
             if end.waiting_count > before:
                 self._tell_waiting(end)
-            look = min(look, end.deadline() or inf)
-            if end.dead_letters_full and end.waiting_count:
-                self._records.once(
-                    f"letters {end.queue}",
-                    "warning",
-                    f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
-                    f"retry or drop letters of node.dead_letters({end.queue!r})",
-                )
-        return look
+        return self._deadlines.first
+
+    def deadline(self) -> float:
+        """When `expire` has something to do; inf: nothing is waited for."""
+        return self._deadlines.first
 
     # Closing
 
     def unsettled_queues(self) -> set[str]:
         """Queues with messages that are not settled."""
-        return {end.queue for end in self.by_queue.values() if end.unsettled_count}
+        return {end.queue for end in self._unsettled if end.unsettled_count}
 
     def settled(self, *, waits_for_consumers: bool) -> bool:
         """Nothing accepted is unsettled here.
 
         What a spool keeps is not waited for if nobody consumes it; with `waits_for_consumers` somebody may come yet.
         """
-        return not any(self._awaits(end, waits_for_consumers) for end in self.by_queue.values())
+        return not any(self._awaits(end, waits_for_consumers) for end in self._unsettled)
 
     @staticmethod
     def _awaits(end: OutgoingQueue, waits_for_consumers: bool) -> bool:
@@ -361,8 +446,10 @@ class Sender:
 
     def findings(self) -> Iterator[Finding]:
         """Queues whose messages nobody consumes."""
-        for end in self.by_queue.values():
-            if end.unsettled_count and not end.consumers:
+        for end in list(self._unsettled):
+            if not end.unsettled_count:
+                del self._unsettled[end]
+            elif not end.consumers:
                 yield Finding(
                     f"queue {end.queue!r}: messages wait without a consumer",
                     NO_CONSUMER_AFTER,

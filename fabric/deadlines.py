@@ -1,0 +1,44 @@
+"""Deadlines: a heap of the instants at which something is to be looked at, each thing at most once."""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import inf
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Deadlines(Generic[T]):
+    """Things with an instant each; putting one costs the logarithm of their number."""
+
+    def __init__(self) -> None:
+        self.first = inf
+        """No later than the earliest instant; inf: nothing is waited for."""
+        self._at: dict[T, float] = {}
+        self._heap: list[tuple[float, int, T]] = []
+        self._serial = 0
+
+    def put(self, thing: T, at: float) -> None:
+        """Look at `thing` no later than `at`; an earlier instant of it stays."""
+        if at >= self._at.get(thing, inf):
+            return
+        self._at[thing] = at
+        self._serial += 1
+        heappush(self._heap, (at, self._serial, thing))
+        self.first = min(self.first, at)
+
+    def take_due(self, now: float) -> list[T]:
+        """The things whose instant has come, the earliest first; until they are put again they are not looked at."""
+        due: list[T] = []
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, thing = heappop(heap)
+            if self._at.get(thing) == at:
+                del self._at[thing]
+                due.append(thing)
+        self.first = heap[0][0] if heap else inf
+        return due
+
+
+__all__ = ["Deadlines"]
