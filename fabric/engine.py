@@ -304,7 +304,8 @@ class Engine:
         """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
         link = self.topics.receive(frames)
         if link is not None:
-            self.control.put(link, self._interest(link, [], []))
+            link.told_version = 0  # one INTEREST confirms all markers that came together
+            self.control.note(link)
 
     # Changes of links
 
