@@ -60,6 +60,11 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(parts) and all(w in ("*", p) for w, p in zip(wanted, parts, strict=True))
 
 
+def is_wildcard(pattern: str) -> bool:
+    """Whether `pattern` is not simply the name of one topic."""
+    return "*" in pattern or ">" in pattern
+
+
 def filter_prefix(pattern: str) -> bytes:
     """The bytes with which every topic frame that `pattern` selects begins.
 

@@ -9,7 +9,7 @@ then the message itself is all that is left of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
@@ -68,13 +68,6 @@ class Recovered:
         return numbering, backlog
 
 
-def only_the_running(recovered: Collection[Recovered]) -> None:
-    """Of all queues of a node that died: if a suspect ran in one, nothing else was in hand, and only it is accused."""
-    if any(found.marks.running is not None for found in recovered):
-        for found in recovered:
-            found.died = found.died and found.marks.running is not None
-
-
 class Backlog:
     """The disk's share of one producer's end.
 
@@ -105,6 +98,9 @@ class Backlog:
         self.named: set[str] = set()
         """Node ids of consumers that the cursor on disk names, this node only if it is one. Before, they are given
         nothing: should this process die then, the next would not wait for what they have, nor know what it died of."""
+        self.isolated: State | None = None
+        """The isolated message that this node, alone, is about to be given of its own queue."""
+        self._stored_isolated: State | None = None
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
@@ -356,6 +352,7 @@ class Backlog:
     def cursor_stored(self, floor: int, news: News) -> None:
         """The cursor with `news` is on disk; the end's floor was this when they were taken."""
         self.floor = floor
+        self._stored_isolated = news.running
         self.named = {*news.consumers} - {self._ourselves}
         if news.taking:
             self.named.add(self._ourselves)
@@ -363,6 +360,22 @@ class Backlog:
     def names(self, node_id: str) -> bool:
         """Whether the cursor on disk names that consumer, or so many that it has no room for another."""
         return node_id in self.named or (len(self.named) >= CONSUMERS_KEPT and node_id != self._ourselves)
+
+    def isolate(self, state: State) -> bool:
+        """This node should get an isolated message of its own queue; whether the cursor on disk says so, so it may.
+
+        Else a node that dies of it again and again would never know of which message.
+        """
+        if self._stored_isolated == state:
+            return True
+        self.isolated = state
+        self.changed = True
+        return False
+
+    @property
+    def awaits_isolation(self) -> bool:
+        """Whether an isolated message waits for the cursor to name it."""
+        return self.isolated is not None and self.isolated != self._stored_isolated
 
     def _with_states(self, news: News, runs: Iterable[Run]) -> News:
         return news._replace(states=states_of(runs) + self.kept_states())

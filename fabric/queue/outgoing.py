@@ -192,7 +192,8 @@ class OutgoingQueue:
     def _news(self) -> News:
         assert self.backlog is not None
         consumers = sorted({*self.consumers.values(), *self.backlog.awaited})[:CONSUMERS_KEPT]
-        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.started), None)
+        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.suspect), None)
+        running = running or self.backlog.isolated
         return News(None, consumers, self._ourselves in self.consumers, running, self.max_attempts)
 
     def accept_dropped(self, count: int) -> None:
@@ -242,7 +243,9 @@ class OutgoingQueue:
     def awaits_cursor(self) -> bool:
         """Whether a consumer is given nothing yet, as the cursor on disk does not name it."""
         backlog = self.backlog
-        return backlog is not None and not all(map(backlog.names, self.consumers.values()))
+        return backlog is not None and (
+            backlog.awaits_isolation or not all(map(backlog.names, self.consumers.values()))
+        )
 
     def numbers(self, stream: str, flat: Sequence[int]) -> list[tuple[int, int]]:
         """Ranges of sequences of one of our streams, as they come on the wire, in our own numbers."""
@@ -268,8 +271,15 @@ class OutgoingQueue:
             run = self.waiting.pick(node_id, messages, aim, size_max, room, others=others)
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
+                if run is not None and run.suspect and not self._may_run_here(holder, run):
+                    self.waiting.give_back(run)
+                    return None
                 return run
             self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
+
+    def _may_run_here(self, holder: str, run: Run) -> bool:
+        backlog = self.backlog
+        return backlog is None or holder != self._ourselves or backlog.isolate(state_of(run))
 
     def sent(self, holder: str, run: Run) -> None:
         """The frame with `run` left for `holder`."""
@@ -277,6 +287,9 @@ class OutgoingQueue:
             self._redelivered_count += len(run.bodies)
         run.started = False
         run.last_holder = ""
+        if self.backlog is not None and self.backlog.isolated == state_of(run):
+            self.backlog.isolated = None
+            self.backlog.changed = True
         self.in_flight.add(holder, run)
 
     # What became of them

@@ -15,7 +15,7 @@ from peerfabric.errors import BadFrame
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.links import OURSELVES, Links
-from peerfabric.names import filter_prefix, matches
+from peerfabric.names import filter_prefix, is_wildcard, matches
 from peerfabric.topic.publisher import BEAT, OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.wire.batch import message_count
@@ -54,6 +54,11 @@ class Topics:
         self._outbox: deque[list[bytes]] = deque()
         self._followed: dict[str, str] = {}
         """Holder -> its outbox that our SUB socket is connected to."""
+        self._wildcards: dict[str, IncomingTopic] = {}
+        """Of the subscribers those whose pattern is not the name of one topic."""
+        self._confirmed_by: dict[str, dict[OutgoingTopic, set[str]]] = {}
+        """Node id -> what its INTEREST has added to `confirmed` of our publishers."""
+        self._beating: dict[OutgoingTopic, None] = {}
         self._tails_at = inf
         self._serial = 0
         self._all_published = False
@@ -66,19 +71,37 @@ class Topics:
         end = OutgoingTopic(topic, address.node_id, address.epoch, address.name, codec)
         self.publishers[topic] = end
         for link in self._peers.by_peer.values():
-            self._match_subscriptions(link, now)
-        self._count_ourselves(end)
+            if link.their_interest is not None and link.their_interest.subscribes:
+                self._match_subscriptions(link, now)
+        for subscriber in self._selecting(topic):
+            self._count_ourselves(end, subscriber)
         return end
+
+    def _selecting(self, topic: str) -> list[IncomingTopic]:
+        """The subscribers whose pattern selects `topic`."""
+        found = [end for pattern, end in self._wildcards.items() if matches(pattern, topic)]
+        exact = self.subscribers.get(topic)
+        return [exact, *found] if exact is not None else found
+
+    def _selected(self, pattern: str) -> list[OutgoingTopic]:
+        """The publishers whose topic `pattern` selects."""
+        if is_wildcard(pattern):
+            return [end for topic, end in self.publishers.items() if matches(pattern, topic)]
+        exact = self.publishers.get(pattern)
+        return [exact] if exact is not None else []
 
     def open_subscriber(self, pattern: str, buffer_bytes: int) -> IncomingTopic:
         """This node receives what `pattern` selects from now on."""
         self._serial += 1
         end = IncomingTopic(pattern, buffer_bytes, self._serial)
-        end.baseline(self._own_holder, [publisher.tail() for publisher in self.publishers.values()])
+        selected = self._selected(pattern)
+        end.baseline(self._own_holder, [publisher.tail() for publisher in selected])
         self.subscribers[pattern] = end
+        if is_wildcard(pattern):
+            self._wildcards[pattern] = end
         self._peers.command(Subscribe(filter_prefix(pattern)))
-        for publisher in self.publishers.values():
-            self._count_ourselves(publisher)
+        for publisher in selected:
+            self._count_ourselves(publisher, end)
         for link in self._peers.by_peer.values():
             self._follow_if_wanted(link)
         return end
@@ -87,16 +110,15 @@ class Topics:
         """Nobody here wants what `pattern` selects any more; whether somebody did."""
         if self.subscribers.pop(pattern, None) is None:
             return False
+        self._wildcards.pop(pattern, None)
         self._peers.command(Unsubscribe(filter_prefix(pattern)))
-        for publisher in self.publishers.values():
+        for publisher in self._selected(pattern):
             publisher.confirmed.discard(f"{self._address.node_id} {pattern}")
         return True
 
-    def _count_ourselves(self, publisher: OutgoingTopic) -> None:
-        for pattern in self.subscribers:
-            if matches(pattern, publisher.topic):
-                publisher.confirmed.add(f"{self._address.node_id} {pattern}")
-                self._changed.add(publisher)
+    def _count_ourselves(self, publisher: OutgoingTopic, subscriber: IncomingTopic) -> None:
+        publisher.confirmed.add(f"{self._address.node_id} {subscriber.pattern}")
+        self._changed.add(publisher)
 
     # Publishing
 
@@ -107,6 +129,7 @@ class Topics:
         for topic, header, body in end.publish(bodies, sent_ms, extras):
             self._outbox.append([topic, encode_frame(header), body])
             self._to_subscribers(self._own_holder, header, body)
+        self._beating[end] = None
         if self._tails_at == inf:
             self._tails_at = -inf  # the next `expire` sets it from its own now
             self.wake_at = -inf
@@ -152,16 +175,17 @@ class Topics:
                     return None
                 self._to_subscribers(holder, frame, body)
             case Tails():
-                for subscriber in self.subscribers.values():
-                    if subscriber.tails(holder, frame.tails):
-                        self._changed.add(subscriber)
+                for tail in frame.tails:
+                    for subscriber in self._selecting(tail.topic):
+                        if subscriber.tails(holder, [tail]):
+                            self._changed.add(subscriber)
             case Marker():
                 return self._receive_marker(holder, frame)
         return None
 
     def _to_subscribers(self, holder: str, data: TopicData, body: bytes | memoryview) -> None:
-        for subscriber in self.subscribers.values():
-            if matches(subscriber.pattern, data.topic) and subscriber.receive(holder, data, body):
+        for subscriber in self._selecting(data.topic):
+            if subscriber.receive(holder, data, body):
                 self._changed.add(subscriber)
 
     def _receive_marker(self, holder: str, marker: Marker) -> Link | None:
@@ -202,26 +226,37 @@ class Topics:
             return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
         theirs = link.their_interest
         wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
-        for publisher in self.publishers.values():
-            mine = {f"{link.node_id} {p}" for p, s in wanted.items() if s.confirmed and matches(p, publisher.topic)}
-            others = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
-            if others | mine != publisher.confirmed:
-                publisher.confirmed = others | mine
-                self._changed.add(publisher)
+        confirmed: dict[OutgoingTopic, set[str]] = {}
         due = {}
         for pattern, subscription in wanted.items():
+            selected = self._selected(pattern)
+            if subscription.confirmed:
+                for publisher in selected:
+                    confirmed.setdefault(publisher, set()).add(f"{link.node_id} {pattern}")
             there = subscription.flushed if self._all_published else subscription.confirmed
-            if not there and any(matches(pattern, topic) for topic in self.publishers):
+            if not there and selected:
                 due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
+        self._confirm(link.node_id, confirmed)
         link.marker_due = due
         if due:
             self._peers.look(link, now)
+
+    def _confirm(self, node_id: str, confirmed: dict[OutgoingTopic, set[str]]) -> None:
+        """These are the confirmed subscriptions of that node, and no others."""
+        before = self._confirmed_by.pop(node_id, {})
+        if confirmed:
+            self._confirmed_by[node_id] = confirmed
+        for publisher in {**before, **confirmed}:
+            old, new = before.get(publisher, set()), confirmed.get(publisher, set())
+            if old != new:
+                publisher.confirmed = publisher.confirmed - old | new
+                self._changed.add(publisher)
 
     def _follow_if_wanted(self, link: Link) -> None:
         theirs = link.their_interest
         if theirs is None or link.address is None or link.holder in self._followed or link.wire == OURSELVES:
             return
-        if any(matches(pattern, topic) for pattern in self.subscribers for topic in theirs.publishes):
+        if any(self._selecting(topic) for topic in theirs.publishes):
             same_host = link.address.host == self._address.host
             usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
             usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
@@ -245,9 +280,7 @@ class Topics:
 
     def gone(self, link: Link, *, proven: bool) -> None:
         """The peer will not answer any more; `proven`: nor will its outbox bring anything."""
-        for publisher in self.publishers.values():
-            publisher.confirmed = {c for c in publisher.confirmed if not c.startswith(f"{link.node_id} ")}
-            self._changed.add(publisher)
+        self._confirm(link.node_id, {})
         if proven:
             for subscriber in self.subscribers.values():
                 subscriber.forget(link.holder)
@@ -267,7 +300,7 @@ class Topics:
         for pattern, (at, wait, serial) in list(link.marker_due.items()):
             if at <= now:
                 prefix = filter_prefix(pattern)
-                tails = [p.tail() for p in self.publishers.values() if matches(pattern, p.topic)]
+                tails = [publisher.tail() for publisher in self._selected(pattern)]
                 marker = Marker(
                     address.node_id, address.epoch, link.node_id, pattern, serial, tails, self._all_published
                 )
@@ -287,7 +320,8 @@ class Topics:
         return self._tails_at
 
     def _send_tails(self, now: float) -> None:
-        due = [publisher for publisher in self.publishers.values() if publisher.beats_due]
+        due = [publisher for publisher in self._beating if publisher.beats_due]
+        self._beating = dict.fromkeys(due)
         for publisher in due:
             publisher.beats_due -= 1
             tails = Tails(self._address.node_id, self._address.epoch, [publisher.tail()])

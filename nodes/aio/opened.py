@@ -15,7 +15,6 @@ from peerfabric.errors import ConfigError, SpoolError
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.options import BUFFER_BYTES, MAX_ATTEMPTS
 from peerfabric.nodes.aio.producer import AsyncProducer
-from peerfabric.queue.durable import only_the_running
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import MSGPACK
 
@@ -112,7 +111,6 @@ class Opened:
                 raise ConfigError(f"the spool has messages of queue {queue!r}; do not give spool=False for it")
         disk.stores.update(self._stores)
         recovered = {queue: store.recovered() for queue, store in disk.stores.items()}
-        only_the_running(recovered.values())
         for queue, store in disk.stores.items():
             handle, found = producers.get(queue), recovered[queue]
             codec = handle.codec.number if handle is not None else MSGPACK

@@ -9,7 +9,7 @@ from peerfabric.errors import SpoolError
 from peerfabric.nodes.storage.disk_thread import Disk
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
-from peerfabric.queue.durable import REUNION, Recovered, only_the_running
+from peerfabric.queue.durable import REUNION, Recovered
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
@@ -35,7 +35,6 @@ def open_stores(process: Process, spool: Spool) -> None:
     for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
         disk.stores[queue] = Store(spool, queue, role.fsync, 0)
     everything = {queue: store.recovered() for queue, store in disk.stores.items()}
-    only_the_running(everything.values())
     for queue, store in disk.stores.items():
         recovered, letters = everything[queue], store.letters()
         codec = dict(role.produces)[queue]

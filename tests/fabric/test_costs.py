@@ -1,0 +1,96 @@
+"""Costs of the machines: a turn, a frame and a timer cost what happens, not what is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from peerfabric.deadlines import Deadlines
+from peerfabric.link.peer_names import PeerNames
+from peerfabric.wire.frames import RAW
+
+from .helpers import Pair
+
+
+def calls(action: Callable[[], object]) -> int:
+    """How many Python functions `action` calls."""
+    count = 0
+
+    def hook(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(hook)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def confirmed_message(others: int) -> int:
+    """Calls for one message from its acceptance to its ack, with so many other queues that both nodes share."""
+    pair = Pair()
+    pair.meet()
+    a, b = pair.a, pair.b
+    end = a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    taking = b.open_consumer("jobs", 30.0, pair.now)
+    for n in range(others):
+        a.open_producer(f"other.{n}", RAW, 5, 2**20, pair.now)
+        b.open_consumer(f"other.{n}", 30.0, pair.now)
+    pair.settle()
+
+    def carry() -> None:
+        while pair._step(a) + pair._step(b):
+            pass
+
+    def accept_and_carry() -> None:
+        a.producers.accept(end, [b"body"], 0)
+        carry()
+
+    def ack_and_carry() -> None:
+        b.consumers.progress(taking, pair.now)
+        carry()
+
+    def one() -> int:
+        taking.want(1, 1, pair.now)
+        b.consumers.progress(taking, pair.now)
+        found = calls(accept_and_carry)
+        delivery = taking.take(pair.now)
+        assert delivery is not None
+        delivery.next = delivery.acked = 1
+        return found + calls(ack_and_carry)
+
+    for _ in range(3):
+        one()
+    found = one()
+    assert end.account().acked == 4
+    return found
+
+
+def test_other_queues_add_no_calls_to_a_message() -> None:
+    """A message costs the same calls whether its nodes share one other queue or three hundred."""
+    assert confirmed_message(others=300) == confirmed_message(others=1)
+
+
+def test_deadlines_come_once_and_in_order() -> None:
+    """Only the earliest instant of a thing counts, and what came due is not looked at again."""
+    deadlines: Deadlines[str] = Deadlines()
+    for thing, at in (("late", 5.0), ("soon", 2.0), ("late", 3.0), ("soon", 9.0)):
+        deadlines.put(thing, at)
+    assert (deadlines.first, deadlines.take_due(1.0), deadlines.take_due(4.0)) == (2.0, [], ["soon", "late"])
+    assert deadlines.take_due(10.0) == []
+
+
+def test_names_told_anew_are_compared_with_the_ones_before() -> None:
+    """A peer that tells its names again says only what is new and what is over; one withdrawn is new again."""
+    names = PeerNames()
+    assert names.tell("a:1", ["x", "y"]) == (["x", "y"], [])
+    assert names.tell("b:1", ["y"]) == (["y"], [])
+    assert names.tell("a:1", ["y", "z"]) == (["z"], ["x"])
+    assert (list(names.told_by("x")), list(names.told_by("y"))) == ([], ["a:1", "b:1"])
+    names.withdraw("a:1", "y")
+    assert list(names.told_by("y")) == ["b:1"]
+    assert names.tell("a:1", ["y", "z"]) == (["y"], [])
