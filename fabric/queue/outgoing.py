@@ -560,7 +560,7 @@ class OutgoingQueue:
 
     def _take_from(self, holder: str, start: int, stop: int) -> list[Run]:
         runs = self.in_flight.take(holder, start, stop)
-        if runs and runs[0].started:
+        if runs and runs[0].suspect:
             self._own_changed(holder)
         return runs
 

@@ -390,6 +390,8 @@ def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> No
     load(end, OLD, 1, 9000)
     load(end, NOW, 1, 2)
     takes_itself(end)
+    assert dispatch(end, OURSELVES, 1) is None
+    end.backlog.cursor_stored(1, end.take_news())
     assert dispatch(end, OURSELVES, 1) == (1, 2)
 
 
@@ -436,7 +438,7 @@ def test_more_consumers_than_a_cursor_names() -> None:
     assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == ((2, 3), False)
 
 
-@pytest.mark.parametrize("undo", ["nack", "return", "link renewed", "leave", "ack", ""])
+@pytest.mark.parametrize("undo", ["nack", "return", "lost with its link", "leave", "ack", ""])
 def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
     """Should it kill, the next life strikes it, and nothing else, since nothing else ran; it need not have killed."""
     suspected = [Mark(OLD, 1, 3, 2, 3, 0)]
@@ -455,8 +457,8 @@ def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
             end.nacked(OURSELVES, Nack(1, 2, 2, LEASE, 0), 0.0)
         case "return":
             end.returned(OURSELVES, 1, 2)
-        case "link renewed":
-            end.reconcile(OURSELVES, Ranges([(1, 2)]))
+        case "lost with its link":
+            end.reconcile(OURSELVES, Ranges())
         case "leave":
             end.leave()
         case "ack":
