@@ -101,6 +101,8 @@ class Backlog:
         self.isolated: State | None = None
         """The isolated message that this node, alone, is about to be given of its own queue."""
         self._stored_isolated: State | None = None
+        self.awaits_isolation = False
+        """Whether this node is given nothing of its own queue until a cursor is stored: see `may_take`."""
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
@@ -352,7 +354,7 @@ class Backlog:
     def cursor_stored(self, floor: int, news: News) -> None:
         """The cursor with `news` is on disk; the end's floor was this when they were taken."""
         self.floor = floor
-        self._stored_isolated = news.running
+        self._stored_isolated, self.awaits_isolation = news.running, False
         self.named = {*news.consumers} - {self._ourselves}
         if news.taking:
             self.named.add(self._ourselves)
@@ -361,21 +363,16 @@ class Backlog:
         """Whether the cursor on disk names that consumer, or so many that it has no room for another."""
         return node_id in self.named or (len(self.named) >= CONSUMERS_KEPT and node_id != self._ourselves)
 
-    def isolate(self, state: State) -> bool:
-        """This node should get an isolated message of its own queue; whether the cursor on disk says so, so it may.
+    def may_take(self, isolated: State | None) -> bool:
+        """This node should get of its own queue an isolated message, or others (None); whether it may.
 
-        Else a node that dies of it again and again would never know of which message.
+        It may once the cursor on disk says so. Else a node that dies again and again would not know of which message.
         """
-        if self._stored_isolated == state:
+        if self._stored_isolated == isolated:
             return True
-        self.isolated = state
-        self.changed = True
+        self.isolated = isolated
+        self.awaits_isolation = self.changed = True
         return False
-
-    @property
-    def awaits_isolation(self) -> bool:
-        """Whether an isolated message waits for the cursor to name it."""
-        return self.isolated is not None and self.isolated != self._stored_isolated
 
     def _with_states(self, news: News, runs: Iterable[Run]) -> News:
         return news._replace(states=states_of(runs) + self.kept_states())

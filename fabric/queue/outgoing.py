@@ -271,15 +271,15 @@ class OutgoingQueue:
             run = self.waiting.pick(node_id, messages, aim, size_max, room, others=others)
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
-                if run is not None and run.suspect and not self._may_run_here(holder, run):
+                if run is not None and holder == self._ourselves and not self._may_take(run):
                     self.waiting.give_back(run)
                     return None
                 return run
             self._refuse(run, holder, f"too large for {holder}, which takes {body_bytes_max:,} bytes")
 
-    def _may_run_here(self, holder: str, run: Run) -> bool:
-        backlog = self.backlog
-        return backlog is None or holder != self._ourselves or backlog.isolate(state_of(run))
+    def _may_take(self, run: Run) -> bool:
+        """Whether this node may get `run` of its own queue now."""
+        return self.backlog is None or self.backlog.may_take(state_of(run) if run.suspect else None)
 
     def sent(self, holder: str, run: Run) -> None:
         """The frame with `run` left for `holder`."""

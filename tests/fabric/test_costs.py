@@ -10,8 +10,7 @@ from typing import Any
 from peerfabric.deadlines import Deadlines
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.wire.frames import RAW
-
-from .helpers import Pair
+from tests.fabric.helpers import Pair
 
 
 def calls(action: Callable[[], object]) -> int:
