@@ -654,7 +654,7 @@ if pid == 0:
         with Node("child", fabric="another") as node:
             node.producer("jobs", int).send(1)
             with node.consumer("jobs", int).get(timeout=20) as body:
-                print("child", body, flush=True)
+                print(f"child {body}\\n", end="", flush=True)
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads: t.start()
     for t in threads: t.join()
