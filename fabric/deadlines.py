@@ -14,9 +14,10 @@ class Deadlines(Generic[T]):
 
     def __init__(self) -> None:
         self.first = inf
-        """No later than the earliest instant; inf: nothing is waited for."""
+        """The earliest instant; inf: nothing is waited for."""
         self._at: dict[T, float] = {}
         self._heap: list[tuple[float, int, T]] = []
+        """With entries that do not count any more: those whose instant is not that of `_at`."""
         self._serial = 0
 
     def put(self, thing: T, at: float) -> None:
@@ -28,17 +29,28 @@ class Deadlines(Generic[T]):
         heappush(self._heap, (at, self._serial, thing))
         self.first = min(self.first, at)
 
+    def move(self, thing: T, at: float) -> None:
+        """Look at `thing` at that instant, and not before; inf: not at all."""
+        if self._at.pop(thing, None) is not None:
+            self._clear()
+        self.put(thing, at)
+
     def take_due(self, now: float) -> list[T]:
         """The things whose instant has come, the earliest first; until they are put again they are not looked at."""
         due: list[T] = []
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            at, _, thing = heappop(heap)
-            if self._at.get(thing) == at:
-                del self._at[thing]
-                due.append(thing)
-        self.first = heap[0][0] if heap else inf
+        while self.first <= now:
+            thing = heappop(self._heap)[2]
+            del self._at[thing]
+            due.append(thing)
+            self._clear()
         return due
+
+    def _clear(self) -> None:
+        """Take what does not count from the top of the heap."""
+        heap, at = self._heap, self._at
+        while heap and at.get(heap[0][2]) != heap[0][0]:
+            heappop(heap)
+        self.first = heap[0][0] if heap else inf
 
 
 __all__ = ["Deadlines"]

@@ -19,12 +19,12 @@ class LogRecords:
     """Lines that were not taken yet, oldest first."""
 
     def __init__(self) -> None:
-        self._lines: list[LogRecord] = []
+        self.lines: list[LogRecord] = []
         self._told: set[str] = set()
 
     def add(self, level: str, text: str) -> None:
         """Tell `text`, each time."""
-        self._lines.append(LogRecord(level, text))
+        self.lines.append(LogRecord(level, text))
 
     def once(self, key: str, level: str, text: str) -> None:
         """Tell `text` unless something was told under `key` before."""
@@ -34,5 +34,5 @@ class LogRecords:
 
     def take(self) -> list[LogRecord]:
         """The lines since the last call."""
-        taken, self._lines = self._lines, []
+        taken, self.lines = self.lines, []
         return taken

@@ -54,7 +54,7 @@ class Membership:
         """The node listens elsewhere: tell its peers, and all who look for it."""
         self._address = address
         with self._pump.lock:
-            self._engine.moved(address)
+            self._engine.handle_moved(address)
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -83,17 +83,17 @@ class Membership:
 
     def _found(self, announcement: Announcement) -> None:
         with self._pump.lock:
-            self._engine.discovered(_address(announcement), clock())
+            self._engine.handle_discovered(_address(announcement), clock())
         self._pump.wake()
 
     def _proposed(self, endpoint: str) -> None:
         with self._pump.lock:
-            self._engine.candidate(endpoint, clock())
+            self._engine.handle_candidate(endpoint, clock())
         self._pump.wake()
 
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
-            self._engine.lost(node_id)
+            self._engine.handle_lost(node_id)
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

@@ -19,7 +19,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.link.credit import ProducerCredit
-from peerfabric.link.liveness import FENCE, SILENCE, VANISHED_AFTER, silent_since
+from peerfabric.link.liveness import FENCE, SILENCE, VANISHED_AFTER, ping_due, silent_since
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -76,17 +76,13 @@ class Link:
         self._due = due if due is not None else {}
         """Links that may have something to say: shared by all of them."""
         self.wire = wire
-        self.address = address
-        self._holder = ""
-        self._holder_of: Address | None = None
-        """The address that `_holder` was made from: it is asked for several times a frame."""
+        self.meet(address)
         self.endpoints: list[str] = []
         self.endpoint = ""
         self.connected = False
         self.dialling = False
         """An attempt to connect is under way; its outcome will be reported."""
-        self.mine = half
-        self.theirs = 0
+        self._name(half, 0)
         self.up = False
         self.frame_bytes_max = 0
         self.opened_at = now
@@ -144,21 +140,8 @@ class Link:
         self.jitter = 0.5
         """Of the period of idle PINGs, drawn anew for each, in [0, 1)."""
         self.ping_at = inf
-        self.pong_stamp: float | None = None
-        self.look_at = inf
-        """When `Links` looks at this link next."""
         # what both sides want
         self.their_interest: Interest | None = None
-        self.told_version = 0
-        self.interest_number = 0
-        """The number of our last INTEREST: the next one waits until it is echoed."""
-        self.interest_due = False
-        """The next round of INTEREST is for this link even if nothing has changed."""
-        self.marker_due: dict[str, tuple[float, float, int]] = {}
-        self.match_at = now
-        """The last instant at which we had something in common."""
-        self.matched: tuple[int, Interest | None] = (0, None)
-        """The version of our interest, and theirs, that were found to have something in common."""
         self.credits: dict[str, ProducerCredit] = {}
         self.acks_applied = 0
         self.acks_settled = 0
@@ -170,11 +153,6 @@ class Link:
         self.live_due = False
         self.draining = False
         """The peer asked for no new DATA."""
-        self.drain_due = False
-        self.bye_number = 0
-        self.bye_at = inf
-        self.bye_reason = 0
-        self.bye_received = False
         self.close_at = inf
         self.leases: dict[str, float] = {}
         """Queue -> seconds that the peer, as its consumer, may keep a message."""
@@ -183,42 +161,42 @@ class Link:
 
     # Who
 
-    @property
-    def node_id(self) -> str:
-        return self.address.node_id if self.address is not None else ""
+    def meet(self, address: Address | None) -> None:
+        """The peer behind this link is at `address`; None: only its endpoint is known."""
+        self.address = address
+        self.node_id = address.node_id if address is not None else ""
+        self.holder = f"{address.node_id}:{address.epoch}" if address is not None else ""
+        """Names the peer's process: a node in one epoch."""
 
     @property
     def name(self) -> str:
         return (self.address.name or self.address.node_id) if self.address is not None else self.endpoint
 
-    @property
-    def holder(self) -> str:
-        """Names the peer's process: a node in one epoch."""
-        address = self.address
-        if address is not self._holder_of:
-            self._holder_of = address
-            self._holder = f"{address.node_id}:{address.epoch}" if address is not None else ""
-        return self._holder
-
-    @property
-    def out_id(self) -> bytes:
+    def _name(self, mine: int, theirs: int) -> None:
+        """The present life has these halves."""
+        self.mine, self.theirs = mine, theirs
+        self.out_id = struct.pack(">II", mine, theirs)
         """The link id in frames that we send."""
-        return struct.pack(">II", self.mine, self.theirs)
-
-    @property
-    def in_id(self) -> bytes:
+        self.in_id = struct.pack(">II", theirs, mine)
         """The link id in frames that we accept."""
-        return struct.pack(">II", self.theirs, self.mine)
 
     # Hello
 
-    def restart(self, now: float) -> None:
-        """End this life: draw a larger half, say hello again as soon as the wire carries it."""
-        self.mine += 1
+    def restart(self, half: int, now: float) -> None:
+        """End this life: `half`, a larger one, is ours from now on; say hello as soon as the wire carries it."""
         self._new_life(now)
-        self.theirs = 0
+        self._name(half, 0)
         self.hello_wait = HELLO_FIRST
         self.hello_at = now if self.connected else inf
+
+    def end(self) -> None:
+        """The peer will not answer any more; the wire may still carry a last frame."""
+        self.hello_at = self.probe_at = self.ping_at = self.asked_at = inf
+        self.belief = Belief.ALIVE
+        self.up = False
+        self.out_number = self.in_number = self.echoed = self.echo_sent = 0
+        self.unechoed.clear()
+        self.unechoed_bytes = 0
 
     def _new_life(self, now: float) -> None:
         if self.up:
@@ -236,9 +214,7 @@ class Link:
         self.outbound.clear()
         self.credits.clear()
         self.releases.clear()
-        self.told_version = self.interest_number = 0
         self.their_interest = None
-        self.pong_stamp = None
         self.ping_at = inf
         self.draining = False
         self.busy = False
@@ -246,7 +222,6 @@ class Link:
         self._mark, self._mark_at = 1, now
         self._asked.clear()
         self.asked_at = inf
-        self.match_at = now
         self._rate_at, self._rate_bytes = now, 0
         self._in_rate_at, self._in_rate_bytes, self._in_rate = now, 0, 0.0
 
@@ -270,7 +245,7 @@ class Link:
         ended = hello.mine > self.theirs and self.theirs != 0
         if hello.mine > self.theirs:
             self._new_life(now)
-            self.theirs = hello.mine
+            self._name(self.mine, hello.mine)
         self.introduced = self.met = True
         self.frame_bytes_max = hello.frame_bytes_max
         came_up = False
@@ -300,6 +275,8 @@ class Link:
         self.unread_bytes += size
         self._in_rate_bytes += size
         self.heard_at = now
+        if self._mark > self.out_number:
+            self._mark_at = now  # nothing has left since the last sample of evidence
         return True
 
     def data_received(self, now: float) -> None:
@@ -319,11 +296,7 @@ class Link:
         self.echo_at = min(self.echo_at, now + ECHO_DELAY)
 
     def take_echo(self, echo: int, now: float) -> list[Sent]:
-        """The peer has received our frames up to `echo`; return the DATA frames among the newly echoed."""
-        if self._mark > self.out_number:
-            self._mark_at = now  # nothing has left since
-        if echo <= self.echoed:
-            return []
+        """The peer has received our frames up to `echo`, a new one; return the DATA frames among them."""
         self.echoed = echo
         if echo >= self._mark:
             self.evidence = max(self.evidence, self._mark_at)
@@ -384,6 +357,21 @@ class Link:
         self.busy = True
         self.ping_at = -inf
         self._due[self] = None
+
+    def ask(self) -> None:
+        """A PING is due now: the peer waits to hear something of us."""
+        self.ping_at = -inf
+        self._due[self] = None
+
+    def plan_ping(self) -> float:
+        """When the next PING is due."""
+        return ping_due(
+            busy=self.busy,
+            evidence=self.evidence,
+            pinged_at=self.pinged_at,
+            heard_at=self.heard_at,
+            jitter=self.jitter,
+        )
 
     def pinged(self, now: float, jitter: float = 0.5) -> None:
         """The frame that was numbered last is a PING: the peer owes its echo."""

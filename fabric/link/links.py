@@ -10,17 +10,17 @@ Discovery only proposes addresses. A peer exists once a link with it was up; it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
+from peerfabric.deadlines import Deadlines
 from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.addresses import Addresses, elsewhere, newer, usable
 from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, Belief, Link
 from peerfabric.link.liveness import VANISHED_AFTER
-from peerfabric.link.parting import REMNANT, Partings
+from peerfabric.link.rejections import REMNANT, Rejections
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import (
     IDLE,
@@ -44,7 +44,6 @@ STRAY_EVERY: Final = 1.0
 """Frames of an unknown life are answered by one HELLO in this time."""
 LEARNED_MAX: Final = 1024
 """Addresses kept for the driver to take, from hellos of up to 65 each."""
-BYE_REPEAT: Final = 0.1
 CANDIDATE_PATIENCE: Final = 5.0
 """An endpoint that takes our HELLO for so long and does not answer is asked again later."""
 
@@ -94,23 +93,24 @@ class Links:
         self.closing = False
         self.due: dict[Link, None] = {}
         """Links that may have something to say: a set whose order is the same in each replay."""
+        self.deadlines: Deadlines[Link | None] = Deadlines()
+        """When to look at each link, and, under None, at addresses, newcomers and rejected nodes."""
         self.looked_at: list[Link] = []
-        """Those that `expire` has just looked at, for the engine to do the same."""
-        self._timers: list[tuple[float, int]] = []
-        """A heap of (when to look, wire); an entry counts if it is the link's `look_at`."""
-        self._timers_set: set[tuple[float, int]] = set()
+        """Those that `handle_timeout` has just looked at, for the engine to do the same."""
+        self.commands: list[Command] = []
+        """What the driver shall do with its sockets, in order."""
+        self.hello_due: dict[Link, None] = {}
+        """A set in the order of insertion, like all sets here whose order shows on the wire."""
         self._by_node: dict[str, Link] = {}
-        self._by_in_id: dict[bytes, Link] = {}
+        self.by_id: dict[bytes, Link] = {}
+        """Up links, by the link id of the frames that they accept."""
         self._addresses = Addresses(peers_max, random)
-        self._farewells = Partings(address.node_id, peers_max)
+        self._rejections = Rejections(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
-        self._commands: list[Command] = []
-        self._hello_due: dict[Link, None] = {}
-        """A set in the order of insertion, like all sets here whose order shows on the wire."""
         self._introduce_at = inf
-        self._next_tick = -inf
+        self._wake_at(-inf)
 
     # What discovery proposes
 
@@ -133,7 +133,7 @@ class Links:
             changes = self._part(link, now, proven=True, died=True)
             self._dial_peer(address, now)
             return changes
-        if not self.closing and not self._farewells.is_refused(address.node_id, now):
+        if not self.closing and not self._rejections.is_refused(address.node_id, now):
             self._dial_peer(address, now)
         return []
 
@@ -145,7 +145,8 @@ class Links:
         endpoints = usable(address, self.address.host)
         if link.address is None or not endpoints or not elsewhere(address, link.address):
             return False
-        link.address, link.endpoints = address, endpoints
+        link.meet(address)
+        link.endpoints = endpoints
         if not link.connected and not link.dialling and not self.closing:
             self._dial(link, endpoints[0])
         return True
@@ -153,12 +154,12 @@ class Links:
     def moved(self, address: Address) -> None:
         """This node listens elsewhere from now on: tell everybody whom we reach."""
         self.address = address
-        self._hello_due |= {link: None for link in self.links.values() if link.connected and link.wire != OURSELVES}
+        self.hello_due |= {link: None for link in self.links.values() if link.connected and link.wire != OURSELVES}
 
     def candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`; who, its hello will tell."""
         if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
-            self._next_tick = now
+            self._wake_at(now)
 
     def lost(self, node_id: str) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
@@ -174,7 +175,7 @@ class Links:
             self._introduce_at = now + INTRODUCE_AFTER
             self._wake_at(self._introduce_at)
 
-    def interest_changed(self, now: float) -> None:
+    def redial_all(self, now: float) -> None:
         """Say hello again to everybody with whom there was nothing in common."""
         for address in self._addresses:
             self.redial(address.node_id, now)
@@ -205,15 +206,15 @@ class Links:
         self._half += 1
         link = Link(self._next_wire, self._half, now, address, self.due)
         self._next_wire += 1
-        self.look(link, now + CANDIDATE_PATIENCE)
         self.links[link.wire] = link
+        self.look(link, now + CANDIDATE_PATIENCE)
         self._halves[link.mine] = link
         return link
 
     def _dial(self, link: Link, endpoint: str) -> None:
         link.endpoint = endpoint
         link.connected, link.dialling = False, True
-        self._commands.append(Dial(link.wire, endpoint))
+        self.commands.append(Dial(link.wire, endpoint))
 
     def ourselves(self, now: float) -> None:
         """Open the link to this node itself; the driver's frames on its wire never leave the process."""
@@ -227,19 +228,19 @@ class Links:
         self._by_node[self.address.node_id] = link
         self.by_peer[link.holder] = link
         self._halves[link.mine] = link
-        self._hello_due[link] = None
+        self.hello_due[link] = None
 
     # What the wires report
 
     def connected(self, wire: int, now: float) -> None:
         """The PUSH of `wire` has a connection."""
-        if wire in self._farewells:
+        if wire in self._rejections:
             return
         link = self.links.get(wire)
         if link is not None:
             link.connected, link.dialling = True, False
             link.hello_at = now
-            self._hello_due[link] = None
+            self.hello_due[link] = None
 
     def disconnected(self, wire: int, now: float) -> list[Change]:
         """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
@@ -256,8 +257,8 @@ class Links:
     def refused(self, wire: int, now: float) -> list[Change]:
         """Nobody listens at the endpoint of `wire`."""
         link = self.links.get(wire)
-        if link is None or wire in self._farewells:
-            self._end_farewell(wire)
+        if link is None or wire in self._rejections:
+            self._end_rejection(wire)
             return []
         changes: list[Change] = []
         if link.up:
@@ -315,12 +316,12 @@ class Links:
 
     def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
         """The HELLOs that are due; a socket that refuses one only delays it."""
-        if not self._hello_due:
+        if not self.hello_due:
             return []
-        due, self._hello_due = self._hello_due, {}
+        due, self.hello_due = self.hello_due, {}
         frames = []
         for link in due:
-            if link.wire not in self.links or not link.connected or link.wire in self._farewells:
+            if link.wire not in self.links or not link.connected or link.wire in self._rejections:
                 continue
             if link.refused is not None:
                 link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
@@ -391,16 +392,16 @@ class Links:
         ended, came_up, wanted = link.receive_hello(hello, now)
         self.look(link, now)
         if link.in_id != old_id:
-            self._by_in_id.pop(old_id, None)
+            self.by_id.pop(old_id, None)
         if ended:
             changes.append(LifeEnded(link))
         if came_up:
-            self._by_in_id[link.in_id] = link
+            self.by_id[link.in_id] = link
             self._addresses.stop_retrying(link.node_id)
             changes.append(CameUp(link))
         if wanted and link.connected:
             link.hello_at = now
-            self._hello_due[link] = None
+            self.hello_due[link] = None
         elif not link.connected and not link.dialling:
             self._dial(link, link.endpoints[0])  # it lives: no need to wait for the next attempt
         return changes
@@ -410,10 +411,10 @@ class Links:
         if link is not None and hello.mine == link.mine:
             _, came_up, wanted = link.receive_hello(hello, now)
             if came_up:
-                self._by_in_id[link.in_id] = link
+                self.by_id[link.in_id] = link
                 self.look(link, now)
             if wanted:
-                self._hello_due[link] = None
+                self.hello_due[link] = None
             return [CameUp(link)] if came_up else []
         found = self._halves.get(hello.mine)
         if found is not None and found.address is None:
@@ -429,7 +430,7 @@ class Links:
         return next((k for k in self.links.values() if k.address is None and k.endpoint in hello.address.inbox), None)
 
     def _bind(self, link: Link, address: Address) -> Link:
-        link.address = address
+        link.meet(address)
         link.endpoints = [link.endpoint]
         self._addresses.candidate_leads_to(link.endpoint, address.node_id)
         self._addresses.dialled(address.node_id)
@@ -454,48 +455,50 @@ class Links:
                 reason, "peers over the limit"
             )
         )
-        if self._farewells.is_refused(address.node_id, now):
+        if self._rejections.is_refused(address.node_id, now):
             return
         endpoints = usable(address, self.address.host)
-        if endpoints and self._farewells.has_room:
-            self._farewells.refuse(address.node_id, now)
+        if endpoints and self._rejections.has_room:
+            self._rejections.refuse(address.node_id, now)
             wire = self._next_wire
             self._next_wire += 1
-            self._farewells.begin(wire, reason, now)
-            self._wake_at(self._farewells.deadline())
-            self._commands.append(Dial(wire, endpoints[0]))
+            self._rejections.begin(wire, reason, now)
+            self._wake_at(self._rejections.deadline())
+            self.commands.append(Dial(wire, endpoints[0]))
 
     @property
     def has_to_say(self) -> bool:
-        """Whether `hello_frames` or `parting_frames` may have something."""
-        return bool(self._hello_due or self._farewells)
+        """Whether `hello_frames` or `rejection_frames` may have something."""
+        return bool(self.hello_due or self._rejections)
 
-    def parting_frames(self) -> list[tuple[int, list[bytes]]]:
+    def rejection_frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs to those we refuse."""
-        return self._farewells.frames()
+        return self._rejections.frames()
 
-    def parting_sent(self, wire: int, now: float) -> None:
+    def rejection_sent(self, wire: int, now: float) -> None:
         """The BYE left."""
-        self._farewells.sent(wire, now)
-        self._wake_at(self._farewells.deadline())
+        self._rejections.sent(wire, now)
+        self._wake_at(self._rejections.deadline())
 
-    def _end_farewell(self, wire: int) -> None:
-        if self._farewells.end(wire):
-            self._commands.append(HangUp(wire))
+    def _end_rejection(self, wire: int) -> None:
+        if self._rejections.end(wire):
+            self.commands.append(HangUp(wire))
 
     # Frames
 
-    def find(self, link_id: bytes, now: float) -> Link | None:
-        """The link whose present life `link_id` names; a stranger of a known half is answered by a hello."""
-        link = self._by_in_id.get(link_id)
-        if link is None:
-            self.count("frames of another life")
-            known = self._halves.get(int.from_bytes(link_id[4:], "big"))
-            current = known is not None and self._by_node.get(known.node_id) is known
-            if known is not None and current and known.connected and now >= known.stray_at:
-                known.stray_at = now + STRAY_EVERY
-                self._hello_due[known] = None
-        return link
+    def stray(self, link_id: bytes, now: float) -> None:
+        """A frame came that no up link accepts; if its half is known, a HELLO answers."""
+        self.count("frames of another life")
+        known = self._halves.get(int.from_bytes(link_id[4:], "big"))
+        current = known is not None and self._by_node.get(known.node_id) is known
+        if known is not None and current and known.connected and now >= known.stray_at:
+            known.stray_at = now + STRAY_EVERY
+            self.hello_due[known] = None
+
+    def echo_soon(self, link: Link, now: float) -> None:
+        """What has come, or a grant that nobody waits for, leaves in an echo if nothing takes it along."""
+        link.echo_soon(now)
+        self.look(link, link.echo_at)
 
     def broken(self, link: Link, now: float) -> list[Change]:
         """A frame is missing or cannot be read: both sides start a new life."""
@@ -503,14 +506,13 @@ class Links:
         was_up = link.up
         self._restart(link, now)
         if link.connected:
-            self._hello_due[link] = None
+            self.hello_due[link] = None
         return [LifeEnded(link)] if was_up else []
 
     def _restart(self, link: Link, now: float) -> None:
-        self._by_in_id.pop(link.in_id, None)
+        self.by_id.pop(link.in_id, None)
         self._half = max(self._half + 1, link.mine + 1)
-        link.mine = self._half - 1
-        link.restart(now)
+        link.restart(self._half, now)
         self._halves[link.mine] = link
         self.look(link, now)
         if len(self._halves) > 4 * self.peers_max:
@@ -518,63 +520,48 @@ class Links:
 
     # Time
 
-    def expire(self, now: float, late: float) -> list[Change]:
+    def handle_timeout(self, now: float, late: float) -> list[Change]:
         """Act on what has come due; `late` seconds of our own delay are not held against others."""
         changes: list[Change] = []
         if late:
             for link in self.links.values():
                 link.excuse(late, now)
-        self.looked_at = self._take_due(now)
+        due = self.deadlines.take_due(now)
+        self.looked_at = [link for link in due if link is not None]
         for link in self.looked_at:
             changes += self._look_at(link, now)
-        if now < self._next_tick:
-            return changes
-        self._next_tick = inf
-        for wire in self._farewells.over(now):
-            self._end_farewell(wire)
-        self._wake_at(self._farewells.deadline())
+        if None in due:
+            self._tick(now)
+        return changes
+
+    def _tick(self, now: float) -> None:
+        for wire in self._rejections.over(now):
+            self._end_rejection(wire)
+        self._wake_at(self._rejections.deadline())
         if self._introduce_at <= now:
             self._introduce_at = inf
             for link in self.links.values():
                 if link.up and link.wire != OURSELVES:
-                    self._hello_due[link] = None
+                    self.hello_due[link] = None
         self._wake_at(self._introduce_at)
         if not self.closing:
             self._dial_due(now)
-        return changes
-
-    def _take_due(self, now: float) -> list[Link]:
-        """The links whose time has come, each once."""
-        due: dict[Link, None] = {}
-        while self._timers and self._timers[0][0] <= now:
-            timer = heappop(self._timers)
-            self._timers_set.remove(timer)
-            link = self.links.get(timer[1])
-            if link is not None and link.look_at <= now:
-                link.look_at = inf
-                due[link] = None
-        return list(due)
 
     def look_anew(self, link: Link, now: float) -> None:
         """Look at `link` now, and then again when that says, not when an earlier look did."""
-        link.look_at = inf
-        self.look(link, now)
+        self.deadlines.move(link, now)
 
     def look(self, link: Link, at: float) -> None:
         """Look at `link` no later than `at`."""
-        if at < link.look_at:
-            link.look_at = at
-            timer = (at, link.wire)
-            if timer not in self._timers_set:
-                self._timers_set.add(timer)
-                heappush(self._timers, timer)
+        if link.wire in self.links:
+            self.deadlines.put(link, at)
 
     def _look_at(self, link: Link, now: float) -> list[Change]:
         if link.close_at <= now:
             self._drop(link)
             return []
         if link.connected and link.hello_at <= now:
-            self._hello_due[link] = None
+            self.hello_due[link] = None
         if link.wire == OURSELVES:
             return []
         watched = link.met and link.close_at == inf
@@ -589,7 +576,7 @@ class Links:
             if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
                 link.probing = True
                 link.probe_at = inf
-                self._commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
+                self.commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.hello_at = now + HELLO_MAX
@@ -635,28 +622,16 @@ class Links:
         links = (k for k in self._by_node.values() if k.up and k.address is not None and k.wire != OURSELVES)
         return next((k for k in links if k.address is not None and endpoint in k.address.inbox), None)
 
-    def deadline(self) -> float:
-        """When `expire` or `hello_frames` has something to do."""
-        if self._hello_due:
-            return -inf
-        while self._timers:
-            at, wire = self._timers[0]
-            link = self.links.get(wire)
-            if link is not None and link.look_at <= at:
-                break
-            self._timers_set.remove(heappop(self._timers))
-        return min(self._next_tick, self._timers[0][0]) if self._timers else self._next_tick
-
     def _wake_at(self, at: float) -> None:
-        """Look at addresses, newcomers and refused nodes no later than `at`."""
-        self._next_tick = min(self._next_tick, at)
+        """Look at addresses, newcomers and rejected nodes no later than `at`."""
+        self.deadlines.put(None, at)
 
     # Parting
 
     def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
-            self._farewells.refuse(link.node_id, now)
+            self._rejections.refuse(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
             self.lost(link.node_id)
@@ -672,7 +647,7 @@ class Links:
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self._farewells.refuse(node_id, now)
+        self._rejections.refuse(node_id, now)
         return self._part(link, now, proven=False, died=False)
 
     def part_idle(self, link: Link, now: float) -> list[Change]:
@@ -695,14 +670,8 @@ class Links:
             del self._by_node[link.node_id]
         if self.by_peer.get(link.holder) is link:
             del self.by_peer[link.holder]
-        self._by_in_id.pop(link.in_id, None)
-        link.hello_at = inf
-        link.probe_at = link.ping_at = link.asked_at = inf
-        link.belief = Belief.ALIVE
-        link.up = False
-        link.out_number = link.in_number = link.echoed = link.echo_sent = 0
-        link.unechoed.clear()
-        link.unechoed_bytes = 0
+        self.by_id.pop(link.in_id, None)
+        link.end()
         self._wake_at(now)  # a candidate that led to it may be dialled again
         return [Gone(link, proven, died)]
 
@@ -714,15 +683,21 @@ class Links:
             del self._by_node[link.node_id]
         if self.by_peer.get(link.holder) is link:
             del self.by_peer[link.holder]
-        self._by_in_id.pop(link.in_id, None)
-        self._hello_due.pop(link, None)
+        self.by_id.pop(link.in_id, None)
+        self.hello_due.pop(link, None)
         self.due.pop(link, None)
+        self.deadlines.move(link, inf)
         for half in [h for h, k in self._halves.items() if k is link]:
             del self._halves[half]
         if link.wire != OURSELVES:
-            self._commands.append(HangUp(link.wire))
+            self.commands.append(HangUp(link.wire))
 
-    # Reports
+    # Reports and output
+
+    def poll_commands(self) -> list[Command]:
+        """What the driver shall do with its sockets, in order."""
+        taken, self.commands = self.commands, []
+        return taken
 
     def findings(self) -> Iterator[Finding]:
         """Whoever is dialled and has not answered: what `peers=` names, and nodes that were found and never met."""
@@ -738,14 +713,6 @@ class Links:
                     DIALLED_AFTER,
                     "see whether its process is stopped, or something between the two closes this way",
                 )
-
-    def take_commands(self) -> list[Command]:
-        """What the driver shall do with its sockets, in order."""
-        taken, self._commands = self._commands, []
-        return taken
-
-    def command(self, command: Command) -> None:
-        self._commands.append(command)
 
     def count(self, what: str) -> None:
         """One more of something that `statistics()` shows."""
@@ -763,7 +730,7 @@ class Links:
         """Assert that the tables agree and every link holds its invariants."""
         for link in self.links.values():
             link.check()
-            assert not link.up or self._by_in_id.get(link.in_id) is link, "an up link cannot be found by its id"
+            assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
         for node_id, link in self._by_node.items():
             assert link.wire in self.links, "a peer without a wire"
             assert link.node_id == node_id, "a peer under another name"

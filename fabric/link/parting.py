@@ -1,87 +1,123 @@
-"""Rejected nodes: each is told why by a BYE, once in a while, on a wire that is opened for that."""
+"""Parting from peers: DRAIN and BYE, ours and theirs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final
 
-from peerfabric.wire.frames import Bye, encode_frame
+from peerfabric.link.control import Control
+from peerfabric.link.link import Link
+from peerfabric.link.links import OURSELVES, Change, Links
+from peerfabric.link.machine import Handler, Machine
+from peerfabric.wire.frames import IDLE, LEAVING, Bye, Drain
 
-REFUSED_FOR: Final = 30.0
-"""How long a node that was refused, or refuses us, is neither dialled nor told again."""
-FAREWELLS_MAX: Final = 64
-"""Wires at one time for those whom we do not talk to; a crowd of them is told one after another, or not at all."""
-PATIENCE: Final = 1.0
-"""How long it is tried to say goodbye."""
-REMNANT: Final = 0.5
-"""How long a wire stays open after the last BYE, so that it leaves."""
+BYE_REPEAT: Final = 0.1
+BYE_LIMIT: Final = 1.0
+"""How long a node that closes waits for the BYEs of its peers."""
 
 
-class Partings:
-    """Wires on which a BYE is all that is said.
+class Parting(Machine):
+    """Who was told that we take no more, or that we leave, and who has said goodbye.
 
     Args:
-        node_id: Of this node.
-        peers_max: So many refused nodes are remembered.
+        links: Its links.
+        control: Takes the frames.
+        is_useful: Whether there is still something to do on a link.
+        apply: Carries out what follows for other machines when a link ends.
     """
 
-    def __init__(self, node_id: str, peers_max: int) -> None:
-        self._node_id, self._peers_max = node_id, peers_max
-        self._wires: dict[int, tuple[int, float]] = {}
-        """Wire -> (reason, when it closes); the reason is 0 once it was told."""
-        self._refused_until: dict[str, float] = {}
+    def __init__(
+        self,
+        links: Links,
+        control: Control,
+        is_useful: Callable[[Link], bool],
+        apply: Callable[[list[Change], float], None],
+    ) -> None:
+        super().__init__()
+        self.draining = False
+        """This node takes no new messages."""
+        self.closed_at = inf
+        """When the last BYE was answered, or waiting for it ends."""
+        self._links, self._control, self._is_useful, self._apply = links, control, is_useful, apply
+        self._drain_due: dict[Link, None] = {}
+        self._said: dict[Link, float] = {}
+        """Those to whom we say goodbye, and when to say it again."""
+        self._heard: dict[Link, None] = {}
+        """Those that have said goodbye."""
 
-    def __contains__(self, wire: int) -> bool:
-        return wire in self._wires
+    def handlers(self) -> Mapping[type, Handler]:
+        return {Bye: self._handle_bye}
 
-    def __bool__(self) -> bool:
-        return bool(self._wires)
+    def _handle_bye(self, link: Link, bye: Bye, body: object, now: float) -> None:
+        self._heard[link] = None
+        if link not in self._said:
+            self._put_bye(link, bye.reason)
+        missed = bye.reason == IDLE and self._is_useful(link)
+        self._apply(self._links.said_bye(link, bye.reason, now), now)
+        if missed:
+            # What we have in common now was on its way when the peer found nothing.
+            self._links.redial(link.node_id, now)
 
-    def is_refused(self, node_id: str, now: float) -> bool:
-        """Whether the node need not hear of us again yet."""
-        return self._refused_until.get(node_id, -inf) > now
+    def part_idle(self, link: Link, now: float) -> None:
+        """There has been nothing in common for long."""
+        if link not in self._said and not self.draining:
+            self._said[link] = inf
+            self._put_bye(link, IDLE)
+            self._apply(self._links.part_idle(link, now), now)
 
-    def refuse(self, node_id: str, now: float) -> None:
-        """There is nothing to talk about with the node for a while."""
-        if len(self._refused_until) >= self._peers_max:
-            self._refused_until = {n: until for n, until in self._refused_until.items() if until > now}
-            if len(self._refused_until) >= self._peers_max:
-                self._refused_until.clear()  # then each of them may be answered once more
-        self._refused_until[node_id] = now + REFUSED_FOR
+    def drain(self) -> None:
+        """Tell everybody to send no new messages."""
+        self.draining = True
+        for link in self._links.by_peer.values():
+            if link.up and link.wire != OURSELVES:
+                self._drain_due[link] = None
+                self._control.note(link)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more can be told now."""
-        return len(self._wires) < FAREWELLS_MAX
+    def say_bye(self, now: float) -> None:
+        """Say goodbye on every link, until each has answered; `finished` tells when all have."""
+        self._links.closing = True
+        self.closed_at = now + BYE_LIMIT
+        for link in self._waited_for():
+            self._said[link] = now
+            self._control.note(link)
 
-    def begin(self, wire: int, reason: int, now: float) -> None:
-        """`wire` leads to somebody who is to be told `reason`."""
-        self._wires[wire] = (reason, now + PATIENCE)
+    def finished(self, now: float) -> bool:
+        """Whether every peer has answered our BYE, or waiting for that is over."""
+        return now >= self.closed_at or not self._waited_for()
 
-    def frames(self) -> list[tuple[int, list[bytes]]]:
-        """BYEs, repeated until the wire takes them or its time is over."""
-        return [
-            (wire, [encode_frame(Bye(bytes(8), 0, 0, self._node_id, reason))])
-            for wire, (reason, _) in self._wires.items()
-            if reason
-        ]
+    def _waited_for(self) -> list[Link]:
+        links = self._links.links.values()
+        return [link for link in links if link.up and link.wire != OURSELVES and link not in self._heard]
 
-    def sent(self, wire: int, now: float) -> None:
-        """The BYE left; the wire closes shortly after."""
-        self._wires[wire] = (0, now + REMNANT)
+    def is_parting(self, link: Link) -> bool:
+        """Whether one side has said goodbye."""
+        return link in self._said or link in self._heard
 
-    def end(self, wire: int) -> bool:
-        """The wire is to be closed; whether it was one of these."""
-        return self._wires.pop(wire, None) is not None
+    def link_up(self, link: Link, now: float) -> None:
+        if self.closed_at < inf:
+            self._said[link] = now  # it came back while we leave
 
-    def over(self, now: float) -> list[int]:
-        """The wires whose time has come."""
-        return [wire for wire, (_, until) in self._wires.items() if until <= now]
+    def poll_control(self, link: Link, now: float) -> None:
+        if link in self._drain_due:
+            del self._drain_due[link]
+            self._control.put(link, Drain(b"", 0, 0))
+        if self._said and self._said.get(link, inf) <= now:
+            self._put_bye(link, LEAVING)
+            self._said[link] = now + BYE_REPEAT
+            self.deadlines.put(link, now + BYE_REPEAT)
 
-    def wires(self) -> list[int]:
-        """All of them."""
-        return list(self._wires)
+    def _put_bye(self, link: Link, reason: int) -> None:
+        self._control.put(link, Bye(b"", 0, 0, self._links.address.node_id, reason))
 
-    def deadline(self) -> float:
-        """When the next one closes; inf if there is none."""
-        return min((until for _, until in self._wires.values()), default=inf)
+    def handle_timeout(self, now: float) -> None:
+        for link in self.deadlines.take_due(now):
+            if link in self._said:
+                self._control.note(link)
+
+    def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        for each in (self._drain_due, self._said, self._heard):
+            each.pop(link, None)
+
+
+__all__ = ["Parting"]

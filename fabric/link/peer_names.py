@@ -14,6 +14,10 @@ class PeerNames:
         self.by_peer: dict[str, dict[str, None]] = {}
         self._by_name: dict[str, dict[str, None]] = {}
 
+    def names(self) -> list[str]:
+        """All names that somebody told."""
+        return list(self._by_name)
+
     def told_by(self, name: str) -> dict[str, None]:
         """The peers that told `name`."""
         return self._by_name.get(name, NOBODY)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from math import inf
+from typing import Any
 
-from peerfabric.deadlines import Deadlines
 from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
 from peerfabric.link.control import Control
-from peerfabric.link.link import ECHO_DELAY, Link
+from peerfabric.link.link import Link
 from peerfabric.link.links import Links
+from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
@@ -22,10 +23,22 @@ from peerfabric.options import Options
 from peerfabric.queue.incoming import UNREADABLE, IncomingQueue
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.batch import message_count
-from peerfabric.wire.frames import NO_INTEREST, REFUSED, Data, Grant, Nack, Ping, Release, Result, StreamRanges
+from peerfabric.wire.frames import (
+    NO_INTEREST,
+    REFUSED,
+    Consuming,
+    Data,
+    Grant,
+    Interest,
+    Nack,
+    Ping,
+    Release,
+    Result,
+    StreamRanges,
+)
 
 
-class Receiver:
+class Receiver(Machine):
     """All consumers' ends of one node, by queue.
 
     Args:
@@ -33,19 +46,22 @@ class Receiver:
         peers: Its links.
         control: Told of links that have something to say.
         records: Where lapsed leases and messages of another type are reported.
+        changed: Takes the ends whose users may have something to go on with.
     """
 
-    def __init__(self, options: Options, peers: Links, control: Control, records: LogRecords) -> None:
+    def __init__(
+        self, options: Options, peers: Links, control: Control, records: LogRecords, changed: set[Any]
+    ) -> None:
+        super().__init__()
         self.by_queue: dict[str, IncomingQueue] = {}
         self._options, self._peers, self._control, self._records = options, peers, control, records
-        self._changed: set[IncomingQueue] = set()
-        self._arrived: dict[IncomingQueue, None] = {}
+        self._changed = changed
+        self.arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
         """Holder -> those that have results or grants for it."""
         self._watched: dict[IncomingQueue, None] = {}
         """All that hold messages, or for which some wait at producers, and some others."""
-        self._deadlines: Deadlines[IncomingQueue] = Deadlines()
         self._produce = PeerNames()
         self._known: dict[str, dict[IncomingQueue, None]] = {}
         """Node id -> those that may have streams of it."""
@@ -64,7 +80,7 @@ class Receiver:
             link = self._peers.by_peer.get(holder)
             if link is not None:
                 self._meet(end, link)
-        self._deadlines.put(end, -inf)
+        self.deadlines.put(end, -inf)
         return end
 
     def _meets(self, end: IncomingQueue, name: str) -> None:
@@ -99,7 +115,7 @@ class Receiver:
     def _after_progress(self, end: IncomingQueue, now: float) -> None:
         end.grant(now)
         self._watched[end] = None
-        self._deadlines.put(end, end.deadline(now))
+        self.deadlines.put(end, end.deadline(now))
         for holder, urgent in end.news():
             link = self._peers.by_peer.get(holder)
             if link is None:
@@ -109,8 +125,7 @@ class Receiver:
                 self._control.note(link)
             elif link.echo_at == inf:
                 # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
-                link.echo_at = now + ECHO_DELAY
-                self._peers.look(link, link.echo_at)
+                self._peers.echo_soon(link, now)
         for stream, sequence in end.lapsed:
             self._records.add(
                 "warning",
@@ -128,8 +143,11 @@ class Receiver:
 
     # What peers say
 
-    def receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> list[Result]:
-        """A producer sends messages; returns what to answer at once, if they cannot be kept here.
+    def handlers(self) -> Mapping[type, Handler]:
+        return {Data: self.receive_data, Ping: self.receive_ping, Release: self.receive_release}
+
+    def receive_data(self, link: Link, data: Data, body: bytes | memoryview, now: float) -> None:
+        """A producer sends messages; if they cannot be kept here it is told so at once.
 
         Raises:
             BadFrame: The header names sequences that no message can have.
@@ -137,6 +155,11 @@ class Receiver:
         stop = data.first + data.count
         if stop > 2**53:
             raise BadFrame(f"a message with the sequence {stop - 1}")
+        link.data_received(now)
+        if link.echo_at <= now:
+            self._control.note(link)
+        else:
+            self._peers.look(link, link.echo_at)
         end = self.by_queue.get(data.queue)
         if end is None or end.closed:
             nack = Nack(data.first, stop, data.attempt, NO_INTEREST)
@@ -147,13 +170,13 @@ class Receiver:
             self._meets(end, link.holder)
             if end.available(now):
                 self._changed.add(end)
-            self._arrived[end] = None
-            return []
+            self.arrived[end] = None
+            return
         if end is not None:
             end.decline(link.holder, data)
-        return [Result(data.stream, data.queue, nacks=[nack])]
+        self._control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
 
-    def receive_ping(self, link: Link, ping: Ping, now: float) -> None:
+    def receive_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
         """A producer tells what waits there, and what it cannot forget any more."""
         for backlog in ping.backlogs:
             end = self.by_queue.get(backlog.queue)
@@ -172,7 +195,7 @@ class Receiver:
             if end.available(now):
                 self._changed.add(end)
 
-    def receive_release(self, link: Link, release: Release, now: float) -> None:
+    def receive_release(self, link: Link, release: Release, body: object, now: float) -> None:
         """A producer tells what need not run here, and which of its streams go on."""
         for item in release.streams:
             end = self.by_queue.get(queue_of(item.stream))
@@ -185,10 +208,8 @@ class Receiver:
                 end.live_streams(link.holder, live, now)
                 self._after_progress(end, now)
 
-    def receive_interest(self, link: Link, now: float) -> None:
-        """The peer said anew what it produces."""
-        theirs = link.their_interest
-        added, _ = self._produce.tell(link.holder, theirs.produces if theirs is not None else ())
+    def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        added, _ = self._produce.tell(link.holder, interest.produces)
         for queue in added:
             end = self.by_queue.get(queue)
             if end is not None:
@@ -205,8 +226,14 @@ class Receiver:
 
     def answer_arrivals(self, now: float) -> None:
         """Grant new messages, once for all that came since the last call."""
-        while self._arrived:
-            self._after_progress(self._arrived.popitem()[0], now)
+        while self.arrived:
+            self._after_progress(self.arrived.popitem()[0], now)
+
+    def poll_control(self, link: Link, now: float) -> None:
+        if link.holder in self._news:
+            results, grants = self.take_results(link, link.ack_number + 1)
+            if results or grants:
+                self._control.put_ack(link, results, grants)
 
     def take_results(self, link: Link, ack: int) -> tuple[list[Result], list[Grant]]:
         """What became of the peer's messages since the last call, and what more it may send."""
@@ -222,17 +249,20 @@ class Receiver:
                 grants.append(grant)
         return results, grants
 
-    def holds_from(self, holder: str) -> bool:
-        """Whether messages of that peer are here and not decided."""
-        return any(end.holds_from(holder) for end in self._of(holder))
-
-    def owes(self, holder: str) -> bool:
-        """Whether the peer waits for anything from here."""
+    def needs(self, link: Link) -> bool:
+        """Whether messages of the peer are here, or it waits for something from here."""
+        holder = link.holder
         return any(end.holds_from(holder) or end.has_news(holder) for end in self._of(holder))
 
     # Changes of links
 
-    def came_up(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
+    def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        interest.consumes = [Consuming(end.queue, end.lease) for end in self.by_queue.values() if not end.closed]
+        if first:
+            interest.held, interest.done = self._begin(link, now)
+        interest.ack = link.ack_number
+
+    def _begin(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
         self._produce.tell(link.holder, ())
@@ -249,8 +279,8 @@ class Receiver:
             self._after_progress(end, now)
         return held, done
 
-    def gone(self, link: Link, now: float, *, proven: bool) -> None:
-        """The peer will not answer any more: what is not started need not be."""
+    def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        """What of it is not started need not be."""
         self._produce.tell(link.holder, ())
         self._news.pop(link.holder, None)
         for end in self._of(link.holder):
@@ -262,18 +292,12 @@ class Receiver:
 
     # Time
 
-    def expire(self, now: float) -> float:
-        """Act on everything that has come due; return when to look again."""
-        for end in self._deadlines.take_due(now) if self._deadlines.first <= now else ():
+    def handle_timeout(self, now: float) -> None:
+        for end in self.deadlines.take_due(now):
             end.expire(now)
             self._after_progress(end, now)
             if end.available(now):
                 self._changed.add(end)  # it may have waited for something that is over now
-        return self._deadlines.first
-
-    def deadline(self) -> float:
-        """When `expire` has something to do; inf: nothing is waited for."""
-        return self._deadlines.first
 
     # Closing
 
@@ -313,11 +337,6 @@ class Receiver:
                     f"if it needs so long, call message.extend() or raise lease=",
                     since,
                 )
-
-    def take_changed(self) -> set[IncomingQueue]:
-        """The ends whose users may have something to go on with."""
-        taken, self._changed = self._changed, set()
-        return taken
 
     def check(self) -> None:
         """Assert the invariants of every end."""

@@ -7,15 +7,15 @@ elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import inf
+from collections.abc import Iterator, Mapping
 from random import Random
+from typing import Any
 
-from peerfabric.deadlines import Deadlines
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link, Sent
 from peerfabric.link.links import Links
+from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
@@ -23,10 +23,21 @@ from peerfabric.queue.dispatch import data_frames
 from peerfabric.queue.durable import Recovered
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.wire.frames import NAMES_MAX, NO_INTEREST, Ack, Address, Backlog, Extra, Interest, Release, StreamRanges
+from peerfabric.wire.frames import (
+    NAMES_MAX,
+    NO_INTEREST,
+    Ack,
+    Address,
+    Backlog,
+    Drain,
+    Extra,
+    Interest,
+    Release,
+    StreamRanges,
+)
 
 
-class Sender:
+class Sender(Machine):
     """All producers' ends of one node, by queue.
 
     Args:
@@ -35,15 +46,25 @@ class Sender:
         control: Told of links that have something to say.
         records: Where it is told that messages are given up, and that the list of dead letters is full.
         random: Source of jitter.
+        changed: Takes the ends whose users may have something to go on with.
     """
 
-    def __init__(self, address: Address, peers: Links, control: Control, records: LogRecords, random: Random) -> None:
+    def __init__(
+        self,
+        address: Address,
+        peers: Links,
+        control: Control,
+        records: LogRecords,
+        random: Random,
+        changed: set[Any],
+    ) -> None:
+        super().__init__()
         self.by_queue: dict[str, OutgoingQueue] = {}
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._own_holder = f"{address.node_id}:{address.epoch}"
         self._peers, self._control, self._records, self._random = peers, control, records, random
-        self._changed: set[OutgoingQueue] = set()
+        self._changed = changed
         self._touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
         self._held_up: dict[str, dict[OutgoingQueue, None]] = {}
@@ -52,7 +73,6 @@ class Sender:
         """All with unsettled messages, and some without."""
         self._recovered: dict[OutgoingQueue, None] = {}
         """Those with messages of earlier lives."""
-        self._deadlines: Deadlines[OutgoingQueue] = Deadlines()
         self._consume = PeerNames()
         self._known: dict[str, dict[OutgoingQueue, None]] = {}
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
@@ -117,8 +137,7 @@ class Sender:
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
-                link.ping_at = -inf
-                self._control.note(link)
+                link.ask()
 
     # What the disk reports
 
@@ -146,8 +165,7 @@ class Sender:
                 self._unsettled_acks.pop(link, None)
             if link.settled_due and link.acks_settled >= link.acks_applied:
                 link.settled_due = False
-                link.ping_at = -inf
-                self._control.note(link)
+                link.ask()
 
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
@@ -164,7 +182,10 @@ class Sender:
                 end.delivered(sent.start, sent.stop)
                 self._changed.add(end)
 
-    def receive_ack(self, link: Link, ack: Ack, now: float) -> None:
+    def handlers(self) -> Mapping[type, Handler]:
+        return {Ack: self.receive_ack, Drain: self.receive_drain}
+
+    def receive_ack(self, link: Link, ack: Ack, body: object, now: float) -> None:
         """A consumer tells what became of messages, and what more may come."""
         for result in ack.results:
             end = self.by_queue.get(result.queue)
@@ -172,8 +193,7 @@ class Sender:
                 continue
             if result.starting or end.in_flight.runs_suspect(link.holder):
                 link.settled_due = True
-                link.ping_at = -inf  # it waits to hear that we know
-                self._control.note(link)
+                link.ask()  # it waits to hear that we know
             for start, stop in end.numbers(result.stream, result.done):
                 end.acked(link.holder, start, stop)
             for start, stop in end.numbers(result.stream, result.returned):
@@ -203,6 +223,12 @@ class Sender:
         elif link.acks_applied > link.acks_settled:
             self._unsettled_acks[link] = None
 
+    def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        link.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
+        if first:
+            self.reconcile(link, interest, now)
+        self.receive_interest(link)
+
     def receive_interest(self, link: Link) -> None:
         """The peer said anew what it consumes."""
         theirs = link.their_interest
@@ -223,14 +249,13 @@ class Sender:
         if consumes:
             self._known.setdefault(link.holder, {})[end] = None
             if end.waiting_count:
-                link.ping_at = -inf
-                self._control.note(link)
+                link.ask()
 
     def _of(self, holder: str) -> list[OutgoingQueue]:
         """The queues that `holder` consumes, or of which it may hold something."""
         return list(self._known.get(holder, ()))
 
-    def receive_drain(self, link: Link) -> None:
+    def receive_drain(self, link: Link, drain: Drain, body: object, now: float) -> None:
         """The peer takes no new messages."""
         link.draining = True
         self.receive_interest(link)
@@ -240,7 +265,7 @@ class Sender:
         holder = link.holder
         if any(end.in_flight.runs_suspect(holder) for end in self._of(holder)):
             link.settled_due = True
-            link.ping_at = -inf
+            link.ask()
         concerned = dict.fromkeys((*self._of(holder), *self._recovered))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
@@ -303,7 +328,7 @@ class Sender:
                     self._keep(end)
             at = end.deadline()
             if at is not None:
-                self._deadlines.put(end, at)
+                self.deadlines.put(end, at)
             del self._touched[end]
 
     def _keep(self, end: OutgoingQueue) -> None:
@@ -319,6 +344,19 @@ class Sender:
                 f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
                 f"retry or drop letters of node.dead_letters({end.queue!r})",
             )
+
+    @property
+    def has_to_send(self) -> bool:
+        """Whether `frames` may have something."""
+        return bool(self._touched or self._held_up)
+
+    def poll_control(self, link: Link, now: float) -> None:
+        if link.releases or link.live_due:
+            self._control.put(link, self.take_release(link))
+
+    def ping_contents(self, link: Link) -> tuple[int, list[Backlog]]:
+        """What a PING tells: our highest ACK settled of the peer's, and what waits for it."""
+        return link.acks_settled, self.backlogs(link)
 
     def take_release(self, link: Link) -> Release:
         """What the peer may forget, and which of our streams go on, if that is due."""
@@ -355,12 +393,11 @@ class Sender:
 
     # Changes of links
 
-    def life_ended(self, link: Link) -> None:
-        """A link is not up any more; users look again."""
+    def link_down(self, link: Link) -> None:
         self._changed.update(self._of(link.holder))
 
-    def gone(self, link: Link, *, died: bool) -> None:
-        """The peer will not answer any more: what it held goes to somebody else."""
+    def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        """What it held goes to somebody else."""
         holder = link.holder
         self._consume.tell(holder, ())
         self._unsettled_acks.pop(link, None)
@@ -370,8 +407,8 @@ class Sender:
             self._tell_waiting(end)
         self._known.pop(holder, None)
 
-    def hung(self, link: Link, now: float) -> None:
-        """A hung peer keeps what it holds for its lease after the last that we heard of it."""
+    def peer_hung(self, link: Link, now: float) -> None:
+        """It keeps what it holds for its lease after the last that we heard of it."""
         for end in self._of(link.holder):
             if now - link.heard_at >= link.leases.get(end.queue, 300.0) and end.held_by(link.holder):
                 end.lapse(link.holder, "its consumer hangs", now)
@@ -379,25 +416,19 @@ class Sender:
                 self._touch(end)
                 self._tell_waiting(end)
 
-    def held_by(self, holder: str) -> bool:
+    def needs(self, link: Link) -> bool:
         """Whether anything is in flight there."""
-        return any(end.held_by(holder) for end in self._of(holder))
+        return any(end.held_by(link.holder) for end in self._of(link.holder))
 
     # Time
 
-    def expire(self, now: float) -> float:
-        """Act on everything that has come due; return when to look again."""
-        for end in self._deadlines.take_due(now) if self._deadlines.first <= now else ():
+    def handle_timeout(self, now: float) -> None:
+        for end in self.deadlines.take_due(now):
             before = end.waiting_count
             end.expire(now)
             self._touched[end] = None
             if end.waiting_count > before:
                 self._tell_waiting(end)
-        return self._deadlines.first
-
-    def deadline(self) -> float:
-        """When `expire` has something to do; inf: nothing is waited for."""
-        return self._deadlines.first
 
     # Closing
 
@@ -444,7 +475,7 @@ class Sender:
 
     # Reports
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self, now: float) -> Iterator[Finding]:
         """Queues whose messages nobody consumes."""
         for end in list(self._unsettled):
             if not end.unsettled_count:
@@ -455,11 +486,6 @@ class Sender:
                     NO_CONSUMER_AFTER,
                     "start one; node.peers() tells who consumes what",
                 )
-
-    def take_changed(self) -> set[OutgoingQueue]:
-        """The ends whose users may have something to go on with."""
-        taken, self._changed = self._changed, set()
-        return taken
 
     def check(self) -> None:
         """Assert the invariants of every end, and that each counts only on those who are there."""

@@ -8,7 +8,7 @@ from typing import Final
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.reports import PublisherAccount
 from peerfabric.wire.batch import cuts, join
-from peerfabric.wire.frames import Extra, Tail, TopicData, encode_frame
+from peerfabric.wire.frames import Extra, Tail, TopicData
 
 FRAME_BYTES_AIM: Final = 256 * 1024
 BEAT: Final = 0.5
@@ -57,8 +57,3 @@ class OutgoingTopic:
 
     def account(self) -> PublisherAccount:
         return PublisherAccount(topic=self.topic, published=self.last, subscribers=len(self.confirmed))
-
-
-def encoded(frames: list[tuple[bytes, TopicData, bytes]]) -> list[list[bytes]]:
-    """The frames as bytes for the outbox."""
-    return [[topic, encode_frame(header), body] for topic, header, body in frames]

@@ -8,13 +8,17 @@ From there on a gap is a loss; what was published before is the baseline that th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
+from types import MappingProxyType
+from typing import Any
 
 from peerfabric.errors import BadFrame
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.links import OURSELVES, Links
+from peerfabric.link.machine import Machine
+from peerfabric.link.peer_names import PeerNames
 from peerfabric.names import filter_prefix, is_wildcard, matches
 from peerfabric.topic.publisher import BEAT, OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
@@ -22,6 +26,7 @@ from peerfabric.wire.batch import message_count
 from peerfabric.wire.frames import (
     Address,
     Extra,
+    Interest,
     Marker,
     Subscription,
     Tails,
@@ -35,31 +40,53 @@ MARKER_FIRST, MARKER_MAX = 0.02, 1.0
 """Seconds until a marker is repeated; doubled each time."""
 
 
-class Topics:
+class _Repeat:
+    """When a marker is sent next, the seconds after which it is repeated then, and the serial of its subscription."""
+
+    __slots__ = ("at", "serial", "wait")
+
+    def __init__(self, at: float, wait: float, serial: int) -> None:
+        self.at, self.wait, self.serial = at, wait, serial
+
+
+class Topics(Machine):
     """Both ends of topics at one node, and the frames of its outbox.
 
     Args:
         address: Who this node is.
         peers: Its links; what the SUB socket shall do is asked for through them.
+        changed: Takes the ends whose users may have something to go on with.
+        tell_again: Called with the link to a publisher that must be told that its marker came through, and now.
     """
 
-    def __init__(self, address: Address, peers: Links) -> None:
+    def __init__(
+        self, address: Address, peers: Links, changed: set[Any], tell_again: Callable[[Link, float], None]
+    ) -> None:
+        super().__init__()
         self.publishers: dict[str, OutgoingTopic] = {}
         self.subscribers: dict[str, IncomingTopic] = {}
-        self.wake_at = inf
-        """When `expire` must be called though its last answer was later."""
-        self._address, self._peers = address, peers
+        self.outbox: deque[list[bytes]] = deque()
+        """Frames for the outbox, which the driver takes."""
+        self._address, self._peers, self._changed, self._tell_again = address, peers, changed, tell_again
         self._own_holder = f"{address.node_id}:{address.epoch}"
-        self._changed: set[OutgoingTopic | IncomingTopic] = set()
-        self._outbox: deque[list[bytes]] = deque()
         self._followed: dict[str, str] = {}
         """Holder -> its outbox that our SUB socket is connected to."""
         self._wildcards: dict[str, IncomingTopic] = {}
         """Of the subscribers those whose pattern is not the name of one topic."""
+        self._subscribe, self._publish = PeerNames(), PeerNames()
+        """Which peers subscribe to which patterns, and publish which topics."""
+        self._wanted: dict[str, None] = {}
+        """Of the patterns of peers those that are not the name of one topic."""
+        self._subscriptions: dict[Link, dict[str, Subscription]] = {}
+        """By pattern, as the peer of each link told them last."""
+        self._markers: dict[Link, dict[str, _Repeat]] = {}
+        """Link -> the subscriptions of its peer that lack a marker."""
         self._confirmed_by: dict[str, dict[OutgoingTopic, set[str]]] = {}
         """Node id -> what its INTEREST has added to `confirmed` of our publishers."""
+        self._heard: dict[str, dict[IncomingTopic, None]] = {}
+        """Holder -> the subscribers that have something of it."""
         self._beating: dict[OutgoingTopic, None] = {}
-        self._tails_at = inf
+        self._beats_at = inf
         self._serial = 0
         self._all_published = False
 
@@ -70,9 +97,12 @@ class Topics:
         address = self._address
         end = OutgoingTopic(topic, address.node_id, address.epoch, address.name, codec)
         self.publishers[topic] = end
-        for link in self._peers.by_peer.values():
-            if link.their_interest is not None and link.their_interest.subscribes:
-                self._match_subscriptions(link, now)
+        wild = [pattern for pattern in self._wanted if matches(pattern, topic)]
+        for pattern in (topic, *wild):
+            for holder in self._subscribe.told_by(pattern):
+                link = self._peers.by_peer.get(holder)
+                if link is not None:
+                    self._match(link, self._subscriptions[link][pattern], [end], now)
         for subscriber in self._selecting(topic):
             self._count_ourselves(end, subscriber)
         return end
@@ -99,11 +129,13 @@ class Topics:
         self.subscribers[pattern] = end
         if is_wildcard(pattern):
             self._wildcards[pattern] = end
-        self._peers.command(Subscribe(filter_prefix(pattern)))
+        self._peers.commands.append(Subscribe(filter_prefix(pattern)))
         for publisher in selected:
             self._count_ourselves(publisher, end)
-        for link in self._peers.by_peer.values():
-            self._follow_if_wanted(link)
+        for topic in self._publish.names() if is_wildcard(pattern) else (pattern,):
+            if matches(pattern, topic):
+                for holder in self._publish.told_by(topic):
+                    self._follow(holder)
         return end
 
     def close_subscriber(self, pattern: str) -> bool:
@@ -111,7 +143,7 @@ class Topics:
         if self.subscribers.pop(pattern, None) is None:
             return False
         self._wildcards.pop(pattern, None)
-        self._peers.command(Unsubscribe(filter_prefix(pattern)))
+        self._peers.commands.append(Unsubscribe(filter_prefix(pattern)))
         for publisher in self._selected(pattern):
             publisher.confirmed.discard(f"{self._address.node_id} {pattern}")
         return True
@@ -127,19 +159,17 @@ class Topics:
     ) -> None:
         """Send `bodies` to every subscriber of the topic."""
         for topic, header, body in end.publish(bodies, sent_ms, extras):
-            self._outbox.append([topic, encode_frame(header), body])
+            self.outbox.append([topic, encode_frame(header), body])
             self._to_subscribers(self._own_holder, header, body)
+        if not self._beating:
+            self.deadlines.put(None, -inf)  # `handle_timeout` plans the first beat from its own now
         self._beating[end] = None
-        if self._tails_at == inf:
-            self._tails_at = -inf  # the next `expire` sets it from its own now
-            self.wake_at = -inf
 
     def finish(self, now: float) -> None:
         """Nothing more is published: ask every subscriber to say when it has the last of it."""
         self._all_published = True
         for link in self._peers.by_peer.values():
             self._match_subscriptions(link, now)
-        self.wake_at = now
 
     @property
     def flushed(self) -> bool:
@@ -149,30 +179,27 @@ class Topics:
     def _awaits_flush(self, link: Link) -> bool:
         """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
         renewing = bool(self.publishers) and link.met and link.connected and not link.up
-        return bool(link.up and link.marker_due) or (renewing and link.belief is Belief.ALIVE)
+        return (link.up and bool(self._markers.get(link))) or (renewing and link.belief is Belief.ALIVE)
 
     # Receiving
 
-    def receive(self, frames: Sequence[bytes | memoryview]) -> Link | None:
-        """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox.
-
-        Returns the link to that publisher if it must be told that its marker came through.
-        """
+    def receive(self, frames: Sequence[bytes | memoryview], now: float) -> None:
+        """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
         try:
             frame = decode_outbox(bytes(frames[1]) if len(frames) > 1 else b"")
         except UnknownKind:
             self._peers.count("frames of unknown kind")
-            return None
+            return
         except BadFrame:
             self._peers.count("bad frames")
-            return None
+            return
         holder = f"{frame.node_id}:{frame.epoch}"
         match frame:
             case TopicData():
                 body = frames[2] if len(frames) > 2 else b""
                 if message_count(body, frame.codec) != frame.count:
                     self._peers.count("bad frames")
-                    return None
+                    return
                 self._to_subscribers(holder, frame, body)
             case Tails():
                 for tail in frame.tails:
@@ -180,41 +207,61 @@ class Topics:
                         if subscriber.tails(holder, [tail]):
                             self._changed.add(subscriber)
             case Marker():
-                return self._receive_marker(holder, frame)
-        return None
+                self._receive_marker(holder, frame, now)
 
     def _to_subscribers(self, holder: str, data: TopicData, body: bytes | memoryview) -> None:
+        heard = self._heard.get(holder)
+        if heard is None:
+            heard = self._heard[holder] = {}
         for subscriber in self._selecting(data.topic):
+            heard[subscriber] = None
             if subscriber.receive(holder, data, body):
                 self._changed.add(subscriber)
 
-    def _receive_marker(self, holder: str, marker: Marker) -> Link | None:
+    def _receive_marker(self, holder: str, marker: Marker, now: float) -> None:
         subscriber = self.subscribers.get(marker.pattern)
         if marker.to != self._address.node_id or subscriber is None:
-            return None
+            return
         self._changed.add(subscriber)
         if marker.serial != subscriber.serial or (holder in subscriber.confirmed and not marker.last):
-            return None
+            return
+        self._heard.setdefault(holder, {})[subscriber] = None
         subscriber.baseline(holder, marker.baseline)
         if marker.last:
             subscriber.tails(holder, marker.baseline)
             subscriber.flushed.add(holder)
         link = self._peers.by_peer.get(holder)
-        return link if link is not None and link.up else None
+        if link is not None:
+            self._tell_again(link, now)
 
     # What peers want
 
-    def subscriptions(self, holder: str) -> list[Subscription]:
-        """Our subscriptions, and what of each has come through from the publisher `holder`."""
-        return [
+    def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        """Our subscriptions, and what of each has come through from the peer as a publisher."""
+        holder = link.holder
+        interest.subscribes = [
             Subscription(pattern, end.serial, holder in end.confirmed, holder in end.flushed)
             for pattern, end in self.subscribers.items()
         ]
 
-    def receive_interest(self, link: Link, now: float) -> None:
-        """The peer said anew what it subscribes to and publishes."""
+    def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        if link.wire == OURSELVES:
+            return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
+        self._told_subscriptions(link, interest.subscribes)
         self._match_subscriptions(link, now)
-        self._follow_if_wanted(link)
+        for topic in self._publish.tell(link.holder, interest.publishes)[0]:
+            if link.holder in self._followed:
+                break
+            if self._selecting(topic):
+                self._follow(link.holder)
+
+    def _told_subscriptions(self, link: Link, subscriptions: Iterable[Subscription]) -> None:
+        self._subscriptions[link] = wanted = {each.pattern: each for each in subscriptions}
+        added, removed = self._subscribe.tell(link.holder, wanted)
+        self._wanted.update(dict.fromkeys(filter(is_wildcard, added)))
+        for pattern in removed:
+            if not self._subscribe.told_by(pattern):
+                self._wanted.pop(pattern, None)
 
     def _match_subscriptions(self, link: Link, now: float) -> None:
         """Count confirmed subscriptions; markers go out for the others.
@@ -222,102 +269,117 @@ class Topics:
         Once all is published they go out to all: a marker travels behind the data, so its echo says that all has
         arrived.
         """
-        if link.wire == OURSELVES:
-            return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
-        theirs = link.their_interest
-        wanted = {s.pattern: s for s in theirs.subscribes} if theirs is not None else {}
-        confirmed: dict[OutgoingTopic, set[str]] = {}
-        due = {}
-        for pattern, subscription in wanted.items():
-            selected = self._selected(pattern)
-            if subscription.confirmed:
-                for publisher in selected:
-                    confirmed.setdefault(publisher, set()).add(f"{link.node_id} {pattern}")
-            there = subscription.flushed if self._all_published else subscription.confirmed
-            if not there and selected:
-                due[pattern] = link.marker_due.get(pattern) or (now, MARKER_FIRST, subscription.serial)
-        self._confirm(link.node_id, confirmed)
-        link.marker_due = due
-        if due:
-            self._peers.look(link, now)
+        before = self._markers.pop(link, {})
+        confirmed = self._confirmed_by.pop(link.node_id, {})
+        for subscription in self._subscriptions.get(link, {}).values():
+            self._match(link, subscription, self._selected(subscription.pattern), now, before)
+        self._unconfirm(link.node_id, confirmed)
 
-    def _confirm(self, node_id: str, confirmed: dict[OutgoingTopic, set[str]]) -> None:
-        """These are the confirmed subscriptions of that node, and no others."""
-        before = self._confirmed_by.pop(node_id, {})
-        if confirmed:
-            self._confirmed_by[node_id] = confirmed
-        for publisher in {**before, **confirmed}:
-            old, new = before.get(publisher, set()), confirmed.get(publisher, set())
-            if old != new:
-                publisher.confirmed = publisher.confirmed - old | new
+    def _match(
+        self,
+        link: Link,
+        subscription: Subscription,
+        selected: list[OutgoingTopic],
+        now: float,
+        before: Mapping[str, _Repeat] = MappingProxyType({}),
+    ) -> None:
+        """`selected` are publishers that a subscription of the peer selects; `before`: markers that were due."""
+        pattern = subscription.pattern
+        if subscription.confirmed:
+            confirmed = self._confirmed_by.setdefault(link.node_id, {})
+            for publisher in selected:
+                confirmed.setdefault(publisher, set()).add(f"{link.node_id} {pattern}")
+                if f"{link.node_id} {pattern}" not in publisher.confirmed:
+                    publisher.confirmed.add(f"{link.node_id} {pattern}")
+                    self._changed.add(publisher)
+        there = subscription.flushed if self._all_published else subscription.confirmed
+        markers = self._markers.setdefault(link, {})
+        if not there and selected and pattern not in markers:
+            markers[pattern] = before.get(pattern) or _Repeat(now, MARKER_FIRST, subscription.serial)
+            self.deadlines.put(link, now)
+
+    def _unconfirm(self, node_id: str, before: dict[OutgoingTopic, set[str]]) -> None:
+        """Of what that node had confirmed only what it still does counts."""
+        after = self._confirmed_by.get(node_id, {})
+        for publisher, patterns in before.items():
+            gone = patterns - after.get(publisher, set())
+            if gone:
+                publisher.confirmed -= gone
                 self._changed.add(publisher)
 
-    def _follow_if_wanted(self, link: Link) -> None:
-        theirs = link.their_interest
-        if theirs is None or link.address is None or link.holder in self._followed or link.wire == OURSELVES:
+    def _follow(self, holder: str) -> None:
+        """Connect to the outbox of that peer, if it can be reached."""
+        link = self._peers.by_peer.get(holder)
+        if link is None or link.address is None or holder in self._followed or link.wire == OURSELVES:
             return
-        if any(self._selecting(topic) for topic in theirs.publishes):
-            same_host = link.address.host == self._address.host
-            usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
-            usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
-            if usable:
-                self._followed[link.holder] = usable[0]
-                self._peers.command(Follow(usable[0]))
+        same_host = link.address.host == self._address.host
+        usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
+        usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
+        if usable:
+            self._followed[holder] = usable[0]
+            self._peers.commands.append(Follow(usable[0]))
 
     # Changes of links
 
-    def life_ended(self) -> None:
-        """A link is not up any more; a flush that waited for its peer need not."""
-        self._changed.update(self.publishers.values())
-
-    def came_up(self, link: Link) -> None:
-        """A life of the link begins: if the publisher has moved since we followed it, follow it anew.
-
-        Not before: a connection that stands goes on bringing all, whatever became of the endpoint.
-        """
+    def link_up(self, link: Link, now: float) -> None:
+        # If the publisher has moved since we followed it, follow it anew. Not before: a connection that stands goes on
+        # bringing all, whatever became of the endpoint.
         if link.address is not None and self._followed.get(link.holder, "") not in ("", *link.address.outbox):
             self._unfollow(link)
+        self._publish.tell(link.holder, ())
 
-    def gone(self, link: Link, *, proven: bool) -> None:
-        """The peer will not answer any more; `proven`: nor will its outbox bring anything."""
-        self._confirm(link.node_id, {})
-        if proven:
-            for subscriber in self.subscribers.values():
+    def link_down(self, link: Link) -> None:
+        # A flush that waited for this peer need not.
+        self._changed.update(self._confirmed_by.get(link.node_id, ()))
+        for pattern in self._markers.pop(link, ()):
+            self._changed.update(self._selected(pattern))
+
+    def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
+        self.link_down(link)
+        self._unconfirm(link.node_id, self._confirmed_by.pop(link.node_id, {}))
+        self._told_subscriptions(link, ())
+        del self._subscriptions[link]
+        self._publish.tell(link.holder, ())
+        if proven:  # else its outbox may still bring something
+            for subscriber in self._heard.pop(link.holder, ()):
                 subscriber.forget(link.holder)
         self._unfollow(link)
 
     def _unfollow(self, link: Link) -> None:
         endpoint = self._followed.pop(link.holder, None)
         if endpoint is not None and endpoint not in self._followed.values():
-            self._peers.command(Unfollow(endpoint))
+            self._peers.commands.append(Unfollow(endpoint))
 
     # Time
 
-    def send_markers(self, link: Link, now: float) -> float:
-        """Publish what is due under the very prefix of each subscription; return when the next is due."""
+    def handle_timeout(self, now: float) -> None:
+        """Repeat the markers and tails that are due."""
+        for link in self.deadlines.take_due(now):
+            if link is not None:
+                self._send_markers(link, now)
+            elif self._beats_at == inf:
+                self._beats_at = now + BEAT
+                self.deadlines.put(None, self._beats_at)
+            else:
+                self._send_tails(now)
+
+    def _send_markers(self, link: Link, now: float) -> None:
+        """Publish what is due under the very prefix of each subscription."""
+        if link not in self._markers or not link.up:
+            return
         address = self._address
         soonest = inf
-        for pattern, (at, wait, serial) in list(link.marker_due.items()):
-            if at <= now:
+        for pattern, repeat in self._markers[link].items():
+            if repeat.at <= now:
                 prefix = filter_prefix(pattern)
                 tails = [publisher.tail() for publisher in self._selected(pattern)]
                 marker = Marker(
-                    address.node_id, address.epoch, link.node_id, pattern, serial, tails, self._all_published
+                    address.node_id, address.epoch, link.node_id, pattern, repeat.serial, tails, self._all_published
                 )
-                self._outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
-                at = now + wait
-                link.marker_due[pattern] = (at, min(MARKER_MAX, wait * 2), serial)
-            soonest = min(soonest, at)
-        return soonest
-
-    def expire(self, now: float) -> float:
-        """Repeat the tails that are due; return when the next are."""
-        self.wake_at = inf
-        if self._tails_at == -inf:
-            self._tails_at = now + BEAT
-        elif self._tails_at <= now:
-            self._send_tails(now)
-        return self._tails_at
+                self.outbox.append([prefix if prefix.endswith(b"\0") else prefix + b"\0", encode_frame(marker)])
+                repeat.at, repeat.wait = now + repeat.wait, min(MARKER_MAX, repeat.wait * 2)
+            soonest = min(soonest, repeat.at)
+        self.deadlines.put(link, soonest)
 
     def _send_tails(self, now: float) -> None:
         due = [publisher for publisher in self._beating if publisher.beats_due]
@@ -325,20 +387,9 @@ class Topics:
         for publisher in due:
             publisher.beats_due -= 1
             tails = Tails(self._address.node_id, self._address.epoch, [publisher.tail()])
-            self._outbox.append([publisher.topic.encode() + b"\0", encode_frame(tails)])
-        self._tails_at = now + BEAT if due else inf
-
-    # What the driver takes
-
-    def take_published(self) -> Iterator[list[bytes]]:
-        """Frames for the outbox."""
-        while self._outbox:
-            yield self._outbox.popleft()
-
-    def take_changed(self) -> set[OutgoingTopic | IncomingTopic]:
-        """The ends whose users may have something to go on with."""
-        taken, self._changed = self._changed, set()
-        return taken
+            self.outbox.append([publisher.topic.encode() + b"\0", encode_frame(tails)])
+        self._beats_at = now + BEAT if due else inf
+        self.deadlines.put(None, self._beats_at)
 
     def check(self) -> None:
         """Assert the invariants of every subscriber."""

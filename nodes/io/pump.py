@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -72,9 +72,9 @@ class Pump:
         self.lock = Lock(Rank.ENGINE)
         self.turned = Gate()
         """Opens after every turn in which a link or the closing of the node may have moved on."""
-        self.on_learned: Callable[[list[Any]], None] = lambda addresses: None
+        self.on_learned: Callable[[Sequence[Any]], None] = lambda addresses: None
         """Called, in this thread, with the addresses that hellos told."""
-        self.on_met: Callable[[list[Any]], None] = lambda met: None
+        self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.disk: Disk | None = None
         self._look: Callable[[], None] = lambda: None
@@ -183,20 +183,20 @@ class Pump:
                 handle.hand_over(engine, now)
             for event in events:
                 self._feed(event, now)
-            engine.expire(now)
-            self._carry_out()
+            engine.handle_timeout(now)
+            if engine.peers.commands:
+                self._carry_out()
             send = self._sockets.send
-            for wire, frames in engine.outgoing(now):
+            for wire, frames in engine.poll_frames(now):
                 if not send(wire, frames):
                     engine.refuse(wire, frames, now)
-            for frames in engine.topics.take_published():
-                self._sockets.publish(frames)
-            self._carry_out()
-            changed = engine.take_changed()
-            records = engine.records.take()
-            learned = engine.take_learned()
-            met = engine.take_met()
-            deadline = engine.deadline()
+            published = engine.topics.outbox
+            while published:
+                self._sockets.publish(published.popleft())
+            if engine.peers.commands:
+                self._carry_out()
+            changed, records, learned, met = engine.poll_events()
+            deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
             self.disk.look()
@@ -218,7 +218,7 @@ class Pump:
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:
             return 0.0
-        until = min(self._look_at, inf if deadline is None else deadline)
+        until = min(self._look_at, deadline)
         timeout = None if until == inf else max(0.0, until - clock())
         if handed or changed:
             self._napping = True
@@ -228,25 +228,25 @@ class Pump:
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
         if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
-            engine.receive(event.frames, now)
+            engine.handle_frames(event.frames, now)
             return
         match event:
             case Published(frames):
-                engine.receive_published(frames, now)
+                engine.handle_published(frames, now)
             case Connected(wire):
-                engine.connected(wire, now)
+                engine.handle_connected(wire, now)
             case Disconnected(wire):
-                engine.disconnected(wire, now)
+                engine.handle_disconnected(wire, now)
             case Refused(wire):
-                engine.refused(wire, now)
+                engine.handle_refused(wire, now)
             case Probed(wire, outcome):
-                engine.probed(wire, outcome, now)
+                engine.handle_probed(wire, outcome, now)
             case Writable(wire):
-                engine.writable(wire)
+                engine.handle_writable(wire)
 
     def _carry_out(self) -> None:
         sockets = self._sockets
-        for command in self.engine.take_commands():
+        for command in self.engine.poll_commands():
             match command:
                 case Dial(wire, endpoint):
                     sockets.dial(wire, endpoint)

@@ -118,7 +118,7 @@ class Pair:
 
     def meet(self) -> None:
         """Bring the link up."""
-        self.a.discovered(self.b.address, self.now)
+        self.a.handle_discovered(self.b.address, self.now)
         self.settle()
 
     def settle(self, seconds: float = 0.0) -> None:
@@ -139,25 +139,26 @@ class Pair:
             self.settle(0.1)
 
     def _step(self, engine: Engine) -> int:
-        engine.expire(self.now)
+        engine.handle_timeout(self.now)
         carried = 0
-        for wire, frames in list(engine.outgoing(self.now)):
+        for wire, frames in list(engine.poll_frames(self.now)):
             other = self.wires.get((engine.address.node_id, wire))
             carried += 1
             if other is not None and self.filter(engine, frames):
-                other.receive(frames, self.now)
-        for frames in engine.topics.take_published():
-            (self.b if engine is self.a else self.a).receive_published(frames, self.now)
-        for command in engine.take_commands():
+                other.handle_frames(frames, self.now)
+        while engine.topics.outbox:
+            frames = engine.topics.outbox.popleft()
+            (self.b if engine is self.a else self.a).handle_published(frames, self.now)
+        for command in engine.poll_commands():
             self.commands.append((engine.address.node_id, command))
             match command:
                 case Dial(wire, endpoint):
                     other = next((e for e in (self.a, self.b) if endpoint in e.address.inbox), None)
                     if other is None:
-                        engine.refused(wire, self.now)
+                        engine.handle_refused(wire, self.now)
                     else:
                         self.wires[engine.address.node_id, wire] = other
-                        engine.connected(wire, self.now)
+                        engine.handle_connected(wire, self.now)
                     carried += 1
                 case HangUp(wire):
                     self.wires.pop((engine.address.node_id, wire), None)

@@ -101,7 +101,7 @@ def test_what_came_together_is_answered_once() -> None:
     pair.settle()
     assert len(data) == 4
     for frames in data[1:]:
-        pair.b.receive(frames, pair.now)
+        pair.b.handle_frames(frames, pair.now)
     consumer = pair.b.consumers.by_queue["jobs"]
     for _ in range(4):
         delivery = consumer.take(pair.now)
@@ -109,11 +109,11 @@ def test_what_came_together_is_answered_once() -> None:
         claim(delivery, 1, pair.now)
         delivery.ack(0, 1)
     pair.b.consumers.progress(consumer, pair.now)
-    [answer] = [decode_frame(header) for _, (header,) in pair.b.outgoing(pair.now)]
+    [answer] = [decode_frame(header) for _, (header,) in pair.b.poll_frames(pair.now)]
     assert isinstance(answer, Ack)
     assert (len(answer.results), len(answer.grants)) == (1, 1)
     assert not pair.b.consumers.progress(consumer, pair.now)
-    assert list(pair.b.outgoing(pair.now)) == []
+    assert list(pair.b.poll_frames(pair.now)) == []
 
 
 def test_delivered_by_the_echo() -> None:
@@ -351,29 +351,29 @@ def test_a_refused_frame_is_kept_and_goes_first() -> None:
     end = flow(pair, 0)
     pair.a.producers.accept(end, bodies(1), 0)
     refused = []
-    for wire, frames in pair.a.outgoing(pair.now):
+    for wire, frames in pair.a.poll_frames(pair.now):
         pair.a.refuse(wire, frames, pair.now)
         refused.append(frames)
     assert [type(decode_frame(frames[0])) for frames in refused] == [Data]
-    assert list(pair.a.outgoing(pair.now)) == []
-    pair.a.writable(next(iter(pair.a.peers.links)))
-    assert [frames for _, frames in pair.a.outgoing(pair.now)] == refused
+    assert list(pair.a.poll_frames(pair.now)) == []
+    pair.a.handle_writable(next(iter(pair.a.peers.links)))
+    assert [frames for _, frames in pair.a.poll_frames(pair.now)] == refused
 
 
 def test_another_fabric_is_refused() -> None:
     """And told why, in words that say what to do."""
     pair = Pair()
     stranger = Engine(pair.b.address, "other", Options(), Random(9), pair.now)
-    stranger.discovered(pair.a.address, pair.now)
-    stranger.take_commands()
-    stranger.connected(1, pair.now)
-    [(_, hello)] = stranger.outgoing(pair.now)
-    pair.a.receive(hello, pair.now)
-    [(_, bye)] = pair.a.outgoing(pair.now)
+    stranger.handle_discovered(pair.a.address, pair.now)
+    stranger.poll_commands()
+    stranger.handle_connected(1, pair.now)
+    [(_, hello)] = stranger.poll_frames(pair.now)
+    pair.a.handle_frames(hello, pair.now)
+    [(_, bye)] = pair.a.poll_frames(pair.now)
     frame = decode_frame(bye[0])
     assert isinstance(frame, Bye)
     assert frame.reason == OTHER_FABRIC
-    stranger.receive(bye, pair.now)
+    stranger.handle_frames(bye, pair.now)
     assert [record.text for record in stranger.records.take() if "refused" in record.text] == [
         "a refused this node: it is in another fabric; give both nodes the same fabric="
     ]
@@ -428,9 +428,9 @@ def test_a_lying_peer_cannot_hurt(seed: int) -> None:
         number = link.in_number + 1 if link is not None and random.random() < 0.9 else random.randrange(5)
         header = _hostile(random, link.in_id if link is not None else bytes(8), number)
         body = random.choice((b"", b"\x91\xc4\x01x", b"\x92\x01", b"\xc1"))
-        pair.a.receive([header, body], pair.now)
-        pair.a.expire(pair.now)
-        for frames in pair.a.outgoing(pair.now):
+        pair.a.handle_frames([header, body], pair.now)
+        pair.a.handle_timeout(pair.now)
+        for frames in pair.a.poll_frames(pair.now):
             assert frames
         assert end.account().closes
     pair.a.producers.by_queue["jobs"].check()
@@ -441,8 +441,8 @@ def test_random_bytes_cannot_hurt() -> None:
     pair = Pair()
     random = Random(1)
     for _ in range(500):
-        pair.a.receive([random.randbytes(random.randrange(40)), b""], pair.now)
-        pair.a.receive_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
+        pair.a.handle_frames([random.randbytes(random.randrange(40)), b""], pair.now)
+        pair.a.handle_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
     assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
 
 

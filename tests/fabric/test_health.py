@@ -184,7 +184,7 @@ def test_an_endpoint_that_nobody_answers_at_is_told_until_somebody_does() -> Non
     two.b.open_consumer("jobs", 300.0, two.now)
     endpoint = two.b.address.inbox[0]
     two.b.address.inbox[0] = "tcp://elsewhere:1"
-    two.a.candidate(endpoint, two.now)
+    two.a.handle_candidate(endpoint, two.now)
     two.pass_time(10.0 + LOOK_EVERY + 0.5)
     assert [text.rpartition(" for ")[0] for text in warnings(two.a)] == [f"{endpoint} is dialled without an answer"]
     two.b.address.inbox[0] = endpoint
@@ -195,15 +195,15 @@ def test_an_endpoint_that_nobody_answers_at_is_told_until_somebody_does() -> Non
 def test_an_endpoint_that_leads_to_the_node_itself_is_no_fault() -> None:
     """One list of peers for all nodes names each of them, too."""
     two = Pair()
-    two.a.candidate("tcp://alias-of-a:1", two.now)
+    two.a.handle_candidate("tcp://alias-of-a:1", two.now)
     for _ in range(200):
         two.now += 0.1
-        two.a.expire(two.now)
-        for command in two.a.take_commands():
+        two.a.handle_timeout(two.now)
+        for command in two.a.poll_commands():
             if isinstance(command, Dial) and command.endpoint == "tcp://alias-of-a:1":
-                two.a.connected(command.wire, two.now)
-        for _, frames in list(two.a.outgoing(two.now)):
-            two.a.receive(frames, two.now)
+                two.a.handle_connected(command.wire, two.now)
+        for _, frames in list(two.a.poll_frames(two.now)):
+            two.a.handle_frames(frames, two.now)
     assert warnings(two.a) == []
 
 
@@ -212,7 +212,7 @@ def test_a_node_that_was_found_and_does_not_answer_is_told() -> None:
     two = Pair()
     two.a.open_producer("jobs", RAW, 5, 2**20, two.now)
     two.filter = lambda sender, frames: False
-    two.a.discovered(two.b.address, two.now)
+    two.a.handle_discovered(two.b.address, two.now)
     two.pass_time(10.0 + LOOK_EVERY + 0.5)
     assert [text.rpartition(" for ")[0] for text in warnings(two.a)] == [
         f"b was found and does not answer at {two.b.address.inbox[0]}"

@@ -57,7 +57,7 @@ HOOKS: Final = {
     "link.take_echo": "peerfabric.link.link:Link.take_echo",
     "link.ask_at_once": "peerfabric.link.link:Link._ask_at_once",
     "link.new_life": "peerfabric.link.link:Link._new_life",
-    "links.find": "peerfabric.link.links:Links.find",
+    "links.stray": "peerfabric.link.links:Links.stray",
     "topic.receive": "peerfabric.topic.subscriber:IncomingTopic.receive",
     "topic.keep": "peerfabric.topic.subscriber:IncomingTopic._keep",
 }

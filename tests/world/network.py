@@ -104,7 +104,7 @@ class Network:
 
     def _refuse(self, line: Line) -> None:
         del line.owner.lines[line.wire]
-        line.owner.post(lambda now: line.owner.engine.refused(line.wire, now))
+        line.owner.post(lambda now: line.owner.engine.handle_refused(line.wire, now))
 
     def hang_up(self, owner: Process, wire: int) -> None:
         """Close the connection."""
@@ -130,7 +130,7 @@ class Network:
         self.world.log(f"cut {line.owner.holder} -> {line.target.holder if line.target else '?'}")
         self._lose_pipe(line)
         line.up = False
-        line.owner.post(lambda now: line.owner.engine.disconnected(line.wire, now))
+        line.owner.post(lambda now: line.owner.engine.handle_disconnected(line.wire, now))
         self._attempt(line, RECONNECT)
 
     def send(self, owner: Process, wire: int, frames: Frames) -> bool:
@@ -153,7 +153,7 @@ class Network:
     def _writable(self, line: Line) -> None:
         if line.refusing and line.up:
             line.refusing = False
-            line.owner.post(lambda now: line.owner.engine.writable(line.wire))
+            line.owner.post(lambda now: line.owner.engine.handle_writable(line.wire))
 
     def _arrive(self, line: Line) -> None:
         target = line.target
@@ -174,7 +174,7 @@ class Network:
                 outcome, after = Outcome.SILENT, PROBE_PATIENCE
             else:
                 outcome = Outcome.ACCEPTED
-        self.world.after(after, lambda: owner.post(lambda now: owner.engine.probed(wire, outcome, now)))
+        self.world.after(after, lambda: owner.post(lambda now: owner.engine.handle_probed(wire, outcome, now)))
 
     # Outboxes
 
@@ -215,7 +215,7 @@ class Network:
         target = feed.target
         if feed.closed or feed.life != life or target is None or target.silent or self._reach(target, feed.owner):
             return
-        feed.owner.post(lambda now: feed.owner.engine.receive_published(frames, now))
+        feed.owner.post(lambda now: feed.owner.engine.handle_published(frames, now))
 
     def _cut_feed(self, feed: Feed) -> None:
         """A SUB connection breaks and is made again."""
@@ -312,7 +312,7 @@ class Network:
 def _connected(owner: Process, line: Line, now: float) -> None:
     if owner.lines.get(line.wire) is not line or not line.up:
         return
-    owner.engine.connected(line.wire, now)
+    owner.engine.handle_connected(line.wire, now)
     if line.refusing:
         line.refusing = False
-        owner.engine.writable(line.wire)
+        owner.engine.handle_writable(line.wire)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -169,25 +169,26 @@ class Process:
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             event(now)
-        engine.expire(now)
+        engine.handle_timeout(now)
         for consumer in self.consumers.values():
             consumer.turn(now)
         if self.leaving:
             self._leave(now)
         self.flush(now)
         engine.check()
-        for record in engine.records.take():
+        events = engine.poll_events()
+        for record in events.records:
             world.log(f"{self.holder} {record.level}: {record.text}")
         if not self.alive:
             return
-        for end in engine.take_changed():
+        for end in events.changed:
             if isinstance(end, IncomingQueue) and self.consumers[end.queue].wants():
                 self.wake(0.0005)
         for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:
                 world.witness.updated(self, batch)
-        deadline = engine.deadline()
-        if deadline is not None:
+        deadline = engine.poll_timeout()
+        if deadline < inf:
             self.wake(max(0.0005, deadline - now))
         if self.disk is not None and self.disk.news():
             self.look()
@@ -195,14 +196,15 @@ class Process:
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
         engine, world = self.engine, self.world
-        for wire, frames in engine.outgoing(now):
+        for wire, frames in engine.poll_frames(now):
             link, number, _ = numbers(frames)
             self.left_at.setdefault((link, number), now)
             if not world.network.send(self, wire, frames):
                 engine.refuse(wire, frames, now)
-        for frames in engine.topics.take_published():
+        published, engine.topics.outbox = engine.topics.outbox, deque()
+        for frames in published:
             world.network.publish(self, frames)
-        for command in engine.take_commands():
+        for command in engine.poll_commands():
             match command:
                 case Dial(wire, endpoint):
                     world.network.hang_up(self, wire)
@@ -231,7 +233,7 @@ class Process:
             link, _, echo = numbers(frames)
             left_at = self.left_at.get((link[4:] + link[:4], echo), -inf)
             self.echoes[sender] = max(self.echoes.get(sender, -inf), left_at)
-            self.engine.receive(frames, now)
+            self.engine.handle_frames(frames, now)
 
         self.post(read)
 
@@ -264,7 +266,7 @@ class Process:
                 self.wake(0.05)
         elif self.engine.finished(now):
             self.flush(now)
-            if self.engine.closed_at <= now:
+            if self.engine.parting.closed_at <= now:
                 self.world.record.excuse("left without an answer", self.holder)
             if self.disk is None or self._shut(now):
                 self.world.supervisor.end(self, "left")

@@ -117,9 +117,9 @@ class Supervisor:
             if other is not process:
                 for a, b in ((process, other), (other, process)):
                     if a.role.static and self.random.random() < 0.7:
-                        find: Callable[[float], None] = partial(a.engine.candidate, b.address.inbox[-1])
+                        find: Callable[[float], None] = partial(a.engine.handle_candidate, b.address.inbox[-1])
                     else:
-                        find = partial(a.engine.discovered, b.address)
+                        find = partial(a.engine.handle_discovered, b.address)
                     self.world.after(self.random.uniform(0, 0.3), partial(a.post, find))
 
     def living(self) -> list[Process]:
@@ -152,7 +152,7 @@ class Supervisor:
     def _lost(self, process: Process) -> None:
         for other in self.living():
             if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
-                other.post(lambda now, other=other: other.engine.lost(process.address.node_id))  # type: ignore[misc]
+                other.post(lambda now, other=other: other.engine.handle_lost(process.address.node_id))  # type: ignore[misc]
 
     def struck(self, drive: Drive) -> None:
         """A process died within an operation of its disk."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peerfabric.engine import Engine
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
+from peerfabric.link.machine import Machine
 from peerfabric.queue import runs as inflight
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import REUNION
@@ -152,14 +153,14 @@ class Witness:
         """An engine decided that a peer is gone."""
         holder = link.holder
         self.world.log(f"{engine.address.node_id} takes {holder} for gone, proven {proven}, died {died}")
-        if not proven and not link.bye_number and not link.bye_received:
+        if not proven and not engine.parting.is_parting(link):
             self.record.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.world.supervisor.processes)
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
         for process in self.world.supervisor.living():
             if process.holder == ours:
                 process.missed_nodes.add(holder.partition(":")[0])
-        parted = link.bye_number or link.bye_received
+        parted = engine.parting.is_parting(link)
         if living and not proven and not parted:
             calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
             assert calm < 12.0, f"{ours} gives {holder} up without a reason"
@@ -202,12 +203,25 @@ class Witness:
                 process.met_nodes.add(holder.partition(":")[0])
 
 
+class Listening(Machine):
+    """Hears of each first INTEREST."""
+
+    def __init__(self, engine: WatchedEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        if first:
+            self._engine.world.witness.met(self._engine, link.holder)
+
+
 class WatchedEngine(Engine):
     """The engine, with its verdicts reported to the world."""
 
     def __init__(self, world: World, *args: Any) -> None:
         self.world = world
         super().__init__(*args)
+        self.machines.append(Listening(self))
 
     def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         self.world.witness.gave_up(self, link, proven=proven, died=died)
@@ -225,18 +239,12 @@ class WatchedEngine(Engine):
         end.sent = sent  # type: ignore[method-assign]
         return end
 
-    def _receive_interest(self, link: Link, interest: Interest, now: float) -> None:
-        if link.their_interest is None:
-            self.world.witness.met(self, link.holder)
-        super()._receive_interest(link, interest, now)
-
-    def _look_at(self, link: Link, now: float) -> float:
+    def _look_at(self, link: Link, now: float) -> None:
         hung = link.belief is Belief.HUNG
         before = self._held_by(link.holder)
-        look: float = super()._look_at(link, now)
+        super()._look_at(link, now)
         if hung and self._held_by(link.holder) < before:
             self.world.record.excuse("backstop", link.holder)
-        return look
 
     def _held_by(self, holder: str) -> int:
         return sum(end.held_by(holder) for end in self.producers.by_queue.values())

@@ -49,7 +49,7 @@ def test_a_larger_half_ends_the_life() -> None:
 def test_restarting_draws_a_larger_half() -> None:
     """So that frames of before are strangers."""
     link = up()
-    link.restart(3.0)
+    link.restart(link.mine + 1, 3.0)
     assert (link.mine, link.theirs, link.up, link.hello_at) == (11, 0, False, 3.0)
 
 

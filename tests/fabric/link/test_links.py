@@ -26,7 +26,7 @@ def hello(mine: int, yours: int, address: Address = THEM, *, fabric: str = "f") 
 def up(peers: Links) -> int:
     """A link with THEM; returns our half of it."""
     peers.discovered(THEM, 0.0)
-    assert peers.take_commands() == [Dial(1, "ipc:///them")]
+    assert peers.poll_commands() == [Dial(1, "ipc:///them")]
     peers.connected(1, 0.0)
     link = peers.links[1]
     [change] = peers.receive_hello(hello(7, link.mine), 0.0)
@@ -48,23 +48,23 @@ def test_a_discovered_node_is_dialled_by_ipc_first() -> None:
     peers = node()
     peers.discovered(THEM, 0.0)
     peers.discovered(US, 0.0)
-    assert peers.take_commands() == [Dial(1, "ipc:///them")]
+    assert peers.poll_commands() == [Dial(1, "ipc:///them")]
     peers = node()
     peers.discovered(msgspec.structs.replace(THEM, host="h2"), 0.0)
-    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+    assert peers.poll_commands() == [Dial(1, "tcp://them:1")]
 
 
 def test_the_next_endpoint_is_tried() -> None:
     """And after the last one the node again, later."""
     peers = node()
     peers.discovered(THEM, 0.0)
-    peers.take_commands()
+    peers.poll_commands()
     peers.refused(1, 0.0)
-    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+    assert peers.poll_commands() == [Dial(1, "tcp://them:1")]
     peers.refused(1, 0.0)
-    assert peers.take_commands() == [HangUp(1)]
-    peers.expire(0.7, 0.0)
-    assert peers.take_commands() == [Dial(2, "ipc:///them")]
+    assert peers.poll_commands() == [HangUp(1)]
+    peers.handle_timeout(0.7, 0.0)
+    assert peers.poll_commands() == [Dial(2, "ipc:///them")]
 
 
 def test_attempts_slow_down() -> None:
@@ -73,12 +73,12 @@ def test_attempts_slow_down() -> None:
     peers.discovered(msgspec.structs.replace(THEM, inbox=["tcp://them:1"]), 0.0)
     dials, now = [], 0.0
     while now < 60.0:
-        for command in peers.take_commands():
+        for command in peers.poll_commands():
             if isinstance(command, Dial):
                 dials.append(now)
                 peers.refused(command.wire, now)
         now += 0.05
-        peers.expire(now, 0.0)
+        peers.handle_timeout(now, 0.0)
     assert 12 <= len(dials) <= 25
 
 
@@ -87,17 +87,17 @@ def test_a_proven_death() -> None:
     peers = node()
     up(peers)
     assert [type(change) for change in peers.disconnected(1, 1.0)] == [LifeEnded]
-    peers.expire(1.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    peers.handle_timeout(1.0, 0.0)
+    assert peers.poll_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     assert peers.probed(1, Outcome.REFUSED, 1.0) == []
-    peers.expire(1.06, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    peers.handle_timeout(1.06, 0.0)
+    assert peers.poll_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     [change] = peers.probed(1, Outcome.REFUSED, 1.06)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (True, True)
     assert peers.by_peer == {}
-    peers.expire(5.0, 0.0)
-    assert peers.take_commands() == [HangUp(1), Dial(2, "ipc:///them")]
+    peers.handle_timeout(5.0, 0.0)
+    assert peers.poll_commands() == [HangUp(1), Dial(2, "ipc:///them")]
 
 
 def test_hung_is_not_gone() -> None:
@@ -105,14 +105,14 @@ def test_hung_is_not_gone() -> None:
     peers = node()
     up(peers)
     ask(peers)
-    peers.expire(2.0, 0.0)
-    assert peers.take_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
+    peers.handle_timeout(2.0, 0.0)
+    assert peers.poll_commands() == [Probe(1, "ipc:///them", "them", 5 << 20)]
     peers.probed(1, Outcome.ACCEPTED, 2.0)
     now = 2.0
     while now < 60.0:
         now += 0.25
-        assert peers.expire(now, 0.0) == []
-        if any(isinstance(command, Probe) for command in peers.take_commands()):
+        assert peers.handle_timeout(now, 0.0) == []
+        if any(isinstance(command, Probe) for command in peers.poll_commands()):
             peers.probed(1, Outcome.ACCEPTED, now)
     assert peers.links[1].belief.value == "hung"
     assert len(list(peers.hello_frames(now))) == 1
@@ -123,10 +123,10 @@ def test_vanished_after_four_seconds() -> None:
     peers = node()
     up(peers)
     ask(peers)
-    peers.expire(2.0, 0.0)
-    peers.take_commands()
-    assert peers.expire(3.9, 0.0) == []
-    [change] = peers.expire(4.0, 0.0)
+    peers.handle_timeout(2.0, 0.0)
+    peers.poll_commands()
+    assert peers.handle_timeout(3.9, 0.0) == []
+    [change] = peers.handle_timeout(4.0, 0.0)
     assert isinstance(change, Gone)
     assert (change.proven, change.died) == (False, False)
 
@@ -140,7 +140,7 @@ def test_one_way_is_given_up_too() -> None:
     now = 1.0
     while not changes and now < 20.0:
         peers.receive_hello(hello(8, 0), now)
-        changes = peers.expire(now, 0.0)
+        changes = peers.handle_timeout(now, 0.0)
         now += 0.5
     assert [type(change) for change in changes] == [Gone]
     assert 5.0 <= now <= 6.0
@@ -151,8 +151,8 @@ def test_our_own_delay_accuses_nobody() -> None:
     peers = node()
     up(peers)
     ask(peers)
-    assert peers.expire(10.0, 9.5) == []
-    assert peers.take_commands() == []
+    assert peers.handle_timeout(10.0, 9.5) == []
+    assert peers.poll_commands() == []
 
 
 def test_a_later_life_replaces_an_earlier_one() -> None:
@@ -185,8 +185,8 @@ def test_a_half_of_ours_that_was_given_up() -> None:
     peers = node()
     mine = up(peers)
     peers.candidate("tcp://their.other.name:1", 1.0)
-    peers.expire(1.0, 0.0)
-    peers.take_commands()
+    peers.handle_timeout(1.0, 0.0)
+    peers.poll_commands()
     [change] = peers.receive_hello(hello(7, mine + 1), 1.0)
     assert isinstance(change, LifeEnded)
     assert peers.by_peer[f"them:{5 << 20}"].mine > mine + 1
@@ -198,8 +198,8 @@ def test_another_fabric_is_told_so_once() -> None:
     peers = node()
     for _ in range(3):
         assert peers.receive_hello(hello(1, 0, fabric="else"), 0.0) == []
-    assert peers.take_commands() == [Dial(1, "ipc:///them")]
-    assert len(list(peers.parting_frames())) == 1
+    assert peers.poll_commands() == [Dial(1, "ipc:///them")]
+    assert len(list(peers.rejection_frames())) == 1
     assert (peers.counters, peers.links) == ({"hellos of another fabric": 3}, {})
 
 
@@ -211,11 +211,11 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger), 0.0)
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
-    addresses, partings = peers._addresses, peers._farewells
+    addresses, rejections = peers._addresses, peers._rejections
     sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
-    assert (len(partings._refused_until) <= 40, len(partings.wires()) <= 64) == (True, True)
+    assert (len(rejections._refused_until) <= 40, len(rejections.wires()) <= 64) == (True, True)
     assert len(peers.learned) <= 2048
 
 
@@ -227,54 +227,54 @@ def test_goodbyes() -> None:
         [change] = peers.said_bye(peers.links[1], reason, 1.0)
         assert isinstance(change, Gone)
         assert (change.proven, change.died) == (reason == LEAVING, False)
-        peers.expire(1.6, 0.0)
-        assert peers.take_commands() == [HangUp(1)]
-        peers.interest_changed(2.0)
-        assert (peers.take_commands() == [Dial(2, "ipc:///them")]) is known
+        peers.handle_timeout(1.6, 0.0)
+        assert peers.poll_commands() == [HangUp(1)]
+        peers.redial_all(2.0)
+        assert (peers.poll_commands() == [Dial(2, "ipc:///them")]) is known
 
 
 def test_an_idle_static_peer_is_left_alone() -> None:
     """Its endpoint is not dialled again before something changes; that of a dead one is."""
     peers = node()
     peers.candidate("tcp://them:1", 0.0)
-    peers.expire(0.0, 0.0)
-    assert peers.take_commands() == [Dial(1, "tcp://them:1")]
+    peers.handle_timeout(0.0, 0.0)
+    assert peers.poll_commands() == [Dial(1, "tcp://them:1")]
     peers.connected(1, 0.0)
     peers.receive_hello(hello(7, peers.links[1].mine), 0.0)
     peers.said_bye(peers.links[1], IDLE, 1.0)
     for now in (2.0, 20.0, 60.0):
-        peers.expire(now, 0.0)
-    assert peers.take_commands() == [HangUp(1)]
+        peers.handle_timeout(now, 0.0)
+    assert peers.poll_commands() == [HangUp(1)]
 
 
 def test_a_refused_static_peer_is_dialled_again() -> None:
     """Nobody has to wake us for that."""
     peers = node()
     peers.candidate("tcp://them:1", 0.0)
-    peers.expire(0.0, 0.0)
+    peers.handle_timeout(0.0, 0.0)
     peers.refused(1, 0.0)
-    peers.take_commands()
-    assert peers.deadline() < 1.0
-    peers.expire(1.0, 0.0)
-    assert peers.take_commands() == [Dial(2, "tcp://them:1")]
+    peers.poll_commands()
+    assert peers.deadlines.first < 1.0
+    peers.handle_timeout(1.0, 0.0)
+    assert peers.poll_commands() == [Dial(2, "tcp://them:1")]
 
 
 def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
     """The first dial was refused; meanwhile the peer said hello, and a second connection would renew that link."""
     peers = node()
     peers.candidate("tcp://them:1", 0.0)
-    peers.expire(0.0, 0.0)
+    peers.handle_timeout(0.0, 0.0)
     peers.refused(1, 0.0)
     peers.receive_hello(hello(7, 0), 0.1)
-    assert peers.take_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
+    assert peers.poll_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
     peers.connected(2, 0.1)
     [change] = peers.receive_hello(hello(7, peers.links[2].mine), 0.1)
     assert isinstance(change, CameUp)
-    peers.expire(5.0, 5.0)
-    assert peers.take_commands() == []
+    peers.handle_timeout(5.0, 5.0)
+    assert peers.poll_commands() == []
     peers.said_bye(peers.links[2], LEAVING, 6.0)
-    peers.expire(7.0, 0.0)
-    assert peers.take_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
+    peers.handle_timeout(7.0, 0.0)
+    assert peers.poll_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
 
 
 MOVED = msgspec.structs.replace(THEM, inbox=["ipc:///there", "tcp://them:1"])
@@ -287,11 +287,11 @@ def test_a_peer_that_moved_is_dialled_there_when_it_must_be() -> None:
     [change] = peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.0)
     assert isinstance(change, Moved)
     assert peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.1) == []
-    assert peers.take_commands() == []
+    assert peers.poll_commands() == []
     assert peers.links[1].up
     peers.disconnected(1, 2.0)
     peers.refused(1, 2.0)
-    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    assert peers.poll_commands() == [Dial(1, "ipc:///there")]
     peers.check()
 
 
@@ -302,11 +302,11 @@ def test_a_peer_that_was_sought_in_vain_says_where_it_is() -> None:
     peers.disconnected(1, 1.0)
     peers.refused(1, 1.0)
     peers.refused(1, 1.0)
-    peers.take_commands()
+    peers.poll_commands()
     peers.probed(1, Outcome.SILENT, 1.0)
     changes = peers.receive_hello(hello(7, mine, MOVED), 1.5)
     assert [type(change) for change in changes] == [Moved]
-    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    assert peers.poll_commands() == [Dial(1, "ipc:///there")]
     assert peers.links[1].belief.value == "alive"
 
 
@@ -315,13 +315,13 @@ def test_discovery_tells_where_a_lost_peer_is() -> None:
     peers = node()
     up(peers)
     assert peers.discovered(MOVED, 0.5) == []
-    assert peers.take_commands() == []
+    assert peers.poll_commands() == []
     peers.disconnected(1, 1.0)
     peers.refused(1, 1.0)
     peers.refused(1, 1.0)
-    peers.take_commands()
+    peers.poll_commands()
     assert peers.discovered(MOVED, 1.5) == []
-    assert peers.take_commands() == [Dial(1, "ipc:///there")]
+    assert peers.poll_commands() == [Dial(1, "ipc:///there")]
 
 
 def test_endpoints_of_another_host_are_what_discovery_says() -> None:

@@ -83,7 +83,6 @@ def test_only_an_echo_ends_suspicion() -> None:
     assert link.silent_at == 3.0
     link.suspect(3.0, link.asked_at)
     assert link.accept(1, 0, 10, 3.5)
-    link.take_echo(0, 3.5)
     assert (link.belief, link.suspect_at, link.vanishes_at) == (Belief.SUSPECT, 3.0, 6.0)
     link.take_echo(1, 4.0)
     assert (link.belief, link.vanishes_at) == (Belief.ALIVE, inf)
@@ -179,5 +178,5 @@ def test_what_a_pong_says_is_not_believed() -> None:
     flow(pair)
     [link] = pair.b.peers.links.values()
     fence = link.fence
-    pair.b.receive([encode_frame(Pong(link.in_id, link.in_number + 1, 0, 1e300))], pair.now)
+    pair.b.handle_frames([encode_frame(Pong(link.in_id, link.in_number + 1, 0, 1e300))], pair.now)
     assert link.fence == fence

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
@@ -83,26 +85,27 @@ def test_we_hear_ourselves() -> None:
     subscriber = pair.a.open_subscriber("news", HUGE, pair.now)
     assert publisher.confirmed == {"a news"}
     pair.a.topics.publish(publisher, [b"1"], 0)
-    assert pair.a.take_changed() == {publisher, subscriber}
+    assert set(pair.a.poll_events().changed) == {publisher, subscriber}
     batch = subscriber.take()
     assert batch is not None
     assert (batch.first, batch.count, subscriber.missed) == (1, 1, 0)
 
 
 def test_tails_are_repeated_twice() -> None:
-    """After half a second and after a whole one, counted from the next `expire`."""
+    """After half a second and after a whole one, counted from the next `handle_timeout`."""
     pair = Pair()
     topics = pair.a.topics
     topics.publish(pair.a.open_publisher("news", RAW, pair.now), [b"1"], 0)
-    assert len(list(topics.take_published())) == 1
-    assert topics.wake_at < pair.now
-    assert [topics.expire(at) for at in (100.0, 100.4, 100.5)] == [100.5, 100.5, 101.0]
+    assert len(topics.outbox) == 1
+    topics.outbox.clear()
+    assert topics.deadlines.first < pair.now
     tails = [b"news\0", encode_frame(Tails("a", 7 << 20, [Tail("news", 1)]))]
-    assert list(topics.take_published()) == [tails]
-    topics.expire(101.0)
-    assert list(topics.take_published()) == [tails]
-    topics.expire(101.5)
-    assert list(topics.take_published()) == []
+    told = []
+    for at in (100.0, 100.4, 100.5, 101.0, 101.5):
+        topics.handle_timeout(at)
+        told.append((list(topics.outbox), topics.deadlines.first))
+        topics.outbox.clear()
+    assert told == [([], 100.5), ([], 100.5), ([tails], 101.0), ([tails], 101.5), ([], inf)]
 
 
 def test_only_our_own_marker_counts() -> None:
@@ -111,9 +114,12 @@ def test_only_our_own_marker_counts() -> None:
     pair.meet()
     subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
     [link] = pair.b.peers.by_peer.values()
-    for to, serial, answered in (("c", 1, None), ("b", 2, None), ("b", 1, link), ("b", 1, None)):
+    pair.settle(1.0)
+    for to, serial, answered in (("c", 1, False), ("b", 2, False), ("b", 1, True), ("b", 1, False)):
         marker = Marker("a", 7 << 20, to, "news", serial, [Tail("news", 5)])
-        assert pair.b.topics.receive([b"news\0", encode_frame(marker)]) is answered
+        pair.b.topics.receive([b"news\0", encode_frame(marker)], pair.now)
+        assert (link in pair.b.interests._again) is answered
+        pair.settle(1.0)
     assert subscriber.confirmed == {link.holder, "b:7340032"}
 
 
@@ -125,9 +131,9 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
     pair.meet()
     pair.settle(1.0)
     before = pair.a.address
-    pair.a.moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
+    pair.a.handle_moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
     pair.settle(1.0)
-    assert pair.b.take_met() == [(before, True), (pair.a.address, True)]
+    assert list(pair.b.poll_events().met) == [(before, True), (pair.a.address, True)]
     pair.a.topics.publish(publisher, [b"1"], 0)
     pair.settle(0.1)
 

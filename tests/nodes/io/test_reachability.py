@@ -224,13 +224,13 @@ def test_messages_of_a_dead_consumer_are_taken_over(
     One that only stopped, and whose files were removed, is silent, and not accused of a death.
     """
     died: list[bool] = []
-    gone = Sender.gone
+    gone = Sender.peer_gone
 
-    def spy(self: Sender, link: Any, *, died: bool, seen: list[bool] = died) -> None:
+    def spy(self: Sender, link: Any, now: float, *, proven: bool, died: bool, seen: list[bool] = died) -> None:
         seen.append(died)
-        gone(self, link, died=died)
+        gone(self, link, now, proven=proven, died=died)
 
-    monkeypatch.setattr(Sender, "gone", spy)
+    monkeypatch.setattr(Sender, "peer_gone", spy)
     with Node("shop", discovery=("static", "exchange")) as shop:
         shop.producer("numbers", int).send(7)
         inner = shop._async._context

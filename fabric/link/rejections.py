@@ -1,0 +1,87 @@
+"""Rejected nodes: each is told why by a BYE, once in a while, on a wire that is opened for that."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from peerfabric.wire.frames import Bye, encode_frame
+
+REFUSED_FOR: Final = 30.0
+"""How long a node that was refused, or refuses us, is neither dialled nor told again."""
+REJECTIONS_MAX: Final = 64
+"""Wires at one time for those whom we do not talk to; a crowd of them is told one after another, or not at all."""
+PATIENCE: Final = 1.0
+"""How long it is tried to say goodbye."""
+REMNANT: Final = 0.5
+"""How long a wire stays open after the last BYE, so that it leaves."""
+
+
+class Rejections:
+    """Wires on which a BYE is all that is said.
+
+    Args:
+        node_id: Of this node.
+        peers_max: So many refused nodes are remembered.
+    """
+
+    def __init__(self, node_id: str, peers_max: int) -> None:
+        self._node_id, self._peers_max = node_id, peers_max
+        self._wires: dict[int, tuple[int, float]] = {}
+        """Wire -> (reason, when it closes); the reason is 0 once it was told."""
+        self._refused_until: dict[str, float] = {}
+
+    def __contains__(self, wire: int) -> bool:
+        return wire in self._wires
+
+    def __bool__(self) -> bool:
+        return bool(self._wires)
+
+    def is_refused(self, node_id: str, now: float) -> bool:
+        """Whether the node need not hear of us again yet."""
+        return self._refused_until.get(node_id, -inf) > now
+
+    def refuse(self, node_id: str, now: float) -> None:
+        """There is nothing to talk about with the node for a while."""
+        if len(self._refused_until) >= self._peers_max:
+            self._refused_until = {n: until for n, until in self._refused_until.items() if until > now}
+            if len(self._refused_until) >= self._peers_max:
+                self._refused_until.clear()  # then each of them may be answered once more
+        self._refused_until[node_id] = now + REFUSED_FOR
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more can be told now."""
+        return len(self._wires) < REJECTIONS_MAX
+
+    def begin(self, wire: int, reason: int, now: float) -> None:
+        """`wire` leads to somebody who is to be told `reason`."""
+        self._wires[wire] = (reason, now + PATIENCE)
+
+    def frames(self) -> list[tuple[int, list[bytes]]]:
+        """BYEs, repeated until the wire takes them or its time is over."""
+        return [
+            (wire, [encode_frame(Bye(bytes(8), 0, 0, self._node_id, reason))])
+            for wire, (reason, _) in self._wires.items()
+            if reason
+        ]
+
+    def sent(self, wire: int, now: float) -> None:
+        """The BYE left; the wire closes shortly after."""
+        self._wires[wire] = (0, now + REMNANT)
+
+    def end(self, wire: int) -> bool:
+        """The wire is to be closed; whether it was one of these."""
+        return self._wires.pop(wire, None) is not None
+
+    def over(self, now: float) -> list[int]:
+        """The wires whose time has come."""
+        return [wire for wire, (_, until) in self._wires.items() if until <= now]
+
+    def wires(self) -> list[int]:
+        """All of them."""
+        return list(self._wires)
+
+    def deadline(self) -> float:
+        """When the next one closes; inf if there is none."""
+        return min((until for _, until in self._wires.values()), default=inf)
