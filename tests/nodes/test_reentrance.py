@@ -92,11 +92,13 @@ def collecting(intrude: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=litter)
     before = gc.get_threshold()
     thread.start()
+    gc.freeze()  # what other tests have left would be looked through each time
     gc.set_threshold(150, 4, 50)
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
         over.set()
         thread.join()
 
