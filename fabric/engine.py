@@ -5,9 +5,10 @@ A driver tells it what happens, and takes what it asks for:
     handle_frames, handle_published, ...      what the sockets brought
     open_producer, producers.accept, ...      what users want
     handle_timeout(now)                       once `poll_timeout()` has come
-    poll_frames(now) -> frames to send        the driver calls `refuse` for those that a socket does not take
+    transmit(send, now)                       the driver's `send` takes frames, or says that a socket is full
     poll_commands() -> sockets to open and close, before and after the frames
-    poll_events() -> what is for users, discovery and the log, last
+    poll_events() -> what is for users, discovery and the log
+    poll_timeout() -> when there is something to do though nothing happens, last
 
 It opens nothing, reads no clock and draws no unseeded random number, so the same engine runs under real
 sockets and under a simulated network.
@@ -16,7 +17,7 @@ sockets and under a simulated network.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Final, NamedTuple
@@ -60,6 +61,8 @@ LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
 LOOK_AT_HUNG_EVERY: Final = 0.5
 
+Send = Callable[[int, list[bytes]], bool]
+"""Takes a wire and frames; False: its socket takes none now, and it will be told when it is writable."""
 End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
 
 
@@ -114,8 +117,7 @@ class Engine:
                 self._handlers[kind] = (*self._handlers.get(kind, ()), handler)
         self._loop: deque[list[bytes]] = deque()
         self._met: list[tuple[Address, bool]] = []
-        self._refused_wire = -1
-        self._expected = now
+        self._expected = self._turned_at = now
 
     @property
     def address(self) -> Address:
@@ -322,20 +324,23 @@ class Engine:
 
     def handle_timeout(self, now: float) -> None:
         """Act on everything that has come due."""
-        late = now - self._expected if now - self._expected > LATE else 0.0
-        if not late and now < self._due_at():
-            return
-        if late:
+        late = now - max(self._expected, self._turned_at)
+        self._turned_at = now
+        if late > LATE:
             self.health.excuse(late)
-        if late or self.peers.deadlines.first <= now:
-            self._apply(self.peers.handle_timeout(now, late), now)
-            for link in self.peers.looked_at:
-                self._look_at(link, now)
+            self._look_at_links(now, late)
+        elif self.peers.deadlines.first <= now:
+            self._look_at_links(now, 0.0)
         for machine in self.machines:
             if machine.deadlines.first <= now:
                 machine.handle_timeout(now)
         if self.health.look_at <= now:
             self._look_after(now)
+
+    def _look_at_links(self, now: float, late: float) -> None:
+        self._apply(self.peers.handle_timeout(now, late), now)
+        for link in self.peers.looked_at:
+            self._look_at(link, now)
 
     def _look_at(self, link: Link, now: float) -> None:
         if link.belief is Belief.HUNG:
@@ -354,79 +359,69 @@ class Engine:
         self.health.look([*found, *self.peers.findings()], now)
 
     def poll_timeout(self) -> float:
-        """When `handle_timeout` or `poll_frames` has something to do; inf: nothing is being waited for."""
-        return -inf if self.peers.has_to_say else self._due_at()
-
-    def _due_at(self) -> float:
-        at = min(self.health.look_at, self.peers.deadlines.first)
+        """When `handle_timeout` or `transmit` has something to do; inf: nothing is being waited for."""
+        at = -inf if self.peers.hello_due else min(self.health.look_at, self.peers.deadlines.first)
         for machine in self.machines:
             at = min(at, machine.deadlines.first)
+        self._expected = at
         return at
 
     # Output
 
-    def poll_frames(self, now: float) -> Iterable[tuple[int, list[bytes]]]:
-        """Everything that should be sent now, as (wire, frames).
-
-        The driver calls `refuse` before it goes on if the socket did not take the frames.
-        """
-        if self.consumers.arrived:
-            self.consumers.answer_arrivals(now)
-        self._expected = max(now, self._due_at())
-        if self.producers.has_to_send or self.control.due or self.peers.has_to_say or self._loop:
-            return self._frames(now)
-        return ()
-
-    def _frames(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
+    def transmit(self, send: Send, now: float) -> None:
+        """Send everything that there is to send now."""
+        consumers, producers, peers, control = self.consumers, self.producers, self.peers, self.control
         while True:
-            for wire, frames in self._said(now):
-                if wire == OURSELVES:
-                    self._loop.append(frames)
-                else:
-                    yield wire, frames
+            if consumers.arrived:
+                consumers.answer_arrivals(now)
+            if producers.touched or producers.held_up:
+                self._transmit_data(send, now)  # first, since somebody waits for it
+            if peers.hello_due or peers.rejections.wires:
+                self._transmit_hellos(send, now)
+            if control.due:
+                self._transmit_control(send, now)
+                if producers.touched or producers.held_up:
+                    self._transmit_data(send, now)  # again, as control may have been in its way
             if not self._loop:
-                self._expected = max(now, self._due_at())
                 return
             while self._loop:
                 self.handle_frames(self._loop.popleft(), now)
-            self.consumers.answer_arrivals(now)
 
-    def _said(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
-        """What should be sent now, what is said to ourselves included."""
-        yield from self.producers.frames()  # first, since somebody waits for it
-        if self.control.due or self.peers.has_to_say:
-            yield from self._control(now)
-            yield from self.producers.frames()  # again, as control may have been in its way
+    def _transmit_data(self, send: Send, now: float) -> None:
+        for wire, frames in self.producers.frames():
+            if wire == OURSELVES:
+                self._loop.append(frames)
+            elif not send(wire, frames):
+                self.control.refuse(self.peers.links[wire], frames)
 
-    def refuse(self, wire: int, frames: list[bytes], now: float) -> None:
-        """The socket of `wire` did not take `frames`."""
-        self._refused_wire = wire
-        link = self.peers.links.get(wire)
-        if link is not None and link.up:
-            self.control.refuse(link, frames)
+    def _transmit_hellos(self, send: Send, now: float) -> None:
+        for link, frames in self.peers.hello_frames(now):
+            to = self._to_ourselves if link.wire == OURSELVES else send
+            if not to(link.wire, frames) and link.up:
+                self.control.refuse(link, frames)
+        for wire, frames in self.peers.rejection_frames():
+            if send(wire, frames):
+                self.peers.rejection_sent(wire, now)
 
-    def _control(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
-        if self.peers.has_to_say:
-            for link, frames in self.peers.hello_frames(now):
-                yield link.wire, frames
-            for wire, frames in self.peers.rejection_frames():
-                self._refused_wire = -1
-                yield wire, frames
-                if self._refused_wire != wire:
-                    self.peers.rejection_sent(wire, now)
+    def _transmit_control(self, send: Send, now: float) -> None:
         control = self.control
         for link in control.take_due():
             if link.wire not in self.peers.links:
                 continue
+            to = self._to_ourselves if link.wire == OURSELVES else send
             if link.refused is not None or link.outbound:
-                yield from control.leaving(link)  # kept from before
-            if control.is_blocked(link):
+                control.transmit(link, to)  # kept from before
+            if link.wire in control.blocked:
                 control.note(link)
             elif link.up:
                 for machine in self.machines:
                     machine.poll_control(link, now)
                 if link.outbound:
-                    yield from control.leaving(link)
+                    control.transmit(link, to)
+
+    def _to_ourselves(self, wire: int, frames: list[bytes]) -> bool:
+        self._loop.append(frames)
+        return True
 
     def poll_commands(self) -> list[Command]:
         """What the driver shall do with its sockets, in order."""

@@ -6,7 +6,7 @@ leave in that order, and DATA is made for a link only when none of them waits th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from peerfabric.link.link import Link
@@ -37,7 +37,7 @@ class Control:
 
     def __init__(self, due: dict[Link, None] | None = None) -> None:
         self.due = due if due is not None else {}
-        self._blocked: set[int] = set()
+        self.blocked: set[int] = set()
         """Wires whose sockets refused a frame and are not writable yet."""
 
     # Who has something to say
@@ -76,32 +76,31 @@ class Control:
             self.put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
         self.put(link, Ack(b"", 0, 0, link.ack_number, last, grants))
 
-    def leaving(self, link: Link) -> Iterator[tuple[int, list[bytes]]]:
-        """What waits on `link`, a refused frame first, as (wire, frames), for as long as its socket takes it."""
-        wire, blocked = link.wire, self._blocked
-        if link.refused is not None and wire not in blocked:
-            frames, link.refused = link.refused, None
-            yield wire, frames
-        while link.outbound and wire not in blocked:
-            yield wire, link.outbound.popleft()
-        if link.outbound:
-            self.note(link)
-        else:
-            self.due.pop(link, None)  # `put` left it there, and all is said
+    def transmit(self, link: Link, send: Callable[[int, list[bytes]], bool]) -> None:
+        """Give `send` what waits on `link`, a refused frame first, for as long as its socket takes it."""
+        wire, outbound = link.wire, link.outbound
+        while wire not in self.blocked:
+            if link.refused is not None:
+                frames, link.refused = link.refused, None
+            elif outbound:
+                frames = outbound.popleft()
+            else:
+                self.due.pop(link, None)  # `put` left it there, and all is said
+                return
+            if not send(wire, frames):
+                self.refuse(link, frames)
+        self.due[link] = None
 
     # What sockets take
 
     def refuse(self, link: Link, frames: list[bytes]) -> None:
         """The socket of `link` did not take `frames`: they go first once it is writable."""
         link.refused = frames
-        self._blocked.add(link.wire)
+        self.blocked.add(link.wire)
 
     def unblock(self, wire: int) -> None:
         """The socket of `wire` takes frames again, or is not used any more."""
-        self._blocked.discard(wire)
-
-    def is_blocked(self, link: Link) -> bool:
-        return link.wire in self._blocked
+        self.blocked.discard(wire)
 
 
 def _split(results: list[Result]) -> Iterator[list[Result]]:

@@ -105,7 +105,7 @@ class Links:
         self.by_id: dict[bytes, Link] = {}
         """Up links, by the link id of the frames that they accept."""
         self._addresses = Addresses(peers_max, random)
-        self._rejections = Rejections(address.node_id, peers_max)
+        self.rejections = Rejections(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
@@ -133,7 +133,7 @@ class Links:
             changes = self._part(link, now, proven=True, died=True)
             self._dial_peer(address, now)
             return changes
-        if not self.closing and not self._rejections.is_refused(address.node_id, now):
+        if not self.closing and not self.rejections.is_refused(address.node_id, now):
             self._dial_peer(address, now)
         return []
 
@@ -234,7 +234,7 @@ class Links:
 
     def connected(self, wire: int, now: float) -> None:
         """The PUSH of `wire` has a connection."""
-        if wire in self._rejections:
+        if wire in self.rejections:
             return
         link = self.links.get(wire)
         if link is not None:
@@ -257,7 +257,7 @@ class Links:
     def refused(self, wire: int, now: float) -> list[Change]:
         """Nobody listens at the endpoint of `wire`."""
         link = self.links.get(wire)
-        if link is None or wire in self._rejections:
+        if link is None or wire in self.rejections:
             self._end_rejection(wire)
             return []
         changes: list[Change] = []
@@ -321,7 +321,7 @@ class Links:
         due, self.hello_due = self.hello_due, {}
         frames = []
         for link in due:
-            if link.wire not in self.links or not link.connected or link.wire in self._rejections:
+            if link.wire not in self.links or not link.connected or link.wire in self.rejections:
                 continue
             if link.refused is not None:
                 link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
@@ -455,33 +455,28 @@ class Links:
                 reason, "peers over the limit"
             )
         )
-        if self._rejections.is_refused(address.node_id, now):
+        if self.rejections.is_refused(address.node_id, now):
             return
         endpoints = usable(address, self.address.host)
-        if endpoints and self._rejections.has_room:
-            self._rejections.refuse(address.node_id, now)
+        if endpoints and self.rejections.has_room:
+            self.rejections.refuse(address.node_id, now)
             wire = self._next_wire
             self._next_wire += 1
-            self._rejections.begin(wire, reason, now)
-            self._wake_at(self._rejections.deadline())
+            self.rejections.begin(wire, reason, now)
+            self._wake_at(self.rejections.deadline())
             self.commands.append(Dial(wire, endpoints[0]))
-
-    @property
-    def has_to_say(self) -> bool:
-        """Whether `hello_frames` or `rejection_frames` may have something."""
-        return bool(self.hello_due or self._rejections)
 
     def rejection_frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs to those we refuse."""
-        return self._rejections.frames()
+        return self.rejections.frames()
 
     def rejection_sent(self, wire: int, now: float) -> None:
         """The BYE left."""
-        self._rejections.sent(wire, now)
-        self._wake_at(self._rejections.deadline())
+        self.rejections.sent(wire, now)
+        self._wake_at(self.rejections.deadline())
 
     def _end_rejection(self, wire: int) -> None:
-        if self._rejections.end(wire):
+        if self.rejections.end(wire):
             self.commands.append(HangUp(wire))
 
     # Frames
@@ -535,9 +530,9 @@ class Links:
         return changes
 
     def _tick(self, now: float) -> None:
-        for wire in self._rejections.over(now):
+        for wire in self.rejections.over(now):
             self._end_rejection(wire)
-        self._wake_at(self._rejections.deadline())
+        self._wake_at(self.rejections.deadline())
         if self._introduce_at <= now:
             self._introduce_at = inf
             for link in self.links.values():
@@ -631,7 +626,7 @@ class Links:
     def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
-            self._rejections.refuse(link.node_id, now)
+            self.rejections.refuse(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
             self.lost(link.node_id)
@@ -647,7 +642,7 @@ class Links:
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self._rejections.refuse(node_id, now)
+        self.rejections.refuse(node_id, now)
         return self._part(link, now, proven=False, died=False)
 
     def part_idle(self, link: Link, now: float) -> list[Change]:

@@ -27,15 +27,12 @@ class Rejections:
 
     def __init__(self, node_id: str, peers_max: int) -> None:
         self._node_id, self._peers_max = node_id, peers_max
-        self._wires: dict[int, tuple[int, float]] = {}
+        self.wires: dict[int, tuple[int, float]] = {}
         """Wire -> (reason, when it closes); the reason is 0 once it was told."""
         self._refused_until: dict[str, float] = {}
 
     def __contains__(self, wire: int) -> bool:
-        return wire in self._wires
-
-    def __bool__(self) -> bool:
-        return bool(self._wires)
+        return wire in self.wires
 
     def is_refused(self, node_id: str, now: float) -> bool:
         """Whether the node need not hear of us again yet."""
@@ -52,36 +49,32 @@ class Rejections:
     @property
     def has_room(self) -> bool:
         """Whether one more can be told now."""
-        return len(self._wires) < REJECTIONS_MAX
+        return len(self.wires) < REJECTIONS_MAX
 
     def begin(self, wire: int, reason: int, now: float) -> None:
         """`wire` leads to somebody who is to be told `reason`."""
-        self._wires[wire] = (reason, now + PATIENCE)
+        self.wires[wire] = (reason, now + PATIENCE)
 
     def frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs, repeated until the wire takes them or its time is over."""
         return [
             (wire, [encode_frame(Bye(bytes(8), 0, 0, self._node_id, reason))])
-            for wire, (reason, _) in self._wires.items()
+            for wire, (reason, _) in self.wires.items()
             if reason
         ]
 
     def sent(self, wire: int, now: float) -> None:
         """The BYE left; the wire closes shortly after."""
-        self._wires[wire] = (0, now + REMNANT)
+        self.wires[wire] = (0, now + REMNANT)
 
     def end(self, wire: int) -> bool:
         """The wire is to be closed; whether it was one of these."""
-        return self._wires.pop(wire, None) is not None
+        return self.wires.pop(wire, None) is not None
 
     def over(self, now: float) -> list[int]:
         """The wires whose time has come."""
-        return [wire for wire, (_, until) in self._wires.items() if until <= now]
-
-    def wires(self) -> list[int]:
-        """All of them."""
-        return list(self._wires)
+        return [wire for wire, (_, until) in self.wires.items() if until <= now]
 
     def deadline(self) -> float:
         """When the next one closes; inf if there is none."""
-        return min((until for _, until in self._wires.values()), default=inf)
+        return min((until for _, until in self.wires.values()), default=inf)

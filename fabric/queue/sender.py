@@ -65,9 +65,9 @@ class Sender(Machine):
         self._own_holder = f"{address.node_id}:{address.epoch}"
         self._peers, self._control, self._records, self._random = peers, control, records, random
         self._changed = changed
-        self._touched: dict[OutgoingQueue, None] = {}
+        self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
-        self._held_up: dict[str, dict[OutgoingQueue, None]] = {}
+        self.held_up: dict[str, dict[OutgoingQueue, None]] = {}
         """Holder -> those that wait for room in its pipe."""
         self._unsettled: dict[OutgoingQueue, None] = {}
         """All with unsettled messages, and some without."""
@@ -98,7 +98,7 @@ class Sender(Machine):
         end = OutgoingQueue(
             queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, numbering, backlog, self._records
         )
-        end.touched = self._touched
+        end.touched = self.touched
         self.by_queue[queue] = end
         if recovered is not None:
             self._recovered[end] = None
@@ -112,7 +112,7 @@ class Sender(Machine):
     def _touch(self, end: OutgoingQueue) -> None:
         """Something has happened to `end`: users look, and so do we."""
         self._changed.add(end)
-        self._touched[end] = None
+        self.touched[end] = None
         self._unsettled[end] = None
 
     def accept(
@@ -127,7 +127,7 @@ class Sender(Machine):
         """Take responsibility for `bodies`; they leave with the next `frames`."""
         was_empty = end.waiting_count == 0
         end.accept(bodies, sent_ms, extras, volatile=volatile)
-        self._touched[end] = None
+        self.touched[end] = None
         self._unsettled[end] = None
         if was_empty:
             self._tell_waiting(end)
@@ -215,7 +215,7 @@ class Sender(Machine):
             end = self.by_queue.get(grant.queue)
             if end is not None:
                 link.credit(grant.queue).grant(grant.messages, grant.bytes)
-                self._touched[end] = None
+                self.touched[end] = None
 
     def _acks_applied(self, link: Link) -> None:
         if not self.durable:
@@ -316,12 +316,12 @@ class Sender(Machine):
     def frames(self) -> Iterator[tuple[int, list[bytes]]]:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
         links = self._peers.by_peer
-        for holder in list(self._held_up) if self._held_up else ():
+        for holder in list(self.held_up) if self.held_up else ():
             link = links.get(holder)
             if link is None or link.has_room():
-                self._touched.update(self._held_up.pop(holder))
-        while self._touched:
-            end = next(iter(self._touched))
+                self.touched.update(self.held_up.pop(holder))
+        while self.touched:
+            end = next(iter(self.touched))
             if end.waiting_count:
                 yield from data_frames(end, links)
                 if end.waiting_count:
@@ -329,14 +329,14 @@ class Sender(Machine):
             at = end.deadline()
             if at is not None:
                 self.deadlines.put(end, at)
-            del self._touched[end]
+            del self.touched[end]
 
     def _keep(self, end: OutgoingQueue) -> None:
         """Messages of `end` stay behind: look again when a link that has no room has some."""
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and not link.has_room():
-                self._held_up.setdefault(holder, {})[end] = None
+                self.held_up.setdefault(holder, {})[end] = None
         if end.dead_letters_full:
             self._records.once(
                 f"letters {end.queue}",
@@ -344,11 +344,6 @@ class Sender(Machine):
                 f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
                 f"retry or drop letters of node.dead_letters({end.queue!r})",
             )
-
-    @property
-    def has_to_send(self) -> bool:
-        """Whether `frames` may have something."""
-        return bool(self._touched or self._held_up)
 
     def poll_control(self, link: Link, now: float) -> None:
         if link.releases or link.live_due:
@@ -426,7 +421,7 @@ class Sender(Machine):
         for end in self.deadlines.take_due(now):
             before = end.waiting_count
             end.expire(now)
-            self._touched[end] = None
+            self.touched[end] = None
             if end.waiting_count > before:
                 self._tell_waiting(end)
 

@@ -186,10 +186,7 @@ class Pump:
             engine.handle_timeout(now)
             if engine.peers.commands:
                 self._carry_out()
-            send = self._sockets.send
-            for wire, frames in engine.poll_frames(now):
-                if not send(wire, frames):
-                    engine.refuse(wire, frames, now)
+            engine.transmit(self._sockets.send, now)
             published = engine.topics.outbox
             while published:
                 self._sockets.publish(published.popleft())

@@ -100,6 +100,18 @@ def claim(delivery: Delivery, count: int = 1, now: float = 0.0) -> list[bytes]:
     return [msgspec.msgpack.decode(element) for element in split(delivery.body, delivery.codec)[low:high]]
 
 
+def transmitted(engine: Engine, now: float, *, taken: bool = True) -> list[tuple[int, list[bytes]]]:
+    """All that an engine sends now, as (wire, frames), to sockets that take it or do not."""
+    sent: list[tuple[int, list[bytes]]] = []
+
+    def send(wire: int, frames: list[bytes]) -> bool:
+        sent.append((wire, frames))
+        return taken
+
+    engine.transmit(send, now)
+    return sent
+
+
 class Pair:
     """Two engines whose wires are always connected and carry each frame at once."""
 
@@ -141,7 +153,7 @@ class Pair:
     def _step(self, engine: Engine) -> int:
         engine.handle_timeout(self.now)
         carried = 0
-        for wire, frames in list(engine.poll_frames(self.now)):
+        for wire, frames in transmitted(engine, self.now):
             other = self.wires.get((engine.address.node_id, wire))
             carried += 1
             if other is not None and self.filter(engine, frames):

@@ -34,7 +34,7 @@ from peerfabric.wire.frames import (
     decode_frame,
     encode_frame,
 )
-from tests.fabric.helpers import Pair, bodies, claim
+from tests.fabric.helpers import Pair, bodies, claim, transmitted
 
 
 def flow(pair: Pair, count: int = 3) -> OutgoingQueue:
@@ -109,11 +109,11 @@ def test_what_came_together_is_answered_once() -> None:
         claim(delivery, 1, pair.now)
         delivery.ack(0, 1)
     pair.b.consumers.progress(consumer, pair.now)
-    [answer] = [decode_frame(header) for _, (header,) in pair.b.poll_frames(pair.now)]
+    [answer] = [decode_frame(header) for _, (header,) in transmitted(pair.b, pair.now)]
     assert isinstance(answer, Ack)
     assert (len(answer.results), len(answer.grants)) == (1, 1)
     assert not pair.b.consumers.progress(consumer, pair.now)
-    assert list(pair.b.poll_frames(pair.now)) == []
+    assert transmitted(pair.b, pair.now) == []
 
 
 def test_delivered_by_the_echo() -> None:
@@ -350,14 +350,11 @@ def test_a_refused_frame_is_kept_and_goes_first() -> None:
     pair = Pair()
     end = flow(pair, 0)
     pair.a.producers.accept(end, bodies(1), 0)
-    refused = []
-    for wire, frames in pair.a.poll_frames(pair.now):
-        pair.a.refuse(wire, frames, pair.now)
-        refused.append(frames)
+    refused = [frames for _, frames in transmitted(pair.a, pair.now, taken=False)]
     assert [type(decode_frame(frames[0])) for frames in refused] == [Data]
-    assert list(pair.a.poll_frames(pair.now)) == []
+    assert transmitted(pair.a, pair.now) == []
     pair.a.handle_writable(next(iter(pair.a.peers.links)))
-    assert [frames for _, frames in pair.a.poll_frames(pair.now)] == refused
+    assert [frames for _, frames in transmitted(pair.a, pair.now)] == refused
 
 
 def test_another_fabric_is_refused() -> None:
@@ -367,9 +364,9 @@ def test_another_fabric_is_refused() -> None:
     stranger.handle_discovered(pair.a.address, pair.now)
     stranger.poll_commands()
     stranger.handle_connected(1, pair.now)
-    [(_, hello)] = stranger.poll_frames(pair.now)
+    [(_, hello)] = transmitted(stranger, pair.now)
     pair.a.handle_frames(hello, pair.now)
-    [(_, bye)] = pair.a.poll_frames(pair.now)
+    [(_, bye)] = transmitted(pair.a, pair.now)
     frame = decode_frame(bye[0])
     assert isinstance(frame, Bye)
     assert frame.reason == OTHER_FABRIC
@@ -430,7 +427,7 @@ def test_a_lying_peer_cannot_hurt(seed: int) -> None:
         body = random.choice((b"", b"\x91\xc4\x01x", b"\x92\x01", b"\xc1"))
         pair.a.handle_frames([header, body], pair.now)
         pair.a.handle_timeout(pair.now)
-        for frames in pair.a.poll_frames(pair.now):
+        for frames in transmitted(pair.a, pair.now):
             assert frames
         assert end.account().closes
     pair.a.producers.by_queue["jobs"].check()

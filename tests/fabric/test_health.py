@@ -8,7 +8,7 @@ from peerfabric.link.commands import Dial
 from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
 from peerfabric.wire.frames import RAW
-from tests.fabric.helpers import Pair, claim
+from tests.fabric.helpers import Pair, claim, transmitted
 
 LONELY = "queue 'jobs': messages wait without a consumer"
 UNTAKEN = "queue 'jobs': messages wait for this consumer and nobody takes them"
@@ -202,7 +202,7 @@ def test_an_endpoint_that_leads_to_the_node_itself_is_no_fault() -> None:
         for command in two.a.poll_commands():
             if isinstance(command, Dial) and command.endpoint == "tcp://alias-of-a:1":
                 two.a.handle_connected(command.wire, two.now)
-        for _, frames in list(two.a.poll_frames(two.now)):
+        for _, frames in transmitted(two.a, two.now):
             two.a.handle_frames(frames, two.now)
     assert warnings(two.a) == []
 

@@ -196,11 +196,13 @@ class Process:
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
         engine, world = self.engine, self.world
-        for wire, frames in engine.poll_frames(now):
+
+        def send(wire: int, frames: list[bytes]) -> bool:
             link, number, _ = numbers(frames)
             self.left_at.setdefault((link, number), now)
-            if not world.network.send(self, wire, frames):
-                engine.refuse(wire, frames, now)
+            return world.network.send(self, wire, frames)
+
+        engine.transmit(send, now)
         published, engine.topics.outbox = engine.topics.outbox, deque()
         for frames in published:
             world.network.publish(self, frames)

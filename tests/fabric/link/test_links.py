@@ -211,11 +211,11 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger), 0.0)
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
-    addresses, rejections = peers._addresses, peers._rejections
+    addresses, rejections = peers._addresses, peers.rejections
     sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
-    assert (len(rejections._refused_until) <= 40, len(rejections.wires()) <= 64) == (True, True)
+    assert (len(rejections._refused_until) <= 40, len(rejections.wires) <= 64) == (True, True)
     assert len(peers.learned) <= 2048
 
 

@@ -23,7 +23,7 @@ def test_a_farewell_is_said_until_it_has_left() -> None:
     assert rejections.over(0.5 + REMNANT - 0.01) == []
     assert rejections.over(0.5 + REMNANT) == [7]
     assert (7 in rejections, rejections.end(7), rejections.end(7), 7 in rejections) == (True, True, False, False)
-    assert (bool(rejections), rejections.deadline()) == (False, inf)
+    assert (rejections.wires, rejections.deadline()) == ({}, inf)
 
 
 def test_a_wire_that_takes_nothing_is_closed_in_the_end() -> None:
