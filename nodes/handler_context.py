@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.arguments import check_timeout
 from peerfabric.nodes.io.waiting import clock
-from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.delivery import Delivery, pause, resume
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.leases import pause, resume
 
 if TYPE_CHECKING:
     from peerfabric.nodes.io.pump import Pump

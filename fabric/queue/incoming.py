@@ -12,13 +12,21 @@ from typing import Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.errors import BadFrame
-from peerfabric.link.credit import ConsumerCredit
-from peerfabric.queue.delivery import Delivery, Verdict, slices, take_unstarted
-from peerfabric.queue.granting import Granting
-from peerfabric.queue.leases import OBSERVE_EVERY, Overdue, in_hand_since, lapsed, look_at, mark_overdue, observe
-from peerfabric.queue.source import Source
-from peerfabric.queue.streams import Streams
-from peerfabric.queue.turns import Turns
+from peerfabric.queue.delivery import (
+    OBSERVE_EVERY,
+    Delivery,
+    Overdue,
+    Verdict,
+    in_hand_since,
+    lapsed,
+    look_at,
+    mark_overdue,
+    observe,
+    slices,
+    take_unstarted,
+)
+from peerfabric.queue.received import Streams
+from peerfabric.queue.sources import ConsumerCredit, Granting, Source, Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
@@ -210,12 +218,13 @@ class IncomingQueue:
 
     # Receiving
 
+    def has_met(self, holder: str) -> bool:
+        """Whether that producer is known here."""
+        return holder in self._sources
+
     def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
-        """A DATA frame arrived."""
-        source = self._sources.get(holder)
-        if source is None:
-            self.meet(holder)
-            source = self._sources[holder]
+        """A DATA frame arrived of a producer that was met."""
+        source = self._sources[holder]
         charged = self._charge(source, data)
         stream, first, stop = data.stream, data.first, data.first + data.count
         dedup = source.streams[stream] = self._streams.came(stream, durable=bool(data.flags & DURABLE))
@@ -250,7 +259,8 @@ class IncomingQueue:
 
     def _charge(self, source: Source, data: Data) -> int:
         """Adopt the totals of a frame that came; return the bytes that it took."""
-        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
+        charged = data.sent_bytes - source.credit.seen_bytes
+        charged = max(charged, 0)
         self._largest = max(self._largest, charged)
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
         self.granting.changed = True
@@ -434,7 +444,7 @@ class IncomingQueue:
                 observe(delivery, now)
             if delivery.left == 0:
                 self._close_if_finished(delivery)
-        if self._overdue:
+        if self._overdue.closed or self._overdue.late:
             for delivery, low, high in self._overdue.take_acked():
                 self._finish_late(delivery, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
@@ -498,7 +508,9 @@ class IncomingQueue:
             dedup.finish(start, stop)
             source.add_done(delivery.stream, start, stop)
             self._account["processed"] += b - a
-            self._freed(source, b - a, delivery.let_go(b - a))
+            source.credit.freed_messages += b - a
+            source.credit.freed_bytes += delivery.let_go(b - a)
+        self.granting.changed = True
         self._speaking[source.holder] = source
 
     def _finished_here(self, delivery: Delivery, count: int) -> None:
@@ -519,7 +531,8 @@ class IncomingQueue:
             del self._open[delivery]
             if delivery.overdue:
                 self._overdue.add(delivery)
-            self._drop_if_empty(delivery.holder)
+            if self._sources[delivery.holder].proven_gone:
+                self._drop_if_empty(delivery.holder)
 
     def _drop_if_empty(self, holder: str) -> None:
         source = self._sources.get(holder)
@@ -560,14 +573,18 @@ class IncomingQueue:
 
     def deadline(self, now: float) -> float:
         """The next instant at which `expire` has something to look at; inf if never."""
-        times = [self._streams.deadline(), self.granting.deadline(now)]
-        if self._open or self.starves or any(source.buffer for source in self._sources.values()):
-            times.append(now + OBSERVE_EVERY)
+        at = self._streams.deadline() if self._streams.forgetting else inf
+        granting = self.granting
+        granted_at = granting.paused_until if granting.paused_until > now else granting.stalled_at
+        if now < granted_at < at:
+            at = granted_at
+        if now + OBSERVE_EVERY < at and (self._open or self.turns or self.starves):
+            at = now + OBSERVE_EVERY
         for delivery in self._open:
-            times.append(look_at(delivery, self.lease, now))
-        if not self._takers and self._unstarted():
-            times.append(self._taken_at + IDLE_AFTER)
-        return min(times)
+            at = min(at, look_at(delivery, self.lease, now))
+        if not self._takers and self._taken_at + IDLE_AFTER < at and self._unstarted():
+            at = self._taken_at + IDLE_AFTER
+        return at
 
     def _unstarted(self) -> int:
         open_rest = sum(d.limit - d.next for d in self._open)
@@ -590,16 +607,19 @@ class IncomingQueue:
     def take_grant(self, holder: str) -> Grant | None:
         """The totals for `holder` if they changed since they were last told."""
         source = self._sources.get(holder)
-        if source is None or not source.granted_more:
+        if source is None or not source.attached:
             return None
         credit = source.credit
-        messages, size = credit.told = (credit.granted_messages, credit.granted_bytes)
-        return Grant(self.queue, messages, size)
+        granted = (credit.granted_messages, credit.granted_bytes)
+        if granted == credit.told:
+            return None
+        credit.told = granted
+        return Grant(self.queue, *granted)
 
     def take_results(self, holder: str, ack: int) -> list[Result]:
         """What was decided since the last call, to leave in ACK number `ack`."""
         source = self._sources.get(holder)
-        if source is None or not source.has_results:
+        if source is None or not source.attached or not source.has_results:
             return []
         for stream in source.done:
             self._streams[stream].reported(ack)
@@ -609,13 +629,14 @@ class IncomingQueue:
         """The holders that have something to be told, and whether they may be waiting for it."""
         told = []
         for holder, source in list(self._speaking.items()):
-            if source.has_results:
+            credit = source.credit
+            if source.done or source.returned or source.nacks:
                 if source.attached:
                     told.append((holder, True))
-            elif not source.granted_more:
+            elif credit.told == (credit.granted_messages, credit.granted_bytes):
                 del self._speaking[holder]
             elif source.attached:
-                told.append((holder, source.credit.waiting > 0))
+                told.append((holder, credit.waiting > 0))
         return told
 
     @property

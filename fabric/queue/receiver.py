@@ -166,10 +166,10 @@ class Receiver(Machine):
         elif message_count(body, data.codec) != data.count:
             nack = Nack(data.first, stop, data.attempt, REFUSED, text=UNREADABLE)
         else:
+            if not end.has_met(link.holder):
+                self._meet(end, link)
             end.receive(link.holder, link.name, data, body, now)
-            self._meets(end, link.holder)
-            if end.available(now):
-                self._changed.add(end)
+            self._changed.add(end)
             self.arrived[end] = None
             return
         if end is not None:
@@ -185,14 +185,14 @@ class Receiver(Machine):
         for end in self._of(link.holder):
             end.settle(link.holder, ping.settled)
             self._after_progress(end, now)
-            if end.available(now):
+            if end.turns.available(now):
                 self._changed.add(end)
 
     def fenced(self, link: Link, now: float) -> None:
         """The producer has echoed something: what it gave us may be started for a while."""
         for end in self._of(link.holder):
             end.fence(link.holder, link.fence)
-            if end.available(now):
+            if end.turns.available(now):
                 self._changed.add(end)
 
     def receive_release(self, link: Link, release: Release, body: object, now: float) -> None:
@@ -241,8 +241,6 @@ class Receiver(Machine):
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(holder, ()):
-            if not end.has_news(holder):
-                continue
             results += end.take_results(holder, ack)
             grant = end.take_grant(holder)
             if grant is not None:
@@ -286,7 +284,7 @@ class Receiver(Machine):
         for end in self._of(link.holder):
             end.progress(now)
             end.detach(link.holder, now, proven_gone=proven)
-            if end.available(now):
+            if end.turns.available(now):
                 self._changed.add(end)
             self._after_progress(end, now)
 
@@ -296,7 +294,7 @@ class Receiver(Machine):
         for end in self.deadlines.take_due(now):
             end.expire(now)
             self._after_progress(end, now)
-            if end.available(now):
+            if end.turns.available(now):
                 self._changed.add(end)  # it may have waited for something that is over now
 
     # Closing

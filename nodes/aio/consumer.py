@@ -22,9 +22,8 @@ from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import Clerk, Errand
-from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.leases import extend
 from peerfabric.wire.codec import Codec
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ HOOKS: Final = {
     "incoming.release": "peerfabric.queue.incoming:IncomingQueue.release",
     "incoming.possession": "peerfabric.queue.incoming:IncomingQueue.possession",
     "incoming.inherited": "peerfabric.queue.incoming:IncomingQueue._inherited",
-    "dedup.receive": "peerfabric.queue.dedup:Dedup.receive",
-    "dedup.reported": "peerfabric.queue.dedup:Dedup.reported",
+    "dedup.receive": "peerfabric.queue.received:Dedup.receive",
+    "dedup.reported": "peerfabric.queue.received:Dedup.reported",
     "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
     "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
     # The producer's side

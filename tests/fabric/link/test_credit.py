@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.link.credit import ConsumerCredit, ProducerCredit, Window
+from peerfabric.link.credit import ProducerCredit
+from peerfabric.queue.sources import ConsumerCredit, Window
 
 
 def test_the_window_doubles_once_per_round() -> None:

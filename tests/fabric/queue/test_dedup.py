@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peerfabric.queue.dedup import Dedup
+from peerfabric.queue.received import Dedup
 
 
 def test_a_copy_of_held_is_neither_new_nor_finished() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.queue import granting
-from peerfabric.queue.dedup import Dedup
+from peerfabric.queue import sources as granting
 from peerfabric.queue.delivery import Verdict
-from peerfabric.queue.granting import grant
-from peerfabric.queue.source import Source
+from peerfabric.queue.received import Dedup
+from peerfabric.queue.sources import Source, grant
 from peerfabric.wire.frames import Backlog
 from tests.fabric.helpers import HUGE, STREAM, body_of, claim, consumer, data, receive, take
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.queue import leases
+from peerfabric.queue import delivery as leases
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
 from tests.fabric.helpers import HUGE, STREAM, claim, consumer, receive, results, take
@@ -176,7 +176,7 @@ def test_user_code_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch
         kept.add(delivery)
         delivery.ack(0, 1)
     assert kept.take_acked() == [(delivery, 0, 1) for delivery in deliveries[1:]]
-    assert not kept
+    assert not kept.closed
 
 
 def test_when_a_lease_has_to_be_looked_at() -> None:

@@ -6,9 +6,9 @@ from math import inf
 
 import pytest
 
-from peerfabric.queue import streams
+from peerfabric.queue import received as streams
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.streams import FORGET_AFTER, Streams
+from peerfabric.queue.received import FORGET_AFTER, Streams
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Result, StreamRanges
 from tests.fabric.helpers import HUGE, STREAM, claim, consumer, receive, results, take

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.source import Source
-from peerfabric.queue.turns import Turns
+from peerfabric.queue.sources import Source, Turns
 from peerfabric.wire.frames import RAW
 
 

@@ -1,0 +1,399 @@
+"""Sources: the producers of a queue as its consumer sees them, their turns, and the credit that each is granted.
+
+Credit is what a consumer still allows each producer to send, as totals since the link began. The window follows the
+handlers: enough messages for `horizon` seconds of work at the measured pace, so that slow jobs spread one by one and
+fast ones travel in large batches. It starts at one message and doubles at most once per window processed (slow start,
+as TCP does), and falls at once when handlers slow down.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Final
+
+from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.received import Dedup
+from peerfabric.ranges import Ranges
+from peerfabric.wire.frames import Nack, Result
+
+PACE_WEIGHT: Final = 0.3
+"""Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
+WINDOW_MAX: Final = 4_194_304
+
+
+class Window:
+    """How many messages a consumer wants in hand, from the pace of its handlers.
+
+    `size` is in messages over all links together. Times are in seconds.
+    """
+
+    __slots__ = ("_done_in_round", "_horizon", "_sample_busy", "_sample_count", "_service", "at_least", "size")
+
+    def __init__(self, horizon: float) -> None:
+        self._horizon = horizon
+        self._service: float | None = None
+        self._sample_count, self._sample_busy = 0, 0.0
+        self._done_in_round = 0
+        self.size = 1
+        self.at_least = 1
+        """One message for each thread or task that processes, or the batch that a caller of `batches` wants."""
+
+    @property
+    def pace(self) -> float:
+        """Seconds that a message takes, as measured; 0 before the first."""
+        return self._service or 0.0
+
+    def want(self, at_least: int) -> None:
+        """The takers together want `at_least` messages, however slow they are."""
+        self.at_least = max(1, min(at_least, WINDOW_MAX))
+        self.size = max(self.size, self.at_least)
+
+    def processed(self, count: int, busy: float) -> None:
+        """`count` messages were finished in `busy` seconds during which there was always work in hand."""
+        if count < 1:
+            return
+        self._sample_count += count
+        self._sample_busy += busy
+        if self._service is None or self._sample_busy >= self._horizon / 4:
+            self._measure(max(self._sample_busy, 1e-9) / self._sample_count)
+            self._sample_count, self._sample_busy = 0, 0.0
+        self._done_in_round += count
+        if self._done_in_round >= self.size:
+            self.size = max(self.size, min(self._target(), self.size * 2))
+            self._done_in_round = 0
+
+    def _measure(self, service: float) -> None:
+        """One message took `service` seconds, over a sample long enough that a hiccup does not count."""
+        before = self._service
+        if before is None or not 0.5 < service / before < 2:
+            self._service = service
+        else:
+            self._service = before + PACE_WEIGHT * (service - before)
+        if self._target() < self.size:
+            self.size = max(self._target(), self.size // 2)
+            self._done_in_round = 0
+
+    def _target(self) -> int:
+        assert self._service is not None
+        return max(self.at_least, min(WINDOW_MAX, int(self._horizon / self._service)))
+
+
+class ConsumerCredit:
+    """What this consumer granted to the producer at one link, and what has come of it."""
+
+    __slots__ = (
+        "freed_bytes",
+        "freed_messages",
+        "granted_bytes",
+        "granted_messages",
+        "moved_at",
+        "seen_before",
+        "seen_bytes",
+        "seen_messages",
+        "told",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.granted_messages = self.granted_bytes = 0
+        self.seen_messages = self.seen_bytes = 0
+        self.freed_messages = self.freed_bytes = 0
+        self.waiting = 0
+        self.seen_before = 0
+        self.moved_at = -inf
+        """When credit was last granted, or messages came."""
+        self.told = (0, 0)
+        """The totals of the last grant that left in an ACK."""
+
+    def outstanding(self) -> int:
+        """Messages granted and not yet finished here, whether they have arrived or not."""
+        return self.granted_messages - self.freed_messages
+
+    def outstanding_bytes(self) -> int:
+        """Bytes granted, or taken by a message that was larger than the grant, and not yet free."""
+        return max(self.granted_bytes, self.seen_bytes) - self.freed_bytes
+
+    def unused(self) -> int:
+        """Messages granted that have not arrived."""
+        return self.granted_messages - self.seen_messages
+
+    def adopt(self, sent_messages: int, sent_bytes: int, waiting: int) -> None:
+        """The producer's own totals replace ours, so a lost frame never shrinks the window for ever."""
+        self.seen_messages = max(self.seen_messages, sent_messages)
+        self.seen_bytes = max(self.seen_bytes, sent_bytes)
+        self.waiting = waiting
+
+
+class Source:
+    """One producer, as its consumer sees it. What is to be told is kept by stream until an ACK takes it along."""
+
+    __slots__ = (
+        "attached",
+        "buffer",
+        "credit",
+        "deficit",
+        "done",
+        "fence",
+        "holder",
+        "nacks",
+        "proven_gone",
+        "queued",
+        "returned",
+        "sends",
+        "streams",
+    )
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        self.attached = True
+        self.credit = ConsumerCredit()
+        self.buffer: deque[Delivery] = deque()
+        """What was not handed out, in order."""
+        self.queued = False
+        """It has its place among those that take turns."""
+        self.sends = False
+        """It has messages for us and may send them, as of the last grant."""
+        self.deficit = 0
+        """Bytes that it may still hand out in its turn; below 0 if its last turn took more."""
+        self.fence = -inf
+        """Its messages may be handed out before this instant."""
+        self.proven_gone = False
+        self.streams: dict[str, Dedup] = {}
+        self.done: dict[str, Ranges] = {}
+        self.returned: dict[str, Ranges] = {}
+        self.nacks: dict[str, list[Nack]] = {}
+
+    @property
+    def has_results(self) -> bool:
+        """Whether `take_results` would return something."""
+        return bool(self.done or self.returned or self.nacks)
+
+    @property
+    def granted_more(self) -> bool:
+        """Whether it has more credit than it was told."""
+        credit = self.credit
+        return (credit.granted_messages, credit.granted_bytes) != credit.told
+
+    def add_done(self, stream: str, start: int, stop: int) -> None:
+        """`[start, stop)` is processed."""
+        ranges = self.done.get(stream)
+        if ranges is None:
+            ranges = self.done[stream] = Ranges()
+        ranges.add(start, stop)
+
+    def add_returned(self, stream: str, start: int, stop: int) -> None:
+        """`[start, stop)` was not processed and is free for others."""
+        self.returned.setdefault(stream, Ranges()).add(start, stop)
+
+    def take_results(self, queue: str) -> list[Result]:
+        """What is to be told, a result for each stream; it is told once."""
+        results: dict[str, Result] = {stream: Result(stream, queue, done.flat()) for stream, done in self.done.items()}
+        for stream, returned in self.returned.items():
+            results.setdefault(stream, Result(stream, queue)).returned = returned.flat()
+        for stream, nacks in self.nacks.items():
+            results.setdefault(stream, Result(stream, queue)).nacks = nacks
+        self.nothing_to_tell()
+        return list(results.values())
+
+    def nothing_to_tell(self) -> None:
+        """What was to be told has been, or a new life of the link tells it in another way."""
+        self.done.clear()
+        self.returned.clear()
+        self.nacks.clear()
+
+    def forget(self, stream: str) -> None:
+        """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
+        self.streams.pop(stream, None)
+        for told in (self.done, self.returned, self.nacks):
+            told.pop(stream, None)
+
+
+QUANTUM: Final = 256 * 1024
+"""Bytes that each producer may hand out in its turn, and may have on the way besides."""
+DONE_RANGES_MAX: Final = 100_000
+"""Ranges of results that a producer has yet to settle. Beyond that it gets no credit, as they could grow for ever."""
+STALLED_AFTER: Final = 1.0
+"""Granted credit that was not spent for so long, though messages wait, is lent to others: who says that it waits and
+sends nothing (it hangs, or nothing that it has may come here) does not keep them from their share."""
+REFUSALS_MAX: Final = 10
+"""Refusals in a row after which a consumer gets no credit for a while: else the wrong one, being fastest, eats the
+queue."""
+REFUSAL_PAUSE: Final = 5.0
+
+
+class Granting:
+    """When a queue's producers get credit, and how much over all links.
+
+    Args:
+        budget: Bytes granted and not yet finished.
+        horizon: Seconds of work to keep in hand.
+    """
+
+    def __init__(self, budget: int, horizon: float) -> None:
+        self.budget = budget
+        self.window = Window(horizon)
+        self.changed = True
+        """A total, a taker or the window has changed since the last grant."""
+        self.misled = 0
+        """How often refusals in a row stopped the credit, for the driver to report."""
+        self._refusals = 0
+        self.paused_until = -inf
+        """No credit before this instant; inf: `grant` says until when."""
+        self.stalled_at = inf
+        """When the credit of the next that sends nothing is lent to others."""
+        self._turn = 0
+
+    def refused(self, count: int) -> None:
+        """So many messages did not fit the consumer's type."""
+        self._refusals += count
+        if self._refusals >= REFUSALS_MAX:
+            self._refusals = 0
+            self.misled += 1
+            self.paused_until = inf  # `grant` puts the pause from its own now
+
+    def processed(self, count: int, busy: float) -> None:
+        """So many messages were processed in `busy` seconds during which there was always work in hand."""
+        self.window.processed(count, busy)
+        self._refusals = 0
+
+    def grant(self, sources: Mapping[str, Source], now: float) -> list[Source]:
+        """Raise the totals of `sources`, another one first each time; return those that were raised."""
+        if self.paused_until == inf:
+            self.paused_until = now + REFUSAL_PAUSE
+        if now < self.paused_until or (not self.changed and now < self.stalled_at):
+            return []
+        self.changed, self.stalled_at = False, inf
+        order = list(sources.values())
+        if len(order) <= 1:
+            return grant(order, self.window.size, self.budget, now)
+        self._turn = (self._turn + 1) % len(order)
+        raised = grant(order[self._turn :] + order[: self._turn], self.window.size, self.budget, now)
+        self.stalled_at = min((s.credit.moved_at + STALLED_AFTER for s in order if s.sends), default=inf)
+        return raised
+
+
+def grant(sources: Iterable[Source], window: int, budget: int, now: float) -> list[Source]:
+    """Raise the totals of `sources` as far as `window` messages and `budget` bytes over all of them allow.
+
+    Those that wait share what is free, in the order given; the others get one message each, to begin with. What counts
+    against the window is what is here, and what those that wait will send.
+
+    Returns:
+        Those whose totals were raised.
+    """
+    free, free_bytes = window, budget
+    attached: list[Source] = []
+    waiting = 0
+    for source in sources:
+        source.sends = False
+        if not source.attached:
+            continue
+        attached.append(source)
+        credit = source.credit
+        if credit.seen_messages != credit.seen_before:
+            credit.seen_before, credit.moved_at = credit.seen_messages, now
+        unused = credit.granted_messages - credit.seen_messages
+        source.sends = credit.waiting > 0 and (unused <= 0 or now - credit.moved_at < STALLED_AFTER)
+        waiting += source.sends
+        free -= (credit.granted_messages if source.sends else credit.seen_messages) - credit.freed_messages
+        seen = credit.seen_bytes
+        free_bytes -= (credit.granted_bytes if credit.granted_bytes > seen else seen) - credit.freed_bytes
+    raised: list[Source] = []
+    share_bytes = budget // len(attached) if attached else 0
+    for source in attached:
+        credit = source.credit
+        before, seen_messages = credit.granted_messages, credit.seen_messages
+        if free > 0 and (source.sends or before <= seen_messages) and not _remembers_too_much(source):
+            share = 1
+            if source.sends:
+                share = max(1, free // waiting)
+                waiting -= 1
+                free -= share
+            credit.granted_messages += share
+            credit.moved_at = now
+        size = 0
+        if credit.granted_messages != credit.seen_messages:
+            size = _bytes_wanted(source, window, share_bytes)
+            size = min(size, free_bytes)
+            if size > 0:
+                credit.granted_bytes += size
+                free_bytes -= size
+        if size > 0 or credit.granted_messages != before:
+            raised.append(source)
+    return raised
+
+
+def _remembers_too_much(source: Source) -> bool:
+    messages = 0
+    for dedup in source.streams.values():
+        messages += dedup.done.total
+    return messages >= DONE_RANGES_MAX and sum(len(d.done) for d in source.streams.values()) >= DONE_RANGES_MAX
+
+
+def _bytes_wanted(source: Source, window: int, share: int) -> int:
+    """What `source` lacks for the messages that it is granted, at the sizes seen so far.
+
+    Also if the window has no room for more messages: a producer that has those and no bytes would send one message a
+    round trip, which looks like slow handlers and keeps the window small. And at most for a window, as more would lie
+    unused with those who have less to do.
+    """
+    credit = source.credit
+    each = credit.seen_bytes // credit.seen_messages if credit.seen_messages else 0
+    outstanding = credit.granted_messages - credit.freed_messages
+    enough = QUANTUM + 2 * each * (outstanding if outstanding < window else window)
+    granted, seen = credit.granted_bytes, credit.seen_bytes
+    return (enough if enough < share else share) - (granted if granted > seen else seen) + credit.freed_bytes
+
+
+class Turns(deque[Source]):
+    """The sources with something buffered, whose turn it is first; each `queued` one is here once."""
+
+    def join(self, source: Source) -> None:
+        """Something of `source` is buffered."""
+        if source.buffer and not source.queued:
+            source.queued = True
+            self.append(source)
+
+    def available(self, now: float) -> bool:
+        """Whether `take` would return something."""
+        return any(source.buffer and source.fence > now for source in self)
+
+    def take(self, now: float) -> Delivery | None:
+        """Remove and return the next delivery; None if nothing may be handed out."""
+        for _ in range(2 * len(self)):
+            if not self:
+                return None
+            source = self[0]
+            buffer = source.buffer
+            if not buffer:
+                self._leave(source)
+                continue
+            if source.fence <= now:
+                source.deficit = 0
+                self.rotate(-1)
+                continue
+            if source.deficit <= 0:
+                source.deficit += max(QUANTUM, buffer[0].cost)
+                if len(self) > 1 and source.deficit <= 0:
+                    self.rotate(-1)
+                    continue
+            delivery = buffer.popleft()
+            delivery.until = source.fence
+            source.deficit -= max(1, delivery.cost)
+            if not buffer:
+                self._leave(source)
+            elif source.deficit <= 0:
+                self.rotate(-1)
+            return delivery
+        return None
+
+    def _leave(self, source: Source) -> None:
+        self.popleft()
+        source.queued, source.deficit = False, min(0, source.deficit)
+
+    def check(self) -> None:
+        """Assert that each is here once and knows."""
+        assert all(source.queued for source in self), "a producer has a turn and does not know"
+        assert len(set(map(id, self))) == len(self), "a producer has two turns"
