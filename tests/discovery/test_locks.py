@@ -9,14 +9,24 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import pytest
 
+from peerfabric.discovery import locks
 from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread, refuse_inside
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.errors import WouldDeadlock
 
 DEADLINE = 30.0
+
+
+@pytest.fixture(autouse=True)
+def interrupting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Each call of a test stands for one of code that interrupts another; returns how that is found out."""
+    found = locks._interrupts
+    monkeypatch.setattr(locks, "_interrupts", lambda: True)
+    return found
 
 
 @contextmanager
@@ -217,3 +227,24 @@ def test_a_line_that_comes_under_a_lock_is_written_after_it(caplog: pytest.LogCa
         logging.getLogger("peerfabric").removeHandler(handler)
     assert [record.getMessage() for record in caplog.records] == ["the first", "the second", "the third"]
     assert held == [False, False, False]
+
+
+def test_who_interrupts_a_call_of_ours(interrupting: Callable[[], bool]) -> None:
+    """It is called by code that is not ours, and that by code of ours: by a body's hook, a finaliser, a handler."""
+    ours: dict[str, Any] = {"__name__": "peerfabric.some_module", "interrupting": interrupting}
+    exec("def ask(): return interrupting()\ndef call(code): return code()", ours)
+    found = []
+
+    class Finalised:
+        def __del__(self) -> None:
+            found.append(ours["ask"]())
+
+    def finalise(made: list[Finalised]) -> None:
+        made.clear()
+
+    made = [Finalised()]
+    assert (ours["ask"](), ours["call"](ours["ask"]), ours["call"](lambda: ours["ask"]())) == (False, False, True)
+    finalise(made)
+    made.append(Finalised())
+    ours["call"](made.clear)
+    assert found == [False, True]
