@@ -222,9 +222,10 @@ class IncomingQueue:
         """Whether that producer is known here."""
         return holder in self._sources
 
-    def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, now: float) -> None:
-        """A DATA frame arrived of a producer that was met."""
+    def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
+        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`."""
         source = self._sources[holder]
+        source.fence = fence
         charged = self._charge(source, data)
         stream, first, stop = data.stream, data.first, data.first + data.count
         dedup = source.streams[stream] = self._streams.came(stream, durable=bool(data.flags & DURABLE))
@@ -315,13 +316,16 @@ class IncomingQueue:
         if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
-    def settle(self, holder: str, ack: int) -> None:
-        """The producer cannot forget the results of our ACKs up to `ack`."""
+    def settle(self, holder: str, ack: int) -> bool:
+        """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
         source = self._sources.get(holder)
+        there_are_others = False
         for stream, dedup in source.streams.items() if source is not None else ():
             if dedup.first_reported <= ack:
                 self._streams.settle(stream, ack)
                 self.granting.changed = True
+            there_are_others = there_are_others or dedup.first_reported < inf
+        return not there_are_others
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""

@@ -60,6 +60,10 @@ class Receiver(Machine):
         """Those that got messages since the last `answer_arrivals`."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
         """Holder -> those that have results or grants for it."""
+        self._holding: dict[str, dict[IncomingQueue, None]] = {}
+        """Holder -> those with messages of it, and some that had some."""
+        self._reported: dict[str, dict[IncomingQueue, None]] = {}
+        """Holder -> those whose results it may forget, as far as we know."""
         self._watched: dict[IncomingQueue, None] = {}
         """All that hold messages, or for which some wait at producers, and some others."""
         self._produce = PeerNames()
@@ -168,7 +172,11 @@ class Receiver(Machine):
         else:
             if not end.has_met(link.holder):
                 self._meet(end, link)
-            end.receive(link.holder, link.name, data, body, now)
+            end.receive(link.holder, link.name, data, body, link.fence)
+            holding = self._holding.get(link.holder)
+            if holding is None:
+                holding = self._holding[link.holder] = {}
+            holding[end] = None
             self._changed.add(end)
             self.arrived[end] = None
             return
@@ -178,19 +186,27 @@ class Receiver(Machine):
 
     def receive_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
         """A producer tells what waits there, and what it cannot forget any more."""
+        concerned: dict[IncomingQueue, None] = {}
         for backlog in ping.backlogs:
             end = self.by_queue.get(backlog.queue)
             if end is not None:
                 end.backlog(link.holder, backlog)
-        for end in self._of(link.holder):
-            end.settle(link.holder, ping.settled)
+                concerned[end] = None
+        reported = self._reported.get(link.holder, {})
+        for end in list(reported):
+            concerned[end] = None
+            if end.settle(link.holder, ping.settled):
+                del reported[end]
+        for end in concerned:
             self._after_progress(end, now)
-            if end.turns.available(now):
-                self._changed.add(end)
 
     def fenced(self, link: Link, now: float) -> None:
         """The producer has echoed something: what it gave us may be started for a while."""
-        for end in self._of(link.holder):
+        holding = self._holding.get(link.holder, {})
+        for end in list(holding):
+            if not end.holds_from(link.holder):
+                del holding[end]
+                continue
             end.fence(link.holder, link.fence)
             if end.turns.available(now):
                 self._changed.add(end)
@@ -241,7 +257,10 @@ class Receiver(Machine):
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(holder, ()):
-            results += end.take_results(holder, ack)
+            told = end.take_results(holder, ack)
+            if told:
+                results += told
+                self._reported.setdefault(holder, {})[end] = None
             grant = end.take_grant(holder)
             if grant is not None:
                 grants.append(grant)
@@ -249,8 +268,9 @@ class Receiver(Machine):
 
     def needs(self, link: Link) -> bool:
         """Whether messages of the peer are here, or it waits for something from here."""
-        holder = link.holder
-        return any(end.holds_from(holder) or end.has_news(holder) for end in self._of(holder))
+        return link.holder in self._news or any(
+            end.holds_from(link.holder) for end in self._holding.get(link.holder, ())
+        )
 
     # Changes of links
 
@@ -268,19 +288,23 @@ class Receiver(Machine):
         for end in concerned:
             end.progress(now)
             end.attach(link.holder)
+            if end.holds_from(link.holder):
+                self._holding.setdefault(link.holder, {})[end] = None
             some_held, some_done = end.possession(link.holder)
             held += some_held
             done += some_done
         link.ack_number += 1
         for end in concerned:
             end.told_all(link.holder, link.ack_number)
+            self._reported.setdefault(link.holder, {})[end] = None
             self._after_progress(end, now)
         return held, done
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         """What of it is not started need not be."""
         self._produce.tell(link.holder, ())
-        self._news.pop(link.holder, None)
+        for each in (self._news, self._holding, self._reported):
+            each.pop(link.holder, None)
         for end in self._of(link.holder):
             end.progress(now)
             end.detach(link.holder, now, proven_gone=proven)

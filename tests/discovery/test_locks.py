@@ -235,6 +235,9 @@ def test_who_interrupts_a_call_of_ours(interrupting: Callable[[], bool]) -> None
     exec("def ask(): return interrupting()\ndef call(code): return code()", ours)
     found = []
 
+    def asks() -> bool:
+        return bool(ours["ask"]())
+
     class Finalised:
         def __del__(self) -> None:
             found.append(ours["ask"]())
@@ -243,7 +246,7 @@ def test_who_interrupts_a_call_of_ours(interrupting: Callable[[], bool]) -> None
         made.clear()
 
     made = [Finalised()]
-    assert (ours["ask"](), ours["call"](ours["ask"]), ours["call"](lambda: ours["ask"]())) == (False, False, True)
+    assert (ours["ask"](), ours["call"](ours["ask"]), ours["call"](asks)) == (False, False, True)
     finalise(made)
     made.append(Finalised())
     ours["call"](made.clear)

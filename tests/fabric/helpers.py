@@ -74,7 +74,7 @@ def receive(end: IncomingQueue, first: int, count: int, sent: int | None = None,
     source = end._sources["p:1"]
     source.credit.granted_messages = max(source.credit.granted_messages, total)
     source.credit.granted_bytes = max(source.credit.granted_bytes, 68 * total)
-    end.receive("p:1", "shop", data(first, count, total, **more), body_of(first, count), 0.0)
+    end.receive("p:1", "shop", data(first, count, total, **more), body_of(first, count), source.fence)
     end.check()
 
 

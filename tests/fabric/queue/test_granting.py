@@ -85,7 +85,7 @@ def test_messages_that_are_granted_get_their_bytes() -> None:
     source.credit.granted_messages, source.credit.granted_bytes = 100_000, 3 * 68
     header = data(1, 3, 3)
     header.waiting = 50_000
-    end.receive("p:1", "shop", header, body_of(1, 3), 0.0)
+    end.receive("p:1", "shop", header, body_of(1, 3), 1000.0)
     delivery = take(end)
     claim(delivery, 3)
     delivery.ack(0, 3)

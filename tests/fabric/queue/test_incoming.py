@@ -178,7 +178,7 @@ def test_producers_take_turns() -> None:
             header = data(first, 1, first)
             header.stream, header.sent_bytes = stream, first * 300_000
             end._sources[holder].credit.granted_messages = HUGE
-            end.receive(holder, "", header, body_of(first, 1), 0.0)
+            end.receive(holder, "", header, body_of(first, 1), 1000.0)
     assert [take(end).holder for _ in range(6)] == ["p:1", "q:1"] * 3
 
 
@@ -187,7 +187,7 @@ def test_a_body_that_is_no_batch() -> None:
     end = consumer()
     receive(end, 1, 1)
     end._sources["p:1"].credit.granted_messages = 4
-    end.receive("p:1", "", data(1, 3, 4), body_of(1, 2), 0.0)
+    end.receive("p:1", "", data(1, 3, 4), body_of(1, 2), 1000.0)
     assert results(end) == [Result(STREAM, "jobs", nacks=[Nack(2, 4, 1, REFUSED, -1, UNREADABLE)])]
     delivery = take(end)
     assert claim(delivery, 9) == [b"0001"]
