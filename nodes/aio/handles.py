@@ -154,7 +154,7 @@ class Handles:
             with node.pump.lock:
                 handle.start(node.engine, clock())
                 node.pump.attach(handle)
-            node.pump.note(handle)
+            node.pump.nudge()
 
     def forget_subscriber(self, handle: AsyncSubscriber[Any]) -> None:
         """A subscriber was closed."""

@@ -131,8 +131,7 @@ class Pump:
         if not handle.alerted:
             handle.alerted = True
             self._alerts.append(handle)
-            if not self._napping:  # looked at when the alert is in, as the pump gets up before it takes alerts
-                self.nudge()
+            self.nudge()
 
     def share_bodies(self) -> None:
         """User code takes views of large bodies, so none of them need be copied."""
@@ -148,11 +147,11 @@ class Pump:
         self._sockets.wake()
 
     def nudge(self) -> None:
-        """Like `wake`, except that a pump that rests (`REST` of the sockets) comes when that is over, by itself.
+        """Like `wake`, except that a pump that naps or rests (`REST` of the sockets) comes when that is over, by itself.
 
-        What is changed under the engine's lock before this is seen then.
+        What is changed under the engine's lock before this is seen then, as the pump gets up before it looks.
         """
-        if not self._sockets.resting:
+        if not self._napping and not self._sockets.resting:
             self._sockets.wake()
 
     def _run(self) -> None:
