@@ -27,8 +27,8 @@ from peerfabric.health import Health
 from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
-from peerfabric.link.link import Belief, Link
-from peerfabric.link.links import OURSELVES, CameUp, Change, Gone, LifeEnded, Links, Moved
+from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link, Moved
+from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.liveness import FENCE, FENCE_STEP
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
@@ -399,7 +399,7 @@ class Engine:
             to = self._to_ourselves if link.wire == OURSELVES else send
             if not to(link.wire, frames) and link.up:
                 self.control.refuse(link, frames)
-        for wire, frames in self.peers.rejection_frames():
+        for wire, frames in self.peers.rejections.frames():
             if send(wire, frames):
                 self.peers.rejection_sent(wire, now)
 

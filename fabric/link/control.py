@@ -46,9 +46,6 @@ class Control:
         """`link` may have something to say."""
         self.due[link] = None
 
-    def note_all(self, links: Iterable[Link]) -> None:
-        self.due.update(dict.fromkeys(links))
-
     def take_due(self) -> Iterable[Link]:
         """Those links, in the order in which they became due; from now on none is."""
         taken = list(self.due)

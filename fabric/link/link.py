@@ -16,7 +16,7 @@ import struct
 from collections import deque
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerfabric.link.credit import ProducerCredit
 from peerfabric.link.liveness import FENCE, SILENCE, VANISHED_AFTER, ping_due, silent_since
@@ -416,6 +416,18 @@ class Link:
         """When a suspect is given up, unless something of ours is echoed."""
         return max(self._gives_up_at, self.heard_at + FENCE)
 
+    def due_at(self, now: float) -> float:
+        """When its belief, its HELLO or its end has to be looked at again; inf if never."""
+        at = min(self.close_at, self.probe_at, self.hello_at if self.connected and self.hello_at > now else inf)
+        if self.met and self.close_at == inf:
+            if self.belief is Belief.ALIVE:
+                at = min(at, self.silent_at)
+            if not self.up and self.belief is not Belief.HUNG:
+                at = min(at, self.down_at + VANISHED_AFTER)
+        if self.belief is Belief.SUSPECT and not self.refusals:
+            at = min(at, self.vanishes_at)
+        return at
+
     def view(self) -> PeerView:
         """What people are shown of the peer."""
         theirs = self.their_interest
@@ -440,3 +452,32 @@ class Link:
         assert len(self.unechoed) <= PIPE_FRAMES_MAX, "too many frames in the pipe"
         for credit in self.credits.values():
             assert credit.sent_messages <= credit.limit_messages, "sent more than was granted"
+
+
+class LifeEnded(NamedTuple):
+    """The link is not up any more; what was in the pipe may be lost."""
+
+    link: Link
+
+
+class CameUp(NamedTuple):
+    """Both sides know each other: INTEREST is due."""
+
+    link: Link
+
+
+class Gone(NamedTuple):
+    """The peer will not answer any more. `proven`: its process has ended; `died`: without saying goodbye."""
+
+    link: Link
+    proven: bool
+    died: bool
+
+
+class Moved(NamedTuple):
+    """The peer listens elsewhere than before."""
+
+    link: Link
+
+
+Change = LifeEnded | CameUp | Gone | Moved

@@ -12,13 +12,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import inf
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from peerfabric.deadlines import Deadlines
 from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.addresses import Addresses, elsewhere, newer, usable
 from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
-from peerfabric.link.link import HELLO_FIRST, HELLO_MAX, REFUSED_TWICE_AFTER, Belief, Link
+from peerfabric.link.link import (
+    HELLO_FIRST,
+    HELLO_MAX,
+    REFUSED_TWICE_AFTER,
+    Belief,
+    CameUp,
+    Change,
+    Gone,
+    LifeEnded,
+    Link,
+    Moved,
+)
 from peerfabric.link.liveness import VANISHED_AFTER
 from peerfabric.link.rejections import REMNANT, Rejections
 from peerfabric.reports import PeerView
@@ -46,35 +57,6 @@ LEARNED_MAX: Final = 1024
 """Addresses kept for the driver to take, from hellos of up to 65 each."""
 CANDIDATE_PATIENCE: Final = 5.0
 """An endpoint that takes our HELLO for so long and does not answer is asked again later."""
-
-
-class LifeEnded(NamedTuple):
-    """The link is not up any more; what was in the pipe may be lost."""
-
-    link: Link
-
-
-class CameUp(NamedTuple):
-    """Both sides know each other: INTEREST is due."""
-
-    link: Link
-
-
-class Gone(NamedTuple):
-    """The peer will not answer any more. `proven`: its process has ended; `died`: without saying goodbye."""
-
-    link: Link
-    proven: bool
-    died: bool
-
-
-class Moved(NamedTuple):
-    """The peer listens elsewhere than before."""
-
-    link: Link
-
-
-Change = LifeEnded | CameUp | Gone | Moved
 
 
 class Links:
@@ -455,20 +437,11 @@ class Links:
                 reason, "peers over the limit"
             )
         )
-        if self.rejections.is_refused(address.node_id, now):
-            return
         endpoints = usable(address, self.address.host)
-        if endpoints and self.rejections.has_room:
-            self.rejections.refuse(address.node_id, now)
-            wire = self._next_wire
+        if endpoints and self.rejections.begin(self._next_wire, address.node_id, reason, now):
+            self.commands.append(Dial(self._next_wire, endpoints[0]))
             self._next_wire += 1
-            self.rejections.begin(wire, reason, now)
             self._wake_at(self.rejections.deadline())
-            self.commands.append(Dial(wire, endpoints[0]))
-
-    def rejection_frames(self) -> list[tuple[int, list[bytes]]]:
-        """BYEs to those we refuse."""
-        return self.rejections.frames()
 
     def rejection_sent(self, wire: int, now: float) -> None:
         """The BYE left."""
@@ -581,16 +554,9 @@ class Links:
             self._addresses.candidate_silent(link.endpoint, now)
             self._wake_at(self._addresses.deadline())
             return []
-        times = [link.close_at, link.hello_at if link.connected and link.hello_at > now else inf, link.probe_at]
-        if watched and link.belief is Belief.ALIVE:
-            times.append(link.silent_at)
-        if watched and not link.up and link.belief is not Belief.HUNG:
-            times.append(link.down_at + VANISHED_AFTER)
-        if link.belief is Belief.SUSPECT and not link.refusals:
-            times.append(link.vanishes_at)
+        self.look(link, max(now + 0.001, link.due_at(now)))
         if link.address is None:
-            times.append(max(link.opened_at + CANDIDATE_PATIENCE, now + 1.0))
-        self.look(link, max(now + 0.001, min(times)))
+            self.look(link, max(link.opened_at + CANDIDATE_PATIENCE, now + 1.0))
         return []
 
     def _dial_due(self, now: float) -> None:

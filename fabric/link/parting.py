@@ -7,8 +7,8 @@ from math import inf
 from typing import Final
 
 from peerfabric.link.control import Control
-from peerfabric.link.link import Link
-from peerfabric.link.links import OURSELVES, Change, Links
+from peerfabric.link.link import Change, Link
+from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.wire.frames import IDLE, LEAVING, Bye, Drain
 

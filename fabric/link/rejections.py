@@ -46,14 +46,13 @@ class Rejections:
                 self._refused_until.clear()  # then each of them may be answered once more
         self._refused_until[node_id] = now + REFUSED_FOR
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more can be told now."""
-        return len(self.wires) < REJECTIONS_MAX
-
-    def begin(self, wire: int, reason: int, now: float) -> None:
-        """`wire` leads to somebody who is to be told `reason`."""
+    def begin(self, wire: int, node_id: str, reason: int, now: float) -> bool:
+        """Tell the node `reason` on a new wire; False: it was told a while ago, or too many are told now."""
+        if self.is_refused(node_id, now) or len(self.wires) >= REJECTIONS_MAX:
+            return False
+        self.refuse(node_id, now)
         self.wires[wire] = (reason, now + PATIENCE)
+        return True
 
     def frames(self) -> list[tuple[int, list[bytes]]]:
         """BYEs, repeated until the wire takes them or its time is over."""

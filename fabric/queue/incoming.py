@@ -79,8 +79,6 @@ class IncomingQueue:
         remembered: Mapping[str, Ranges] | None = None,
     ) -> None:
         self.queue, self.lease = queue, lease
-        self._largest = 0
-        """Bytes of the largest frame that came: one message of each link may go over the budget."""
         self.granting = Granting(budget, horizon)
         self.window = self.granting.window
         self.closed = False
@@ -156,13 +154,7 @@ class IncomingQueue:
     def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
         source = self._sources.get(holder)
-        held, done = [], []
-        for stream, dedup in source.streams.items() if source is not None else ():
-            if dedup.held:
-                held.append(StreamRanges(stream, dedup.held.flat()))
-            if dedup.done:
-                done.append(StreamRanges(stream, dedup.done.flat()))
-        return held, done
+        return source.possession() if source is not None else ([], [])
 
     def detach(self, holder: str, now: float, *, proven_gone: bool) -> None:
         """The producer `holder` is gone, or has vanished.
@@ -262,7 +254,7 @@ class IncomingQueue:
         """Adopt the totals of a frame that came; return the bytes that it took."""
         charged = data.sent_bytes - source.credit.seen_bytes
         charged = max(charged, 0)
-        self._largest = max(self._largest, charged)
+        self.granting.largest = max(self.granting.largest, charged)
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
         self.granting.changed = True
         return charged
@@ -608,26 +600,12 @@ class IncomingQueue:
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.holder] = source
 
-    def take_grant(self, holder: str) -> Grant | None:
-        """The totals for `holder` if they changed since they were last told."""
+    def take_told(self, holder: str, ack: int) -> tuple[list[Result], Grant | None]:
+        """What `holder` is to be told and was not yet, to leave in ACK number `ack`."""
         source = self._sources.get(holder)
         if source is None or not source.attached:
-            return None
-        credit = source.credit
-        granted = (credit.granted_messages, credit.granted_bytes)
-        if granted == credit.told:
-            return None
-        credit.told = granted
-        return Grant(self.queue, *granted)
-
-    def take_results(self, holder: str, ack: int) -> list[Result]:
-        """What was decided since the last call, to leave in ACK number `ack`."""
-        source = self._sources.get(holder)
-        if source is None or not source.attached or not source.has_results:
-            return []
-        for stream in source.done:
-            self._streams[stream].reported(ack)
-        return source.take_results(self.queue)
+            return [], None
+        return source.take_results(self.queue, ack), source.take_grant(self.queue)
 
     def news(self) -> list[tuple[str, bool]]:
         """The holders that have something to be told, and whether they may be waiting for it."""
@@ -653,11 +631,6 @@ class IncomingQueue:
                 if credit.seen_messages >= messages or credit.seen_bytes >= size:
                     return True
         return False
-
-    def has_news(self, holder: str) -> bool:
-        """Whether `take_results` or `take_grant` would return something."""
-        source = self._sources.get(holder)
-        return source is not None and source.attached and (source.granted_more or source.has_results)
 
     def holds_from(self, holder: str) -> bool:
         """Whether unfinished messages of `holder` are here."""
@@ -719,16 +692,9 @@ class IncomingQueue:
             assert below <= started, f"{stream}: an unstarted message lies below the floor"
         for source in self._sources.values():
             assert all(stream in self._streams for stream in source.streams), "a stream of a producer is not there"
-            credit = source.credit
-            assert credit.seen_messages <= credit.granted_messages or source.proven_gone, "more came than was granted"
-            assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
-        attached = [source.credit for source in self._sources.values() if source.attached]
-        granted = sum(credit.outstanding_bytes() for credit in attached)
-        assert granted <= self.granting.budget + self._largest * len(self._sources), (
-            "granted more bytes than the budget"
-        )
+            source.check()
+        self.granting.check(self._sources)
         self.turns.check()
-        assert all(source.queued or not source.buffer for source in self._sources.values()), "no turn for messages"
 
 
 def _node(name: str) -> str:

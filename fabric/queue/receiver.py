@@ -257,11 +257,10 @@ class Receiver(Machine):
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(holder, ()):
-            told = end.take_results(holder, ack)
+            told, grant = end.take_told(holder, ack)
             if told:
                 results += told
                 self._reported.setdefault(holder, {})[end] = None
-            grant = end.take_grant(holder)
             if grant is not None:
                 grants.append(grant)
         return results, grants

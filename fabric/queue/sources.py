@@ -16,7 +16,7 @@ from typing import Final
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.received import Dedup
 from peerfabric.ranges import Ranges
-from peerfabric.wire.frames import Nack, Result
+from peerfabric.wire.frames import Grant, Nack, Result, StreamRanges
 
 PACE_WEIGHT: Final = 0.3
 """Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
@@ -187,8 +187,21 @@ class Source:
         """`[start, stop)` was not processed and is free for others."""
         self.returned.setdefault(stream, Ranges()).add(start, stop)
 
-    def take_results(self, queue: str) -> list[Result]:
-        """What is to be told, a result for each stream; it is told once."""
+    def take_grant(self, queue: str) -> Grant | None:
+        """The totals if they changed since they were last told."""
+        credit = self.credit
+        granted = (credit.granted_messages, credit.granted_bytes)
+        if granted == credit.told:
+            return None
+        credit.told = granted
+        return Grant(queue, *granted)
+
+    def take_results(self, queue: str, ack: int) -> list[Result]:
+        """What is to be told in ACK number `ack`, a result for each stream; it is told once."""
+        if not (self.done or self.returned or self.nacks):
+            return []
+        for stream in self.done:
+            self.streams[stream].reported(ack)
         results: dict[str, Result] = {stream: Result(stream, queue, done.flat()) for stream, done in self.done.items()}
         for stream, returned in self.returned.items():
             results.setdefault(stream, Result(stream, queue)).returned = returned.flat()
@@ -196,6 +209,12 @@ class Source:
             results.setdefault(stream, Result(stream, queue)).nacks = nacks
         self.nothing_to_tell()
         return list(results.values())
+
+    def possession(self) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """What is held and what is done of its streams."""
+        held = [StreamRanges(stream, dedup.held.flat()) for stream, dedup in self.streams.items() if dedup.held]
+        done = [StreamRanges(stream, dedup.done.flat()) for stream, dedup in self.streams.items() if dedup.done]
+        return held, done
 
     def nothing_to_tell(self) -> None:
         """What was to be told has been, or a new life of the link tells it in another way."""
@@ -208,6 +227,13 @@ class Source:
         self.streams.pop(stream, None)
         for told in (self.done, self.returned, self.nacks):
             told.pop(stream, None)
+
+    def check(self) -> None:
+        """Assert the order of the totals, and that it has a turn if something is buffered."""
+        credit = self.credit
+        assert credit.seen_messages <= credit.granted_messages or self.proven_gone, "more came than was granted"
+        assert credit.freed_messages <= credit.seen_messages, "more was finished than came"
+        assert self.queued or not self.buffer, "no turn for messages"
 
 
 QUANTUM: Final = 256 * 1024
@@ -234,6 +260,8 @@ class Granting:
     def __init__(self, budget: int, horizon: float) -> None:
         self.budget = budget
         self.window = Window(horizon)
+        self.largest = 0
+        """Bytes of the largest frame that came: one message of each link may go over the budget."""
         self.changed = True
         """A total, a taker or the window has changed since the last grant."""
         self.misled = 0
@@ -272,6 +300,11 @@ class Granting:
         raised = grant(order[self._turn :] + order[: self._turn], self.window.size, self.budget, now)
         self.stalled_at = min((s.credit.moved_at + STALLED_AFTER for s in order if s.sends), default=inf)
         return raised
+
+    def check(self, sources: Mapping[str, Source]) -> None:
+        """Assert that no more than the budget was granted."""
+        granted = sum(source.credit.outstanding_bytes() for source in sources.values() if source.attached)
+        assert granted <= self.budget + self.largest * len(sources), "granted more bytes than the budget"
 
 
 def grant(sources: Iterable[Source], window: int, budget: int, now: float) -> list[Source]:

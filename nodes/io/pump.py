@@ -147,7 +147,7 @@ class Pump:
         self._sockets.wake()
 
     def nudge(self) -> None:
-        """Like `wake`, except that a pump that naps or rests (`REST` of the sockets) comes when that is over, by itself.
+        """Like `wake`, but a pump that naps, or rests (`REST` of the sockets), comes by itself when that is over.
 
         What is changed under the engine's lock before this is seen then, as the pump gets up before it looks.
         """

@@ -453,7 +453,7 @@ def test_a_text_that_no_frame_can_carry() -> None:
     claim(delivery, 1, pair.now)
     source = consumer._sources[delivery.holder]
     source.nacks[delivery.stream] = [Nack(1, 2, 1, REJECTED, -1, "\udcff")]  # past all that cleans it
-    pair.b.control.note_all(pair.b.peers.by_peer.values())
+    pair.b.control.due.update(dict.fromkeys(pair.b.peers.by_peer.values()))
     pair.settle()
     assert [letter.error for letter in end.letters()] == ["\\udcff"]
     counters = {**pair.a.statistics().counters, **pair.b.statistics().counters}

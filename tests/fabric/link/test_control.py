@@ -46,7 +46,8 @@ def test_nothing_is_queued_on_a_link_that_is_not_up() -> None:
 def test_due_once_in_order() -> None:
     """Each link says what it has once, the one that was noted first before the others."""
     control, one, two = Control(), up(1), up(2)
-    control.note_all([two, one])
+    control.note(two)
+    control.note(one)
     control.note(two)
     assert list(control.take_due()) == [two, one]
     assert not control.due

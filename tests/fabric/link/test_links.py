@@ -8,7 +8,8 @@ from random import Random
 import msgspec
 
 from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
-from peerfabric.link.links import CameUp, Change, Gone, LifeEnded, Links, Moved
+from peerfabric.link.link import CameUp, Change, Gone, LifeEnded, Moved
+from peerfabric.link.links import Links
 from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
@@ -199,7 +200,7 @@ def test_another_fabric_is_told_so_once() -> None:
     for _ in range(3):
         assert peers.receive_hello(hello(1, 0, fabric="else"), 0.0) == []
     assert peers.poll_commands() == [Dial(1, "ipc:///them")]
-    assert len(list(peers.rejection_frames())) == 1
+    assert len(list(peers.rejections.frames())) == 1
     assert (peers.counters, peers.links) == ({"hellos of another fabric": 3}, {})
 
 

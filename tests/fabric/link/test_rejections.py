@@ -11,7 +11,7 @@ from peerfabric.wire.frames import OTHER_FABRIC, Bye, decode_frame
 def test_a_farewell_is_said_until_it_has_left() -> None:
     """Then the wire stays open a moment longer."""
     rejections = Rejections("us", 10)
-    rejections.begin(7, OTHER_FABRIC, 0.0)
+    assert rejections.begin(7, "them", OTHER_FABRIC, 0.0)
     for _ in range(2):
         [(wire, [frame])] = rejections.frames()
         bye = decode_frame(frame)
@@ -29,7 +29,7 @@ def test_a_farewell_is_said_until_it_has_left() -> None:
 def test_a_wire_that_takes_nothing_is_closed_in_the_end() -> None:
     """Whoever it leads to does not answer."""
     rejections = Rejections("us", 10)
-    rejections.begin(7, OTHER_FABRIC, 0.0)
+    assert rejections.begin(7, "them", OTHER_FABRIC, 0.0)
     assert (rejections.over(PATIENCE - 0.01), rejections.over(PATIENCE)) == ([], [7])
 
 
@@ -49,10 +49,10 @@ def test_who_was_refused_is_left_alone_for_a_while() -> None:
 
 def test_so_many_are_told_at_once() -> None:
     """A crowd of strangers does not cost a wire each."""
-    rejections = Rejections("us", 10)
+    rejections = Rejections("us", 100)
     for wire in range(REJECTIONS_MAX):
-        assert rejections.has_room
-        rejections.begin(wire, OTHER_FABRIC, 0.0)
-    assert not rejections.has_room
+        assert rejections.begin(wire, f"n{wire}", OTHER_FABRIC, 0.0)
+    assert not rejections.begin(1000, "one more", OTHER_FABRIC, 0.0)
     rejections.end(0)
-    assert rejections.has_room
+    assert rejections.begin(1000, "one more", OTHER_FABRIC, 0.0)
+    assert not rejections.begin(1001, "one more", OTHER_FABRIC, 0.0)

@@ -42,7 +42,7 @@ def test_what_an_earlier_life_processed_is_told_first() -> None:
     assert end.possession("p:1") == ([], [StreamRanges(STREAM, [1, 4, 7, 8])])
     end.told_all("p:1", 5)
     end.check()
-    assert not end.has_news("p:1")
+    assert not end._sources["p:1"].has_results
     end.settle("p:1", 4)
     assert end.take_forgotten() == {}
     end.settle("p:1", 5)
@@ -66,7 +66,7 @@ def test_an_open_link_is_told_with_the_next_ack() -> None:
     """The consumer was made in a node whose INTEREST had left before."""
     end = restarted((1, 3))
     end.meet("p:1")
-    assert end.has_news("p:1")
+    assert end._sources["p:1"].has_results
     assert results(end, 9) == [Result(STREAM, "jobs", [1, 3])]
     end.settle("p:1", 8)
     end.check()
