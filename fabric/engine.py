@@ -383,7 +383,7 @@ class Engine:
         link.interest_number = link.out_number
 
     def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        self.producers.gone(link, died=died)
+        self.producers.gone(link, now, died=died)
         self.consumers.gone(link, now, proven=proven)
         self.topics.gone(link, proven=proven)
         self.control.unblock(link.wire)

@@ -44,7 +44,7 @@ def floor_too_high(patch: Patch) -> None:
 
 
 def nothing_requeued_at_death(patch: Patch) -> None:
-    def broken(self: Any, holder: str, *, died: bool) -> None:
+    def broken(self: Any, holder: str, now: float, *, died: bool) -> None:
         self.consumers.pop(holder, None)
         self.in_flight.take_all(holder)
 
@@ -52,7 +52,7 @@ def nothing_requeued_at_death(patch: Patch) -> None:
 
 
 def deaths_unnoticed(patch: Patch) -> None:
-    patch("outgoing.gone", lambda self, holder, *, died: None)
+    patch("outgoing.gone", lambda self, holder, now, *, died: None)
 
 
 def no_fence(patch: Patch) -> None:
@@ -142,13 +142,13 @@ def nack_taken_for_ack(patch: Patch) -> None:
     patch("outgoing.nacked", lambda self, holder, nack, now: self.acked(holder, nack.start, nack.stop))
 
 
-def strike_for_everybody(patch: Patch) -> None:
+def every_death_counts_as_an_attempt(patch: Patch) -> None:
     gone = original("outgoing.gone")
 
-    def broken(self: Any, holder: str, *, died: bool) -> None:
+    def broken(self: Any, holder: str, now: float, *, died: bool) -> None:
         for run in self.in_flight.runs(holder):
-            run.strikes += died
-        gone(self, holder, died=died)
+            run.deaths += 3 * died
+        gone(self, holder, now, died=died)
 
     patch("outgoing.gone", broken)
 
@@ -297,7 +297,7 @@ def marks_forgotten(patch: Patch) -> None:
 
 
 def own_deaths_not_counted(patch: Patch) -> None:
-    patch("durable.accuse", lambda self, marks, numbering: None)
+    patch("durable.count_death", lambda self, marks, numbering: None)
 
 
 def loaded_twice(patch: Patch) -> None:
@@ -389,7 +389,7 @@ CASES = [
     (reconcile_skipped, "cuts"),
     (everything_taken_back_on_return, "cuts"),
     (nack_taken_for_ack, "handlers"),
-    (strike_for_everybody, "graves"),
+    (every_death_counts_as_an_attempt, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
     (settled_before_the_cursor, "disk"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import Run, cost
 from peerfabric.reports import DeadLetter
+
+DIED_WITH_IT: Final = "died with it"
+"""Reason: its consumers died, at last with no other message of the queue in hand."""
 
 
 class DeadLetters:
@@ -67,7 +71,7 @@ def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numberi
                 reason=reason,
                 error=run.error,
                 attempts=run.attempt,
-                strikes=run.strikes,
+                deaths=run.deaths,
                 data=body,
                 codec=codec if run.codec is None else run.codec,
                 headers=extra.headers if extra else None,

@@ -8,7 +8,7 @@ from peerfabric.link.link import Link, Sent
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import Run
 from peerfabric.wire.batch import join
-from peerfabric.wire.frames import ALONE, DURABLE, SUSPECT, Data, Extra, encode_frame
+from peerfabric.wire.frames import ALONE, DURABLE, Data, Extra, encode_frame
 
 
 class Candidate:
@@ -87,7 +87,7 @@ def data_frame(link: Link, end: OutgoingQueue, run: Run) -> list[bytes]:
         end.numbering.floor(stream, end.safe_floor),
         run.attempt,
         codec,
-        (ALONE if run.solo else 0) | (SUSPECT if run.suspect else 0) | (DURABLE if end.backlog is not None else 0),
+        (ALONE if run.solo else 0) | (DURABLE if end.backlog is not None else 0),
         run.sent_ms,
         end.waiting_for(link.holder),
         credit.sent_messages,

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
+from peerfabric.queue.dead_letters import DIED_WITH_IT
 from peerfabric.queue.marks import CONSUMERS_KEPT, UNTRIED, Marks, News, State, marks_from, states_of
 from peerfabric.queue.numbering import Numbering
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT, ISOLATION, MESSAGE_OVERHEAD, Run, cost
+from peerfabric.queue.runs import ISOLATION, MESSAGE_OVERHEAD, Run, cost
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.batch import cuts
@@ -24,7 +25,7 @@ from peerfabric.wire.frames import MSGPACK, Extra
 REUNION: Final = 1.0
 """Seconds after a start in which recovered messages wait for consumers of the last life: some may have done them."""
 
-ACCUSED: Final = {0: ISOLATION[1], **ISOLATION}
+IN_HAND_MAX: Final = {0: ISOLATION[1], **ISOLATION}
 """Of the messages with so many deaths, how many a node that died of its own queue may have had in hand: those that one
 consumer holds at most, and of fresh ones as many as may then travel together. The lowest: they are handed out first."""
 
@@ -37,7 +38,7 @@ class Recovered:
         settled: (stream, start, stop) that need not be sent again.
         damaged: (stream, start, stop) that are lost.
         marks: What the last cursor remembered.
-        died: The process that wrote it died; what it held is accused.
+        died: The process that wrote it died; what it held counts a death.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Recovered:
                 settled.add(low, min(high, numbering.base + 1))
         backlog = Backlog(numbering, settled, damaged, self.marks, memory_bytes, now)
         if self.died:
-            backlog.accuse(self.marks, numbering)
+            backlog.count_death(self.marks, numbering)
         return numbering, backlog
 
 
@@ -94,7 +95,7 @@ class Backlog:
         self.changed = False
         """Marks or settled numbers have changed since they were last taken."""
         self.states_changed = True
-        """Attempts, deaths or strikes have changed since they were last taken."""
+        """Attempts or deaths have changed since they were last taken."""
         self.named: set[str] = set()
         """Node ids of consumers that the cursor on disk names, this node only if it is one. Before, they are given
         nothing: should this process die then, the next would not wait for what they have, nor know what it died of."""
@@ -125,39 +126,37 @@ class Backlog:
     @staticmethod
     def _numbered(numbering: Numbering, marks: Marks) -> list[State]:
         return sorted(
-            (low, high, mark.attempt, mark.deaths, mark.strikes)
+            (low, high, mark.attempt, mark.deaths)
             for mark in marks.marks
             for low, high in numbering.numbers(mark.stream, mark.start, mark.stop)
         )
 
     # Who was there before
 
-    def accuse(self, marks: Marks, numbering: Numbering) -> None:
+    def count_death(self, marks: Marks, numbering: Numbering) -> None:
         """This node died: what it may have had in hand of its own queue counts a death.
 
-        That is the suspect that ran, as nothing else did; or else what is unsettled and was handed out first.
+        That is the isolated message that ran, as it had no other of the queue, which counts a failed attempt, too; or
+        else what is unsettled and was handed out first.
         """
         self.changed = True
         if marks.running is not None:
-            self._strike(self._numbered(numbering, Marks([marks.running])))
+            for first, stop, attempt, deaths in self._numbered(numbering, Marks([marks.running])):
+                ran = Ranges([(first, stop)])
+                others = [(a, b, *state[2:]) for state in self._known for a, b in ran.missing(state[0], state[1])]
+                self._known = sorted([*others, (first, stop, attempt + 1, deaths + 1)])
             return
-        room = dict(ACCUSED) if marks.taking else {}
+        room = dict(IN_HAND_MAX) if marks.taking else {}
         states: list[State] = []
         for low, high in self.settled.missing(1, numbering.base + 1):
-            for start, end, attempt, deaths, strikes in self._cut(low, high):
+            for start, end, attempt, deaths in self._cut(low, high):
                 edge = min(end, start + room.get(deaths, 0))
                 if start < edge:
                     room[deaths] -= edge - start
-                    states.append((start, edge, attempt, deaths + 1, strikes))
-                if edge < end and (attempt, deaths, strikes) != UNTRIED:
-                    states.append((edge, end, attempt, deaths, strikes))
+                    states.append((start, edge, attempt, deaths + 1))
+                if edge < end and (attempt, deaths) != UNTRIED:
+                    states.append((edge, end, attempt, deaths))
         self._known = states
-
-    def _strike(self, running: list[State]) -> None:
-        for first, stop, attempt, deaths, strikes in running:
-            suspect = Ranges([(first, stop)])
-            others = [(a, b, *state[2:]) for state in self._known for a, b in suspect.missing(state[0], state[1])]
-            self._known = sorted([*others, (first, stop, attempt, deaths + 1, strikes + 1)])
 
     @property
     def reuniting(self) -> bool:
@@ -258,7 +257,7 @@ class Backlog:
         for low, high in self.settled.missing(first, stop):
             for start, end, *tried in self._cut(low, high):
                 made = run.like(start, bodies[start - first : end - first])
-                made.attempt, made.deaths, made.strikes = tried
+                made.attempt, made.deaths = tried
                 found.append(made)
         return found
 
@@ -267,14 +266,14 @@ class Backlog:
         parts: list[State] = []
         while self._known and self._known[0][1] <= low:
             self._known.pop(0)
-        for start, stop, attempt, deaths, strikes in self._known:
+        for start, stop, attempt, deaths in self._known:
             if start >= high:
                 break
             a, b = max(low, start), min(high, stop)
             if low < a:
                 parts.append((low, a, *UNTRIED))
             if a < b:
-                parts.append((a, b, attempt, deaths, strikes))
+                parts.append((a, b, attempt, deaths))
                 low = b
         if low < high:
             parts.append((low, high, *UNTRIED))
@@ -383,7 +382,7 @@ class Backlog:
         Until the letter is stored the message is all there is, and must not begin again at 1.
         """
         dead = [
-            (number, number + 1, letter.attempts, DEATHS_TO_SUSPECT if letter.strikes else 0, letter.strikes)
+            (number, number + 1, letter.attempts + (letter.reason == DIED_WITH_IT), letter.deaths)
             for number, letter in self._letters
         ]
         return dead + [(max(state[0], self.load_at), *state[1:]) for state in self._known if state[1] > self.load_at]

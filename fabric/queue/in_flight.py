@@ -1,14 +1,13 @@
 """Messages in flight of one queue, as runs, by peer instance.
 
-A message that was held at many deaths is isolated: the more deaths, the fewer of its kind one holder has, until it is a
-suspect, which its holder has alone.
+The more deaths a message has, the fewer of its kind one consumer holds, until it is isolated: then it is alone there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT, ISOLATION, Run, Runs
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE, ISOLATION, Run, Runs
 from peerfabric.ranges import Ranges
 
 
@@ -45,21 +44,17 @@ class InFlight:
 
     # Isolation
 
-    def has_suspect(self, holder: str) -> bool:
+    def has_isolated(self, holder: str) -> bool:
         """Whether `holder` has a message with three or more deaths, which must be alone there."""
         table = self._tables.get(holder)
-        return table is not None and table.count == 1 and table.runs[0].suspect
-
-    def runs_suspect(self, holder: str) -> bool:
-        """Whether `holder` was about to run a suspect, as far as we know."""
-        return self.has_suspect(holder) and self._tables[holder].runs[0].started
+        return table is not None and table.count == 1 and table.runs[0].isolated
 
     def room(self, holder: str, deaths: int) -> int:
         """How many more messages with so many deaths `holder` may have."""
         table = self._tables.get(holder)
         if deaths == 0:
             return 2**53
-        if deaths >= DEATHS_TO_SUSPECT:
+        if deaths >= DEATHS_TO_ISOLATE:
             return 0 if table else 1
         held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
         return ISOLATION[deaths] - held
@@ -110,9 +105,9 @@ class InFlight:
             yield holder, table.runs
 
     def check(self) -> None:
-        """Assert that tables are in order, and suspects alone."""
+        """Assert that tables are in order, and isolated messages alone."""
         for holder, table in self._tables.items():
             assert table, f"{holder} has an empty table"
             table.check()
-            if any(run.suspect for run in table):
+            if any(run.isolated for run in table):
                 assert table.count == 1, f"a message with three deaths is not alone at {holder}"

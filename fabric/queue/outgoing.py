@@ -2,7 +2,7 @@
 
 WAITING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
    ▲                        │
-   └── nack, return, gone ──┴── attempts or strikes used up, rejected ──▶  DEAD
+   └── nack, return, gone ──┴── attempts used up, rejected, refused ──▶  DEAD
 
 waiting ⊎ returned ⊎ delayed ⊎ in flight ⊎ on disk only ⊎ settled ⊎ left at close  =  [1, next)
 accepted + recovered + retried  =  acked + in flight + waiting + on disk only + dead-lettered + dropped + damaged
@@ -21,13 +21,13 @@ from math import inf
 from random import Random
 
 from peerfabric.log_records import LogRecords
-from peerfabric.queue.dead_letters import DeadLetters, letters_of
+from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, letters_of
 from peerfabric.queue.durable import Backlog
 from peerfabric.queue.in_flight import InFlight
 from peerfabric.queue.marks import CONSUMERS_KEPT, Marks, News, state_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT, Run
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Run
 from peerfabric.queue.settled import Fate, Settled
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.reports import DeadLetter, QueueAccount
@@ -42,7 +42,7 @@ class OutgoingQueue:
         stream: Text form of (node_id, epoch, queue); with a sequence it identifies a message for ever.
         codec: How bodies are encoded, as in the DATA frame.
         dead_letter_bytes_max: Memory for dead letters; when it is full, dispatch stops until some are gone.
-        max_attempts: Deliveries that may fail, strikes included, before a message is a dead letter.
+        max_attempts: Deliveries that may fail, deaths while isolated included, before a message is a dead letter.
         random: Source of jitter.
         numbering: With a spool, the names of all messages, those of earlier lives included.
         backlog: With a spool, what is on disk.
@@ -144,8 +144,8 @@ class OutgoingQueue:
             self.lose(part.first)
             for run in backlog.runs(part.first, part.bodies, part):
                 self._accepted_cost += run.cost
-                if self._guilty(run):  # of the death of this node
-                    self._bury(run, "poison")
+                if self._fatal(run):  # to this node
+                    self._bury(run, DIED_WITH_IT)
                 else:
                     self.waiting.add_loaded(run)
             for holder in list(backlog.adopted):
@@ -167,9 +167,9 @@ class OutgoingQueue:
         alone = adopted.total + self.held_by(holder) == 1
         for low, high in Ranges(adopted):
             for run in self.waiting.take_undelayed(low, high):
-                if run.suspect and not alone:
-                    # It went there unsuspected, and was not in our hands as we died.
-                    run.deaths = DEATHS_TO_SUSPECT - 1
+                if run.isolated and not alone:
+                    # It went there among others, and was not in our hands as we died.
+                    run.deaths = DEATHS_TO_ISOLATE - 1
                     self._marks_changed()
                 self.in_flight.add(holder, run)
                 adopted.remove(run.first, run.stop)
@@ -192,7 +192,7 @@ class OutgoingQueue:
     def _news(self) -> News:
         assert self.backlog is not None
         consumers = sorted({*self.consumers.values(), *self.backlog.awaited})[:CONSUMERS_KEPT]
-        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.suspect), None)
+        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated), None)
         running = running or self.backlog.isolated
         return News(None, consumers, self._ourselves in self.consumers, running, self.max_attempts)
 
@@ -259,16 +259,16 @@ class OutgoingQueue:
         Redelivered messages come first. A message larger than `size` is returned only if `holder` has nothing
         else; None if there is nothing that this holder may have. The caller reports `sent`.
         """
-        if self._letters.full or self.in_flight.has_suspect(holder):
+        if self._letters.full or self.in_flight.has_isolated(holder):
             return None
-        node_id, others = self.consumers.get(holder, ""), len(self.consumers) > 1
+        node_id, known = self.consumers.get(holder, ""), self.consumers.values()
         if self.backlog is not None and (self.backlog.reuniting or not self.backlog.names(node_id)):
             return None
         size_max = size if holder in self.in_flight else inf
         aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
         room = partial(self.in_flight.room, holder)
         while True:
-            run = self.waiting.pick(node_id, messages, aim, size_max, room, others=others)
+            run = self.waiting.pick(node_id, messages, aim, size_max, room, known=known)
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
                 if run is not None and holder == self._ourselves and not self._may_take(run):
@@ -279,27 +279,20 @@ class OutgoingQueue:
 
     def _may_take(self, run: Run) -> bool:
         """Whether this node may get `run` of its own queue now."""
-        return self.backlog is None or self.backlog.may_take(state_of(run) if run.suspect else None)
+        return self.backlog is None or self.backlog.may_take(state_of(run) if run.isolated else None)
 
     def sent(self, holder: str, run: Run) -> None:
         """The frame with `run` left for `holder`."""
         if not run.fresh() and (run.attempt > 1 or run.deaths):
             self._redelivered_count += len(run.bodies)
-        run.started = False
-        run.last_holder = ""
+        if run.avoids and not run.isolated:
+            run.avoids = frozenset()
         if self.backlog is not None and self.backlog.isolated == state_of(run):
             self.backlog.isolated = None
             self.backlog.changed = True
         self.in_flight.add(holder, run)
 
     # What became of them
-
-    def starting(self, holder: str, start: int, stop: int) -> None:
-        """`holder` is about to run the suspect `[start, stop)`, and nothing else: its death would be a strike."""
-        for run in self.in_flight.runs(holder):
-            if start <= run.first and run.stop <= stop:
-                run.started = True
-                self._own_changed(holder)
 
     def delivered(self, start: int, stop: int) -> None:
         """`[start, stop)` lies in a consumer's memory."""
@@ -348,10 +341,11 @@ class OutgoingQueue:
             case _ if nack.reason == NO_INTEREST:
                 self.waiting.give_back(run)
             case _ if nack.reason == BATCH_FAILED and not run.solo:
-                self.waiting.split(run, now, node_id)
+                run.avoids = frozenset((node_id,))
+                self.waiting.split(run, now)
             case _:
-                run.last_holder = node_id
-                if run.attempt + run.strikes >= self.max_attempts:
+                run.avoids = frozenset((node_id,))
+                if run.attempt >= self.max_attempts:
                     self._bury(run, "lease" if nack.reason == LEASE else "attempts")
                     return
                 delay = nack.delay_ms / 1000 if nack.delay_ms >= 0 else self.waiting.backoff(run.attempt)
@@ -381,8 +375,6 @@ class OutgoingQueue:
             self.backlog.met(self.consumers.get(holder, holder.partition(":")[0]))
         if holder in self.in_flight:
             self._own_changed(holder)
-            for run in self.in_flight.runs(holder):
-                run.started = False  # it will be announced again
             for run in self.in_flight.take_missing(holder, held):
                 self.waiting.give_back(run)
         ours = self.in_flight.ranges(holder)
@@ -392,32 +384,37 @@ class OutgoingQueue:
                 release.remove(start, stop)
         return release
 
-    def gone(self, holder: str, *, died: bool) -> None:
+    def gone(self, holder: str, now: float, *, died: bool) -> None:
         """`holder` will not answer any more; what it held goes to others at once.
 
-        With `died` its process is proven dead: the messages count a death, and one that was alone there after
-        three of them an attempt. A link that was only cut, or a peer that said goodbye, accuses nobody.
+        With `died` its process is proven dead: the messages count a death, and an isolated one a failed attempt. A link
+        that was only cut, or a peer that said goodbye, counts neither.
         """
         runs = self.in_flight.take_all(holder)
-        self.consumers.pop(holder, None)
+        node_id = self.consumers.pop(holder, holder.partition(":")[0])
         if self.backlog is not None:
             self.backlog.adopted.pop(holder, None)
         if runs:
             self._marks_changed()
         for run in runs:
             if died:
-                run.strikes += run.suspect
                 run.deaths += 1
-                if self._guilty(run):
-                    self._bury(run, "poison")
-                    continue
+                if run.deaths > DEATHS_TO_ISOLATE:
+                    run.attempt += 1
+                    if self._fatal(run):
+                        self._bury(run, DIED_WITH_IT)
+                        continue
+                if run.isolated:
+                    run.avoids |= {node_id}
+                    self.waiting.prefer_others(run, now)
             self.waiting.give_back(run)
 
-    def _guilty(self, run: Run) -> bool:
-        """Whether no consumer shall die of `run` any more."""
-        if not run.strikes or run.attempt - 1 + run.strikes < self.max_attempts:
+    def _fatal(self, run: Run) -> bool:
+        """Whether no consumer shall die with `run` in hand any more."""
+        if run.deaths <= DEATHS_TO_ISOLATE or run.attempt <= self.max_attempts:
             return False
-        run.error = run.error or f"{run.strikes} times its consumer died while it ran nothing but this message"
+        run.attempt = self.max_attempts
+        run.error = run.error or f"{run.deaths} times a consumer died with it in hand, at last with no other message"
         return True
 
     def lapse(self, holder: str, text: str, now: float) -> None:
@@ -436,8 +433,8 @@ class OutgoingQueue:
         self._letters.bytes_max = self.backlog.memory_bytes = memory_bytes
         self.backlog.changed = True
         self.touched[self] = None
-        for run in self.waiting.take_returned(self._guilty):
-            self._bury(run, "poison")
+        for run in self.waiting.take_returned(self._fatal):
+            self._bury(run, DIED_WITH_IT)
 
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
@@ -560,7 +557,7 @@ class OutgoingQueue:
 
     def _take_from(self, holder: str, start: int, stop: int) -> list[Run]:
         runs = self.in_flight.take(holder, start, stop)
-        if runs and runs[0].suspect:
+        if runs and runs[0].isolated:
             self._own_changed(holder)
         return runs
 
@@ -585,7 +582,7 @@ class OutgoingQueue:
             self._fates.raise_floor()
 
     def _own_changed(self, holder: str) -> None:
-        """`holder` has begun or ended to take, or to run a suspect: the cursor knows that of ourselves."""
+        """`holder` takes, or does not, or has no isolated message any more: the cursor says that of ourselves."""
         if self.backlog is not None and holder == self._ourselves:
             self.backlog.changed = True
 

@@ -132,16 +132,15 @@ class Pending:
 
     def again(self, run: Run, now: float, delay: float) -> None:
         """`run` failed, and may be sent again in `delay` seconds, first of all to others."""
-        self._prefer_others(run, now + delay)
+        self.prefer_others(run, now + delay)
         if delay > 0:
             self._delay(run, now + delay)
         else:
             self.give_back(run)
 
-    def split(self, run: Run, now: float, node_id: str) -> None:
-        """`run` failed as a whole at `node_id`: each message travels alone from here."""
-        run.last_holder = node_id
-        self._prefer_others(run, now)
+    def split(self, run: Run, now: float) -> None:
+        """`run` failed as a whole: each message travels alone from here, first of all to others."""
+        self.prefer_others(run, now)
         for single in _singles(run):
             single.solo = True
             self.give_back(single)
@@ -171,7 +170,8 @@ class Pending:
         self._delayed.add(run)
         heapq.heappush(self._due, (until, run.first, run.stop))
 
-    def _prefer_others(self, run: Run, since: float) -> None:
+    def prefer_others(self, run: Run, since: float) -> None:
+        """For some time `run` goes to others than those that it avoids, if there are any."""
         run.prefer_until = since + PREFER_OTHERS_FOR
         heapq.heappush(self._preferred, (run.prefer_until, run.first, run.stop))
 
@@ -190,7 +190,7 @@ class Pending:
             _, start, stop = heapq.heappop(self._preferred)
             for run in self._returned.take(start, stop):
                 if run.prefer_until <= now:  # else it has failed once more since
-                    run.last_holder = ""
+                    run.avoids = frozenset()
                 self._returned.add(run)
         if self._refused_at is None or self._refused_at > now:
             return []
@@ -227,7 +227,7 @@ class Pending:
         size_max: float,
         room: Callable[[int], int],
         *,
-        others: bool,
+        known: Collection[str],
     ) -> Run | None:
         """Remove and return what a consumer should get in its next frame; None if nothing here is for it.
 
@@ -237,19 +237,25 @@ class Pending:
             size: How many bytes; a single message may have more,
             size_max: but not more than this.
             room: By their deaths, how many messages it may have besides what it has.
-            others: Somebody else consumes as well.
+            known: Node ids of all who consume.
         """
-        return self._pick_returned(node_id, messages, size, size_max, room, others) or self._pick_fresh(
+        return self._pick_returned(node_id, messages, size, size_max, room, known) or self._pick_fresh(
             messages, size, size_max
         )
 
     def _pick_returned(
-        self, node_id: str, messages: int, size: int, size_max: float, room: Callable[[int], int], others: bool
+        self,
+        node_id: str,
+        messages: int,
+        size: int,
+        size_max: float,
+        room: Callable[[int], int],
+        known: Collection[str],
     ) -> Run | None:
         if not self._returned:
             return None
         for run in self._returned:
-            if node_id in run.refused_by or (run.last_holder == node_id and others):
+            if node_id in run.refused_by or (node_id in run.avoids and not run.avoids.issuperset(known)):
                 continue
             allowed = min(messages, 1 if run.solo else messages, room(run.deaths))
             if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:

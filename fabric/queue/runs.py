@@ -1,7 +1,7 @@
 """Runs of messages and the table of those in flight.
 
-A run is what the producer keeps of consecutive messages that share their fate: the same attempt, the
-same deaths, the same holder. Whole runs move between the places; a run is cut only where an ack, a nack
+A run is what the producer keeps of consecutive messages of which the same is known: the same attempt, the
+same deaths, the same place. Whole runs move between the places; a run is cut only where an ack, a nack
 or a small credit falls inside it, so work is in proportion to runs, not to messages.
 """
 
@@ -17,8 +17,9 @@ from peerfabric.wire.frames import Extra
 
 ISOLATION: Final = {1: 4096, 2: 64}
 """Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
-DEATHS_TO_SUSPECT: Final = 3
-"""A message that was held at so many deaths travels and runs alone, and only then can be found guilty."""
+DEATHS_TO_ISOLATE: Final = 3
+"""A message with so many deaths is isolated: its consumer has nothing else of the queue, and a death counts as a failed
+attempt, too."""
 MESSAGE_OVERHEAD: Final = 64
 """Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
 
@@ -29,17 +30,17 @@ class Run:
     """Messages `[first, stop)` of one stream with their bodies, and what has happened to them.
 
     attempt     which delivery this is or will be, from 1
-    deaths      consumers that died while they held it; strikes: those where nothing else ran
+    deaths      consumers that died while they held it
     solo        travels one message a frame, after a batch that failed as a whole
-    started     its holder said that it hands this suspect to user code
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
-    last_holder the node id that failed it last; another one is preferred
+    avoids      node ids of consumers that failed it, or died with it while it was isolated; others are preferred
     codec       how these bodies are encoded; None: as the queue's
     """
 
     __slots__ = (
         "attempt",
+        "avoids",
         "bodies",
         "breaks",
         "codec",
@@ -49,13 +50,10 @@ class Run:
         "error",
         "extras",
         "first",
-        "last_holder",
         "prefer_until",
         "refused_by",
         "sent_ms",
         "solo",
-        "started",
-        "strikes",
     )
 
     def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int) -> None:
@@ -64,14 +62,14 @@ class Run:
         self.cost = cost
         self.sent_ms = sent_ms
         self.attempt = 1
-        self.deaths = self.strikes = self.breaks = 0
-        self.solo = self.started = False
+        self.deaths = self.breaks = 0
+        self.solo = False
         self.refused_by: frozenset[str] = frozenset()
         self.doomed_at = inf
         """Since when all who are there have refused it."""
-        self.last_holder = ""
+        self.avoids: frozenset[str] = frozenset()
         self.prefer_until = -inf
-        """Until then it goes to others than its last holder."""
+        """Until then it goes to others than those."""
         self.error = ""
         self.extras: dict[int, Extra] | None = None
         self.codec: int | None = None
@@ -81,8 +79,8 @@ class Run:
         return self.first + len(self.bodies)
 
     @property
-    def suspect(self) -> bool:
-        return self.deaths >= DEATHS_TO_SUSPECT
+    def isolated(self) -> bool:
+        return self.deaths >= DEATHS_TO_ISOLATE
 
     def fresh(self) -> bool:
         """Never sent, or sent without anything having happened to it, and without extras."""
@@ -92,7 +90,7 @@ class Run:
             and not self.breaks
             and not self.solo
             and not self.refused_by
-            and not self.last_holder
+            and not self.avoids
             and self.extras is None
         )
 
@@ -109,9 +107,9 @@ class Run:
         count = at - self.first
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
         rest.codec = self.codec
-        rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
+        rest.attempt, rest.deaths, rest.breaks = self.attempt, self.deaths, self.breaks
         rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
-        rest.last_holder, rest.prefer_until, rest.error = self.last_holder, self.prefer_until, self.error
+        rest.avoids, rest.prefer_until, rest.error = self.avoids, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
         del self.bodies[count:]
         self.cost -= rest.cost

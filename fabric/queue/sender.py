@@ -132,9 +132,7 @@ class Sender:
 
     def awaits_cursors(self) -> bool:
         """Whether somebody may not start a message before `cursors_stored`."""
-        return any(link.settled_due and link.acks_applied > link.acks_settled for link in self._unsettled_acks) or any(
-            end.awaits_cursor for end in self.by_queue.values()
-        )
+        return any(end.awaits_cursor for end in self.by_queue.values())
 
     def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
         """The cursors on disk have the results of these ACKs: consumers may forget them."""
@@ -144,10 +142,6 @@ class Sender:
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
             if link.acks_settled >= link.acks_applied:
                 self._unsettled_acks.pop(link, None)
-            if link.settled_due and link.acks_settled >= link.acks_applied:
-                link.settled_due = False
-                link.ping_at = -inf
-                self._control.note(link)
 
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
@@ -170,16 +164,10 @@ class Sender:
             end = self.by_queue.get(result.queue)
             if end is None:
                 continue
-            if result.starting or end.in_flight.runs_suspect(link.holder):
-                link.settled_due = True
-                link.ping_at = -inf  # it waits to hear that we know
-                self._control.note(link)
             for start, stop in end.numbers(result.stream, result.done):
                 end.acked(link.holder, start, stop)
             for start, stop in end.numbers(result.stream, result.returned):
                 end.returned(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.starting):
-                end.starting(link.holder, start, stop)
             for nack in result.nacks:
                 for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
                     nack.start, nack.stop = start, stop
@@ -238,9 +226,6 @@ class Sender:
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        if any(end.in_flight.runs_suspect(holder) for end in self._of(holder)):
-            link.settled_due = True
-            link.ping_at = -inf
         concerned = dict.fromkeys((*self._of(holder), *self._recovered))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
@@ -359,13 +344,13 @@ class Sender:
         """A link is not up any more; users look again."""
         self._changed.update(self._of(link.holder))
 
-    def gone(self, link: Link, *, died: bool) -> None:
+    def gone(self, link: Link, now: float, *, died: bool) -> None:
         """The peer will not answer any more: what it held goes to somebody else."""
         holder = link.holder
         self._consume.tell(holder, ())
         self._unsettled_acks.pop(link, None)
         for end in dict.fromkeys((*self._of(holder), *self._recovered)):
-            end.gone(holder, died=died)
+            end.gone(holder, now, died=died)
             self._touch(end)
             self._tell_waiting(end)
         self._known.pop(holder, None)

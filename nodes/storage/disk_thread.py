@@ -112,7 +112,7 @@ class Disk:
 
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
-        # An ACK that settles nothing, such as one that announces a suspect, waits for the cursors, too.
+        # An ACK that settles nothing waits for the cursors, too.
         return any(store.has_news() for store in list(self.stores.values())) or bool(self.producers.acks_to_settle())
 
     def _run(self) -> None:

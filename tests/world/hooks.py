@@ -37,7 +37,7 @@ HOOKS: Final = {
     "sender.awaits": "peerfabric.queue.sender:Sender._awaits",
     # A durable queue
     "durable.bury": "peerfabric.queue.durable:Backlog.bury",
-    "durable.accuse": "peerfabric.queue.durable:Backlog.accuse",
+    "durable.count_death": "peerfabric.queue.durable:Backlog.count_death",
     "durable.runs": "peerfabric.queue.durable:Backlog.runs",
     "durable.reuniting": "peerfabric.queue.durable:Backlog.reuniting",
     "durable.awaited": "peerfabric.queue.durable:Backlog.awaited",

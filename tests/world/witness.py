@@ -13,7 +13,7 @@ from peerfabric.queue import runs as inflight
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.durable import REUNION
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.frames import Interest
 from tests.world.producer import MAX_ATTEMPTS
@@ -138,14 +138,14 @@ class Witness:
         node_id = run.stream.partition(":")[0]
         lives = sum(1 for life in self.world.supervisor.processes if life.address.node_id == node_id)
         # What the last cursor did not know of, and what happened while nobody was there, is not counted.
-        most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
+        most = DEATHS_TO_ISOLATE + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
         assert self.deaths[key] <= most, f"{key} has killed {self.deaths[key]} consumers"
         if process.role.spooled and process.address.node_id == node_id:
             # Each of these is counted, whenever it comes: the next life knows what this one may have had in hand.
             self.suicides.append(process)
             own = self.own_deaths[key] = self.own_deaths[key] + 1
             ends = lives - sum(1 for life in self.suicides if life.address.node_id == node_id)
-            most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
+            most = DEATHS_TO_ISOLATE + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
             assert own <= most, f"{key} has killed its own node {own} times"
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:

@@ -141,11 +141,11 @@ def test_attempts_and_deaths_are_kept() -> None:
     end.nacked("a:1", Nack(1, 2, 1, LEASE, 0), 0.0)
     dispatch(end, "b:1", messages=2)
     dispatch(end, "b:1", messages=1)
-    end.gone("b:1", died=True)
+    end.gone("b:1", 0.0, died=True)
     marks = msgspec.msgpack.decode(msgspec.msgpack.encode(end.marks()), type=Marks)
-    assert sorted(marks.marks, key=lambda m: m.start) == [Mark(NOW, 1, 2, 2, 1, 0), Mark(NOW, 2, 3, 1, 1, 0)]
+    assert sorted(marks.marks, key=lambda m: m.start) == [Mark(NOW, 1, 2, 2, 1), Mark(NOW, 2, 3, 1, 1)]
     assert marks.consumers == ["a"]
-    later = spooled(eras=[(NOW.replace("3", "2"), 1, 4)], marks=Marks([Mark("n:2:jobs", 1, 2, 2, 1, 0)]))
+    later = spooled(eras=[(NOW.replace("3", "2"), 1, 4)], marks=Marks([Mark("n:2:jobs", 1, 2, 2, 1)]))
     load(later, "n:2:jobs", 1, 3)
     run = later.pick("a:1", 10, 2**30, 2**30)
     assert run is not None
@@ -216,8 +216,8 @@ def test_what_is_held_no_more_when_it_is_read() -> None:
 
 
 def test_what_is_settled_and_held_is_not_taken_for_held() -> None:
-    """It is released; the suspect that is there besides is alone."""
-    mark = Mark(OLD, 2, 3, 1, 3, 0)
+    """It is released; the isolated message that is there besides is alone."""
+    mark = Mark(OLD, 2, 3, 1, 3)
     end = spooled(eras=[(OLD, 1, 4)], settled=[(OLD, 1, 2)], marks=Marks([mark], ["a"]))
     load(end, OLD, 1, 3)
     assert list(end.reconcile("a:1", Ranges([(1, 3)]))) == [(1, 2)]
@@ -307,7 +307,7 @@ def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
     end.accept(bodies(1), 0)
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
-    assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0, 0)]
+    assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0)]
     assert end.backlog is not None
     end.buried([number for number, _ in end.backlog.take_letters()])
     assert end.marks().marks == []
@@ -332,7 +332,7 @@ def test_neighbours_have_one_mark() -> None:
         pass
     for number in range(1, 7):
         end.nacked("a:1", Nack(number, number + 1, 1, LEASE, 0), 0.0)
-    assert end.marks().marks == [Mark(OLD, 1, 3, 2, 0, 0), Mark(NOW, 1, 5, 2, 0, 0)]
+    assert end.marks().marks == [Mark(OLD, 1, 3, 2, 0), Mark(NOW, 1, 5, 2, 0)]
 
 
 def test_states_are_taken_only_when_they_have_changed() -> None:
@@ -344,16 +344,16 @@ def test_states_are_taken_only_when_they_have_changed() -> None:
     end.acked("a:1", 1, 2)
     assert end.take_news() == News(None, ["a"], max_attempts=5)
     end.nacked("a:1", Nack(2, 3, 1, LEASE, 0), 0.0)
-    assert end.take_news() == News([(2, 3, 2, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0)], ["a"], max_attempts=5)
     end.nacked("a:1", Nack(3, 4, 1, REJECTED), 0.0)
-    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0), (3, 4, 1, 0)], ["a"], max_attempts=5)
     end.leave()
-    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0), (3, 4, 1, 0)], ["a"], max_attempts=5)
 
 
 def test_marks_beyond_the_limit() -> None:
-    """Those with strikes, deaths and most attempts stay, the oldest first; the others begin again at 1."""
-    marks = [Mark(NOW, n, n + 1, 2 + n % 3, int(n == 70), int(n == 90)) for n in range(1, 100)]
+    """Those with most deaths and attempts stay, the oldest first; the others begin again at 1."""
+    marks = [Mark(NOW, n, n + 1, 2 + n % 3, {70: 1, 90: 4}.get(n, 0)) for n in range(1, 100)]
     each = len(msgspec.msgpack.encode(marks[0]))
     packed = pack_marks(marks, 5 + 5 * each)
     assert len(packed) <= 5 + 5 * each
@@ -372,19 +372,19 @@ def takes_itself(end: OutgoingQueue) -> None:
 
 
 def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> None:
-    """The lowest ones, as many as a consumer may hold with so many deaths; suspects, settled ones and new ones not."""
-    marks = [Mark(OLD, 1, 2, 2, 3, 1), Mark(OLD, 2, 100, 1, 2, 0), Mark(OLD, 101, 200, 3, 1, 0)]
+    """The lowest ones, as many as a consumer may hold with so many deaths; isolated, settled and new ones not."""
+    marks = [Mark(OLD, 1, 2, 2, 3), Mark(OLD, 2, 100, 1, 2), Mark(OLD, 101, 200, 3, 1)]
     end = spooled(eras=[(OLD, 1, 9001)], settled=[(OLD, 3, 5)], marks=Marks(marks, ["n"], True), died=True)
     assert end.backlog is not None
     assert end.backlog.changed
     assert end.marks().marks == [
-        Mark(OLD, 1, 2, 2, 3, 1),
-        Mark(OLD, 2, 3, 1, 3, 0),
-        Mark(OLD, 5, 68, 1, 3, 0),
-        Mark(OLD, 68, 100, 1, 2, 0),
-        Mark(OLD, 100, 101, 1, 1, 0),
-        Mark(OLD, 101, 200, 3, 2, 0),
-        Mark(OLD, 200, 4295, 1, 1, 0),
+        Mark(OLD, 1, 2, 2, 3),
+        Mark(OLD, 2, 3, 1, 3),
+        Mark(OLD, 5, 68, 1, 3),
+        Mark(OLD, 68, 100, 1, 2),
+        Mark(OLD, 100, 101, 1, 1),
+        Mark(OLD, 101, 200, 3, 2),
+        Mark(OLD, 200, 4295, 1, 1),
     ]
     end.accept(bodies(2), 0)
     load(end, OLD, 1, 9000)
@@ -397,7 +397,7 @@ def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> No
 
 @pytest.mark.parametrize(("taking", "died"), [(False, True), (True, False)])
 def test_a_death_that_is_not_of_its_own_queue(taking: bool, died: bool) -> None:
-    """Nobody took, or it closed in order: nothing is accused."""
+    """Nobody took, or it closed in order: no death is counted."""
     end = spooled(eras=[(OLD, 1, 10)], marks=Marks([], [], taking), died=died)
     assert not end.marks().marks
 
@@ -439,10 +439,10 @@ def test_more_consumers_than_a_cursor_names() -> None:
 
 
 @pytest.mark.parametrize("undo", ["nack", "return", "lost with its link", "leave", "ack", ""])
-def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
-    """Should it kill, the next life strikes it, and nothing else, since nothing else ran; it need not have killed."""
-    suspected = [Mark(OLD, 1, 3, 2, 3, 0)]
-    end = spooled(eras=[(OLD, 1, 9)], marks=Marks(suspected, ["n"]))
+def test_an_isolated_message_of_its_own_is_on_disk_before_it_runs(undo: str) -> None:
+    """Should the node die, that was with it in hand, and with nothing else of the queue: no other counts a death."""
+    isolated = [Mark(OLD, 1, 3, 2, 3)]
+    end = spooled(eras=[(OLD, 1, 9)], marks=Marks(isolated, ["n"]))
     load(end, OLD, 1, 8)
     takes_itself(end)
     assert end.backlog is not None
@@ -450,7 +450,7 @@ def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
     end.backlog.cursor_stored(1, end.take_news())
     assert (dispatch(end, OURSELVES), end.awaits_cursor) == ((1, 2), False)
     assert end.backlog.changed
-    assert end.take_news().running == (1, 2, 2, 3, 0)
+    assert end.take_news().running == (1, 2, 2, 3)
     end.backlog.take_settled()
     match undo:
         case "nack":
@@ -469,40 +469,40 @@ def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
     if not undo:
         later = Recovered([(OLD, 1, 9)], [], [], marks, died=True)
         _, backlog = later.begin("n:4:jobs", 2**20, 0.0)
-        assert backlog.kept_states() == [(1, 2, 2, 4, 1), (2, 3, 2, 3, 0)]
+        assert backlog.kept_states() == [(1, 2, 3, 4), (2, 3, 2, 3)]
 
 
-def test_who_killed_its_own_node_often_enough_is_buried_at_the_start() -> None:
+def test_a_message_with_which_its_own_node_died_too_often_is_a_dead_letter_at_the_start() -> None:
     """With its letter to be stored, and without being run once more."""
-    guilty = Mark(OLD, 1, 2, 2, 6, 3)
-    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([guilty], ["n"], True, guilty), died=True)
+    fatal = Mark(OLD, 1, 2, 5, 6)
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([fatal], ["n"], True, fatal), died=True)
     load(end, OLD, 1, 2)
     [letter] = end.letters()
-    assert (letter.id, letter.reason, letter.attempts, letter.strikes) == (f"{OLD}/1", "poison", 2, 4)
-    assert letter.error == "4 times its consumer died while it ran nothing but this message"
+    assert (letter.id, letter.reason, letter.attempts, letter.deaths) == (f"{OLD}/1", "died with it", 5, 7)
+    assert letter.error == "7 times a consumer died with it in hand, at last with no other message"
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
     assert end.backlog is not None
     assert [number for number, _ in end.backlog.take_letters()] == [1]
 
 
-def test_who_is_guilty_by_what_the_handle_asks_for() -> None:
+def test_a_dead_letter_by_what_the_handle_asks_for() -> None:
     """Its options may come later than what was recovered."""
-    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 1, 6, 3)], ["n"]))
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 4, 6)], ["n"]))
     load(end, OLD, 1, 2)
     assert not end.letters()
     end.adopt_options(RAW, 3, 2**20)
     end.check()
-    assert [letter.reason for letter in end.letters()] == ["poison"]
+    assert [letter.reason for letter in end.letters()] == ["died with it"]
     assert end.marks().max_attempts == 3
 
 
-def test_what_a_living_consumer_holds_among_others_is_no_suspect() -> None:
+def test_what_a_living_consumer_holds_among_others_is_not_isolated() -> None:
     """The guess was wrong: it was not in our hands as we died. Alone it may be one."""
-    marks = Marks([Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0)], ["a"], True)
+    marks = Marks([Mark(OLD, 1, 3, 1, 2), Mark(OLD, 3, 4, 1, 3)], ["a"], True)
     end = spooled(eras=[(OLD, 1, 5)], marks=marks, died=True)
     load(end, OLD, 1, 4)
     end.reconcile("a:1", Ranges([(1, 3)]))
     end.reconcile("b:1", Ranges([(3, 4)]))
     end.check()
-    assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0), Mark(OLD, 4, 5, 1, 1, 0)]
+    assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2), Mark(OLD, 3, 4, 1, 3), Mark(OLD, 4, 5, 1, 1)]

@@ -31,7 +31,7 @@ def dead(number: int) -> DeadLetter:
         reason="lease",
         error="",
         attempts=1,
-        strikes=0,
+        deaths=0,
         data=b"",
         codec=0,
         sent_ms=0,

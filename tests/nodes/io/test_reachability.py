@@ -226,9 +226,9 @@ def test_messages_of_a_dead_consumer_are_taken_over(
     died: list[bool] = []
     gone = Sender.gone
 
-    def spy(self: Sender, link: Any, *, died: bool, seen: list[bool] = died) -> None:
+    def spy(self: Sender, link: Any, now: float, *, died: bool, seen: list[bool] = died) -> None:
         seen.append(died)
-        gone(self, link, died=died)
+        gone(self, link, now, died=died)
 
     monkeypatch.setattr(Sender, "gone", spy)
     with Node("shop", discovery=("static", "exchange")) as shop:

@@ -102,7 +102,7 @@ def test_records_that_no_version_of_ours_can_decode(caplog: pytest.LogCaptureFix
 
 def scattered(count: int) -> list[State]:
     """More than a cursor has room for, and none of them a neighbour of another."""
-    return [(2 * n, 2 * n + 1, 2, 0, 0) for n in range(1, count)]
+    return [(2 * n, 2 * n + 1, 2, 0) for n in range(1, count)]
 
 
 def test_more_marks_than_a_cursor_has_room_for() -> None:
