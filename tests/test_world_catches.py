@@ -211,10 +211,6 @@ def no_reunion(patch: Patch) -> None:
     patch("durable.reuniting", property(lambda self: False))
 
 
-def awaited_forgotten_by_the_next_cursor(patch: Patch) -> None:
-    patch("durable.awaited", property(lambda self: set()))
-
-
 def acks_of_earlier_lives_ignored(patch: Patch) -> None:
     numbers = original("outgoing.numbers")
 
@@ -397,7 +393,6 @@ CASES = [
     (letters_not_stored, "graves"),
     (recovered_messages_forgotten, "disk"),
     (no_reunion, "disk"),
-    (awaited_forgotten_by_the_next_cursor, "relapses"),
     (acks_of_earlier_lives_ignored, "disk"),
     (settled_messages_read_again, "disk"),
     (never_synced, "power"),

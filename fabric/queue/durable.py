@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.queue.dead_letters import DIED_WITH_IT
-from peerfabric.queue.marks import CONSUMERS_KEPT, UNTRIED, Marks, News, State, marks_from, states_of
+from peerfabric.queue.marks import UNTRIED, Marks, News, State, marks_from, states_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import ISOLATION, MESSAGE_OVERHEAD, Run, cost
 from peerfabric.ranges import Ranges
@@ -23,7 +23,7 @@ from peerfabric.wire.batch import cuts
 from peerfabric.wire.frames import MSGPACK, Extra
 
 REUNION: Final = 1.0
-"""Seconds after a start in which recovered messages wait for consumers of the last life: some may have done them."""
+"""Seconds after a start in which recovered messages wait for the INTEREST of consumers: some may have done them."""
 
 IN_HAND_MAX: Final = {0: ISOLATION[1], **ISOLATION}
 """Of the messages with so many deaths, how many a node that died of its own queue may have had in hand: those that one
@@ -78,7 +78,7 @@ class Backlog:
         damaged: Those of them that are damaged.
         marks: What is known of the others.
         memory_bytes: How much of the queue is kept in memory at the most.
-        now: When the recovered messages may begin to wait for consumers of the last life.
+        now: When the recovered messages begin to wait for consumers.
     """
 
     def __init__(
@@ -96,21 +96,19 @@ class Backlog:
         """Marks or settled numbers have changed since they were last taken."""
         self.states_changed = True
         """Attempts or deaths have changed since they were last taken."""
-        self.named: set[str] = set()
-        """Node ids of consumers that the cursor on disk names, this node only if it is one. Before, they are given
-        nothing: should this process die then, the next would not wait for what they have, nor know what it died of."""
+        self._stored_taking = False
+        """The cursor on disk says that this node takes of its own queue. Before, it is given nothing: its next
+        life would not know what had been in hand."""
         self.isolated: State | None = None
         """The isolated message that this node, alone, is about to be given of its own queue."""
         self._stored_isolated: State | None = None
-        self.awaits_isolation = False
+        self.awaits_cursor = False
         """Whether this node is given nothing of its own queue until a cursor is stored: see `may_take`."""
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
-        self._reunion_at = now + REUNION if marks.consumers and self.recovered > damaged.total else -inf
-        self._missing = set(marks.consumers)
+        self._reunion_at = now + REUNION if self.recovered > damaged.total else -inf
         self._numbering = numbering
-        self._ourselves = numbering.stream.partition(":")[0]
         self._left: News | None = None
         """What the next cursors say, once the node has closed."""
         self.adopted: dict[str, Ranges] = {}
@@ -160,19 +158,8 @@ class Backlog:
 
     @property
     def reuniting(self) -> bool:
-        """Whether recovered messages wait for consumers of the last life."""
+        """Whether recovered messages wait for consumers to say what they have and what they have done."""
         return self._reunion_at > -inf
-
-    @property
-    def awaited(self) -> set[str]:
-        """Node ids of those who have yet to return; should this life end first, the next one waits for them."""
-        return self._missing if self.reuniting else set()
-
-    def met(self, node_id: str) -> None:
-        """A consumer has said what it holds and what it has done."""
-        self._missing.discard(node_id)
-        if not self._missing:
-            self._reunion_at = -inf
 
     def expire(self, now: float) -> None:
         if self._reunion_at <= now:
@@ -353,24 +340,23 @@ class Backlog:
     def cursor_stored(self, floor: int, news: News) -> None:
         """The cursor with `news` is on disk; the end's floor was this when they were taken."""
         self.floor = floor
-        self._stored_isolated, self.awaits_isolation = news.running, False
-        self.named = {*news.consumers} - {self._ourselves}
-        if news.taking:
-            self.named.add(self._ourselves)
+        self._stored_isolated, self.awaits_cursor = news.running, False
+        self._stored_taking = news.taking
 
-    def names(self, node_id: str) -> bool:
-        """Whether the cursor on disk names that consumer, or so many that it has no room for another."""
-        return node_id in self.named or (len(self.named) >= CONSUMERS_KEPT and node_id != self._ourselves)
+    def takes_anew(self) -> None:
+        """This node begins to take of its own queue."""
+        self._stored_taking = False
+        self.awaits_cursor = self.changed = True
 
     def may_take(self, isolated: State | None) -> bool:
         """This node should get of its own queue an isolated message, or others (None); whether it may.
 
         It may once the cursor on disk says so. Else a node that dies again and again would not know of which message.
         """
-        if self._stored_isolated == isolated:
+        if self._stored_taking and self._stored_isolated == isolated:
             return True
         self.isolated = isolated
-        self.awaits_isolation = self.changed = True
+        self.awaits_cursor = self.changed = True
         return False
 
     def _with_states(self, news: News, runs: Iterable[Run]) -> News:

@@ -1,4 +1,4 @@
-"""Marks in a cursor: attempts and deaths of messages, and the consumers of a queue.
+"""Marks in a cursor: attempts and deaths of messages, and what its node has of its own queue.
 
 Without that a message that kills its consumers would begin again at attempt 1 each time its producer is started.
 """
@@ -18,9 +18,6 @@ MARKS_BYTES_MAX: Final = 1024 * 1024
 
 State = tuple[int, int, int, int]
 """Messages `[start, stop)` by their numbers, and their attempt and deaths."""
-
-CONSUMERS_KEPT: Final = 64
-"""Consumers whose return the next life waits for: those of this one, and those that it still waits for itself."""
 
 UNTRIED: Final = (1, 0)
 """Attempt and deaths of what nothing is known of."""
@@ -42,8 +39,6 @@ class Marks(msgspec.Struct, array_like=True):
     """What a cursor remembers besides settled ranges."""
 
     marks: list[Mark] = []
-    consumers: list[str] = []
-    """Node ids of those who consumed the queue; they may know what became of its messages."""
     taking: bool = False
     """This node consumed its own queue: should it die, its messages were held at that death."""
     running: Mark | None = None
@@ -59,8 +54,7 @@ class News(NamedTuple):
     the rest  as in `Marks`, `running` by its number
     """
 
-    states: list[State] | None
-    consumers: list[str]
+    states: list[State] | None = None
     taking: bool = False
     running: State | None = None
     max_attempts: int = 0
@@ -94,7 +88,7 @@ def marks_of(states: Iterable[State], numbering: Numbering) -> list[Mark]:
 def marks_from(news: News, numbering: Numbering) -> Marks:
     """`news` with the names of its messages. `numbering` is read, and nothing else."""
     running = marks_of([news.running], numbering)[0] if news.running is not None else None
-    return Marks(marks_of(news.states or [], numbering), news.consumers, news.taking, running, news.max_attempts)
+    return Marks(marks_of(news.states or [], numbering), news.taking, running, news.max_attempts)
 
 
 def pack_marks(marks: list[Mark], bytes_max: int = MARKS_BYTES_MAX) -> bytes:

@@ -24,7 +24,7 @@ from peerfabric.log_records import LogRecords
 from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, letters_of
 from peerfabric.queue.durable import Backlog
 from peerfabric.queue.in_flight import InFlight
-from peerfabric.queue.marks import CONSUMERS_KEPT, Marks, News, state_of
+from peerfabric.queue.marks import Marks, News, state_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Run
@@ -191,10 +191,9 @@ class OutgoingQueue:
 
     def _news(self) -> News:
         assert self.backlog is not None
-        consumers = sorted({*self.consumers.values(), *self.backlog.awaited})[:CONSUMERS_KEPT]
         running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated), None)
         running = running or self.backlog.isolated
-        return News(None, consumers, self._ourselves in self.consumers, running, self.max_attempts)
+        return News(None, self._ourselves in self.consumers, running, self.max_attempts)
 
     def accept_dropped(self, count: int) -> None:
         """`count` messages were accepted and dropped at once, by the policy their sender chose."""
@@ -241,11 +240,8 @@ class OutgoingQueue:
 
     @property
     def awaits_cursor(self) -> bool:
-        """Whether a consumer is given nothing yet, as the cursor on disk does not name it."""
-        backlog = self.backlog
-        return backlog is not None and (
-            backlog.awaits_isolation or not all(map(backlog.names, self.consumers.values()))
-        )
+        """Whether this node is given nothing of its own queue until a cursor is on disk."""
+        return self.backlog is not None and self.backlog.awaits_cursor
 
     def numbers(self, stream: str, flat: Sequence[int]) -> list[tuple[int, int]]:
         """Ranges of sequences of one of our streams, as they come on the wire, in our own numbers."""
@@ -262,7 +258,7 @@ class OutgoingQueue:
         if self._letters.full or self.in_flight.has_isolated(holder):
             return None
         node_id, known = self.consumers.get(holder, ""), self.consumers.values()
-        if self.backlog is not None and (self.backlog.reuniting or not self.backlog.names(node_id)):
+        if self.backlog is not None and self.backlog.reuniting:
             return None
         size_max = size if holder in self.in_flight else inf
         aim = min(size, FRAME_BYTES_AIM, body_bytes_max)
@@ -372,7 +368,6 @@ class OutgoingQueue:
                 self._adopt(holder)
                 # What is in memory and did not wait has another fate by now.
                 self.backlog.give_back(holder, 0, self.backlog.load_at)
-            self.backlog.met(self.consumers.get(holder, holder.partition(":")[0]))
         if holder in self.in_flight:
             self._own_changed(holder)
             for run in self.in_flight.take_missing(holder, held):
@@ -439,10 +434,9 @@ class OutgoingQueue:
     def set_consumer(self, holder: str, node_id: str, *, consumes: bool) -> None:
         """`holder` does or does not consume this queue."""
         if consumes:
-            if self.backlog is not None and node_id not in self.consumers.values():
-                self.backlog.named.discard(node_id)  # it may have been named before, and left
-                self.backlog.changed = True
             self.consumers[holder] = node_id
+            if self.backlog is not None and holder == self._ourselves:
+                self.backlog.takes_anew()
         elif self.consumers.pop(holder, None) is not None:
             self._own_changed(holder)
 
@@ -593,8 +587,8 @@ class OutgoingQueue:
     def _refuse(self, run: Run, holder: str, text: str) -> None:
         run.refused_by |= {self.consumers.get(holder, holder.partition(":")[0])}
         run.error = text
-        awaited = self.backlog.awaited if self.backlog is not None else ()
-        if self.consumers and not awaited and run.refused_by >= set(self.consumers.values()):
+        reuniting = self.backlog is not None and self.backlog.reuniting
+        if self.consumers and not reuniting and run.refused_by >= set(self.consumers.values()):
             self._bury(run, "refused")
         else:
             self.waiting.give_back(run)

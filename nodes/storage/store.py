@@ -373,7 +373,7 @@ class Store:
 
     def _encoded(self, packed: bytes) -> bytes:
         marks = self._marks
-        return _encode((msgspec.Raw(packed), marks.consumers, marks.taking, marks.running, marks.max_attempts))
+        return _encode((msgspec.Raw(packed), marks.taking, marks.running, marks.max_attempts))
 
     def write_cursor(self) -> None:
         """Make what is settled last, and give back the space of what nobody wants.
@@ -408,7 +408,6 @@ class Store:
         try:
             self._log.write_cursor(self._encoded(pack_marks(self._marks.marks, FULL_MARKS_BYTES)))
         except SpoolFull:
-            self._marks.consumers = []
             self._log.write_cursor(self._encoded(pack_marks([])))
 
 

@@ -191,7 +191,7 @@ def test_a_node_that_dies_of_its_own_queue_counts_that(
         assert lives <= 2 * (DEATHS_TO_ISOLATE + MAX_ATTEMPTS), "the deaths are forgotten"
     assert child.code == 0
     assert all("is a dead letter, died with it" in line for line in errors.splitlines()), errors
-    assert printed.splitlines() == ["died with it 0 1", "died with it 137 1"]
+    assert printed.splitlines() == ["died with it 0 5", "died with it 137 5"]
 
 
 def test_what_was_acked_is_not_sent_again(runtime: Path, start: Callable[..., Child], tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ HOOKS: Final = {
     "durable.count_death": "peerfabric.queue.durable:Backlog.count_death",
     "durable.runs": "peerfabric.queue.durable:Backlog.runs",
     "durable.reuniting": "peerfabric.queue.durable:Backlog.reuniting",
-    "durable.awaited": "peerfabric.queue.durable:Backlog.awaited",
     "durable.begin": "peerfabric.queue.durable:Recovered.begin",
     "store.bury": "peerfabric.nodes.storage.store:Store.bury",
     "store.remember": "peerfabric.nodes.storage.store:Store.remember",

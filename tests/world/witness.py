@@ -156,9 +156,6 @@ class Witness:
             self.record.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.world.supervisor.processes)
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
-        for process in self.world.supervisor.living():
-            if process.holder == ours:
-                process.missed_nodes.add(holder.partition(":")[0])
         parted = link.bye_number or link.bye_received
         if living and not proven and not parted:
             calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
@@ -172,18 +169,13 @@ class Witness:
         self.world.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
         by = f"{engine.address.node_id}:{engine.address.epoch}"
         if by != stream.rpartition(":")[0]:
-            self._judge_reunion(by, stream.split(":", 2)[2])
+            sender = next(process for process in self.world.supervisor.processes if process.holder == by)
+            assert self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} waits for nobody"
         for sequence in sequences:
             assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"
             )
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, holder, by))
-
-    def _judge_reunion(self, by: str, queue: str) -> None:
-        """What is recovered is sent once those have returned who may know of it, or have had the time to."""
-        sender = next(process for process in self.world.supervisor.processes if process.holder == by)
-        missing = sender.remembered.get(queue, set()) - sender.met_nodes
-        assert not missing or self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} does not wait for {missing}"
 
     def taken_over(self, dead: Process, since: float) -> None:
         """What a process held goes to others within a second or so after its death."""
@@ -199,7 +191,6 @@ class Witness:
         for process in self.world.supervisor.processes:
             if process.holder == ours:
                 process.met.setdefault(holder, self.world.now)
-                process.met_nodes.add(holder.partition(":")[0])
 
 
 class WatchedEngine(Engine):

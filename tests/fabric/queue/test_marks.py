@@ -62,20 +62,20 @@ def test_a_mark_names_one_stream() -> None:
 
 def test_news_by_their_names() -> None:
     """Everything is taken over, numbers as names."""
-    news = News([(1, 2, 2, 0)], ["a", "b"], True, (5, 6, 1, 3), 7)
+    news = News([(1, 2, 2, 0)], True, (5, 6, 1, 3), 7)
     running = Mark(NOW, 2, 3, 1, 3)
-    assert marks_from(news, NUMBERING) == Marks([Mark(OLD, 11, 12, 2, 0)], ["a", "b"], True, running, 7)
+    assert marks_from(news, NUMBERING) == Marks([Mark(OLD, 11, 12, 2, 0)], True, running, 7)
 
 
 def test_news_of_nothing() -> None:
     """Without states there are no marks: it is the caller who then keeps those of the last time."""
-    assert marks_from(News(None, []), NUMBERING) == Marks() == marks_from(News([], []), NUMBERING)
+    assert marks_from(News(), NUMBERING) == Marks() == marks_from(News([]), NUMBERING)
 
 
 def test_cursors_of_earlier_and_of_later_releases() -> None:
     """Fields that were not written have their defaults, those that are not known are passed over."""
     mark = Mark(NOW, 1, 2, 2, 0)
-    for written in ([[mark]], [[mark], [], False, None, 0, "later"]):
+    for written in ([[mark]], [[mark], False, None, 0, "later"]):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(written), type=Marks) == Marks([mark])
 
 
