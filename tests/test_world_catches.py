@@ -30,17 +30,17 @@ def ack_at_arrival(patch: Patch) -> None:
 
 
 def floor_too_high(patch: Patch) -> None:
-    data_frame = original("dispatch.data_frame")
+    data_frame = original("sender.data_frame")
 
-    def broken(link: Any, end: Any, run: Any) -> Any:
+    def broken(link: Any, peer: str, end: Any, run: Any) -> Any:
         settled = hooks.settled(end)
         floor, settled.floor = settled.floor, run.stop
         try:
-            return data_frame(link, end, run)
+            return data_frame(link, peer, end, run)
         finally:
             settled.floor = floor
 
-    patch("dispatch.data_frame", broken)
+    patch("sender.data_frame", broken)
 
 
 def nothing_requeued_at_death(patch: Patch) -> None:
@@ -186,9 +186,10 @@ def settled_before_the_cursor(patch: Patch) -> None:
 def settled_before_the_letter_is_stored(patch: Patch) -> None:
     bury = original("durable.bury")
 
-    def broken(self: Any, number: int, letter: Any) -> None:
-        bury(self, number, letter)
-        self.settle(number, number + 1)
+    def broken(self: Any, letters: Any) -> None:
+        bury(self, letters)
+        for number, _ in letters:
+            self.settle(number, number + 1)
 
     patch("durable.bury", broken)
 
@@ -248,13 +249,13 @@ def trimmed_too_early(patch: Patch) -> None:
 
 def floor_above_an_unstored_letter(patch: Patch) -> None:
     def broken(self: Any) -> None:
-        self.floor = self.settled.first_missing(self.floor)
+        self.floor = self.numbers.first_missing(self.floor)
 
     patch("outgoing.raise_floor", broken)
 
 
 def held_in_the_last_life_not_adopted(patch: Patch) -> None:
-    patch("outgoing.adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
+    patch("durable.adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
 
 
 def earlier_lives_not_inherited(patch: Patch) -> None:
@@ -297,7 +298,7 @@ def own_deaths_not_counted(patch: Patch) -> None:
 
 
 def loaded_twice(patch: Patch) -> None:
-    loaded = original("outgoing.loaded")
+    loaded = original("durable.loaded")
 
     def broken(self: Any, *record: Any) -> Any:
         assert self.backlog is not None
@@ -308,11 +309,11 @@ def loaded_twice(patch: Patch) -> None:
             loaded(self, *record)
         return taken
 
-    patch("outgoing.loaded", broken)
+    patch("durable.loaded", broken)
 
 
 def read_ahead_of_what_is_accepted(patch: Patch) -> None:
-    loaded = original("outgoing.loaded")
+    loaded = original("durable.loaded")
 
     def broken(self: Any, *record: Any) -> Any:
         following, self.next = self.next, 2**53
@@ -321,7 +322,7 @@ def read_ahead_of_what_is_accepted(patch: Patch) -> None:
         finally:
             self.next = following
 
-    patch("outgoing.loaded", broken)
+    patch("durable.loaded", broken)
 
 
 def stored_as_if_in_memory_only(patch: Patch) -> None:

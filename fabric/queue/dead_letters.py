@@ -23,24 +23,20 @@ class DeadLetters:
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self._letters: dict[str, DeadLetter] = {}
-        # bytes == what the letters cost
-        self._bytes = 0
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= self.bytes_max
+        self.bytes = 0
+        """What they cost; from `bytes_max` on they are full."""
 
     def put(self, letter: DeadLetter) -> None:
         """Keep `letter` as the newest, instead of one of the same message."""
         self.take(letter.id)
         self._letters[letter.id] = letter
-        self._bytes += cost([letter.data])
+        self.bytes += cost([letter.data])
 
     def take(self, identity: str) -> DeadLetter | None:
         """Remove and return the letter of that message; None if it is not here."""
         letter = self._letters.pop(identity, None)
         if letter is not None:
-            self._bytes -= cost([letter.data])
+            self.bytes -= cost([letter.data])
         return letter
 
     def all(self) -> list[DeadLetter]:
@@ -56,7 +52,7 @@ class DeadLetters:
 
     def check(self) -> None:
         """Assert that the bytes are the sum."""
-        assert self._bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
+        assert self.bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
 
 
 def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numbering) -> Iterator[tuple[int, DeadLetter]]:

@@ -1,4 +1,4 @@
-"""Runs of messages and the table of those in flight.
+"""Runs of messages, and tables of them: of one place, and of all that is in flight.
 
 A run is what the producer keeps of consecutive messages of which the same is known: the same attempt, the
 same deaths, the same place. Whole runs move between the places; a run is cut only where an ack, a nack
@@ -8,11 +8,12 @@ or a small credit falls inside it, so work is in proportion to runs, not to mess
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Final
 
+from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Extra
 
 ISOLATION: Final = {1: 4096, 2: 64}
@@ -198,3 +199,104 @@ class Runs:
         assert all(run.bodies for run in self.runs), "an empty run"
         assert self.count == sum(len(run.bodies) for run in self.runs), "count is not the sum"
         assert self.cost == sum(run.cost for run in self.runs) == sum(cost(r.bodies) for r in self.runs), "cost"
+
+
+class InFlight:
+    """Runs in flight by peer instance, one table each; a peer without messages has none.
+
+    The more deaths a message has, the fewer of its kind one consumer holds, until it is isolated: then it is alone.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Runs] = {}
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self.tables
+
+    @property
+    def count(self) -> int:
+        """Messages in flight."""
+        return sum(table.count for table in self.tables.values())
+
+    def counts(self) -> list[tuple[str, int]]:
+        """Who has how many messages."""
+        return [(peer, table.count) for peer, table in self.tables.items()]
+
+    def runs(self, peer: str) -> Sequence[Run]:
+        """What `peer` has, in order."""
+        table = self.tables.get(peer)
+        return table.runs if table is not None else ()
+
+    def have(self, number: int) -> bool:
+        """Whether message `number` is in flight."""
+        return any(run.first <= number < run.stop for table in self.tables.values() for run in table)
+
+    def room(self, peer: str, deaths: int) -> int:
+        """How many more messages with so many deaths `peer` may have."""
+        table = self.tables.get(peer)
+        if deaths == 0:
+            return 2**53
+        if deaths >= DEATHS_TO_ISOLATE:
+            return 0 if table else 1
+        held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
+        return ISOLATION[deaths] - held
+
+    # Moving runs
+
+    def add(self, peer: str, run: Run) -> None:
+        """`run` is in flight at `peer`."""
+        table = self.tables.get(peer)
+        if table is None:
+            table = self.tables[peer] = Runs()
+        table.add(run)
+
+    def take(self, peer: str, start: int, stop: int) -> list[Run]:
+        """Remove and return what `peer` has of `[start, stop)`."""
+        table = self.tables.get(peer)
+        if table is None:
+            return []
+        runs = table.runs
+        if len(runs) == 1 and start <= runs[0].first and runs[0].first + len(runs[0].bodies) <= stop:
+            del self.tables[peer]  # all that it has, as mostly in a dialogue
+            return runs
+        runs = table.take(start, stop)
+        if not table.runs:
+            del self.tables[peer]
+        return runs
+
+    def take_all(self, peer: str) -> list[Run]:
+        """Remove and return what `peer` has."""
+        table = self.tables.pop(peer, None)
+        return table.take_all() if table is not None else []
+
+    def clear(self) -> int:
+        """Nothing is in flight any more; return what it cost."""
+        released = sum(table.cost for table in self.tables.values())
+        self.tables.clear()
+        return released
+
+    def take_missing(self, peer: str, held: Ranges) -> list[Run]:
+        """`peer` says that it holds `held`: remove and return what it should have besides."""
+        return [
+            run
+            for start, stop in self.ranges(peer)
+            for low, high in held.missing(start, stop)
+            for run in self.take(peer, low, high)
+        ]
+
+    def ranges(self, peer: str) -> Ranges:
+        """The numbers that `peer` has."""
+        return Ranges((run.first, run.stop) for run in self.runs(peer))
+
+    def places(self) -> Iterator[tuple[str, Sequence[Run]]]:
+        """Each peer with its runs."""
+        for peer, table in self.tables.items():
+            yield peer, table.runs
+
+    def check(self) -> None:
+        """Assert that tables are in order, and isolated messages alone."""
+        for peer, table in self.tables.items():
+            assert table, f"{peer} has an empty table"
+            table.check()
+            if any(run.isolated for run in table):
+                assert table.count == 1, f"a message with three deaths is not alone at {peer}"

@@ -1,15 +1,18 @@
-"""Producer side of one node: all queues that it sends to, what their consumers say and must be told.
+"""Sender: all outgoing queues of one node, what their consumers say and must be told, and dispatch.
 
 What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
-else must hear of it: users (`take_changed`), consumers that wait (a PING is due), holders of what was settled
-elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
+else must hear of it: users (`take_changed`), consumers that wait (a PING is due), those that have what was settled
+elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes DATA frames on the links that may take it
+(`data_frames`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
+from operator import attrgetter
 from random import Random
+from typing import TYPE_CHECKING
 
 from peerfabric.deadlines import Deadlines
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
@@ -19,11 +22,30 @@ from peerfabric.link.links import Links
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
-from peerfabric.queue.dispatch import data_frames
-from peerfabric.queue.durable import Recovered
 from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.runs import Run
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.wire.frames import NAMES_MAX, NO_INTEREST, Ack, Address, Backlog, Extra, Interest, Release, StreamRanges
+from peerfabric.wire.batch import join
+from peerfabric.wire.frames import (
+    ALONE,
+    DURABLE,
+    NAMES_MAX,
+    NO_INTEREST,
+    Ack,
+    Address,
+    Backlog,
+    Data,
+    Extra,
+    Interest,
+    Release,
+    StreamRanges,
+    encode_frame,
+)
+
+if TYPE_CHECKING:
+    from peerfabric.queue.durable import Recovered
+
+_outstanding = attrgetter("outstanding")
 
 
 class Sender:
@@ -72,12 +94,8 @@ class Sender:
     ) -> OutgoingQueue:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self._own_holder}:{queue}"
-        numbering = backlog = None
-        if recovered is not None:
-            numbering, backlog = recovered.begin(stream, dead_letter_bytes_max, now)
-        end = OutgoingQueue(
-            queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, numbering, backlog, self._records
-        )
+        chosen = (queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, self._records)
+        end = OutgoingQueue(*chosen) if recovered is None else recovered.open(*chosen, now)
         end.touched = self._touched
         self.by_queue[queue] = end
         if recovered is not None:
@@ -160,23 +178,25 @@ class Sender:
 
     def receive_ack(self, link: Link, ack: Ack, now: float) -> None:
         """A consumer tells what became of messages, and what more may come."""
+        peer = link.holder
         for result in ack.results:
             end = self.by_queue.get(result.queue)
             if end is None:
                 continue
-            for start, stop in end.numbers(result.stream, result.done):
-                end.acked(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.returned):
-                end.returned(link.holder, start, stop)
+            for start, stop in end.numbers(result.stream, result.done) if result.done else ():
+                end.acked(peer, start, stop)
+            for start, stop in end.numbers(result.stream, result.returned) if result.returned else ():
+                end.returned(peer, start, stop)
             for nack in result.nacks:
                 for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
                     nack.start, nack.stop = start, stop
-                    end.nacked(link.holder, nack, now)
+                    end.nacked(peer, nack, now)
                     if nack.reason == NO_INTEREST:
-                        self._consume.withdraw(link.holder, end.queue)
-                        end.set_consumer(link.holder, link.node_id, consumes=False)
+                        self._consume.withdraw(peer, end.queue)
+                        end.set_consumer(peer, link.node_id, consumes=False)
             self._touch(end)
-            self._collect_releases(end)
+            if end.releases:
+                self._collect_releases(end)
         link.acks_applied = max(link.acks_applied, ack.ack)
         self._acks_applied(link)
         for grant in ack.grants:
@@ -255,8 +275,8 @@ class Sender:
             self._collect_releases(end)
         for sent in link.lost:
             producing = self.by_queue.get(sent.queue)
-            if producing is not None and producing.waiting.is_returned(sent.start, sent.stop):
-                producing.waiting.broke(sent.start, sent.stop, now)
+            if producing is not None and producing.pending.is_returned(sent.start, sent.stop):
+                producing.pending.broke(sent.start, sent.stop, now)
                 break
         link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
@@ -282,13 +302,13 @@ class Sender:
                 self._touched.update(self._held_up.pop(holder))
         while self._touched:
             end = next(iter(self._touched))
-            if end.waiting_count:
+            if end.pending.count:
                 yield from data_frames(end, links)
-                if end.waiting_count:
+                if end.pending.count:
                     self._keep(end)
-            at = end.deadline()
-            if at is not None:
-                self._deadlines.put(end, at)
+            timers = end.pending.timers
+            if timers:
+                self._deadlines.put(end, timers[0][0])
             del self._touched[end]
 
     def _keep(self, end: OutgoingQueue) -> None:
@@ -331,7 +351,8 @@ class Sender:
         ][:NAMES_MAX]
 
     def _collect_releases(self, end: OutgoingQueue) -> None:
-        for holder, start, stop in end.take_releases():
+        releases, end.releases = end.releases, []
+        for holder, start, stop in releases:
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
@@ -452,3 +473,92 @@ class Sender:
             end.check()
             known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_peer}
             assert known == self._peers.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
+
+
+class Candidate:
+    """A link that could take messages of one queue now."""
+
+    __slots__ = ("bytes", "link", "messages", "outstanding", "peer")
+
+    def __init__(self, link: Link, peer: str, messages: int, size: int, outstanding: int) -> None:
+        self.link, self.peer, self.messages, self.bytes, self.outstanding = link, peer, messages, size, outstanding
+
+
+def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]:
+    """The links with credit for this queue and room in their pipe."""
+    found = []
+    for peer in end.consumers:
+        link = links.get(peer)
+        if link is None or not link.has_room():
+            continue
+        messages, size = link.credit(end.queue).available()
+        outstanding = end.held_by(peer) if messages else 0
+        if messages < 1 or (size < 1 and outstanding):
+            continue  # the byte limit never forbids the only outstanding message
+        found.append(Candidate(link, peer, messages if size >= 1 else 1, max(1, size), outstanding))  # see `pick`
+    return found
+
+
+def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, int]:
+    """The link with the least outstanding work, and how many messages and bytes it should get in one frame.
+
+    What waits is shared evenly among those who could take it: so a handful of slow jobs spreads one by one,
+    while a backlog of fast ones leaves in frames of full size.
+    """
+    best = min(able, key=_outstanding)
+    share = -(-end.pending.count // len(able))
+    return best, min(best.messages, share), best.bytes
+
+
+def data_frames(end: OutgoingQueue, links: Mapping[str, Link]) -> Iterator[tuple[int, list[bytes]]]:
+    """Everything of this queue that should leave now, as (wire, frames).
+
+    A wire may refuse one before the next is made.
+    """
+    able = candidates(end, links)
+    while able and end.pending.count:
+        best, messages, size = choose(end, able)
+        body_max = best.link.frame_bytes_max - 1024
+        run = end.pick(best.peer, messages, size, body_max)
+        if run is None:
+            able.remove(best)
+            continue
+        best.messages -= len(run.bodies)
+        best.bytes -= run.cost
+        best.outstanding += len(run.bodies)
+        yield best.link.wire, data_frame(best.link, best.peer, end, run)
+        if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
+            able.remove(best)
+
+
+def data_frame(link: Link, peer: str, end: OutgoingQueue, run: Run) -> list[bytes]:
+    """Put `run` in flight at `peer`, that of `link`, and return the frame that carries it there."""
+    credit = link.credit(end.queue)
+    credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(peer))
+    end.sent(peer, run)
+    echo = link.in_number
+    number = link.next_number()
+    body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
+    stream, sequence = end.numbering.name(run.first)
+    data = Data(
+        link.out_id,
+        number,
+        echo,
+        stream,
+        end.queue,
+        sequence,
+        len(run.bodies),
+        end.numbering.floor(stream, end.safe_floor),
+        run.attempt,
+        codec,
+        (ALONE if run.solo else 0) | (DURABLE if end.backlog is not None else 0),
+        run.sent_ms,
+        end.waiting_for(peer) if end.pending.count else 0,
+        credit.sent_messages,
+        credit.sent_bytes,
+        link.acks_settled,
+    )
+    if run.extras:
+        data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
+    link.data_sent(Sent(number, run.cost, end.queue, run.first, run.first + len(run.bodies)))
+    return [encode_frame(data), body]

@@ -272,7 +272,7 @@ class Process:
             return False
         disk, role = self.disk, self.role
         assert disk is not None
-        marks = {queue: end.marks() for queue, end in self.engine.producers.by_queue.items()}
+        marks = {queue: store.end.marks() for queue, store in self.stores.items() if store.end is not None}
         lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
         assert len(lost) == sum(self.engine.producers.unsettled()), (
             f"{self.holder} loses {lost}, more or less than it says"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.storage.disk_thread import Disk
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
-from peerfabric.queue.durable import Recovered
+from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
@@ -37,8 +37,7 @@ def open_stores(process: Process, spool: Spool) -> None:
         recovered, letters = everything[queue], store.letters()
         codec = dict(role.produces)[queue]
         _judge_recovered(process, queue, recovered, letters)
-        store.end = engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered)
-        assert store.end.backlog is not None
+        store.end = cast("DurableQueue", engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered))
         store.end.backlog.memory_bytes = role.memory_bytes
         for letter in letters:
             store.end.restore_letter(letter)

@@ -10,8 +10,8 @@ from peerfabric.engine import Engine
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
 from peerfabric.queue import runs as inflight
+from peerfabric.queue.backlog import REUNION
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.durable import REUNION
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE
 from peerfabric.topic.subscriber import UpdateBatch
@@ -208,10 +208,10 @@ class WatchedEngine(Engine):
         end: OutgoingQueue = super().open_producer(*args)
         put_in_flight = end.sent
 
-        def sent(holder: str, run: inflight.Run) -> None:
+        def sent(peer: str, run: inflight.Run) -> None:
             for stream, first, stop in end.numbering.names(run.first, run.stop):
-                self.world.witness.sent(self, stream, range(first, stop), run.attempt, holder)
-            put_in_flight(holder, run)
+                self.world.witness.sent(self, stream, range(first, stop), run.attempt, peer)
+            put_in_flight(peer, run)
 
         end.sent = sent  # type: ignore[method-assign]
         return end

@@ -7,9 +7,9 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.queue.durable import REUNION, Recovered
+from peerfabric.queue.backlog import REUNION
+from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.marks import Mark, Marks, News, pack_marks
-from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import LEASE, RAW, REFUSED, REJECTED, Extra, Nack
@@ -29,11 +29,11 @@ def spooled(
     marks: Marks | None = None,
     died: bool = False,
     waited: bool = True,
-) -> OutgoingQueue:
+) -> DurableQueue:
     """A queue that goes on with what is on disk; it has `waited` for consumers to say what they have."""
     recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks(), died=died)
     numbering, backlog = recovered.begin(NOW, memory, 0.0)
-    end = OutgoingQueue("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
+    end = DurableQueue("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
     consume(end, "a:1", "a")
     if waited:
         end.expire(REUNION)
@@ -41,10 +41,9 @@ def spooled(
     return end
 
 
-def consume(end: OutgoingQueue, holder: str, node_id: str) -> None:
+def consume(end: DurableQueue, holder: str, node_id: str) -> None:
     """`holder` consumes; if it is this node, the cursor says so."""
     end.set_consumer(holder, node_id, consumes=True)
-    assert end.backlog is not None
     changed, states_changed = end.backlog.changed, end.backlog.states_changed
     end.backlog.cursor_stored(end.safe_floor, end.take_news())
     end.backlog.changed, end.backlog.states_changed = changed, states_changed
@@ -54,13 +53,12 @@ def documents(count: int) -> list[bytes]:
     return [msgspec.msgpack.encode(body) for body in bodies(count)]
 
 
-def load(end: OutgoingQueue, stream: str, first: int, count: int) -> None:
+def load(end: DurableQueue, stream: str, first: int, count: int) -> None:
     end.loaded(stream, first, documents(count), 7, {})
     end.check()
 
 
-def settled_names(end: OutgoingQueue) -> list[tuple[str, int, int]]:
-    assert end.backlog is not None
+def settled_names(end: DurableQueue) -> list[tuple[str, int, int]]:
     return [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
 
 
@@ -128,7 +126,6 @@ def test_a_letter_is_stored_before_its_message_is_settled() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     end.acked("a:1", 2, 3)
     end.check()
-    assert end.backlog is not None
     [(number, letter)] = end.backlog.take_letters()
     assert (number, letter.id, settled_names(end), end.floor) == (1, f"{NOW}/1", [(NOW, 2, 3)], 1)
     end.buried([number])
@@ -248,7 +245,6 @@ def test_others_are_told_the_floor_of_the_cursor_on_disk() -> None:
     assert (end.floor, end.safe_floor) == (2, 2)
     end.acked("a:1", 2, 3)
     assert (end.floor, end.safe_floor) == (3, 2)
-    assert end.backlog is not None
     end.backlog.floor = end.floor
     end.check()
     assert (end.safe_floor, end.numbering.floor(OLD, end.safe_floor)) == (3, 3)
@@ -262,7 +258,7 @@ def test_a_letter_that_was_stored_before_its_cursor() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     [letter] = end.letters()
     begun = Recovered([(NOW, 1, 2)], [], [], Marks()).begin("n:4:jobs", 2**20, 0.0)
-    later = OutgoingQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
+    later = DurableQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
     later.restore_letter(letter)
     later.restore_letter(letter)
     later.check()
@@ -307,7 +303,6 @@ def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0)]
-    assert end.backlog is not None
     end.buried([number for number, _ in end.backlog.take_letters()])
     assert end.marks().marks == []
 
@@ -364,7 +359,7 @@ def test_marks_beyond_the_limit() -> None:
 OURSELVES = "n:3"
 
 
-def takes_itself(end: OutgoingQueue) -> None:
+def takes_itself(end: DurableQueue) -> None:
     """The node consumes its own queue, and the cursor says so."""
     consume(end, OURSELVES, "n")
     end.reconcile(OURSELVES, Ranges())
@@ -374,7 +369,6 @@ def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> No
     """The lowest ones, as many as a consumer may hold with so many deaths; isolated, settled and new ones not."""
     marks = [Mark(OLD, 1, 2, 2, 3), Mark(OLD, 2, 100, 1, 2), Mark(OLD, 101, 200, 3, 1)]
     end = spooled(eras=[(OLD, 1, 9001)], settled=[(OLD, 3, 5)], marks=Marks(marks, True), died=True)
-    assert end.backlog is not None
     assert end.backlog.changed
     assert end.marks().marks == [
         Mark(OLD, 1, 2, 2, 3),
@@ -405,7 +399,6 @@ def test_its_own_node_is_given_something_once_the_cursor_says_so() -> None:
     """Each time that it begins to take: its next life must know what this one died of. Others never wait for that."""
     end = spooled()
     end.accept(bodies(4), 0)
-    assert end.backlog is not None
     end.set_consumer(OURSELVES, "n", consumes=True)
     assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1), end.awaits_cursor) == (None, (1, 2), True)
     end.backlog.cursor_stored(1, end.take_news())
@@ -429,7 +422,6 @@ def test_an_isolated_message_of_its_own_is_on_disk_before_it_runs(undo: str) -> 
     end = spooled(eras=[(OLD, 1, 9)], marks=Marks(isolated))
     load(end, OLD, 1, 8)
     takes_itself(end)
-    assert end.backlog is not None
     assert (dispatch(end, OURSELVES), end.awaits_cursor) == (None, True)
     end.backlog.cursor_stored(1, end.take_news())
     assert (dispatch(end, OURSELVES), end.awaits_cursor) == ((1, 2), False)
@@ -466,7 +458,6 @@ def test_a_message_with_which_its_own_node_died_too_often_is_a_dead_letter_at_th
     assert letter.error == "7 times a consumer died with it in hand, at last with no other message"
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
-    assert end.backlog is not None
     assert [number for number, _ in end.backlog.take_letters()] == [1]
 
 

@@ -224,7 +224,7 @@ def test_the_ack_of_an_earlier_holder_settles() -> None:
     dispatch(end, "b:1")
     end.acked("a:1", 1, 2)
     assert end.state(1) == "processed"
-    assert end.take_releases() == [("b:1", 1, 2)]
+    assert end.releases == [("b:1", 1, 2)]
     end.check()
 
 
@@ -253,7 +253,7 @@ def test_a_hung_holder_loses_what_it_has() -> None:
     end.accept(bodies(1), 0)
     dispatch(end)
     end.lapse("a:1", "its consumer hangs", 0.0)
-    assert end.take_releases() == [("a:1", 1, 2)]
+    assert end.releases == [("a:1", 1, 2)]
     run = end.pick("b:1", 1, HUGE, HUGE)
     assert run is not None
     assert run.attempt == 2
@@ -308,7 +308,7 @@ def test_a_frame_that_breaks_links_comes_alone_and_later() -> None:
     for _ in range(2):
         dispatch(end)
         end.reconcile("a:1", Ranges())
-        end.waiting.broke(1, 3, 0.0)
+        end.pending.broke(1, 3, 0.0)
         end.check()
     assert end.waiting_count == 0
     end.expire(1.0)
@@ -353,7 +353,7 @@ def test_a_retried_letter_is_a_new_message() -> None:
 def test_a_full_letter_box_stops_dispatch() -> None:
     """Nothing is dropped for lack of room; dropping a letter opens the queue again."""
     end = producer()
-    end._letters.bytes_max = EACH
+    end.dead.bytes_max = EACH
     end.accept(bodies(2), 0)
     dispatch(end, messages=1)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)

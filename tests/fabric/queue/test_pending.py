@@ -55,7 +55,7 @@ def pick(
     *,
     others: bool = True,
 ) -> Run | None:
-    run = table.pick(node_id, messages, size, size_max, room, known="abc" if others else node_id)
+    run = table.pick(node_id, messages, size, size_max, room, "abc" if others else node_id)
     table.check()
     return run
 
@@ -331,7 +331,7 @@ def test_a_frame_that_breaks_links_is_taken_apart() -> None:
     for times in range(2, 6):
         table.broke(1, 3, 100.0 * times)
         assert places(table) == {"delayed": [(1, 2), (2, 3)]}
-        waits += [until - 100.0 * times for until, _, _ in table._due]
+        waits += [until - 100.0 * times for until, *_ in table.timers]
         table.expire(100.0 * times + BACKOFF_MAX, [])
     full = [BACKOFF_BASE * 2**doubled for doubled in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert all(most / 2 <= wait <= most + 1e-9 for wait, most in zip(waits, full, strict=True))
@@ -732,7 +732,7 @@ def test_headers_are_limited_too() -> None:
     extras = {at: Extra(0, {"k": str(at)}) for at in range(100, 1000)}
     assert table.append(1, bodies(1000), 0, extras) == 1000 * EACH
     frames = []
-    while (run := table.pick("b", 1000, HUGE, HUGE, lambda deaths: HUGE, known="b")) is not None:
+    while (run := table.pick("b", 1000, HUGE, HUGE, lambda deaths: HUGE, "b")) is not None:
         frames.append((run.first, run.stop, run.cost, {n: e.headers for n, e in (run.extras or {}).items()}))
     edges = [1, 101 + EXTRAS_MAX, *range(101 + 2 * EXTRAS_MAX, 1001, EXTRAS_MAX), 1001]
     assert [(first, stop) for first, stop, _, _ in frames] == list(pairwise(edges))
