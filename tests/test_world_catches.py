@@ -301,7 +301,6 @@ def loaded_twice(patch: Patch) -> None:
     loaded = original("durable.loaded")
 
     def broken(self: Any, *record: Any) -> Any:
-        assert self.backlog is not None
         before = self.backlog.load_at
         taken = loaded(self, *record)
         if before > 1:
@@ -326,13 +325,13 @@ def read_ahead_of_what_is_accepted(patch: Patch) -> None:
 
 
 def stored_as_if_in_memory_only(patch: Patch) -> None:
-    accept = original("outgoing.accept")
+    accept = original("durable.accept")
 
     def broken(self: Any, bodies: Any, sent_ms: int, extras: Any = None, *, volatile: bool = False) -> Any:
-        volatile = volatile or (self.backlog is not None and not self.backlog.behind(self.next))
+        volatile = volatile or not self.backlog.behind(self.next)
         return accept(self, bodies, sent_ms, extras, volatile=volatile)
 
-    patch("outgoing.accept", broken)
+    patch("durable.accept", broken)
 
 
 def closed_without_what_is_in_memory(patch: Patch) -> None:
@@ -400,7 +399,7 @@ CASES = [
     (cursor_ahead, "disk"),
     (trimmed_too_early, "disk"),
     (floor_above_an_unstored_letter, "graves"),
-    (held_in_the_last_life_not_adopted, "disk"),
+    (held_in_the_last_life_not_adopted, "relapses"),
     (earlier_lives_not_inherited, "disk"),
     (cursors_never_written, "disk"),
     (sent_before_it_is_synced, "power"),

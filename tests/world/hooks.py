@@ -23,7 +23,7 @@ HOOKS: Final = {
     "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
     "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
     # The producer's side
-    "outgoing.accept": "peerfabric.queue.outgoing:OutgoingQueue.accept",
+    "durable.accept": "peerfabric.queue.durable:DurableQueue.accept",
     "durable.loaded": "peerfabric.queue.durable:DurableQueue.loaded",
     "outgoing.gone": "peerfabric.queue.outgoing:OutgoingQueue.gone",
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
