@@ -81,6 +81,8 @@ class OutgoingQueue:
         """Something was settled or delivered since the driver last cleared this."""
         self.touched: dict[OutgoingQueue, None] = {}
         """Of the node's sender: where a queue registers itself that may have something to send."""
+        self.begins_to_wait = False
+        """Messages were accepted when none waited; what of them does not leave at once is told to consumers."""
         self.releases: list[tuple[str, int, int]] = []
         """(peer, start, stop) of copies that must not be started any more, until the sender takes them."""
         self.pending = Pending(self.numbering, random)
@@ -167,6 +169,9 @@ class OutgoingQueue:
     def numbers(self, stream: str, flat: Sequence[int]) -> list[tuple[int, int]]:
         """Ranges of sequences of one of our streams, as they come on the wire, in our own numbers."""
         if stream == self.stream and not self.numbering.base:
+            if len(flat) == 2:  # as mostly
+                start, stop = flat
+                return [(start, stop)] if 0 <= start < stop else []
             return pairs(flat)
         return [found for start, stop in pairs(flat) for found in self.numbering.numbers(stream, start, stop)]
 
@@ -210,7 +215,8 @@ class OutgoingQueue:
         left = stop - start
         for run in self.in_flight.take(peer, start, stop):
             left -= len(run.bodies)
-            self._end("acked", run)
+            self._settle("acked", run.first, run.first + len(run.bodies))
+            self.released_cost += run.cost
         if left:
             for low, high in self.settled.numbers.missing(start, stop):
                 for run in self._take_anywhere(low, high):
@@ -514,6 +520,8 @@ class Settled:
         self.counts: dict[End, int] = {"acked": 0, "dead_lettered": 0, "dropped": 0, "damaged": 0}
         self.left = Ranges()
         """What was not settled when the node closed."""
+        self._top = 1
+        """Nothing from here on is settled."""
         self._delivered = Ranges()
         self._unprocessed: dict[End, Ranges] = {}
         """Those settled that nobody has processed, by how they ended."""
@@ -524,11 +532,14 @@ class Settled:
         """The lowest dead message whose letter is not on disk: above the floor, or it would be taken for processed."""
         self.floor = self._floor_checked = self.numbers.first_missing(1)
         """The lowest number that is not settled, at most `floor_max`."""
+        for _, stop in self.numbers:
+            self._top = stop
 
     def settle(self, how: End, start: int, stop: int) -> None:
         """`[start, stop)` ended that way."""
         self.counts[how] += stop - start
         self.numbers.add(start, stop)
+        self._top = max(self._top, stop)
         if self._delivered.total:
             self._delivered.remove(start, stop)
         if how != "acked":
@@ -546,7 +557,7 @@ class Settled:
 
     def delivered(self, start: int, stop: int) -> None:
         """What is not settled of `[start, stop)` lies in a consumer's memory."""
-        for low, high in self.numbers.missing(start, stop):
+        for low, high in self.numbers.missing(start, stop) if start < self._top else ((start, stop),):
             self._delivered.add(low, high)
 
     def raise_floor(self) -> None:

@@ -246,9 +246,12 @@ class InFlight:
     def add(self, peer: str, run: Run) -> None:
         """`run` is in flight at `peer`."""
         table = self.tables.get(peer)
-        if table is None:
-            table = self.tables[peer] = Runs()
-        table.add(run)
+        if table is not None:
+            table.add(run)
+            return
+        table = self.tables[peer] = Runs()
+        table.runs.append(run)
+        table.count, table.cost = len(run.bodies), run.cost
 
     def take(self, peer: str, start: int, stop: int) -> list[Run]:
         """Remove and return what `peer` has of `[start, stop)`."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from peerfabric.deadlines import Deadlines
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
+from peerfabric.link.credit import ProducerCredit
 from peerfabric.link.link import Link, Sent
 from peerfabric.link.links import Links
 from peerfabric.link.peer_names import PeerNames
@@ -72,8 +73,6 @@ class Sender:
         """Holder -> those that wait for room in its pipe."""
         self._unsettled: dict[OutgoingQueue, None] = {}
         """All with unsettled messages, and some without."""
-        self._recovered: dict[OutgoingQueue, None] = {}
-        """Those with messages of earlier lives."""
         self._deadlines: Deadlines[OutgoingQueue] = Deadlines()
         self._consume = PeerNames()
         self._known: dict[str, dict[OutgoingQueue, None]] = {}
@@ -98,8 +97,6 @@ class Sender:
         end = OutgoingQueue(*chosen) if recovered is None else recovered.open(*chosen, now)
         end.touched = self._touched
         self.by_queue[queue] = end
-        if recovered is not None:
-            self._recovered[end] = None
         self._touch(end)
         for holder in self._consume.told_by(queue):
             link = self._peers.by_peer.get(holder)
@@ -123,12 +120,11 @@ class Sender:
         volatile: bool = False,
     ) -> None:
         """Take responsibility for `bodies`; they leave with the next `frames`."""
-        was_empty = end.waiting_count == 0
+        if not end.waiting_count:
+            end.begins_to_wait = True
         end.accept(bodies, sent_ms, extras, volatile=volatile)
         self._touched[end] = None
         self._unsettled[end] = None
-        if was_empty:
-            self._tell_waiting(end)
 
     def _tell_waiting(self, end: OutgoingQueue) -> None:
         """Consumers that left us without credit learn at once that something waits."""
@@ -246,7 +242,7 @@ class Sender:
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        concerned = dict.fromkeys((*self._of(holder), *self._recovered))
+        concerned = dict.fromkeys(self._of(holder))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
             if producing is not None:
@@ -306,13 +302,16 @@ class Sender:
                 yield from data_frames(end, links)
                 if end.pending.count:
                     self._keep(end)
+            end.begins_to_wait = False
             timers = end.pending.timers
             if timers:
                 self._deadlines.put(end, timers[0][0])
             del self._touched[end]
 
     def _keep(self, end: OutgoingQueue) -> None:
-        """Messages of `end` stay behind: look again when a link that has no room has some."""
+        """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""
+        if end.begins_to_wait:
+            self._tell_waiting(end)
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and not link.has_room():
@@ -370,7 +369,7 @@ class Sender:
         holder = link.holder
         self._consume.tell(holder, ())
         self._unsettled_acks.pop(link, None)
-        for end in dict.fromkeys((*self._of(holder), *self._recovered)):
+        for end in self._of(holder):
             end.gone(holder, now, died=died)
             self._touch(end)
             self._tell_waiting(end)
@@ -478,10 +477,11 @@ class Sender:
 class Candidate:
     """A link that could take messages of one queue now."""
 
-    __slots__ = ("bytes", "link", "messages", "outstanding", "peer")
+    __slots__ = ("bytes", "credit", "link", "messages", "outstanding", "peer")
 
-    def __init__(self, link: Link, peer: str, messages: int, size: int, outstanding: int) -> None:
-        self.link, self.peer, self.messages, self.bytes, self.outstanding = link, peer, messages, size, outstanding
+    def __init__(self, peer: str, link: Link, credit: ProducerCredit, outstanding: int) -> None:
+        self.peer, self.link, self.credit, self.outstanding = peer, link, credit, outstanding
+        self.messages, self.bytes = credit.available()
 
 
 def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]:
@@ -491,11 +491,12 @@ def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]
         link = links.get(peer)
         if link is None or not link.has_room():
             continue
-        messages, size = link.credit(end.queue).available()
-        outstanding = end.held_by(peer) if messages else 0
-        if messages < 1 or (size < 1 and outstanding):
-            continue  # the byte limit never forbids the only outstanding message
-        found.append(Candidate(link, peer, messages if size >= 1 else 1, max(1, size), outstanding))  # see `pick`
+        table = end.in_flight.tables.get(peer)
+        able = Candidate(peer, link, link.credit(end.queue), table.count if table is not None else 0)
+        if able.bytes < 1:  # the byte limit never forbids the only outstanding message; see `pick`
+            able.messages, able.bytes = min(able.messages, 0 if able.outstanding else 1), 1
+        if able.messages > 0:
+            found.append(able)
     return found
 
 
@@ -523,23 +524,28 @@ def data_frames(end: OutgoingQueue, links: Mapping[str, Link]) -> Iterator[tuple
         if run is None:
             able.remove(best)
             continue
+        frame = data_frame(best, end, run)
         best.messages -= len(run.bodies)
         best.bytes -= run.cost
         best.outstanding += len(run.bodies)
-        yield best.link.wire, data_frame(best.link, best.peer, end, run)
+        yield best.link.wire, frame
         if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
             able.remove(best)
 
 
-def data_frame(link: Link, peer: str, end: OutgoingQueue, run: Run) -> list[bytes]:
-    """Put `run` in flight at `peer`, that of `link`, and return the frame that carries it there."""
-    credit = link.credit(end.queue)
-    credit.spend(len(run.bodies), run.cost, outstanding=end.held_by(peer))
-    end.sent(peer, run)
+def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
+    """Put `run` in flight at the peer of `to`, and return the frame that carries it there."""
+    link, credit, numbering = to.link, to.credit, end.numbering
+    credit.spend(len(run.bodies), run.cost, outstanding=to.outstanding)
+    end.sent(to.peer, run)
     echo = link.in_number
     number = link.next_number()
     body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
-    stream, sequence = end.numbering.name(run.first)
+    if run.first > numbering.base:
+        stream, sequence, floor = end.stream, run.first - numbering.base, max(1, end.safe_floor - numbering.base)
+    else:
+        stream, sequence = numbering.name(run.first)
+        floor = numbering.floor(stream, end.safe_floor)
     data = Data(
         link.out_id,
         number,
@@ -548,12 +554,12 @@ def data_frame(link: Link, peer: str, end: OutgoingQueue, run: Run) -> list[byte
         end.queue,
         sequence,
         len(run.bodies),
-        end.numbering.floor(stream, end.safe_floor),
+        floor,
         run.attempt,
         codec,
         (ALONE if run.solo else 0) | (DURABLE if end.backlog is not None else 0),
         run.sent_ms,
-        end.waiting_for(peer) if end.pending.count else 0,
+        end.waiting_for(to.peer) if end.pending.count else 0,
         credit.sent_messages,
         credit.sent_bytes,
         link.acks_settled,

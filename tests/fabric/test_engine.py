@@ -348,7 +348,9 @@ def test_data_for_nobody() -> None:
 def test_a_refused_frame_is_kept_and_goes_first() -> None:
     """The socket was full for a moment: nothing is lost, nothing overtakes."""
     pair = Pair()
-    end = flow(pair, 0)
+    end = flow(pair, 1)
+    run_all(pair)
+    pair.settle()
     pair.a.producers.accept(end, bodies(1), 0)
     refused = []
     for wire, frames in pair.a.outgoing(pair.now):

@@ -179,7 +179,9 @@ class Judge:
             "hangs": ("lease",) if troubled else (),
         }
         unacked = reason == "attempts" and any(run.outcome in ("unacked", "kept") for run in runs)
-        retried = not reason or unacked or (reason == "died with it" and self._deaths_near(name) >= MOST_DEATHS)
+        # Deaths while alone count as attempts, so the last of those may also be a failure.
+        innocent = reason in ("died with it", "attempts") and self._deaths_near(name) + failures >= MOST_DEATHS
+        retried = not reason or unacked or innocent
         assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
 
     def _deaths_near(self, name: str) -> int:
