@@ -184,14 +184,14 @@ def settled_before_the_cursor(patch: Patch) -> None:
 
 
 def settled_before_the_letter_is_stored(patch: Patch) -> None:
-    bury = original("durable.bury")
+    dead_lettered = original("durable.dead_lettered")
 
     def broken(self: Any, letters: Any) -> None:
-        bury(self, letters)
+        dead_lettered(self, letters)
         for number, _ in letters:
             self.settle(number, number + 1)
 
-    patch("durable.bury", broken)
+    patch("durable.dead_lettered", broken)
 
 
 def letters_not_stored(patch: Patch) -> None:
@@ -209,7 +209,7 @@ def recovered_messages_forgotten(patch: Patch) -> None:
 
 
 def no_reunion(patch: Patch) -> None:
-    patch("durable.reuniting", property(lambda self: False))
+    patch("durable.reunion", 0.0)
 
 
 def acks_of_earlier_lives_ignored(patch: Patch) -> None:

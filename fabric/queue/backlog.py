@@ -10,7 +10,6 @@ then the message itself is all that is left of it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
 from typing import Final
 
 from peerfabric.queue.dead_letters import DIED_WITH_IT
@@ -68,12 +67,14 @@ class Backlog:
         self._due = Ranges()
         self._letters: list[tuple[int, DeadLetter]] = []
         self._known = self._numbered(numbering, marks)
-        self.reunion_at = now + REUNION if self.recovered > damaged.total else -inf
+        self.reuniting = self.recovered > damaged.total
+        """Whether recovered messages wait for consumers to say what they have and what they have done."""
+        self.reunion_at = now + REUNION
         self._numbering = numbering
         self._left: News | None = None
         """What the next cursors say, once the node has closed."""
         self.adopted: dict[str, Ranges] = {}
-        """Holder -> numbers that it held in our last life and that it still has, as far as we know."""
+        """Peer instance -> numbers that it held in our last life and that it still has, as far as we know."""
         self.volatile = Ranges()
         """Messages that are in memory only, since memory had room and somebody consumed them; or somebody has removed
         them from the disk."""
@@ -117,27 +118,18 @@ class Backlog:
                     states.append((edge, end, attempt, deaths))
         self._known = states
 
-    @property
-    def reuniting(self) -> bool:
-        """Whether recovered messages wait for consumers to say what they have and what they have done."""
-        return self.reunion_at > -inf
-
-    def expire(self, now: float) -> None:
-        if self.reunion_at <= now:
-            self.reunion_at = -inf
-
-    def adopt(self, holder: str, held: Ranges) -> None:
-        """`holder` holds `held`; what is of earlier lives is in flight there as soon as it is read."""
-        self.adopted.pop(holder, None)
+    def adopt(self, peer: str, held: Ranges) -> None:
+        """`peer` holds `held`; what is of earlier lives is in flight there as soon as it is read."""
+        self.adopted.pop(peer, None)
         recovered = held.common(1, self._numbering.base + 1)
         unsettled = Ranges(r for low, high in recovered for r in self.settled.missing(low, high))
         if unsettled:
-            self.adopted[holder] = unsettled
+            self.adopted[peer] = unsettled
 
-    def give_back(self, holder: str, start: int, stop: int) -> None:
-        """`holder` does not hold `[start, stop)` any more: when it is read it waits, as if nothing had happened."""
-        if holder in self.adopted:
-            self.adopted[holder].remove(start, stop)
+    def give_back(self, peer: str, start: int, stop: int) -> None:
+        """`peer` does not hold `[start, stop)` any more: when it is read it waits, as if nothing had happened."""
+        if peer in self.adopted:
+            self.adopted[peer].remove(start, stop)
 
     # From disk
 
@@ -146,7 +138,7 @@ class Backlog:
 
         The rest is on disk only, and so is everything if memory is full or older ones are on disk only.
         """
-        if self.behind(first):
+        if self.load_at < first:
             return []
         room = self.memory_bytes - held_bytes
         if cost(bodies) > room:
@@ -158,7 +150,7 @@ class Backlog:
 
     def load_bytes(self, following: int, held_bytes: int) -> int:
         """How much should now be read of what is below `following`; 0 as long as memory is well filled."""
-        if not self.behind(following):
+        if self.load_at >= following:
             return 0
         free = self.memory_bytes - held_bytes
         return max(1, free) if not held_bytes or 2 * free >= self.memory_bytes else 0
@@ -244,8 +236,8 @@ class Backlog:
         self._due.add(start, stop)
         self.changed = True
 
-    def bury(self, letters: list[tuple[int, DeadLetter]]) -> None:
-        """The messages of these numbers are given up; they are settled once their letters are stored."""
+    def dead_lettered(self, letters: list[tuple[int, DeadLetter]]) -> None:
+        """The messages of these numbers are dead; they are settled once their letters are stored."""
         for number, _ in letters:
             self.unstored.add(number, number + 1)
         self._letters += letters

@@ -186,7 +186,7 @@ class DurableQueue(OutgoingQueue):
 
     def sent(self, peer: str, run: Run) -> None:
         super().sent(peer, run)
-        if self.backlog.isolated == state_of(run):
+        if self.backlog.isolated is not None and self.backlog.isolated == state_of(run):
             self.backlog.isolated = None
             self.backlog.changed = True
 
@@ -244,7 +244,7 @@ class DurableQueue(OutgoingQueue):
             self.backlog.changed = True
 
     def expire(self, now: float) -> None:
-        self.backlog.expire(now)
+        self.backlog.reuniting = self.backlog.reuniting and now < self.backlog.reunion_at
         super().expire(now)
 
     # How they end
@@ -261,7 +261,7 @@ class DurableQueue(OutgoingQueue):
 
     def _dead_lettered(self, run: Run, letters: list[tuple[int, DeadLetter]]) -> None:
         """The disk is told that `run` is settled once it has the letters."""
-        self.backlog.bury(letters)
+        self.backlog.dead_lettered(letters)
         self._hold_floor()
         super()._settle("dead_lettered", run.first, run.stop)
         self.released_cost += run.cost

@@ -60,7 +60,7 @@ def _burst(world: World, kinds: list[str]) -> None:
     if producers:
         producer = world.random.choice(producers)
         if world.theme.beside and producer.queue == "q1":
-            kinds = ["lasting"]
+            kinds = ["lasting" if world.random.random() < 0.4 else "ok"]
         producer.burst(kinds)
 
 

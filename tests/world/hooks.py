@@ -36,10 +36,10 @@ HOOKS: Final = {
     "sender.acks_to_settle": "peerfabric.queue.sender:Sender.acks_to_settle",
     "sender.awaits": "peerfabric.queue.sender:Sender._awaits",
     # A durable queue
-    "durable.bury": "peerfabric.queue.backlog:Backlog.bury",
+    "durable.dead_lettered": "peerfabric.queue.backlog:Backlog.dead_lettered",
     "durable.count_death": "peerfabric.queue.backlog:Backlog.count_death",
     "durable.runs": "peerfabric.queue.backlog:Backlog.runs",
-    "durable.reuniting": "peerfabric.queue.backlog:Backlog.reuniting",
+    "durable.reunion": "peerfabric.queue.backlog:REUNION",
     "durable.begin": "peerfabric.queue.durable:Recovered.begin",
     "store.bury": "peerfabric.nodes.storage.store:Store.bury",
     "store.remember": "peerfabric.nodes.storage.store:Store.remember",
