@@ -197,7 +197,7 @@ class OutgoingQueue:
         """The frame with `run` left for `peer`."""
         if run.attempt > 1 or run.deaths:
             self._redelivered_count += len(run.bodies)
-        if run.avoids and not run.isolated:
+        if run.avoids:
             run.avoids = frozenset()
         self.in_flight.add(peer, run)
 
@@ -301,7 +301,7 @@ class OutgoingQueue:
                     self._give_up(run, DIED_WITH_IT)
                     continue
                 if run.isolated:
-                    run.avoids |= {node_id}
+                    run.avoids = run.died_at = run.died_at | {node_id}
                     self.pending.prefer_others(run, now)
             self.pending.give_back(run)
 

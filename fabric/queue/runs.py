@@ -25,6 +25,7 @@ MESSAGE_OVERHEAD: Final = 64
 """Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
 
 _first = attrgetter("first")
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Run:
@@ -35,7 +36,8 @@ class Run:
     solo        travels one message a frame, after a batch that failed as a whole
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
-    avoids      node ids of consumers that failed it, or died with it while it was isolated; others are preferred
+    avoids      node ids of consumers that failed it, or died with it while isolated; others are preferred for a time
+    died_at     node ids of consumers that died with it while it was isolated
     codec       how these bodies are encoded; None: as the queue's
     """
 
@@ -47,6 +49,7 @@ class Run:
         "codec",
         "cost",
         "deaths",
+        "died_at",
         "doomed_at",
         "error",
         "extras",
@@ -65,10 +68,10 @@ class Run:
         self.attempt = 1
         self.deaths = self.breaks = 0
         self.solo = False
-        self.refused_by: frozenset[str] = frozenset()
+        self.refused_by = _NOBODY
         self.doomed_at = inf
         """Since when all who are there have refused it."""
-        self.avoids: frozenset[str] = frozenset()
+        self.avoids = self.died_at = _NOBODY
         self.prefer_until = -inf
         """Until then it goes to others than those."""
         self.error = ""
@@ -108,7 +111,8 @@ class Run:
         count = at - self.first
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
         rest.codec = self.codec
-        rest.attempt, rest.deaths, rest.breaks = self.attempt, self.deaths, self.breaks
+        rest.attempt, rest.breaks = self.attempt, self.breaks
+        rest.deaths, rest.died_at = self.deaths, self.died_at
         rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
         rest.avoids, rest.prefer_until, rest.error = self.avoids, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])

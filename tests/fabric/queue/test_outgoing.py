@@ -272,15 +272,18 @@ def test_an_isolated_message_goes_to_others_first() -> None:
     assert dispatch(end, "c:1") == (1, 2)
     end.gone("c:1", 10.5, died=True)
     assert dispatch(end, "b:1") == (1, 2), "nobody is left with whom it has not died"
-    end.returned("b:1", 1, 2)
-    end.set_consumer("c:2", "d", consumes=True)
-    assert (dispatch(end, "a:1"), dispatch(end, "c:2")) == (None, (1, 2))
-    end.gone("c:2", 12.0, died=True)
+    end.gone("b:1", 10.6, died=True)
+    end.set_consumer("b:1", "b", consumes=True)
+    end.set_consumer("d:1", "d", consumes=True)
+    assert (dispatch(end, "a:1"), dispatch(end, "d:1")) == (None, (1, 2))
+    end.gone("d:1", 12.0, died=True)
     end.set_consumer("e:1", "e", consumes=True)
     end.expire(13.0)
     assert dispatch(end, "a:1") == (1, 2)
     run = end.in_flight.runs("a:1")[0]
-    assert (run.attempt, run.deaths) == (4, 6)
+    assert (run.attempt, run.deaths) == (5, 7)
+    end.reconcile("a:1", Ranges())
+    assert dispatch(end, "b:1") == (1, 2), "it was lost on the way, long after that second"
 
 
 def test_poison_is_isolated_and_found() -> None:
