@@ -48,7 +48,7 @@ class DurableQueue(OutgoingQueue):
         backlog.floor = self.floor
         if backlog.reuniting:
             self.pending.look_at(backlog.reunion_at)
-        self._ourselves = stream[: -len(queue) - 1]
+        self._ourselves = "{}:{}".format(*stream.split(":", 2))
         """The peer instance that this node itself is, if it consumes what it produces."""
 
     # Accepting

@@ -8,7 +8,7 @@ elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes D
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 from random import Random
@@ -126,11 +126,11 @@ class Sender:
         self._touched[end] = None
         self._unsettled[end] = None
 
-    def _tell_waiting(self, end: OutgoingQueue) -> None:
+    def _tell_waiting(self, end: OutgoingQueue, but: Container[str] = ()) -> None:
         """Consumers that left us without credit learn at once that something waits."""
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
-            if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
+            if link is not None and link.up and holder not in but and link.credit(end.queue).available()[0] == 0:
                 link.ping_at = -inf
                 self._control.note(link)
 
@@ -299,29 +299,29 @@ class Sender:
         while self._touched:
             end = next(iter(self._touched))
             if end.pending.count:
-                yield from data_frames(end, links)
+                able = yield from data_frames(end, links)
                 if end.pending.count:
-                    self._keep(end)
+                    self._keep(end, able)
             end.begins_to_wait = False
             timers = end.pending.timers
             if timers:
                 self._deadlines.put(end, timers[0][0])
             del self._touched[end]
 
-    def _keep(self, end: OutgoingQueue) -> None:
+    def _keep(self, end: OutgoingQueue, able: Iterable[Candidate]) -> None:
         """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""
-        if end.begins_to_wait:
-            self._tell_waiting(end)
+        if end.begins_to_wait:  # those who were able have learned it from their DATA
+            self._tell_waiting(end, but={candidate.peer for candidate in able})
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and not link.has_room():
                 self._held_up.setdefault(holder, {})[end] = None
         if end.dead_letters_full:
             self._records.once(
-                f"letters {end.queue}",
+                f"dead letters {end.queue}",
                 "warning",
                 f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
-                f"retry or drop letters of node.dead_letters({end.queue!r})",
+                f"retry or drop some of node.dead_letters({end.queue!r})",
             )
 
     def take_release(self, link: Link) -> Release:
@@ -511,12 +511,15 @@ def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, i
     return best, min(best.messages, share), best.bytes
 
 
-def data_frames(end: OutgoingQueue, links: Mapping[str, Link]) -> Iterator[tuple[int, list[bytes]]]:
-    """Everything of this queue that should leave now, as (wire, frames).
+def data_frames(
+    end: OutgoingQueue, links: Mapping[str, Link]
+) -> Generator[tuple[int, list[bytes]], None, Sequence[Candidate]]:
+    """Everything of this queue that should leave now, as (wire, frames); returned is to whom it could.
 
     A wire may refuse one before the next is made.
     """
     able = candidates(end, links)
+    all_able = tuple(able)
     while able and end.pending.count:
         best, messages, size = choose(end, able)
         body_max = best.link.frame_bytes_max - 1024
@@ -531,6 +534,7 @@ def data_frames(end: OutgoingQueue, links: Mapping[str, Link]) -> Iterator[tuple
         yield best.link.wire, frame
         if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
             able.remove(best)
+    return all_able
 
 
 def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
