@@ -47,7 +47,7 @@ def connect(folder: str) -> sqlite3.Connection:
 def pay(folder: str) -> None:
     """Send each payment once, over any number of lives."""
     with Node("payer", spool=os.path.join(folder, "spool"), options=Options(drain_timeout=60)) as node:
-        # A message that was there at many deaths is given up as poison in the end; here it is always innocent.
+        # A message that was there at many deaths is given up in the end; here it has done nothing.
         producer = node.producer("payments", Payment, max_attempts=100)
         # Was the last `send` of our previous life in time? What is in the spool is booked first, then the bank knows.
         producer.flush()

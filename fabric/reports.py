@@ -105,7 +105,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A message that was given up, kept for a person.
 
-    reason  "attempts", "lease", "rejected", "refused" or "poison"; `error` says more, in words
+    reason  "attempts", "lease", "rejected", "refused" or "died with it" (its consumers); `error` says more, in words
+    deaths  consumers that died with it in hand
     data    the encoded body, as `codec` says
     """
 
@@ -114,7 +115,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     error: str
     attempts: int
-    strikes: int
+    deaths: int
     data: bytes
     codec: int
     sent_ms: int

@@ -484,7 +484,7 @@ class Update(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in ha
 class DeadMessage(Generic[T_co]):
     """A message that was given up, kept at its producer for a person to `retry` or `drop`.
 
-    reason    "attempts", "lease", "rejected", "refused" or "poison"; `error` says more
+    reason    "attempts", "lease", "rejected", "refused" or "died with it" (its consumers); `error` says more
     """
 
     __slots__ = ("_decode", "_drop", "_retry", "attempts", "error", "headers", "id", "queue", "reason", "sent_at")

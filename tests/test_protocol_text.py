@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import pytest
@@ -33,9 +32,6 @@ ROOMS = {
     "nodes/io/sockets.py": "peerfabric.nodes.io",
 }
 """Where the protocol is, and its numbers are."""
-
-LEAVING: Final = {"Result": {"starting"}}
-"""Fields that the code may still have and PROTOCOL.md does not name any more."""
 
 FRAMES: dict[int, type[msgspec.Struct]] = {
     kind.__struct_config__.tag: kind  # type: ignore[misc]  # ours are numbers
@@ -133,8 +129,7 @@ def fields(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
         if not field.required:
             value = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
             default = f" = {'nil' if value is None else msgspec.json.encode(value).decode()}"
-        if field.name not in LEAVING.get(kind.__name__, ()):
-            found.append((field.name, described(field.type) + default))
+        found.append((field.name, described(field.type) + default))
     return found
 
 

@@ -107,7 +107,7 @@ def _split(results: list[Result]) -> Iterator[list[Result]]:
     """Parts of at most 4,096 ranges and 256 nacks each, so that no ACK grows without bound."""
     step = 2 * ACK_RANGES_MAX
     for result in results:
-        longest = max(len(result.done), len(result.returned), len(result.starting))
+        longest = max(len(result.done), len(result.returned))
         for part in range(max(1, -(-longest // step), -(-len(result.nacks) // ACK_NACKS_MAX))):
             at, nack = part * step, part * ACK_NACKS_MAX
             yield [
@@ -117,6 +117,5 @@ def _split(results: list[Result]) -> Iterator[list[Result]]:
                     result.done[at : at + step],
                     result.returned[at : at + step],
                     result.nacks[nack : nack + ACK_NACKS_MAX],
-                    result.starting[at : at + step],
                 )
             ]

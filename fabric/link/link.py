@@ -146,8 +146,6 @@ class Link:
         self.acks_applied = 0
         self.acks_settled = 0
         """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
-        self.settled_due = False
-        """It announced a suspect or the result of one, and waits to hear that this is settled."""
         self.ack_number = 0
         self.releases: dict[str, list[int]] = {}
         self.live_due = False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import Run, cost
 from peerfabric.reports import DeadLetter
+
+DIED_WITH_IT: Final = "died with it"
+"""Reason: its consumers died, at last with no other message of the queue in hand."""
 
 
 class DeadLetters:
@@ -19,24 +23,20 @@ class DeadLetters:
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self._letters: dict[str, DeadLetter] = {}
-        # bytes == what the letters cost
-        self._bytes = 0
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= self.bytes_max
+        self.bytes = 0
+        """What they cost; from `bytes_max` on they are full."""
 
     def put(self, letter: DeadLetter) -> None:
         """Keep `letter` as the newest, instead of one of the same message."""
         self.take(letter.id)
         self._letters[letter.id] = letter
-        self._bytes += cost([letter.data])
+        self.bytes += cost([letter.data])
 
     def take(self, identity: str) -> DeadLetter | None:
         """Remove and return the letter of that message; None if it is not here."""
         letter = self._letters.pop(identity, None)
         if letter is not None:
-            self._bytes -= cost([letter.data])
+            self.bytes -= cost([letter.data])
         return letter
 
     def all(self) -> list[DeadLetter]:
@@ -52,7 +52,7 @@ class DeadLetters:
 
     def check(self) -> None:
         """Assert that the bytes are the sum."""
-        assert self._bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
+        assert self.bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
 
 
 def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numbering) -> Iterator[tuple[int, DeadLetter]]:
@@ -67,7 +67,7 @@ def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numberi
                 reason=reason,
                 error=run.error,
                 attempts=run.attempt,
-                strikes=run.strikes,
+                deaths=run.deaths,
                 data=body,
                 codec=codec if run.codec is None else run.codec,
                 headers=extra.headers if extra else None,

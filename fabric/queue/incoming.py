@@ -252,8 +252,7 @@ class IncomingQueue:
 
     def _charge(self, source: Source, data: Data) -> int:
         """Adopt the totals of a frame that came; return the bytes that it took."""
-        charged = data.sent_bytes - source.credit.seen_bytes
-        charged = max(charged, 0)
+        charged = max(0, data.sent_bytes - source.credit.seen_bytes)
         self.granting.largest = max(self.granting.largest, charged)
         source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
         self.granting.changed = True

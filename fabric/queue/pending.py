@@ -1,4 +1,4 @@
-"""The messages of a queue that wait to be sent, and which of them a consumer gets next.
+"""Pending messages of one outgoing queue: new, redelivered and delayed ones, and which a consumer gets next.
 
 fresh       never sent in this life, in order
 returned    given back; they go before fresh ones, each to who may have it
@@ -35,6 +35,10 @@ REFUSED_EVERY: Final = 5.0
 BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
 
+_DELAYED, _PREFERRED, _COMPARE, _OTHERS = range(4)
+"""Kinds of timers: a delay is over, a preference for others ends, what was refused is compared with who is there; and
+what is not of this module."""
+
 
 class Pending:
     """The runs of one queue that nobody holds.
@@ -48,20 +52,14 @@ class Pending:
         self._numbering = numbering
         self._random = random
         self._fresh: deque[Run] = deque()
-        self._fresh_count = 0
         self._returned = Runs()
         self._delayed = Runs()
-        self._due: list[tuple[float, int, int]] = []
-        """(when, start, stop): then these are not delayed any more."""
-        self._preferred: list[tuple[float, int, int]] = []
-        """(when, start, stop): until then these go to another consumer than the one that failed them."""
-        self._refused_at: float | None = None
-        """When to compare what was refused with who is there; None: nothing waits that was."""
-
-    @property
-    def count(self) -> int:
+        self.count = 0
         """Messages that could be sent now."""
-        return self._fresh_count + self._returned.count
+        self.timers: list[tuple[float, int, int, int]] = []
+        """Heap of (when, kind, start, stop): what becomes due of `[start, stop)`, if that is still so."""
+        self._compares = False
+        """What was refused is compared with who is there, by a timer, as long as something waits that was."""
 
     @property
     def delayed_count(self) -> int:
@@ -69,9 +67,7 @@ class Pending:
 
     def refused_count(self, node_id: str) -> int:
         """How many of those that could be sent now `node_id` has refused."""
-        if self._refused_at is None:
-            return 0
-        return sum(len(run.bodies) for run in self._returned if node_id in run.refused_by)
+        return sum(len(run.bodies) for run in self._returned if node_id in run.refused_by) if self._compares else 0
 
     def is_returned(self, start: int, stop: int) -> bool:
         """Whether something of `[start, stop)` waits to be sent again."""
@@ -85,7 +81,7 @@ class Pending:
         """Messages from number `first` on are new; return what they cost. One with a codec of its own has extras."""
         sizes = list(map(len, bodies))
         total = sum(sizes) + MESSAGE_OVERHEAD * len(sizes)
-        self._fresh_count += len(bodies)
+        self.count += len(bodies)
         if extras is not None:
             having = sorted(extras)
             edges = [0, *having[EXTRAS_MAX::EXTRAS_MAX], len(bodies)]
@@ -118,30 +114,39 @@ class Pending:
         """`run` was read from disk, in order."""
         if run.fresh() or (run.attempt == 1 and not run.deaths):
             self._fresh.append(run)
-            self._fresh_count += len(run.bodies)
+            self.count += len(run.bodies)
         else:
-            self._returned.add(run)
+            self._return(run)
 
     def give_back(self, run: Run) -> None:
         """`run` goes to whoever may have it, at once: somebody who has not refused it."""
-        self._returned.add(run)
+        self._return(run)
         if run.refused_by:
             run.doomed_at = inf
-            if self._refused_at is None:
-                self._refused_at = -inf  # at the next `expire`, which knows who is there
+            if not self._compares:
+                self._compares = True
+                heapq.heappush(self.timers, (-inf, _COMPARE, 0, 0))  # at the next `expire`, which knows who is there
+
+    def _return(self, run: Run) -> None:
+        self._returned.add(run)
+        self.count += len(run.bodies)
+
+    def _take_returned(self, start: int, stop: int) -> list[Run]:
+        runs = self._returned.take(start, stop)
+        self.count -= sum(len(run.bodies) for run in runs)
+        return runs
 
     def again(self, run: Run, now: float, delay: float) -> None:
         """`run` failed, and may be sent again in `delay` seconds, first of all to others."""
-        self._prefer_others(run, now + delay)
+        self.prefer_others(run, now + delay)
         if delay > 0:
             self._delay(run, now + delay)
         else:
             self.give_back(run)
 
-    def split(self, run: Run, now: float, node_id: str) -> None:
-        """`run` failed as a whole at `node_id`: each message travels alone from here."""
-        run.last_holder = node_id
-        self._prefer_others(run, now)
+    def split(self, run: Run, now: float) -> None:
+        """`run` failed as a whole: each message travels alone from here, first of all to others."""
+        self.prefer_others(run, now)
         for single in _singles(run):
             single.solo = True
             self.give_back(single)
@@ -152,7 +157,7 @@ class Pending:
         The second time its messages travel alone, each time later than before: the one that nobody can read must
         not keep the link from the others.
         """
-        for run in self._returned.take(start, stop):
+        for run in self._take_returned(start, stop):
             run.breaks += 1
             parts = list(_singles(run)) if run.breaks > 1 else [run]
             for part in parts:
@@ -169,11 +174,12 @@ class Pending:
 
     def _delay(self, run: Run, until: float) -> None:
         self._delayed.add(run)
-        heapq.heappush(self._due, (until, run.first, run.stop))
+        heapq.heappush(self.timers, (until, _DELAYED, run.first, run.stop))
 
-    def _prefer_others(self, run: Run, since: float) -> None:
+    def prefer_others(self, run: Run, since: float) -> None:
+        """For some time `run` goes to others than those that it avoids, if there are any."""
         run.prefer_until = since + PREFER_OTHERS_FOR
-        heapq.heappush(self._preferred, (run.prefer_until, run.first, run.stop))
+        heapq.heappush(self.timers, (run.prefer_until, _PREFERRED, run.first, run.stop))
 
     # In time
 
@@ -182,25 +188,34 @@ class Pending:
 
         Those who might have taken a refused message may have left since. They have REFUSED_EVERY seconds to come back.
         """
-        while self._due and self._due[0][0] <= now:
-            _, start, stop = heapq.heappop(self._due)
-            for run in self._delayed.take(start, stop):
-                self.give_back(run)
-        while self._preferred and self._preferred[0][0] <= now:
-            _, start, stop = heapq.heappop(self._preferred)
-            for run in self._returned.take(start, stop):
-                if run.prefer_until <= now:  # else it has failed once more since
-                    run.last_holder = ""
-                self._returned.add(run)
-        if self._refused_at is None or self._refused_at > now:
-            return []
-        everybody = set(known)
+        lost: list[Run] = []
+        while self.timers and self.timers[0][0] <= now:
+            _, kind, start, stop = heapq.heappop(self.timers)
+            if kind == _DELAYED:
+                for run in self._delayed.take(start, stop):
+                    self.give_back(run)
+            elif kind == _PREFERRED:
+                for run in self._returned.take(start, stop):
+                    if run.prefer_until <= now:  # else it has failed once more since
+                        run.avoids = frozenset()
+                    self._returned.add(run)
+            elif kind == _COMPARE:
+                lost = self._compare(now, set(known))
+        return lost
+
+    def _compare(self, now: float, everybody: set[str]) -> list[Run]:
         refused = [run for run in self._returned if run.refused_by]
         lost = [run for run in refused if self._is_lost(run, everybody, now)]
         for run in lost:
-            self._returned.remove(run)
-        self._refused_at = now + REFUSED_EVERY if len(lost) < len(refused) else None
+            self._remove(run)
+        self._compares = len(lost) < len(refused)
+        if self._compares:
+            heapq.heappush(self.timers, (now + REFUSED_EVERY, _COMPARE, 0, 0))
         return lost
+
+    def _remove(self, run: Run) -> None:
+        self._returned.remove(run)
+        self.count -= len(run.bodies)
 
     @staticmethod
     def _is_lost(run: Run, everybody: set[str], now: float) -> bool:
@@ -211,11 +226,13 @@ class Pending:
         run.doomed_at = min(run.doomed_at, now)
         return now - run.doomed_at >= REFUSED_EVERY
 
+    def look_at(self, when: float) -> None:
+        """Something of the queue that is not known here becomes due then."""
+        heapq.heappush(self.timers, (when, _OTHERS, 0, 0))
+
     def deadline(self) -> float | None:
-        times = [heap[0][0] for heap in (self._due, self._preferred) if heap]
-        if self._refused_at is not None:
-            times.append(self._refused_at)
-        return min(times, default=None)
+        """When `expire` has something to do; None: nothing waits for its time."""
+        return self.timers[0][0] if self.timers else None
 
     # Going
 
@@ -226,8 +243,7 @@ class Pending:
         size: int,
         size_max: float,
         room: Callable[[int], int],
-        *,
-        others: bool,
+        known: Collection[str],
     ) -> Run | None:
         """Remove and return what a consumer should get in its next frame; None if nothing here is for it.
 
@@ -237,38 +253,51 @@ class Pending:
             size: How many bytes; a single message may have more,
             size_max: but not more than this.
             room: By their deaths, how many messages it may have besides what it has.
-            others: Somebody else consumes as well.
+            known: Node ids of all who consume.
         """
-        return self._pick_returned(node_id, messages, size, size_max, room, others) or self._pick_fresh(
-            messages, size, size_max
-        )
+        if self._returned.runs:
+            run = self._pick_returned(node_id, messages, size, size_max, room, known)
+            if run is not None:
+                return run
+        fresh = self._fresh
+        if not fresh or len(fresh[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
+            return None
+        run = fresh.popleft()
+        if len(run.bodies) > messages or run.cost > size:
+            rest = _trim(run, messages, size)
+            if rest is not None:
+                fresh.appendleft(rest)
+        elif fresh and run.fresh():
+            self._extend(run, messages, size)
+        self.count -= len(run.bodies)
+        return run
 
     def _pick_returned(
-        self, node_id: str, messages: int, size: int, size_max: float, room: Callable[[int], int], others: bool
+        self,
+        node_id: str,
+        messages: int,
+        size: int,
+        size_max: float,
+        room: Callable[[int], int],
+        known: Collection[str],
     ) -> Run | None:
-        if not self._returned:
-            return None
         for run in self._returned:
-            if node_id in run.refused_by or (run.last_holder == node_id and others):
+            if node_id in run.refused_by or (node_id in run.avoids and not run.avoids.issuperset(known)):
                 continue
             allowed = min(messages, 1 if run.solo else messages, room(run.deaths))
             if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:
                 continue
-            self._returned.remove(run)
-            rest = _trim(run, allowed, size)
-            if rest is not None:
-                self._returned.add(rest)
+            self._remove(run)
+            if len(run.bodies) > allowed or run.cost > size:
+                rest = _trim(run, allowed, size)
+                if rest is not None:
+                    self._return(rest)
             return run
         return None
 
-    def _pick_fresh(self, messages: int, size: int, size_max: float) -> Run | None:
-        if not self._fresh or len(self._fresh[0].bodies[0]) + MESSAGE_OVERHEAD > size_max:
-            return None
-        run = self._fresh.popleft()
-        rest = _trim(run, messages, size)
-        if rest is not None:
-            self._fresh.appendleft(rest)
-        while self._fresh and rest is None and run.fresh():
+    def _extend(self, run: Run, messages: int, size: int) -> None:
+        """Let the fresh runs that follow `run` travel with it, as far as there is room."""
+        while self._fresh:
             follower = self._fresh[0]
             if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
                 break
@@ -278,8 +307,6 @@ class Pending:
                 break
             run.extend(follower.bodies, follower.cost)
             self._fresh.popleft()
-        self._fresh_count -= len(run.bodies)
-        return run
 
     def take_oldest(self, size: int) -> Run:
         """Remove and return the first messages that could be sent now, as many as have `size` bytes, or one."""
@@ -287,38 +314,38 @@ class Pending:
         sizes = [len(body) + MESSAGE_OVERHEAD for body in run.bodies]
         edge = run.first + cuts(sizes, max(1, size))[1]
         if self._returned:
-            [run] = self._returned.take(run.first, edge)
+            [run] = self._take_returned(run.first, edge)
             return run
         if edge < run.stop:
             self._fresh[0] = run.cut(edge)
         else:
             self._fresh.popleft()
-        self._fresh_count -= len(run.bodies)
+        self.count -= len(run.bodies)
         return run
 
     def take(self, start: int, stop: int) -> list[Run]:
         """Remove and return `[start, stop)`, of which this life may not have sent anything yet if it is of others."""
-        runs = self._returned.take(start, stop) + self._delayed.take(start, stop)
+        runs = self._take_returned(start, stop) + self._delayed.take(start, stop)
         if start <= self._numbering.base:
             runs += self._take_fresh(start, stop)
         return runs
 
     def take_undelayed(self, start: int, stop: int) -> list[Run]:
         """Remove and return what could be sent now of `[start, stop)`."""
-        return self._take_fresh(start, stop) + self._returned.take(start, stop)
+        return self._take_fresh(start, stop) + self._take_returned(start, stop)
 
     def _take_fresh(self, start: int, stop: int) -> list[Run]:
         table = Runs(self._fresh)
         taken = table.take(start, stop)
         self._fresh = deque(table.runs)
-        self._fresh_count = table.count
+        self.count = table.count + self._returned.count
         return taken
 
     def take_returned(self, which: Callable[[Run], bool]) -> list[Run]:
         """Remove and return those given back of which `which` is true."""
         found = [run for run in self._returned if which(run)]
         for run in found:
-            self._returned.remove(run)
+            self._remove(run)
         return found
 
     def clear(self) -> int:
@@ -327,7 +354,7 @@ class Pending:
         self._returned.take_all()
         self._delayed.take_all()
         self._fresh.clear()
-        self._fresh_count = 0
+        self.count = 0
         return released
 
     def places(self) -> Iterator[tuple[str, Sequence[Run]]]:
@@ -338,10 +365,13 @@ class Pending:
 
     def check(self) -> None:
         """Assert that the count is the sum, tables are in order, and whatever waits for its time has one."""
-        assert self._fresh_count == sum(len(run.bodies) for run in self._fresh), "waiting count"
+        fresh = sum(len(run.bodies) for run in self._fresh)
+        assert self.count == fresh + self._returned.count, "count is not the sum"
         refused = any(run.refused_by for run in self._returned)
-        assert not refused or self._refused_at is not None, "what was refused is compared with nobody"
-        due = Ranges((start, stop) for _, start, stop in self._due)
+        assert not refused or self._compares, "what was refused is compared with nobody"
+        kinds = [kind for _, kind, _, _ in self.timers]
+        assert kinds.count(_COMPARE) == self._compares, "a comparison without its timer"
+        due = Ranges((start, stop) for _, kind, start, stop in self.timers if kind == _DELAYED)
         assert not any(due.missing(run.first, run.stop) for run in self._delayed), "a delay never ends"
         self._returned.check()
         self._delayed.check()

@@ -1,61 +1,63 @@
-"""Runs of messages and the table of those in flight.
+"""Runs of messages, and tables of them: of one place, and of all that is in flight.
 
-A run is what the producer keeps of consecutive messages that share their fate: the same attempt, the
-same deaths, the same holder. Whole runs move between the places; a run is cut only where an ack, a nack
+A run is what the producer keeps of consecutive messages of which the same is known: the same attempt, the
+same deaths, the same place. Whole runs move between the places; a run is cut only where an ack, a nack
 or a small credit falls inside it, so work is in proportion to runs, not to messages.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Final
 
+from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Extra
 
 ISOLATION: Final = {1: 4096, 2: 64}
 """Messages with so many deaths that one consumer holds at most; with more deaths, one and nothing else."""
-DEATHS_TO_SUSPECT: Final = 3
-"""A message that was held at so many deaths travels and runs alone, and only then can be found guilty."""
+DEATHS_TO_ISOLATE: Final = 3
+"""A message with so many deaths is isolated: its consumer has nothing else of the queue, and a death counts as a failed
+attempt, too."""
 MESSAGE_OVERHEAD: Final = 64
 """Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
 
 _first = attrgetter("first")
+_NOBODY: frozenset[str] = frozenset()
 
 
 class Run:
     """Messages `[first, stop)` of one stream with their bodies, and what has happened to them.
 
     attempt     which delivery this is or will be, from 1
-    deaths      consumers that died while they held it; strikes: those where nothing else ran
+    deaths      consumers that died while they held it
     solo        travels one message a frame, after a batch that failed as a whole
-    started     its holder said that it hands this suspect to user code
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
-    last_holder the node id that failed it last; another one is preferred
+    avoids      node ids of consumers that failed it, or died with it while isolated; others are preferred for a time
+    died_at     node ids of consumers that died with it while it was isolated
     codec       how these bodies are encoded; None: as the queue's
     """
 
     __slots__ = (
         "attempt",
+        "avoids",
         "bodies",
         "breaks",
         "codec",
         "cost",
         "deaths",
+        "died_at",
         "doomed_at",
         "error",
         "extras",
         "first",
-        "last_holder",
         "prefer_until",
         "refused_by",
         "sent_ms",
         "solo",
-        "started",
-        "strikes",
     )
 
     def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int) -> None:
@@ -64,14 +66,14 @@ class Run:
         self.cost = cost
         self.sent_ms = sent_ms
         self.attempt = 1
-        self.deaths = self.strikes = self.breaks = 0
-        self.solo = self.started = False
-        self.refused_by: frozenset[str] = frozenset()
+        self.deaths = self.breaks = 0
+        self.solo = False
+        self.refused_by = _NOBODY
         self.doomed_at = inf
         """Since when all who are there have refused it."""
-        self.last_holder = ""
+        self.avoids = self.died_at = _NOBODY
         self.prefer_until = -inf
-        """Until then it goes to others than its last holder."""
+        """Until then it goes to others than those."""
         self.error = ""
         self.extras: dict[int, Extra] | None = None
         self.codec: int | None = None
@@ -81,8 +83,8 @@ class Run:
         return self.first + len(self.bodies)
 
     @property
-    def suspect(self) -> bool:
-        return self.deaths >= DEATHS_TO_SUSPECT
+    def isolated(self) -> bool:
+        return self.deaths >= DEATHS_TO_ISOLATE
 
     def fresh(self) -> bool:
         """Never sent, or sent without anything having happened to it, and without extras."""
@@ -92,7 +94,7 @@ class Run:
             and not self.breaks
             and not self.solo
             and not self.refused_by
-            and not self.last_holder
+            and not self.avoids
             and self.extras is None
         )
 
@@ -109,9 +111,10 @@ class Run:
         count = at - self.first
         rest = Run(at, self.bodies[count:], 0, self.sent_ms)
         rest.codec = self.codec
-        rest.attempt, rest.deaths, rest.strikes, rest.breaks = self.attempt, self.deaths, self.strikes, self.breaks
+        rest.attempt, rest.breaks = self.attempt, self.breaks
+        rest.deaths, rest.died_at = self.deaths, self.died_at
         rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
-        rest.last_holder, rest.prefer_until, rest.error = self.last_holder, self.prefer_until, self.error
+        rest.avoids, rest.prefer_until, rest.error = self.avoids, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
         del self.bodies[count:]
         self.cost -= rest.cost
@@ -200,3 +203,107 @@ class Runs:
         assert all(run.bodies for run in self.runs), "an empty run"
         assert self.count == sum(len(run.bodies) for run in self.runs), "count is not the sum"
         assert self.cost == sum(run.cost for run in self.runs) == sum(cost(r.bodies) for r in self.runs), "cost"
+
+
+class InFlight:
+    """Runs in flight by peer instance, one table each; a peer without messages has none.
+
+    The more deaths a message has, the fewer of its kind one consumer holds, until it is isolated: then it is alone.
+    """
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Runs] = {}
+
+    def __contains__(self, peer: str) -> bool:
+        return peer in self.tables
+
+    @property
+    def count(self) -> int:
+        """Messages in flight."""
+        return sum(table.count for table in self.tables.values())
+
+    def counts(self) -> list[tuple[str, int]]:
+        """Who has how many messages."""
+        return [(peer, table.count) for peer, table in self.tables.items()]
+
+    def runs(self, peer: str) -> Sequence[Run]:
+        """What `peer` has, in order."""
+        table = self.tables.get(peer)
+        return table.runs if table is not None else ()
+
+    def have(self, number: int) -> bool:
+        """Whether message `number` is in flight."""
+        return any(run.first <= number < run.stop for table in self.tables.values() for run in table)
+
+    def room(self, peer: str, deaths: int) -> int:
+        """How many more messages with so many deaths `peer` may have."""
+        table = self.tables.get(peer)
+        if deaths == 0:
+            return 2**53
+        if deaths >= DEATHS_TO_ISOLATE:
+            return 0 if table else 1
+        held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
+        return ISOLATION[deaths] - held
+
+    # Moving runs
+
+    def add(self, peer: str, run: Run) -> None:
+        """`run` is in flight at `peer`."""
+        table = self.tables.get(peer)
+        if table is not None:
+            table.add(run)
+            return
+        table = self.tables[peer] = Runs()
+        table.runs.append(run)
+        table.count, table.cost = len(run.bodies), run.cost
+
+    def take(self, peer: str, start: int, stop: int) -> list[Run]:
+        """Remove and return what `peer` has of `[start, stop)`."""
+        table = self.tables.get(peer)
+        if table is None:
+            return []
+        runs = table.runs
+        if len(runs) == 1 and start <= runs[0].first and runs[0].first + len(runs[0].bodies) <= stop:
+            del self.tables[peer]  # all that it has, as mostly in a dialogue
+            return runs
+        runs = table.take(start, stop)
+        if not table.runs:
+            del self.tables[peer]
+        return runs
+
+    def take_all(self, peer: str) -> list[Run]:
+        """Remove and return what `peer` has."""
+        table = self.tables.pop(peer, None)
+        return table.take_all() if table is not None else []
+
+    def clear(self) -> int:
+        """Nothing is in flight any more; return what it cost."""
+        released = sum(table.cost for table in self.tables.values())
+        self.tables.clear()
+        return released
+
+    def take_missing(self, peer: str, held: Ranges) -> list[Run]:
+        """`peer` says that it holds `held`: remove and return what it should have besides."""
+        return [
+            run
+            for start, stop in self.ranges(peer)
+            for low, high in held.missing(start, stop)
+            for run in self.take(peer, low, high)
+        ]
+
+    def ranges(self, peer: str) -> Ranges:
+        """The numbers that `peer` has."""
+        return Ranges((run.first, run.stop) for run in self.runs(peer))
+
+    def places(self) -> Iterator[tuple[str, Sequence[Run]]]:
+        """Each peer with its runs."""
+        for peer, table in self.tables.items():
+            yield peer, table.runs
+
+    def check(self) -> None:
+        """Assert that tables are in order, and isolated messages alone."""
+        for peer, table in self.tables.items():
+            assert table, f"{peer} has an empty table"
+            table.check()
+            if any(run.isolated for run in table):
+                assert table.count == 1, f"a message with three deaths is not alone at {peer}"

@@ -1,40 +1,52 @@
-"""Producer side of one node: all queues that it sends to, what their consumers say and must be told.
+"""Sender: all outgoing queues of one node, what their consumers say and must be told, and dispatch.
 
 What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
-else must hear of it: users (`take_changed`), consumers that wait (a PING is due), holders of what was settled
-elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
+else must hear of it: users (`take_changed`), consumers that wait (a PING is due), those that have what was settled
+elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes DATA frames on the links that may take it
+(`data_frames`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
+from peerfabric.link.credit import ProducerCredit
 from peerfabric.link.link import Link, Sent
 from peerfabric.link.links import Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
-from peerfabric.queue.dispatch import data_frames
-from peerfabric.queue.durable import Recovered
 from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.runs import Run
 from peerfabric.ranges import Ranges, pairs
+from peerfabric.wire.batch import join
 from peerfabric.wire.frames import (
+    ALONE,
+    DURABLE,
     NAMES_MAX,
     NO_INTEREST,
     Ack,
     Address,
     Backlog,
+    Data,
     Drain,
     Extra,
     Interest,
     Release,
     StreamRanges,
+    encode_frame,
 )
+
+if TYPE_CHECKING:
+    from peerfabric.queue.durable import Recovered
+
+_outstanding = attrgetter("outstanding")
 
 
 class Sender(Machine):
@@ -71,8 +83,6 @@ class Sender(Machine):
         """Holder -> those that wait for room in its pipe."""
         self._unsettled: dict[OutgoingQueue, None] = {}
         """All with unsettled messages, and some without."""
-        self._recovered: dict[OutgoingQueue, None] = {}
-        """Those with messages of earlier lives."""
         self._consume = PeerNames()
         self._known: dict[str, dict[OutgoingQueue, None]] = {}
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
@@ -92,16 +102,10 @@ class Sender(Machine):
     ) -> OutgoingQueue:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self._own_holder}:{queue}"
-        numbering = backlog = None
-        if recovered is not None:
-            numbering, backlog = recovered.begin(stream, dead_letter_bytes_max, now)
-        end = OutgoingQueue(
-            queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, numbering, backlog, self._records
-        )
+        chosen = (queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, self._records)
+        end = OutgoingQueue(*chosen) if recovered is None else recovered.open(*chosen, now)
         end.touched = self.touched
         self.by_queue[queue] = end
-        if recovered is not None:
-            self._recovered[end] = None
         self._touch(end)
         for holder in self._consume.told_by(queue):
             link = self._peers.by_peer.get(holder)
@@ -125,18 +129,17 @@ class Sender(Machine):
         volatile: bool = False,
     ) -> None:
         """Take responsibility for `bodies`; they leave with the next `frames`."""
-        was_empty = end.waiting_count == 0
+        if not end.waiting_count:
+            end.begins_to_wait = True
         end.accept(bodies, sent_ms, extras, volatile=volatile)
         self.touched[end] = None
         self._unsettled[end] = None
-        if was_empty:
-            self._tell_waiting(end)
 
-    def _tell_waiting(self, end: OutgoingQueue) -> None:
+    def _tell_waiting(self, end: OutgoingQueue, but: Container[str] = ()) -> None:
         """Consumers that left us without credit learn at once that something waits."""
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
-            if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
+            if link is not None and link.up and holder not in but and link.credit(end.queue).available()[0] == 0:
                 link.ask()
 
     # What the disk reports
@@ -151,9 +154,7 @@ class Sender(Machine):
 
     def awaits_cursors(self) -> bool:
         """Whether somebody may not start a message before `cursors_stored`."""
-        return any(link.settled_due and link.acks_applied > link.acks_settled for link in self._unsettled_acks) or any(
-            end.awaits_cursor for end in self.by_queue.values()
-        )
+        return any(end.awaits_cursor for end in self.by_queue.values())
 
     def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
         """The cursors on disk have the results of these ACKs: consumers may forget them."""
@@ -163,9 +164,6 @@ class Sender(Machine):
             link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
             if link.acks_settled >= link.acks_applied:
                 self._unsettled_acks.pop(link, None)
-            if link.settled_due and link.acks_settled >= link.acks_applied:
-                link.settled_due = False
-                link.ask()
 
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
@@ -187,28 +185,25 @@ class Sender(Machine):
 
     def receive_ack(self, link: Link, ack: Ack, body: object, now: float) -> None:
         """A consumer tells what became of messages, and what more may come."""
+        peer = link.holder
         for result in ack.results:
             end = self.by_queue.get(result.queue)
             if end is None:
                 continue
-            if result.starting or end.in_flight.runs_suspect(link.holder):
-                link.settled_due = True
-                link.ask()  # it waits to hear that we know
-            for start, stop in end.numbers(result.stream, result.done):
-                end.acked(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.returned):
-                end.returned(link.holder, start, stop)
-            for start, stop in end.numbers(result.stream, result.starting):
-                end.starting(link.holder, start, stop)
+            for start, stop in end.numbers(result.stream, result.done) if result.done else ():
+                end.acked(peer, start, stop)
+            for start, stop in end.numbers(result.stream, result.returned) if result.returned else ():
+                end.returned(peer, start, stop)
             for nack in result.nacks:
                 for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
                     nack.start, nack.stop = start, stop
-                    end.nacked(link.holder, nack, now)
+                    end.nacked(peer, nack, now)
                     if nack.reason == NO_INTEREST:
-                        self._consume.withdraw(link.holder, end.queue)
-                        end.set_consumer(link.holder, link.node_id, consumes=False)
+                        self._consume.withdraw(peer, end.queue)
+                        end.set_consumer(peer, link.node_id, consumes=False)
             self._touch(end)
-            self._collect_releases(end)
+            if end.releases:
+                self._collect_releases(end)
         link.acks_applied = max(link.acks_applied, ack.ack)
         self._acks_applied(link)
         for grant in ack.grants:
@@ -263,10 +258,7 @@ class Sender(Machine):
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
         holder = link.holder
-        if any(end.in_flight.runs_suspect(holder) for end in self._of(holder)):
-            link.settled_due = True
-            link.ask()
-        concerned = dict.fromkeys((*self._of(holder), *self._recovered))
+        concerned = dict.fromkeys(self._of(holder))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
             if producing is not None:
@@ -295,8 +287,8 @@ class Sender(Machine):
             self._collect_releases(end)
         for sent in link.lost:
             producing = self.by_queue.get(sent.queue)
-            if producing is not None and producing.waiting.is_returned(sent.start, sent.stop):
-                producing.waiting.broke(sent.start, sent.stop, now)
+            if producing is not None and producing.pending.is_returned(sent.start, sent.stop):
+                producing.pending.broke(sent.start, sent.stop, now)
                 break
         link.lost = []
         link.acks_applied = interest.ack  # the peer may have begun a new count
@@ -322,27 +314,30 @@ class Sender(Machine):
                 self.touched.update(self.held_up.pop(holder))
         while self.touched:
             end = next(iter(self.touched))
-            if end.waiting_count:
-                yield from data_frames(end, links)
-                if end.waiting_count:
-                    self._keep(end)
-            at = end.deadline()
-            if at is not None:
-                self.deadlines.put(end, at)
+            if end.pending.count:
+                able = yield from data_frames(end, links)
+                if end.pending.count:
+                    self._keep(end, able)
+            end.begins_to_wait = False
+            timers = end.pending.timers
+            if timers:
+                self.deadlines.put(end, timers[0][0])
             del self.touched[end]
 
-    def _keep(self, end: OutgoingQueue) -> None:
-        """Messages of `end` stay behind: look again when a link that has no room has some."""
+    def _keep(self, end: OutgoingQueue, able: Iterable[Candidate]) -> None:
+        """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""
+        if end.begins_to_wait:  # those who were able have learned it from their DATA
+            self._tell_waiting(end, but={candidate.peer for candidate in able})
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and not link.has_room():
                 self.held_up.setdefault(holder, {})[end] = None
         if end.dead_letters_full:
             self._records.once(
-                f"letters {end.queue}",
+                f"dead letters {end.queue}",
                 "warning",
                 f"queue {end.queue!r}: the dead-letter list is full and nothing is sent until it is not; "
-                f"retry or drop letters of node.dead_letters({end.queue!r})",
+                f"retry or drop some of node.dead_letters({end.queue!r})",
             )
 
     def poll_control(self, link: Link, now: float) -> None:
@@ -379,7 +374,8 @@ class Sender(Machine):
         ][:NAMES_MAX]
 
     def _collect_releases(self, end: OutgoingQueue) -> None:
-        for holder, start, stop in end.take_releases():
+        releases, end.releases = end.releases, []
+        for holder, start, stop in releases:
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
@@ -396,8 +392,8 @@ class Sender(Machine):
         holder = link.holder
         self._consume.tell(holder, ())
         self._unsettled_acks.pop(link, None)
-        for end in dict.fromkeys((*self._of(holder), *self._recovered)):
-            end.gone(holder, died=died)
+        for end in self._of(holder):
+            end.gone(holder, now, died=died)
             self._touch(end)
             self._tell_waiting(end)
         self._known.pop(holder, None)
@@ -488,3 +484,103 @@ class Sender(Machine):
             end.check()
             known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_peer}
             assert known == self._peers.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
+
+
+class Candidate:
+    """A link that could take messages of one queue now."""
+
+    __slots__ = ("bytes", "credit", "link", "messages", "outstanding", "peer")
+
+    def __init__(self, peer: str, link: Link, credit: ProducerCredit, outstanding: int) -> None:
+        self.peer, self.link, self.credit, self.outstanding = peer, link, credit, outstanding
+        self.messages, self.bytes = credit.available()
+
+
+def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]:
+    """The links with credit for this queue and room in their pipe."""
+    found = []
+    for peer in end.consumers:
+        link = links.get(peer)
+        if link is None or not link.has_room():
+            continue
+        table = end.in_flight.tables.get(peer)
+        able = Candidate(peer, link, link.credit(end.queue), table.count if table is not None else 0)
+        if able.bytes < 1:  # the byte limit never forbids the only outstanding message; see `pick`
+            able.messages, able.bytes = min(able.messages, 0 if able.outstanding else 1), 1
+        if able.messages > 0:
+            found.append(able)
+    return found
+
+
+def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, int]:
+    """The link with the least outstanding work, and how many messages and bytes it should get in one frame.
+
+    What waits is shared evenly among those who could take it: so a handful of slow jobs spreads one by one,
+    while a backlog of fast ones leaves in frames of full size.
+    """
+    best = min(able, key=_outstanding)
+    share = -(-end.pending.count // len(able))
+    return best, min(best.messages, share), best.bytes
+
+
+def data_frames(
+    end: OutgoingQueue, links: Mapping[str, Link]
+) -> Generator[tuple[int, list[bytes]], None, Sequence[Candidate]]:
+    """Everything of this queue that should leave now, as (wire, frames); returned is to whom it could.
+
+    A wire may refuse one before the next is made.
+    """
+    able = candidates(end, links)
+    all_able = tuple(able)
+    while able and end.pending.count:
+        best, messages, size = choose(end, able)
+        body_max = best.link.frame_bytes_max - 1024
+        run = end.pick(best.peer, messages, size, body_max)
+        if run is None:
+            able.remove(best)
+            continue
+        frame = data_frame(best, end, run)
+        best.messages -= len(run.bodies)
+        best.bytes -= run.cost
+        best.outstanding += len(run.bodies)
+        yield best.link.wire, frame
+        if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
+            able.remove(best)
+    return all_able
+
+
+def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
+    """Put `run` in flight at the peer of `to`, and return the frame that carries it there."""
+    link, credit, numbering = to.link, to.credit, end.numbering
+    credit.spend(len(run.bodies), run.cost, outstanding=to.outstanding)
+    end.sent(to.peer, run)
+    echo = link.in_number
+    number = link.next_number()
+    body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
+    if run.first > numbering.base:
+        stream, sequence, floor = end.stream, run.first - numbering.base, max(1, end.safe_floor - numbering.base)
+    else:
+        stream, sequence = numbering.name(run.first)
+        floor = numbering.floor(stream, end.safe_floor)
+    data = Data(
+        link.out_id,
+        number,
+        echo,
+        stream,
+        end.queue,
+        sequence,
+        len(run.bodies),
+        floor,
+        run.attempt,
+        codec,
+        (ALONE if run.solo else 0) | (DURABLE if end.backlog is not None else 0),
+        run.sent_ms,
+        end.waiting_for(to.peer) if end.pending.count else 0,
+        credit.sent_messages,
+        credit.sent_bytes,
+        link.acks_settled,
+    )
+    if run.extras:
+        data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
+    link.data_sent(Sent(number, run.cost, end.queue, run.first, run.first + len(run.bodies)))
+    return [encode_frame(data), body]

@@ -35,9 +35,8 @@ Stream = Annotated[str, Meta(max_length=512)]
 # Reasons of a NACK, of a BYE, and flags of a DATA frame: numbers of the protocol.
 FAILED, LEASE, REFUSED, REJECTED, NO_INTEREST, BATCH_FAILED = 1, 2, 3, 4, 5, 6
 LEAVING, IDLE, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS = 1, 2, 3, 4, 5
-ALONE, SUSPECT, DURABLE = 1, 2, 4
-"""ALONE: one message, because the batch that it was in failed. SUSPECT: it runs while nothing else does in that
-process, because it was there at three deaths. DURABLE: its stream outlives the producer's process."""
+ALONE, DURABLE = 1, 4
+"""ALONE: one message, because the batch that it was in failed. DURABLE: its stream outlives the producer's process."""
 RAW, MSGPACK, RAW_ONE = 0, 1, 2
 """Bodies are bytes in an array, msgpack documents in an array, or the frame body is the one message's bytes."""
 
@@ -156,8 +155,6 @@ class Result(msgspec.Struct, array_like=True):
     done: Flat = []
     returned: Flat = []
     nacks: Annotated[list[Nack], Meta(max_length=4096)] = []
-    starting: Flat = []
-    """Suspects that will be handed to user code once this ACK is settled: a death after it accuses them."""
 
 
 class Grant(msgspec.Struct, array_like=True):

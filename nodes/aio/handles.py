@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from peerfabric.discovery.remarks import later
 from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
@@ -27,6 +27,7 @@ from peerfabric.wire.frames import NAMES_MAX
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.ledger_store import LedgerStore
+    from peerfabric.queue.durable import DurableQueue
 
 H = TypeVar("H")
 
@@ -233,7 +234,7 @@ class Handles:
         store = open_store(disk.spool, handle.queue, bool(handle.options.fsync))
         with node.pump.lock:
             node.engine.producers.durable = True
-            store.end = node.engine.open_producer(
+            end = node.engine.open_producer(
                 handle.queue,
                 handle.codec.number,
                 handle.options.max_attempts,
@@ -241,6 +242,7 @@ class Handles:
                 clock(),
                 store.recovered(),
             )
+            store.end = cast("DurableQueue", end)
             disk.stores[handle.queue] = store
 
     def _keeper(self, options: ConsumerOptions) -> LedgerStore | None:

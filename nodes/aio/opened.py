@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.discovery.remarks import remark
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
+    from peerfabric.queue.durable import DurableQueue
     from peerfabric.spool import Spool
 
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
@@ -116,7 +117,7 @@ class Opened:
             codec = handle.codec.number if handle is not None else MSGPACK
             memory = handle.options.buffer_bytes if handle is not None else BUFFER_BYTES
             attempts = found.marks.max_attempts or MAX_ATTEMPTS if handle is None else handle.options.max_attempts
-            store.end = engine.open_producer(queue, codec, attempts, memory, now, found)
+            store.end = cast("DurableQueue", engine.open_producer(queue, codec, attempts, memory, now, found))
             for letter in self._letters[queue]:
                 store.end.restore_letter(letter)
             left = store.end.account()

@@ -79,7 +79,7 @@ class AsyncProducer(Generic[T_contra]):
         store = disk.stores[self.queue] if disk is not None else None
         if store is not None and store.end is not None:
             self.end = store.end
-            self.end.adopt_options(self.codec.number, options.max_attempts, options.buffer_bytes)
+            store.end.adopt_options(self.codec.number, options.max_attempts, options.buffer_bytes)
         else:
             self.end = engine.open_producer(
                 self.queue, self.codec.number, options.max_attempts, options.buffer_bytes, now

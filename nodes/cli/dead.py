@@ -103,7 +103,7 @@ def show(folder: str, identity: str) -> None:
 
 
 def _line(record: Record, letter: DeadLetter) -> str:
-    names = ("id", "queue", "reason", "error", "attempts", "strikes", "origin")
+    names = ("id", "queue", "reason", "error", "attempts", "deaths", "origin")
     fields: dict[str, Any] = {name: getattr(letter, name) for name in names}
     times = {"sent_at": letter.sent_ms / 1000, "dead_at": record.unix_ms / 1000}
     return to_json(

@@ -19,7 +19,7 @@ from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import ThreadWaiter, clock
 from peerfabric.nodes.storage.offload import Errand
 from peerfabric.nodes.storage.store import Loaded, Store, told_lost
-from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.durable import DurableQueue
 from peerfabric.queue.sender import Sender
 from peerfabric.spool import Spool
 
@@ -112,7 +112,7 @@ class Disk:
 
     def news(self) -> bool:
         """Whether an end has something for the disk. Called under the engine's lock."""
-        # An ACK that settles nothing, such as one that announces a suspect, waits for the cursors, too.
+        # An ACK that settles nothing waits for the cursors, too.
         return any(store.has_news() for store in list(self.stores.values())) or bool(self.producers.acks_to_settle())
 
     def _run(self) -> None:
@@ -303,7 +303,7 @@ class Disk:
                 if store.end is not None and store.end.backlog is not None:
                     store.end.backlog.kept = False
 
-    def _loaded(self, end: OutgoingQueue, item: Loaded, lost: list[tuple[int, int]]) -> bool:
+    def _loaded(self, end: DurableQueue, item: Loaded, lost: list[tuple[int, int]]) -> bool:
         """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
         assert end.backlog is not None
         first, stop = next(end.numbering.numbers(item.stream, item.sequence, item.sequence + item.count), (0, 0))
@@ -315,7 +315,7 @@ class Disk:
         return stop <= end.next
 
     @staticmethod
-    def _lose(end: OutgoingQueue, stop: int, lost: list[tuple[int, int]]) -> None:
+    def _lose(end: DurableQueue, stop: int, lost: list[tuple[int, int]]) -> None:
         """What `end` waits for below `stop` is damaged."""
         assert end.backlog is not None
         lost += end.backlog.settled.missing(end.backlog.load_at, stop)

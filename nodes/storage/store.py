@@ -19,9 +19,8 @@ from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.errors import BadFrame, SpoolError, SpoolFull
-from peerfabric.queue.durable import Recovered
+from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.marks import Marks, News, marks_from, pack_marks
-from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.pending import FRAME_BYTES_AIM
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import pairs
@@ -80,7 +79,7 @@ class Store:
     def __init__(self, spool: Spool, queue: str, fsync: bool, unix_ms: int) -> None:
         self.queue, self.fsync = queue, fsync
         self.lock = Lock()
-        self.end: OutgoingQueue | None = None
+        self.end: DurableQueue | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
         self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
@@ -250,7 +249,7 @@ class Store:
             self.lock.release()
         return [(self.stream(epoch), first, stop) for epoch, first, stop in found]
 
-    def _reader_from(self, end: OutgoingQueue, number: int) -> Reader:
+    def _reader_from(self, end: DurableQueue, number: int) -> Reader:
         stream, sequence = end.numbering.name(number)
         if self._reader is not None:
             self._reader.close()
@@ -373,7 +372,7 @@ class Store:
 
     def _encoded(self, packed: bytes) -> bytes:
         marks = self._marks
-        return _encode((msgspec.Raw(packed), marks.consumers, marks.taking, marks.running, marks.max_attempts))
+        return _encode((msgspec.Raw(packed), marks.taking, marks.running, marks.max_attempts))
 
     def write_cursor(self) -> None:
         """Make what is settled last, and give back the space of what nobody wants.
@@ -408,7 +407,6 @@ class Store:
         try:
             self._log.write_cursor(self._encoded(pack_marks(self._marks.marks, FULL_MARKS_BYTES)))
         except SpoolFull:
-            self._marks.consumers = []
             self._log.write_cursor(self._encoded(pack_marks([])))
 
 

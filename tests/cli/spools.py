@@ -38,7 +38,7 @@ def bury(
             reason="rejected",
             error=error,
             attempts=2,
-            strikes=0,
+            deaths=0,
             data=b"",
             codec=codec,
             sent_ms=NOW,

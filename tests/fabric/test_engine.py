@@ -345,10 +345,32 @@ def test_data_for_nobody() -> None:
     assert (account.waiting, account.in_flight, account.redelivered, end.consumers) == (2, 0, run_before, {})
 
 
+def test_what_waits_is_told_at_once_unless_it_leaves() -> None:
+    """To a consumer that has left us without credit, and once until something leaves."""
+    pair = Pair()
+    end = flow(pair, 1)
+    run_all(pair)
+    pair.settle()
+    credit = next(iter(pair.a.peers.links.values())).credit("jobs")
+    credit.sent_messages = credit.limit_messages - 1
+
+    def sent() -> list[object]:
+        pair.a.producers.accept(end, bodies(1), 0)
+        return [decode_frame(frames[0]) for _, frames in transmitted(pair.a, pair.now)]
+
+    assert [type(frame) for frame in sent()] == [Data]
+    [ping] = sent()
+    assert isinstance(ping, Ping)
+    assert [backlog.waiting for backlog in ping.backlogs] == [1]
+    assert sent() == []
+
+
 def test_a_refused_frame_is_kept_and_goes_first() -> None:
     """The socket was full for a moment: nothing is lost, nothing overtakes."""
     pair = Pair()
-    end = flow(pair, 0)
+    end = flow(pair, 1)
+    run_all(pair)
+    pair.settle()
     pair.a.producers.accept(end, bodies(1), 0)
     refused = [frames for _, frames in transmitted(pair.a, pair.now, taken=False)]
     assert [type(decode_frame(frames[0])) for frames in refused] == [Data]

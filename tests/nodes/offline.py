@@ -17,7 +17,7 @@ from peerfabric.nodes.outbox.deposits import Deposit, Deposits
 from peerfabric.nodes.storage.disk_thread import Disk as DiskThread
 from peerfabric.nodes.storage.store import Store
 from peerfabric.options import Options
-from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.durable import DurableQueue
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import RAW, REJECTED, Address, Extra, Nack
 from tests.fabric.helpers import HUGE
@@ -54,8 +54,7 @@ class Offline:
         self.engine = Engine(address, "tests", Options(), Random(1), now)
         self.disk = DiskThread(self.spool, self.engine.producers, "tests")
         self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
-        self.end: OutgoingQueue = self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered)
-        assert self.end.backlog is not None
+        self.end = cast("DurableQueue", self.engine.open_producer(QUEUE, RAW, 5, MEMORY, now, recovered))
         self.backlog = self.end.backlog
         self.backlog.memory_bytes = memory_bytes
         for letter in letters:
@@ -122,7 +121,7 @@ class Offline:
     def round(self, after: float = 1.0) -> float | None:
         """One round of the disk's thread, `after` seconds later."""
         self.now += after
-        self.backlog.expire(self.now)
+        self.end.expire(self.now)
         timeout = self.disk.round(self.now)
         self.end.check()
         return timeout

@@ -29,7 +29,7 @@ from peerfabric import (
     Undelivered,
 )
 from peerfabric.nodes.aio.options import MAX_ATTEMPTS
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE
 from tests.conftest import remount, stuff
 from tests.nodes.conftest import DEADLINE, Child, Front, eventually
 
@@ -188,10 +188,10 @@ def test_a_node_that_dies_of_its_own_queue_counts_that(
         printed, errors = child.finish()
         if child.code != -signal.SIGKILL:
             break
-        assert lives <= 2 * (DEATHS_TO_SUSPECT + MAX_ATTEMPTS), "the deaths are forgotten"
+        assert lives <= 2 * (DEATHS_TO_ISOLATE + MAX_ATTEMPTS), "the deaths are forgotten"
     assert child.code == 0
-    assert all("is a dead letter, poison" in line for line in errors.splitlines()), errors
-    assert printed.splitlines() == ["poison 0 1", "poison 137 1"]
+    assert all("is a dead letter, died with it" in line for line in errors.splitlines()), errors
+    assert printed.splitlines() == ["died with it 0 5", "died with it 137 5"]
 
 
 def test_what_was_acked_is_not_sent_again(runtime: Path, start: Callable[..., Child], tmp_path: Path) -> None:

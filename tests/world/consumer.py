@@ -176,6 +176,7 @@ class Consumer:
         slow = sum(world.random.uniform(0.2, 0.8) for kind in kinds if kind == "slow")
         quick = sum(world.random.choice((0.0, 0.0005, 0.004)) for _ in kinds)
         slow += sum(world.random.uniform(3.0, 6.0) for kind in kinds if kind == "long")
+        slow += 600.0 * kinds.count("lasting")
         if "hangs" in kinds and delivery.attempt == 1:
             slow = self.lease + world.random.uniform(1.5, 3.0)
         self._later(self._finish, taker, delivery, low, high, runs, kinds, least=slow + quick, most=slow + quick)

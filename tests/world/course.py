@@ -10,14 +10,11 @@ from tests.world.roles import draw_roles
 if TYPE_CHECKING:
     from tests.world.world import World
 
-QUIET_WITHIN = 150.0
-"""Virtual seconds after healing in which everything must have become quiet."""
-
 
 def play(world: World) -> None:
     """Draw what happens, let it happen, heal everything, and wait until it is quiet or ought to be."""
     random, theme = world.random, world.theme
-    queues = [f"q{n}" for n in range(random.choice((1, 1, 2)))]
+    queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
     roles = world.supervisor.roles = draw_roles(theme, queues, random)
     for role in roles:
         world.at(random.uniform(0, 0.5), partial(world.supervisor.start, role))
@@ -47,7 +44,7 @@ def play(world: World) -> None:
         # A last update, so that a tail lost in the troubles is noticed.
         for after in (8.0, 30.0, 60.0):
             world.after(after, partial(_publish_everywhere, world))
-    end = world.now + QUIET_WITHIN
+    end = world.now + theme.quiet_within
     while world.now < end:
         world.advance(world.now + 0.5)
         if not world.judge.restless():
@@ -61,7 +58,10 @@ def play(world: World) -> None:
 def _burst(world: World, kinds: list[str]) -> None:
     producers = [p for process in world.supervisor.living() for p in process.producers.values() if not p.closed]
     if producers:
-        world.random.choice(producers).burst(kinds)
+        producer = world.random.choice(producers)
+        if world.theme.beside and producer.queue == "q1":
+            kinds = ["lasting" if world.random.random() < 0.4 else "ok"]
+        producer.burst(kinds)
 
 
 def _close_some(world: World) -> None:

@@ -23,24 +23,23 @@ HOOKS: Final = {
     "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
     "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
     # The producer's side
-    "outgoing.accept": "peerfabric.queue.outgoing:OutgoingQueue.accept",
-    "outgoing.loaded": "peerfabric.queue.outgoing:OutgoingQueue.loaded",
+    "durable.accept": "peerfabric.queue.durable:DurableQueue.accept",
+    "durable.loaded": "peerfabric.queue.durable:DurableQueue.loaded",
     "outgoing.gone": "peerfabric.queue.outgoing:OutgoingQueue.gone",
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
-    "outgoing.adopt": "peerfabric.queue.outgoing:OutgoingQueue._adopt",
-    "outgoing.raise_floor": "peerfabric.queue.settled:Settled.raise_floor",
-    "dispatch.data_frame": "peerfabric.queue.dispatch:data_frame",
+    "durable.adopt": "peerfabric.queue.durable:DurableQueue._adopt",
+    "outgoing.raise_floor": "peerfabric.queue.outgoing:Settled.raise_floor",
+    "sender.data_frame": "peerfabric.queue.sender:data_frame",
     "sender.receive_ack": "peerfabric.queue.sender:Sender.receive_ack",
     "sender.acks_to_settle": "peerfabric.queue.sender:Sender.acks_to_settle",
     "sender.awaits": "peerfabric.queue.sender:Sender._awaits",
     # A durable queue
-    "durable.bury": "peerfabric.queue.durable:Backlog.bury",
-    "durable.accuse": "peerfabric.queue.durable:Backlog.accuse",
-    "durable.runs": "peerfabric.queue.durable:Backlog.runs",
-    "durable.reuniting": "peerfabric.queue.durable:Backlog.reuniting",
-    "durable.awaited": "peerfabric.queue.durable:Backlog.awaited",
+    "durable.dead_lettered": "peerfabric.queue.backlog:Backlog.dead_lettered",
+    "durable.count_death": "peerfabric.queue.backlog:Backlog.count_death",
+    "durable.runs": "peerfabric.queue.backlog:Backlog.runs",
+    "durable.reunion": "peerfabric.queue.backlog:REUNION",
     "durable.begin": "peerfabric.queue.durable:Recovered.begin",
     "store.bury": "peerfabric.nodes.storage.store:Store.bury",
     "store.remember": "peerfabric.nodes.storage.store:Store.remember",
@@ -96,7 +95,7 @@ def source(queue: Any, peer: str) -> Any:
 
 def settled(queue: Any) -> Any:
     """The settled messages of a queue sent to, with their `floor`."""
-    return queue._fates
+    return queue.settled
 
 
 def halves(links: Any) -> dict[int, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peerfabric.names import matches
 from peerfabric.nodes.storage.store import Store
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
 from tests.world.disks import SEGMENT_BYTES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.world.roles import Role
     from tests.world.world import World
 
-MOST_DEATHS = DEATHS_TO_SUSPECT + MAX_ATTEMPTS
+MOST_DEATHS = DEATHS_TO_ISOLATE + MAX_ATTEMPTS
 
 
 class Judge:
@@ -171,16 +171,16 @@ class Judge:
         failures = sum(1 for run in runs if run.outcome in ("nack", "batch_failed") or run.end - run.start >= run.lease)
         troubled = any(what in ("backstop",) for _, what, _ in self.record.excuses)
         legal = {
-            "poison": ("poison",),
+            "poison": ("died with it",),
             "rejected": ("rejected",),
             "misfit": ("refused",),
-            "fails": ("attempts", "lease", "poison") if "kill" in self.world.theme.faults else ("attempts", "lease"),
+            "fails": ("attempts", "lease", *(("died with it",) if "kill" in self.world.theme.faults else ())),
             "fails twice": ("lease",) if troubled else (),
             "hangs": ("lease",) if troubled else (),
         }
         unacked = reason == "attempts" and any(run.outcome in ("unacked", "kept") for run in runs)
         # Deaths while alone count as attempts, so the last of those may also be a failure.
-        innocent = reason in ("poison", "attempts") and self._deaths_near(name) + failures >= MOST_DEATHS
+        innocent = reason in ("died with it", "attempts") and self._deaths_near(name) + failures >= MOST_DEATHS
         retried = not reason or unacked or innocent
         assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
 

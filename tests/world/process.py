@@ -68,14 +68,8 @@ class Process:
         self.drive: Drive | None = None
         self.disk: Disk | None = None
         self.keepers: dict[str, LedgerStore] = {}
-        self.remembered: dict[str, set[str]] = {}
-        """Queue -> node ids of the last life's consumers, which recovered messages wait for."""
         self.met: dict[str, float] = {}
         """Holder -> when it first told this process what it has."""
-        self.met_nodes: set[str] = set()
-        """Who these are."""
-        self.missed_nodes: set[str] = set()
-        """Those that it gave up once, whether or not they came back."""
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
@@ -282,7 +276,7 @@ class Process:
             return False
         disk, role = self.disk, self.role
         assert disk is not None
-        marks = {queue: end.marks() for queue, end in self.engine.producers.by_queue.items()}
+        marks = {queue: store.end.marks() for queue, store in self.stores.items() if store.end is not None}
         lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
         assert len(lost) == sum(self.engine.producers.unsettled()), (
             f"{self.holder} loses {lost}, more or less than it says"

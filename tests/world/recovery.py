@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.storage.disk_thread import Disk
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
-from peerfabric.queue.durable import REUNION, Recovered
+from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
@@ -20,8 +20,6 @@ from tests.world.record import PROCESSED
 
 if TYPE_CHECKING:
     from tests.world.process import Process
-    from tests.world.roles import Role
-    from tests.world.world import World
 
 LEDGER_BYTES = 600
 """A larger ledger is written anew, if half of it is forgotten."""
@@ -39,29 +37,13 @@ def open_stores(process: Process, spool: Spool) -> None:
         recovered, letters = everything[queue], store.letters()
         codec = dict(role.produces)[queue]
         _judge_recovered(process, queue, recovered, letters)
-        store.end = engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered)
-        assert store.end.backlog is not None
+        store.end = cast("DurableQueue", engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered))
         store.end.backlog.memory_bytes = role.memory_bytes
         for letter in letters:
             store.end.restore_letter(letter)
-        process.remembered[queue] = {*recovered.marks.consumers, *_still_awaited(process.world, role, queue)}
     engine.producers.durable = bool(disk.stores)
     process.disk = disk
     process.check_disk()
-
-
-def _still_awaited(world: World, role: Role, queue: str) -> set[str]:
-    """Whom the last process of this role waited for, with no time to give them up: the next one waits, too."""
-    last = role.last
-    store = last.stores.get(queue) if last is not None else None
-    if last is None or store is None or store.end is None or role.node_id in world.disks.powerless:
-        return set()
-    backlog = store.end.backlog
-    assert backlog is not None
-    if last.ended_at >= last.began_at + REUNION or backlog.recovered == backlog.damaged.total:
-        return set()
-    left = last.met_nodes - set(store.end.consumers.values())
-    return last.remembered[queue] - left - last.missed_nodes
 
 
 def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:

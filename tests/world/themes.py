@@ -22,6 +22,10 @@ class Theme:
     """How many of the nodes consume what they produce."""
     messages: int = 80
     lease: float = 8.0
+    beside: bool = False
+    """One queue has `kinds`, the other a message that takes ten minutes."""
+    quiet_within: float = 150.0
+    """Virtual seconds after healing in which everything must have become quiet."""
     strict: bool = False
     """Nothing happens that could excuse a second run."""
     spooled: float = 0.0
@@ -52,6 +56,7 @@ THEMES = {
         loop=0.2,
     ),
     "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
+    "beside": Theme(kinds=("ok",) * 4 + ("poison",), messages=8, beside=True, lease=2000.0, quiet_within=4000.0),
     "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
     "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
     "everything": Theme(

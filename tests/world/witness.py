@@ -11,10 +11,10 @@ from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Machine
 from peerfabric.queue import runs as inflight
+from peerfabric.queue.backlog import REUNION
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.durable import REUNION
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import DEATHS_TO_SUSPECT
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.frames import Interest
 from tests.world.producer import MAX_ATTEMPTS
@@ -139,14 +139,14 @@ class Witness:
         node_id = run.stream.partition(":")[0]
         lives = sum(1 for life in self.world.supervisor.processes if life.address.node_id == node_id)
         # What the last cursor did not know of, and what happened while nobody was there, is not counted.
-        most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
+        most = DEATHS_TO_ISOLATE + MAX_ATTEMPTS + DEATHS_FORGOTTEN * (lives - 1)
         assert self.deaths[key] <= most, f"{key} has killed {self.deaths[key]} consumers"
         if process.role.spooled and process.address.node_id == node_id:
             # Each of these is counted, whenever it comes: the next life knows what this one may have had in hand.
             self.suicides.append(process)
             own = self.own_deaths[key] = self.own_deaths[key] + 1
             ends = lives - sum(1 for life in self.suicides if life.address.node_id == node_id)
-            most = DEATHS_TO_SUSPECT + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
+            most = DEATHS_TO_ISOLATE + MAX_ATTEMPTS + DEATHS_FORGOTTEN * ends
             assert own <= most, f"{key} has killed its own node {own} times"
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
@@ -157,9 +157,6 @@ class Witness:
             self.record.excuse("given up", holder)
         living = any(p.holder == holder and p.alive for p in self.world.supervisor.processes)
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
-        for process in self.world.supervisor.living():
-            if process.holder == ours:
-                process.missed_nodes.add(holder.partition(":")[0])
         parted = engine.parting.is_parting(link)
         if living and not proven and not parted:
             calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
@@ -173,18 +170,13 @@ class Witness:
         self.world.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
         by = f"{engine.address.node_id}:{engine.address.epoch}"
         if by != stream.rpartition(":")[0]:
-            self._judge_reunion(by, stream.split(":", 2)[2])
+            sender = next(process for process in self.world.supervisor.processes if process.holder == by)
+            assert self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} waits for nobody"
         for sequence in sequences:
             assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"
             )
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, holder, by))
-
-    def _judge_reunion(self, by: str, queue: str) -> None:
-        """What is recovered is sent once those have returned who may know of it, or have had the time to."""
-        sender = next(process for process in self.world.supervisor.processes if process.holder == by)
-        missing = sender.remembered.get(queue, set()) - sender.met_nodes
-        assert not missing or self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} does not wait for {missing}"
 
     def taken_over(self, dead: Process, since: float) -> None:
         """What a process held goes to others within a second or so after its death."""
@@ -200,7 +192,6 @@ class Witness:
         for process in self.world.supervisor.processes:
             if process.holder == ours:
                 process.met.setdefault(holder, self.world.now)
-                process.met_nodes.add(holder.partition(":")[0])
 
 
 class Listening(Machine):
@@ -231,10 +222,10 @@ class WatchedEngine(Engine):
         end: OutgoingQueue = super().open_producer(*args)
         put_in_flight = end.sent
 
-        def sent(holder: str, run: inflight.Run) -> None:
+        def sent(peer: str, run: inflight.Run) -> None:
             for stream, first, stop in end.numbering.names(run.first, run.stop):
-                self.world.witness.sent(self, stream, range(first, stop), run.attempt, holder)
-            put_in_flight(holder, run)
+                self.world.witness.sent(self, stream, range(first, stop), run.attempt, peer)
+            put_in_flight(peer, run)
 
         end.sent = sent  # type: ignore[method-assign]
         return end

@@ -83,16 +83,16 @@ def test_a_large_ack_is_split() -> None:
 
 
 def test_a_large_ack_can_be_read() -> None:
-    """Neither many long texts nor many suspects make a header that the peer refuses."""
+    """Neither many long texts nor many ranges make a header that the peer refuses."""
     control, link = Control(), up()
     nacks = [Nack(n, n + 1, 1, 1, -1, "\U0001f600" * 250) for n in range(1, 3001)]
-    starting = list(range(1, 4 * ACK_RANGES_MAX + 3))
-    control.put_ack(link, [Result("p:1:jobs", "jobs", nacks=nacks, starting=starting)], [])
+    returned = list(range(1, 4 * ACK_RANGES_MAX + 3))
+    control.put_ack(link, [Result("p:1:jobs", "jobs", returned=returned, nacks=nacks)], [])
     headers = [header for _, [header] in left(control, link)]
     assert max(map(len, headers)) < HEADER_BYTES_MAX // 4
     results = [result for ack in map(decode_frame, headers) if isinstance(ack, Ack) for result in ack.results]
     assert [nack for result in results for nack in result.nacks] == nacks
-    assert [number for result in results for number in result.starting] == starting
+    assert [number for result in results for number in result.returned] == returned
 
 
 def test_what_cannot_be_encoded_takes_no_number() -> None:

@@ -21,7 +21,7 @@ def letter(sequence: int, data: bytes = b"body", reason: str = "attempts", error
         reason=reason,
         error=error,
         attempts=1,
-        strikes=0,
+        deaths=0,
         data=data,
         codec=RAW,
         sent_ms=0,
@@ -42,7 +42,7 @@ def test_one_letter_a_message() -> None:
     letters = DeadLetters(2**20)
     for sequence in (1, 2):
         letters.put(letter(sequence))
-    again = letter(1, b"longer than before", "poison")
+    again = letter(1, b"longer than before", "died with it")
     letters.put(again)
     assert letters.all() == [letter(2), again]
     letters.check()
@@ -64,15 +64,15 @@ def test_full_by_what_letters_cost() -> None:
     letters = DeadLetters(2 * EACH)
     letters.put(letter(1, b"bod"))
     letters.put(letter(2))
-    assert not letters.full
+    assert letters.bytes < letters.bytes_max
     letters.put(letter(1))
-    assert (len(letters.all()), letters.full) == (2, True)
+    assert (len(letters.all()), (letters.bytes >= letters.bytes_max)) == (2, True)
     letters.put(letter(3, b""))
-    assert (len(letters.all()), letters.full) == (3, True)
+    assert (len(letters.all()), (letters.bytes >= letters.bytes_max)) == (3, True)
     letters.take("p:1:jobs/3")
-    assert (len(letters.all()), letters.full) == (2, True)
+    assert (len(letters.all()), (letters.bytes >= letters.bytes_max)) == (2, True)
     letters.take("p:1:jobs/2")
-    assert not letters.full
+    assert letters.bytes < letters.bytes_max
     letters.check()
 
 
@@ -95,15 +95,15 @@ def test_a_letter_says_all_that_is_known() -> None:
     """What the messages of the run share, each with its own number, body, headers and origin."""
     run = run_of(5, 2)
     run.bodies[1] = b"last"
-    run.attempt, run.strikes, run.error, run.sent_ms = 4, 2, "why", 77
+    run.attempt, run.deaths, run.error, run.sent_ms = 4, 2, "why", 77
     run.extras = {6: Extra(0, {"k": "v"}, "p:1:jobs/1")}
     plain = DeadLetter(
         id="p:1:jobs/5",
         queue="jobs",
-        reason="poison",
+        reason="died with it",
         error="why",
         attempts=4,
-        strikes=2,
+        deaths=2,
         data=b"xxxx",
         codec=MSGPACK,
         sent_ms=77,
@@ -111,17 +111,17 @@ def test_a_letter_says_all_that_is_known() -> None:
     second = DeadLetter(
         id="p:1:jobs/6",
         queue="jobs",
-        reason="poison",
+        reason="died with it",
         error="why",
         attempts=4,
-        strikes=2,
+        deaths=2,
         data=b"last",
         codec=MSGPACK,
         headers={"k": "v"},
         origin="p:1:jobs/1",
         sent_ms=77,
     )
-    assert list(letters_of(run, "poison", "jobs", MSGPACK, Numbering("p:1:jobs"))) == [(5, plain), (6, second)]
+    assert list(letters_of(run, "died with it", "jobs", MSGPACK, Numbering("p:1:jobs"))) == [(5, plain), (6, second)]
 
 
 @pytest.mark.parametrize("own", [RAW, MSGPACK])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peerfabric.link.link import Belief, Link
-from peerfabric.queue.dispatch import candidates, choose, data_frames
 from peerfabric.queue.runs import cost
+from peerfabric.queue.sender import candidates, choose, data_frames
 from peerfabric.wire.frames import Data, decode_frame
 from tests.fabric.helpers import bodies, dispatch, producer
 

@@ -7,9 +7,9 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.queue.durable import Recovered
-from peerfabric.queue.marks import CONSUMERS_KEPT, Mark, Marks, News, pack_marks
-from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.backlog import REUNION
+from peerfabric.queue.durable import DurableQueue, Recovered
+from peerfabric.queue.marks import Mark, Marks, News, pack_marks
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import LEASE, RAW, REFUSED, REJECTED, Extra, Nack
@@ -28,19 +28,22 @@ def spooled(
     damaged: list[tuple[str, int, int]] | None = None,
     marks: Marks | None = None,
     died: bool = False,
-) -> OutgoingQueue:
+    waited: bool = True,
+) -> DurableQueue:
+    """A queue that goes on with what is on disk; it has `waited` for consumers to say what they have."""
     recovered = Recovered(eras or [], settled or [], damaged or [], marks or Marks(), died=died)
     numbering, backlog = recovered.begin(NOW, memory, 0.0)
-    end = OutgoingQueue("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
+    end = DurableQueue("jobs", NOW, RAW, 2**20, 5, Random(1), numbering, backlog)
     consume(end, "a:1", "a")
+    if waited:
+        end.expire(REUNION)
     end.check()
     return end
 
 
-def consume(end: OutgoingQueue, holder: str, node_id: str) -> None:
-    """`holder` consumes, and the cursor names it."""
+def consume(end: DurableQueue, holder: str, node_id: str) -> None:
+    """`holder` consumes; if it is this node, the cursor says so."""
     end.set_consumer(holder, node_id, consumes=True)
-    assert end.backlog is not None
     changed, states_changed = end.backlog.changed, end.backlog.states_changed
     end.backlog.cursor_stored(end.safe_floor, end.take_news())
     end.backlog.changed, end.backlog.states_changed = changed, states_changed
@@ -50,13 +53,12 @@ def documents(count: int) -> list[bytes]:
     return [msgspec.msgpack.encode(body) for body in bodies(count)]
 
 
-def load(end: OutgoingQueue, stream: str, first: int, count: int) -> None:
+def load(end: DurableQueue, stream: str, first: int, count: int) -> None:
     end.loaded(stream, first, documents(count), 7, {})
     end.check()
 
 
-def settled_names(end: OutgoingQueue) -> list[tuple[str, int, int]]:
-    assert end.backlog is not None
+def settled_names(end: DurableQueue) -> list[tuple[str, int, int]]:
     return [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
 
 
@@ -124,7 +126,6 @@ def test_a_letter_is_stored_before_its_message_is_settled() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     end.acked("a:1", 2, 3)
     end.check()
-    assert end.backlog is not None
     [(number, letter)] = end.backlog.take_letters()
     assert (number, letter.id, settled_names(end), end.floor) == (1, f"{NOW}/1", [(NOW, 2, 3)], 1)
     end.buried([number])
@@ -141,11 +142,10 @@ def test_attempts_and_deaths_are_kept() -> None:
     end.nacked("a:1", Nack(1, 2, 1, LEASE, 0), 0.0)
     dispatch(end, "b:1", messages=2)
     dispatch(end, "b:1", messages=1)
-    end.gone("b:1", died=True)
+    end.gone("b:1", 0.0, died=True)
     marks = msgspec.msgpack.decode(msgspec.msgpack.encode(end.marks()), type=Marks)
-    assert sorted(marks.marks, key=lambda m: m.start) == [Mark(NOW, 1, 2, 2, 1, 0), Mark(NOW, 2, 3, 1, 1, 0)]
-    assert marks.consumers == ["a"]
-    later = spooled(eras=[(NOW.replace("3", "2"), 1, 4)], marks=Marks([Mark("n:2:jobs", 1, 2, 2, 1, 0)]))
+    assert sorted(marks.marks, key=lambda m: m.start) == [Mark(NOW, 1, 2, 2, 1), Mark(NOW, 2, 3, 1, 1)]
+    later = spooled(eras=[(NOW.replace("3", "2"), 1, 4)], marks=Marks([Mark("n:2:jobs", 1, 2, 2, 1)]))
     load(later, "n:2:jobs", 1, 3)
     run = later.pick("a:1", 10, 2**30, 2**30)
     assert run is not None
@@ -153,26 +153,31 @@ def test_attempts_and_deaths_are_kept() -> None:
 
 
 def test_recovered_messages_wait_for_those_who_may_have_them() -> None:
-    """A consumer of the last life settles what it did and keeps what it has; the rest waits for it, at most 1 s."""
-    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a"]))
+    """A consumer settles what it did and keeps what it has; the rest goes to somebody after 1 s."""
+    end = spooled(eras=[(OLD, 1, 5)], waited=False)
     load(end, OLD, 1, 4)
-    assert (dispatch(end), end.waiting_count, end.account().waiting) == (None, 0, 4)
+    assert (dispatch(end), end.waiting_count, end.account().waiting, end.deadline()) == (None, 0, 4, REUNION)
     end.acked("a:1", 1, 2)
     assert not end.reconcile("a:1", Ranges([(2, 3)]))
+    end.expire(REUNION - 0.01)
+    assert dispatch(end) is None, "others may come"
+    end.expire(REUNION)
     end.check()
     assert (end.account().acked, end.account().in_flight, dispatch(end)) == (1, 1, (3, 5))
     end.acked("a:1", 2, 3)
     assert end.account().closes
-    alone = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["gone"]))
-    load(alone, OLD, 1, 4)
-    assert alone.deadline() == 1.0
-    alone.expire(1.0)
-    assert dispatch(alone) == (1, 5)
+
+
+@pytest.mark.parametrize("damaged", [[], [(OLD, 1, 5)]])
+def test_nothing_is_waited_for_without_recovered_messages(damaged: list[tuple[str, int, int]]) -> None:
+    """What is sent in this life leaves at once."""
+    end = spooled(eras=damaged, damaged=damaged, waited=False)
+    assert end.deadline() is None
 
 
 def test_a_refusal_while_others_are_waited_for() -> None:
     """It gives up nothing, as they may take the message; and fewer than none never wait."""
-    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a", "b"]))
+    end = spooled(eras=[(OLD, 1, 5)], waited=False)
     load(end, OLD, 1, 4)
     assert not end.reconcile("a:1", Ranges([(1, 3)]))
     end.nacked("a:1", Nack(1, 3, 1, REFUSED), 0.0)
@@ -187,18 +192,9 @@ def test_a_refusal_while_others_are_waited_for() -> None:
     assert [end.state(number) for number in (1, 2)] == ["dead", "dead"]
 
 
-def test_a_life_that_ends_in_its_reunion_leaves_those_it_waits_for() -> None:
-    """The next one waits for them, too; nobody waits for who did not return in time."""
-    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a", "b"]))
-    end.reconcile("a:1", Ranges())
-    assert end.marks().consumers == ["a", "b"]
-    end.expire(1.0)
-    assert end.marks().consumers == ["a"]
-
-
 def test_what_is_held_and_not_read_yet() -> None:
     """It is in flight at its holder once it is read; what was done there is never read into memory."""
-    end = spooled(eras=[(OLD, 1, 7)], marks=Marks([], ["a"]))
+    end = spooled(eras=[(OLD, 1, 7)])
     end.acked("a:1", 1, 3)
     assert not end.reconcile("a:1", Ranges([(3, 5)]))
     load(end, OLD, 1, 6)
@@ -208,7 +204,7 @@ def test_what_is_held_and_not_read_yet() -> None:
 
 def test_what_is_held_no_more_when_it_is_read() -> None:
     """A second link says so: it waits, as there is nobody who would ever tell what became of it."""
-    end = spooled(eras=[(OLD, 1, 5)], marks=Marks([], ["a"]))
+    end = spooled(eras=[(OLD, 1, 5)])
     for held in (Ranges([(2, 4)]), Ranges()):
         assert not end.reconcile("a:1", held)
     load(end, OLD, 1, 4)
@@ -216,9 +212,9 @@ def test_what_is_held_no_more_when_it_is_read() -> None:
 
 
 def test_what_is_settled_and_held_is_not_taken_for_held() -> None:
-    """It is released; the suspect that is there besides is alone."""
-    mark = Mark(OLD, 2, 3, 1, 3, 0)
-    end = spooled(eras=[(OLD, 1, 4)], settled=[(OLD, 1, 2)], marks=Marks([mark], ["a"]))
+    """It is released; the isolated message that is there besides is alone."""
+    mark = Mark(OLD, 2, 3, 1, 3)
+    end = spooled(eras=[(OLD, 1, 4)], settled=[(OLD, 1, 2)], marks=Marks([mark]))
     load(end, OLD, 1, 3)
     assert list(end.reconcile("a:1", Ranges([(1, 3)]))) == [(1, 2)]
     end.check()
@@ -249,7 +245,6 @@ def test_others_are_told_the_floor_of_the_cursor_on_disk() -> None:
     assert (end.floor, end.safe_floor) == (2, 2)
     end.acked("a:1", 2, 3)
     assert (end.floor, end.safe_floor) == (3, 2)
-    assert end.backlog is not None
     end.backlog.floor = end.floor
     end.check()
     assert (end.safe_floor, end.numbering.floor(OLD, end.safe_floor)) == (3, 3)
@@ -263,7 +258,7 @@ def test_a_letter_that_was_stored_before_its_cursor() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     [letter] = end.letters()
     begun = Recovered([(NOW, 1, 2)], [], [], Marks()).begin("n:4:jobs", 2**20, 0.0)
-    later = OutgoingQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
+    later = DurableQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
     later.restore_letter(letter)
     later.restore_letter(letter)
     later.check()
@@ -307,8 +302,7 @@ def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
     end.accept(bodies(1), 0)
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
-    assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0, 0)]
-    assert end.backlog is not None
+    assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0)]
     end.buried([number for number, _ in end.backlog.take_letters()])
     assert end.marks().marks == []
 
@@ -332,7 +326,7 @@ def test_neighbours_have_one_mark() -> None:
         pass
     for number in range(1, 7):
         end.nacked("a:1", Nack(number, number + 1, 1, LEASE, 0), 0.0)
-    assert end.marks().marks == [Mark(OLD, 1, 3, 2, 0, 0), Mark(NOW, 1, 5, 2, 0, 0)]
+    assert end.marks().marks == [Mark(OLD, 1, 3, 2, 0), Mark(NOW, 1, 5, 2, 0)]
 
 
 def test_states_are_taken_only_when_they_have_changed() -> None:
@@ -340,20 +334,20 @@ def test_states_are_taken_only_when_they_have_changed() -> None:
     end = spooled()
     end.accept(bodies(4), 0)
     dispatch(end)
-    assert end.take_news() == News([], ["a"], max_attempts=5)
+    assert end.take_news() == News([], max_attempts=5)
     end.acked("a:1", 1, 2)
-    assert end.take_news() == News(None, ["a"], max_attempts=5)
+    assert end.take_news() == News(max_attempts=5)
     end.nacked("a:1", Nack(2, 3, 1, LEASE, 0), 0.0)
-    assert end.take_news() == News([(2, 3, 2, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0)], max_attempts=5)
     end.nacked("a:1", Nack(3, 4, 1, REJECTED), 0.0)
-    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0), (3, 4, 1, 0)], max_attempts=5)
     end.leave()
-    assert end.take_news() == News([(2, 3, 2, 0, 0), (3, 4, 1, 0, 0)], ["a"], max_attempts=5)
+    assert end.take_news() == News([(2, 3, 2, 0), (3, 4, 1, 0)], max_attempts=5)
 
 
 def test_marks_beyond_the_limit() -> None:
-    """Those with strikes, deaths and most attempts stay, the oldest first; the others begin again at 1."""
-    marks = [Mark(NOW, n, n + 1, 2 + n % 3, int(n == 70), int(n == 90)) for n in range(1, 100)]
+    """Those with most deaths and attempts stay, the oldest first; the others begin again at 1."""
+    marks = [Mark(NOW, n, n + 1, 2 + n % 3, {70: 1, 90: 4}.get(n, 0)) for n in range(1, 100)]
     each = len(msgspec.msgpack.encode(marks[0]))
     packed = pack_marks(marks, 5 + 5 * each)
     assert len(packed) <= 5 + 5 * each
@@ -365,26 +359,25 @@ def test_marks_beyond_the_limit() -> None:
 OURSELVES = "n:3"
 
 
-def takes_itself(end: OutgoingQueue) -> None:
+def takes_itself(end: DurableQueue) -> None:
     """The node consumes its own queue, and the cursor says so."""
     consume(end, OURSELVES, "n")
     end.reconcile(OURSELVES, Ranges())
 
 
 def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> None:
-    """The lowest ones, as many as a consumer may hold with so many deaths; suspects, settled ones and new ones not."""
-    marks = [Mark(OLD, 1, 2, 2, 3, 1), Mark(OLD, 2, 100, 1, 2, 0), Mark(OLD, 101, 200, 3, 1, 0)]
-    end = spooled(eras=[(OLD, 1, 9001)], settled=[(OLD, 3, 5)], marks=Marks(marks, ["n"], True), died=True)
-    assert end.backlog is not None
+    """The lowest ones, as many as a consumer may hold with so many deaths; isolated, settled and new ones not."""
+    marks = [Mark(OLD, 1, 2, 2, 3), Mark(OLD, 2, 100, 1, 2), Mark(OLD, 101, 200, 3, 1)]
+    end = spooled(eras=[(OLD, 1, 9001)], settled=[(OLD, 3, 5)], marks=Marks(marks, True), died=True)
     assert end.backlog.changed
     assert end.marks().marks == [
-        Mark(OLD, 1, 2, 2, 3, 1),
-        Mark(OLD, 2, 3, 1, 3, 0),
-        Mark(OLD, 5, 68, 1, 3, 0),
-        Mark(OLD, 68, 100, 1, 2, 0),
-        Mark(OLD, 100, 101, 1, 1, 0),
-        Mark(OLD, 101, 200, 3, 2, 0),
-        Mark(OLD, 200, 4295, 1, 1, 0),
+        Mark(OLD, 1, 2, 2, 3),
+        Mark(OLD, 2, 3, 1, 3),
+        Mark(OLD, 5, 68, 1, 3),
+        Mark(OLD, 68, 100, 1, 2),
+        Mark(OLD, 100, 101, 1, 1),
+        Mark(OLD, 101, 200, 3, 2),
+        Mark(OLD, 200, 4295, 1, 1),
     ]
     end.accept(bodies(2), 0)
     load(end, OLD, 1, 9000)
@@ -397,60 +390,43 @@ def test_a_death_of_its_own_queue_counts_for_what_the_node_may_have_held() -> No
 
 @pytest.mark.parametrize(("taking", "died"), [(False, True), (True, False)])
 def test_a_death_that_is_not_of_its_own_queue(taking: bool, died: bool) -> None:
-    """Nobody took, or it closed in order: nothing is accused."""
-    end = spooled(eras=[(OLD, 1, 10)], marks=Marks([], [], taking), died=died)
+    """Nobody took, or it closed in order: no death is counted."""
+    end = spooled(eras=[(OLD, 1, 10)], marks=Marks([], taking), died=died)
     assert not end.marks().marks
 
 
-@pytest.mark.parametrize(("holder", "node_id"), [(OURSELVES, "n"), ("b:1", "b")])
-def test_a_consumer_is_given_something_once_the_cursor_names_it(holder: str, node_id: str) -> None:
-    """Each time that it begins to take: the next life must know whom to wait for, and what this one died of."""
+def test_its_own_node_is_given_something_once_the_cursor_says_so() -> None:
+    """Each time that it begins to take: its next life must know what this one died of. Others never wait for that."""
     end = spooled()
     end.accept(bodies(4), 0)
-    assert end.backlog is not None
-    end.set_consumer(holder, node_id, consumes=True)
-    assert (dispatch(end, holder, 1), dispatch(end, "a:1", 1), end.awaits_cursor) == (None, (1, 2), True)
-    end.backlog.cursor_stored(1, end.take_news())
-    assert (dispatch(end, holder, 1), end.awaits_cursor) == ((2, 3), False)
-    end.backlog.take_settled()
-    end.set_consumer(holder, node_id, consumes=False)
-    assert end.backlog.changed == (holder == OURSELVES)
-    assert not end.marks().taking
-    before = end.take_news()
-    end.set_consumer(holder, node_id, consumes=True)
-    end.backlog.cursor_stored(1, before)
-    assert dispatch(end, holder, 1) is None
-
-
-def test_more_consumers_than_a_cursor_names() -> None:
-    """They need not wait; this node itself always does, since it has a place of its own."""
-    end = spooled()
-    end.accept(bodies(200), 0)
-    assert end.backlog is not None
-    for number in range(CONSUMERS_KEPT):
-        end.set_consumer(f"{number:03}:1", f"{number:03}", consumes=True)
-    end.backlog.cursor_stored(1, end.take_news())
-    assert not end.awaits_cursor
-    assert dispatch(end, "a:1", 1) == (1, 2)
     end.set_consumer(OURSELVES, "n", consumes=True)
-    assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == (None, True)
+    assert (dispatch(end, OURSELVES, 1), dispatch(end, "a:1", 1), end.awaits_cursor) == (None, (1, 2), True)
     end.backlog.cursor_stored(1, end.take_news())
     assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == ((2, 3), False)
+    end.backlog.take_settled()
+    end.set_consumer(OURSELVES, "n", consumes=False)
+    assert end.backlog.changed
+    assert not end.marks().taking
+    before = end.take_news()
+    end.set_consumer(OURSELVES, "n", consumes=True)
+    end.backlog.cursor_stored(1, before)
+    assert (dispatch(end, OURSELVES, 1), end.awaits_cursor) == (None, True)
+    end.set_consumer("b:1", "b", consumes=True)
+    assert (dispatch(end, "b:1", 1), end.backlog.changed) == ((3, 4), True)
 
 
 @pytest.mark.parametrize("undo", ["nack", "return", "lost with its link", "leave", "ack", ""])
-def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
-    """Should it kill, the next life strikes it, and nothing else, since nothing else ran; it need not have killed."""
-    suspected = [Mark(OLD, 1, 3, 2, 3, 0)]
-    end = spooled(eras=[(OLD, 1, 9)], marks=Marks(suspected, ["n"]))
+def test_an_isolated_message_of_its_own_is_on_disk_before_it_runs(undo: str) -> None:
+    """Should the node die, that was with it in hand, and with nothing else of the queue: no other counts a death."""
+    isolated = [Mark(OLD, 1, 3, 2, 3)]
+    end = spooled(eras=[(OLD, 1, 9)], marks=Marks(isolated))
     load(end, OLD, 1, 8)
     takes_itself(end)
-    assert end.backlog is not None
     assert (dispatch(end, OURSELVES), end.awaits_cursor) == (None, True)
     end.backlog.cursor_stored(1, end.take_news())
     assert (dispatch(end, OURSELVES), end.awaits_cursor) == ((1, 2), False)
     assert end.backlog.changed
-    assert end.take_news().running == (1, 2, 2, 3, 0)
+    assert end.take_news().running == (1, 2, 2, 3)
     end.backlog.take_settled()
     match undo:
         case "nack":
@@ -469,40 +445,39 @@ def test_a_suspect_of_ones_own_is_on_disk_before_it_runs(undo: str) -> None:
     if not undo:
         later = Recovered([(OLD, 1, 9)], [], [], marks, died=True)
         _, backlog = later.begin("n:4:jobs", 2**20, 0.0)
-        assert backlog.kept_states() == [(1, 2, 2, 4, 1), (2, 3, 2, 3, 0)]
+        assert backlog.kept_states() == [(1, 2, 3, 4), (2, 3, 2, 3)]
 
 
-def test_who_killed_its_own_node_often_enough_is_buried_at_the_start() -> None:
+def test_a_message_with_which_its_own_node_died_too_often_is_a_dead_letter_at_the_start() -> None:
     """With its letter to be stored, and without being run once more."""
-    guilty = Mark(OLD, 1, 2, 2, 6, 3)
-    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([guilty], ["n"], True, guilty), died=True)
+    fatal = Mark(OLD, 1, 2, 5, 6)
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([fatal], True, fatal), died=True)
     load(end, OLD, 1, 2)
     [letter] = end.letters()
-    assert (letter.id, letter.reason, letter.attempts, letter.strikes) == (f"{OLD}/1", "poison", 2, 4)
-    assert letter.error == "4 times its consumer died while it ran nothing but this message"
+    assert (letter.id, letter.reason, letter.attempts, letter.deaths) == (f"{OLD}/1", "died with it", 5, 7)
+    assert letter.error == "7 times a consumer died with it in hand, at last with no other message"
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
-    assert end.backlog is not None
     assert [number for number, _ in end.backlog.take_letters()] == [1]
 
 
-def test_who_is_guilty_by_what_the_handle_asks_for() -> None:
+def test_a_dead_letter_by_what_the_handle_asks_for() -> None:
     """Its options may come later than what was recovered."""
-    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 1, 6, 3)], ["n"]))
+    end = spooled(eras=[(OLD, 1, 3)], marks=Marks([Mark(OLD, 1, 2, 4, 6)]))
     load(end, OLD, 1, 2)
     assert not end.letters()
     end.adopt_options(RAW, 3, 2**20)
     end.check()
-    assert [letter.reason for letter in end.letters()] == ["poison"]
+    assert [letter.reason for letter in end.letters()] == ["died with it"]
     assert end.marks().max_attempts == 3
 
 
-def test_what_a_living_consumer_holds_among_others_is_no_suspect() -> None:
+def test_what_a_living_consumer_holds_among_others_is_not_isolated() -> None:
     """The guess was wrong: it was not in our hands as we died. Alone it may be one."""
-    marks = Marks([Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0)], ["a"], True)
+    marks = Marks([Mark(OLD, 1, 3, 1, 2), Mark(OLD, 3, 4, 1, 3)], True)
     end = spooled(eras=[(OLD, 1, 5)], marks=marks, died=True)
     load(end, OLD, 1, 4)
     end.reconcile("a:1", Ranges([(1, 3)]))
     end.reconcile("b:1", Ranges([(3, 4)]))
     end.check()
-    assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2, 0), Mark(OLD, 3, 4, 1, 3, 0), Mark(OLD, 4, 5, 1, 1, 0)]
+    assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2), Mark(OLD, 3, 4, 1, 3), Mark(OLD, 4, 5, 1, 1)]

@@ -128,7 +128,7 @@ def test_a_refused_message_goes_to_the_others() -> None:
     assert (end.waiting_for("a:1"), end.waiting_for("b:1")) == (0, 1)
     assert dispatch(end, "a:1") is None
     end.expire(0.0)
-    end.gone("b:1", died=True)
+    end.gone("b:1", 0.0, died=True)
     end.expire(5.0)
     assert end.state(1) == "waiting", "b may come back"
     end.expire(10.0)
@@ -145,7 +145,7 @@ def test_a_refused_message_does_not_wait_for_ever() -> None:
     end.expire(0.0)
     assert dispatch(end, "b:1") == (1, 2)
     end.expire(5.0)
-    end.gone("b:1", died=True)
+    end.gone("b:1", 0.0, died=True)
     assert end.waiting_for("a:1") == 0
     end.expire(5.0)
     assert end.state(1) == "waiting", "somebody may come who takes it"
@@ -209,7 +209,7 @@ def test_redelivered_messages_go_first() -> None:
     end.accept(bodies(6), 0)
     dispatch(end, "a:1", messages=2)
     dispatch(end, "b:1", messages=2)
-    end.gone("a:1", died=False)
+    end.gone("a:1", 0.0, died=False)
     assert dispatch(end, "b:1", messages=10) == (1, 3)
     assert dispatch(end, "b:1", messages=10) == (5, 7)
     end.check()
@@ -220,11 +220,11 @@ def test_the_ack_of_an_earlier_holder_settles() -> None:
     end = producer(consumers=2)
     end.accept(bodies(2), 0)
     dispatch(end, "a:1")
-    end.gone("a:1", died=False)
+    end.gone("a:1", 0.0, died=False)
     dispatch(end, "b:1")
     end.acked("a:1", 1, 2)
     assert end.state(1) == "processed"
-    assert end.take_releases() == [("b:1", 1, 2)]
+    assert end.releases == [("b:1", 1, 2)]
     end.check()
 
 
@@ -253,11 +253,37 @@ def test_a_hung_holder_loses_what_it_has() -> None:
     end.accept(bodies(1), 0)
     dispatch(end)
     end.lapse("a:1", "its consumer hangs", 0.0)
-    assert end.take_releases() == [("a:1", 1, 2)]
+    assert end.releases == [("a:1", 1, 2)]
     run = end.pick("b:1", 1, HUGE, HUGE)
     assert run is not None
     assert run.attempt == 2
     end.sent("b:1", run)
+
+
+def test_an_isolated_message_goes_to_others_first() -> None:
+    """Than those that died with it, each known by its node; after a second, or if nobody else is there, to any."""
+    end = producer(consumers=3)
+    end.accept(bodies(1), 0)
+    for node in ("a", "a", "a", "b"):
+        assert dispatch(end, f"{node}:1") == (1, 2)
+        end.gone(f"{node}:1", 10.0, died=True)
+        end.set_consumer(f"{node}:1", node, consumes=True)
+    assert (dispatch(end, "a:1"), dispatch(end, "b:1"), end.deadline()) == (None, None, 11.0)
+    assert dispatch(end, "c:1") == (1, 2)
+    end.gone("c:1", 10.5, died=True)
+    assert dispatch(end, "b:1") == (1, 2), "nobody is left with whom it has not died"
+    end.gone("b:1", 10.6, died=True)
+    end.set_consumer("b:1", "b", consumes=True)
+    end.set_consumer("d:1", "d", consumes=True)
+    assert (dispatch(end, "a:1"), dispatch(end, "d:1")) == (None, (1, 2))
+    end.gone("d:1", 12.0, died=True)
+    end.set_consumer("e:1", "e", consumes=True)
+    end.expire(13.0)
+    assert dispatch(end, "a:1") == (1, 2)
+    run = end.in_flight.runs("a:1")[0]
+    assert (run.attempt, run.deaths) == (5, 7)
+    end.reconcile("a:1", Ranges())
+    assert dispatch(end, "b:1") == (1, 2), "it was lost on the way, long after that second"
 
 
 def test_poison_is_isolated_and_found() -> None:
@@ -266,15 +292,15 @@ def test_poison_is_isolated_and_found() -> None:
     end.accept(bodies(10), 0)
     for deaths in range(3):
         dispatch(end)
-        end.gone("a:1", died=True)
+        end.gone("a:1", 0.0, died=True)
         end.set_consumer("a:1", "a", consumes=True)
         assert end.letters() == [], deaths
     for _ in range(5):
         assert dispatch(end) == (1, 2)
         assert dispatch(end) is None
-        end.gone("a:1", died=True)
+        end.gone("a:1", 0.0, died=True)
         end.set_consumer("a:1", "a", consumes=True)
-    assert [(letter.id, letter.reason) for letter in end.letters()] == [("p:1:jobs/1", "poison")]
+    assert [(letter.id, letter.reason) for letter in end.letters()] == [("p:1:jobs/1", "died with it")]
     assert dispatch(end) == (2, 3)
 
 
@@ -285,7 +311,7 @@ def test_a_frame_that_breaks_links_comes_alone_and_later() -> None:
     for _ in range(2):
         dispatch(end)
         end.reconcile("a:1", Ranges())
-        end.waiting.broke(1, 3, 0.0)
+        end.pending.broke(1, 3, 0.0)
         end.check()
     assert end.waiting_count == 0
     end.expire(1.0)
@@ -330,7 +356,7 @@ def test_a_retried_letter_is_a_new_message() -> None:
 def test_a_full_letter_box_stops_dispatch() -> None:
     """Nothing is dropped for lack of room; dropping a letter opens the queue again."""
     end = producer()
-    end._letters.bytes_max = EACH
+    end.dead.bytes_max = EACH
     end.accept(bodies(2), 0)
     dispatch(end, messages=1)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)

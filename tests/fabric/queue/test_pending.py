@@ -55,7 +55,7 @@ def pick(
     *,
     others: bool = True,
 ) -> Run | None:
-    run = table.pick(node_id, messages, size, size_max, room, others=others)
+    run = table.pick(node_id, messages, size, size_max, room, "abc" if others else node_id)
     table.check()
     return run
 
@@ -254,7 +254,7 @@ def test_who_refused_a_message_does_not_get_it() -> None:
 def failed(table: Pending, number: int, now: float, delay: float, node_id: str = "a") -> None:
     """`number` failed at `node_id`."""
     run = run_of(number, 1)
-    run.attempt, run.last_holder = 2, node_id
+    run.attempt, run.avoids = 2, frozenset((node_id,))
     table.again(run, now, delay)
     table.check()
 
@@ -301,7 +301,9 @@ def test_each_failure_goes_to_others_first() -> None:
 def test_a_batch_that_failed_as_a_whole_is_split() -> None:
     """Each message travels alone from there, at once, to others first, with the same attempt."""
     table = empty()
-    table.split(run_of(1, 3), 10.0, "a")
+    run = run_of(1, 3)
+    run.avoids = frozenset("a")
+    table.split(run, 10.0)
     assert (places(table), pick(table, "a")) == ({"returned": [(1, 2), (2, 3), (3, 4)]}, None)
     run = picked(table, "b")
     assert (run.first, run.stop, run.attempt, run.solo) == (1, 2, 1, True)
@@ -329,7 +331,7 @@ def test_a_frame_that_breaks_links_is_taken_apart() -> None:
     for times in range(2, 6):
         table.broke(1, 3, 100.0 * times)
         assert places(table) == {"delayed": [(1, 2), (2, 3)]}
-        waits += [until - 100.0 * times for until, _, _ in table._due]
+        waits += [until - 100.0 * times for until, *_ in table.timers]
         table.expire(100.0 * times + BACKOFF_MAX, [])
     full = [BACKOFF_BASE * 2**doubled for doubled in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert all(most / 2 <= wait <= most + 1e-9 for wait, most in zip(waits, full, strict=True))
@@ -633,7 +635,7 @@ class Model:
                     return
             case "batch":
                 start, stop = run.first, run.stop
-                self.table.split(run, self.now, "nobody")
+                self.table.split(run, self.now)
                 for number in range(start, stop):
                     self.messages[number].place, self.messages[number].solo = "returned", True
                 return
@@ -730,7 +732,7 @@ def test_headers_are_limited_too() -> None:
     extras = {at: Extra(0, {"k": str(at)}) for at in range(100, 1000)}
     assert table.append(1, bodies(1000), 0, extras) == 1000 * EACH
     frames = []
-    while (run := table.pick("b", 1000, HUGE, HUGE, lambda deaths: HUGE, others=False)) is not None:
+    while (run := table.pick("b", 1000, HUGE, HUGE, lambda deaths: HUGE, "b")) is not None:
         frames.append((run.first, run.stop, run.cost, {n: e.headers for n, e in (run.extras or {}).items()}))
     edges = [1, 101 + EXTRAS_MAX, *range(101 + 2 * EXTRAS_MAX, 1001, EXTRAS_MAX), 1001]
     assert [(first, stop) for first, stop, _, _ in frames] == list(pairwise(edges))

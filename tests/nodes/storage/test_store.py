@@ -29,7 +29,7 @@ def letter(store: Store, epoch: int, sequence: int) -> tuple[int, DeadLetter]:
         reason="rejected",
         error="",
         attempts=1,
-        strikes=0,
+        deaths=0,
         data=b"\xa1x",
         codec=MSGPACK,
         sent_ms=0,
