@@ -7,7 +7,7 @@ elsewhere (RELEASE), the disk's cursors (`acks_to_settle`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from random import Random
 
@@ -20,6 +20,7 @@ from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.dispatch import data_frames
+from peerfabric.queue.durable import Backlog as DurablePart
 from peerfabric.queue.durable import Recovered
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.ranges import Ranges, pairs
@@ -58,6 +59,10 @@ class Sender:
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
+        self.for_disk: dict[OutgoingQueue, None] = {}
+        """Durable queues of which something is to be stored or read, until the disk takes note of them."""
+        self.disk_urgent = False
+        """Somebody waits for what the disk has to do, so that it must not wait until its next cursors are due."""
 
     # What users do
 
@@ -130,10 +135,10 @@ class Sender:
             if link.acks_applied > link.acks_settled and link.wire in self._peers.links
         }
 
-    def awaits_cursors(self) -> bool:
-        """Whether somebody may not start a message before `cursors_stored`."""
+    def awaits_cursors(self, changed: Iterable[OutgoingQueue]) -> bool:
+        """Whether somebody may not start a message before `cursors_stored`, of queues that are `changed` since then."""
         return any(link.settled_due and link.acks_applied > link.acks_settled for link in self._unsettled_acks) or any(
-            end.awaits_cursor for end in self.by_queue.values()
+            end.awaits_cursor for end in changed
         )
 
     def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
@@ -301,10 +306,19 @@ class Sender:
                 yield from data_frames(end, links)
                 if end.waiting_count:
                     self._keep(end)
+            if end.backlog is not None and (end.backlog.changed or end.backlog.load_at < end.next):
+                self._tell_disk(end, end.backlog)
             at = end.deadline()
             if at is not None:
                 self._deadlines.put(end, at)
             del self._touched[end]
+
+    def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
+        """The disk may have to read something of `end`, or to store what became of it."""
+        to_read = end.load_bytes() > 0
+        if to_read or backlog.changed:
+            self.for_disk[end] = None
+            self.disk_urgent = self.disk_urgent or to_read or backlog.has_letters or end.awaits_cursor
 
     def _keep(self, end: OutgoingQueue) -> None:
         """Messages of `end` stay behind: look again when a link that has no room has some."""

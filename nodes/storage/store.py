@@ -269,11 +269,6 @@ class Store:
         by_index = {extra.index: extra for extra in extras}
         return Loaded(self.stream(record.epoch), record.first, record.count, bodies, record.unix_ms, by_index)
 
-    def has_news(self) -> bool:
-        """Whether the end has something for the disk. Called under the engine's lock."""
-        end = self.end
-        return end is not None and end.backlog is not None and (end.backlog.changed or end.load_bytes() > 0)
-
     # What became of them
 
     def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
