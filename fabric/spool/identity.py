@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 import msgspec
 
-from peerfabric.errors import NewerFormat, SpoolLocked, SpoolUnsafe
-from peerfabric.spool.cursor import Slots
+from peerfabric.errors import SpoolLocked, SpoolUnsafe
 from peerfabric.spool.files import Files, Place, Process
 from peerfabric.spool.format import CURSOR_MAGIC, NODE_MAGIC, SEGMENT_MAGIC, decode_sheet, encode_sheet
-from peerfabric.spool.inventory import read_header
+from peerfabric.spool.inventory import Found, read_header
 from peerfabric.spool.segment import discard, write
 
 EPOCH_RANDOM_BITS: Final = 20
@@ -138,8 +135,8 @@ def guess_owner(files: Files, folder: str) -> Owner | None:
     return best
 
 
-def check_versions(files: Files, folder: str) -> None:
-    """See that no later version has written in a spool, before anything in it is changed.
+def find_logs(files: Files, folder: str) -> dict[str, Found]:
+    """What is in the folder of each log; so no later version has written in a spool, before anything in it is changed.
 
     One that writes newer files says so in `node` first; but that may be lost. What cannot be read now is looked at when
     its log is opened, which changes nothing of it before.
@@ -147,18 +144,13 @@ def check_versions(files: Files, folder: str) -> None:
     Raises:
         NewerFormat: A later version has.
     """
-    for inner in _logs(files, folder):
-        looks: list[Callable[[], object]] = [Slots(files, inner).read]
-        looks += [
-            partial(read_header, files, f"{inner}/{name}") for name in _names(files, inner) if name.endswith(".seg")
-        ]
-        for look in looks:
-            try:
-                look()
-            except NewerFormat:
-                raise
-            except OSError:
-                pass
+    logs = {}
+    for name in _names(files, f"{folder}/queues"):
+        queue = f"{folder}/queues/{name}"
+        found = logs[queue] = Found(files, queue, strict=False)
+        if "dead" in found.names or not found.whole:
+            logs[f"{queue}/dead"] = Found(files, f"{queue}/dead", strict=False)
+    return logs
 
 
 def _logs(files: Files, folder: str) -> list[str]:

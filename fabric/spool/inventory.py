@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
 
+from peerfabric.errors import NewerFormat
+from peerfabric.spool.cursor import Cursor, Slots
 from peerfabric.spool.files import Files, refusal
 from peerfabric.spool.format import (
     PREALLOCATED,
@@ -25,6 +29,48 @@ class Identity(NamedTuple):
     kind: int
 
 
+T = TypeVar("T")
+
+
+class Found:
+    """What lies in the folder of a log: its names, its cursor, and the size and header of each segment.
+
+    Args:
+        fresh: The folder was just made, so nothing is in it.
+        strict: Raise what keeps it from being read; else something is missing then, and it is not `whole`.
+
+    Raises:
+        NewerFormat: A later version wrote in it.
+        SpoolError: Something of it cannot be read now.
+    """
+
+    def __init__(self, files: Files, folder: str, *, fresh: bool = False, strict: bool = True) -> None:
+        self.whole = True
+        self._strict = strict
+        self.names: list[str] = [] if fresh else self._tried(partial(files.names, folder)) or []
+        self.slots = Slots(files, folder)
+        self.cursor: Cursor | None = self._tried(self.slots.read) if self.names else None
+        self.headers: dict[str, tuple[int, SegmentHeader | None]] = {}
+        for name in self.names:
+            if name.endswith(".seg"):
+                found = self._tried(partial(read_header, files, f"{folder}/{name}"))
+                if found is not None:
+                    self.headers[name] = found
+
+    def _tried(self, look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except OSError as error:
+            if self._strict or isinstance(error, NewerFormat):
+                raise
+            self.whole = False
+            return None
+
+    @property
+    def segments_bytes(self) -> int:
+        return sum(size for size, _ in self.headers.values())
+
+
 def open_file(files: Files, path: str, *, write: bool = False) -> int:
     """A descriptor for a file that is there.
 
@@ -38,22 +84,15 @@ def open_file(files: Files, path: str, *, write: bool = False) -> int:
         raise refusal(error, path) from error
 
 
-def find_segments(files: Files, folder: str, identity: Identity, problems: list[str]) -> tuple[list[Segment], int]:
+def find_segments(found: Found, folder: str, identity: Identity, problems: list[str]) -> tuple[list[Segment], int]:
     """The segments of `identity` in the order of the log, and the highest serial that any file has.
 
-    What is not ours is left alone and told of in `problems`. Nothing is changed.
-
-    Raises:
-        NewerFormat: A later version wrote one of them.
-        SpoolError: A file cannot be opened or read.
+    What is not ours is left alone and told of in `problems`.
     """
     segments: list[Segment] = []
     highest = 0
-    for name in files.names(folder):
-        if not name.endswith(".seg"):
-            continue
+    for name, (size, header) in found.headers.items():
         path = f"{folder}/{name}"
-        size, header = read_header(files, path)
         named = parse_name(name)
         highest = max(highest, header.through if header else named[0] if named else 0)
         if header is not None and Identity(header.node_id, header.queue, header.kind) != identity:

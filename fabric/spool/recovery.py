@@ -8,10 +8,9 @@ from functools import partial
 from math import inf
 
 from peerfabric.ranges import Ranges
-from peerfabric.spool.cursor import Cursor
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import DEAD, RECORD_BYTES
-from peerfabric.spool.inventory import Identity, find_segments, open_file
+from peerfabric.spool.inventory import Found, Identity, find_segments, open_file
 from peerfabric.spool.losses import Known, lost, settled
 from peerfabric.spool.quarantine import Quarantine
 from peerfabric.spool.scan import Damage, Read, reader_of, scan
@@ -44,11 +43,10 @@ class Recoverer:
     what is good, and a later start finds all of it.
 
     Raises:
-        NewerFormat: A later version wrote something in it; nothing was changed.
         SpoolError: A file could not be opened or read; nothing was changed.
     """
 
-    def __init__(self, files: Files, folder: str, identity: Identity, *, repair: bool) -> None:
+    def __init__(self, files: Files, folder: str, identity: Identity, there: Found, *, repair: bool) -> None:
         self.found = Recovery()
         self.segments: list[Segment] = []
         self._files = files
@@ -59,11 +57,13 @@ class Recoverer:
         self._known = Known()
         self._before = (0, 1)
         self._repairs: list[Callable[[], object]] = []
-        segments, self.serial = find_segments(files, folder, identity, self.found.problems)
+        self._there = there
+        segments, self.serial = find_segments(there, folder, identity, self.found.problems)
         self._segments = segments
 
-    def run(self, cursor: Cursor | None) -> None:
+    def run(self) -> None:
         """Fill `found` and `segments`, and repair what can be repaired."""
+        cursor = self._there.cursor
         superseded = self._superseded(self._segments)
         segments = [segment for segment in self._segments if segment not in superseded]
         # What a compaction copied counts only where the original is gone: so originals come first.
@@ -220,7 +220,7 @@ class Recoverer:
         return not self._try(segment.path, self._files.unlink)
 
     def _clear_temporary(self) -> None:
-        for name in self._files.names(self._folder):
+        for name in self._there.names:
             if name.endswith(".seg.tmp"):
                 self._try(f"{self._folder}/{name}", self._files.unlink)
 

@@ -28,6 +28,8 @@ class Shelf:
     segment_bytes: int
     fsync: bool
     """Whether what is synced must survive the loss of power."""
+    outer: list[str]
+    """The folders above, as long as it is not sure that the names in them which lead here are durable."""
 
     def header(self, serial: int, through: int, revision: int, made: int, unix_ms: int) -> SegmentHeader:
         """The header of a new segment; `made` tells apart those that this life makes under one serial."""

@@ -19,11 +19,10 @@ class Sync:
     """One sync under way: what it covers, as of its beginning."""
 
     files: Files
-    folder: str
     parts: list[tuple[Segment, int, int]]
     """(segment, descriptor, end)"""
-    fresh: bool
-    """A name in the folder is new."""
+    folders: list[str]
+    """Those in which a name is new."""
     mark: int
     """How many records were appended before."""
 
@@ -31,8 +30,8 @@ class Sync:
         """Make it durable. Touches nothing but descriptors, so it needs no lock."""
         for _, descriptor, _ in self.parts:
             self.files.sync(descriptor)
-        if self.fresh:
-            self.files.sync_folder(self.folder)
+        for folder in self.folders:
+            self.files.sync_folder(folder)
 
 
 class Pending(NamedTuple):
@@ -47,6 +46,7 @@ class Pending(NamedTuple):
 def save(
     files: Files,
     folder: str,
+    outer: Iterable[str],
     pending: Iterable[Pending],
     header: Callable[[int], SegmentHeader],
     segment_bytes: int,
@@ -77,7 +77,8 @@ def save(
             records.append(record)
         for segment, _ in made:
             files.sync(segment.descriptor)
-        files.sync_folder(folder)
+        for path in (*outer, folder):
+            files.sync_folder(path)
     except OSError as error:
         for segment, _ in made:
             discard(files, segment.path, segment.descriptor)

@@ -45,6 +45,7 @@ class Writer:
         self.pressed = False
         """An append was refused for lack of space."""
         self.pending: deque[Pending] = deque()
+        self.outer = shelf.outer
         self._shelf, self._contents = shelf, shelf.contents
         self._serial = serial
         self._made = 0
@@ -231,7 +232,8 @@ class Writer:
         for segment in self._dirty:
             segment.syncs += 1
         fresh = any(segment.fresh for segment in self._dirty)
-        return Sync(self._shelf.files, self._shelf.folder, parts, fresh, self.appended)
+        folders = [*self.outer, self._shelf.folder] if fresh else []
+        return Sync(self._shelf.files, parts, folders, self.appended)
 
     def sync_end(self, token: Sync, error: BaseException | None) -> None:
         self._syncing = False
@@ -240,6 +242,8 @@ class Writer:
         if error is not None:
             self._fail(token)
         else:
+            if token.folders:
+                self.outer.clear()
             for segment, _, end in token.parts:
                 # One that was cut meanwhile ends before `end`: a sync after a failed one proves nothing.
                 if end <= segment.end and not segment.doubtful:
@@ -278,7 +282,11 @@ class Writer:
             segment.end = segment.synced
             try:
                 self._shelf.files.truncate(segment.descriptor, segment.end)
-                if not segment.end:
+                if segment.end:
+                    # If the end came back after a loss of power, with a hole in it, what is behind the hole would lie
+                    # before what is written again.
+                    self._shelf.files.sync(segment.descriptor)
+                else:
                     self._shelf.files.unlink(segment.path)
             except OSError:
                 # What stays there has the numbers and the content of what is written again.
@@ -294,7 +302,9 @@ class Writer:
             SpoolError: It is still only in memory; the next call tries again with another segment.
         """
         self._shelf.hold.check()
-        places = save(self._shelf.files, self._shelf.folder, self.pending, self._next_header, self._shelf.segment_bytes)
+        shelf = self._shelf
+        places = save(shelf.files, shelf.folder, self.outer, self.pending, self._next_header, shelf.segment_bytes)
+        self.outer.clear()
         self._unsaved = False
         self.pending.clear()
         self.durable = self.appended

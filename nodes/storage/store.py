@@ -83,7 +83,8 @@ class Store:
         self.end: OutgoingQueue | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
-        self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
+        self._dead: Log | None = spool.dead(queue, unix_ms=unix_ms) if spool.has_dead(queue) else None
+        """Made with the first dead letter: most queues never have one."""
         self._unburied: set[str] = set()
         """DeadLetters that were retried or dropped before they were stored, which need not be any more."""
         self._letters_unsynced = False
@@ -135,13 +136,13 @@ class Store:
 
     def letters(self) -> list[DeadLetter]:
         """The dead letters that were neither retried nor dropped."""
-        return list(_read_letters(self._dead))
+        return list(_read_letters(self._dead)) if self._dead is not None else []
 
     @property
     def findings(self) -> list[str]:
         """What was wrong with the files, for the log."""
-        found = [self._log.recovery, self._dead.recovery]
-        return [line for recovery in found for line in (*recovery.torn, *recovery.problems)]
+        logs = [self._log] if self._dead is None else [self._log, self._dead]
+        return [line for log in logs for line in (*log.recovery.torn, *log.recovery.problems)]
 
     # Messages
 
@@ -283,30 +284,33 @@ class Store:
             return [number for number, _ in letters]
         numbers: list[int] = []
         with self.lock:
+            if self._dead is None:
+                self._dead = self._spool.dead(self.queue, unix_ms=unix_ms)
+            dead = self._dead
             if self._letters_unsynced:
-                self._sync_letters()
+                self._sync_letters(dead)
             for number, letter in letters:
                 epoch, sequence = _place(letter.id)
                 if letter.id in self._unburied:
                     self._unburied.remove(letter.id)
-                    self._dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
-                elif not self._dead.has(epoch, sequence):
+                    dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
+                elif not dead.has(epoch, sequence):
                     body, codec = join([letter.data], letter.codec)
                     bare = msgspec.structs.replace(letter, data=b"")
                     try:
-                        self._dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                        dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
                     except SpoolError:
                         if not numbers:
                             raise
                         break
                 numbers.append(number)
             if self.fsync:
-                self._sync_letters()
+                self._sync_letters(dead)
         return numbers
 
-    def _sync_letters(self) -> None:
+    def _sync_letters(self, dead: Log) -> None:
         self._letters_unsynced = True
-        self._dead.sync()
+        dead.sync()
         self._letters_unsynced = False
 
     def unbury(self, *identities: str) -> None:
@@ -318,7 +322,7 @@ class Store:
         with self.lock:
             for identity in identities:
                 epoch, sequence = _place(identity)
-                if not self._dead.has(epoch, sequence):
+                if self._dead is None or not self._dead.has(epoch, sequence):
                     self._unburied.add(identity)
                 else:
                     self._dead.settle(epoch, sequence, sequence + 1)
@@ -342,7 +346,7 @@ class Store:
                 self._write_unburied()
 
     def _write_unburied(self) -> None:
-        if not self._gathered or self._spool.hold.is_deleted():
+        if not self._gathered or self._dead is None or self._spool.hold.is_deleted():
             return
         self._dead.write_cursor()
         self._gathered = False
@@ -397,6 +401,12 @@ class Store:
             self._compacting = failed is None
         if failed is not None and not complained:
             _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, failed)
+
+    def check(self) -> None:
+        """Assert the invariants of its logs."""
+        for log in (self._log, self._dead):
+            if log is not None:
+                log.check()
 
     def _write_what_fits(self) -> None:
         """A cursor has its space on a full disk. What it settles makes room for the rest, which may wait."""
