@@ -157,7 +157,8 @@ class Sender:
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._touch(end)
-        self._tell_waiting(end)
+        if end.waiting_count:  # a PING names all queues of its peer, so that not each of them should cause one
+            self._tell_waiting(end)
 
     # What peers say
 
