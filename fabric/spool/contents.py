@@ -23,6 +23,8 @@ class Contents:
         self.unsettled = 0
         self.next: dict[int, int] = {}
         """By epoch of this life, the sequence after the last one appended."""
+        self._settled_ahead = set(settled)
+        """Epochs of which something may be settled before it is appended."""
         for segment in segments:
             for epoch, first, stop in segment.extents:
                 self._count(segment, epoch, first, stop, 1)
@@ -30,6 +32,19 @@ class Contents:
 
     def append(self, segment: Segment, epoch: int, first: int, stop: int) -> None:
         """A record was written at the end of `segment`."""
+        line, extents = self.index.lines.get(epoch), segment.extents
+        if line is not None and extents and epoch not in self._settled_ahead:
+            last_epoch, low, high = extents[-1]
+            _, stops, segments = line
+            there = self.next.get(epoch, first)
+            if there <= first == high == stops[-1] and last_epoch == epoch and segments[-1] is segment:
+                # As mostly, it follows the one before it.
+                extents[-1] = (epoch, low, stop)
+                stops[-1] = self.next[epoch] = stop
+                segment.messages += stop - first
+                segment.unsettled += stop - first
+                self.unsettled += stop - first
+                return
         segment.extend(epoch, first, stop)
         self._count(segment, epoch, first, stop, 1)
         self.index.add(epoch, first, stop, segment)
@@ -69,6 +84,8 @@ class Contents:
                 segment.unsettled -= count
                 self.unsettled -= count
         ranges.add(start, stop)
+        if stop > self.next.get(epoch, 0):
+            self._settled_ahead.add(epoch)
 
     def forget(self) -> None:
         """Drop from `settled` what is in no segment, and will not be."""

@@ -141,8 +141,9 @@ class Log:
             SpoolFull: No space, or the limit is reached; nothing is stored.
             SpoolError: The disk refused; nothing is stored.
         """
-        self._check_append(epoch)
-        self._writer.append(epoch, (first, count, codec, body, extras), unix_ms)
+        if self._closed or epoch < self._epoch or not self._repair:
+            self._check_append(epoch)
+        self._writer.append(epoch, first, count, codec, body, extras, unix_ms)
 
     def append_many(self, records: Sequence[Entry], epoch: int, *, unix_ms: int) -> int:
         """Write batches `(first, count, codec, body, extras)` with as few calls as possible.
@@ -162,11 +163,6 @@ class Log:
         if self._closed or not self._repair:
             state = "is closed" if self._closed else "is open for reading only"
             raise SpoolError(self.folder, state, step="open the spool again, to write to it")
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes appended in this life."""
-        return self._writer.written_bytes
 
     @property
     def used_bytes(self) -> int:

@@ -40,13 +40,14 @@ class Writer:
 
     def __init__(self, shelf: Shelf, serial: int) -> None:
         self.fsync = shelf.fsync
-        self.written_bytes = 0
         self.appended = self.durable = 0
         self.pressed = False
         """An append was refused for lack of space."""
         self.pending: deque[Pending] = deque()
         self.outer = shelf.outer
-        self._shelf, self._contents = shelf, shelf.contents
+        self._shelf, self._contents, self._share = shelf, shelf.contents, shelf.share
+        self._write, self._segment_bytes = shelf.files.write, shelf.segment_bytes
+        self._limited = shelf.budget.limit_bytes is not None
         self._serial = serial
         self._made = 0
         self._dead = shelf.identity.kind == DEAD
@@ -61,18 +62,41 @@ class Writer:
 
     # Append
 
-    def append(self, epoch: int, entry: Entry, unix_ms: int) -> None:
-        first, count, codec, body, extras = entry
+    def append(
+        self, epoch: int, first: int, count: int, codec: int, body: Buffer, extras: Buffer, unix_ms: int
+    ) -> None:
+        # All small messages go this way, so it has few calls.
         total = RECORD_BYTES + len(body) + len(extras)
-        segment = self._room(total, unix_ms)
+        segment = self._tail
+        if (
+            segment is None
+            or unix_ms != self._looked_ms
+            or segment.end + total > self._segment_bytes
+            or self._limited
+            or self._unsaved
+        ):
+            segment = self._room(total, unix_ms)
         while True:
             header = record_header(segment.salt, segment.end, body, extras, epoch, first, count, codec, unix_ms)
-            _, error = write(self._shelf.files, segment.descriptor, segment.end, (header, body, extras), total)
-            if error is None:
-                break
+            parts = (header, body, extras) if extras else (header, body)
+            try:
+                if self._write(segment.descriptor, segment.end, parts) == total:
+                    break
+                _, error = write(self._shelf.files, segment.descriptor, segment.end, parts, total)  # which says why not
+                if error is None:
+                    break
+            except OSError as refused:
+                error = refused
             self._undo(segment)
             segment = self._onto_spare(error, unix_ms)
-        self._stored(segment, epoch, entry, total, unix_ms)
+        if segment.synced == segment.end:
+            self._dirty.append(segment)
+        segment.end += total
+        self._share.bytes += total
+        self.appended += 1
+        self._contents.append(segment, epoch, first, first + count)
+        if self.fsync:
+            self.pending.append(Pending(segment, epoch, (first, count, codec, bytes(body), bytes(extras)), unix_ms))
 
     def append_many(self, epoch: int, entries: Sequence[Entry], unix_ms: int) -> int:
         """Append as many as possible; raises only if that is none."""
@@ -191,7 +215,6 @@ class Writer:
         if not segment.dirty:
             self._dirty.append(segment)
         segment.end += total
-        self.written_bytes += total
         self._shelf.share.bytes += total
         self.appended += 1
         first = entry[0]

@@ -27,7 +27,7 @@ from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import pairs
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Reader, Record, Spool
-from peerfabric.wire.batch import cuts, join, split
+from peerfabric.wire.batch import cuts, join, join_one, split
 from peerfabric.wire.frames import MSGPACK, Extra
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -83,6 +83,7 @@ class Store:
         self.end: OutgoingQueue | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
+        self._append, self._epoch = self._log.append, spool.epoch
         self._dead: Log | None = spool.dead(queue, unix_ms=unix_ms) if spool.has_dead(queue) else None
         """Made with the first dead letter: most queues never have one."""
         self._unburied: set[str] = set()
@@ -156,9 +157,12 @@ class Store:
         Raises:
             SpoolFull, SpoolError: None of them is stored.
         """
+        if len(bodies) == 1:
+            self.append_one(first, bodies[0], extras[0] if extras else None, codec, unix_ms)
+            return 1
         records = []
         sizes = list(map(len, bodies))
-        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD) if len(sizes) > 1 else [0, len(sizes)]
+        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)
         for low, high in pairwise(edges):
             body, as_codec = join(bodies[low:high], codec)
             own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
@@ -169,10 +173,6 @@ class Store:
         try:
             if not lock.acquire(False):
                 lock.wait()
-            if len(records) == 1:
-                sequence, count, as_codec, body, packed = records[0]
-                self._log.append(self._spool.epoch, sequence, count, as_codec, body, packed, unix_ms=unix_ms)
-                return count
             stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
         finally:
             try:
@@ -180,6 +180,23 @@ class Store:
             except RuntimeError:
                 pass  # it was not taken
         return edges[stored]
+
+    def append_one(self, sequence: int, data: bytes, extra: Extra | None, codec: int, unix_ms: int) -> None:
+        """As `append`, for one message."""
+        body, as_codec = join_one(data, codec)
+        packed = _encode([extra]) if extra is not None else b""
+        lock = self.lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            self._append(self._epoch, sequence, 1, as_codec, body, packed, unix_ms=unix_ms)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def stored(self, first: int, stop: int) -> int:
         """How many of the messages `[first, stop)` of this life are stored, the first ones."""
