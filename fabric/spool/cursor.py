@@ -1,4 +1,4 @@
-"""What is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
+"""Cursor of a log: what is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import msgspec
 
 from peerfabric.errors import SpoolError
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.files import Files, refusal, write
 from peerfabric.spool.format import CURSOR_MAGIC, SHEET_BYTES, Sheet, decode_sheet, encode_sheet
-from peerfabric.spool.segment import write
 
 RANGES_BYTES_MAX: Final = 64 * 1024
 """Ranges beyond that are forgotten: acks so scattered are rare, and a cursor is written several times a second."""

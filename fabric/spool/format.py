@@ -1,4 +1,4 @@
-"""The bytes of the spool: sheets, segment headers, record headers. FORMAT.md says what they mean."""
+"""Format of the spool: the bytes of sheets, segment headers, record headers. FORMAT.md says what they mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of one queue: append at its end, read from anywhere, and let go of what is settled."""
+"""Log of one queue: append at its end, read from anywhere, and let go of what is settled."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from peerfabric.errors import SpoolError, SpoolFull
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.compaction import Compactor
-from peerfabric.spool.contents import Contents
 from peerfabric.spool.cursor import LETTER_RANGES_BYTES_MAX, MARKS_BYTES_MAX, RANGES_BYTES_MAX, lines_of
 from peerfabric.spool.files import Buffer, Files, refusal
+from peerfabric.spool.folder import Hold
 from peerfabric.spool.format import DEAD, MESSAGES
-from peerfabric.spool.hold import Hold
-from peerfabric.spool.inventory import Found, Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
-from peerfabric.spool.shelf import Shelf
-from peerfabric.spool.syncing import Entry, Sync
-from peerfabric.spool.writer import Writer
+from peerfabric.spool.segment import Contents, Found, Identity, open_file
+from peerfabric.spool.writer import Entry, Shelf, Sync, Writer
 
 if TYPE_CHECKING:
     from peerfabric.spool.segment import Segment

@@ -1,4 +1,4 @@
-"""The folder of one node: its lock, its identity, and a log for each queue."""
+"""Spool of one node: its folder, its epoch, and a log for each queue."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
-from peerfabric.spool.folder import Claim, make_folder, missing, outer_of, put_owner, remove, sign, unmake
-from peerfabric.spool.format import DEAD, MESSAGES
-from peerfabric.spool.hold import Hold
-from peerfabric.spool.identity import (
+from peerfabric.spool.folder import (
     EPOCH_RANDOM_BITS,
+    Claim,
+    Hold,
     Owner,
     check_ours,
     find_logs,
     find_owner,
     guess_owner,
+    make_folder,
+    missing,
     next_owner,
+    outer_of,
+    put_owner,
     read_owner,
+    remove,
+    sign,
+    unmake,
 )
-from peerfabric.spool.inventory import Found, Identity
+from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.log import Log
+from peerfabric.spool.segment import Found, Identity
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _NODE_ID_BYTES_MAX: Final = 255

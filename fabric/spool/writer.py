@@ -1,28 +1,28 @@
-"""The end of a log: append, roll, sync, and what becomes of records whose sync failed. FORMAT.md, section 5."""
+"""Writer of a log, at its end: append, roll, sync, and records whose sync failed. FORMAT.md, section 5."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerfabric.errors import SpoolError, SpoolFull
-from peerfabric.spool.files import Buffer, refusal
+from peerfabric.spool.budget import Budget, Share
+from peerfabric.spool.files import Buffer, Files, discard, refusal, write
+from peerfabric.spool.folder import Hold, check_file
 from peerfabric.spool.format import (
     DEAD,
     PREALLOCATED,
     RECORD_BYTES,
     SegmentHeader,
     encode_segment,
+    make_salt,
     record_header,
     segment_name,
 )
-from peerfabric.spool.hold import check_file
-from peerfabric.spool.inventory import open_file
-from peerfabric.spool.segment import Segment, create, write
-from peerfabric.spool.shelf import Shelf
-from peerfabric.spool.syncing import Entry, Pending, Sync, save, size_of
+from peerfabric.spool.segment import Contents, Identity, Segment, create, open_file
 
 _PARTS_MAX: Final = 96
 """Beyond that, one copy costs less than telling the kernel of each part (its own limit is 1,024)."""
@@ -381,3 +381,112 @@ class Writer:
     def readable(self, segment: Segment) -> int:
         """Where that ends which is stored in `segment`."""
         return segment.synced if self.fsync else segment.end
+
+
+Entry = tuple[int, int, int, Buffer, Buffer]
+"""A record to append: first, count, codec, body, extras."""
+
+
+@dataclass(eq=False, slots=True)
+class Sync:
+    """One sync under way: what it covers, as of its beginning."""
+
+    files: Files
+    parts: list[tuple[Segment, int, int]]
+    """(segment, descriptor, end)"""
+    folders: list[str]
+    """Those in which a name is new."""
+    mark: int
+    """How many records were appended before."""
+
+    def run(self) -> None:
+        """Make it durable. Touches nothing but descriptors, so it needs no lock."""
+        for _, descriptor, _ in self.parts:
+            self.files.sync(descriptor)
+        for folder in self.folders:
+            self.files.sync_folder(folder)
+
+
+class Pending(NamedTuple):
+    """A record that is written and not durable."""
+
+    segment: Segment
+    epoch: int
+    entry: Entry
+    unix_ms: int
+
+
+def save(
+    files: Files,
+    folder: str,
+    outer: Iterable[str],
+    pending: Iterable[Pending],
+    header: Callable[[int], SegmentHeader],
+    segment_bytes: int,
+) -> list[tuple[Segment, list[Pending]]]:
+    """Write `pending` to new segments, and return these with what is in each; all of it is durable then.
+
+    Args:
+        header: Gives one for the next new segment, for a time.
+
+    Raises:
+        SpoolError: Nothing was saved, and no file is left of it.
+    """
+    made: list[tuple[Segment, list[Pending]]] = []
+    try:
+        for record in pending:
+            total = size_of(record.entry)
+            if not made or made[-1][0].end + total > segment_bytes:
+                made.append((create(files, folder, header(record.unix_ms)), []))
+            segment, records = made[-1]
+            first, count, codec, body, extras = record.entry
+            head = record_header(
+                segment.salt, segment.end, body, extras, record.epoch, first, count, codec, record.unix_ms
+            )
+            _, error = write(files, segment.descriptor, segment.end, (head, body, extras), total)
+            if error is not None:
+                raise error
+            segment.end += total
+            records.append(record)
+        for segment, _ in made:
+            files.sync(segment.descriptor)
+        for path in (*outer, folder):
+            files.sync_folder(path)
+    except OSError as error:
+        for segment, _ in made:
+            discard(files, segment.path, segment.descriptor)
+        raise refusal(error, folder) from error
+    for segment, _ in made:
+        segment.synced, segment.fresh = segment.end, False
+    return made
+
+
+def size_of(entry: Entry) -> int:
+    """The bytes of its record."""
+    return RECORD_BYTES + len(entry[3]) + len(entry[4])
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The place of one log's segments, which `Writer` makes and `Compactor` merges."""
+
+    files: Files
+    folder: str
+    identity: Identity
+    contents: Contents
+    budget: Budget
+    share: Share
+    hold: Hold
+    epoch: int
+    """Of this life: new segments say so."""
+    segment_bytes: int
+    fsync: bool
+    """Whether what is synced must survive the loss of power."""
+    outer: list[str]
+    """The folders above, as long as it is not sure that the names in them which lead here are durable."""
+
+    def header(self, serial: int, through: int, revision: int, made: int, unix_ms: int) -> SegmentHeader:
+        """The header of a new segment; `made` tells apart those that this life makes under one serial."""
+        node_id, queue, kind = self.identity
+        salt = make_salt(self.epoch, queue, kind, serial, made)
+        return SegmentHeader(serial, through, salt, revision, self.epoch, unix_ms, kind, 0, node_id, queue)

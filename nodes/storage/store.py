@@ -1,4 +1,4 @@
-"""What one queue of this node keeps in the spool: its messages, its dead letters, and where reading them has come to.
+"""Store of one queue in the spool: its messages, its dead letters, and where reading them has come to.
 
 A store has a lock of its own, since users' threads append while the disk's thread reads, settles and trims. It is the
 last to be taken: nothing else is locked under it.
