@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from enum import IntEnum
+from operator import call
 from types import FrameType
 from typing import Final
 
@@ -134,14 +135,10 @@ def _interrupts() -> bool:
 
 def _holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
     """Whether this thread holds a lock of one of these ranks."""
-    if not _interrupts():
-        return False
-    for rank in range(lowest, highest + 1):
-        for ref in list(_all[rank]):
-            lock = ref()
-            if lock is not None and lock.is_ours():
-                return True
-    return False
+    # Without a step of Python for each lock: there are some for each handle.
+    return _interrupts() and any(
+        any(map(Lock.is_ours, filter(None, map(call, list(_all[rank]))))) for rank in range(lowest, highest + 1)
+    )
 
 
 def refuse_inside() -> None:

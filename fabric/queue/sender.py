@@ -44,6 +44,7 @@ from peerfabric.wire.frames import (
 )
 
 if TYPE_CHECKING:
+    from peerfabric.queue.backlog import Backlog as DurablePart
     from peerfabric.queue.durable import Recovered
 
 _outstanding = attrgetter("outstanding")
@@ -88,6 +89,10 @@ class Sender(Machine):
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
+        self.for_disk: dict[OutgoingQueue, None] = {}
+        """Durable queues of which something is to be stored or read, until the disk takes note of them."""
+        self.disk_urgent = False
+        """Somebody waits for what the disk has to do, so that it must not wait until its next cursors are due."""
 
     # What users do
 
@@ -152,9 +157,9 @@ class Sender(Machine):
             if link.acks_applied > link.acks_settled and link.wire in self._peers.links
         }
 
-    def awaits_cursors(self) -> bool:
-        """Whether somebody may not start a message before `cursors_stored`."""
-        return any(end.awaits_cursor for end in self.by_queue.values())
+    def awaits_cursors(self, changed: Iterable[OutgoingQueue]) -> bool:
+        """Whether somebody may not start a message before `cursors_stored`, of queues that are `changed` since then."""
+        return any(end.awaits_cursor for end in changed)
 
     def cursors_stored(self, applied: dict[Link, tuple[int, int]]) -> None:
         """The cursors on disk have the results of these ACKs: consumers may forget them."""
@@ -168,7 +173,8 @@ class Sender(Machine):
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._touch(end)
-        self._tell_waiting(end)
+        if end.waiting_count:  # a PING names all queues of its peer, so that not each of them should cause one
+            self._tell_waiting(end)
 
     # What peers say
 
@@ -319,10 +325,20 @@ class Sender(Machine):
                 if end.pending.count:
                     self._keep(end, able)
             end.begins_to_wait = False
+            backlog = end.backlog
+            if backlog is not None and (backlog.changed or backlog.load_at < end.next):
+                self._tell_disk(end, backlog)
             timers = end.pending.timers
             if timers:
                 self.deadlines.put(end, timers[0][0])
             del self.touched[end]
+
+    def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
+        """The disk may have to read something of `end`, or to store what became of it."""
+        to_read = backlog.load_bytes(end.next, end.held_bytes) > 0
+        if to_read or backlog.changed:
+            self.for_disk[end] = None
+            self.disk_urgent = self.disk_urgent or to_read or backlog.has_letters or end.awaits_cursor
 
     def _keep(self, end: OutgoingQueue, able: Iterable[Candidate]) -> None:
         """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""

@@ -1,4 +1,4 @@
-"""The log on disk, usable alone: what is appended survives the process, and with fsync the loss of power."""
+"""Spool: the log on disk, usable alone. What is appended survives the process, and with fsync the loss of power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewrite neighbouring segments of which little is still wanted. FORMAT.md, section 8."""
+"""Compaction of neighbouring segments of which little is still wanted. FORMAT.md, section 8."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from peerfabric.errors import BadFrame, SpoolError
-from peerfabric.spool.contents import Contents
-from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.files import Files, discard, refusal, write
 from peerfabric.spool.format import RECORD_BYTES, SegmentHeader, record_header, segment_name
-from peerfabric.spool.inventory import open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.scan import Damage, reader_of, scan
-from peerfabric.spool.segment import Segment, create, discard, write
-from peerfabric.spool.shelf import Shelf
-from peerfabric.spool.syncing import Entry
+from peerfabric.spool.segment import Contents, Segment, create, open_file
+from peerfabric.spool.writer import Entry, Shelf
 from peerfabric.wire.batch import rejoin, split
 
 SPARSE: Final = 0.1

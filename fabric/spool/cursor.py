@@ -1,4 +1,4 @@
-"""What is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
+"""Cursor of a log: what is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import msgspec
 
 from peerfabric.errors import SpoolError
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.spool.files import Files, refusal
+from peerfabric.spool.files import Files, refusal, write
 from peerfabric.spool.format import CURSOR_MAGIC, SHEET_BYTES, Sheet, decode_sheet, encode_sheet
-from peerfabric.spool.segment import write
 
 RANGES_BYTES_MAX: Final = 64 * 1024
 """Ranges beyond that are forgotten: acks so scattered are rare, and a cursor is written several times a second."""
@@ -63,6 +62,9 @@ class Slots:
         self._files = files
         self._folder = folder
         self.generation = 0
+        self.named = False
+        """The names of both are durable."""
+        self._sizes = [0, 0]
         self._there: set[int] = set()
         """The slots that are on disk. One that somebody has removed is not made again: whoever removes the folder, file
         by file, would find it there."""
@@ -98,9 +100,10 @@ class Slots:
             return None
         except OSError as error:
             raise refusal(error, path) from error
+        self._there.add(slot)
         try:
             # More than it can be is somebody else's file.
-            size = min(self._files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX)
+            size = self._sizes[slot] = min(self._files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX)
             data = self._files.read(descriptor, 0, size)
         except OSError as error:
             raise refusal(error, path) from error
@@ -110,37 +113,31 @@ class Slots:
 
     def prepare(self) -> None:
         """Make the slots that are missing, and have space on the disk for both."""
-        made = False
         for slot in (0, 1):
-            path = self._path(slot)
+            if self._sizes[slot] >= SLOT_BYTES:
+                continue
             try:
-                descriptor, new = self._opened(slot)
-                made = made or new
+                descriptor = self._opened(slot)
                 try:
-                    if self._files.size(descriptor) < SLOT_BYTES:
-                        self._files.allocate(descriptor, SLOT_BYTES)
+                    self._files.allocate(descriptor, SLOT_BYTES)
                 finally:
                     self._files.close(descriptor)
             except OSError as error:
-                raise refusal(error, path) from error
-        if made:
-            try:
-                self._files.sync_folder(self._folder)
-            except OSError as error:
-                raise refusal(error, self._folder) from error
+                raise refusal(error, self._path(slot)) from error
+            self._sizes[slot] = SLOT_BYTES
 
-    def _opened(self, slot: int) -> tuple[int, bool]:
-        """A descriptor, and whether the file is new."""
-        path, new = self._path(slot), False
+    def _opened(self, slot: int) -> int:
+        path = self._path(slot)
+        if slot not in self._there:
+            descriptor = self._files.open(path, create=True)
+            self._there.add(slot)
+            self.named = False
+            return descriptor
         try:
-            descriptor = self._files.open(path)
+            return self._files.open(path)
         except FileNotFoundError:
-            if slot in self._there:
-                step = "close this node, and start again"
-                raise SpoolError(path, "was removed while in use", errno=ENOENT, step=step) from None
-            descriptor, new = self._files.open(path, create=True), True
-        self._there.add(slot)
-        return descriptor, new
+            step = "close this node, and start again"
+            raise SpoolError(path, "was removed while in use", errno=ENOENT, step=step) from None
 
     def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
         """Write the next generation into the older slot; after an error the newer one still counts."""
@@ -150,7 +147,7 @@ class Slots:
         path = self._path(slot)
         data = encode_sheet(CURSOR_MAGIC, generation, payload)
         try:
-            descriptor, _ = self._opened(slot)
+            descriptor = self._opened(slot)
             try:
                 _, problem = write(self._files, descriptor, 0, [data], len(data))
                 if problem is not None:
@@ -159,6 +156,9 @@ class Slots:
                     self._files.sync(descriptor)
             finally:
                 self._files.close(descriptor)
+            if sync and not self.named:
+                self._files.sync_folder(self._folder)
+                self.named = True
         except OSError as error:
             raise refusal(error, path) from error
         self.generation = generation

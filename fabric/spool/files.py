@@ -1,4 +1,4 @@
-"""The seam to the file system, and the real one behind it: the only module of the machines that imports `os`.
+"""File system as the spool asks for it, and the real one behind that: the only module of the machines with `os`.
 
 All paths are text. Every call that fails raises `OSError` as the system gave it; `refusal` makes it one of ours.
 """
@@ -110,6 +110,36 @@ def refusal(error: OSError, path: str) -> SpoolError:
         return SpoolFull(path, errno=error.errno)
     step = "raise `ulimit -n`, or close what is open" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
     return SpoolError(path, error.strerror or str(error), errno=error.errno, step=step)
+
+
+def write(
+    files: Files, descriptor: int, offset: int, parts: Sequence[Buffer], total: int
+) -> tuple[int, OSError | None]:
+    """Write all `total` bytes of `parts`; how many were written, and why not all."""
+    done = 0
+    try:
+        done = files.write(descriptor, offset, parts)
+        while done < total:
+            # Short writes are rare, and mostly mean that the next one says why.
+            more = files.write(descriptor, offset + done, [b"".join(parts)[done:]])
+            if not more:
+                raise OSError(errno.ENOSPC, "nothing more was written")
+            done += more
+    except OSError as error:
+        return done, error
+    return done, None
+
+
+def discard(files: Files, path: str, descriptor: int) -> None:
+    """Close and remove a file of which nothing is wanted, as far as that works."""
+    try:
+        files.close(descriptor)
+    finally:
+        try:
+            files.unlink(path)
+        except OSError:
+            # What stays behind has no record that counts; the next start removes it.
+            pass
 
 
 class RealFiles:

@@ -1,11 +1,17 @@
-"""The folder of a spool: made, signed, and unmade if a first start fails. FORMAT.md, section 1."""
+"""Folder of a spool: its lock, and the file `node`, who it belongs to. FORMAT.md, sections 1 and 2."""
 
 from __future__ import annotations
 
-from peerfabric.errors import SpoolLocked, SpoolUnsafe
+from errno import ENOENT
+from typing import Final
+
+import msgspec
+
+from peerfabric.errors import SpoolError, SpoolLocked, SpoolUnsafe
 from peerfabric.spool.budget import Budget
-from peerfabric.spool.files import FULL, Files, Place
-from peerfabric.spool.identity import BEGUN, Owner, overwrite_owner, write_owner
+from peerfabric.spool.files import FULL, Files, Place, Process, discard, refusal, write
+from peerfabric.spool.format import CURSOR_MAGIC, NODE_MAGIC, SEGMENT_MAGIC, decode_sheet, encode_sheet
+from peerfabric.spool.segment import Found, read_header
 
 
 def make_folder(files: Files, path: str, outer: str) -> Place:
@@ -131,3 +137,320 @@ def put_owner(files: Files, folder: str, owner: Owner, budget: Budget) -> None:
             overwrite_owner(files, folder, owner)
         except FileNotFoundError:
             raise error from None
+
+
+class Hold:
+    """Our lock on a spool's folder. Whoever is about to make or change something in there checks it first.
+
+    Args:
+        folder: Where `lock` was taken, in the file of that name.
+        place: Where the folder lies.
+    """
+
+    def __init__(self, files: Files, folder: str, place: Place, lock: int) -> None:
+        self._files, self._folder, self._place, self._lock = files, folder, place, lock
+
+    def check(self) -> None:
+        """See that the folder is the one that we have locked.
+
+        Raises:
+            SpoolError: It was removed, moved or replaced, or it cannot be looked at.
+        """
+        try:
+            if self._files.is_at(self._lock, f"{self._folder}/lock"):
+                return
+        except OSError as error:
+            raise refusal(error, self._folder) from error
+        if self.is_deleted():
+            step = "what is still in memory is delivered, all else is lost: close this node and start again"
+            raise SpoolError(self._folder, "this spool was deleted while in use", errno=ENOENT, step=step)
+        problem = "this spool was moved or replaced while in use, or its lock was removed"
+        step = "close this node, put back what it had, and start again"
+        raise SpoolError(self._folder, problem, errno=ENOENT, step=step)
+
+    def is_deleted(self) -> bool:
+        """Whether nothing is left of the folder, for all that we can see: no later life will find anything in it."""
+        if self._files.has_name(self._lock):
+            return False
+        try:
+            return self._files.check_folder(self._folder) != self._place
+        except (FileNotFoundError, SpoolUnsafe):
+            return True
+        except OSError:
+            return False
+
+
+def check_file(files: Files, descriptor: int, path: str, step: str) -> None:
+    """See that an open file is still the one at `path`.
+
+    Raises:
+        SpoolError: It was removed, moved or replaced. `step` says what to do then.
+        OSError: It cannot be looked at.
+    """
+    if not files.is_at(descriptor, path):
+        raise SpoolError(path, "was removed, moved or replaced while in use", errno=ENOENT, step=step)
+
+
+EPOCH_RANDOM_BITS: Final = 20
+_EPOCH_BITS_MAX: Final = 53
+"""Integers up to there are exact in every language."""
+_NODE_BYTES_MAX: Final = 64 * 1024
+_LOCK_BYTES_MAX: Final = 20
+BEGUN: Final = frozenset({"lock", "node.tmp"})
+"""What a first start makes before there is the file `node`."""
+
+
+class Owner(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of the file `node`, and its generation, the counter of epochs."""
+
+    node_id: str
+    epoch: int = 0
+    device: int = 0
+    inode: int = 0
+    pid: int = 0
+    boot: str = ""
+    started: str = ""
+    claim: str = ""
+    """The lock of the node id that is held as long as it is open; empty if there was none to be had."""
+    died: bool = False
+    counter: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where the folder was when this was written."""
+        return Place(self.device, self.inode)
+
+    @property
+    def process(self) -> Process:
+        """Who has it open; pid 0 for nobody."""
+        return Process(self.pid, self.boot, self.started)
+
+    def has_died(self, place: Place, boot: str) -> bool:
+        """Whether a node died with it and none has taken note of that: found open, here, in the boot of that time."""
+        return self.died or (self.pid != 0 and self.boot == boot and self.place == place)
+
+
+def read_owner(files: Files, folder: str) -> Owner | None:
+    """What `node` says; None if there is none, or it is damaged.
+
+    Raises:
+        NewerFormat: A later version wrote it.
+        OSError: It cannot be read.
+    """
+    path = f"{folder}/node"
+    try:
+        descriptor = files.open(path, write=False)
+    except FileNotFoundError:
+        return None
+    try:
+        data = files.read(descriptor, 0, min(files.size(descriptor), _NODE_BYTES_MAX))
+    finally:
+        files.close(descriptor)
+    sheet = decode_sheet(NODE_MAGIC, data, path)
+    if sheet is None:
+        return None
+    try:
+        owner = msgspec.msgpack.decode(sheet.payload, type=Owner)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return msgspec.structs.replace(owner, counter=sheet.generation)
+
+
+def write_owner(files: Files, folder: str, owner: Owner) -> None:
+    """Replace `node`; durable when it returns.
+
+    Raises:
+        OSError: The old one is still there.
+    """
+    path = f"{folder}/node"
+    try:
+        files.unlink(f"{path}.tmp")
+    except FileNotFoundError:
+        pass
+    descriptor = files.open(f"{path}.tmp", create=True)
+    try:
+        _put(files, descriptor, owner)
+    except OSError:
+        discard(files, f"{path}.tmp", descriptor)
+        raise
+    files.close(descriptor)
+    files.rename(f"{path}.tmp", path)
+    files.sync_folder(folder)
+
+
+def overwrite_owner(files: Files, folder: str, owner: Owner) -> None:
+    """Write `node` where it is, which needs no space; durable when it returns.
+
+    For a disk that has none. If the power goes meanwhile it may be damaged, and segments say whose they are; but it is
+    smaller than a sector, and disks write these as a whole.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It may be damaged.
+    """
+    descriptor = files.open(f"{folder}/node")
+    try:
+        _put(files, descriptor, owner)
+    finally:
+        files.close(descriptor)
+
+
+def _put(files: Files, descriptor: int, owner: Owner) -> None:
+    data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
+    _, problem = write(files, descriptor, 0, [data], len(data))
+    if problem is not None:
+        raise problem
+    files.sync(descriptor)
+
+
+def guess_owner(files: Files, folder: str) -> Owner | None:
+    """What segment headers say of the node whose `node` is lost: its id, and the highest epoch that they know."""
+    best: Owner | None = None
+    for inner in _logs(files, folder):
+        for name in _names(files, inner):
+            header = read_header(files, f"{inner}/{name}")[1] if name.endswith(".seg") else None
+            if header is not None and (best is None or header.epoch > best.epoch):
+                best = Owner(node_id=header.node_id, epoch=header.epoch, counter=header.epoch >> EPOCH_RANDOM_BITS)
+    return best
+
+
+def find_logs(files: Files, folder: str) -> dict[str, Found]:
+    """What is in the folder of each log; so no later version has written in a spool, before anything in it is changed.
+
+    One that writes newer files says so in `node` first; but that may be lost. What cannot be read now is looked at when
+    its log is opened, which changes nothing of it before.
+
+    Raises:
+        NewerFormat: A later version has.
+    """
+    logs = {}
+    for name in _names(files, f"{folder}/queues"):
+        queue = f"{folder}/queues/{name}"
+        found = logs[queue] = Found(files, queue, strict=False)
+        if "dead" in found.names or not found.whole:
+            logs[f"{queue}/dead"] = Found(files, f"{queue}/dead", strict=False)
+    return logs
+
+
+def _logs(files: Files, folder: str) -> list[str]:
+    """The folders in which there may be logs."""
+    queues = [f"{folder}/queues/{name}" for name in _names(files, f"{folder}/queues")]
+    return [inner for queue in queues for inner in (queue, f"{queue}/dead")]
+
+
+def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> Owner | None:
+    """Who the folder belongs to; None for a new one."""
+    owner = read_owner(files, folder)
+    if owner is None:
+        owner = guess_owner(files, folder)
+        if owner is not None:
+            warnings.append(f"{folder}/node is lost or damaged; node id and epoch are taken from segments")
+        return owner
+    if owner.place != place:
+        if owner.pid and files.alive(owner.process) and _is_claimed(files, owner.claim):
+            problem = f"is a copy of the spool that process {owner.pid} uses"
+            raise SpoolLocked(folder, owner.pid, problem)
+        warnings.append(
+            f"{folder} is a copy: its messages have the ids of the original; run one of the two, and delete the other"
+        )
+    return owner
+
+
+def _is_claimed(files: Files, claim: str) -> bool:
+    """Whether a spool is open in a process that runs, which may have closed it and could not tell this copy.
+
+    Without a claim nobody can say, and a process that ran with it is taken to do so still.
+    """
+    if not claim:
+        return True
+    try:
+        files.close(files.lock(claim, shared=True))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def check_ours(files: Files, folder: str) -> None:
+    """See that a folder is empty, a spool, or what a first start has left that did not come to its end.
+
+    Raises:
+        SpoolUnsafe: Something else is in it. Nothing was touched.
+        OSError: It cannot be read.
+    """
+    names = files.names(folder)
+    if not set(names) <= BEGUN:
+        ours = _begins(files, f"{folder}/node", NODE_MAGIC) or _has_logs(files, folder)
+    else:
+        ours = all(_is_begun(files, folder, name) for name in names)
+    if not ours:
+        listed = ", ".join(repr(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+        step = "give a folder that is empty or not there yet, such as a new one inside of it"
+        raise SpoolUnsafe(folder, f"is no spool and holds files of others ({listed})", step=step)
+
+
+def _is_begun(files: Files, folder: str, name: str) -> bool:
+    """Whether a file has what a first start leaves in it, zeros after a loss of power included."""
+    start = _start(files, f"{folder}/{name}", _LOCK_BYTES_MAX + 1)
+    if start is None:
+        return True  # its process is at work just now
+    if name == "lock":
+        text = start.strip(b"\0\n")
+        return len(start) <= _LOCK_BYTES_MAX and (not text or text.isdigit())
+    magic = start[: len(NODE_MAGIC)]
+    return not magic.strip(b"\0") or NODE_MAGIC.startswith(magic)
+
+
+def _has_logs(files: Files, folder: str) -> bool:
+    """Whether there is a segment or a cursor of ours: then `node` is lost, and not somebody else's."""
+    for inner in _logs(files, folder):
+        for name in _names(files, inner):
+            ours = SEGMENT_MAGIC if name.endswith(".seg") else CURSOR_MAGIC
+            if name.endswith((".seg", ".0", ".1")) and _begins(files, f"{inner}/{name}", ours):
+                return True
+    return False
+
+
+def _begins(files: Files, path: str, magic: bytes) -> bool:
+    return _start(files, path, len(magic)) == magic
+
+
+def _start(files: Files, path: str, size: int) -> bytes | None:
+    """The first bytes of a file; of a folder nothing. None if there is none."""
+    try:
+        descriptor = files.open(path, write=False)
+    except FileNotFoundError:
+        return None
+    try:
+        return files.read(descriptor, 0, size)
+    except IsADirectoryError:
+        return b""
+    finally:
+        files.close(descriptor)
+
+
+def _names(files: Files, folder: str) -> list[str]:
+    try:
+        return files.names(folder)
+    except NotADirectoryError:
+        return []
+
+
+def next_owner(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:
+    """The owner in its next epoch."""
+    counter = max(before.counter + 1, counter_min)
+    if counter >> (_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS):
+        raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
+    process = files.process()
+    return Owner(
+        died=before.has_died(place, process.boot),
+        node_id=before.node_id,
+        epoch=counter << EPOCH_RANDOM_BITS | random_bits,
+        counter=counter,
+        device=place.device,
+        inode=place.inode,
+        pid=process.pid,
+        boot=process.boot,
+        started=process.started,
+    )

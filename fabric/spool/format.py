@@ -1,4 +1,4 @@
-"""The bytes of the spool: sheets, segment headers, record headers. FORMAT.md says what they mean."""
+"""Format of the spool: the bytes of sheets, segment headers, record headers. FORMAT.md says what they mean."""
 
 from __future__ import annotations
 
@@ -144,12 +144,8 @@ def record_header(
     if extras:
         crc = crc32c(extras, crc)
     fields = _FIELDS.pack(len(body), len(extras), crc, count, epoch, first, unix_ms, codec, 0, 0)
-    return RECORD_MAGIC + crc32c(fields, seed(salt, offset)).to_bytes(4, "little") + fields
-
-
-def seed(salt: int, offset: int) -> int:
-    """Where the register of a header crc starts: another place or segment, another crc for the same bytes."""
-    return (salt ^ offset) & 0xFFFFFFFF
+    # The register starts elsewhere in another place or segment: another crc for the same bytes.
+    return RECORD_MAGIC + crc32c(fields, (salt ^ offset) & 0xFFFFFFFF).to_bytes(4, "little") + fields
 
 
 def segment_name(serial: int, salt: int) -> str:

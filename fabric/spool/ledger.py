@@ -1,4 +1,4 @@
-"""What one consumer has processed, in a file that outlives it. FORMAT.md, "The ledger", has every byte of it.
+"""Ledger of one consumer: what it has processed, in a file that outlives it, as FORMAT.md, "The ledger", has it.
 
 Unlike a spool it needs nothing but itself: an entry that is lost makes a duplicate, and no loss. So a damaged part is
 passed over and reported, and nothing is kept of it.
@@ -18,9 +18,8 @@ from crc32c import crc32c
 
 from peerfabric.errors import ConfigError, Corrupt, NewerFormat, SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
 from peerfabric.ranges import Ranges
-from peerfabric.spool.files import Files, refusal
-from peerfabric.spool.hold import check_file
-from peerfabric.spool.segment import write
+from peerfabric.spool.files import Files, refusal, write
+from peerfabric.spool.folder import check_file
 
 VERSION: Final = 1
 MAGIC: Final = b"PFABLEDG"

@@ -1,4 +1,4 @@
-"""The log of one queue: append at its end, read from anywhere, and let go of what is settled."""
+"""Log of one queue: append at its end, read from anywhere, and let go of what is settled."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from peerfabric.errors import SpoolError, SpoolFull
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.compaction import Compactor
-from peerfabric.spool.contents import Contents
-from peerfabric.spool.cursor import LETTER_RANGES_BYTES_MAX, MARKS_BYTES_MAX, RANGES_BYTES_MAX, Slots, lines_of
+from peerfabric.spool.cursor import LETTER_RANGES_BYTES_MAX, MARKS_BYTES_MAX, RANGES_BYTES_MAX, lines_of
 from peerfabric.spool.files import Buffer, Files, refusal
+from peerfabric.spool.folder import Hold
 from peerfabric.spool.format import DEAD, MESSAGES
-from peerfabric.spool.hold import Hold
-from peerfabric.spool.inventory import Identity, open_file
 from peerfabric.spool.reader import Reader
 from peerfabric.spool.recovery import Recoverer, Recovery
-from peerfabric.spool.shelf import Shelf
-from peerfabric.spool.syncing import Entry, Sync
-from peerfabric.spool.writer import Writer
+from peerfabric.spool.segment import Contents, Found, Identity, open_file
+from peerfabric.spool.writer import Entry, Shelf, Sync, Writer
 
 if TYPE_CHECKING:
     from peerfabric.spool.segment import Segment
@@ -40,6 +37,12 @@ class Log:
         folder: Its folder, which exists.
         epoch: Of this life; appends have it, or a later one.
         repair: False changes nothing, and refuses every call that would.
+        outer: The folders above in which names are perhaps not durable: the first sync sees to that.
+        found: What is in its folder; None: look now.
+
+    Raises:
+        NewerFormat: A later version wrote something in it; nothing was changed.
+        SpoolError: A file could not be opened or read; nothing was changed.
     """
 
     def __init__(
@@ -54,7 +57,10 @@ class Log:
         fsync: bool,
         segment_bytes: int,
         repair: bool = True,
+        outer: Sequence[str] = (),
+        found: Found | None = None,
     ) -> None:
+        found = found or Found(files, folder)
         self.folder = folder
         self._files = files
         self._identity = identity
@@ -64,19 +70,20 @@ class Log:
         self._repair = repair
         self._closed = False
         self._readers: WeakSet[Reader] = WeakSet()
-        self._slots = Slots(files, folder)
+        self._slots = found.slots
         self._written: dict[int, Ranges] | None = None
         """What the cursor on disk says, if it had to forget something."""
-        cursor = self._slots.read()
-        recoverer = Recoverer(files, folder, identity, repair=repair)
-        recoverer.run(cursor)
+        recoverer = Recoverer(files, folder, identity, found, repair=repair)
+        recoverer.run()
         self.recovery: Recovery = recoverer.found
         self._marks = self.recovery.marks
         self._recovered = {epoch: stop for epoch, _, stop in sorted(self.recovery.extents, key=itemgetter(0, 2))}
         self._contents = Contents(recoverer.segments, self.recovery.settled)
         self._share = budget.share()
         self._share.bytes = self.used_bytes
-        shelf = Shelf(files, folder, identity, self._contents, budget, self._share, hold, epoch, segment_bytes, fsync)
+        shelf = Shelf(
+            files, folder, identity, self._contents, budget, self._share, hold, epoch, segment_bytes, fsync, [*outer]
+        )
         self._writer, self._compactor = Writer(shelf, recoverer.serial), Compactor(shelf)
         for lost in self.recovery.damaged:
             # Told of once; nothing more can be done for them.
@@ -84,14 +91,15 @@ class Log:
         self.cursor_due = False
         """Something was settled since the last `write_cursor`."""
         if repair:
-            self._write_first_cursor()
+            self._write_first_cursor(synced=fsync and bool(found.names))
 
-    def _write_first_cursor(self) -> None:
+    def _write_first_cursor(self, *, synced: bool) -> None:
         try:
-            if self._writer.fsync:
+            if synced:
                 self._sync_recovered()
             self._budget.with_spare(self._slots.prepare)
-            self._write_cursor(self._marks, sync=True)
+            # Of a new log it says nothing that would have to survive the loss of power before there is a message.
+            self._write_cursor(self._marks, sync=synced)
             self._trim()
         except SpoolError as error:
             # Reading goes on with a full or failing disk.
@@ -107,7 +115,10 @@ class Log:
                     self._files.sync(descriptor)
                 finally:
                     self._files.close(descriptor)
-            self._files.sync_folder(self.folder)
+            for folder in (self.folder, *self._writer.outer):
+                self._files.sync_folder(folder)
+            self._writer.outer.clear()
+            self._slots.named = True
         except OSError as error:
             raise refusal(error, self.folder) from error
 
@@ -127,8 +138,9 @@ class Log:
             SpoolFull: No space, or the limit is reached; nothing is stored.
             SpoolError: The disk refused; nothing is stored.
         """
-        self._check_append(epoch)
-        self._writer.append(epoch, (first, count, codec, body, extras), unix_ms)
+        if self._closed or epoch < self._epoch or not self._repair:
+            self._check_append(epoch)
+        self._writer.append(epoch, first, count, codec, body, extras, unix_ms)
 
     def append_many(self, records: Sequence[Entry], epoch: int, *, unix_ms: int) -> int:
         """Write batches `(first, count, codec, body, extras)` with as few calls as possible.
@@ -148,11 +160,6 @@ class Log:
         if self._closed or not self._repair:
             state = "is closed" if self._closed else "is open for reading only"
             raise SpoolError(self.folder, state, step="open the spool again, to write to it")
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes appended in this life."""
-        return self._writer.written_bytes
 
     @property
     def used_bytes(self) -> int:

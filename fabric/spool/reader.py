@@ -1,4 +1,4 @@
-"""Read a log from some message on, while it grows at one end and is trimmed at the other."""
+"""Reader of a log from some message on, while it grows at one end and is trimmed at the other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from peerfabric.errors import SpoolError
-from peerfabric.spool.contents import Contents
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import RECORD_BYTES
-from peerfabric.spool.inventory import open_file
 from peerfabric.spool.scan import WINDOW_BYTES, Damage, Found, reader_of, scan
-from peerfabric.spool.segment import Segment
+from peerfabric.spool.segment import Contents, Segment, open_file
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is in a log's folder after anything may have happened to it. FORMAT.md, sections 6 and 7."""
+"""Recovery of a log, after anything may have happened to its folder. FORMAT.md, sections 6 and 7."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
+from typing import Final
 
 from peerfabric.ranges import Ranges
 from peerfabric.spool.cursor import Cursor
 from peerfabric.spool.files import Files
 from peerfabric.spool.format import DEAD, RECORD_BYTES
-from peerfabric.spool.inventory import Identity, find_segments, open_file
-from peerfabric.spool.losses import Known, lost, settled
-from peerfabric.spool.quarantine import Quarantine
 from peerfabric.spool.scan import Damage, Read, reader_of, scan
-from peerfabric.spool.segment import Segment
+from peerfabric.spool.segment import Found, Identity, Segment, find_segments, open_file
 
 
 @dataclass
@@ -44,11 +42,10 @@ class Recoverer:
     what is good, and a later start finds all of it.
 
     Raises:
-        NewerFormat: A later version wrote something in it; nothing was changed.
         SpoolError: A file could not be opened or read; nothing was changed.
     """
 
-    def __init__(self, files: Files, folder: str, identity: Identity, *, repair: bool) -> None:
+    def __init__(self, files: Files, folder: str, identity: Identity, there: Found, *, repair: bool) -> None:
         self.found = Recovery()
         self.segments: list[Segment] = []
         self._files = files
@@ -59,11 +56,13 @@ class Recoverer:
         self._known = Known()
         self._before = (0, 1)
         self._repairs: list[Callable[[], object]] = []
-        segments, self.serial = find_segments(files, folder, identity, self.found.problems)
+        self._there = there
+        segments, self.serial = find_segments(there, folder, identity, self.found.problems)
         self._segments = segments
 
-    def run(self, cursor: Cursor | None) -> None:
+    def run(self) -> None:
         """Fill `found` and `segments`, and repair what can be repaired."""
+        cursor = self._there.cursor
         superseded = self._superseded(self._segments)
         segments = [segment for segment in self._segments if segment not in superseded]
         # What a compaction copied counts only where the original is gone: so originals come first.
@@ -220,7 +219,7 @@ class Recoverer:
         return not self._try(segment.path, self._files.unlink)
 
     def _clear_temporary(self) -> None:
-        for name in self._files.names(self._folder):
+        for name in self._there.names:
             if name.endswith(".seg.tmp"):
                 self._try(f"{self._folder}/{name}", self._files.unlink)
 
@@ -246,3 +245,139 @@ def _extend(extents: list[tuple[int, int, int]], extent: tuple[int, int, int]) -
         extents[-1] = (extent[0], extents[-1][1], extent[2])
     else:
         extents.append(extent)
+
+
+Range = tuple[int, int, int]
+"""(epoch, first, stop)"""
+
+
+@dataclass
+class Known:
+    """What a scan has found of the messages of one log."""
+
+    intact: dict[int, Ranges] = field(default_factory=dict)
+    highest: dict[int, int] = field(default_factory=dict)
+    """By epoch, the stop of the highest intact message."""
+    damaged: dict[int, Ranges] = field(default_factory=dict)
+    """Named by headers whose bodies are wrong."""
+    ends: list[tuple[int, int]] = field(default_factory=list)
+    """(epoch, next expected sequence) where bytes began that are no record."""
+
+    def take(self, epoch: int, first: int, stop: int) -> None:
+        """These messages are intact."""
+        self.intact.setdefault(epoch, Ranges()).add(first, stop)
+        self.highest[epoch] = max(self.highest.get(epoch, 0), stop)
+
+    def has_all(self, epoch: int, first: int, stop: int) -> bool:
+        """Whether all of `[first, stop)` is known to be intact."""
+        return not self.intact[epoch].missing(first, stop) if epoch in self.intact else False
+
+
+def settled(known: Known, cursor: Cursor, *, dense: bool) -> dict[int, Ranges]:
+    """What the cursor says of epochs that are still there.
+
+    In a `dense` log sequences come in order, so what it says in few words holds too: below its oldest, and of epochs
+    without a line, everything is settled.
+    """
+    found = {}
+    for epoch in known.intact:
+        ranges = found[epoch] = Ranges(cursor.settled.get(epoch, ()))
+        if dense:
+            oldest = known.highest[epoch] if cursor.forgotten(epoch) else cursor.spans.get(epoch, (1, 1))[0]
+            ranges.add(1, oldest)
+    return {epoch: ranges for epoch, ranges in found.items() if ranges}
+
+
+def lost(known: Known, cursor: Cursor | None, *, dense: bool) -> list[Range]:
+    """What was stored once, is neither intact nor settled, and what is at the end of an epoch: one for all of that."""
+    found: list[Range] = []
+    spans = cursor.spans if cursor is not None and dense else {}
+    for epoch in sorted({*known.intact, *known.damaged, *spans}):
+        intact, done = known.intact.get(epoch, Ranges()), Ranges(cursor.settled.get(epoch, ()) if cursor else ())
+        suspects = _span(epoch, known, cursor) if dense else list(known.damaged.get(epoch, ()))
+        gone = [gap for low, high in suspects for gap in intact.missing(low, high)]
+        found += [(epoch, *part) for low, high in gone for part in done.missing(low, high)]
+        tops = [following for of, following in known.ends if of == epoch and following >= _top(epoch, known, spans)]
+        if dense and tops and tops[0] not in done:
+            found.append((epoch, tops[0], tops[0] + 1))
+    return found
+
+
+def _span(epoch: int, known: Known, cursor: Cursor | None) -> list[tuple[int, int]]:
+    """The range in which every number was stored once."""
+    spans = cursor.spans if cursor is not None else {}
+    if epoch in spans:
+        low = spans[epoch][0]
+    elif cursor is not None:
+        # A cursor names what is left of each epoch, so nothing was removed of one that it does not name, or all.
+        if cursor.forgotten(epoch):
+            return []
+        low = 1
+    else:
+        low = min(r.lowest or 1 for r in (known.intact.get(epoch), known.damaged.get(epoch)) if r)
+    return [(low, _top(epoch, known, spans))]
+
+
+def _top(epoch: int, known: Known, spans: dict[int, tuple[int, int]]) -> int:
+    """The number after the highest that is known of."""
+    damaged = max((stop for _, stop in known.damaged.get(epoch, ())), default=1)
+    return max(known.highest.get(epoch, 1), damaged, spans.get(epoch, (1, 1))[1])
+
+
+QUARANTINE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of one log. Damage beyond that is reported and not saved: a broken disk must not fill another one."""
+
+_PART: Final = 1024 * 1024
+
+
+class Quarantine:
+    """The folder `quarantine/` of one log."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self._files = files
+        self._folder = f"{folder}/quarantine"
+
+    def save(self, path: str, start: int, stop: int) -> str:
+        """Copy bytes `[start, stop)` of the segment at `path`; why not, if not."""
+        name = f"{path.rpartition('/')[2].removesuffix('.seg')}-{start:x}.bad"
+        try:
+            if name in self._files.names(self._folder):
+                return ""
+            if self._used() + stop - start > QUARANTINE_BYTES_MAX:
+                return f"{self._folder}: is full; {stop - start:,} damaged bytes of {path} are not saved"
+            self._files.make_folder(self._folder)
+            self._copy(f"{self._folder}/{name}", path, start, stop)
+        except OSError as error:
+            return f"{self._folder}/{name}: not saved: {error}"
+        return ""
+
+    def take(self, path: str) -> None:
+        """Move a whole segment here."""
+        self._files.make_folder(self._folder)
+        self._files.rename(path, f"{self._folder}/{path.rpartition('/')[2]}")
+
+    def _copy(self, path: str, source: str, start: int, stop: int) -> None:
+        original = open_file(self._files, source)
+        try:
+            descriptor = self._files.open(path, create=True)
+            try:
+                for at in range(start, stop, _PART):
+                    data = self._files.read(original, at, min(_PART, stop - at))
+                    if self._files.write(descriptor, at - start, [data]) < len(data):
+                        raise OSError("short write")
+                self._files.sync(descriptor)
+            except OSError:
+                self._files.unlink(path)
+                raise
+            finally:
+                self._files.close(descriptor)
+        finally:
+            self._files.close(original)
+
+    def _used(self) -> int:
+        used = 0
+        for name in self._files.names(self._folder):
+            descriptor = self._files.open(f"{self._folder}/{name}", write=False)
+            used += self._files.size(descriptor)
+            self._files.close(descriptor)
+        return used

@@ -1,4 +1,4 @@
-"""Find the records in the bytes of a segment, whatever else is between them. FORMAT.md, section 6."""
+"""Scan for records in the bytes of a segment, whatever else is between them. FORMAT.md, section 6."""
 
 from __future__ import annotations
 

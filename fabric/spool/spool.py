@@ -1,4 +1,4 @@
-"""The folder of one node: its lock, its identity, and a log for each queue."""
+"""Spool of one node: its folder, its epoch, and a log for each queue."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from peerfabric.errors import BadName, SpoolError, SpoolFull
 from peerfabric.names import check_name
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
-from peerfabric.spool.folder import Claim, make_folder, missing, outer_of, put_owner, remove, sign, unmake
-from peerfabric.spool.format import DEAD, MESSAGES
-from peerfabric.spool.hold import Hold
-from peerfabric.spool.identity import (
+from peerfabric.spool.folder import (
     EPOCH_RANDOM_BITS,
+    Claim,
+    Hold,
     Owner,
     check_ours,
-    check_versions,
+    find_logs,
     find_owner,
     guess_owner,
+    make_folder,
+    missing,
     next_owner,
+    outer_of,
+    put_owner,
     read_owner,
+    remove,
+    sign,
+    unmake,
 )
-from peerfabric.spool.inventory import Identity
+from peerfabric.spool.format import DEAD, MESSAGES
 from peerfabric.spool.log import Log
+from peerfabric.spool.segment import Found, Identity
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 _NODE_ID_BYTES_MAX: Final = 255
@@ -54,6 +61,7 @@ class Spool:
         segment_bytes: int,
         repair: bool,
         warnings: list[str],
+        found: dict[str, Found],
         claim: Claim | None = None,
     ) -> None:
         self.folder = folder
@@ -73,12 +81,11 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._repair = repair
         self._logs: dict[tuple[str, int], Log] = {}
-        self._unopened: dict[tuple[str, int], int] = {}
-        for queue in self.queues():
-            for kind in (MESSAGES, DEAD):
-                self._unopened[queue, kind] = self._size(self._log_folder(queue, kind))
+        self._unopened = found
         self._unopened_share = budget.share()
-        self._unopened_share.bytes = sum(self._unopened.values())
+        self._unopened_share.bytes = sum(log.segments_bytes for log in found.values())
+        self._has_queues = False
+        """The folder of the queues is there."""
 
     @classmethod
     def open(
@@ -133,7 +140,7 @@ class Spool:
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
-            check_versions(files, folder)
+            found = find_logs(files, folder)
             owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
@@ -155,6 +162,7 @@ class Spool:
                 segment_bytes=segment_bytes,
                 repair=True,
                 warnings=warnings,
+                found=found,
                 claim=claim,
             )
         except BaseException as error:
@@ -200,6 +208,7 @@ class Spool:
                 segment_bytes=SEGMENT_BYTES,
                 repair=False,
                 warnings=warnings,
+                found=find_logs(files, folder),
             )
         except BaseException as error:
             if lock >= 0:
@@ -238,12 +247,23 @@ class Spool:
         """The log of the dead letters of a queue, as `queue`. Its sequences need not be in order or without holes."""
         return self._log(check_name("queue", name), DEAD)
 
+    def has_dead(self, name: str) -> bool:
+        """Whether the queue has a log of dead letters."""
+        return (name, DEAD) in self._logs or f"{self.folder}/queues/{name}/dead" in self._unopened
+
     def _log(self, name: str, kind: int) -> Log:
         log = self._logs.get((name, kind))
         if log is None:
-            folder = self._log_folder(name, kind)
+            queue = f"{self.folder}/queues/{name}"
+            folder = f"{queue}/dead" if kind == DEAD else queue
             try:
-                self._make(name, kind)
+                made = self._make(name, kind)
+                unopened = self._unopened.get(folder)
+                if unopened is not None and unopened.whole:
+                    unopened.whole = False  # should this fail, the next call looks anew
+                    found = unopened
+                else:
+                    found = Found(self._files, folder, fresh=made)
                 identity = Identity(self.node_id, name, kind)
                 log = Log(
                     self._files,
@@ -255,41 +275,40 @@ class Spool:
                     fsync=self.fsync,
                     segment_bytes=self._segment_bytes,
                     repair=self._repair,
+                    outer=[queue, f"{self.folder}/queues"][kind != DEAD :],
+                    found=found,
                 )
             except SpoolError:
                 raise
             except OSError as error:
                 raise refusal(error, folder) from error
-            self._unopened_share.bytes -= self._unopened.pop((name, kind), 0)
+            if unopened is not None:
+                # Not so of a new log, which the disk's thread may make while another one opens some other log.
+                self._unopened_share.bytes -= unopened.segments_bytes
+                del self._unopened[folder]
             self._logs[name, kind] = log
         return log
 
-    def _make(self, name: str, kind: int) -> None:
-        """The folders of a log."""
+    def _make(self, name: str, kind: int) -> bool:
+        """Have the folders of a log; whether the innermost is new."""
         if self._lock < 0:
             raise SpoolError(self.folder, "is closed", step="open it again")
         if self._repair:
             self.hold.check()
-        outer = self.folder
-        for inner in ["queues", name, "dead"][: 3 if kind == DEAD else 2]:
-            path = f"{outer}/{inner}"
+        outer, made = f"{self.folder}/queues", False
+        if self._repair and not self._has_queues:
+            self._budget.with_spare(partial(make_folder, self._files, outer, self.folder))
+            self._has_queues = True
+        for inner in [name, "dead"][: 2 if kind == DEAD else 1]:
+            path = outer = f"{outer}/{inner}"
             if self._repair:
-                self._budget.with_spare(partial(make_folder, self._files, path, outer))
-            elif inner in self._files.names(outer):
+                made = self._budget.with_spare(partial(self._files.make_folder, path))
+            try:
                 self._files.check_folder(path)
-            outer = path
-
-    def _log_folder(self, name: str, kind: int) -> str:
-        return f"{self.folder}/queues/{name}" + ("/dead" if kind == DEAD else "")
-
-    def _size(self, folder: str) -> int:
-        total = 0
-        for name in self._files.names(folder):
-            if name.endswith(".seg"):
-                descriptor = self._files.open(f"{folder}/{name}", write=False)
-                total += self._files.size(descriptor)
-                self._files.close(descriptor)
-        return total
+            except FileNotFoundError:
+                if self._repair:
+                    raise
+        return made
 
     def close(self) -> None:
         """Write cursors, let go of all descriptors and of the lock.

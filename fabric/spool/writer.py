@@ -1,28 +1,28 @@
-"""The end of a log: append, roll, sync, and what becomes of records whose sync failed. FORMAT.md, section 5."""
+"""Writer of a log, at its end: append, roll, sync, and records whose sync failed. FORMAT.md, section 5."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
-from typing import Final
+from typing import Final, NamedTuple
 
 from peerfabric.errors import SpoolError, SpoolFull
-from peerfabric.spool.files import Buffer, refusal
+from peerfabric.spool.budget import Budget, Share
+from peerfabric.spool.files import Buffer, Files, discard, refusal, write
+from peerfabric.spool.folder import Hold, check_file
 from peerfabric.spool.format import (
     DEAD,
     PREALLOCATED,
     RECORD_BYTES,
     SegmentHeader,
     encode_segment,
+    make_salt,
     record_header,
     segment_name,
 )
-from peerfabric.spool.hold import check_file
-from peerfabric.spool.inventory import open_file
-from peerfabric.spool.segment import Segment, create, write
-from peerfabric.spool.shelf import Shelf
-from peerfabric.spool.syncing import Entry, Pending, Sync, save, size_of
+from peerfabric.spool.segment import Contents, Identity, Segment, create, open_file
 
 _PARTS_MAX: Final = 96
 """Beyond that, one copy costs less than telling the kernel of each part (its own limit is 1,024)."""
@@ -40,12 +40,14 @@ class Writer:
 
     def __init__(self, shelf: Shelf, serial: int) -> None:
         self.fsync = shelf.fsync
-        self.written_bytes = 0
         self.appended = self.durable = 0
         self.pressed = False
         """An append was refused for lack of space."""
         self.pending: deque[Pending] = deque()
-        self._shelf, self._contents = shelf, shelf.contents
+        self.outer = shelf.outer
+        self._shelf, self._contents, self._share = shelf, shelf.contents, shelf.share
+        self._write, self._segment_bytes = shelf.files.write, shelf.segment_bytes
+        self._limited = shelf.budget.limit_bytes is not None
         self._serial = serial
         self._made = 0
         self._dead = shelf.identity.kind == DEAD
@@ -60,18 +62,41 @@ class Writer:
 
     # Append
 
-    def append(self, epoch: int, entry: Entry, unix_ms: int) -> None:
-        first, count, codec, body, extras = entry
+    def append(
+        self, epoch: int, first: int, count: int, codec: int, body: Buffer, extras: Buffer, unix_ms: int
+    ) -> None:
+        # All small messages go this way, so it has few calls.
         total = RECORD_BYTES + len(body) + len(extras)
-        segment = self._room(total, unix_ms)
+        segment = self._tail
+        if (
+            segment is None
+            or unix_ms != self._looked_ms
+            or segment.end + total > self._segment_bytes
+            or self._limited
+            or self._unsaved
+        ):
+            segment = self._room(total, unix_ms)
         while True:
             header = record_header(segment.salt, segment.end, body, extras, epoch, first, count, codec, unix_ms)
-            _, error = write(self._shelf.files, segment.descriptor, segment.end, (header, body, extras), total)
-            if error is None:
-                break
+            parts = (header, body, extras) if extras else (header, body)
+            try:
+                if self._write(segment.descriptor, segment.end, parts) == total:
+                    break
+                _, error = write(self._shelf.files, segment.descriptor, segment.end, parts, total)  # which says why not
+                if error is None:
+                    break
+            except OSError as refused:
+                error = refused
             self._undo(segment)
             segment = self._onto_spare(error, unix_ms)
-        self._stored(segment, epoch, entry, total, unix_ms)
+        if segment.synced == segment.end:
+            self._dirty.append(segment)
+        segment.end += total
+        self._share.bytes += total
+        self.appended += 1
+        self._contents.append(segment, epoch, first, first + count)
+        if self.fsync:
+            self.pending.append(Pending(segment, epoch, (first, count, codec, bytes(body), bytes(extras)), unix_ms))
 
     def append_many(self, epoch: int, entries: Sequence[Entry], unix_ms: int) -> int:
         """Append as many as possible; raises only if that is none."""
@@ -190,7 +215,6 @@ class Writer:
         if not segment.dirty:
             self._dirty.append(segment)
         segment.end += total
-        self.written_bytes += total
         self._shelf.share.bytes += total
         self.appended += 1
         first = entry[0]
@@ -231,7 +255,8 @@ class Writer:
         for segment in self._dirty:
             segment.syncs += 1
         fresh = any(segment.fresh for segment in self._dirty)
-        return Sync(self._shelf.files, self._shelf.folder, parts, fresh, self.appended)
+        folders = [*self.outer, self._shelf.folder] if fresh else []
+        return Sync(self._shelf.files, parts, folders, self.appended)
 
     def sync_end(self, token: Sync, error: BaseException | None) -> None:
         self._syncing = False
@@ -240,6 +265,8 @@ class Writer:
         if error is not None:
             self._fail(token)
         else:
+            if token.folders:
+                self.outer.clear()
             for segment, _, end in token.parts:
                 # One that was cut meanwhile ends before `end`: a sync after a failed one proves nothing.
                 if end <= segment.end and not segment.doubtful:
@@ -278,7 +305,11 @@ class Writer:
             segment.end = segment.synced
             try:
                 self._shelf.files.truncate(segment.descriptor, segment.end)
-                if not segment.end:
+                if segment.end:
+                    # If the end came back after a loss of power, with a hole in it, what is behind the hole would lie
+                    # before what is written again.
+                    self._shelf.files.sync(segment.descriptor)
+                else:
                     self._shelf.files.unlink(segment.path)
             except OSError:
                 # What stays there has the numbers and the content of what is written again.
@@ -294,7 +325,9 @@ class Writer:
             SpoolError: It is still only in memory; the next call tries again with another segment.
         """
         self._shelf.hold.check()
-        places = save(self._shelf.files, self._shelf.folder, self.pending, self._next_header, self._shelf.segment_bytes)
+        shelf = self._shelf
+        places = save(shelf.files, shelf.folder, self.outer, self.pending, self._next_header, shelf.segment_bytes)
+        self.outer.clear()
         self._unsaved = False
         self.pending.clear()
         self.durable = self.appended
@@ -348,3 +381,112 @@ class Writer:
     def readable(self, segment: Segment) -> int:
         """Where that ends which is stored in `segment`."""
         return segment.synced if self.fsync else segment.end
+
+
+Entry = tuple[int, int, int, Buffer, Buffer]
+"""A record to append: first, count, codec, body, extras."""
+
+
+@dataclass(eq=False, slots=True)
+class Sync:
+    """One sync under way: what it covers, as of its beginning."""
+
+    files: Files
+    parts: list[tuple[Segment, int, int]]
+    """(segment, descriptor, end)"""
+    folders: list[str]
+    """Those in which a name is new."""
+    mark: int
+    """How many records were appended before."""
+
+    def run(self) -> None:
+        """Make it durable. Touches nothing but descriptors, so it needs no lock."""
+        for _, descriptor, _ in self.parts:
+            self.files.sync(descriptor)
+        for folder in self.folders:
+            self.files.sync_folder(folder)
+
+
+class Pending(NamedTuple):
+    """A record that is written and not durable."""
+
+    segment: Segment
+    epoch: int
+    entry: Entry
+    unix_ms: int
+
+
+def save(
+    files: Files,
+    folder: str,
+    outer: Iterable[str],
+    pending: Iterable[Pending],
+    header: Callable[[int], SegmentHeader],
+    segment_bytes: int,
+) -> list[tuple[Segment, list[Pending]]]:
+    """Write `pending` to new segments, and return these with what is in each; all of it is durable then.
+
+    Args:
+        header: Gives one for the next new segment, for a time.
+
+    Raises:
+        SpoolError: Nothing was saved, and no file is left of it.
+    """
+    made: list[tuple[Segment, list[Pending]]] = []
+    try:
+        for record in pending:
+            total = size_of(record.entry)
+            if not made or made[-1][0].end + total > segment_bytes:
+                made.append((create(files, folder, header(record.unix_ms)), []))
+            segment, records = made[-1]
+            first, count, codec, body, extras = record.entry
+            head = record_header(
+                segment.salt, segment.end, body, extras, record.epoch, first, count, codec, record.unix_ms
+            )
+            _, error = write(files, segment.descriptor, segment.end, (head, body, extras), total)
+            if error is not None:
+                raise error
+            segment.end += total
+            records.append(record)
+        for segment, _ in made:
+            files.sync(segment.descriptor)
+        for path in (*outer, folder):
+            files.sync_folder(path)
+    except OSError as error:
+        for segment, _ in made:
+            discard(files, segment.path, segment.descriptor)
+        raise refusal(error, folder) from error
+    for segment, _ in made:
+        segment.synced, segment.fresh = segment.end, False
+    return made
+
+
+def size_of(entry: Entry) -> int:
+    """The bytes of its record."""
+    return RECORD_BYTES + len(entry[3]) + len(entry[4])
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """The place of one log's segments, which `Writer` makes and `Compactor` merges."""
+
+    files: Files
+    folder: str
+    identity: Identity
+    contents: Contents
+    budget: Budget
+    share: Share
+    hold: Hold
+    epoch: int
+    """Of this life: new segments say so."""
+    segment_bytes: int
+    fsync: bool
+    """Whether what is synced must survive the loss of power."""
+    outer: list[str]
+    """The folders above, as long as it is not sure that the names in them which lead here are durable."""
+
+    def header(self, serial: int, through: int, revision: int, made: int, unix_ms: int) -> SegmentHeader:
+        """The header of a new segment; `made` tells apart those that this life makes under one serial."""
+        node_id, queue, kind = self.identity
+        salt = make_salt(self.epoch, queue, kind, serial, made)
+        return SegmentHeader(serial, through, salt, revision, self.epoch, unix_ms, kind, 0, node_id, queue)

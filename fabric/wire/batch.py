@@ -36,6 +36,13 @@ def join(bodies: Sequence[bytes], codec: int) -> tuple[bytes, int]:
     return b"".join((_array_header(len(bodies)), *bodies)), codec
 
 
+def join_one(body: bytes, codec: int) -> tuple[bytes, int]:
+    """As `join`, for one body."""
+    if codec != RAW:
+        return b"\x91" + body, codec
+    return (body, RAW_ONE) if len(body) >= ALONE_BYTES_MIN else (_encode((body,)), RAW)
+
+
 def split(body: Buffer, codec: int) -> list[bytes]:
     """The encoded elements of a frame body, each as it stands in an array.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from peerfabric.arguments import check_count, check_timeout
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
-from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -16,10 +15,8 @@ from peerfabric.nodes.handler_context import Patience, lease_paused
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
-from peerfabric.nodes.outbox.space import Space
 from peerfabric.nodes.storage.offload import Errand
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.receipt import Receipt, State
 from peerfabric.wire.codec import Codec
 
@@ -55,15 +52,17 @@ class AsyncProducer(Generic[T_contra]):
         self._open_late = open_late
         self._encode = self.codec.encode
         self._gate = Gate()
-        self._space = Space(node, queue, options.on_full, self._gate)
-        self._handover = Outbox(node, self._encode, queue, options.on_full, options.buffer_bytes, spooled, self._gate)
-        self._storing: SpooledOutbox | None = None
-        """The way through the spool, if there is one; otherwise messages are handed over at once."""
+        make: type[Outbox] = Outbox
+        if spooled:
+            from peerfabric.nodes.outbox.spooled import (
+                SpooledOutbox,  # with a spool only, as all that is about the disk
+            )
+
+            make = SpooledOutbox
+        self._outbox = make(node, self._encode, queue, options.on_full, options.buffer_bytes, self._gate)
         self._outcomes: Confirmations = None  # type: ignore[assignment]  # until the node starts
         # The way into memory has no step too many: at its pace all small messages go.
-        self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = (
-            self._try_with_spool if spooled else self._handover.try_send
-        )
+        self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = self._outbox.try_send
         """Accept a body, with headers or None, if that can be done at once; None: it cannot, and nothing was accepted.
 
         Raises EncodeError if it cannot be sent, NodeClosed if the node, or the program, is past sending.
@@ -74,9 +73,8 @@ class AsyncProducer(Generic[T_contra]):
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
         options = self.options
-        disk = self._node.disk if self.spooled else None
-        assert disk is not None or not self.spooled
-        store = disk.stores[self.queue] if disk is not None else None
+        outbox, disk = self._outbox, self._node.disk
+        store = disk.stores[self.queue] if disk is not None and outbox.spooled else None
         if store is not None and store.end is not None:
             self.end = store.end
             store.end.adopt_options(self.codec.number, options.max_attempts, options.buffer_bytes)
@@ -84,75 +82,59 @@ class AsyncProducer(Generic[T_contra]):
             self.end = engine.open_producer(
                 self.queue, self.codec.number, options.max_attempts, options.buffer_bytes, now
             )
-        self._handover.end = self.end
-        if disk is not None and store is not None:
-            from peerfabric.nodes.outbox.spooled import (
-                SpooledOutbox,  # with a spool only, as all that is about the disk
-            )
-
-            self._storing = SpooledOutbox(
-                self._node,
-                disk,
-                store,
-                self._handover,
-                codec=self.codec.number,
-                volatile=options.on_full == "spool",
-                buffer_bytes=options.buffer_bytes,
-                space=self._space,
-                gate=self._gate,
-                by_itself=not options.fsync and isinstance(self._node.waiting, Blocking),
-            )
-        self._outcomes = Confirmations(self._node, self.end, self._gate, options.on_full, self._storing)
-        self._handover.open()
+        outbox.end = self.end
+        if outbox.spooled:
+            assert disk is not None
+            assert store is not None
+            by_itself = not options.fsync and isinstance(self._node.waiting, Blocking)
+            cast("SpooledOutbox", outbox).attach(disk, store, self.codec.number, by_itself=by_itself)
+        self._outcomes = Confirmations(self._node, self.end, self._gate, options.on_full, outbox)
+        outbox.open()
         self.opened = True
 
     def hand_over(self, engine: Engine, now: float) -> None:
         """Give the engine what was accepted since the last call. Called under the engine's lock."""
-        self._handover.hand_over(engine, now)
+        self._outbox.hand_over(engine, now)
 
     def changed(self) -> None:
         """Something of the end has changed: wake those who wait for it."""
-        self._handover.changed()
+        self._outbox.changed()
 
     def stop(self) -> None:
         """The node closes: nothing is accepted any more."""
-        self._handover.close()
+        self._outbox.close()
 
     def seal(self) -> None:
         """After `stop`: return when also what another thread was just storing is handed over."""
-        if self._storing is not None:
-            self._storing.seal()
+        self._outbox.seal()
 
     def forked(self) -> None:
         """In a child process, where another thread of the parent may hold a lock for ever."""
-        if self._storing is not None:
-            self._storing.forked()
-        self._handover.forked()
+        self._outbox.forked()
 
     def disk_ended(self) -> None:
         """The node is closed, and its disk's thread has ended: nothing more is stored."""
-        if self._storing is not None:
-            self._storing.disk_ended()
+        self._outbox.disk_ended()
         self._gate.open()
 
     @property
     def alerted(self) -> bool:
         """Whether the pump has yet to take something."""
-        return self._handover.alerted
+        return self._outbox.alerted
 
     @property
     def storing(self) -> bool:
         """Whether messages are on their way to the disk."""
-        return self._storing is not None and not self._storing.idle
+        return not self._outbox.idle
 
     @property
     def last(self) -> int:
         """The number of the newest message that was accepted, retried letters included."""
-        return self._handover.last
+        return self._outbox.last
 
     def so_far(self) -> tuple[int, int]:
         """`last`, and how many of all were retried letters, at one instant."""
-        return self._handover.so_far()
+        return self._outbox.so_far()
 
     async def _started(self) -> None:
         """Have the node running, and the end open."""
@@ -163,12 +145,6 @@ class AsyncProducer(Generic[T_contra]):
         self._node.ensure()
 
     # Sending
-
-    def _try_with_spool(self, body: T_contra, headers: dict[str, str] | None) -> Receipt | None:
-        data = self._encode(body)
-        if self._storing is None:  # the node has not started
-            return None
-        return self._storing.try_send(data, len(data) + MESSAGE_OVERHEAD, headers)
 
     async def send(
         self,
@@ -220,24 +196,8 @@ class AsyncProducer(Generic[T_contra]):
         return receipt
 
     async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
-        data = self._encode(body)
-        size = len(data) + MESSAGE_OVERHEAD
-        patience = Patience(timeout)
-        storing = self._storing
-
-        def attempt() -> Receipt | None:
-            self._node.ensure()
-            if storing is not None:
-                return storing.try_store(data, size, headers)
-            return self._handover.try_send(body, headers) or self._handover.overflow(size)
-
-        async def call() -> Receipt:
-            if storing is not None and storing.deposits is not None:
-                return await storing.deposit([data], headers, patience)
-            return await self._wait_for_room(attempt, patience)
-
         with lease_paused(self._node.pump):
-            return await self._space.when_free(len(data), patience, call)
+            return await self._outbox.send_when_room(body, headers, Patience(timeout))
 
     async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
@@ -260,59 +220,20 @@ class AsyncProducer(Generic[T_contra]):
             if fault is not None:
                 raise fault
         except BaseException as error:
-            if self._storing is not None:
-                self._storing.finish_interrupted(progress)
+            self._outbox.finish_interrupted(progress)
             error.accepted = progress.accepted  # type: ignore[attr-defined]
             raise
         return progress.accepted
 
     async def _accept_many(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
-        storing = self._storing
-        if storing is None:
-            self._handover.extend(encoded, progress)
-        elif storing.deposits is None:
-            try:
-                storing.extend(encoded, progress)
-            except SpoolFull as full:
-                if not self._space.is_waited_for(full, len(encoded[progress.accepted])):
-                    raise
+        outbox = self._outbox
+        outbox.try_extend(encoded, progress)
         if progress.accepted == len(encoded):
             return
-
-        def attempt() -> bool | None:
-            self._node.ensure()
-            before = progress.accepted
-            (storing or self._handover).extend(encoded, progress)
-            if progress.accepted > before:
-                return True
-            if storing is None and self._handover.overflow(len(encoded[before]) + MESSAGE_OVERHEAD) is not None:
-                progress.accepted += 1
-                return True
-            return None
-
-        async def call() -> None:
-            if storing is not None and storing.deposits is not None:
-                await storing.deposit_part(encoded, progress, patience)
-            else:
-                await self._wait_for_room(attempt, patience)
-
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
                 self.ending.check_sending()
-                await self._space.when_free(len(encoded[progress.accepted]), patience, call)
-
-    async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
-        def what() -> str:
-            consumers = len(self.end.consumers)
-            return (
-                f"queue {self.queue!r}: its buffer of {self.options.buffer_bytes:,} bytes is full and {consumers} "
-                f"consumers are known; start consumers, or raise buffer_bytes="
-            )
-
-        try:
-            return await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
-        except TimedOut:
-            raise QueueFull(self.queue, self.options.buffer_bytes, waited=patience.limit) from None
+                await outbox.extend_when_room(encoded, progress, patience)
 
     # Afterwards
 
@@ -383,12 +304,7 @@ class AsyncProducer(Generic[T_contra]):
             letter = self.end.take_letter(identity)
         if letter is None:
             return False
-        if self._storing is not None:
-            self._storing.retry(letter)
-        elif not self._handover.put_letter(letter, counted=False):
-            with self._node.pump.lock:
-                self.end.restore_letter(letter)
-            raise NodeClosed
+        self._outbox.retry(letter)
         return True
 
     def drop_letter(self, identity: str) -> bool:
@@ -397,6 +313,6 @@ class AsyncProducer(Generic[T_contra]):
         self._node.ensure(closing=True)
         with self._node.pump.lock:
             dropped = self.end.take_letter(identity) is not None
-        if dropped and self._storing is not None:
-            self._storing.drop(identity)
+        if dropped:
+            self._outbox.drop(identity)
         return dropped

@@ -38,8 +38,8 @@ from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, RealFiles, Spool
 from peerfabric.spool.cursor import MARKS_BYTES_MAX, SLOT_BYTES
+from peerfabric.spool.folder import read_owner
 from peerfabric.spool.format import CURSOR_MAGIC, decode_sheet
-from peerfabric.spool.identity import read_owner
 
 
 @click.group()

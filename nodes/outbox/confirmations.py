@@ -12,7 +12,7 @@ from peerfabric.receipt import Receipt, State
 
 if TYPE_CHECKING:
     from peerfabric.nodes.context import NodeContext
-    from peerfabric.nodes.outbox.spooled import SpooledOutbox
+    from peerfabric.nodes.outbox.outbox import Outbox
 
 STATES: Final = get_args(State)
 
@@ -35,14 +35,12 @@ class Confirmations:
         end: What knows.
         gate: Opens when some of them may have changed.
         on_full: Of the producer, for texts.
-        storing: What knows which of them are on disk; None: the producer has no spool.
+        outbox: What knows which of them are on disk.
     """
 
-    def __init__(
-        self, node: NodeContext, end: OutgoingQueue, gate: Gate, on_full: str, storing: SpooledOutbox | None
-    ) -> None:
+    def __init__(self, node: NodeContext, end: OutgoingQueue, gate: Gate, on_full: str, outbox: Outbox) -> None:
         self._node, self._end, self._gate = node, end, gate
-        self._on_full, self._storing = on_full, storing
+        self._on_full, self._outbox = on_full, outbox
 
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
@@ -58,8 +56,9 @@ class Confirmations:
                 return "processed"  # of an earlier life, and the spool does not have it any more
             number = numbers[0][0]
             found = end.state(number) if number < end.next else "queued"
-            kept = "stored" if self._storing is not None and self._storing.has(number) else "queued"
-        return kept if found in ("waiting", "in flight", "queued") else found
+            if found not in ("waiting", "in flight", "queued"):
+                return found
+            return "stored" if self._outbox.is_stored(number) else "queued"
 
     async def all_settled(self, last: int, timeout: float | None) -> None:
         """Wait until all messages up to number `last` are acked, dead-lettered, dropped, or found to be damaged.
@@ -134,11 +133,11 @@ class Confirmations:
         Raises:
             ConfigError: It does not.
         """
-        if self._storing is not None and self._on_full != "spool":
+        if self._outbox.spooled and self._on_full != "spool":
             return
         if self._node.settings.spool is None:
             problem = "needs a spool: give Node(spool=PATH)"
-        elif self._storing is None:
+        elif not self._outbox.spooled:
             problem = (
                 "cannot be, as this producer was made with spool=False and keeps its messages in memory: leave out"
             )

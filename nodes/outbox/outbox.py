@@ -10,13 +10,14 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.discovery.locks import Lock
 from peerfabric.engine import Engine
-from peerfabric.errors import QueueFull
+from peerfabric.errors import NodeClosed, QueueFull, TimedOut
+from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.headers import checked_headers
-from peerfabric.nodes.io.waiting import Gate
+from peerfabric.nodes.io.waiting import Gate, wait_until
 from peerfabric.options import MiB
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
@@ -26,6 +27,8 @@ from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
     from peerfabric.nodes.context import NodeContext
+
+R = TypeVar("R")
 
 HANDOVER_BYTES_MAX: Final = 1 * MiB
 """What may wait for the pump. A sender that is faster waits until its turn has ended. Otherwise the interpreter's lock,
@@ -68,7 +71,7 @@ Segment = Bodies | Retry | int
 
 
 class Outbox:
-    """The handle of a producer as the pump sees it.
+    """The handle of a producer as the pump sees it, and the way of its messages into memory.
 
     Args:
         node: Whose pump takes what is put in.
@@ -76,9 +79,11 @@ class Outbox:
         queue: For errors.
         on_full: What to do when memory is full.
         buffer_bytes: What may be accepted and not settled, in bytes.
-        spooled: It may be more, as the disk has room for what memory has not.
         gate: Opened when there may be more room.
     """
+
+    spooled = False
+    """The disk has room for what memory has not."""
 
     def __init__(
         self,
@@ -87,7 +92,6 @@ class Outbox:
         queue: str,
         on_full: str,
         buffer_bytes: int,
-        spooled: bool,
         gate: Gate,
     ) -> None:
         self.alerted = False
@@ -100,7 +104,7 @@ class Outbox:
         """Of `on_full="spool"`: what is put in stays in memory."""
         self._node = node
         self._encode = encode
-        self._queue, self._on_full, self._buffer_bytes, self._spooled = queue, on_full, buffer_bytes, spooled
+        self.queue, self._on_full, self._buffer_bytes = queue, on_full, buffer_bytes
         self._gate = gate
         self._lock = Lock()
         self._open = False
@@ -132,10 +136,25 @@ class Outbox:
             self._room = self._room_at = 0  # so that the quick way, which looks at this only, is closed too
         self._gate.open()
 
+    def seal(self) -> None:
+        """After `close`: return when also what another thread was just storing is handed over."""
+
+    def disk_ended(self) -> None:
+        """The node is closed, and its disk's thread has ended: nothing more is stored."""
+
     def forked(self) -> None:
-        """In a child process, where another thread of the parent may hold the lock for ever."""
+        """In a child process, where another thread of the parent may hold a lock for ever."""
         self._lock = Lock()
         self.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no messages are on their way to the disk."""
+        return True
+
+    def is_stored(self, number: int) -> bool:
+        """Whether the message of that number, which is not settled, is or will be on disk."""
+        return False
 
     @property
     def last(self) -> int:
@@ -181,7 +200,7 @@ class Outbox:
             self._pending_cost -= self._taken_cost
             self._taken_cost = 0
             self._make_room()
-            helps = self._spooled or self._on_full != "block"
+            helps = self.spooled or self._on_full != "block"
             if not helps and self._lacking:  # a sender that waits for acks, and not for us, is woken by those alone
                 helps = self._has_room(self._lacking)
         if helps:
@@ -203,16 +222,11 @@ class Outbox:
         make room.
         """
         underway = self._accepted_cost - self._pending_cost - self.end.released_cost
-        settles = underway < UNDERWAY_MUCH or self._spooled
+        settles = underway < UNDERWAY_MUCH or self.spooled
         if settles and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
             self._node.pump.alert(self)
         else:
             self._node.pump.note(self)
-
-    def alert_for_one(self) -> None:
-        """Like `alert_if_urgent`, after a single message: it says nothing again that the pump knows."""
-        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
-            self.alert_if_urgent()
 
     # Room
 
@@ -233,7 +247,7 @@ class Outbox:
             held = self._accepted_cost - self.end.released_cost
             # One message is always allowed: a limit below its size would mean never. A few large ones may wait for
             # the pump, so that it need not wait for them.
-            fits = self._spooled or held <= 0 or held + size <= self._buffer_bytes
+            fits = self.spooled or held <= 0 or held + size <= self._buffer_bytes
             if fits and not self._is_full(size):
                 self._room = self._room_at = size
         if size > self._room:
@@ -277,7 +291,7 @@ class Outbox:
     def _make_room(self) -> None:
         """Work out how much may be accepted now. The caller holds the lock and has recounted."""
         room = HANDOVER_BYTES_MAX - self._pending_cost
-        if not self._spooled:  # with a spool the disk has room for what memory has not
+        if not self.spooled:  # with a spool the disk has room for what memory has not
             held = self._accepted_cost - self.end.released_cost
             room = min(self._buffer_bytes - held, room)
         self._room = self._room_at = max(0, room) if self._open else 0
@@ -319,11 +333,11 @@ class Outbox:
                 case "drop_oldest":
                     freed = self.end.drop_oldest(size)
                     if freed < size and not self._has_room(size):
-                        raise QueueFull(self._queue, self._buffer_bytes)
+                        raise QueueFull(self.queue, self._buffer_bytes)
                     self._gate.open()  # for this very caller: there is room now
                     return None
                 case _:
-                    raise QueueFull(self._queue, self._buffer_bytes)
+                    raise QueueFull(self.queue, self._buffer_bytes)
         self._node.pump.alert(self)
         return receipt
 
@@ -361,6 +375,10 @@ class Outbox:
             self.alert_if_urgent()
         return Receipt(self._stream, sequence)
 
+    def try_extend(self, encoded: list[bytes], progress: Progress) -> None:
+        """As `extend`; if there is no space on disk for which is waited, nothing is accepted."""
+        self.extend(encoded, progress)
+
     def extend(self, encoded: list[bytes], progress: Progress) -> None:
         """Accept what there is room for of those that are not accepted yet."""
         with self._lock:
@@ -374,8 +392,57 @@ class Outbox:
         if part:
             self.alert_if_urgent()
 
+    async def send_when_room(self, body: Any, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+        """Accept `body` as soon as there is room.
+
+        Raises:
+            QueueFull, NodeClosed, SystemExit: It is not accepted.
+        """
+        size = len(self._encode(body)) + MESSAGE_OVERHEAD
+
+        def attempt() -> Receipt | None:
+            self._node.ensure()
+            return self.try_send(body, headers) or self.overflow(size)
+
+        return await self._wait_for_room(attempt, patience)
+
+    async def extend_when_room(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+        """Accept some more of those that are not accepted yet, as soon as there is room.
+
+        Raises:
+            QueueFull, NodeClosed, SystemExit: No more of them are accepted.
+        """
+
+        def attempt() -> bool | None:
+            self._node.ensure()
+            before = progress.accepted
+            self.extend(encoded, progress)
+            if progress.accepted == before:
+                if self.overflow(len(encoded[before]) + MESSAGE_OVERHEAD) is None:
+                    return None
+                progress.accepted += 1
+            return True
+
+        await self._wait_for_room(attempt, patience)
+
+    async def _wait_for_room(self, attempt: Callable[[], R | None], patience: Patience) -> R:
+        def what() -> str:
+            consumers = len(self.end.consumers)
+            return (
+                f"queue {self.queue!r}: its buffer of {self._buffer_bytes:,} bytes is full and {consumers} "
+                f"consumers are known; start consumers, or raise buffer_bytes="
+            )
+
+        try:
+            return await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
+        except TimedOut:
+            raise QueueFull(self.queue, self._buffer_bytes, waited=patience.limit) from None
+
+    def finish_interrupted(self, progress: Progress) -> None:
+        """The call of `progress` was interrupted: what it has accepted is counted."""
+
     def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
-        """Accept messages that have room, or are stored; return the sequence of the last. `extra` is of the first."""
+        """Accept messages that have room; return the sequence of the last. `extra` is of the first."""
         lock = self._lock
         if lock.is_ours():
             raise lock.refusal()
@@ -397,23 +464,18 @@ class Outbox:
             except RuntimeError:
                 pass  # it was not taken
 
-    def put_kept(self, bodies: list[bytes], total: int, extras: dict[int, Extra] | None) -> None:
-        """Accept messages that stay in memory, sent by somebody who waits for the disk."""
-        with self._lock:
-            self._close_segment()
-            self._segments.append(Bodies(bodies, extras, volatile=True))
-            self._room -= total
-            self.count += len(bodies)
-        self.alert()
+    def retry(self, letter: DeadLetter) -> None:
+        """Send a dead letter that was taken again, in order with the other sends.
 
-    def put_stored(self, bodies: list[bytes], extras: dict[int, Extra] | None) -> None:
-        """Hand over messages that are stored and counted."""
-        with self._lock:
-            self._close_segment()
-            self._segments.append(Bodies(bodies, extras, volatile=False))
-        self.alert()
+        Raises:
+            NodeClosed: The node closes; the letter is back in its place.
+            SpoolError: The disk did not take it; the letter is back in its place.
+        """
+        if not self._put_letter(letter, counted=False):
+            self._restore(letter)
+            raise NodeClosed
 
-    def put_letter(self, letter: DeadLetter, *, counted: bool) -> bool:
+    def _put_letter(self, letter: DeadLetter, *, counted: bool) -> bool:
         """Send a dead letter again, unless the node closes; it may be counted, as it is stored."""
         with self._lock:
             if not (self._open or counted):
@@ -424,6 +486,17 @@ class Outbox:
             self._letters += 1
         self.alert()
         return True
+
+    def _restore(self, letter: DeadLetter) -> None:
+        with self._node.pump.lock:
+            self.end.restore_letter(letter)
+
+    def drop(self, identity: str) -> None:
+        """A dead letter was dropped: take it off the disk.
+
+        Raises:
+            SpoolError: It is there still, and comes back at a restart.
+        """
 
     def _add_extra(self, extra: Extra | None) -> None:
         """What the message has that is put into `_bodies` next. One that is interrupted leaves it to be replaced."""
@@ -436,39 +509,3 @@ class Outbox:
         if self._bodies:
             self._segments.append(Bodies(self._bodies, self._extras, volatile=self.volatile))
             self._bodies, self._extras = [], None
-
-    # With a spool
-
-    def counted(self, last: int) -> None:
-        """Messages up to sequence `last` are stored, and will be handed over."""
-        self.count = last
-
-    def leave_memory(self) -> None:
-        """What is put in next is on disk."""
-        if self.volatile:
-            with self._lock:
-                self._close_segment()
-                self.volatile = False
-
-    def stays_in_memory(self, size: int) -> bool:
-        """Whether so much more needs no disk; what is put in next is of that kind.
-
-        Memory is left when it is full or nobody consumes; it is used again when nothing is on disk only.
-        """
-        end = self.end
-        backlog = end.backlog
-        assert backlog is not None
-        with self._lock:
-            self._recount()
-            fits = (
-                self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self._buffer_bytes
-            )
-        if fits and not self.volatile:
-            # The engine's lock comes before ours. Nobody puts anything in meanwhile: the caller keeps others from it.
-            with self._node.pump.lock:
-                fits = end.next - 1 == self.last and not backlog.behind(end.next)
-        if fits != self.volatile:
-            with self._lock:
-                self._close_segment()
-                self.volatile = fits
-        return fits

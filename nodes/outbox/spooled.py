@@ -1,15 +1,16 @@
-"""A producer's way through the spool: what is sent is stored first, by its own thread or by the disk's, or kept in
-memory if `on_full="spool"` says so.
+"""Spooled outbox of one producer: what is sent is stored first, by its own thread or by the disk's.
 
-`writing` is taken before the handover's lock, so that messages are handed over in the order of storing.
+With `on_full="spool"` it is kept in memory only, as long as that has room.
+
+`writing` is taken before the lock of the outbox, so that messages are handed over in the order of storing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.discovery.log import log as _log
@@ -18,83 +19,73 @@ from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import Gate, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.deposits import SYNC_PATIENCE, Deposit, Deposits
-from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Outbox, Progress
+from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Bodies, Outbox, Progress
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, cost
 from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
 from peerfabric.reports import DeadLetter
+from peerfabric.spool.format import RECORD_BYTES
 from peerfabric.wire.batch import cuts
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.context import NodeContext
-    from peerfabric.nodes.outbox.space import Space
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.store import Store
 
+R = TypeVar("R")
+
 MESSAGES_MAX: Final = HANDOVER_BYTES_MAX // MESSAGE_OVERHEAD
 """More than that are never in one deposit."""
+STREAM: Final = 8
+"""So many messages that come before the pump has taken the first of them are a stream, which the pump is not woken for:
+each time it wakes it takes the interpreter's lock from the sender, who lets go of it for each write."""
+STREAM_ENDS_MS: Final = 10
+"""A stream is over if nothing came for so long."""
+
+_Underway = tuple[list[bytes], Extra | None, int, Progress | None]
+"""Messages that a thread is storing, what the first has besides a body, what they cost, and what then counts them."""
 
 
-class _Underway:
-    """Messages that a thread is storing, and will have handed over when `progress` counts them."""
+class SpooledOutbox(Outbox):
+    """The outbox of a producer that stores its messages before it hands them over.
 
-    __slots__ = ("bodies", "cost", "extra", "progress")
-
-    def __init__(self, bodies: list[bytes], extra: Extra | None, cost: int, progress: Progress) -> None:
-        self.bodies, self.extra, self.cost = bodies, extra, cost
-        self.progress = progress
-
-
-class SpooledOutbox:
-    """Stores the messages of one producer, and hands them over then.
-
-    Args:
-        node: Whose calls wait.
-        disk: Its thread stores what the calling one does not.
-        store: Where they are stored.
-        handover: Where they go.
-        codec: How their bodies are encoded.
-        volatile: Of `on_full="spool"`: they may stay in memory.
-        buffer_bytes: For errors.
-        space: How calls wait for space on disk.
-        gate: Where calls wait for the disk.
-        by_itself: The calling thread stores; otherwise the disk's thread does, for all who wait at once.
+    Until `attach` it has no room.
     """
 
-    def __init__(
-        self,
-        node: NodeContext,
-        disk: Disk,
-        store: Store,
-        handover: Outbox,
-        codec: int,
-        volatile: bool,
-        buffer_bytes: int,
-        space: Space,
-        gate: Gate,
-        by_itself: bool,
-    ) -> None:
-        self.queue = store.queue
+    spooled = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.writing = Lock(Rank.WRITING)
-        self.deposits = None if by_itself else Deposits(self, store)
-        """Where sends wait for the disk's thread."""
-        self._node, self._disk, self._store, self._handover = node, disk, store, handover
-        self._codec, self._volatile, self._buffer_bytes = codec, volatile, buffer_bytes
-        self._space, self._gate = space, gate
-        self._stream = handover.end.stream
         self._underway: _Underway | None = None
         """What a thread is storing; it stays here if that is interrupted."""
+        self.deposits: Deposits | None = None
+        """Where sends wait for the disk's thread."""
+
+    def attach(self, disk: Disk, store: Store, codec: int, *, by_itself: bool) -> None:
+        """The node has started.
+
+        Args:
+            disk: Its thread stores what the calling one does not.
+            store: Where messages are stored.
+            codec: How their bodies are encoded.
+            by_itself: The calling thread stores; otherwise the disk's thread does, for all who wait at once.
+        """
+        self._disk, self._store, self._codec = disk, store, codec
+        self._volatile = self._on_full == "spool"
+        """They may stay in memory."""
         self._kept = Ranges()
         """The numbers of what stayed in memory."""
+        self._alerted_at = self._alerted_ms = 0
+        """The newest message when the pump was last told of one, and when that was."""
+        self.deposits = None if by_itself else Deposits(self, store)
 
     def forked(self) -> None:
-        """In a child process, where another thread of the parent may hold the lock for ever."""
         self.writing = Lock(Rank.WRITING)
+        super().forked()
 
     @property
     def idle(self) -> bool:
-        """Whether no messages are on their way to the disk."""
         return self.deposits is None or self.deposits.idle
 
     def seal(self) -> None:
@@ -106,55 +97,105 @@ class SpooledOutbox:
             self.deposits.give_up_sync()
 
     def disk_ended(self) -> None:
-        """The node is closed, and its disk's thread has ended: nothing more is stored."""
         if self.deposits is not None:
             self.deposits.over = True
 
-    def has(self, number: int) -> bool:
-        """Whether the message of that number, which is not settled, is or will be on disk."""
-        backlog = self._handover.end.backlog
+    def is_stored(self, number: int) -> bool:
+        backlog = self.end.backlog
         assert backlog is not None
-        return number not in self._kept and number not in backlog.volatile and backlog.kept
+        for in_memory in (self._kept, backlog.volatile):
+            if in_memory.total and number in in_memory:
+                return False
+        return backlog.kept
 
     # By the caller's own thread
 
-    def try_send(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
-        """Accept a message if that can be done at once; None: it cannot.
+    def try_send(self, body: Any, headers: dict[str, str] | None) -> Receipt | None:
+        """Accept `body` if that can be done at once; None: it cannot, and nothing was accepted.
+
+        Raises:
+            EncodeError: It cannot be sent.
+            SpoolError: The disk refused; it is not accepted.
+        """
+        data = self._encode(body)
+        if not self._open:
+            return None
+        if self.deposits is not None:
+            return self._try_keep(data, headers) if self._volatile else None
+        try:
+            return self._try_store(data, headers)
+        except SpoolFull as full:
+            if self._is_waited_for(full, len(data)):
+                return None
+            raise
+
+    def _try_store(self, data: bytes, headers: dict[str, str] | None) -> Receipt | None:
+        """Store a message in the caller's own thread; None: the pump must take the others first.
 
         Raises:
             SpoolError: The disk refused; it is not accepted.
         """
-        if self.deposits is not None:
-            return self._try_keep(data, size, headers) if self._volatile else None
-        try:
-            return self.try_store(data, size, headers)
-        except SpoolFull as full:
-            if self._space.is_waited_for(full, len(data)):
-                return None
-            raise
-
-    def try_store(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
-        """Store a message in the caller's own thread; None: the pump must take the others first."""
+        # All small messages go this way, so it has few calls.
+        size = len(data) + MESSAGE_OVERHEAD
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
-        lock = self.writing
-        if lock.is_ours():
+        unix_ms = time.time_ns() // 1_000_000
+        lock, inner = self.writing, self._lock
+        if lock.is_ours() or inner.is_ours():
             raise lock.refusal()
         try:
             if not lock.acquire(False):
                 lock.wait()
-            if not self._handover.has_room(size):
+            if size > self._room and not self.has_room(size):
                 return None
+            if self._underway is not None:
+                self._finish_underway()
             if self._volatile and self._fits_in_memory(size):
                 sequence = self._keep([data], size, extra, Progress())
             else:
-                sequence = self._store_now(_Underway([data], extra, size, Progress()))
+                if self.volatile:
+                    self._leave_memory()
+                sequence = self.count + 1
+                self._underway = [data], extra, size, None
+                try:
+                    self._store.append_one(sequence, data, extra, self._codec, unix_ms)
+                except SpoolError:
+                    self._underway = None
+                    raise
+                try:
+                    if not inner.acquire(False):
+                        inner.wait()
+                    if extra is not None:
+                        self._add_extra(extra)
+                    # No call in these: Ctrl-C comes before or after.
+                    self._room -= size
+                    self.count = sequence
+                    self._bodies.append(data)
+                finally:
+                    try:
+                        inner.release()
+                    except RuntimeError:
+                        pass  # it was not taken
+                # If Ctrl-C comes before this, `_finish_underway` finds nothing stored beyond what is counted.
+                self._underway = None
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass  # it was not taken
-        self._handover.alert_for_one()
+        if not self.alerted or self._room < HANDOVER_BYTES_MAX // 2:
+            if self.count - self._alerted_at < STREAM or unix_ms - self._alerted_ms > STREAM_ENDS_MS:
+                self.alert_if_urgent()
+            else:
+                self._node.pump.note(self)
+            self._alerted_at, self._alerted_ms = self.count, unix_ms
         return Receipt(self._stream, sequence)
+
+    def try_extend(self, encoded: list[bytes], progress: Progress) -> None:
+        try:
+            self.extend(encoded, progress)
+        except SpoolFull as full:
+            if not self._is_waited_for(full, len(encoded[progress.accepted])):
+                raise
 
     def extend(self, encoded: list[bytes], progress: Progress) -> None:
         """Store what there is room for of those that are not accepted yet.
@@ -162,44 +203,44 @@ class SpooledOutbox:
         Raises:
             SpoolError: The disk refused; nothing more was accepted.
         """
+        if self.deposits is not None:
+            return
         with self.writing:
-            part, total = self._handover.what_fits(encoded, progress.accepted)
-            if part and self._volatile and self._fits_in_memory(total):
-                self._keep(part, total, None, progress)
-            elif part:
-                self._store_now(_Underway(part, None, total, progress))
+            part, total = self.what_fits(encoded, progress.accepted)
+            if part:
+                self._finish_underway()
+                if self._volatile and self._fits_in_memory(total):
+                    self._keep(part, total, None, progress)
+                else:
+                    self._store_now(part, total, progress)
         if part:
-            self._handover.alert_if_urgent()
+            self.alert_if_urgent()
 
     def finish_interrupted(self, progress: Progress) -> None:
-        """The call of `progress` was interrupted, perhaps as it stored something: that is accepted."""
-        if self._underway is not None and self._underway.progress is progress:
+        if self._underway is not None and self._underway[3] is progress:
             with self.writing:
                 self._finish_underway()
 
-    def _store_now(self, underway: _Underway) -> int:
-        """Store messages and hand them over; return the sequence of the first. The caller holds `writing`.
+    def _store_now(self, bodies: list[bytes], total: int, progress: Progress) -> None:
+        """Store messages and hand them over. The caller holds `writing`.
 
         Raises:
             SpoolError: None of them is stored.
         """
-        self._finish_underway()
-        self._underway = underway
+        self._underway = bodies, None, total, progress
         try:
-            extras = {0: underway.extra} if underway.extra is not None else None
-            first, count = self._append(underway.bodies, extras, None)
+            _, count = self._append(bodies, None, None)
         except SpoolError:
             self._underway = None
             raise
-        self._hand_in(underway, count)
-        return first
+        self._hand_in(self._underway, count)
 
     def _hand_in(self, underway: _Underway, count: int) -> None:
-        bodies, total = underway.bodies, underway.cost
+        bodies, extra, total, progress = underway
         if count < len(bodies):
             bodies = bodies[:count]
             total = cost(bodies)
-        self._handover.put_many(bodies, total, underway.extra, underway.progress)
+        self.put_many(bodies, total, extra, progress or Progress())
         # If Ctrl-C comes before this, `_finish_underway` finds nothing stored beyond what is counted.
         self._underway = None
 
@@ -207,21 +248,22 @@ class SpooledOutbox:
         """If Ctrl-C, or the like, came between storing and handing over: what is stored is accepted."""
         underway = self._underway
         if underway is not None:
-            first = self._handover.count + 1
-            self._hand_in(underway, self._store.stored(first, first + len(underway.bodies)))
-            self._handover.alert()
+            first = self.count + 1
+            self._hand_in(underway, self._store.stored(first, first + len(underway[0])))
+            self.alert()
 
     def _append(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None) -> tuple[int, int]:
         """Write messages; return the sequence of the first and how many are stored. The caller holds `writing`."""
-        self._handover.leave_memory()
-        first = self._handover.count + 1
+        self._leave_memory()
+        first = self.count + 1
         number = self._codec if codec is None else codec
         return first, self._store.append(first, bodies, extras, number, time.time_ns() // 1_000_000)
 
     # In memory
 
-    def _try_keep(self, data: bytes, size: int, headers: dict[str, str] | None) -> Receipt | None:
+    def _try_keep(self, data: bytes, headers: dict[str, str] | None) -> Receipt | None:
         """Keep a message in memory, without waiting for the disk; None: it must be stored, or the node is past it."""
+        size = len(data) + MESSAGE_OVERHEAD
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
         lock = self.writing
         if lock.is_ours():
@@ -235,42 +277,157 @@ class SpooledOutbox:
                 lock.release()
             except RuntimeError:
                 pass  # it was not taken
-        self._handover.alert()
+        self.alert()
         return Receipt(self._stream, sequence)
 
     def _fits_in_memory(self, size: int) -> bool:
-        """Of `on_full="spool"`: whether so much more needs no disk. The caller holds `writing`."""
+        """Whether so much more needs no disk; what is put in next is of that kind. The caller holds `writing`.
+
+        Memory is left when it is full or nobody consumes; it is used again when nothing is on disk only.
+        """
         self._finish_underway()
-        before = self._handover.volatile
-        fits = self._handover.stays_in_memory(size)
-        if fits != before:
-            self._kept.remove(0, self._handover.end.floor)
+        end = self.end
+        backlog = end.backlog
+        assert backlog is not None
+        with self._lock:
+            self._recount()
+            fits = (
+                self._open and bool(end.consumers) and end.held_bytes + self._pending_cost + size <= self._buffer_bytes
+            )
+        if fits and not self.volatile:
+            # The engine's lock comes before ours. Nobody puts anything in meanwhile: the caller keeps others from it.
+            with self._node.pump.lock:
+                fits = end.next - 1 == self.last and not backlog.behind(end.next)
+        if fits != self.volatile:
+            with self._lock:
+                self._close_segment()
+                self.volatile = fits
+            self._kept.remove(0, end.floor)
         return fits
+
+    def _leave_memory(self) -> None:
+        """What is put in next is on disk."""
+        if self.volatile:
+            with self._lock:
+                self._close_segment()
+                self.volatile = False
 
     def _keep(self, bodies: list[bytes], size: int, extra: Extra | None, progress: Progress) -> int:
         """Accept messages that fit in memory; return the sequence of the last. The caller holds `writing`."""
         self._note_kept(len(bodies))
-        return self._handover.put_many(bodies, size, extra, progress)
+        return self.put_many(bodies, size, extra, progress)
 
     def _note_kept(self, count: int) -> None:
         """The next `count` messages stay in memory."""
-        last = self._handover.last
+        last = self.last
         self._kept.add(last + 1, last + 1 + count)
 
-    # By the disk's thread, for callers that wait
+    def _put(self, bodies: list[bytes], extras: dict[int, Extra] | None, *, volatile: bool) -> None:
+        """Hand over messages that are counted. The caller holds the lock."""
+        self._close_segment()
+        self._segments.append(Bodies(bodies, extras, volatile=volatile))
 
-    async def deposit(self, bodies: list[bytes], headers: dict[str, str] | None, patience: Patience) -> Receipt:
-        """Have `bodies` stored, which have `headers`, and wait for that.
+    # Space on disk
+
+    def _is_waited_for(self, full: SpoolFull, size: int) -> bool:
+        """Whether a send that was refused for `full` waits until the spool has drained, as `on_full` says.
+
+        A disk that is full has other causes than our messages, and is nothing to wait for.
+        """
+        return self._on_full == "block" and full.limit is not None and size + RECORD_BYTES <= full.limit
+
+    async def _when_free(self, size: int, patience: Patience, call: Callable[[], Awaitable[R]]) -> R:
+        """What `call` returns; as long as the spool is at its limit it is made again when there may be space.
+
+        Raises:
+            SpoolFull: There is none, and `on_full` or `patience` says to wait no more.
+        """
+        refused: SpoolFull | None = None
+        while True:
+            used = self._disk.spool.used_bytes
+            try:
+                return await call()
+            except SpoolFull as full:
+                if not self._is_waited_for(full, size):
+                    raise
+                refused = full
+            except QueueFull:
+                if refused is not None:  # what this call has waited for
+                    raise refused from None
+                raise
+            await self._wait_for_space(refused, size, used, patience)
+
+    async def _wait_for_space(self, full: SpoolFull, size: int, used: int, patience: Patience) -> None:
+        limit, spool = full.limit or 0, self._disk.spool
+
+        def attempt() -> bool | None:
+            nonlocal used
+            self._node.ensure()
+            self._node.ending.check()
+            # The first look wants less to be used than before the attempt that failed. A later one, after a turn of the
+            # pump, is content with what may be enough: what a record costs besides is known only when it is written.
+            before, used = used, limit + 1
+            return True if spool.used_bytes + size <= limit and spool.used_bytes < before else None
+
+        def what() -> str:
+            return (
+                f"queue {self.queue!r}: the spool is at its limit of {limit:,} bytes; "
+                f"start consumers so that it drains, or raise Options(spool_bytes=)"
+            )
+
+        # The space may be freed by other queues. After writing cursors the disk's thread lets the pump make a turn.
+        turned, relay = self._node.pump.turned, _Relay(self._gate)
+        turned.enter(relay)
+        try:
+            await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
+        except TimedOut:
+            raise full from None
+        finally:
+            turned.leave(relay)
+
+    # By callers that wait, perhaps for the disk's thread
+
+    async def send_when_room(self, body: Any, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+        data = self._encode(body)
+
+        def attempt() -> Receipt | None:
+            self._node.ensure()
+            return self._try_store(data, headers)
+
+        async def call() -> Receipt:
+            if self.deposits is not None:
+                return await self._send_deposit(data, headers, patience)
+            return await self._wait_for_room(attempt, patience)
+
+        return await self._when_free(len(data), patience, call)
+
+    async def extend_when_room(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+        def attempt() -> bool | None:
+            self._node.ensure()
+            before = progress.accepted
+            self.extend(encoded, progress)
+            return True if progress.accepted > before else None
+
+        async def call() -> None:
+            if self.deposits is not None:
+                await self._deposit_part(encoded, progress, patience)
+            else:
+                await self._wait_for_room(attempt, patience)
+
+        await self._when_free(len(encoded[progress.accepted]), patience, call)
+
+    async def _send_deposit(self, data: bytes, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+        """Have `data` stored, with `headers`, and wait for that.
 
         Raises:
             SpoolError, QueueFull, NodeClosed, NotConfirmed: As `_deposit`.
         """
         extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
-        deposit = Deposit(bodies, extras)
+        deposit = Deposit([data], extras)
         await self._deposit(deposit, patience)
         return Receipt(self._stream, deposit.first)
 
-    async def deposit_part(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def _deposit_part(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
         """Have some more of `encoded` stored, as many as may be handed over at once, and wait for that.
 
         However it ends, `progress` is right then: also if this is cancelled while the disk has them in hand.
@@ -344,9 +501,13 @@ class SpooledOutbox:
         total = cost(deposit.bodies)
         if not self._volatile or deposit.letter is not None or not self._fits_in_memory(total):
             return False
-        deposit.first, deposit.count = self._handover.count + 1, len(deposit.bodies)
+        deposit.first, deposit.count = self.count + 1, len(deposit.bodies)
         self._note_kept(deposit.count)
-        self._handover.put_kept(deposit.bodies, total, deposit.extras)
+        with self._lock:
+            self._put(deposit.bodies, deposit.extras, volatile=True)
+            self._room -= total
+            self.count += deposit.count
+        self.alert()
         return True
 
     def write(self, deposit: Deposit) -> None:
@@ -357,7 +518,7 @@ class SpooledOutbox:
         """
         self._finish_underway()
         deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec)
-        self._handover.counted(deposit.first - 1 + deposit.count)
+        self.count = deposit.first - 1 + deposit.count
 
     def deposited(self, deposit: Deposit) -> None:
         """What a send of ours handed over is stored."""
@@ -368,29 +529,22 @@ class SpooledOutbox:
     def hand_in(self, deposit: Deposit) -> None:
         """What a send of ours handed over is written, and counts as accepted."""
         if deposit.letter is not None:
-            self._handover.put_letter(deposit.letter, counted=True)
-        else:
-            self._handover.put_stored(deposit.bodies[: deposit.count], deposit.extras)
-
-    def changed(self) -> None:
-        """Something became of a deposit."""
-        self._handover.changed()
+            self._put_letter(deposit.letter, counted=True)
+            return
+        with self._lock:
+            self._put(deposit.bodies[: deposit.count], deposit.extras, volatile=False)
+        self.alert()
 
     # Dead letters
 
     def retry(self, letter: DeadLetter) -> None:
-        """Send a dead letter that was taken again, in order with the other sends.
-
-        Raises:
-            SpoolError, NodeClosed: The disk did not take it, or the node closes; the letter is back in its place.
-        """
         deposit = Deposit([letter.data], {0: Extra(0, letter.headers, letter.origin or letter.id)}, letter)
         if self.deposits is not None:
             self.deposits.add(deposit)
             self._disk.store(self.deposits)
             return
         with self.writing:
-            if not self._handover.is_open:
+            if not self._open:
                 self._restore(letter)
                 raise NodeClosed
             try:
@@ -398,7 +552,7 @@ class SpooledOutbox:
             except SpoolError:
                 self._restore(letter)
                 raise
-            self._handover.put_letter(letter, counted=True)
+            self._put_letter(letter, counted=True)
         self._unbury(letter.id)
 
     def not_retried(self, letter: DeadLetter, error: Exception) -> None:
@@ -407,20 +561,11 @@ class SpooledOutbox:
         self._restore(letter)
 
     def drop(self, identity: str) -> None:
-        """A dead letter was dropped: take it off the disk.
-
-        Raises:
-            SpoolError: It is there still, and comes back at a restart.
-        """
         if self.deposits is not None:
             self._disk.run(lambda: self._unbury(identity))
         else:
             self._store.unbury(identity)
             self._node.pump.wake()  # there may be room again
-
-    def _restore(self, letter: DeadLetter) -> None:
-        with self._node.pump.lock:
-            self._handover.end.restore_letter(letter)
 
     def _unbury(self, identity: str) -> None:
         """Take a letter that is sent again, or dropped, off the disk; if that fails it only comes back at a restart."""
@@ -429,3 +574,10 @@ class SpooledOutbox:
         except SpoolError as error:
             _log.warning("queue %r: the dead letter %s stays on disk: %s", self.queue, identity, error)
         self._node.pump.wake()  # there may be room again
+
+
+class _Relay:
+    """Opens a gate each time another one opens."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.wake = gate.open

@@ -19,6 +19,7 @@ from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import ThreadWaiter, clock
 from peerfabric.nodes.storage.offload import Errand
 from peerfabric.nodes.storage.store import Loaded, Store, told_lost
+from peerfabric.queue.backlog import Backlog
 from peerfabric.queue.durable import DurableQueue
 from peerfabric.queue.sender import Sender
 from peerfabric.spool import Spool
@@ -60,6 +61,13 @@ class Disk:
         self._cursor_at = 0.0
         self._behind = False
         """The last cursors do not have all that they should, or could not be written: nobody waits for them."""
+        self._due: dict[Store, None] = {}
+        """Of which something is to be stored or read, as far as we were told: what this thread does costs nothing for
+        the others. Used under the engine's lock."""
+        self._incomplete: set[Store] = set()
+        """Those whose cursor does not have all that is settled."""
+        self._sees_to_cursors = False
+        """This thread comes back by itself as soon as the next cursors are due."""
         self._complained = False
         """What the disk refuses was told of, and it has not done everything since."""
         self._deleted = False
@@ -107,13 +115,20 @@ class Disk:
         return bool(self._errands)
 
     def look(self) -> None:
-        """An end may have something for the disk. Any thread."""
+        """A queue may have something for the disk. Any thread."""
         self._bell.wake()
 
     def news(self) -> bool:
-        """Whether an end has something for the disk. Called under the engine's lock."""
+        """Whether there is something for which this thread must be woken. Called under the engine's lock."""
+        producers = self.producers
+        urgent, producers.disk_urgent = producers.disk_urgent, False
         # An ACK that settles nothing waits for the cursors, too.
-        return any(store.has_news() for store in list(self.stores.values())) or bool(self.producers.acks_to_settle())
+        return urgent or (not self._sees_to_cursors and bool(producers.for_disk or producers.acks_to_settle()))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something of the queues is to be stored or read. Called under the engine's lock."""
+        return bool(self._due or self.producers.for_disk or self.producers.acks_to_settle())
 
     def _run(self) -> None:
         timeout: float | None = None
@@ -164,6 +179,8 @@ class Disk:
         """The node closes: leave everything on disk."""
         failed = [self._store_waiting()]
         self._stored()
+        with self.pump.lock:
+            self._due = dict.fromkeys(store for store in self.stores.values() if store.end is not None)
         failed += [self._tried(self._bury), self._tried(self._write_cursors)]
         for error in failed:
             if error is not None:
@@ -202,24 +219,23 @@ class Disk:
         return failed
 
     def _bury(self) -> None:
-        for store in list(self.stores.values()):
-            end = store.end
-            if end is None or end.backlog is None:
-                continue
-            with self.pump.lock:
-                letters = end.backlog.take_letters()
+        with self.pump.lock:
+            taken = [(end, store, backlog, backlog.take_letters()) for end, store, backlog in self._ends_due()]
+        for at, (end, store, backlog, letters) in enumerate(taken):
             if not letters:
                 continue
             try:
                 numbers = store.bury(letters, time.time_ns() // 1_000_000)
             except SpoolError:
                 with self.pump.lock:
-                    end.backlog.put_back(letters)
+                    for _, _, others, unstored in taken[at:]:
+                        if unstored:
+                            others.put_back(unstored)
                 raise
             with self.pump.lock:
                 end.buried(numbers)
                 if len(numbers) < len(letters):
-                    end.backlog.put_back(letters[len(numbers) :])
+                    backlog.put_back(letters[len(numbers) :])
                 self.producers.disk_moved(end)
             self.pump.wake()
 
@@ -229,13 +245,11 @@ class Disk:
         A store that cannot be read costs only itself: that is told once, and it is asked again later.
         """
         more = False
-        for store in list(self.stores.values()):
-            end = store.end
-            if end is None or end.backlog is None or self._unread.get(store, now) > now:
+        with self.pump.lock:
+            due = [(end, store, backlog, end.load_bytes(), end.next) for end, store, backlog in self._ends_due()]
+        for end, store, backlog, wanted, behind in due:
+            if self._unread.get(store, now) > now:
                 continue
-            with self.pump.lock:
-                wanted = end.load_bytes()
-                behind = end.next
             if not wanted:
                 self._unread.pop(store, None)
                 continue
@@ -257,7 +271,7 @@ class Disk:
                     whole = self._loaded(end, item, lost) and whole
                 if found.ended:
                     self._lose(end, behind, lost)
-                store.read_to(end.backlog.load_at if whole else 0)
+                store.read_to(backlog.load_at if whole else 0)
                 self.producers.disk_moved(end)
                 more = more or end.load_bytes() > 0
                 names = [name for a, b in lost for name in end.numbering.names(a, b)]
@@ -324,11 +338,24 @@ class Disk:
     def _next_cursors(self) -> float | None:
         """When cursors are to be written next: soon, or now if a start waits for them. None: there is nothing new."""
         with self.pump.lock:
-            ends = [store.end for store in self.stores.values()]
-            changed = any(end is not None and end.backlog is not None and end.backlog.changed for end in ends)
-            if not changed and not self.producers.acks_to_settle():
+            due = self._ends_due()
+            changed = [end for end, _, backlog in due if backlog.changed]
+            self._due = {s: None for end, s, backlog in due if backlog.changed or s in self._unread or end.load_bytes()}
+            self._sees_to_cursors = bool(changed) or bool(self.producers.acks_to_settle())
+            if not self._sees_to_cursors:
                 return None
-            return 0.0 if not self._behind and self.producers.awaits_cursors() else self._cursor_at
+            return 0.0 if not self._behind and self.producers.awaits_cursors(changed) else self._cursor_at
+
+    def _ends_due(self) -> list[tuple[DurableQueue, Store, Backlog]]:
+        """The queues of `_due`, with those that the engine tells of by now. Called under its lock."""
+        told, self.producers.for_disk = self.producers.for_disk, {}
+        self._due.update(dict.fromkeys(self.stores[end.queue] for end in told))
+        found = []
+        for store in self._due:
+            end = store.end
+            assert end is not None
+            found.append((end, store, end.backlog))
+        return found
 
     def _write_cursors(self) -> None:
         if not self._deleted and self.spool.hold.is_deleted():
@@ -339,32 +366,31 @@ class Disk:
         with self.pump.lock:
             acks = self.producers.acks_to_settle()
             due = []
-            for store in self.stores.values():
-                end = store.end
-                if end is not None and end.backlog is not None and end.backlog.changed:
-                    settled = [name for a, b in end.backlog.take_settled() for name in end.numbering.names(a, b)]
-                    due.append((store, settled, end.take_news(), end.floor))
-        for store, settled, news, _ in due:
+            for end, store, backlog in self._ends_due():
+                if backlog.changed:
+                    settled = [name for a, b in backlog.take_settled() for name in end.numbering.names(a, b)]
+                    due.append((end, store, backlog, settled, end.take_news(), end.floor))
+        for _, store, _, settled, news, _ in due:
             store.settle(settled)
             store.remember(news)
         self._behind = True
         try:
-            for store, _, _, _ in due:
+            for _, store, _, _, _, _ in due:
                 store.write_cursor()
         except SpoolError:
             with self.pump.lock:
-                for store, _, _, _ in due:
-                    if store.end is not None and store.end.backlog is not None:
-                        store.end.backlog.changed = True
+                for _, _, backlog, _, _, _ in due:
+                    backlog.changed = True
             raise
-        self._behind = not all(store.complete for store in list(self.stores.values()))
+        for _, store, _, _, _, _ in due:
+            (self._incomplete.discard if store.complete else self._incomplete.add)(store)
+        self._behind = bool(self._incomplete)
         self.spool.died = False  # whom it accuses the cursors have by now
         with self.pump.lock:
             if not self._behind:
                 self.producers.cursors_stored(acks)
-            for store, _, news, floor in due:
-                if store.end is not None and store.end.backlog is not None:
-                    store.end.backlog.cursor_stored(floor, news)
-                    store.end.backlog.changed = store.end.backlog.changed or store.forgetful
-                    self.producers.disk_moved(store.end)  # there may be room again
+            for end, store, backlog, _, news, floor in due:
+                backlog.cursor_stored(floor, news)
+                backlog.changed = backlog.changed or store.forgetful
+                self.producers.disk_moved(end)  # there may be room again
         self.pump.wake()

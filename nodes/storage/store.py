@@ -1,4 +1,4 @@
-"""What one queue of this node keeps in the spool: its messages, its dead letters, and where reading them has come to.
+"""Store of one queue in the spool: its messages, its dead letters, and where reading them has come to.
 
 A store has a lock of its own, since users' threads append while the disk's thread reads, settles and trims. It is the
 last to be taken: nothing else is locked under it.
@@ -26,7 +26,7 @@ from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import pairs
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Reader, Record, Spool
-from peerfabric.wire.batch import cuts, join, split
+from peerfabric.wire.batch import cuts, join, join_one, split
 from peerfabric.wire.frames import MSGPACK, Extra
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -82,7 +82,9 @@ class Store:
         self.end: DurableQueue | None = None
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
-        self._dead: Log = spool.dead(queue, unix_ms=unix_ms)
+        self._append, self._epoch = self._log.append, spool.epoch
+        self._dead: Log | None = spool.dead(queue, unix_ms=unix_ms) if spool.has_dead(queue) else None
+        """Made with the first dead letter: most queues never have one."""
         self._unburied: set[str] = set()
         """DeadLetters that were retried or dropped before they were stored, which need not be any more."""
         self._letters_unsynced = False
@@ -134,13 +136,13 @@ class Store:
 
     def letters(self) -> list[DeadLetter]:
         """The dead letters that were neither retried nor dropped."""
-        return list(_read_letters(self._dead))
+        return list(_read_letters(self._dead)) if self._dead is not None else []
 
     @property
     def findings(self) -> list[str]:
         """What was wrong with the files, for the log."""
-        found = [self._log.recovery, self._dead.recovery]
-        return [line for recovery in found for line in (*recovery.torn, *recovery.problems)]
+        logs = [self._log] if self._dead is None else [self._log, self._dead]
+        return [line for log in logs for line in (*log.recovery.torn, *log.recovery.problems)]
 
     # Messages
 
@@ -154,9 +156,12 @@ class Store:
         Raises:
             SpoolFull, SpoolError: None of them is stored.
         """
+        if len(bodies) == 1:
+            self.append_one(first, bodies[0], extras[0] if extras else None, codec, unix_ms)
+            return 1
         records = []
         sizes = list(map(len, bodies))
-        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD) if len(sizes) > 1 else [0, len(sizes)]
+        edges = cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)
         for low, high in pairwise(edges):
             body, as_codec = join(bodies[low:high], codec)
             own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
@@ -167,10 +172,6 @@ class Store:
         try:
             if not lock.acquire(False):
                 lock.wait()
-            if len(records) == 1:
-                sequence, count, as_codec, body, packed = records[0]
-                self._log.append(self._spool.epoch, sequence, count, as_codec, body, packed, unix_ms=unix_ms)
-                return count
             stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
         finally:
             try:
@@ -178,6 +179,23 @@ class Store:
             except RuntimeError:
                 pass  # it was not taken
         return edges[stored]
+
+    def append_one(self, sequence: int, data: bytes, extra: Extra | None, codec: int, unix_ms: int) -> None:
+        """As `append`, for one message."""
+        body, as_codec = join_one(data, codec)
+        packed = _encode([extra]) if extra is not None else b""
+        lock = self.lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(False):
+                lock.wait()
+            self._append(self._epoch, sequence, 1, as_codec, body, packed, unix_ms=unix_ms)
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def stored(self, first: int, stop: int) -> int:
         """How many of the messages `[first, stop)` of this life are stored, the first ones."""
@@ -268,11 +286,6 @@ class Store:
         by_index = {extra.index: extra for extra in extras}
         return Loaded(self.stream(record.epoch), record.first, record.count, bodies, record.unix_ms, by_index)
 
-    def has_news(self) -> bool:
-        """Whether the end has something for the disk. Called under the engine's lock."""
-        end = self.end
-        return end is not None and end.backlog is not None and (end.backlog.changed or end.load_bytes() > 0)
-
     # What became of them
 
     def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
@@ -287,30 +300,33 @@ class Store:
             return [number for number, _ in letters]
         numbers: list[int] = []
         with self.lock:
+            if self._dead is None:
+                self._dead = self._spool.dead(self.queue, unix_ms=unix_ms)
+            dead = self._dead
             if self._letters_unsynced:
-                self._sync_letters()
+                self._sync_letters(dead)
             for number, letter in letters:
                 epoch, sequence = _place(letter.id)
                 if letter.id in self._unburied:
                     self._unburied.remove(letter.id)
-                    self._dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
-                elif not self._dead.has(epoch, sequence):
+                    dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
+                elif not dead.has(epoch, sequence):
                     body, codec = join([letter.data], letter.codec)
                     bare = msgspec.structs.replace(letter, data=b"")
                     try:
-                        self._dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
+                        dead.append(epoch, sequence, 1, codec, body, _encode(bare), unix_ms=unix_ms)
                     except SpoolError:
                         if not numbers:
                             raise
                         break
                 numbers.append(number)
             if self.fsync:
-                self._sync_letters()
+                self._sync_letters(dead)
         return numbers
 
-    def _sync_letters(self) -> None:
+    def _sync_letters(self, dead: Log) -> None:
         self._letters_unsynced = True
-        self._dead.sync()
+        dead.sync()
         self._letters_unsynced = False
 
     def unbury(self, *identities: str) -> None:
@@ -322,7 +338,7 @@ class Store:
         with self.lock:
             for identity in identities:
                 epoch, sequence = _place(identity)
-                if not self._dead.has(epoch, sequence):
+                if self._dead is None or not self._dead.has(epoch, sequence):
                     self._unburied.add(identity)
                 else:
                     self._dead.settle(epoch, sequence, sequence + 1)
@@ -346,7 +362,7 @@ class Store:
                 self._write_unburied()
 
     def _write_unburied(self) -> None:
-        if not self._gathered or self._spool.hold.is_deleted():
+        if not self._gathered or self._dead is None or self._spool.hold.is_deleted():
             return
         self._dead.write_cursor()
         self._gathered = False
@@ -401,6 +417,12 @@ class Store:
             self._compacting = failed is None
         if failed is not None and not complained:
             _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, failed)
+
+    def check(self) -> None:
+        """Assert the invariants of its logs."""
+        for log in (self._log, self._dead):
+            if log is not None:
+                log.check()
 
     def _write_what_fits(self) -> None:
         """A cursor has its space on a full disk. What it settles makes room for the rest, which may wait."""

@@ -199,7 +199,7 @@ def test_cursors_are_not_hurried_for_any_ack() -> None:
     flow(pair)
     run_all(pair)
     assert pair.a.producers.acks_to_settle()
-    assert not pair.a.producers.awaits_cursors()
+    assert not pair.a.producers.awaits_cursors([])
 
 
 def test_a_peer_that_counts_its_acks_anew() -> None:

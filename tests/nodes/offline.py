@@ -119,9 +119,11 @@ class Offline:
     # As the threads
 
     def round(self, after: float = 1.0) -> float | None:
-        """One round of the disk's thread, `after` seconds later."""
+        """A turn of the pump, which sends nothing, and one round of the disk's thread, `after` seconds later."""
         self.now += after
         self.end.expire(self.now)
+        self.end.touched[self.end] = None
+        assert list(self.engine.producers.frames()) == []
         timeout = self.disk.round(self.now)
         self.end.check()
         return timeout

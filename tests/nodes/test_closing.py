@@ -165,7 +165,7 @@ def test_a_dead_letter_is_not_retried_into_a_closed_node(front: Any) -> None:
     consumer.get(timeout=DEADLINE).reject("no")
     eventually(lambda: node.dead_letters("orders"))
     [letter] = node.dead_letters("orders")
-    handle = (producer.target if front.is_async else producer._async)._handover
+    handle = (producer.target if front.is_async else producer._async)._outbox
     handle.close()
     with pytest.raises(NodeClosed):
         letter.retry()

@@ -26,6 +26,7 @@ from peerfabric import (
 from peerfabric.nodes import handler_context as hands
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.outbox.deposits import Deposit, Deposits
+from peerfabric.nodes.outbox.spooled import SpooledOutbox
 from peerfabric.nodes.storage.store import Store
 from peerfabric.spool.files import RealFiles
 from tests.nodes.conftest import DEADLINE, Front, eventually
@@ -226,8 +227,8 @@ def test_room_that_comes_while_a_send_looks(front: Front) -> None:
     with inner._node.pump.lock:
         while inner.try_send(bytes(100_000), None) is not None:
             pass
-    eventually(lambda: inner._handover._pending_cost == 0, "the hand-over")
-    assert inner._handover.overflow(100_000) is None
+    eventually(lambda: inner._outbox._pending_cost == 0, "the hand-over")
+    assert inner._outbox.overflow(100_000) is None
 
 
 # What send_many says to have accepted
@@ -357,16 +358,19 @@ def test_ctrl_c_between_storing_and_handing_over(
 ) -> None:
     """What is on disk is accepted, under its own number; nothing after it is taken for another message."""
     interrupted = threading.Event()
-    append = Store.append
 
-    def append_and_interrupt(*arguments: Any) -> int:
-        count = append(*arguments)
-        if interrupted.is_set():
-            interrupted.clear()
-            raise KeyboardInterrupt
-        return count
+    def interrupting(append: Callable[..., int | None]) -> Callable[..., int | None]:
+        def append_and_interrupt(*arguments: Any) -> int | None:
+            count = append(*arguments)
+            if interrupted.is_set():
+                interrupted.clear()
+                raise KeyboardInterrupt
+            return count
 
-    monkeypatch.setattr(Store, "append", append_and_interrupt)
+        return append_and_interrupt
+
+    monkeypatch.setattr(Store, "append", interrupting(Store.append))
+    monkeypatch.setattr(Store, "append_one", interrupting(Store.append_one))
     with Node("shop", spool=tmp_path / "spool") as node:
         producer = node.producer("jobs", str)
         producer.send("a")
@@ -555,9 +559,9 @@ def test_closing_while_a_send_waits_for_its_turn_at_the_disk(front: Front, tmp_p
     other.send(0)
     disk.go_on.clear()
     in_hand = Call(lambda: producer.send(1))
-    storing = core(producer)._storing
-    assert storing is not None
-    deposits = storing.deposits
+    outbox = core(producer)._outbox
+    assert isinstance(outbox, SpooledOutbox)
+    deposits = outbox.deposits
     assert deposits is not None
     eventually(lambda: deposits._in_hand is not None, "the write")
     coming = Call(lambda: other.send(1))

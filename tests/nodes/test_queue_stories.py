@@ -491,7 +491,7 @@ def test_a_sender_that_waits_for_acks_is_not_woken_by_the_pump() -> None:
     eventually_equal(lambda: producer.alerted, False)
     with pump.lock:  # the turn that takes it has it
         pass
-    producer._handover.handed_over()
+    producer._outbox.handed_over()
     assert woken == []
     producer.changed()
     assert woken == [None]

@@ -39,7 +39,7 @@ class Judge:
         for process in self.world.supervisor.living():
             if process.leaving:
                 return f"{process.holder} is leaving"
-            if process.disk is not None and (process.looking or process.disk.news()):
+            if process.disk is not None and (process.looking or process.disk.has_work):
                 return f"the disk of {process.holder} has work"
             for producer in process.producers.values():
                 if not producer.all_stored:

@@ -134,8 +134,7 @@ class Process:
     def check_disk(self) -> None:
         self.engine.check()
         for store in self.stores.values():
-            store._log.check()
-            store._dead.check()
+            store.check()
 
     def pass_time(self) -> None:
         """The disk's thread waits: the others go on, and this process may die meanwhile."""

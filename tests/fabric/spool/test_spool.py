@@ -18,8 +18,8 @@ import pytest
 from peerfabric.errors import BadName, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe
 from peerfabric.spool import Spool
 from peerfabric.spool.files import Place, Process
+from peerfabric.spool.folder import read_owner, write_owner
 from peerfabric.spool.format import VERSION
-from peerfabric.spool.identity import read_owner, write_owner
 from tests.fabric.spool.disk import SHORT, Disk
 from tests.fabric.spool.helpers import FOLDER, QUEUE, append, fill, messages, open_spool
 

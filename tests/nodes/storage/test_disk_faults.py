@@ -139,8 +139,7 @@ class Story:
         lost = self.confirmed.keys() - self.processed - there.keys() - dead
         assert not lost, f"{lost} were confirmed and are lost"
         assert all(self.confirmed.get(name, body) == body for name, body in there.items())
-        node.store._log.check()
-        node.store._dead.check()
+        node.store.check()
         node.die()
 
 

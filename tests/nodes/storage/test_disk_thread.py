@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+from collections import Counter
 from contextlib import suppress
+from random import Random
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 
+from peerfabric.engine import Engine
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.storage.disk_thread import RETRY_AFTER
+from peerfabric.nodes.storage.disk_thread import Disk as DiskThread
 from peerfabric.nodes.storage.store import Store
+from peerfabric.options import Options
+from peerfabric.queue.durable import DurableQueue
 from peerfabric.queue.marks import Marks, News, State
 from peerfabric.spool.cursor import Cursor, Slots
-from peerfabric.wire.frames import MSGPACK
+from peerfabric.wire.frames import MSGPACK, RAW, Address
 from tests.fabric.spool.disk import Disk
-from tests.fabric.spool.helpers import QUEUE, open_log
+from tests.fabric.spool.helpers import QUEUE, open_log, open_spool
 from tests.nodes.offline import Offline
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.io.pump import Pump
 
 
 def left_behind(count: int) -> Disk:
@@ -332,3 +345,75 @@ def test_a_spool_that_is_moved_and_put_back(caplog: pytest.LogCaptureFixture) ->
     assert (account.acked, account.damaged, account.closes) == (11, 0, True)
     assert losses(caplog) == []
     node.close()
+
+
+class Many:
+    """A node with `count` queues in its spool, of which one is at work."""
+
+    def __init__(self, count: int) -> None:
+        self.files = Disk()
+        self.spool = open_spool(self.files)
+        address = Address(self.spool.node_id, self.spool.epoch, "node", "host", [], [])
+        self.engine = Engine(address, "tests", Options(), Random(1), 0.0)
+        self.disk = DiskThread(self.spool, self.engine.producers, "tests")
+        self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
+        for number in range(count):
+            store = self.disk.stores[f"q{number}"] = Store(self.spool, f"q{number}", False, 1)
+            end = self.engine.open_producer(f"q{number}", RAW, 5, 2**20, 0.0, store.recovered())
+            assert isinstance(end, DurableQueue)
+            store.end = end
+        self.engine.producers.by_queue["q0"].set_consumer("a:1", "a", consumes=True)
+        self._work(10.0)
+
+    def _round(self, now: float) -> None:
+        list(self.engine.producers.frames())
+        assert self.disk.news()
+        assert self.disk.round(now) is None
+        list(self.engine.producers.frames())
+        assert not self.disk.news()
+
+    def _work(self, now: float) -> None:
+        """A message is stored, sent, acked and settled on disk, and the disk's thread has nothing to do then."""
+        end, store = self.engine.producers.by_queue["q0"], self.disk.stores["q0"]
+        store.append(end.next, [b"x"], None, RAW, 1)
+        self.engine.producers.accept(end, [b"x"], 1)
+        run = end.pick("a:1", 1, 100, 100)
+        assert run is not None
+        end.sent("a:1", run)
+        end.acked("a:1", run.first, run.stop)
+        self._round(now)
+        assert end.safe_floor == end.next
+
+    def calls(self) -> int:
+        """The calls of Python and C that one message costs."""
+        found = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal found
+            found += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            self._work(20.0)
+        finally:
+            sys.setprofile(None)
+        return found
+
+
+def test_idle_queues_cost_nothing() -> None:
+    """A message of one queue makes as many calls at the disk's side beside 99 others as beside one."""
+    assert Many(100).calls() == Many(2).calls()
+
+
+def test_few_operations_make_a_queue_and_find_it_again() -> None:
+    """No sync without `fsync`, and nothing that a queue without dead letters could do without."""
+    node = Many(2)
+    before = node.files.operations
+    Store(node.spool, "another", False, 1)
+    made = Counter(kind for kind, _ in node.files.trace[before:])
+    assert made == {"make_folder": 1, "create": 2, "allocate": 2, "write": 1}, "two slots, of which one is written"
+    node.files.kill()
+    again = open_spool(node.files, random_bits=8)
+    before = node.files.operations
+    Store(again, "another", False, 1)
+    assert [kind for kind, _ in node.files.trace[before:]] == ["write"]

@@ -47,18 +47,29 @@ def test_letters_of_which_only_some_were_stored() -> None:
     disk = Disk()
     spool, store = opened(disk)
     letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2, 3)]
+    spool.dead(QUEUE, unix_ms=1)  # it is there
     disk.faults[disk.operations + 4] = EIO  # a new file, its header, the first letter, and this
     assert store.bury(letters, 1) == [1]
     assert store.bury(letters[1:], 1) == [2, 3]
-    store._dead.check()
+    store.check()
     assert sequences(disk) == [1, 2, 3]
+
+
+def test_a_queue_without_dead_letters_has_no_log_of_them() -> None:
+    """It is made with the first one, and found by the next life."""
+    disk = Disk()
+    spool, store = opened(disk)
+    assert not any("dead" in path for path in (*disk.files, *disk.folders))
+    store.unbury(letter(store, spool.epoch, 2)[1].id)  # dropped before it was stored
+    store.bury([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1)
+    assert sequences(disk) == [1]
 
 
 def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
     """They are told of, and the others are there."""
     disk = Disk()
     spool, store = opened(disk)
-    store._dead.append(spool.epoch, 1, 1, MSGPACK, b"\x91\xa1x", b"of a later version", unix_ms=1)
+    spool.dead(QUEUE, unix_ms=1).append(spool.epoch, 1, 1, MSGPACK, b"\x91\xa1x", b"of a later version", unix_ms=1)
     store.bury([letter(store, spool.epoch, 2)], 1)
     disk.kill()
     assert sequences(disk) == [2]
@@ -74,10 +85,10 @@ def test_letters_whose_sync_failed() -> None:
     for _ in range(3):
         with pytest.raises(SpoolError):
             store.bury(letters, 1)
-        store._dead.check()
+        store.check()
     disk.broken.clear()
     assert store.bury(letters, 1) == [1, 2]
-    store._dead.check()
+    store.check()
     assert sequences(disk) == [1, 2]
 
 
