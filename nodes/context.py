@@ -66,6 +66,8 @@ class NodeContext:
         """Opens when the node is closed."""
         self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
+        self.current_loop: Callable[[], AbstractEventLoop | None] = lambda: None
+        """The event loop of the calling thread, once the node belongs to one."""
         self.disk: Disk | None = None
         """Of a node with a spool, when it has started."""
         self.started_at = 0.0
@@ -129,4 +131,5 @@ class NodeContext:
             raise WrongLoop
         import asyncio
 
+        self.current_loop = asyncio._get_running_loop
         self.loop, self.ending.starter = loop, asyncio.current_task()

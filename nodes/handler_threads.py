@@ -57,6 +57,8 @@ class Handler:
         self._short = f"peerfabric-{getattr(function, '__name__', 'handler')}"
         step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
         self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
+        self.at_once = self.concurrency
+        """How many of its threads or tasks may be at their calls to begin with, apart from tasks that are suspended."""
         self.body_type, self.wants_message = _signature(function, kind, names)
         self.handle: Any = None
         """The consumer or subscriber from which it takes, by the next two."""

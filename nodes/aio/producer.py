@@ -200,6 +200,11 @@ class AsyncProducer(Generic[T_contra]):
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
+        node = self._node
+        if confirm is None and not self.ending.signal and node.loop is not None and node.loop is node.current_loop():
+            receipt = self.try_send(body, headers)
+            if receipt is not None:
+                return receipt
         started_at = clock()
         if timeout is not None:
             timeout = check_timeout(timeout)
