@@ -168,3 +168,15 @@ def refuse_in_own_thread() -> None:
             "a finaliser or a weakref callback that runs in a thread of peerfabric makes a call that has to wait; "
             "let it put what it has into a queue.SimpleQueue, for a thread of yours"
         )
+
+
+def refuse_to_wait() -> None:
+    """Refuse a call that is sure to wait before it has begun, as both would when something of it is done.
+
+    Raises:
+        WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
+    """
+    if threading.get_ident() in _own:
+        refuse_in_own_thread()
+    if _holds(Rank.LIFE):
+        raise Lock.refusal()

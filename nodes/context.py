@@ -60,7 +60,7 @@ class NodeContext:
     def __init__(self, settings: Settings, waiting: Waiting) -> None:
         self.settings = settings
         self.waiting = waiting
-        self.life = Life.NEW
+        self.enter(Life.NEW)
         self.life_lock = Lock(Rank.LIFE)
         self.closed = Gate()
         """Opens when the node is closed."""
@@ -72,19 +72,14 @@ class NodeContext:
         """Of a node with a spool, when it has started."""
         self.started_at = 0.0
 
-    @property
-    def is_running(self) -> bool:
+    def enter(self, life: Life) -> None:
+        """Go on to the next stage."""
+        self.life = life
+        self.is_running = life is Life.RUNNING or life is Life.CLOSING
         """Whether the pump is there; also while closing."""
-        return self.life in (Life.RUNNING, Life.CLOSING)
-
-    @property
-    def handing_out(self) -> bool:
+        self.handing_out = self.is_running or life is Life.NEW
         """Whether consumers and subscribers may take."""
-        return self.life in (Life.RUNNING, Life.CLOSING, Life.NEW)
-
-    @property
-    def is_closed(self) -> bool:
-        return self.life is Life.CLOSED
+        self.is_closed = life is Life.CLOSED
 
     @property
     def spares_loop(self) -> bool:
@@ -106,7 +101,7 @@ class NodeContext:
                 raise ForkedNode
             elif life is Life.CLOSED or not (closing or self.is_handler()):
                 raise NodeClosed
-        if self.loop is not None and running_loop() not in (self.loop, None):
+        if self.loop is not None and self.current_loop() not in (self.loop, None):
             raise WrongLoop
 
     async def started(self, *, closing: bool = False) -> None:

@@ -10,6 +10,7 @@ from math import inf
 from types import coroutine
 from typing import Any
 
+from peerfabric.errors import FabricError
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import has_failed, judge_by
 from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler
@@ -73,8 +74,12 @@ class TaskHandler(Handler):
             self._failed(item, error)
             if not isinstance(error, Exception) and not has_failed(error):
                 raise
-        else:
-            self._done(item)
+            return
+        if self.settles:
+            try:
+                item.ack()
+            except FabricError as error:
+                self._not_acked(item, error)
 
     def _task_has_failed(self, node: NodeContext, calls: _Calls, error: BaseException) -> bool:
         """As `_has_failed`; what also comes from outside: the task that runs the calls is cancelled, the loop ends."""

@@ -15,9 +15,9 @@ from peerfabric.engine import Engine
 from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import ConsumerOptions
-from peerfabric.nodes.context import NodeContext
+from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import has_failed, take_in_hand
+from peerfabric.nodes.handler_context import handling, has_failed, take_in_hand
 from peerfabric.nodes.io.pump import NAP
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
@@ -206,7 +206,7 @@ class AsyncConsumer(Generic[T_co]):
             self._node.pump.watch(self)
 
     def changed(self) -> None:
-        if not self._takers:
+        if self._takers <= 1:
             self._gate.open()
         elif self._may_begin:  # they are alike, and each that leaves with a message looks whether there is more
             self._gate.open_one()
@@ -234,7 +234,8 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
-        if not self._seems_to_have_more:
+        delivery = self._current
+        if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
             return None  # what comes opens the gate after it is there
         lock = self._lock
         if lock.is_ours():
@@ -294,7 +295,9 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             self._last = message = Message(self, delivery, index, body)
             self._taken += 1
-            take_in_hand(self.end, delivery)  # another thread may have fetched it
+            held = handling()
+            if not held or held[-1][1] is not delivery:  # another thread may have fetched it
+                take_in_hand(self.end, delivery)
             return message
         finally:
             try:
@@ -399,9 +402,12 @@ class AsyncConsumer(Generic[T_co]):
             return None
         if not self.opened or not node.is_running:
             await self._started(waiting)
-        node.ensure(closing=True)
-        message = None
-        if self._takers - self._waiting_takers - self._suspended <= self._at_once:
+        if node.life is not Life.RUNNING or node.loop is not None:
+            node.ensure(closing=True)
+        message, delivery = None, self._current
+        if (
+            self.end.turns or (delivery is not None and delivery.next < delivery.limit)
+        ) and self._takers - self._waiting_takers - self._suspended <= self._at_once:
             message = self.try_take()
         if message is None:
             found = await self._wait_for(waiting, self.try_take, 1, timeout)
@@ -409,7 +415,9 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             message = found
         self._taken += 1
-        take_in_hand(self.end, message._delivery)  # another thread may have fetched it
+        held = handling()
+        if not held or held[-1][1] is not message._delivery:  # another thread may have fetched it
+            take_in_hand(self.end, message._delivery)
         self._last = message
         return message
 
@@ -422,7 +430,7 @@ class AsyncConsumer(Generic[T_co]):
                 return closed
             if self.ending.signal and self.ending.ends_loop(self.end):
                 return closed
-            if self._takers and not self._may_begin:
+            if self._takers > 1 and not self._may_begin:
                 return None
             return take()
 

@@ -54,7 +54,10 @@ class Doorbell:
             else:
                 try:
                     with self._open:
-                        self._write()
+                        if self.fd >= 0:
+                            os.write(self._end, _ONE)
+                except BlockingIOError:
+                    pass  # full, so it is readable
                 except WouldDeadlock:
                     return  # two who ring each in the middle of what the other one does: the sleep ends by itself
             self._answered_for = sleep

@@ -224,7 +224,8 @@ class Pump:
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._look()
-        self.turned.open()
+        if self.turned:
+            self.turned.open()
         for record in records:  # last, as handlers of the user take their time
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.arguments import check_timeout
@@ -39,6 +38,9 @@ another thread, does not interrupt the system's wait, and its handler runs only 
 UNASKED: Final = 0.05
 """Seconds that a thread is blocked before it is asked whether it may be, as asking takes time and most waits are short.
 A node may stand still for as long if user code that interrupts one of its calls waits."""
+
+LOCK_WAIT_MAX: Final = 1e6
+"""Seconds that one wait for a lock takes at most. Python allows some 292 years, in a C integer of nanoseconds."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -83,57 +85,52 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None) -> bool:
         """Return when woken since the last call, or after `timeout` seconds; whether it was woken."""
-        # Locks wait at most about 292 years, in a C integer of nanoseconds.
-        return self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+        return self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), LOCK_WAIT_MAX))
 
 
 class Blocking:
     """Calls block their thread. One of ours, or one that is in the middle of another call of ours, is not blocked."""
 
-    def waiter(self) -> ThreadWaiter:
-        return ThreadWaiter()
+    waiter = ThreadWaiter
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
         refuse_in_own_thread()
-        left = inf if timeout is None else timeout
+        left = LOCK_WAIT_MAX if timeout is None else max(0.0, min(timeout, LOCK_WAIT_MAX))
         if threading.current_thread() is threading.main_thread():
             left = min(left, LOOK_UP_EVERY)
         if not waiter.asked and left > UNASKED:
-            if waiter.wait(UNASKED):
+            if waiter.lock.acquire(timeout=UNASKED):
                 return
             left -= UNASKED
             refuse_inside()
             waiter.asked = True
-        waiter.wait(left)
-
-
-def refuse_to_wait(waiting: Waiting) -> None:
-    """Refuse a call that is sure to wait before it has begun, as `park` would when something of it is done.
-
-    Raises:
-        WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
-    """
-    if isinstance(waiting, Blocking):
-        refuse_in_own_thread()
-        refuse_inside()
+        waiter.lock.acquire(timeout=left)
 
 
 class TaskWaiter:
     """A task that waits on an event of its loop."""
 
-    __slots__ = ("event", "loop")
+    __slots__ = ("event", "loop", "parks", "woken")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         import asyncio  # here, as elsewhere, so that a program without an event loop does not load it: a third of us
 
         self.loop = loop
         self.event = asyncio.Event()
+        self.parks = 1
+        """The number of the present wait, or of the next one."""
+        self.woken = 0
+        """The newest that somebody has ended. Set afterwards, and numbers grow: none is missed (see `Doorbell`)."""
 
     def wake(self) -> None:
+        parks = self.parks
+        if self.woken == parks:
+            return
         try:
             self.loop.call_soon_threadsafe(self.event.set)
         except RuntimeError:
             pass  # the loop is closed, and with it whoever waited
+        self.woken = parks
 
 
 class Suspending:
@@ -145,52 +142,41 @@ class Suspending:
         return TaskWaiter(loop)
 
     async def park(self, waiter: TaskWaiter, timeout: float | None) -> None:
-        if timeout is None:
-            await waiter.event.wait()
-            waiter.event.clear()
-            return
-        timer = waiter.loop.call_later(max(0.0, timeout), waiter.event.set)
+        timer = None if timeout is None else waiter.loop.call_later(max(0.0, timeout), waiter.event.set)
         try:
             await waiter.event.wait()
+            waiter.parks += 1
             waiter.event.clear()
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
 
-class Gate:
-    """Where calls wait until something may have changed. Opened by the pump, or by whoever changed it."""
+class Gate(list[Waiter]):
+    """Where calls wait until something may have changed: they. Opened by the pump, or by whoever changed it.
+
+    Who enters is woken each time the gate opens, until he leaves, and looks at the condition after he has entered, not
+    before.
+    """
 
     # No lock, as a signal handler may open the gate that its own thread is entering: what is done with a list is done
     # in one step of the interpreter.
 
-    __slots__ = ("_waiters",)
-
-    def __init__(self) -> None:
-        self._waiters: list[Waiter] = []
-
-    def enter(self, waiter: Waiter) -> None:
-        """Wake `waiter` each time the gate opens, until it leaves. Look at the condition after this, not before."""
-        self._waiters.append(waiter)
-
-    def leave(self, waiter: Waiter) -> None:
-        self._waiters.remove(waiter)
+    enter = list.append
+    leave = list.remove
 
     def open(self) -> None:
         """Let everybody who waits look again."""
-        if self._waiters:
-            for waiter in list(self._waiters):
-                waiter.wake()
+        for waiter in list(self):
+            waiter.wake()
 
     def open_one(self) -> None:
         """Let the last of those who wait look again; if it leaves and there is more, it calls this in its turn."""
         try:
-            waiter = self._waiters[-1]
+            waiter = self[-1]
         except IndexError:
             return
         waiter.wake()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
 
 def in_event_loop() -> bool:
@@ -233,7 +219,8 @@ async def wait_until(
         TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
         TypeError, ValueError: `timeout` is not a finite number, nor None.
     """
-    timeout = check_timeout(timeout)
+    if timeout is not None:
+        timeout = check_timeout(timeout)
     started_at = clock()
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain

@@ -354,7 +354,7 @@ def test_one_thread_makes_short_calls() -> None:
                 consumer._waiting_takers = 3
                 consumer._look_at_calls(at)
                 consumer._waiting_takers = 4
-            return consumer._at_once
+            return int(consumer._at_once)
 
         assert look(0, 1.0) == 4  # a first look has nothing to compare with
         assert look(1000, 0.002) == 1
