@@ -74,7 +74,11 @@ class AsyncConsumer(Generic[T_co]):
         self._gate = Gate()
         self._open = True
         self._current: Delivery | None = None
-        self._waiting_takers = 0
+        self._waits: set[object] = set()
+        """Something of each call that waits for a message. A set, as that changes in one step of the interpreter."""
+        self._told = 0
+        """How many of them the machine knows of."""
+        self._at_least = 1
         # Of a handler: `takers` threads or tasks take for good, and go on with the next message when a call is over. Of
         # those that do not wait in a call that is suspended, `at_once` may take at one time. So short calls are made by
         # one of them, and a message that waits behind a long one is soon taken by another.
@@ -153,10 +157,12 @@ class AsyncConsumer(Generic[T_co]):
                 await self._open_late(self, self._gate, waiting)
 
     def hand_over(self, engine: Engine, now: float) -> None:
+        if self._told != len(self._waits):
+            self._tell(now)
         engine.consumers.progress(self.end, now)
         if self._resting:
             self._resting = False
-            if not self._waiting_takers:
+            if not self._waits:
                 self.end.rest()
                 engine.consumers.progress(self.end, now)
         if self._takers > 1:
@@ -168,8 +174,9 @@ class AsyncConsumer(Generic[T_co]):
 
     def _look_at_calls(self, now: float) -> None:
         """Let more take at one time if messages wait and calls are long, or one if they are short."""
-        at_it = self._takers - self._waiting_takers - self._suspended
-        taken, waits = self._taken, self._messages_wait(now)
+        at_it = self._takers - len(self._waits) - self._suspended
+        taken, current = self._taken, self._current
+        waits = (current is not None and current.next < current.limit) or self.end.available(now)
         if self._looked is None:
             self._looked = (now, taken) if waits else None
         else:
@@ -181,22 +188,18 @@ class AsyncConsumer(Generic[T_co]):
             if not waits or now - at >= WATCH_MIN:
                 self._looked = (now, taken) if waits else None
         self._surplus = at_it > self._at_once
-        self._wakes = waits and self._waiting_takers > 0
-
-    def _messages_wait(self, now: float) -> bool:
-        current = self._current
-        return (current is not None and current.next < current.limit) or self.end.available(now)
+        self._wakes = waits and bool(self._waits)
 
     @property
-    def _seems_to_have_more(self) -> bool:
-        """The same without the engine's lock; there may be none after all."""
+    def _has_more(self) -> bool:
+        """Whether messages are here, as far as can be seen without a lock."""
         current = self._current
-        return (current is not None and current.next < current.limit) or bool(self.end.turns)
+        return bool(self.end.turns) or (current is not None and current.next < current.limit)
 
     @property
     def _may_begin(self) -> bool:
         """Whether another of the takers may take now."""
-        return self._takers - self._waiting_takers - self._suspended < self._at_once
+        return self._takers - len(self._waits) - self._suspended < self._at_once
 
     def handed_over(self) -> None:
         if self._wakes:
@@ -210,7 +213,7 @@ class AsyncConsumer(Generic[T_co]):
             self._gate.open()
         elif self._may_begin:  # they are alike, and each that leaves with a message looks whether there is more
             self._gate.open_one()
-        elif self._waiting_takers:
+        elif self._waits:
             if self._looked is None:
                 self._looked = (clock(), self._taken)
             self._node.pump.watch(self)
@@ -218,7 +221,12 @@ class AsyncConsumer(Generic[T_co]):
     def suspend(self, change: int) -> None:
         """A call of a task begins, or ends, to be suspended: meanwhile another one may take."""
         self._suspended += change
-        if change > 0 and self._waiting_takers and self._may_begin and self._seems_to_have_more:
+        if change > 0:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let another of the takers take what is left here, if it may."""
+        if self._waits and self._has_more and self._may_begin:
             self._gate.open_one()
 
     def decided(self) -> None:
@@ -405,9 +413,9 @@ class AsyncConsumer(Generic[T_co]):
         if node.life is not Life.RUNNING or node.loop is not None:
             node.ensure(closing=True)
         message, delivery = None, self._current
-        if (
-            self.end.turns or (delivery is not None and delivery.next < delivery.limit)
-        ) and self._takers - self._waiting_takers - self._suspended <= self._at_once:
+        if (self.end.turns or (delivery is not None and delivery.next < delivery.limit)) and self._takers - len(
+            self._waits
+        ) - self._suspended <= self._at_once:
             message = self.try_take()
         if message is None:
             found = await self._wait_for(waiting, self.try_take, 1, timeout)
@@ -435,11 +443,17 @@ class AsyncConsumer(Generic[T_co]):
             return take()
 
         stalled = self._last is not None and not self._last._settled
-        self._want(+1, at_least)
         try:
+            self._waits.add(attempt)
+            self._want(at_least)
             found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
         finally:
-            self._want(-1, at_least)
+            self._waits.discard(attempt)
+            self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
+            if self._takers > 1:
+                self._hand_on()
+            if not self.alerted:
+                self._node.pump.note(self)  # the machine learns of it, and whether this call is long
         return None if found is closed else found
 
     def _what(self) -> str:
@@ -450,25 +464,25 @@ class AsyncConsumer(Generic[T_co]):
             )
         return f"queue {self.queue!r}: no message is here; see node.peers() for who produces it"
 
-    def _want(self, change: int, at_least: int) -> None:
+    def _want(self, at_least: int) -> None:
+        """Another call waits, for so many messages at least: let their producers know."""
+        pump = self._node.pump
         now = clock()
-        more = False
-        with self._node.pump.lock:
-            self._waiting_takers += change
-            self._surplus = self._takers - self._waiting_takers - self._suspended > self._at_once
-            self.end.want(self._waiting_takers, max(self._waiting_takers, self._takers, at_least), now)
-            if change > 0 and self._node.engine.consumers.progress(self.end, now):
+        with pump.lock:
+            self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
+            self._at_least = at_least
+            self._tell(now)
+            # What was decided is read by the pump, if it is to come anyway.
+            if self.alerted or self._node.engine.consumers.progress(self.end, now):
                 if self.end.starves:
-                    self._node.pump.wake()
+                    pump.wake()
                 else:
-                    self._node.pump.nudge()  # for acks alone
-            if change < 0 and self._takers > 1 and self._waiting_takers:
-                more = self._messages_wait(now)
-        if more:
-            if self._may_begin:
-                self._gate.open_one()
-            elif not self.alerted:
-                self._node.pump.note(self)  # it looks whether this call is long
+                    pump.nudge()  # for acks alone
+
+    def _tell(self, now: float) -> None:
+        """Let the machine know how many calls wait. Called under the engine's lock."""
+        self._told = waiting = len(self._waits)
+        self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
 
     def declare_takers(self, count: int, at_once: int) -> None:
         """`count` threads or tasks take from here for good; `at_once` of them to begin with."""

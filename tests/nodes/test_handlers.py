@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from peerfabric import (
 )
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.handler_context import in_hand
+from tests.nodes.conftest import eventually
 
 
 def account(node: Any, queue: str = "orders") -> Any:
@@ -343,17 +345,18 @@ def test_one_thread_makes_short_calls() -> None:
 
     with node:
         consumer: Any = node._async._lifecycle.handles.consumers["orders"]
-        waits, at = True, 100.0
-        consumer._messages_wait = lambda now: waits
+        eventually(lambda: len(consumer._waits) == 4, "a wait of each thread")
+        at = 100.0
+        consumer._current = waiting = SimpleNamespace(next=0, limit=1)
 
         def look(taken: int, seconds: float) -> int:
             nonlocal at
             at += seconds
             consumer._taken += taken
             with consumer._node.pump.lock:
-                consumer._waiting_takers = 3
+                taker = consumer._waits.pop()
                 consumer._look_at_calls(at)
-                consumer._waiting_takers = 4
+                consumer._waits.add(taker)
             return int(consumer._at_once)
 
         assert look(0, 1.0) == 4  # a first look has nothing to compare with
@@ -363,12 +366,13 @@ def test_one_thread_makes_short_calls() -> None:
         assert look(0, 0.002) == 4
         assert look(0, 0.002) == 4
         assert look(1000, 0.002) == 1
-        waits = False
+        consumer._current = None
         assert look(0, 0.002) == 1
         assert look(0, 1.0) == 1  # nothing waited meanwhile
-        waits = True
+        consumer._current = waiting
         assert look(0, 1.0) == 1
         assert look(0, 0.002) == 2
+        consumer._current = None
 
 
 @pytest.mark.usefixtures("runtime")
