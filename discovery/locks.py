@@ -73,7 +73,7 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
         _all[rank].add(weakref.ref(self, _all[rank].discard))
 
     def __enter__(self) -> bool:  # type: ignore[override]
-        if self.is_ours() or (self._rank is Rank.LIFE and _holds(Rank.LIFE)):
+        if self.is_ours() or (self._rank is Rank.LIFE and holds(Rank.LIFE)):
             raise self.refusal()
         try:
             if not self.acquire(False):
@@ -93,10 +93,10 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
             WouldDeadlock: This thread came here out of order, and the other one is not done with it soon.
         """
         # The node stands still while somebody holds its engine's lock, so that one is asked about before.
-        if self._rank < Rank.ENGINE and _holds(Rank.ENGINE, Rank.ENGINE):
+        if self._rank < Rank.ENGINE and holds(Rank.ENGINE, Rank.ENGINE):
             raise self.refusal()
         if not self.acquire(timeout=PATIENCE):
-            if _holds(self._rank):
+            if holds(self._rank):
                 raise self.refusal()
             self.acquire()
 
@@ -109,7 +109,7 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
         )
 
 
-def _holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
+def holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
     """Whether this thread holds a lock of one of these ranks."""
     for rank in range(lowest, highest + 1):
         for ref in list(_all[rank]):
@@ -125,11 +125,12 @@ def refuse_inside() -> None:
     Raises:
         WouldDeadlock: This thread holds a lock.
     """
-    if _holds(Rank.LIFE):
+    if holds(Rank.LIFE):
         raise Lock.refusal()
 
 
-_own: Final[set[int]] = set()
+own_threads: Final[set[int]] = set()
+"""Numbers of the threads that work for nodes."""
 
 
 class OwnThread(threading.Thread):
@@ -137,16 +138,16 @@ class OwnThread(threading.Thread):
 
     def run(self) -> None:
         ident = threading.get_ident()
-        _own.add(ident)
+        own_threads.add(ident)
         try:
             super().run()
         finally:
-            _own.discard(ident)
+            own_threads.discard(ident)
 
 
 def _forked() -> None:
     """In a child process: its threads may have the numbers of threads of the parent, which hold nothing here."""
-    _own.clear()
+    own_threads.clear()
     for locks in _all.values():
         for ref in list(locks):
             lock = ref()
@@ -163,20 +164,8 @@ def refuse_in_own_thread() -> None:
     Raises:
         WouldDeadlock: It is one of ours.
     """
-    if threading.get_ident() in _own:
+    if threading.get_ident() in own_threads:
         raise WouldDeadlock(
             "a finaliser or a weakref callback that runs in a thread of peerfabric makes a call that has to wait; "
             "let it put what it has into a queue.SimpleQueue, for a thread of yours"
         )
-
-
-def refuse_to_wait() -> None:
-    """Refuse a call that is sure to wait before it has begun, as both would when something of it is done.
-
-    Raises:
-        WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
-    """
-    if threading.get_ident() in _own:
-        refuse_in_own_thread()
-    if _holds(Rank.LIFE):
-        raise Lock.refusal()

@@ -242,9 +242,6 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
-        delivery = self._current
-        if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
-            return None  # what comes opens the gate after it is there
         lock = self._lock
         if lock.is_ours():
             raise lock.refusal()
@@ -440,6 +437,9 @@ class AsyncConsumer(Generic[T_co]):
                 return closed
             if self._takers > 1 and not self._may_begin:
                 return None
+            delivery = self._current
+            if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
+                return None  # what comes opens the gate after it is there
             return take()
 
         stalled = self._last is not None and not self._last._settled

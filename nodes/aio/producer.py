@@ -6,14 +6,14 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from peerfabric.arguments import check_count, check_timeout
-from peerfabric.discovery.locks import refuse_inside, refuse_to_wait
+from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.errors import NodeClosed, QueueFull, SpoolFull, TimedOut
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Patience, lease_paused
-from peerfabric.nodes.io.waiting import Blocking, Gate, clock, wait_until
+from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.outbox.space import Space
@@ -215,8 +215,7 @@ class AsyncProducer(Generic[T_contra]):
             self.ending.check_sending()
         if confirm is not None and confirm != "queued":
             check_state(confirm)
-            if isinstance(node.waiting, Blocking):
-                refuse_to_wait()
+            refuse_to_wait(node.waiting)
             if confirm == "stored":
                 self._outcomes.check_stored()
         receipt = self.try_send(body, headers)

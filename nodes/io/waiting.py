@@ -1,29 +1,34 @@
-"""Waiting of a call: the one difference between the blocking and the asynchronous front.
+"""Waiting of calls, which is the one difference between the blocking and the asynchronous front, and of the I/O thread.
 
-The classes in `async_*.py` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`:
-under asyncio it suspends the task, under the blocking front it blocks the thread, so that a blocking call
-runs its coroutine to the end in one step (`complete`).
+The classes in `aio/` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`: under asyncio it
+suspends the task, under the blocking front it blocks the thread, so that a blocking call runs its coroutine to the end
+in one step (`complete`). The I/O thread sleeps until a `Doorbell` rings.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.arguments import check_timeout
-from peerfabric.discovery.locks import refuse_in_own_thread, refuse_inside
-from peerfabric.errors import TimedOut
-from peerfabric.nodes.platform import CLOCK
+from peerfabric.discovery.locks import Lock, Rank, holds, own_threads, refuse_in_own_thread, refuse_inside
+from peerfabric.errors import TimedOut, WouldDeadlock
+from peerfabric.nodes.platform import CLOCK, bell
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 R = TypeVar("R")
+
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
 
 EXPLAIN_AFTER: Final = 5.0
 """A call that waits for ever says once, after this long, what it waits for."""
@@ -94,7 +99,8 @@ class Blocking:
     waiter = ThreadWaiter
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
-        refuse_in_own_thread()
+        if get_ident() in own_threads:
+            refuse_in_own_thread()
         left = LOCK_WAIT_MAX if timeout is None else max(0.0, min(timeout, LOCK_WAIT_MAX))
         if threading.current_thread() is threading.main_thread():
             left = min(left, LOOK_UP_EVERY)
@@ -105,6 +111,19 @@ class Blocking:
             refuse_inside()
             waiter.asked = True
         waiter.lock.acquire(timeout=left)
+
+
+def refuse_to_wait(waiting: Waiting) -> None:
+    """Refuse a call that is sure to wait before it has begun, as `park` would when something of it is done.
+
+    Raises:
+        WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
+    """
+    if isinstance(waiting, Blocking):
+        if get_ident() in own_threads:
+            refuse_in_own_thread()
+        if holds(Rank.LIFE):
+            refuse_inside()
 
 
 class TaskWaiter:
@@ -253,3 +272,89 @@ def complete(call: Coroutine[Any, Any, R]) -> R:
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     raise AssertionError("a blocking call suspended")
+
+
+class Doorbell:
+    """Wakes one sleeping thread, at the cost of a system call only if it may be asleep.
+
+    The sleeper calls `sleep`, and only then looks at what others left for it. A ringer leaves something and then calls
+    `ring`.
+
+    Nothing is missed. The sleeper first writes `_asleep` and then reads `_rung`; a ringer first writes `_rung` and
+    then reads `_asleep`. The interpreter runs these one at a time, so whichever comes second sees the first: either
+    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and the end of `sleep` may be
+    forgotten by it, but what it is about was left before, and is looked at after.
+
+    Many rings during one sleep write once: `_answered_for` is the number of the sleep for which `fd` was written. It
+    is set after writing and not before, so that an exception of a signal handler in between costs one more write,
+    where it would else silence the bell; and since numbers only grow, a ringer that was suspended for long can set
+    it to an old number, but never silence a later sleep.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._end = bell()
+        self.heard = False
+        """Whether somebody rang before or during the last sleep."""
+        self._rung = False
+        self._sleeps = 0
+        self._asleep = 0  # the number of the present sleep, or 0
+        self._answered_for = 0
+        self._open = Lock()  # guards fd against being closed, and its number reused, under a ringer
+
+    def ring(self) -> None:
+        """End the present sleep, or keep the next one from starting. Any thread; also in signal handlers."""
+        self._rung = True
+        sleep = self._asleep
+        if sleep and sleep != self._answered_for:
+            lock = self._open
+            if lock.is_ours():  # a finaliser or signal handler rings in the middle of this
+                self._write()
+            else:
+                try:
+                    if not lock.acquire(False):
+                        lock.wait()
+                    if self.fd >= 0:
+                        os.write(self._end, _ONE)
+                except BlockingIOError:
+                    pass  # full, so it is readable
+                except WouldDeadlock:
+                    return  # two who ring each in the middle of what the other one does: the sleep ends by itself
+                finally:
+                    with suppress(RuntimeError):  # it was not taken
+                        lock.release()
+            self._answered_for = sleep
+
+    def _write(self) -> None:
+        if self.fd >= 0:
+            with suppress(BlockingIOError):  # full, so it is readable
+                os.write(self._end, _ONE)
+
+    def sleep(self, poll: Callable[[float, int], R], seconds: float) -> R:
+        """Call `poll(seconds, 64)`, which is to return once `fd` is readable; with 0 seconds if somebody has rung."""
+        self._sleeps = self._asleep = self._sleeps + 1
+        try:
+            return poll(0.0 if self._rung else seconds, 64)
+        finally:
+            self._asleep = 0
+            self.heard = self._rung
+            if self.heard:  # else somebody who rings now is heard by the next sleep
+                self._rung = False
+
+    def silence(self) -> None:
+        """Make `fd` unreadable again."""
+        with suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        """Close `fd`; later rings do nothing."""
+        with self._open:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close `fd` in a forked child, where nobody else can be ringing and the lock may never be released."""
+        fd, self.fd = self.fd, -1
+        self._asleep = 0
+        if fd >= 0:
+            os.close(fd)
+            if self._end != fd:
+                os.close(self._end)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from peerfabric.discovery.locks import Lock, Rank, refuse_to_wait
+from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.headers import checked_headers
-from peerfabric.nodes.io.waiting import Blocking, Gate, wait_until
+from peerfabric.nodes.io.waiting import Gate, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Outbox, Progress
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, cost
@@ -300,8 +300,7 @@ class SpooledOutbox:
             SpoolError, QueueFull, NodeClosed: It is not, and will not be.
             NotConfirmed: It is written, but not yet safe from a loss of power.
         """
-        if isinstance(self._node.waiting, Blocking):
-            refuse_to_wait()
+        refuse_to_wait(self._node.waiting)
         deposits = self.deposits
         assert deposits is not None
         deposits.add(deposit)
