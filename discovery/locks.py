@@ -76,7 +76,7 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
         _all[rank].add(weakref.ref(self, _all[rank].discard))
 
     def __enter__(self) -> bool:  # type: ignore[override]
-        if self.is_ours() or (self._rank is Rank.LIFE and _holds(Rank.LIFE)):
+        if self.is_ours() or (self._rank is Rank.LIFE and holds(Rank.LIFE)):
             raise self.refusal()
         try:
             if not self.acquire(False):
@@ -96,10 +96,10 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # not final, whatever typeshed
             WouldDeadlock: This thread came here out of order, and the other one is not done with it soon.
         """
         # The node stands still while somebody holds its engine's lock, so that one is asked about before.
-        if self._rank < Rank.ENGINE and _holds(Rank.ENGINE, Rank.ENGINE):
+        if self._rank < Rank.ENGINE and holds(Rank.ENGINE, Rank.ENGINE):
             raise self.refusal()
         if not self.acquire(timeout=PATIENCE):
-            if _holds(self._rank):
+            if holds(self._rank):
                 raise self.refusal()
             self.acquire()
 
@@ -133,7 +133,7 @@ def _interrupts() -> bool:
     return False
 
 
-def _holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
+def holds(lowest: Rank, highest: Rank = Rank.LAST) -> bool:
     """Whether this thread holds a lock of one of these ranks."""
     # Without a step of Python for each lock: there are some for each handle.
     return _interrupts() and any(
@@ -147,11 +147,12 @@ def refuse_inside() -> None:
     Raises:
         WouldDeadlock: This thread holds a lock.
     """
-    if _holds(Rank.LIFE):
+    if holds(Rank.LIFE):
         raise Lock.refusal()
 
 
-_own: Final[set[int]] = set()
+own_threads: Final[set[int]] = set()
+"""Numbers of the threads that work for nodes."""
 
 
 class OwnThread(threading.Thread):
@@ -159,16 +160,16 @@ class OwnThread(threading.Thread):
 
     def run(self) -> None:
         ident = threading.get_ident()
-        _own.add(ident)
+        own_threads.add(ident)
         try:
             super().run()
         finally:
-            _own.discard(ident)
+            own_threads.discard(ident)
 
 
 def _forked() -> None:
     """In a child process: its threads may have the numbers of threads of the parent, which hold nothing here."""
-    _own.clear()
+    own_threads.clear()
     for locks in _all.values():
         for ref in list(locks):
             lock = ref()
@@ -185,7 +186,7 @@ def refuse_in_own_thread() -> None:
     Raises:
         WouldDeadlock: It is one of ours.
     """
-    if threading.get_ident() in _own:
+    if threading.get_ident() in own_threads:
         raise WouldDeadlock(
             "a finaliser or a weakref callback that runs in a thread of peerfabric makes a call that has to wait; "
             "let it put what it has into a queue.SimpleQueue, for a thread of yours"

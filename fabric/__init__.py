@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from peerfabric.nodes.aio.node import AsyncNode
     from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+    from peerfabric.nodes.blocking.consumer import Consumer
     from peerfabric.nodes.blocking.node import Node
-    from peerfabric.nodes.blocking.queue import Consumer, Producer
+    from peerfabric.nodes.blocking.producer import Producer
     from peerfabric.nodes.blocking.topic import Publisher, Subscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
     from peerfabric.nodes.once import Once
@@ -106,13 +107,13 @@ _HOMES = {
     "AsyncPublisher": "nodes.aio.topic",
     "AsyncSubscriber": "nodes.aio.topic",
     "Batch": "nodes.message",
-    "Consumer": "nodes.blocking.queue",
+    "Consumer": "nodes.blocking.consumer",
     "DeadMessage": "nodes.message",
     "Message": "nodes.message",
     "Node": "nodes.blocking.node",
     "Once": "nodes.once",
     "Options": "options",
-    "Producer": "nodes.blocking.queue",
+    "Producer": "nodes.blocking.producer",
     "Publisher": "nodes.blocking.topic",
     "Receipt": "receipt",
     "Reject": "nodes.message",

@@ -60,29 +60,26 @@ class NodeContext:
     def __init__(self, settings: Settings, waiting: Waiting) -> None:
         self.settings = settings
         self.waiting = waiting
-        self.life = Life.NEW
+        self.enter(Life.NEW)
         self.life_lock = Lock(Rank.LIFE)
         self.closed = Gate()
         """Opens when the node is closed."""
         self.loop: AbstractEventLoop | None = None
         """The event loop that an `AsyncNode` belongs to once it starts."""
+        self.current_loop: Callable[[], AbstractEventLoop | None] = lambda: None
+        """The event loop of the calling thread, once the node belongs to one."""
         self.disk: Disk | None = None
         """Of a node with a spool, when it has started."""
         self.started_at = 0.0
 
-    @property
-    def is_running(self) -> bool:
+    def enter(self, life: Life) -> None:
+        """Go on to the next stage."""
+        self.life = life
+        self.is_running = life is Life.RUNNING or life is Life.CLOSING
         """Whether the pump is there; also while closing."""
-        return self.life in (Life.RUNNING, Life.CLOSING)
-
-    @property
-    def handing_out(self) -> bool:
+        self.handing_out = self.is_running or life is Life.NEW
         """Whether consumers and subscribers may take."""
-        return self.life in (Life.RUNNING, Life.CLOSING, Life.NEW)
-
-    @property
-    def is_closed(self) -> bool:
-        return self.life is Life.CLOSED
+        self.is_closed = life is Life.CLOSED
 
     @property
     def spares_loop(self) -> bool:
@@ -104,7 +101,7 @@ class NodeContext:
                 raise ForkedNode
             elif life is Life.CLOSED or not (closing or self.is_handler()):
                 raise NodeClosed
-        if self.loop is not None and running_loop() not in (self.loop, None):
+        if self.loop is not None and self.current_loop() not in (self.loop, None):
             raise WrongLoop
 
     async def started(self, *, closing: bool = False) -> None:
@@ -129,4 +126,5 @@ class NodeContext:
             raise WrongLoop
         import asyncio
 
+        self.current_loop = asyncio._get_running_loop
         self.loop, self.ending.starter = loop, asyncio.current_task()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ HANDLER_BLOCK_MAX: Final = 30.0
 
 _handling: ContextVar[tuple[tuple[IncomingQueue, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
 """The deliveries that the current thread or task took from, newest last; some may be decided since."""
+handling: Final = _handling.get
 _judge: ContextVar[Callable[[BaseException], bool] | None] = ContextVar("peerfabric_judge", default=None)
 IN_HAND_MAX: Final = 256
 
@@ -27,7 +28,7 @@ IN_HAND_MAX: Final = 256
 def in_hand() -> list[tuple[IncomingQueue, Delivery]]:
     """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
     held = []
-    for item in _handling.get():
+    for item in handling():
         if _undecided(item[1]):
             held.append(item)
     return held
@@ -43,7 +44,7 @@ def _undecided(delivery: Delivery) -> bool:
 
 def take_in_hand(end: IncomingQueue, delivery: Delivery) -> None:
     """The current thread or task takes from `delivery`, a delivery of `end`."""
-    held = _handling.get()
+    held = handling()
     if held and held[-1][1] is delivery:
         return
     kept: list[tuple[IncomingQueue, Delivery]] = []
@@ -53,13 +54,14 @@ def take_in_hand(end: IncomingQueue, delivery: Delivery) -> None:
     _handling.set((*kept[-IN_HAND_MAX:], (end, delivery)))
 
 
-@contextmanager
-def lease_paused(pump: Pump) -> Iterator[None]:
+def lease_paused(pump: Pump) -> AbstractContextManager[None]:
     """The lease of what this thread or task handles stands still meanwhile."""
     held = in_hand()
-    if not held:
-        yield
-        return
+    return _paused(pump, held) if held else nullcontext()
+
+
+@contextmanager
+def _paused(pump: Pump, held: list[tuple[IncomingQueue, Delivery]]) -> Iterator[None]:
     with pump.lock:
         for _, delivery in held:
             pause(delivery, clock())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextvars import Context, copy_context
 from functools import partial
 from math import inf
 from types import coroutine
 from typing import Any
 
+from peerfabric.errors import FabricError
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import has_failed, judge_by
 from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler
@@ -20,6 +21,12 @@ class TaskHandler(Handler):
     """One decorated `async def`, and the tasks that take its messages and run its calls."""
 
     runs_in = "task"
+
+    def __init__(
+        self, function: Callable[..., Any], concurrency: int, *, kind: type, names: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(function, concurrency, kind=kind, names=names)
+        self.at_once = 1
 
     def is_current(self) -> bool:
         return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task(), False)
@@ -47,7 +54,7 @@ class TaskHandler(Handler):
     async def _run_task(self, node: NodeContext) -> None:
         task = asyncio.current_task()
         assert task is not None
-        calls = _Calls(task, self._await)
+        calls = _Calls(task, self._await, self.handle.suspend if self.concurrency > 1 else None)
         judge_by(partial(self._task_has_failed, node, calls))
         await self._run(task, node, node.waiting, calls.run)
 
@@ -67,8 +74,12 @@ class TaskHandler(Handler):
             self._failed(item, error)
             if not isinstance(error, Exception) and not has_failed(error):
                 raise
-        else:
-            self._done(item)
+            return
+        if self.settles:
+            try:
+                item.ack()
+            except FabricError as error:
+                self._not_acked(item, error)
 
     def _task_has_failed(self, node: NodeContext, calls: _Calls, error: BaseException) -> bool:
         """As `_has_failed`; what also comes from outside: the task that runs the calls is cancelled, the loop ends."""
@@ -90,9 +101,16 @@ class _Calls:
     own <= before, and own <= task.cancelling() unless the call takes it back within the present step
     """
 
-    def __init__(self, task: asyncio.Task[Any], make: Callable[[Any, _Calls], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        task: asyncio.Task[Any],
+        make: Callable[[Any, _Calls], Coroutine[Any, Any, None]],
+        suspend: Callable[[int], None] | None,
+    ) -> None:
         self._task = task
         self._make = make
+        self._suspend = suspend
+        """Told, with +1 and then -1, of each call that is suspended."""
         self._before: float = inf
         """How often the task was asked to cancel when the present step began; between steps everything was before."""
         self._own = 0
@@ -124,7 +142,13 @@ class _Calls:
         return self._finish(call, context, waits_for)
 
     async def _finish(self, call: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> None:
-        await self._drive(call, context, waits_for)
+        if self._suspend is not None:
+            self._suspend(+1)
+        try:
+            await self._drive(call, context, waits_for)
+        finally:
+            if self._suspend is not None:
+                self._suspend(-1)
         if self._task.cancelling():
             await self._settle()
 

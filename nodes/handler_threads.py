@@ -53,10 +53,13 @@ class Handler:
         self, function: Callable[..., Any], concurrency: int, *, kind: type, names: Mapping[str, Any] | None = None
     ) -> None:
         self.function = function
+        self.settles = kind is Message
         self.name = getattr(function, "__qualname__", None) or repr(function)
         self._short = f"peerfabric-{getattr(function, '__name__', 'handler')}"
         step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
         self.concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)
+        self.at_once = self.concurrency
+        """How many of its threads or tasks may be at their calls to begin with, apart from tasks that are suspended."""
         self.body_type, self.wants_message = _signature(function, kind, names)
         self.handle: Any = None
         """The consumer or subscriber from which it takes, by the next two."""
@@ -185,15 +188,15 @@ class Handler:
                 _refuse_unrun(returned, self.name)
         except BaseException as error:
             self._failed(item, error)
-        else:
-            self._done(item)
-
-    def _done(self, item: Any) -> None:
-        if isinstance(item, Message):
+            return
+        if self.settles:
             try:
                 item.ack()
             except FabricError as error:
-                _log.error("%s was handled by %s and not acked: %s", item.id, item.queue, error)
+                self._not_acked(item, error)
+
+    def _not_acked(self, message: Message[Any], error: FabricError) -> None:
+        _log.error("%s was handled by %s and not acked: %s", message.id, message.queue, error)
 
     def _failed(self, item: Any, error: BaseException) -> None:
         if isinstance(item, Message):

@@ -140,18 +140,20 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         if self._settled:
             return
         self._settled = True
-        keeper = self._owner.keeper
-        if keeper is None or self._record(keeper):
-            self._acked()
-
-    def _acked(self) -> None:
+        owner = self._owner
+        if owner.keeper is not None and not self._record(owner.keeper):
+            return
         delivery, index = self._delivery, self._index
         if index == delivery.acked:
             delivery.acked = index + 1
         else:
             delivery.ack(index, index + 1)
-        if not self._owner.alerted:
-            self._owner.decided()
+        if not owner.alerted:
+            owner.decided()
+
+    def _acked(self) -> None:
+        self._delivery.ack(self._index, self._index + 1)
+        self._owner.decided()
 
     def _record(self, keeper: LedgerStore) -> bool:
         """Write it into the ledger, or have that done; whether it is written."""
@@ -235,11 +237,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     ) -> None:
         if error is not None:
             self.failed(error)
-        elif self._settled or self._owner.keeper is not None:
-            self.ack()
         else:
-            self._settled = True
-            self._acked()
+            self.ack()
 
     @property
     def id(self) -> str:

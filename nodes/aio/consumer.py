@@ -15,9 +15,10 @@ from peerfabric.engine import Engine
 from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import ConsumerOptions
-from peerfabric.nodes.context import NodeContext
+from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import has_failed, take_in_hand
+from peerfabric.nodes.handler_context import handling, has_failed, take_in_hand
+from peerfabric.nodes.io.pump import NAP
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 STALLED: Final = (1.0, logging.WARNING)
+
+WATCH_MIN: Final = 0.5 * NAP
+"""Seconds over which calls of a handler are looked at, at least."""
+SHORT: Final = 50e-6
+"""Seconds. Calls of a handler that take less are made by one thread: more would only contend for the interpreter."""
 
 _boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
@@ -67,8 +73,23 @@ class AsyncConsumer(Generic[T_co]):
         self._gate = Gate()
         self._open = True
         self._current: Delivery | None = None
-        self._waiting_takers = 0
-        self._declared_takers = 0
+        self._waits: set[object] = set()
+        """Something of each call that waits for a message. A set, as that changes in one step of the interpreter."""
+        self._told = 0
+        """How many of them the machine knows of."""
+        self._at_least = 1
+        # Of a handler: `takers` threads or tasks take for good, and go on with the next message when a call is over. Of
+        # those that do not wait in a call that is suspended, `at_once` may take at one time. So short calls are made by
+        # one of them, and a message that waits behind a long one is soon taken by another.
+        self._takers = 0
+        self._at_once = 0
+        self._suspended = 0
+        self._surplus = False
+        """Whether more are at it than may be: the first that asks for a message has to wait."""
+        self._taken = 0
+        self._looked: tuple[float, int] | None = None
+        """When the calls were last looked at, and what was taken until then, if messages were waiting."""
+        self._wakes = False
         self._resting = False
         self._last: Message[T_co] | None = None
         self._clerk = Clerk(keeper, self.queue, self.decided) if keeper is not None else None
@@ -134,26 +155,78 @@ class AsyncConsumer(Generic[T_co]):
             if not self.opened and not self._node.is_closed:
                 await self._open_late(self, self._gate, waiting)
 
-    def handed_over(self) -> None:
-        return None
-
     def hand_over(self, engine: Engine, now: float) -> None:
+        if self._told != len(self._waits):
+            self._tell(now)
         engine.consumers.progress(self.end, now)
         if self._resting:
             self._resting = False
-            if not self._waiting_takers:
+            if not self._waits:
                 self.end.rest()
                 engine.consumers.progress(self.end, now)
+        if self._takers > 1:
+            self._look_at_calls(now)
         if self.keeper is not None:
             forgotten = self.end.take_forgotten()
             if forgotten:
                 self.keeper.forget(forgotten)
 
-    def changed(self) -> None:
-        if self._declared_takers:  # they are alike, and each that leaves with a message looks whether there is more
-            self._gate.open_one()
+    def _look_at_calls(self, now: float) -> None:
+        """Let more take at one time if messages wait and calls are long, or one if they are short."""
+        at_it = self._takers - len(self._waits) - self._suspended
+        taken, current = self._taken, self._current
+        waits = (current is not None and current.next < current.limit) or self.end.available(now)
+        if self._looked is None:
+            self._looked = (now, taken) if waits else None
         else:
+            at, before = self._looked
+            if taken - before > max(1, at_it) * (now - at) / SHORT:
+                self._at_once = 1
+            elif waits and now - at >= WATCH_MIN:
+                self._at_once = min(self._takers, 2 * self._at_once)
+            if not waits or now - at >= WATCH_MIN:
+                self._looked = (now, taken) if waits else None
+        self._surplus = at_it > self._at_once
+        self._wakes = waits and bool(self._waits)
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether messages are here, as far as can be seen without a lock."""
+        current = self._current
+        return bool(self.end.turns) or (current is not None and current.next < current.limit)
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether another of the takers may take now."""
+        return self._takers - len(self._waits) - self._suspended < self._at_once
+
+    def handed_over(self) -> None:
+        if self._wakes:
+            self._wakes = False
+            if self._may_begin:
+                self._gate.open_one()
+            self._node.pump.watch(self)
+
+    def changed(self) -> None:
+        if self._takers <= 1:
             self._gate.open()
+        elif self._may_begin:  # they are alike, and each that leaves with a message looks whether there is more
+            self._gate.open_one()
+        elif self._waits:
+            if self._looked is None:
+                self._looked = (clock(), self._taken)
+            self._node.pump.watch(self)
+
+    def suspend(self, change: int) -> None:
+        """A call of a task begins, or ends, to be suspended: meanwhile another one may take."""
+        self._suspended += change
+        if change > 0:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let another of the takers take what is left here, if it may."""
+        if self._waits and self._has_more and self._may_begin:
+            self._gate.open_one()
 
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
@@ -168,9 +241,6 @@ class AsyncConsumer(Generic[T_co]):
 
     def try_take(self) -> Message[T_co] | None:
         """The next message if one is here."""
-        delivery = self._current
-        if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
-            return None  # what comes opens the gate after it is there
         lock = self._lock
         if lock.is_ours():
             raise lock.refusal()
@@ -202,6 +272,8 @@ class AsyncConsumer(Generic[T_co]):
 
     def take_again(self) -> Message[T_co] | None:
         """The next message, if one was handed out before and another is here; None: ask `next_message`."""
+        if self._surplus:
+            return None
         lock = self._lock
         if lock.is_ours():
             raise lock.refusal()
@@ -210,6 +282,8 @@ class AsyncConsumer(Generic[T_co]):
                 lock.wait()
             delivery = self._current
             if delivery is not None and delivery.next >= delivery.limit:
+                if not self.end.turns:
+                    return None
                 delivery = self._current = self._next_delivery()
             if delivery is None or self.ending.signal:
                 return None
@@ -224,21 +298,16 @@ class AsyncConsumer(Generic[T_co]):
                 self._refuse(delivery, index, body)
                 return None
             self._last = message = Message(self, delivery, index, body)
-            take_in_hand(self.end, delivery)  # another thread may have fetched it
+            self._taken += 1
+            held = handling()
+            if not held or held[-1][1] is not delivery:  # another thread may have fetched it
+                take_in_hand(self.end, delivery)
             return message
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass  # it was not taken
-
-    def _take_again_in_task(self) -> Message[T_co] | None:
-        """The same for a task: another one may have fetched what it takes from."""
-        delivery = self._current
-        if delivery is None:
-            return None
-        take_in_hand(self.end, delivery)
-        return self.take_again()
 
     def _refuse(self, delivery: Delivery, index: int, error: DecodeError) -> None:
         delivery.verdicts.append((Verdict.REFUSE, index, index + 1, -1.0, text_of(error)))
@@ -337,14 +406,22 @@ class AsyncConsumer(Generic[T_co]):
             return None
         if not self.opened or not node.is_running:
             await self._started(waiting)
-        node.ensure(closing=True)
-        message = self.try_take()
+        if node.life is not Life.RUNNING or node.loop is not None:
+            node.ensure(closing=True)
+        message, delivery = None, self._current
+        if (self.end.turns or (delivery is not None and delivery.next < delivery.limit)) and self._takers - len(
+            self._waits
+        ) - self._suspended <= self._at_once:
+            message = self.try_take()
         if message is None:
             found = await self._wait_for(waiting, self.try_take, 1, timeout)
             if found is None:
                 return None
             message = found
-        take_in_hand(self.end, message._delivery)  # another thread may have fetched it
+        self._taken += 1
+        held = handling()
+        if not held or held[-1][1] is not message._delivery:  # another thread may have fetched it
+            take_in_hand(self.end, message._delivery)
         self._last = message
         return message
 
@@ -357,14 +434,25 @@ class AsyncConsumer(Generic[T_co]):
                 return closed
             if self.ending.signal and self.ending.ends_loop(self.end):
                 return closed
+            if self._takers > 1 and not self._may_begin:
+                return None
+            delivery = self._current
+            if not self.end.turns and (delivery is None or delivery.next >= delivery.limit):
+                return None  # what comes opens the gate after it is there
             return take()
 
         stalled = self._last is not None and not self._last._settled
-        self._want(+1, at_least)
         try:
+            self._waits.add(attempt)
+            self._want(at_least)
             found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
         finally:
-            self._want(-1, at_least)
+            self._waits.discard(attempt)
+            self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
+            if self._takers > 1:
+                self._hand_on()
+            if not self.alerted:
+                self._node.pump.note(self)  # the machine learns of it, and whether this call is long
         return None if found is closed else found
 
     def _what(self) -> str:
@@ -375,33 +463,36 @@ class AsyncConsumer(Generic[T_co]):
             )
         return f"queue {self.queue!r}: no message is here; see node.peers() for who produces it"
 
-    def _want(self, change: int, at_least: int) -> None:
+    def _want(self, at_least: int) -> None:
+        """Another call waits, for so many messages at least: let their producers know."""
+        pump = self._node.pump
         now = clock()
-        more = False
-        with self._node.pump.lock:
-            self._waiting_takers += change
-            self.end.want(self._waiting_takers, max(self._waiting_takers, self._declared_takers, at_least), now)
-            if change > 0 and self._node.engine.consumers.progress(self.end, now):
+        with pump.lock:
+            self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
+            self._at_least = at_least
+            self._tell(now)
+            # What was decided is read by the pump, if it is to come anyway.
+            if self.alerted or self._node.engine.consumers.progress(self.end, now):
                 if self.end.starves:
-                    self._node.pump.wake()
+                    pump.wake()
                 else:
-                    self._node.pump.nudge()  # for acks alone
-            if change < 0 and self._declared_takers:
-                current = self._current
-                more = (current is not None and current.next < current.limit) or self.end.available(now)
-        if more:
-            self._gate.open_one()
+                    pump.nudge()  # for acks alone
 
-    def declare_takers(self, count: int) -> None:
-        """`count` threads or tasks take from here for good."""
-        self._declared_takers += count
+    def _tell(self, now: float) -> None:
+        """Let the machine know how many calls wait. Called under the engine's lock."""
+        self._told = waiting = len(self._waits)
+        self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
+
+    def declare_takers(self, count: int, at_once: int) -> None:
+        """`count` threads or tasks take from here for good; `at_once` of them to begin with."""
+        self._takers, self._at_once = count, at_once
 
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)
 
     def __aiter__(self) -> AsyncItems[Message[T_co]]:
         self.ending.check()
-        return AsyncItems(partial(self.next_message, self.waiting), self.rest, self._take_again_in_task)
+        return AsyncItems(partial(self.next_message, self.waiting), self.rest, self.take_again)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.0) -> AsyncItems[Batch[T_co]]:
         """Iterate over batches of what is here, at most `max_size` messages each.

@@ -1,9 +1,9 @@
-"""Iterators of `async for` over a consumer or subscriber."""
+"""Iterators of `async for` over a consumer or subscriber, and what those of `for` share with them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 
@@ -14,8 +14,8 @@ def _nothing() -> None:
     return None
 
 
-class AsyncItems(Generic[R]):
-    """Yields what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`.
+class Taking(Generic[R]):
+    """Takes what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`.
 
     `again`, if it returns something, saves a call of `take`.
     """
@@ -31,7 +31,14 @@ class AsyncItems(Generic[R]):
     ) -> None:
         self._take, self._rest, self._again = take, rest, again
 
-    def __aiter__(self) -> AsyncIterator[R]:
+    def __del__(self) -> None:
+        self._rest()
+
+
+class AsyncItems(Taking[R]):
+    """Yields items to `async for`."""
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> R:
@@ -41,6 +48,3 @@ class AsyncItems(Generic[R]):
             if item is None:
                 raise StopAsyncIteration
         return item
-
-    def __del__(self) -> None:
-        self._rest()

@@ -88,7 +88,7 @@ class Lifecycle:
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
         node = self.node
-        node.life = Life.FORKED
+        node.enter(Life.FORKED)
         node.life_lock = Lock(Rank.LIFE)
         for handle in self.handles:
             handle.forked()
@@ -305,7 +305,7 @@ class Lifecycle:
             for handle in self.handles:
                 handle.start(node.engine, node.started_at)
                 pump.attach(handle)
-            node.life = Life.RUNNING
+            node.enter(Life.RUNNING)
         pump.wake()
 
     # Closing
@@ -330,9 +330,9 @@ class Lifecycle:
         with node.life_lock:
             begun = node.life is Life.RUNNING
             if begun:
-                node.life = Life.CLOSING
+                node.enter(Life.CLOSING)
             elif node.life is Life.NEW:
-                node.life = Life.CLOSED
+                node.enter(Life.CLOSED)
         if not begun:
             await self._given_up()
             return
@@ -443,7 +443,7 @@ class Lifecycle:
     async def _shut(self) -> None:
         node, name = self.node, self.node.settings.name
         with node.life_lock:  # from here on no handle comes that would be left open
-            node.life = Life.CLOSED
+            node.enter(Life.CLOSED)
         for handle in self.handles:
             handle.stop()
         node.closed.open()

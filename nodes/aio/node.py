@@ -208,7 +208,7 @@ class AsyncNode:
         def messages(handler: Handler) -> tuple[Any, Take, Again]:
             options = ConsumerOptions(name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync)
             consumer = self._lifecycle.handles.consumer(options, handler.name)
-            consumer.declare_takers(handler.concurrency)
+            consumer.declare_takers(handler.concurrency, handler.at_once)
             return consumer, consumer.next_message, consumer.take_again
 
         return self._lifecycle.handlers.decorator(queue, concurrency, Message, messages)

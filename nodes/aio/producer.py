@@ -9,7 +9,7 @@ from peerfabric.arguments import check_count, check_timeout
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.nodes.aio.options import ProducerOptions
-from peerfabric.nodes.context import NodeContext
+from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Patience, lease_paused
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
@@ -176,22 +176,29 @@ class AsyncProducer(Generic[T_contra]):
             NotConfirmed: Accepted, and may still be processed: do not send it again.
             Rejected: Accepted and dead-lettered while waiting for the confirmation.
         """
-        started_at = clock()
+        node = self._node
+        if confirm is None and not self.ending.signal and node.loop is not None and node.loop is node.current_loop():
+            receipt = self.try_send(body, headers)
+            if receipt is not None:
+                return receipt
+        ends_at = None
         if timeout is not None:
             timeout = check_timeout(timeout)
-        await self._started()
-        self.ending.check_sending()
-        if confirm is not None:
+            ends_at = clock() + timeout  # type: ignore[operator]  # it was not None
+        if not self.opened or node.life is not Life.RUNNING or node.loop is not None:
+            await self._started()
+        if self.ending.signal:
+            self.ending.check_sending()
+        if confirm is not None and confirm != "queued":
             check_state(confirm)
-            if confirm != "queued":
-                refuse_to_wait(self._node.waiting)
-        if confirm == "stored":
-            self._outcomes.check_stored()
+            refuse_to_wait(node.waiting)
+            if confirm == "stored":
+                self._outcomes.check_stored()
         receipt = self.try_send(body, headers)
         if receipt is None:
             receipt = await self._send_when_room(body, headers, timeout)
-        if confirm not in (None, "queued", "stored"):
-            left = None if timeout is None else max(0.0, timeout - (clock() - started_at))
+        if confirm is not None and confirm not in ("queued", "stored"):
+            left = None if ends_at is None else max(0.0, ends_at - clock())
             await self._outcomes.confirm(receipt, confirm, left, timeout)
         return receipt
 

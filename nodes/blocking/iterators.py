@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Self, TypeVar
 
-from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
+from peerfabric.nodes.aio.iterators import Taking
 from peerfabric.nodes.io.waiting import complete
 
 R = TypeVar("R")
 
 
-def _nothing() -> None:
-    return None
+class Items(Taking[R]):
+    """Yields items to `for`."""
 
-
-class Items(Generic[R]):
-    """Yields what `take` returns, until the handle or its node is closed and that is None. Dropped, it calls `rest`.
-
-    `again`, if it returns something, saves a call of `take`.
-    """
-
-    if not TYPE_CHECKING:
-        __reduce__ = refusing(HANDLE_COPIED)
-
-    def __init__(
-        self,
-        take: Callable[[], Coroutine[Any, Any, R | None]],
-        rest: Callable[[], None] = _nothing,
-        again: Callable[[], R | None] = _nothing,
-    ) -> None:
-        self._take, self._rest, self._again = take, rest, again
-
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> R:
@@ -42,6 +23,3 @@ class Items(Generic[R]):
             if item is None:
                 raise StopIteration
         return item
-
-    def __del__(self) -> None:
-        self._rest()

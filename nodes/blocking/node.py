@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.aio.node import AsyncNode
 from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, OnFull
-from peerfabric.nodes.blocking.queue import Consumer, Producer
+from peerfabric.nodes.blocking.consumer import Consumer
+from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.blocking.topic import Publisher, Subscriber
 from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.io.waiting import Blocking, complete

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from peerfabric.nodes.blocking.node import Node
-from peerfabric.nodes.blocking.queue import Producer
+from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.cli.children import Children
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json

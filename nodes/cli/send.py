@@ -10,7 +10,7 @@ import msgspec
 
 from peerfabric.errors import TimedOut, Undelivered
 from peerfabric.nodes.blocking.node import Node
-from peerfabric.nodes.blocking.queue import Producer
+from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.cli.bodies import bodies
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure

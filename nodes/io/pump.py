@@ -84,6 +84,8 @@ class Pump:
         # pump's thread, which is the one that complains, takes them.
         sockets.complain_by(lambda text: engine.records.add("warning", text))
         self._alerts: deque[Handle] = deque()
+        self._watched: list[Handle] = []
+        """Those that are asked again in the next turn, though they may have nothing to hand over."""
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
         self._napping = False
@@ -133,6 +135,12 @@ class Pump:
             self._alerts.append(handle)
             self.nudge()
 
+    def watch(self, handle: Handle) -> None:
+        """Ask `handle` again in NAP seconds at most. Called in this thread, by `handed_over` or `changed` of it."""
+        if not handle.alerted:
+            handle.alerted = True
+            self._watched.append(handle)
+
     def share_bodies(self) -> None:
         """User code takes views of large bodies, so none of them need be copied."""
         self._sockets.share()
@@ -170,6 +178,9 @@ class Pump:
     def _turn(self) -> float | None:
         """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
+        if self._watched:
+            alerts.extend(self._watched)
+            self._watched.clear()
         handed = []
         events = self._sockets.read()
         engine = self.engine
@@ -209,7 +220,8 @@ class Pump:
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._look()
-        self.turned.open()
+        if self.turned:
+            self.turned.open()
         for record in records:  # last, as handlers of the user take their time
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:

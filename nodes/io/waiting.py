@@ -1,30 +1,34 @@
-"""Waiting of a call: the one difference between the blocking and the asynchronous front.
+"""Waiting of calls, which is the one difference between the blocking and the asynchronous front, and of the I/O thread.
 
-The classes in `async_*.py` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`:
-under asyncio it suspends the task, under the blocking front it blocks the thread, so that a blocking call
-runs its coroutine to the end in one step (`complete`).
+The classes in `aio/` hold the logic once, as coroutines. Each of their waits goes through a `Waiting`: under asyncio it
+suspends the task, under the blocking front it blocks the thread, so that a blocking call runs its coroutine to the end
+in one step (`complete`). The I/O thread sleeps until a `Doorbell` rings.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from math import inf
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from peerfabric.arguments import check_timeout
-from peerfabric.discovery.locks import refuse_in_own_thread, refuse_inside
-from peerfabric.errors import TimedOut
-from peerfabric.nodes.platform import CLOCK
+from peerfabric.discovery.locks import Lock, Rank, holds, own_threads, refuse_in_own_thread, refuse_inside
+from peerfabric.errors import TimedOut, WouldDeadlock
+from peerfabric.nodes.platform import CLOCK, bell
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 R = TypeVar("R")
+
+_ONE: Final = (1).to_bytes(8, sys.byteorder)
 
 EXPLAIN_AFTER: Final = 5.0
 """A call that waits for ever says once, after this long, what it waits for."""
@@ -39,6 +43,9 @@ another thread, does not interrupt the system's wait, and its handler runs only 
 UNASKED: Final = 0.05
 """Seconds that a thread is blocked before it is asked whether it may be, as asking takes time and most waits are short.
 A node may stand still for as long if user code that interrupts one of its calls waits."""
+
+LOCK_WAIT_MAX: Final = 1e6
+"""Seconds that one wait for a lock takes at most. Python allows some 292 years, in a C integer of nanoseconds."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -83,28 +90,27 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None) -> bool:
         """Return when woken since the last call, or after `timeout` seconds; whether it was woken."""
-        # Locks wait at most about 292 years, in a C integer of nanoseconds.
-        return self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+        return self.lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), LOCK_WAIT_MAX))
 
 
 class Blocking:
     """Calls block their thread. One of ours, or one that is in the middle of another call of ours, is not blocked."""
 
-    def waiter(self) -> ThreadWaiter:
-        return ThreadWaiter()
+    waiter = ThreadWaiter
 
     async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
-        refuse_in_own_thread()
-        left = inf if timeout is None else timeout
+        if get_ident() in own_threads:
+            refuse_in_own_thread()
+        left = LOCK_WAIT_MAX if timeout is None else max(0.0, min(timeout, LOCK_WAIT_MAX))
         if threading.current_thread() is threading.main_thread():
             left = min(left, LOOK_UP_EVERY)
         if not waiter.asked and left > UNASKED:
-            if waiter.wait(UNASKED):
+            if waiter.lock.acquire(timeout=UNASKED):
                 return
             left -= UNASKED
             refuse_inside()
             waiter.asked = True
-        waiter.wait(left)
+        waiter.lock.acquire(timeout=left)
 
 
 def refuse_to_wait(waiting: Waiting) -> None:
@@ -114,26 +120,36 @@ def refuse_to_wait(waiting: Waiting) -> None:
         WouldDeadlock: It is made in a thread of ours, or in the middle of another call of ours.
     """
     if isinstance(waiting, Blocking):
-        refuse_in_own_thread()
-        refuse_inside()
+        if get_ident() in own_threads:
+            refuse_in_own_thread()
+        if holds(Rank.LIFE):
+            refuse_inside()
 
 
 class TaskWaiter:
     """A task that waits on an event of its loop."""
 
-    __slots__ = ("event", "loop")
+    __slots__ = ("event", "loop", "parks", "woken")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         import asyncio  # here, as elsewhere, so that a program without an event loop does not load it: a third of us
 
         self.loop = loop
         self.event = asyncio.Event()
+        self.parks = 1
+        """The number of the present wait, or of the next one."""
+        self.woken = 0
+        """The newest that somebody has ended. Set afterwards, and numbers grow: none is missed (see `Doorbell`)."""
 
     def wake(self) -> None:
+        parks = self.parks
+        if self.woken == parks:
+            return
         try:
             self.loop.call_soon_threadsafe(self.event.set)
         except RuntimeError:
             pass  # the loop is closed, and with it whoever waited
+        self.woken = parks
 
 
 class Suspending:
@@ -145,52 +161,41 @@ class Suspending:
         return TaskWaiter(loop)
 
     async def park(self, waiter: TaskWaiter, timeout: float | None) -> None:
-        if timeout is None:
-            await waiter.event.wait()
-            waiter.event.clear()
-            return
-        timer = waiter.loop.call_later(max(0.0, timeout), waiter.event.set)
+        timer = None if timeout is None else waiter.loop.call_later(max(0.0, timeout), waiter.event.set)
         try:
             await waiter.event.wait()
+            waiter.parks += 1
             waiter.event.clear()
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
 
-class Gate:
-    """Where calls wait until something may have changed. Opened by the pump, or by whoever changed it."""
+class Gate(list[Waiter]):
+    """Where calls wait until something may have changed: they. Opened by the pump, or by whoever changed it.
+
+    Who enters is woken each time the gate opens, until he leaves, and looks at the condition after he has entered, not
+    before.
+    """
 
     # No lock, as a signal handler may open the gate that its own thread is entering: what is done with a list is done
     # in one step of the interpreter.
 
-    __slots__ = ("_waiters",)
-
-    def __init__(self) -> None:
-        self._waiters: list[Waiter] = []
-
-    def enter(self, waiter: Waiter) -> None:
-        """Wake `waiter` each time the gate opens, until it leaves. Look at the condition after this, not before."""
-        self._waiters.append(waiter)
-
-    def leave(self, waiter: Waiter) -> None:
-        self._waiters.remove(waiter)
+    enter = list.append
+    leave = list.remove
 
     def open(self) -> None:
         """Let everybody who waits look again."""
-        if self._waiters:
-            for waiter in list(self._waiters):
-                waiter.wake()
+        for waiter in list(self):
+            waiter.wake()
 
     def open_one(self) -> None:
         """Let the last of those who wait look again; if it leaves and there is more, it calls this in its turn."""
         try:
-            waiter = self._waiters[-1]
+            waiter = self[-1]
         except IndexError:
             return
         waiter.wake()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
 
 def in_event_loop() -> bool:
@@ -233,7 +238,8 @@ async def wait_until(
         TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
         TypeError, ValueError: `timeout` is not a finite number, nor None.
     """
-    timeout = check_timeout(timeout)
+    if timeout is not None:
+        timeout = check_timeout(timeout)
     started_at = clock()
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain
@@ -266,3 +272,89 @@ def complete(call: Coroutine[Any, Any, R]) -> R:
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     raise AssertionError("a blocking call suspended")
+
+
+class Doorbell:
+    """Wakes one sleeping thread, at the cost of a system call only if it may be asleep.
+
+    The sleeper calls `sleep`, and only then looks at what others left for it. A ringer leaves something and then calls
+    `ring`.
+
+    Nothing is missed. The sleeper first writes `_asleep` and then reads `_rung`; a ringer first writes `_rung` and
+    then reads `_asleep`. The interpreter runs these one at a time, so whichever comes second sees the first: either
+    the sleeper does not sleep, or the ringer writes to `fd`. A ring between waking and the end of `sleep` may be
+    forgotten by it, but what it is about was left before, and is looked at after.
+
+    Many rings during one sleep write once: `_answered_for` is the number of the sleep for which `fd` was written. It
+    is set after writing and not before, so that an exception of a signal handler in between costs one more write,
+    where it would else silence the bell; and since numbers only grow, a ringer that was suspended for long can set
+    it to an old number, but never silence a later sleep.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._end = bell()
+        self.heard = False
+        """Whether somebody rang before or during the last sleep."""
+        self._rung = False
+        self._sleeps = 0
+        self._asleep = 0  # the number of the present sleep, or 0
+        self._answered_for = 0
+        self._open = Lock()  # guards fd against being closed, and its number reused, under a ringer
+
+    def ring(self) -> None:
+        """End the present sleep, or keep the next one from starting. Any thread; also in signal handlers."""
+        self._rung = True
+        sleep = self._asleep
+        if sleep and sleep != self._answered_for:
+            lock = self._open
+            if lock.is_ours():  # a finaliser or signal handler rings in the middle of this
+                self._write()
+            else:
+                try:
+                    if not lock.acquire(False):
+                        lock.wait()
+                    if self.fd >= 0:
+                        os.write(self._end, _ONE)
+                except BlockingIOError:
+                    pass  # full, so it is readable
+                except WouldDeadlock:
+                    return  # two who ring each in the middle of what the other one does: the sleep ends by itself
+                finally:
+                    with suppress(RuntimeError):  # it was not taken
+                        lock.release()
+            self._answered_for = sleep
+
+    def _write(self) -> None:
+        if self.fd >= 0:
+            with suppress(BlockingIOError):  # full, so it is readable
+                os.write(self._end, _ONE)
+
+    def sleep(self, poll: Callable[[float, int], R], seconds: float) -> R:
+        """Call `poll(seconds, 64)`, which is to return once `fd` is readable; with 0 seconds if somebody has rung."""
+        self._sleeps = self._asleep = self._sleeps + 1
+        try:
+            return poll(0.0 if self._rung else seconds, 64)
+        finally:
+            self._asleep = 0
+            self.heard = self._rung
+            if self.heard:  # else somebody who rings now is heard by the next sleep
+                self._rung = False
+
+    def silence(self) -> None:
+        """Make `fd` unreadable again."""
+        with suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        """Close `fd`; later rings do nothing."""
+        with self._open:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close `fd` in a forked child, where nobody else can be ringing and the lock may never be released."""
+        fd, self.fd = self.fd, -1
+        self._asleep = 0
+        if fd >= 0:
+            os.close(fd)
+            if self._end != fd:
+                os.close(self._end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, get_args
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
+from peerfabric.nodes.context import Life
 from peerfabric.nodes.handler_context import lease_paused
 from peerfabric.nodes.io.waiting import Gate, wait_until
 from peerfabric.queue.outgoing import OutgoingQueue
@@ -95,14 +96,18 @@ class Confirmations:
             self.check_stored()
         enough = STATES[STATES.index(state) :]
 
+        node = self._node
+
         def attempt() -> bool | None:
-            self._node.ensure(closing=True)
+            if node.life is not Life.RUNNING or node.loop is not None:
+                node.ensure(closing=True)
             found = self.state(receipt)
             if found in enough:
                 return True
             if found in ("dead", "dropped", "damaged"):
                 raise self._rejected(receipt, found)
-            self._node.ending.check()
+            if node.ending.signal:
+                node.ending.check()
             return None
 
         def what() -> str:

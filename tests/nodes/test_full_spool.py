@@ -131,7 +131,7 @@ class Call:
 def waits(producer: Any) -> bool:
     """Whether a call of it waits for space on disk."""
     inner = core(producer)
-    return any(getattr(waiter, "wake", None) == inner._gate.open for waiter in inner._node.pump.turned._waiters)
+    return any(getattr(waiter, "wake", None) == inner._gate.open for waiter in inner._node.pump.turned)
 
 
 SENDS: dict[str, Callable[..., Any]] = {
@@ -595,7 +595,7 @@ def test_a_send_that_is_cancelled_while_it_waits_for_space(tmp_path: Path, fsync
                 asyncio.create_task(producer.send(bytes(50_000))),
                 asyncio.create_task(producer.send_many([bytes(50_000)] * 2)),
             ]
-            while sum(getattr(w, "wake", None) == producer._gate.open for w in node._context.pump.turned._waiters) < 2:
+            while sum(getattr(w, "wake", None) == producer._gate.open for w in node._context.pump.turned) < 2:
                 await asyncio.sleep(0.001)
             for task in tasks:
                 task.cancel()

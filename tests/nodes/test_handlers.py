@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,7 +23,9 @@ from peerfabric import (
     Update,
     WouldDeadlock,
 )
+from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.handler_context import in_hand
+from tests.nodes.conftest import eventually
 
 
 def account(node: Any, queue: str = "orders") -> Any:
@@ -304,6 +307,100 @@ def test_all_calls_run_at_once(front: Any, at_once: bool) -> None:
                     producer.send(order)
             producer.flush(timeout=20)
         assert account(node).acked == 12
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_message_does_not_wait_behind_a_long_call_where_calls_were_short(at_once: bool) -> None:
+    """One thread makes short calls; while it is at a long one, others take what waits, until all are busy."""
+    together = threading.Barrier(4)
+    node = Node()
+
+    @node.on_message("orders", concurrency=4)
+    def cook(order: int) -> None:
+        together.wait(20)
+
+    with node:
+        consumer = node._async._lifecycle.handles.consumers["orders"]
+        producer = node.producer("orders", int)
+        for _ in range(3):
+            consumer._at_once = 1
+            if at_once:
+                producer.send_many(range(4))
+            else:
+                for order in range(4):
+                    producer.send(order)
+            producer.flush(timeout=20)
+        assert account(node).acked == 12
+        assert consumer._at_once == 4
+
+
+@pytest.mark.usefixtures("runtime")
+def test_one_thread_makes_short_calls() -> None:
+    """How many take at one time follows from what was taken while messages waited."""
+    node = Node()
+
+    @node.on_message("orders", concurrency=4)
+    def cook(order: int) -> None: ...
+
+    with node:
+        consumer: Any = node._async._lifecycle.handles.consumers["orders"]
+        eventually(lambda: len(consumer._waits) == 4, "a wait of each thread")
+        at = 100.0
+        consumer._current = waiting = SimpleNamespace(next=0, limit=1)
+
+        def look(taken: int, seconds: float) -> int:
+            nonlocal at
+            at += seconds
+            consumer._taken += taken
+            with consumer._node.pump.lock:
+                taker = consumer._waits.pop()
+                consumer._look_at_calls(at)
+                consumer._waits.add(taker)
+            return int(consumer._at_once)
+
+        assert look(0, 1.0) == 4  # a first look has nothing to compare with
+        assert look(1000, 0.002) == 1
+        assert look(30, 0.002) == 2
+        assert look(0, 0.0001) == 2  # too soon to say
+        assert look(0, 0.002) == 4
+        assert look(0, 0.002) == 4
+        assert look(1000, 0.002) == 1
+        consumer._current = None
+        assert look(0, 0.002) == 1
+        assert look(0, 1.0) == 1  # nothing waited meanwhile
+        consumer._current = waiting
+        assert look(0, 1.0) == 1
+        assert look(0, 0.002) == 2
+        consumer._current = None
+
+
+@pytest.mark.usefixtures("runtime")
+def test_tasks_hand_on_when_they_are_suspended_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that never wait are made by one task, one after the other; one that waits lets the next task take."""
+    monkeypatch.setattr(AsyncConsumer, "_look_at_calls", lambda self, now: None)  # a loop that stands still is its case
+
+    async def story() -> None:
+        async with AsyncNode() as node:
+            tasks: set[Any] = set()
+            together = asyncio.Barrier(4)
+
+            @node.on_message("short", concurrency=4)
+            async def short(order: int) -> None:
+                tasks.add(asyncio.current_task())
+
+            @node.on_message("long", concurrency=4)
+            async def long(order: int) -> None:
+                await together.wait()
+
+            for _ in range(3):
+                await node.producer("short", int).send_many(range(1000))
+                await node.producer("long", int).send_many(range(4))
+                await node.producer("short", int).flush(timeout=20)
+                await node.producer("long", int).flush(timeout=20)
+            assert len(tasks) == 1
+
+    asyncio.run(story())
 
 
 @pytest.mark.usefixtures("runtime")

@@ -26,7 +26,6 @@ from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.io import intake
 from peerfabric.nodes.io import sockets as edge
 from peerfabric.nodes.io.descriptors import table
-from peerfabric.nodes.io.doorbell import Doorbell
 from peerfabric.nodes.io.sockets import (
     Connected,
     Disconnected,
@@ -39,6 +38,7 @@ from peerfabric.nodes.io.sockets import (
     Sockets,
     Writable,
 )
+from peerfabric.nodes.io.waiting import Doorbell
 
 DEADLINE = 20.0  # seconds; far beyond what anything here takes
 FRAME_BYTES_MAX = 1024 * 1024

@@ -104,21 +104,22 @@ def test_what_once_forgets() -> None:
             once.forget(age)  # type: ignore[arg-type]
 
 
-class SoonWoken(ThreadWaiter):
-    """A waiter that is woken after 10 ms, and knows how often its thread went to sleep for that."""
+class SoonReleased:
+    """A lock that is released after 10 ms, and knows how often a thread went to sleep for that."""
 
     sleeps = 0
 
-    def wait(self, timeout: float | None) -> bool:
+    def acquire(self, timeout: float) -> bool:
         self.sleeps += 1
-        return timeout is None or timeout >= 0.01
+        return timeout >= 0.01
 
 
 def test_a_short_wait_is_one_sleep() -> None:
     """The thread is not woken only to be asked whether it may wait."""
-    waiter = SoonWoken()
+    waiter, lock = ThreadWaiter(), SoonReleased()
+    waiter.lock = lock  # type: ignore[assignment]
     complete(Blocking().park(waiter, DEADLINE))
-    assert waiter.sleeps == 1
+    assert lock.sleeps == 1
 
 
 def test_a_gate_that_opens_for_one() -> None:
