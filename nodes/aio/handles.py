@@ -155,7 +155,7 @@ class Handles:
             with node.pump.lock:
                 handle.start(node.engine, clock())
                 node.pump.attach(handle)
-            node.pump.nudge()
+            node.pump.wake_soon()
 
     def forget_subscriber(self, handle: AsyncSubscriber[Any]) -> None:
         """A subscriber was closed."""

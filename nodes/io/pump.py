@@ -133,7 +133,7 @@ class Pump:
         if not handle.alerted:
             handle.alerted = True
             self._alerts.append(handle)
-            self.nudge()
+            self.wake_soon()  # looked at when the alert is in, as the pump gets up before it takes alerts
 
     def watch(self, handle: Handle) -> None:
         """Ask `handle` again in NAP seconds at most. Called in this thread, by `handed_over` or `changed` of it."""
@@ -155,12 +155,17 @@ class Pump:
         self._sockets.wake()
 
     def nudge(self) -> None:
-        """Like `wake`, but a pump that naps, or rests (`REST` of the sockets), comes by itself when that is over.
+        """Like `wake`, except that a pump that rests (`REST` of the sockets) comes when that is over, by itself.
 
-        What is changed under the engine's lock before this is seen then, as the pump gets up before it looks.
+        What is changed under the engine's lock before this is seen then.
         """
-        if not self._napping and not self._sockets.resting:
+        if not self._sockets.resting:
             self._sockets.wake()
+
+    def wake_soon(self) -> None:
+        """Like `nudge`, for what nobody waits for yet: a pump that naps comes when that is over, by itself."""
+        if not self._napping:
+            self.nudge()
 
     def _run(self) -> None:
         timeout: float | None = 0.0
