@@ -109,7 +109,6 @@ class Engine:
         self.topics = Topics(address, self.peers, self.changed, self.interests.tell_again)
         self.parting = Parting(self.peers, self.control, self.interests.is_useful, self._apply)
         self.pings = Pings(self.peers, self.control, self.machines, self.producers.ping_contents, random)
-        # RELEASE before an echo, which may let the peer start what it must not: so `pings` comes last.
         self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
@@ -265,7 +264,7 @@ class Engine:
             delivered = link.take_echo(frame.echo, now)
             if delivered:
                 self.producers.delivered(delivered)
-            if link in self.interests.untold:
+            if link in self.interests.due:
                 self.control.note(link)
         if link.evidence + FENCE - FENCE_STEP > link.fence:
             link.fence = link.evidence + FENCE
@@ -415,7 +414,9 @@ class Engine:
                 control.note(link)
             elif link.up:
                 for machine in self.machines:
-                    machine.poll_control(link, now)
+                    if link in machine.due:
+                        machine.poll_control(link, now)
+                self.pings.poll_control(link, now)  # last: RELEASE leaves before what may let the peer start something
                 if link.outbound:
                     control.transmit(link, to)
 
@@ -435,7 +436,7 @@ class Engine:
         self.changed.clear()
         learned, self.peers.learned = self.peers.learned, []
         met, self._met = self._met, []
-        return Events(changed, self.records.take(), learned, met)
+        return Events(changed, self.records.take() if self.records.lines else (), learned, met)
 
     # Closing
 

@@ -64,8 +64,6 @@ class Interests(Machine):
         self.subscribes: dict[str, int] = {}
         """Pattern -> serial."""
         self.publishes: set[str] = set()
-        self.untold: dict[Link, None] = {}
-        """Links that lack what the last round told; an echo may let it leave."""
         self._links, self._control, self._machines, self._part = links, control, machines, part
         self._told: dict[Link, Told] = {}
         self._again: dict[Link, None] = {}
@@ -112,7 +110,7 @@ class Interests(Machine):
             self._links.redial_all(now)
             concerned = list(self._told)
         for link in concerned:
-            self.untold[link] = None
+            self.due[link] = None
             self._control.note(link)
             self._look_at(link, now)
 
@@ -122,11 +120,11 @@ class Interests(Machine):
         self._put(link, now, first=True)
 
     def poll_control(self, link: Link, now: float) -> None:
-        if link in self.untold and link.echoed >= self._told[link].number:
+        if link.echoed >= self._told[link].number:  # else an echo lets it leave
             self._put(link, now, first=False)
 
     def _put(self, link: Link, now: float, *, first: bool) -> None:
-        self.untold.pop(link, None)
+        self.due.pop(link, None)
         interest = Interest(b"", 0, 0, self.version, [], [], sorted(self.produces), sorted(self.publishes))
         for machine in self._machines:
             machine.fill_interest(link, interest, now, first=first)
@@ -179,7 +177,7 @@ class Interests(Machine):
     # Changes of links
 
     def link_down(self, link: Link) -> None:
-        for each in (self._told, self.untold, self._again):
+        for each in (self._told, self.due, self._again):
             each.pop(link, None)
         self.deadlines.move(link, inf)
 

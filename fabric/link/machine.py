@@ -24,6 +24,9 @@ class Machine:
     def __init__(self) -> None:
         self.deadlines: Deadlines[Any] = Deadlines()
         """Of whatever the machine waits for: once the first has come, `handle_timeout` is called."""
+        self.due: dict[Link, None] = {}
+        """Links on which it has something to say besides DATA. `poll_control` is called for those that `Control` takes
+        up, and takes them out."""
 
     def handlers(self) -> Mapping[type, Handler]:
         """The kinds of frames that this machine handles."""
@@ -56,7 +59,7 @@ class Machine:
     # Output and time
 
     def poll_control(self, link: Link, now: float) -> None:
-        """Queue what this machine has to say on `link` besides DATA."""
+        """Queue what this machine has to say on `link`, which is in `due`."""
 
     def handle_timeout(self, now: float) -> None:
         """Act on everything that has come due."""

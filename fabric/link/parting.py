@@ -72,7 +72,7 @@ class Parting(Machine):
         for link in self._links.by_peer.values():
             if link.up and link.wire != OURSELVES:
                 self._drain_due[link] = None
-                self._control.note(link)
+                self._note(link)
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link, until each has answered; `finished` tells when all have."""
@@ -80,7 +80,7 @@ class Parting(Machine):
         self.closed_at = now + BYE_LIMIT
         for link in self._waited_for():
             self._said[link] = now
-            self._control.note(link)
+            self._note(link)
 
     def finished(self, now: float) -> bool:
         """Whether every peer has answered our BYE, or waiting for that is over."""
@@ -97,8 +97,14 @@ class Parting(Machine):
     def link_up(self, link: Link, now: float) -> None:
         if self.closed_at < inf:
             self._said[link] = now  # it came back while we leave
+            self._note(link)
+
+    def _note(self, link: Link) -> None:
+        self.due[link] = None
+        self._control.note(link)
 
     def poll_control(self, link: Link, now: float) -> None:
+        self.due.pop(link, None)
         if link in self._drain_due:
             del self._drain_due[link]
             self._control.put(link, Drain(b"", 0, 0))
@@ -113,10 +119,10 @@ class Parting(Machine):
     def handle_timeout(self, now: float) -> None:
         for link in self.deadlines.take_due(now):
             if link in self._said:
-                self._control.note(link)
+                self._note(link)
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        for each in (self._drain_due, self._said, self._heard):
+        for each in (self.due, self._drain_due, self._said, self._heard):
             each.pop(link, None)
 
 

@@ -125,6 +125,7 @@ class Receiver(Machine):
             if link is None:
                 continue
             self._news.setdefault(holder, {})[end] = None
+            self.due[link] = None
             if urgent:
                 self._control.note(link)
             elif link.echo_at == inf:
@@ -246,14 +247,9 @@ class Receiver(Machine):
             self._after_progress(self.arrived.popitem()[0], now)
 
     def poll_control(self, link: Link, now: float) -> None:
-        if link.holder in self._news:
-            results, grants = self.take_results(link, link.ack_number + 1)
-            if results or grants:
-                self._control.put_ack(link, results, grants)
-
-    def take_results(self, link: Link, ack: int) -> tuple[list[Result], list[Grant]]:
         """What became of the peer's messages since the last call, and what more it may send."""
-        holder = link.holder
+        self.due.pop(link, None)
+        holder, ack = link.holder, link.ack_number + 1
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(holder, ()):
@@ -263,7 +259,8 @@ class Receiver(Machine):
                 self._reported.setdefault(holder, {})[end] = None
             if grant is not None:
                 grants.append(grant)
-        return results, grants
+        if results or grants:
+            self._control.put_ack(link, results, grants)
 
     def needs(self, link: Link) -> bool:
         """Whether messages of the peer are here, or it waits for something from here."""
@@ -302,6 +299,7 @@ class Receiver(Machine):
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         """What of it is not started need not be."""
         self._produce.tell(link.holder, ())
+        self.due.pop(link, None)
         for each in (self._news, self._holding, self._reported):
             each.pop(link.holder, None)
         for end in self._of(link.holder):

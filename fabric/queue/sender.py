@@ -301,6 +301,7 @@ class Sender(Machine):
         link.acks_settled = 0
         self._acks_applied(link)
         link.live_due = True
+        self.due[link] = None
 
     def _disowns(self, stream: str, end: OutgoingQueue | None) -> bool:
         """Whether what is held of `stream`, of which nothing is unsettled here, need not run any more.
@@ -357,8 +358,8 @@ class Sender(Machine):
             )
 
     def poll_control(self, link: Link, now: float) -> None:
-        if link.releases or link.live_due:
-            self._control.put(link, self.take_release(link))
+        self.due.pop(link, None)
+        self._control.put(link, self.take_release(link))
 
     def ping_contents(self, link: Link) -> tuple[int, list[Backlog]]:
         """What a PING tells: our highest ACK settled of the peer's, and what waits for it."""
@@ -396,6 +397,7 @@ class Sender(Machine):
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.releases.setdefault(stream, []).extend((low, high))
+                self.due[link] = None
                 self._control.note(link)
 
     # Changes of links
