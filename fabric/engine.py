@@ -29,7 +29,6 @@ from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link, Moved
 from peerfabric.link.links import OURSELVES, Links
-from peerfabric.link.liveness import FENCE, FENCE_STEP
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
 from peerfabric.link.pings import Pings
@@ -266,8 +265,7 @@ class Engine:
                 self.producers.delivered(delivered)
             if link in self.interests.due:
                 self.control.note(link)
-        if link.evidence + FENCE - FENCE_STEP > link.fence:
-            link.fence = link.evidence + FENCE
+        if link.extend_fence():
             self.consumers.fenced(link, now)
         try:
             for handler in self._handlers[type(frame)]:

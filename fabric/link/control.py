@@ -66,15 +66,15 @@ class Control:
 
     def put_ack(self, link: Link, results: list[Result], grants: list[Grant]) -> None:
         """Tell what became of messages, and what more may come."""
-        link.ack_number += 1
+        ack = link.next_ack()
         for result in results:
             if max(len(result.done), len(result.returned)) > 2 or result.nacks:
                 *parts, results = list(_split(results))
                 for part in parts:
                     # Only the last part confirms this ACK: until it is applied the results may be asked for again.
-                    self.put(link, Ack(b"", 0, 0, link.ack_number - 1, part))
+                    self.put(link, Ack(b"", 0, 0, ack - 1, part))
                 break
-        self.put(link, Ack(b"", 0, 0, link.ack_number, results, grants))
+        self.put(link, Ack(b"", 0, 0, ack, results, grants))
 
     def transmit(self, link: Link, send: Callable[[int, list[bytes]], bool]) -> None:
         """Give `send` what waits on `link`, a refused frame first, for as long as its socket takes it."""

@@ -137,7 +137,7 @@ class Interests(Machine):
         before = link.their_interest
         if before is not None and interest.version < before.version:
             return
-        link.their_interest = interest
+        link.told(interest)
         self._links.echo_soon(link, now)
         for machine in self._machines:
             machine.handle_interest(link, interest, now, first=before is None)

@@ -18,8 +18,9 @@ from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
+from peerfabric.link.commands import Outcome
 from peerfabric.link.credit import ProducerCredit
-from peerfabric.link.liveness import FENCE, SILENCE, VANISHED_AFTER, ping_due, silent_since
+from peerfabric.link.liveness import FENCE, FENCE_STEP, SILENCE, VANISHED_AFTER, ping_due, silent_since
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -255,6 +256,10 @@ class Link:
             self.ping_at = -inf
         return ended, came_up, not hello.welcome
 
+    def plan_hello(self, at: float) -> None:
+        """HELLO is due at that time, if the wire has a connection then."""
+        self.hello_at = at
+
     # Frames
 
     def next_number(self) -> int:
@@ -276,6 +281,22 @@ class Link:
         if self._mark > self.out_number:
             self._mark_at = now  # nothing has left since the last sample of evidence
         return True
+
+    def told(self, interest: Interest) -> None:
+        """The peer told its interest."""
+        self.their_interest = interest
+
+    def extend_fence(self) -> bool:
+        """Whether there is newer evidence, by a step at least: until when messages of the peer may be started."""
+        if self.evidence + FENCE - FENCE_STEP <= self.fence:
+            return False
+        self.fence = self.evidence + FENCE
+        return True
+
+    def next_ack(self) -> int:
+        """The number of the ACK that is being made, or of the INTEREST that counts as one."""
+        self.ack_number += 1
+        return self.ack_number
 
     def data_received(self, now: float) -> None:
         """DATA wants an echo soon, so that the peer's pipe limit moves on."""
@@ -361,15 +382,22 @@ class Link:
         self.ping_at = -inf
         self._due[self] = None
 
-    def plan_ping(self) -> float:
-        """When the next PING is due."""
-        return ping_due(
-            busy=self.busy,
-            evidence=self.evidence,
-            pinged_at=self.pinged_at,
-            heard_at=self.heard_at,
-            jitter=self.jitter,
-        )
+    def plan_ping(self, at: float | None = None) -> float:
+        """The next PING is due at that time, or else when the rule says; return when."""
+        if at is None:
+            at = ping_due(
+                busy=self.busy,
+                evidence=self.evidence,
+                pinged_at=self.pinged_at,
+                heard_at=self.heard_at,
+                jitter=self.jitter,
+            )
+        self.ping_at = at
+        return at
+
+    def rest(self) -> None:
+        """Neither side has messages of the other: the link is not busy any more."""
+        self.busy = False
 
     def pinged(self, now: float, jitter: float = 0.5) -> None:
         """The frame that was numbered last is a PING: the peer owes its echo."""
@@ -403,6 +431,38 @@ class Link:
             self._gives_up_at = since + VANISHED_AFTER
             self.refusals = 0
             self.probe_at = now
+
+    def takes_probe(self, now: float) -> bool:
+        """Whether a probe of the peer's inbox is due; if so, it begins now."""
+        if self.probe_at > now or self.probing:
+            return False
+        self.probing = True
+        self.probe_at = inf
+        return True
+
+    def probed(self, outcome: Outcome, now: float) -> bool | None:
+        """A probe has found something; True: the peer's process has ended; False: the peer is given up; None: go on."""
+        self.probing = False
+        if self.belief is Belief.ALIVE:
+            return None
+        match outcome:
+            case Outcome.REFUSED:
+                if self.refusals and now - self.refused_at >= REFUSED_TWICE_AFTER:
+                    return True
+                if not self.refusals:
+                    self.refusals, self.refused_at = 1, now
+                self.probe_at = now + REFUSED_TWICE_AFTER
+            case Outcome.ACCEPTED:
+                self.belief = Belief.HUNG
+                self.refusals = 0
+                # The kernel closes the descriptors of a killed process one by one: its listener may still accept
+                # when its connections are gone. So the first probes follow soon, and later ones wait up to 1 s.
+                self.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - self.suspect_at))
+            case Outcome.SILENT:
+                self.probe_at = now + 0.5
+                if now >= self.vanishes_at:
+                    return False
+        return None
 
     @property
     def silent_at(self) -> float:

@@ -21,7 +21,6 @@ from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.link.link import (
     HELLO_FIRST,
     HELLO_MAX,
-    REFUSED_TWICE_AFTER,
     Belief,
     CameUp,
     Change,
@@ -205,7 +204,7 @@ class Links:
         self._half += 1
         link = Link(OURSELVES, self._half, now, self.address, self.due)
         link.connected = True
-        link.hello_at = now
+        link.plan_hello(now)
         self.links[OURSELVES] = link
         self._by_node[self.address.node_id] = link
         self.by_peer[link.holder] = link
@@ -221,7 +220,7 @@ class Links:
         link = self.links.get(wire)
         if link is not None:
             link.connected, link.dialling = True, False
-            link.hello_at = now
+            link.plan_hello(now)
             self.hello_due[link] = None
 
     def disconnected(self, wire: int, now: float) -> list[Change]:
@@ -262,7 +261,7 @@ class Links:
             self._drop(link)
             self._wake_at(self._addresses.refused(link.node_id, now))
         else:
-            link.hello_at = inf
+            link.plan_hello(inf)
             self._wake_at(self._addresses.refused(link.node_id, now))
         return changes
 
@@ -271,26 +270,9 @@ class Links:
         link = self.links.get(wire)
         if link is None:
             return []
-        link.probing = False
-        if link.belief is Belief.ALIVE:
-            return []
-        match outcome:
-            case Outcome.REFUSED:
-                if link.refusals and now - link.refused_at >= REFUSED_TWICE_AFTER:
-                    return self._part(link, now, proven=True, died=True)
-                if not link.refusals:
-                    link.refusals, link.refused_at = 1, now
-                link.probe_at = now + REFUSED_TWICE_AFTER
-            case Outcome.ACCEPTED:
-                link.belief = Belief.HUNG
-                link.refusals = 0
-                # The kernel closes the descriptors of a killed process one by one: its listener may still accept
-                # when its connections are gone. So the first probes follow soon, and later ones wait up to 1 s.
-                link.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - link.suspect_at))
-            case Outcome.SILENT:
-                link.probe_at = now + 0.5
-                if now >= link.vanishes_at:
-                    return self._part(link, now, proven=False, died=False)
+        verdict = link.probed(outcome, now)
+        if verdict is not None:
+            return self._part(link, now, proven=verdict, died=verdict)
         self.look(link, link.probe_at)
         return []
 
@@ -306,7 +288,7 @@ class Links:
             if link.wire not in self.links or not link.connected or link.wire in self.rejections:
                 continue
             if link.refused is not None:
-                link.hello_at = now + HELLO_FIRST  # the one frame that is kept for this wire goes first
+                link.plan_hello(now + HELLO_FIRST)  # the one frame that is kept for this wire goes first
                 self.look(link, link.hello_at)
                 continue
             hello = Hello(
@@ -382,7 +364,7 @@ class Links:
             self._addresses.stop_retrying(link.node_id)
             changes.append(CameUp(link))
         if wanted and link.connected:
-            link.hello_at = now
+            link.plan_hello(now)
             self.hello_due[link] = None
         elif not link.connected and not link.dialling:
             self._dial(link, link.endpoints[0])  # it lives: no need to wait for the next attempt
@@ -541,13 +523,11 @@ class Links:
         if link.belief is not Belief.ALIVE:
             if link.vanishes_at <= now and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
-            if link.probe_at <= now and not link.probing and link.endpoint and link.address is not None:
-                link.probing = True
-                link.probe_at = inf
+            if link.address is not None and link.endpoint and link.takes_probe(now):
                 self.commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
-                link.hello_at = now + HELLO_MAX
+                link.plan_hello(now + HELLO_MAX)
         if link.address is None and now - link.opened_at >= CANDIDATE_PATIENCE and link.connected:
             # Somebody listens there who does not answer; ask again later.
             self._drop(link)

@@ -68,17 +68,15 @@ class Pings(Machine):
         if self._plan(link, now) > now:
             return False
         if link.busy and not any(machine.needs(link) for machine in self._machines):
-            link.busy = False
+            link.rest()
             return self._plan(link, now) <= now
         if link.asked_at + PING_UNTIL <= now:
-            link.ping_at = now + PING_BUSY
-            self._links.look(link, link.ping_at)
+            self._links.look(link, link.plan_ping(now + PING_BUSY))
             return False
         return True
 
     def _plan(self, link: Link, now: float) -> float:
-        at = inf if link.wire == OURSELVES and not link.busy else link.plan_ping()
-        link.ping_at = at
+        at = link.plan_ping(inf if link.wire == OURSELVES and not link.busy else None)
         if at > now:
             self._links.look(link, at)
         return at

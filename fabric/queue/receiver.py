@@ -289,9 +289,9 @@ class Receiver(Machine):
             some_held, some_done = end.possession(link.holder)
             held += some_held
             done += some_done
-        link.ack_number += 1
+        ack = link.next_ack()
         for end in concerned:
-            end.told_all(link.holder, link.ack_number)
+            end.told_all(link.holder, ack)
             self._reported.setdefault(link.holder, {})[end] = None
             self._after_progress(end, now)
         return held, done
