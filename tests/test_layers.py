@@ -25,11 +25,10 @@ PURE = frozenset(
 GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
 ZMQ_FILES = {
     "nodes/io/sockets.py",
-    "nodes/io/intake.py",
+    "nodes/io/transport.py",
     "nodes/io/listener.py",
     "nodes/io/monitor.py",
     "nodes/io/updates.py",
-    "nodes/io/wire.py",
 }
 ZEROCONF_FILES = {"discovery/mdns.py"}
 
@@ -297,3 +296,28 @@ def test_first_lines_are_noun_phrases(file: str) -> None:
     first = (ast.get_docstring(ast.parse((ROOT / file).read_bytes())) or "").partition("\n")[0]
     assert first, "no docstring"
     assert first.split()[0] not in CLAUSES, first
+
+
+def fields_of_link() -> set[str]:
+    """What `Link` keeps of one link."""
+    tree = ast.parse((ROOT / "fabric/link/link.py").read_text())
+    [link] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Link"]
+    return {
+        node.attr
+        for node in ast.walk(link)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+
+
+def test_each_field_of_a_link_has_one_owner() -> None:
+    """Of what a link keeps, a module beside it writes only what that module alone decides; the others ask the link."""
+    fields, writers = fields_of_link(), dict[str, set[str]]()
+    for path in (ROOT / "fabric").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            written = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in fields
+            if written and ast.unparse(node.value) in ("link", "known", "peer", "candidate"):  # type: ignore[attr-defined]
+                writers.setdefault(path.name, set()).add(node.attr)  # type: ignore[attr-defined]
+    assert writers == {
+        "links.py": {"close_at", "connected", "dialling", "endpoint", "endpoints", "stray_at"},
+        "control.py": {"refused"},
+    }

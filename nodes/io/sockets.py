@@ -38,13 +38,12 @@ from peerfabric.nodes.io.descriptors import (
     too_few,
 )
 from peerfabric.nodes.io.growth import Watch, keep_freed_memory, threads
-from peerfabric.nodes.io.intake import EVENTS, Intake, is_ready
 from peerfabric.nodes.io.listener import Listener
 from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refused
 from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
+from peerfabric.nodes.io.transport import EVENTS, Buffer, Intake, Wire, is_ready, plain_send, send_frames
 from peerfabric.nodes.io.updates import Updates
 from peerfabric.nodes.io.waiting import Doorbell
-from peerfabric.nodes.io.wire import Buffer, Wire, plain_send, send_frames
 from peerfabric.nodes.platform import poller
 
 if TYPE_CHECKING:

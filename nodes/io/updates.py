@@ -9,8 +9,8 @@ import zmq
 
 from peerfabric.discovery.log import log as _log
 from peerfabric.nodes.io.descriptors import PENDING, RESERVE, table
-from peerfabric.nodes.io.intake import Intake, ZmqSocket
 from peerfabric.nodes.io.probe import is_dialable
+from peerfabric.nodes.io.transport import Intake, ZmqSocket
 
 
 class Updates(Intake):

@@ -23,8 +23,8 @@ import pytest
 import zmq
 
 from peerfabric.errors import ConfigError, EndpointInUse
-from peerfabric.nodes.io import intake
 from peerfabric.nodes.io import sockets as edge
+from peerfabric.nodes.io import transport
 from peerfabric.nodes.io.descriptors import table
 from peerfabric.nodes.io.sockets import (
     Connected,
@@ -366,7 +366,7 @@ def test_more_bomb_is_thrown_away_in_pieces(make: Callable[..., Sockets]) -> Non
     """A message of very many parts keeps neither memory nor the turn, and what follows it arrives."""
     b = make()
     (inbox,), _ = b.bind(["tcp://127.0.0.1:*"], [])
-    parts = 3 * intake.SKIPPED_PARTS_MAX
+    parts = 3 * transport.SKIPPED_PARTS_MAX
     with stranger(zmq.PUSH, inbox) as push:
         push.send_multipart([b"x"] * parts)
         push.send(b"header")
@@ -621,7 +621,7 @@ def test_large_bodies_gather_while_nobody_wakes(make: Callable[..., Sockets], mo
     """One that comes alone is no stream. After the next one a wait is deaf to what arrives, and ends with a wake."""
     monkeypatch.setattr(edge, "STREAM_GAP", DEADLINE)
     monkeypatch.setattr(edge, "REST", DEADLINE)
-    body = b"x" * intake.LARGE_BYTES_MIN
+    body = b"x" * transport.LARGE_BYTES_MIN
     a, b = link(make)
     for resting in (False, True):
         a.send(1, [b"header", body])
