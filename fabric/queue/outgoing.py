@@ -89,6 +89,8 @@ class OutgoingQueue:
         self.in_flight = InFlight()
         self.settled = Settled()
         self.dead = DeadLetters(dead_letter_bytes_max)
+        self._drained = ""
+        """The peer that gets nothing until it has nothing: see `_drains`."""
         self._accepted_cost = 0
         self._accepted_count = self._retried_count = self._redelivered_count = 0
 
@@ -186,12 +188,25 @@ class OutgoingQueue:
             return None
         aim, size_max = min(size, FRAME_BYTES_AIM, body_bytes_max), inf if table is None else size
         node_id, room = self.consumers.get(peer, ""), partial(self.in_flight.room, peer)
+        if table is not None and self.pending.has_returned and self._drains(peer, node_id):
+            return None
         while True:
             run = self.pending.pick(node_id, messages, aim, size_max, room, self.consumers.values())
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
                 return run
             self._refuse(run, peer, f"too large for {peer}, which takes {body_bytes_max:,} bytes")
+
+    def _drains(self, peer: str, node_id: str) -> bool:
+        """Whether `peer` gets nothing more until it has nothing: an isolated message waits for that.
+
+        Under a steady load no consumer would ever have nothing, so one of them is drained.
+        """
+        if not self.pending.has_isolated(node_id, self.consumers.values()):
+            return False
+        if self._drained not in self.in_flight.tables:
+            self._drained = peer
+        return peer == self._drained
 
     def sent(self, peer: str, run: Run) -> None:
         """The frame with `run` left for `peer`."""

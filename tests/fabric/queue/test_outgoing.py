@@ -286,6 +286,24 @@ def test_an_isolated_message_goes_to_others_first() -> None:
     assert dispatch(end, "b:1") == (1, 2), "it was lost on the way, long after that second"
 
 
+def test_an_isolated_message_does_not_wait_for_a_pause() -> None:
+    """Under a steady load one consumer is drained for it, and no other."""
+    end = producer(consumers=3)
+    end.accept(bodies(20), 0)
+    assert [dispatch(end, f"{node}:1", messages=1) for node in "ab"] == [(1, 2), (2, 3)]
+    for _ in range(3):
+        assert dispatch(end, "c:1", messages=1) == (3, 4)
+        end.gone("c:1", 0.0, died=True)
+        end.set_consumer("c:1", "c", consumes=True)
+    for number in (4, 5):
+        assert (dispatch(end, "a:1", messages=1), dispatch(end, "b:1", messages=1)) == (None, (number, number + 1))
+    end.acked("a:1", 1, 2)
+    assert dispatch(end, "a:1", messages=10) == (3, 4)
+    assert (dispatch(end, "a:1", messages=1), dispatch(end, "b:1", messages=1)) == (None, (6, 7))
+    end.gone("a:1", 5.0, died=False)
+    assert (dispatch(end, "b:1", messages=1), end.in_flight.count) == (None, 4), "another is drained now"
+
+
 def test_poison_is_isolated_and_found() -> None:
     """Of ten messages that die together only the one that was started alone five times is given up."""
     end = producer()
