@@ -22,7 +22,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Literal
 
 from peerfabric.log_records import LogRecords
-from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, letters_of
+from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, dead_letters_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Run
@@ -371,14 +371,14 @@ class OutgoingQueue:
         return letter
 
     def restore_letter(self, letter: DeadLetter) -> None:
-        """Put a letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
+        """Put a dead letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
         self.dead.put(letter)
         stream, _, sequence = letter.id.rpartition("/")
         for start, stop in self.numbers(stream, [int(sequence), int(sequence) + 1]):
             if start in self.settled.numbers:
                 self.settled.dead_before(start, stop)
             elif start < self.next:
-                # The cursor that should follow the letter was never written.
+                # The cursor that should follow the dead letter was never written.
                 self._settle("dead_lettered", start, stop)
 
     def retry(self, letter: DeadLetter) -> None:
@@ -467,7 +467,7 @@ class OutgoingQueue:
         return bool(self.consumers) and run.refused_by >= set(self.consumers.values())
 
     def _give_up(self, run: Run, reason: str) -> None:
-        letters = list(letters_of(run, reason, self.queue, self.codec, self.numbering))
+        letters = list(dead_letters_of(run, reason, self.queue, self.codec, self.numbering))
         for _, letter in letters:
             self.dead.put(letter)  # an earlier life may have stored it, too
         _, first = letters[0]
@@ -544,7 +544,7 @@ class Settled:
             self.counts["damaged"] = damaged.total
             self._unprocessed["damaged"] = Ranges(damaged)
         self.floor_max: float = inf
-        """The lowest dead message whose letter is not on disk: above the floor, or it would be taken for processed."""
+        """The lowest number whose dead letter is not on disk: above the floor, or it would be taken for processed."""
         self.floor = self._floor_checked = self.numbers.first_missing(1)
         """The lowest number that is not settled, at most `floor_max`."""
         for _, stop in self.numbers:

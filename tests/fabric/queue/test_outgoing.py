@@ -1,4 +1,4 @@
-"""The producer's end of a queue."""
+"""Outgoing queue: its messages from acceptance until they are settled."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_redelivered_messages_go_first() -> None:
     end.check()
 
 
-def test_the_ack_of_an_earlier_holder_settles() -> None:
+def test_the_ack_of_an_earlier_peer_settles() -> None:
     """Whoever has a copy now is told to let it go."""
     end = producer(consumers=2)
     end.accept(bodies(2), 0)
@@ -249,7 +249,7 @@ def test_reconciling_a_new_link() -> None:
     end.check()
 
 
-def test_a_hung_holder_loses_what_it_has() -> None:
+def test_a_hung_peer_loses_what_it_has() -> None:
     """It counts as an attempt, and RELEASE is ready for when it wakes up."""
     end = producer(consumers=2)
     end.accept(bodies(1), 0)
@@ -373,8 +373,8 @@ def test_a_retried_letter_is_a_new_message() -> None:
     assert (account.retried, account.dead_lettered, account.acked, account.closes) == (1, 1, 1, True)
 
 
-def test_a_full_letter_box_stops_dispatch() -> None:
-    """Nothing is dropped for lack of room; dropping a letter opens the queue again."""
+def test_full_dead_letters_stop_dispatch() -> None:
+    """Nothing is dropped for lack of room; dropping a dead letter opens the queue again."""
     end = producer()
     end.dead.bytes_max = EACH
     end.accept(bodies(2), 0)

@@ -14,7 +14,7 @@ from tests.fabric.helpers import run_of
 EACH = 4 + MESSAGE_OVERHEAD
 
 
-def test_a_cut_keeps_fate_and_bytes() -> None:
+def test_a_cut_keeps_history_and_bytes() -> None:
     """Both parts remember what happened, and their costs add up."""
     run = run_of(10, 4)
     run.attempt, run.deaths, run.error = 3, 2, "why"
