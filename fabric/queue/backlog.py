@@ -314,7 +314,7 @@ class Backlog:
         return news._replace(states=states_of(runs) + self.kept_states())
 
     def kept_states(self) -> list[State]:
-        """What is known of that which is not in memory: not read from disk yet, or only a dead letter that is not stored.
+        """What is known of messages that are not in memory: not read from disk yet, or a dead letter yet to be stored.
 
         Until that is stored the message is all there is, and must not begin again at 1.
         """
