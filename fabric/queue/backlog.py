@@ -3,8 +3,8 @@
     memory      numbers below `load_at`: pending, in flight or settled, as without a spool
     disk only   [load_at, next) without what was settled before this life: read as memory drains
 
-A message counts as settled on disk once the cursor says so; a dead one only after its letter is stored, since until
-then the message itself is all that is left of it.
+A message counts as settled on disk once the cursor says so; a dead one only after its dead letter is stored,
+since until then the message itself is all that is left of it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Backlog:
         self.kept = True
         """A next life will find what is on disk: not if the spool was deleted."""
         self.unstored = Ranges()
-        """Dead messages whose letters are not on disk yet."""
+        """Messages whose dead letters are not on disk yet."""
 
     @staticmethod
     def _numbered(numbering: Numbering, marks: Marks) -> list[State]:
@@ -237,7 +237,7 @@ class Backlog:
         self.changed = True
 
     def dead_lettered(self, letters: list[tuple[int, DeadLetter]]) -> None:
-        """The messages of these numbers are dead; they are settled once their letters are stored."""
+        """The messages of these numbers are given up; they are settled once their dead letters are stored."""
         for number, _ in letters:
             self.unstored.add(number, number + 1)
         self._letters += letters
@@ -254,12 +254,12 @@ class Backlog:
         return taken
 
     def put_back(self, letters: list[tuple[int, DeadLetter]]) -> None:
-        """The disk did not take these letters; they will be asked for again."""
+        """The disk did not take these dead letters; they will be asked for again."""
         self._letters = letters + self._letters
         self.changed = True
 
     def buried(self, numbers: list[int]) -> None:
-        """The letters of these messages are stored."""
+        """The dead letters of these messages are stored."""
         for number in numbers:
             self.unstored.remove(number, number + 1)
             self._due.add(number, number + 1)
@@ -319,9 +319,9 @@ class Backlog:
         return news._replace(states=states_of(runs) + self.kept_states())
 
     def kept_states(self) -> list[State]:
-        """What is known of that which is not in memory: not read from disk yet, or only a letter that is not stored.
+        """What is known of messages that are not in memory: not read from disk yet, or a dead letter yet to be stored.
 
-        Until the letter is stored the message is all there is, and must not begin again at 1.
+        Until that is stored the message is all there is, and must not begin again at 1.
         """
         dead = [
             (number, number + 1, letter.attempts + (letter.reason == DIED_WITH_IT), letter.deaths)

@@ -55,7 +55,9 @@ class DeadLetters:
         assert self.bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
 
 
-def letters_of(run: Run, reason: str, queue: str, codec: int, numbering: Numbering) -> Iterator[tuple[int, DeadLetter]]:
+def dead_letters_of(
+    run: Run, reason: str, queue: str, codec: int, numbering: Numbering
+) -> Iterator[tuple[int, DeadLetter]]:
     """What remains of each message of `run`, with its number, when `run` is given up; `codec` is the queue's."""
     for number, body in enumerate(run.bodies, run.first):
         extra = run.extras.get(number) if run.extras else None

@@ -150,7 +150,7 @@ class DurableQueue(OutgoingQueue):
         return News(None, self._ourselves in self.consumers, running or self.backlog.isolated, self.max_attempts)
 
     def buried(self, numbers: list[int]) -> None:
-        """The letters of these messages are on disk."""
+        """The dead letters of these messages are on disk."""
         self.backlog.buried(numbers)
         self._hold_floor()
         self.settled.raise_floor()
@@ -260,7 +260,7 @@ class DurableQueue(OutgoingQueue):
         return missing
 
     def _dead_lettered(self, run: Run, letters: list[tuple[int, DeadLetter]]) -> None:
-        """The disk is told that `run` is settled once it has the letters."""
+        """The disk is told that `run` is settled once it has the dead letters."""
         self.backlog.dead_lettered(letters)
         self._hold_floor()
         super()._settle("dead_lettered", run.first, run.stop)
@@ -293,7 +293,9 @@ class DurableQueue(OutgoingQueue):
     def check(self) -> None:
         super().check()
         assert self.backlog.floor <= self.floor, "others go by a floor that could fall"
-        assert self.settled.floor_max == (self.backlog.unstored.lowest or inf), "a floor above a letter to be stored"
+        assert self.settled.floor_max == (self.backlog.unstored.lowest or inf), (
+            "a floor above a dead letter to be stored"
+        )
 
 
 class Recovered:

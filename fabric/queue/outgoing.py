@@ -22,7 +22,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Literal
 
 from peerfabric.log_records import LogRecords
-from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, letters_of
+from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, dead_letters_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Run
@@ -89,6 +89,8 @@ class OutgoingQueue:
         self.in_flight = InFlight()
         self.settled = Settled()
         self.dead = DeadLetters(dead_letter_bytes_max)
+        self._drained = ""
+        """The peer that gets nothing until it has nothing: see `_drains`."""
         self._accepted_cost = 0
         self._accepted_count = self._retried_count = self._redelivered_count = 0
 
@@ -186,12 +188,25 @@ class OutgoingQueue:
             return None
         aim, size_max = min(size, FRAME_BYTES_AIM, body_bytes_max), inf if table is None else size
         node_id, room = self.consumers.get(peer, ""), partial(self.in_flight.room, peer)
+        if table is not None and self.pending.has_returned and self._drains(peer, node_id):
+            return None
         while True:
             run = self.pending.pick(node_id, messages, aim, size_max, room, self.consumers.values())
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
                 return run
             self._refuse(run, peer, f"too large for {peer}, which takes {body_bytes_max:,} bytes")
+
+    def _drains(self, peer: str, node_id: str) -> bool:
+        """Whether `peer` gets nothing more until it has nothing: an isolated message waits for that.
+
+        Under a steady load no consumer would ever have nothing, so one of them is drained.
+        """
+        if not self.pending.has_isolated(node_id, self.consumers.values()):
+            return False
+        if self._drained not in self.in_flight.tables:
+            self._drained = peer
+        return peer == self._drained
 
     def sent(self, peer: str, run: Run) -> None:
         """The frame with `run` left for `peer`."""
@@ -356,14 +371,14 @@ class OutgoingQueue:
         return letter
 
     def restore_letter(self, letter: DeadLetter) -> None:
-        """Put a letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
+        """Put a dead letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
         self.dead.put(letter)
         stream, _, sequence = letter.id.rpartition("/")
         for start, stop in self.numbers(stream, [int(sequence), int(sequence) + 1]):
             if start in self.settled.numbers:
                 self.settled.dead_before(start, stop)
             elif start < self.next:
-                # The cursor that should follow the letter was never written.
+                # The cursor that should follow the dead letter was never written.
                 self._settle("dead_lettered", start, stop)
 
     def retry(self, letter: DeadLetter) -> None:
@@ -452,7 +467,7 @@ class OutgoingQueue:
         return bool(self.consumers) and run.refused_by >= set(self.consumers.values())
 
     def _give_up(self, run: Run, reason: str) -> None:
-        letters = list(letters_of(run, reason, self.queue, self.codec, self.numbering))
+        letters = list(dead_letters_of(run, reason, self.queue, self.codec, self.numbering))
         for _, letter in letters:
             self.dead.put(letter)  # an earlier life may have stored it, too
         _, first = letters[0]
@@ -529,7 +544,7 @@ class Settled:
             self.counts["damaged"] = damaged.total
             self._unprocessed["damaged"] = Ranges(damaged)
         self.floor_max: float = inf
-        """The lowest dead message whose letter is not on disk: above the floor, or it would be taken for processed."""
+        """The lowest number whose dead letter is not on disk: above the floor, or it would be taken for processed."""
         self.floor = self._floor_checked = self.numbers.first_missing(1)
         """The lowest number that is not settled, at most `floor_max`."""
         for _, stop in self.numbers:

@@ -62,6 +62,11 @@ class Pending:
         """What was refused is compared with who is there, by a timer, as long as something waits that was."""
 
     @property
+    def has_returned(self) -> bool:
+        """Whether something given back waits."""
+        return bool(self._returned.runs)
+
+    @property
     def delayed_count(self) -> int:
         return self._delayed.count
 
@@ -282,7 +287,7 @@ class Pending:
         known: Collection[str],
     ) -> Run | None:
         for run in self._returned:
-            if node_id in run.refused_by or (node_id in run.avoids and not run.avoids.issuperset(known)):
+            if not _may_go(run, node_id, known):
                 continue
             allowed = min(messages, 1 if run.solo else messages, room(run.deaths))
             if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:
@@ -294,6 +299,10 @@ class Pending:
                     self._return(rest)
             return run
         return None
+
+    def has_isolated(self, node_id: str, known: Collection[str]) -> bool:
+        """Whether an isolated message waits that `node_id` may have, once it has nothing else."""
+        return any(run.isolated and _may_go(run, node_id, known) for run in self._returned)
 
     def _extend(self, run: Run, messages: int, size: int) -> None:
         """Let the fresh runs that follow `run` travel with it, as far as there is room."""
@@ -375,6 +384,10 @@ class Pending:
         assert not any(due.missing(run.first, run.stop) for run in self._delayed), "a delay never ends"
         self._returned.check()
         self._delayed.check()
+
+
+def _may_go(run: Run, node_id: str, known: Collection[str]) -> bool:
+    return node_id not in run.refused_by and (node_id not in run.avoids or run.avoids.issuperset(known))
 
 
 def _trim(run: Run, messages: int, size: int) -> Run | None:

@@ -1,10 +1,10 @@
-"""Dead letters of one producer's end."""
+"""Dead letters of one outgoing queue."""
 
 from __future__ import annotations
 
 import pytest
 
-from peerfabric.queue.dead_letters import DeadLetters, letters_of
+from peerfabric.queue.dead_letters import DeadLetters, dead_letters_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.reports import DeadLetter
@@ -121,7 +121,10 @@ def test_a_letter_says_all_that_is_known() -> None:
         origin="p:1:jobs/1",
         sent_ms=77,
     )
-    assert list(letters_of(run, "died with it", "jobs", MSGPACK, Numbering("p:1:jobs"))) == [(5, plain), (6, second)]
+    assert list(dead_letters_of(run, "died with it", "jobs", MSGPACK, Numbering("p:1:jobs"))) == [
+        (5, plain),
+        (6, second),
+    ]
 
 
 @pytest.mark.parametrize("own", [RAW, MSGPACK])
@@ -129,12 +132,12 @@ def test_a_codec_of_its_own_goes_before_the_queue_s(own: int) -> None:
     """What was read from disk, or is a letter retried, is encoded as it was when it was sent."""
     run = run_of(1, 1)
     run.codec = own
-    [(_, found)] = letters_of(run, "lease", "jobs", RAW + MSGPACK - own, Numbering("p:1:jobs"))
+    [(_, found)] = dead_letters_of(run, "lease", "jobs", RAW + MSGPACK - own, Numbering("p:1:jobs"))
     assert found.codec == own
 
 
-def test_letters_of_earlier_lives_keep_their_names() -> None:
+def test_dead_letters_of_earlier_lives_keep_their_names() -> None:
     """The id is the one that the message had when it was sent first; the number is ours."""
     numbering = Numbering("p:2:jobs", [("p:1:jobs", 7, 9)])
-    found = [(number, made.id) for number, made in letters_of(run_of(1, 3), "lease", "jobs", RAW, numbering)]
+    found = [(number, made.id) for number, made in dead_letters_of(run_of(1, 3), "lease", "jobs", RAW, numbering)]
     assert found == [(1, "p:1:jobs/7"), (2, "p:1:jobs/8"), (3, "p:2:jobs/1")]

@@ -1,4 +1,4 @@
-"""A producer's end with a spool: recovering, reading back, telling the disk."""
+"""Durable queue: recovering, reading back, telling the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cursor remembers of attempts and deaths."""
+"""Marks in a cursor: attempts and deaths."""
 
 from __future__ import annotations
 

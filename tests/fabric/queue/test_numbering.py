@@ -1,4 +1,4 @@
-"""Numbers of this life and the streams and sequences that they stand for."""
+"""Numbering: numbers of this life, and the streams and sequences that they stand for."""
 
 from __future__ import annotations
 

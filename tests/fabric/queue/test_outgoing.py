@@ -1,13 +1,15 @@
-"""The producer's end of a queue."""
+"""Outgoing queue: its messages from acceptance until they are settled."""
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
+from typing import get_args
 
 import pytest
 
 from peerfabric.log_records import LogRecords
-from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.outgoing import End, OutgoingQueue, Settled
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import BATCH_FAILED, FAILED, LEASE, NO_INTEREST, RAW, REFUSED, REJECTED, Extra, Nack
@@ -215,7 +217,7 @@ def test_redelivered_messages_go_first() -> None:
     end.check()
 
 
-def test_the_ack_of_an_earlier_holder_settles() -> None:
+def test_the_ack_of_an_earlier_peer_settles() -> None:
     """Whoever has a copy now is told to let it go."""
     end = producer(consumers=2)
     end.accept(bodies(2), 0)
@@ -247,7 +249,7 @@ def test_reconciling_a_new_link() -> None:
     end.check()
 
 
-def test_a_hung_holder_loses_what_it_has() -> None:
+def test_a_hung_peer_loses_what_it_has() -> None:
     """It counts as an attempt, and RELEASE is ready for when it wakes up."""
     end = producer(consumers=2)
     end.accept(bodies(1), 0)
@@ -284,6 +286,24 @@ def test_an_isolated_message_goes_to_others_first() -> None:
     assert (run.attempt, run.deaths) == (5, 7)
     end.reconcile("a:1", Ranges())
     assert dispatch(end, "b:1") == (1, 2), "it was lost on the way, long after that second"
+
+
+def test_an_isolated_message_does_not_wait_for_a_pause() -> None:
+    """Under a steady load one consumer is drained for it, and no other."""
+    end = producer(consumers=3)
+    end.accept(bodies(20), 0)
+    assert [dispatch(end, f"{node}:1", messages=1) for node in "ab"] == [(1, 2), (2, 3)]
+    for _ in range(3):
+        assert dispatch(end, "c:1", messages=1) == (3, 4)
+        end.gone("c:1", 0.0, died=True)
+        end.set_consumer("c:1", "c", consumes=True)
+    for number in (4, 5):
+        assert (dispatch(end, "a:1", messages=1), dispatch(end, "b:1", messages=1)) == (None, (number, number + 1))
+    end.acked("a:1", 1, 2)
+    assert dispatch(end, "a:1", messages=10) == (3, 4)
+    assert (dispatch(end, "a:1", messages=1), dispatch(end, "b:1", messages=1)) == (None, (6, 7))
+    end.gone("a:1", 5.0, died=False)
+    assert (dispatch(end, "b:1", messages=1), end.in_flight.count) == (None, 4), "another is drained now"
 
 
 def test_poison_is_isolated_and_found() -> None:
@@ -353,8 +373,8 @@ def test_a_retried_letter_is_a_new_message() -> None:
     assert (account.retried, account.dead_lettered, account.acked, account.closes) == (1, 1, 1, True)
 
 
-def test_a_full_letter_box_stops_dispatch() -> None:
-    """Nothing is dropped for lack of room; dropping a letter opens the queue again."""
+def test_full_dead_letters_stop_dispatch() -> None:
+    """Nothing is dropped for lack of room; dropping a dead letter opens the queue again."""
     end = producer()
     end.dead.bytes_max = EACH
     end.accept(bodies(2), 0)
@@ -386,3 +406,167 @@ def test_accepting_what_the_policy_drops() -> None:
     assert end.accept(bodies(1), 0) == 3
     assert (end.state(1), end.account().dropped) == ("dropped", 2)
     end.check()
+
+
+# Settled messages, and the number below which all are
+
+ENDS: tuple[End, ...] = get_args(End)
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_each_end_is_counted(how: End) -> None:
+    """By messages; whatever it is, they are settled and no others."""
+    settled = Settled()
+    settled.settle(how, 2, 4)
+    assert settled.counts == {name: 2 * (name == how) for name in ENDS}
+    assert settled.numbers == Ranges([(2, 4)])
+    assert [bool(settled.of(number)) for number in range(1, 5)] == [False, True, True, False]
+    settled.check()
+
+
+@pytest.mark.parametrize(("how", "text"), [("acked", "processed"), ("dead_lettered", "dead"), ("dropped", "dropped")])
+def test_each_end_has_a_name(how: End, text: str) -> None:
+    """Which receipts tell: of those messages and no others."""
+    settled = Settled()
+    settled.settle(how, 2, 4)
+    assert [settled.of(number) for number in range(1, 5)] == ["", text, text, ""]
+
+
+@pytest.mark.parametrize(("how", "word"), [("dead_lettered", "dead"), ("dropped", "dropped"), ("damaged", "damaged")])
+def test_what_nobody_processed_is_not_called_so(how: End, word: str) -> None:
+    """Else a call that waits for "processed" would return for a message that the disk has lost."""
+    settled = Settled()
+    settled.settle(how, 1, 2)
+    assert settled.of(1) == word
+
+
+def test_what_is_left_at_close_has_no_end() -> None:
+    """Whoever waits for it must not take it for done; and the floor stays where it is."""
+    settled = Settled()
+    settled.settle("acked", 1, 2)
+    settled.settle("acked", 4, 5)
+    settled.delivered(2, 3)
+    settled.leave(7)
+    assert settled.left == Ranges([(2, 4), (5, 7)])
+    assert [settled.of(number) for number in (1, 2, 3, 4)] == ["processed", "delivered", "", "processed"]
+    assert settled.floor == 2
+    settled.check()
+
+
+def test_what_died_in_an_earlier_life_is_dead() -> None:
+    """Its cursor had settled it, which alone would look like processed."""
+    settled = Settled(Ranges([(1, 3)]))
+    settled.dead_before(2, 3)
+    assert [settled.of(number) for number in (1, 2)] == ["processed", "dead"]
+    assert settled.counts["dead_lettered"] == 0
+
+
+def test_delivered_until_it_is_settled() -> None:
+    """A message that lies in a consumer's memory has no end yet; an echo that comes late changes none."""
+    settled = Settled()
+    settled.delivered(1, 3)
+    assert [settled.of(number) for number in (1, 2, 3)] == ["delivered", "delivered", ""]
+    settled.settle("acked", 1, 2)
+    settled.delivered(1, 2)
+    assert ([settled.of(number) for number in (1, 2)], settled.numbers) == (
+        ["processed", "delivered"],
+        Ranges([(1, 2)]),
+    )
+    assert settled.counts["acked"] == 1
+    settled.check()
+
+
+def test_what_is_settled_is_not_remembered_as_delivered() -> None:
+    """Else each message of a long life that is acked out of order would leave a range behind."""
+    settled = Settled()
+    settled.delivered(1, 10)
+    settled.settle("acked", 3, 5)
+    assert settled._delivered == Ranges([(1, 3), (5, 10)])
+
+
+def test_the_floor_is_the_lowest_that_is_not_settled() -> None:
+    """It waits at a gap, and passes over all that was settled above once the gap is closed."""
+    settled = Settled()
+    assert settled.floor == 1
+    settled.settle("acked", 3, 5)
+    assert settled.floor == 1
+    settled.settle("dropped", 1, 2)
+    assert settled.floor == 2
+    settled.settle("dead_lettered", 2, 3)
+    assert settled.floor == 5
+    settled.check()
+
+
+def test_it_begins_with_what_the_disk_knows() -> None:
+    """Settled before, or damaged, which is counted; the floor begins above them."""
+    settled = Settled(Ranges([(1, 4), (6, 7)]), Ranges([(3, 4), (6, 7)]))
+    assert (settled.floor, settled.counts["damaged"], settled.counts["acked"]) == (4, 2, 0)
+    assert (settled.of(2), settled.of(3)) == ("processed", "damaged")
+    settled.check()
+
+
+def test_the_floor_stays_below_a_letter_that_is_not_stored() -> None:
+    """Whoever takes what lies below the floor for processed would forget a message that has no letter either."""
+    settled = Settled()
+    settled.floor_max = 2
+    settled.settle("dead_lettered", 2, 3)
+    settled.settle("acked", 1, 2)
+    settled.settle("acked", 3, 5)
+    assert (settled.floor, settled.of(2)) == (2, "dead")
+    settled.check()
+    settled.floor_max = inf
+    settled.raise_floor()
+    assert settled.floor == 5
+    settled.check()
+
+
+def test_a_floor_that_falls_is_a_bug() -> None:
+    """Others have forgotten what lies below; `check` remembers how high it was."""
+    settled = Settled()
+    settled.settle("acked", 1, 4)
+    settled.check()
+    settled.floor_max = 2
+    settled.raise_floor()
+    with pytest.raises(AssertionError, match="the floor fell"):
+        settled.check()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_settled_agrees_with_a_table(seed: int) -> None:
+    """Results that come in any order, letters that are stored late: as if each message were noted by itself."""
+    random, settled = Random(seed), Settled(Ranges([(2, 3)]))
+    table: dict[int, End] = {2: "acked"}
+    unstored, delivered = set[int](), set[int]()
+    for _ in range(60):
+        start = random.randrange(1, 30)
+        numbers = range(start, start + random.randrange(1, 5))
+        fresh = [number for number in numbers if number not in table]
+        match random.randrange(4):
+            case 0:
+                settled.delivered(start, numbers.stop)
+                delivered.update(numbers)
+            case 1:
+                unstored.update(fresh)
+                settled.floor_max = min(unstored, default=inf)
+                for number in fresh:
+                    settled.settle("dead_lettered", number, number + 1)
+                table |= dict.fromkeys(fresh, "dead_lettered")
+            case 2:
+                how = random.choice(ENDS)
+                for number in fresh:
+                    settled.settle(how, number, number + 1)
+                table |= dict.fromkeys(fresh, how)
+            case _ if unstored:
+                unstored.difference_update(random.sample(sorted(unstored), random.randrange(1, len(unstored) + 1)))
+                settled.floor_max = min(unstored, default=inf)
+                settled.raise_floor()
+        settled.check()
+        assert settled.floor == min(n for n in range(1, 40) if n not in table or n in unstored)
+        assert settled.counts == {how: [*table.values()].count(how) - (how == "acked") for how in ENDS}
+        assert settled.numbers == Ranges((number, number + 1) for number in table)
+        words = {"acked": "processed", "dead_lettered": "dead", "dropped": "dropped", "damaged": "damaged"}
+        for number in range(1, 40):
+            if number not in table:
+                assert settled.of(number) == ("delivered" if number in delivered else "")
+            else:
+                assert settled.of(number) == words[table[number]]

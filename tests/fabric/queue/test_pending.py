@@ -1,4 +1,4 @@
-"""What waits to be sent, and which of it a consumer gets next."""
+"""Pending messages, and which of them a consumer gets next."""
 
 from __future__ import annotations
 

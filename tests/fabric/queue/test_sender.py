@@ -1,4 +1,4 @@
-"""Which link gets the next messages, and in which frames."""
+"""Dispatch: which link gets the next messages, and in which frames."""
 
 from __future__ import annotations
 
