@@ -124,9 +124,9 @@ def credit_kept_over_lives(patch: Patch) -> None:
     new_life = original("link.new_life")
 
     def broken(self: Any, now: float) -> None:
-        credits = dict(self.credits)
+        credits = dict(self.sending.credits)
         new_life(self, now)
-        self.credits.update(credits)
+        self.sending.credits.update(credits)
 
     patch("link.new_life", broken)
 
@@ -180,7 +180,7 @@ def settled_before_the_cursor(patch: Patch) -> None:
 
     def broken(self: Any, link: Any, ack: Any, body: Any, now: float) -> None:
         receive_ack(self, link, ack, body, now)
-        link.acks_settled = link.acks_applied
+        link.sending.acks_settled = link.sending.acks_applied
 
     patch("sender.receive_ack", broken)
 

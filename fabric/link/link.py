@@ -19,8 +19,8 @@ from math import inf
 from typing import Final, NamedTuple
 
 from peerfabric.link.commands import Outcome
-from peerfabric.link.credit import ProducerCredit
 from peerfabric.link.liveness import FENCE, FENCE_STEP, SILENCE, VANISHED_AFTER, ping_due, silent_since
+from peerfabric.link.sending import Sending
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -143,18 +143,11 @@ class Link:
         self.ping_at = inf
         # what both sides want
         self.their_interest: Interest | None = None
-        self.credits: dict[str, ProducerCredit] = {}
-        self.acks_applied = 0
-        self.acks_settled = 0
-        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
+        self.sending = Sending()
         self.ack_number = 0
-        self.releases: dict[str, list[int]] = {}
-        self.live_due = False
         self.draining = False
         """The peer asked for no new DATA."""
         self.close_at = inf
-        self.leases: dict[str, float] = {}
-        """Queue -> seconds that the peer, as its consumer, may keep a message."""
         self.outbound: deque[list[bytes]] = deque()
         """Numbered control frames that have not left yet, in order."""
 
@@ -211,8 +204,7 @@ class Link:
         self.unechoed_bytes = 0
         self.refused = None
         self.outbound.clear()
-        self.credits.clear()
-        self.releases.clear()
+        self.sending = Sending()
         self.their_interest = None
         self.ping_at = inf
         self.draining = False
@@ -362,12 +354,14 @@ class Link:
     def _pipe_max(self) -> float:
         return max(PIPE_BYTES_MIN, PIPE_SECONDS * self.rate)
 
-    def credit(self, queue: str) -> ProducerCredit:
-        """Our credit for `queue` at this peer."""
-        credit = self.credits.get(queue)
-        if credit is None:
-            credit = self.credits[queue] = ProducerCredit()
-        return credit
+    def drain(self) -> None:
+        """The peer asked for no new DATA."""
+        self.draining = True
+
+    def take_lost(self) -> list[Sent]:
+        """DATA that was not echoed when the peer renewed the link, once."""
+        lost, self.lost = self.lost, []
+        return lost
 
     # Belief
 
@@ -508,7 +502,7 @@ class Link:
         assert self.echoed <= self.out_number, "the peer echoed what we did not send"
         assert self.unechoed_bytes == sum(sent.size for sent in self.unechoed), "unechoed bytes"
         assert len(self.unechoed) <= PIPE_FRAMES_MAX, "too many frames in the pipe"
-        for credit in self.credits.values():
+        for credit in self.sending.credits.values():
             assert credit.sent_messages <= credit.limit_messages, "sent more than was granted"
 
 

@@ -21,7 +21,8 @@ class Pings(Machine):
         links: Its links.
         control: Takes the frames.
         machines: All of the engine's: a link is busy for as long as one of them needs it.
-        contents: What a PING for a link carries besides its stamp: the highest ACK settled, and what waits.
+        contents: What a PING for a link carries besides its stamp: the highest ACK settled, what waits, and
+            whether there is more to tell.
         random: Source of jitter.
     """
 
@@ -30,7 +31,7 @@ class Pings(Machine):
         links: Links,
         control: Control,
         machines: Iterable[Machine],
-        contents: Callable[[Link], tuple[int, list[Backlog]]],
+        contents: Callable[[Link], tuple[int, list[Backlog], bool]],
         random: Random,
     ) -> None:
         super().__init__()
@@ -86,9 +87,12 @@ class Pings(Machine):
         if link in self._stamps:
             self._control.put(link, Pong(b"", 0, 0, self._stamps.pop(link)))
         if link.ping_at <= now and self._is_due(link, now):
-            self._control.put(link, Ping(b"", 0, 0, now, *self._contents(link)))
+            settled, backlogs, more = self._contents(link)
+            self._control.put(link, Ping(b"", 0, 0, now, settled, backlogs))
             link.pinged(now, self._random.random())
             self._plan(link, now)
+            if more:
+                link.ask()
             self._links.look(link, link.silent_at)
         if link.echo_at <= now:
             self._control.put(link, Ack(b"", 0, 0, link.ack_number))

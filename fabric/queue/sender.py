@@ -9,17 +9,18 @@ elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes D
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
-from peerfabric.link.credit import ProducerCredit
 from peerfabric.link.link import Link, Sent
 from peerfabric.link.links import Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
+from peerfabric.link.sending import ProducerCredit
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue
@@ -87,6 +88,11 @@ class Sender(Machine):
         self._consume = PeerNames()
         self._known: dict[str, dict[OutgoingQueue, None]] = {}
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
+        self._holding: dict[str, dict[OutgoingQueue, None]] = {}
+        """Holder -> those of which it has messages, and some of which it had."""
+        self._changes = 0
+        self._changed_at: dict[OutgoingQueue, int] = {}
+        """The last change of each that `frames` looked at, by number; the latest come last."""
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
         self.for_disk: dict[OutgoingQueue, None] = {}
@@ -144,7 +150,8 @@ class Sender(Machine):
         """Consumers that left us without credit learn at once that something waits."""
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
-            if link is not None and link.up and holder not in but and link.credit(end.queue).available()[0] == 0:
+            waits = link is not None and link.up and holder not in but
+            if link is not None and waits and link.sending.credit(end.queue).available()[0] == 0:
                 link.ask()
 
     # What the disk reports
@@ -152,9 +159,9 @@ class Sender(Machine):
     def acks_to_settle(self) -> dict[Link, tuple[int, int]]:
         """What has been applied of each link's ACKs; to be given to `cursors_stored` once all cursors say so."""
         return {
-            link: (link.theirs, link.acks_applied)
+            link: (link.theirs, link.sending.acks_applied)
             for link in self._unsettled_acks
-            if link.acks_applied > link.acks_settled and link.wire in self._peers.links
+            if link.sending.acks_applied > link.sending.acks_settled and link.wire in self._peers.links
         }
 
     def awaits_cursors(self, changed: Iterable[OutgoingQueue]) -> bool:
@@ -166,14 +173,16 @@ class Sender(Machine):
         for link, (life, ack) in applied.items():
             if link.theirs != life:
                 continue  # the peer has begun a new count, of which the cursors know nothing
-            link.acks_settled = max(link.acks_settled, min(ack, link.acks_applied))
-            if link.acks_settled >= link.acks_applied:
+            link.sending.acks_settled = max(link.sending.acks_settled, min(ack, link.sending.acks_applied))
+            if link.sending.acks_settled >= link.sending.acks_applied:
                 self._unsettled_acks.pop(link, None)
 
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._touch(end)
-        if end.waiting_count:  # a PING names all queues of its peer, so that not each of them should cause one
+        for peer in end.backlog.adopted if end.backlog is not None else ():
+            self._holding.setdefault(peer, {})[end] = None
+        if end.waiting_count:
             self._tell_waiting(end)
 
     # What peers say
@@ -210,22 +219,22 @@ class Sender(Machine):
             self._touch(end)
             if end.releases:
                 self._collect_releases(end)
-        link.acks_applied = max(link.acks_applied, ack.ack)
+        link.sending.acks_applied = max(link.sending.acks_applied, ack.ack)
         self._acks_applied(link)
         for grant in ack.grants:
             end = self.by_queue.get(grant.queue)
             if end is not None:
-                link.credit(grant.queue).grant(grant.messages, grant.bytes)
+                link.sending.credit(grant.queue).grant(grant.messages, grant.bytes)
                 self.touched[end] = None
 
     def _acks_applied(self, link: Link) -> None:
         if not self.durable:
-            link.acks_settled = link.acks_applied
-        elif link.acks_applied > link.acks_settled:
+            link.sending.acks_settled = link.sending.acks_applied
+        elif link.sending.acks_applied > link.sending.acks_settled:
             self._unsettled_acks[link] = None
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
-        link.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
+        link.sending.leases = {consuming.queue: consuming.lease for consuming in interest.consumes}
         if first:
             self.reconcile(link, interest, now)
         self.receive_interest(link)
@@ -258,7 +267,7 @@ class Sender(Machine):
 
     def receive_drain(self, link: Link, drain: Drain, body: object, now: float) -> None:
         """The peer takes no new messages."""
-        link.draining = True
+        link.drain()
         self.receive_interest(link)
 
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
@@ -281,26 +290,26 @@ class Sender(Machine):
             for start, stop in known:
                 held.setdefault(queue_of(item.stream), Ranges()).add(start, stop)
             if not known and self._disowns(item.stream, producing):
-                link.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
+                link.sending.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
         for end in concerned:
             release = end.reconcile(holder, held.get(end.queue, Ranges()))
             if holder in end.in_flight or (end.backlog is not None and holder in end.backlog.adopted):
                 self._known.setdefault(holder, {})[end] = None
+                self._holding.setdefault(holder, {})[end] = None
             for start, stop in release:
                 for stream, low, high in end.numbering.names(start, stop):
-                    link.releases.setdefault(stream, []).extend((low, high))
+                    link.sending.releases.setdefault(stream, []).extend((low, high))
             self._touch(end)
             self._collect_releases(end)
-        for sent in link.lost:
+        for sent in link.take_lost():
             producing = self.by_queue.get(sent.queue)
             if producing is not None and producing.pending.is_returned(sent.start, sent.stop):
                 producing.pending.broke(sent.start, sent.stop, now)
                 break
-        link.lost = []
-        link.acks_applied = interest.ack  # the peer may have begun a new count
-        link.acks_settled = 0
+        link.sending.acks_applied = interest.ack  # the peer may have begun a new count
+        link.sending.acks_settled = 0
         self._acks_applied(link)
-        link.live_due = True
+        link.sending.live_due = True
         self.due[link] = None
 
     def _disowns(self, stream: str, end: OutgoingQueue | None) -> bool:
@@ -323,6 +332,8 @@ class Sender(Machine):
             end = next(iter(self.touched))
             if end.pending.count:
                 able = yield from data_frames(end, links)
+                for candidate in able:
+                    self._holding.setdefault(candidate.peer, {})[end] = None
                 if end.pending.count:
                     self._keep(end, able)
             end.begins_to_wait = False
@@ -332,6 +343,9 @@ class Sender(Machine):
             timers = end.pending.timers
             if timers:
                 self.deadlines.put(end, timers[0][0])
+            self._changes += 1
+            self._changed_at.pop(end, None)
+            self._changed_at[end] = self._changes
             del self.touched[end]
 
     def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
@@ -361,34 +375,44 @@ class Sender(Machine):
         self.due.pop(link, None)
         self._control.put(link, self.take_release(link))
 
-    def ping_contents(self, link: Link) -> tuple[int, list[Backlog]]:
-        """What a PING tells: our highest ACK settled of the peer's, and what waits for it."""
-        return link.acks_settled, self.backlogs(link)
+    def ping_contents(self, link: Link) -> tuple[int, list[Backlog], bool]:
+        """What a PING tells: our highest ACK settled of the peer's, what waits for it; and whether there is more.
 
-    def take_release(self, link: Link) -> Release:
-        """What the peer may forget, and which of our streams go on, if that is due."""
-        streams = [StreamRanges(stream, flat) for stream, flat in link.releases.items()]
-        live = [s for end in self.by_queue.values() for s in end.numbering.streams] if link.live_due else None
-        link.releases.clear()
-        link.live_due = False
-        return Release(b"", 0, 0, streams, live)
+        Of those queues of which something has changed since the last PING of this life.
+        """
+        sending, backlogs = link.sending, list[Backlog]()
+        changed = list(takewhile(lambda end: self._changed_at[end] > sending.told, reversed(self._changed_at)))
+        for end in reversed(changed):
+            if len(backlogs) >= NAMES_MAX // 2:
+                return sending.acks_settled, backlogs[:NAMES_MAX], True
+            if link.holder in end.consumers:
+                backlogs += self._backlogs(end, link)
+            sending.told = self._changed_at[end]
+        return sending.acks_settled, backlogs[:NAMES_MAX], False
 
-    def backlogs(self, link: Link) -> list[Backlog]:
-        """What waits for the peer and what was sent to it, for each stream of a queue that it consumes."""
-        holder = link.holder
+    @staticmethod
+    def _backlogs(end: OutgoingQueue, link: Link) -> list[Backlog]:
+        """What waits for the peer and what was sent to it, for each stream of a queue."""
+        credit, waiting, floor = link.sending.credit(end.queue), end.waiting_for(link.holder), end.safe_floor
         return [
             Backlog(
                 end.queue,
                 stream,
-                end.waiting_for(holder),
-                link.credit(end.queue).sent_messages,
-                link.credit(end.queue).sent_bytes,
-                end.numbering.floor(stream, end.safe_floor),
+                waiting,
+                credit.sent_messages,
+                credit.sent_bytes,
+                end.numbering.floor(stream, floor),
             )
-            for end in self._of(holder)
-            if holder in end.consumers
             for stream in end.numbering.streams
-        ][:NAMES_MAX]
+        ]
+
+    def take_release(self, link: Link) -> Release:
+        """What the peer may forget, and which of our streams go on, if that is due."""
+        streams = [StreamRanges(stream, flat) for stream, flat in link.sending.releases.items()]
+        live = [s for end in self.by_queue.values() for s in end.numbering.streams] if link.sending.live_due else None
+        link.sending.releases.clear()
+        link.sending.live_due = False
+        return Release(b"", 0, 0, streams, live)
 
     def _collect_releases(self, end: OutgoingQueue) -> None:
         releases, end.releases = end.releases, []
@@ -396,7 +420,7 @@ class Sender(Machine):
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
-                    link.releases.setdefault(stream, []).extend((low, high))
+                    link.sending.releases.setdefault(stream, []).extend((low, high))
                 self.due[link] = None
                 self._control.note(link)
 
@@ -415,11 +439,12 @@ class Sender(Machine):
             self._touch(end)
             self._tell_waiting(end)
         self._known.pop(holder, None)
+        self._holding.pop(holder, None)
 
     def peer_hung(self, link: Link, now: float) -> None:
         """It keeps what it holds for its lease after the last that we heard of it."""
-        for end in self._of(link.holder):
-            if now - link.heard_at >= link.leases.get(end.queue, 300.0) and end.held_by(link.holder):
+        for end in list(self._holding.get(link.holder, ())):
+            if now - link.heard_at >= link.sending.leases.get(end.queue, 300.0) and end.held_by(link.holder):
                 end.lapse(link.holder, "its consumer hangs", now)
                 self._collect_releases(end)
                 self._touch(end)
@@ -427,7 +452,12 @@ class Sender(Machine):
 
     def needs(self, link: Link) -> bool:
         """Whether anything is in flight there."""
-        return any(end.held_by(link.holder) for end in self._of(link.holder))
+        holding = self._holding.get(link.holder, {})
+        for end in list(holding):
+            if end.held_by(link.holder):
+                return True
+            del holding[end]
+        return False
 
     # Time
 
@@ -522,7 +552,7 @@ def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]
         if link is None or not link.has_room():
             continue
         table = end.in_flight.tables.get(peer)
-        able = Candidate(peer, link, link.credit(end.queue), table.count if table is not None else 0)
+        able = Candidate(peer, link, link.sending.credit(end.queue), table.count if table is not None else 0)
         if able.bytes < 1:  # the byte limit never forbids the only outstanding message; see `pick`
             able.messages, able.bytes = min(able.messages, 0 if able.outstanding else 1), 1
         if able.messages > 0:
@@ -596,7 +626,7 @@ def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
         end.waiting_for(to.peer) if end.pending.count else 0,
         credit.sent_messages,
         credit.sent_bytes,
-        link.acks_settled,
+        link.sending.acks_settled,
     )
     if run.extras:
         data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]

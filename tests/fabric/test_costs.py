@@ -115,7 +115,7 @@ def test_a_ping_costs_what_happens() -> None:
         for n in range(others):
             pair.a.open_producer(f"other.{n}", RAW, 5, 2**20, pair.now)
             pair.b.open_consumer(f"other.{n}", 60.0, pair.now)
-        pair.settle(1.0)
+        pair.pass_time(6.0)  # health has looked once at what is new
         taking.want(1, 1, pair.now)
         pair.b.consumers.progress(taking, pair.now)
         pair.a.producers.accept(jobs, [b"body"], 0)

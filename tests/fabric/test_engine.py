@@ -17,6 +17,7 @@ from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.wire.frames import (
     IDLE,
     LEAVING,
+    NAMES_MAX,
     OTHER_FABRIC,
     RAW,
     REJECTED,
@@ -188,7 +189,7 @@ def test_cursors_settle_what_they_have() -> None:
     assert ack > 1
     for stored, settled in (((life - 1, ack), 0), ((life, ack), ack), ((life, ack - 1), ack), ((life, ack + 9), ack)):
         producers.cursors_stored({link: stored})
-        assert link.acks_settled == settled
+        assert link.sending.acks_settled == settled
     assert producers.acks_to_settle() == {}
 
 
@@ -210,11 +211,11 @@ def test_a_peer_that_counts_its_acks_anew() -> None:
     run_all(pair)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
     [link], [theirs] = pair.a.peers.links.values(), pair.b.peers.links.values()
-    before = link.acks_settled
+    before = link.sending.acks_settled
     theirs.ack_number = 0
     renew(pair)
-    assert 0 < link.acks_applied == theirs.ack_number < before
-    assert link.acks_settled == 0
+    assert 0 < link.sending.acks_applied == theirs.ack_number < before
+    assert link.sending.acks_settled == 0
 
 
 def test_what_was_settled_elsewhere_is_not_run() -> None:
@@ -351,7 +352,7 @@ def test_what_waits_is_told_at_once_unless_it_leaves() -> None:
     end = flow(pair, 1)
     run_all(pair)
     pair.settle()
-    credit = next(iter(pair.a.peers.links.values())).credit("jobs")
+    credit = next(iter(pair.a.peers.links.values())).sending.credit("jobs")
     credit.sent_messages = credit.limit_messages - 1
 
     def sent() -> list[object]:
@@ -511,3 +512,26 @@ def test_names_are_told_together() -> None:
         pair.b.open_consumer(f"more.{number}", 10.0, pair.now)
         pair.settle(0.1)
     assert len(sent) == 1
+
+
+def test_a_ping_tells_of_many_queues_in_parts() -> None:
+    """What waits in more queues than one frame may name is told in several, and each of them once."""
+    pair = Pair()
+    for n in range(4000):
+        end = pair.a.open_producer(f"jobs.{n}", RAW, 5, 2**20, pair.now)
+        pair.b.open_consumer(f"jobs.{n}", 10.0, pair.now)
+        pair.a.producers.accept(end, bodies(1), 0)
+    told: list[list[str]] = []
+
+    def note(sender: Engine, frames: list[bytes]) -> bool:
+        frame = decode_frame(frames[0])
+        if isinstance(frame, Ping):
+            told.append([backlog.queue for backlog in frame.backlogs])
+        return True
+
+    pair.filter = note
+    pair.meet()
+    names = [name for each in told for name in each]
+    assert max(map(len, told)) <= NAMES_MAX // 2
+    assert sorted(names) == sorted(f"jobs.{n}" for n in range(4000))
+    assert len([each for each in told if each]) == 2

@@ -38,11 +38,11 @@ def test_up_when_both_know_each_other() -> None:
 def test_a_larger_half_ends_the_life() -> None:
     """Numbers, credit and pipe begin anew; a smaller one is of the past."""
     link = up()
-    link.credit("jobs").grant(5, 5)
+    link.sending.credit("jobs").grant(5, 5)
     link.next_number()
     assert link.receive_hello(hello(6, 10), 1.0) == (False, False, False)
     assert link.receive_hello(hello(8, 0), 1.0) == (True, False, True)
-    assert (link.up, link.out_number, link.credit("jobs").limit_messages, link.down_at) == (False, 0, 0, 1.0)
+    assert (link.up, link.out_number, link.sending.credit("jobs").limit_messages, link.down_at) == (False, 0, 0, 1.0)
     link.check()
 
 

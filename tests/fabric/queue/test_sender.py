@@ -16,7 +16,7 @@ def links(*names: str, messages: int = 10, size: int = 10_000) -> dict[str, Link
     for number, name in enumerate(names, 1):
         link = made[f"{name}:1"] = Link(number, number, 0.0)
         link.up = True
-        link.credit("jobs").grant(messages, size)
+        link.sending.credit("jobs").grant(messages, size)
     return made
 
 
@@ -35,7 +35,7 @@ def test_who_is_able() -> None:
     end = producer(consumers=5)
     end.accept(bodies(1), 0)
     table = links("a", "b", "c", "d")
-    table["a:1"].credit("jobs").spend(10, 700, outstanding=0)
+    table["a:1"].sending.credit("jobs").spend(10, 700, outstanding=0)
     table["b:1"].belief = Belief.HUNG
     table["c:1"].refused = [b"frame"]
     assert [candidate.link.wire for candidate in candidates(end, table)] == [4]

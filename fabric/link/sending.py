@@ -1,6 +1,33 @@
-"""Credit at a producer: what a consumer still allows it to send, as totals since the link began."""
+"""Sending: what the producer side keeps of one life of a link, and credit, as totals since it began."""
 
 from __future__ import annotations
+
+
+class Sending:
+    """Written by the producer side only; each life of a link begins with a new one."""
+
+    __slots__ = ("acks_applied", "acks_settled", "credits", "leases", "live_due", "releases", "told")
+
+    def __init__(self) -> None:
+        self.credits: dict[str, ProducerCredit] = {}
+        self.acks_applied = 0
+        self.acks_settled = 0
+        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
+        self.releases: dict[str, list[int]] = {}
+        """Stream -> ranges of what the peer need not run."""
+        self.live_due = False
+        """The peer is to be told which of our streams go on."""
+        self.leases: dict[str, float] = {}
+        """Queue -> seconds that the peer, as its consumer, may keep a message."""
+        self.told = 0
+        """Up to which change of our queues the peer was told what waits: see `Sender.backlogs`."""
+
+    def credit(self, queue: str) -> ProducerCredit:
+        """Our credit for `queue` at this peer."""
+        credit = self.credits.get(queue)
+        if credit is None:
+            credit = self.credits[queue] = ProducerCredit()
+        return credit
 
 
 class ProducerCredit:
