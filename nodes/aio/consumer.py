@@ -442,7 +442,7 @@ class AsyncConsumer(Generic[T_co]):
                 return None  # what comes opens the gate after it is there
             return take()
 
-        stalled = self._last is not None and not self._last._settled
+        stalled = self._is_stalled
         try:
             self._waits.add(attempt)
             self._want(at_least)
@@ -456,8 +456,13 @@ class AsyncConsumer(Generic[T_co]):
                 self._node.pump.note(self)  # the machine learns of it, and whether this call is long
         return None if found is closed else found
 
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether a program has left its last message unsettled; a handler has not, it is at its call."""
+        return not self._takers and self._last is not None and not self._last._settled
+
     def _what(self) -> str:
-        if self._last is not None and not self._last._settled:
+        if self._is_stalled:
             return (
                 f"queue {self.queue!r}: messages were taken and not settled, so producers send no more; "
                 f"use `with message as body:`, or call message.ack()"

@@ -376,6 +376,26 @@ def test_one_thread_makes_short_calls() -> None:
 
 
 @pytest.mark.usefixtures("runtime")
+def test_a_handler_that_is_at_a_call_has_not_forgotten_an_ack() -> None:
+    """What another of its threads waits for is the next message."""
+    node = Node()
+    started, go_on = threading.Event(), threading.Event()
+
+    @node.on_message("orders", concurrency=2)
+    def cook(order: int) -> None:
+        started.set()
+        go_on.wait(20)
+
+    with node:
+        node.producer("orders", int).send(1)
+        assert started.wait(20)
+        consumer = node._async._lifecycle.handles.consumers["orders"]
+        assert consumer._last is not None
+        assert "no message is here" in consumer._what()
+        go_on.set()
+
+
+@pytest.mark.usefixtures("runtime")
 def test_tasks_hand_on_when_they_are_suspended_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that never wait are made by one task, one after the other; one that waits lets the next task take."""
     monkeypatch.setattr(AsyncConsumer, "_look_at_calls", lambda self, now: None)  # a loop that stands still is its case
