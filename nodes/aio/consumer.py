@@ -442,11 +442,12 @@ class AsyncConsumer(Generic[T_co]):
                 return None  # what comes opens the gate after it is there
             return take()
 
-        stalled = self._is_stalled
+        # Another call of a handler that goes on is no message that was forgotten.
+        idle = IDLE if self._takers or not self._is_stalled else STALLED
         try:
             self._waits.add(attempt)
             self._want(at_least)
-            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
+            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, idle)
         finally:
             self._waits.discard(attempt)
             self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
