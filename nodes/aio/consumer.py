@@ -39,6 +39,8 @@ WATCH_MIN: Final = 0.5 * NAP
 """Seconds over which calls of a handler are looked at, at least."""
 SHORT: Final = 50e-6
 """Seconds. Calls of a handler that take less are made by one thread: more would only contend for the interpreter."""
+MANY: Final = 20
+"""So many have to be short, as two looks may follow each other at once."""
 
 _boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
@@ -177,16 +179,15 @@ class AsyncConsumer(Generic[T_co]):
         at_it = self._takers - len(self._waits) - self._suspended
         taken, current = self._taken, self._current
         waits = (current is not None and current.next < current.limit) or self.end.available(now)
-        if self._looked is None:
-            self._looked = (now, taken) if waits else None
-        else:
-            at, before = self._looked
-            if taken - before > max(1, at_it) * (now - at) / SHORT:
-                self._at_once = 1
-            elif waits and now - at >= WATCH_MIN:
-                self._at_once = min(self._takers, 2 * self._at_once)
-            if not waits or now - at >= WATCH_MIN:
-                self._looked = (now, taken) if waits else None
+        at, before = self._looked or (now, taken)
+        if taken - before > max(MANY, at_it * (now - at) / SHORT):
+            self._at_once = 1
+        elif waits and now - at >= WATCH_MIN:
+            self._at_once = min(self._takers, 2 * self._at_once)
+        if not waits:
+            self._looked = None
+        elif self._looked is None or now - at >= WATCH_MIN:
+            self._looked = (now, taken)
         self._surplus = at_it > self._at_once
         self._wakes = waits and bool(self._waits)
 
@@ -206,7 +207,8 @@ class AsyncConsumer(Generic[T_co]):
             self._wakes = False
             if self._may_begin:
                 self._gate.open_one()
-            self._node.pump.watch(self)
+            if self._at_once < self._takers:  # else each that leaves with a message wakes another
+                self._node.pump.watch(self)
 
     def changed(self) -> None:
         if self._takers <= 1:
@@ -484,6 +486,8 @@ class AsyncConsumer(Generic[T_co]):
                     pump.wake()
                 else:
                     pump.nudge()  # for acks alone
+        if self._takers > 1 and self._has_more and not self.alerted:
+            pump.note(self)  # who is at it may be at a long call
 
     def _tell(self, now: float) -> None:
         """Let the machine know how many calls wait. Called under the engine's lock."""
