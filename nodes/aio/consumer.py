@@ -38,6 +38,8 @@ WATCH_MIN: Final = 0.5 * NAP
 """Seconds over which calls of a handler are looked at, at least."""
 SHORT: Final = 50e-6
 """Seconds. Calls of a handler that take less are made by one thread: more would only contend for the interpreter."""
+MANY: Final = 20
+"""So many have to be short, as two looks may follow each other at once."""
 
 _boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
@@ -176,16 +178,15 @@ class AsyncConsumer(Generic[T_co]):
         at_it = self._takers - len(self._waits) - self._suspended
         taken, current = self._taken, self._current
         waits = (current is not None and current.next < current.limit) or self.end.available(now)
-        if self._looked is None:
-            self._looked = (now, taken) if waits else None
-        else:
-            at, before = self._looked
-            if taken - before > max(1, at_it) * (now - at) / SHORT:
-                self._at_once = 1
-            elif waits and now - at >= WATCH_MIN:
-                self._at_once = min(self._takers, 2 * self._at_once)
-            if not waits or now - at >= WATCH_MIN:
-                self._looked = (now, taken) if waits else None
+        at, before = self._looked or (now, taken)
+        if taken - before > max(MANY, at_it * (now - at) / SHORT):
+            self._at_once = 1
+        elif waits and now - at >= WATCH_MIN:
+            self._at_once = min(self._takers, 2 * self._at_once)
+        if not waits:
+            self._looked = None
+        elif self._looked is None or now - at >= WATCH_MIN:
+            self._looked = (now, taken)
         self._surplus = at_it > self._at_once
         self._wakes = waits and bool(self._waits)
 
@@ -205,7 +206,8 @@ class AsyncConsumer(Generic[T_co]):
             self._wakes = False
             if self._may_begin:
                 self._gate.open_one()
-            self._node.pump.watch(self)
+            if self._at_once < self._takers:  # else each that leaves with a message wakes another
+                self._node.pump.watch(self)
 
     def changed(self) -> None:
         if self._takers <= 1:
@@ -441,11 +443,12 @@ class AsyncConsumer(Generic[T_co]):
                 return None  # what comes opens the gate after it is there
             return take()
 
-        stalled = self._last is not None and not self._last._settled
+        # Another call of a handler that goes on is no message that was forgotten.
+        idle = IDLE if self._takers or not self._is_stalled else STALLED
         try:
             self._waits.add(attempt)
             self._want(at_least)
-            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, STALLED if stalled else IDLE)
+            found = await wait_until(waiting, self._gate, attempt, timeout, self._what, idle)
         finally:
             self._waits.discard(attempt)
             self._surplus = self._takers - len(self._waits) - self._suspended > self._at_once
@@ -455,8 +458,13 @@ class AsyncConsumer(Generic[T_co]):
                 self._node.pump.note(self)  # the machine learns of it, and whether this call is long
         return None if found is closed else found
 
+    @property
+    def _is_stalled(self) -> bool:
+        """Whether a program has left its last message unsettled; a handler has not, it is at its call."""
+        return not self._takers and self._last is not None and not self._last._settled
+
     def _what(self) -> str:
-        if self._last is not None and not self._last._settled:
+        if self._is_stalled:
             return (
                 f"queue {self.queue!r}: messages were taken and not settled, so producers send no more; "
                 f"use `with message as body:`, or call message.ack()"
@@ -477,6 +485,8 @@ class AsyncConsumer(Generic[T_co]):
                     pump.wake()
                 else:
                     pump.nudge()  # for acks alone
+        if self._takers > 1 and self._has_more and not self.alerted:
+            pump.note(self)  # who is at it may be at a long call
 
     def _tell(self, now: float) -> None:
         """Let the machine know how many calls wait. Called under the engine's lock."""
