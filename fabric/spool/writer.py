@@ -154,11 +154,12 @@ class Writer:
             self._save_again()
         segment = self._tail
         fits = segment is not None and (segment.end + total <= self._shelf.segment_bytes or not segment.messages)
-        try:
-            self._shelf.budget.check(total if fits else total + self._header_bytes, dead=self._dead)
-        except SpoolFull:
-            self.pressed = True
-            raise
+        if self._limited:
+            try:
+                self._shelf.budget.check(total if fits else total + self._header_bytes, dead=self._dead)
+            except SpoolFull:
+                self.pressed = True
+                raise
         if segment is not None and fits:
             return segment
         try:
