@@ -305,13 +305,14 @@ class IncomingQueue:
         if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
-    def settle(self, holder: str, ack: int) -> None:
-        """The producer cannot forget the results of our ACKs up to `ack`."""
-        source = self._sources.get(holder)
+    def settle(self, holder: str, ack: int) -> bool:
+        """The producer cannot forget the results of our ACKs up to `ack`; whether that concerns some here."""
+        source, found = self._sources.get(holder), False
         for stream, dedup in source.streams.items() if source is not None else ():
             if dedup.first_reported <= ack:
                 self._streams.settle(stream, ack)
-                self.granting.changed = True
+                self.granting.changed = found = True
+        return found
 
     def take_forgotten(self) -> dict[str, Ranges]:
         """What the ledger may forget, since the last call."""

@@ -39,6 +39,8 @@ class Receiver:
         self.by_queue: dict[str, IncomingQueue] = {}
         self._options, self._peers, self._control, self._records = options, peers, control, records
         self._changed: set[IncomingQueue] = set()
+        self._settled: dict[str, int] = {}
+        """Holder -> the last of our ACKs whose results it cannot forget, as it said last in this life of the link."""
         self._arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
@@ -155,12 +157,17 @@ class Receiver:
 
     def receive_ping(self, link: Link, ping: Ping, now: float) -> None:
         """A producer tells what waits there, and what it cannot forget any more."""
+        holder = link.holder
+        concerned: dict[IncomingQueue, None] = {}
         for backlog in ping.backlogs:
             end = self.by_queue.get(backlog.queue)
             if end is not None:
-                end.backlog(link.holder, backlog)
-        for end in self._of(link.holder):
-            end.settle(link.holder, ping.settled)
+                end.backlog(holder, backlog)
+                concerned[end] = None
+        if ping.settled != self._settled.get(holder):
+            self._settled[holder] = ping.settled
+            concerned.update((end, None) for end in self._of(holder) if end.settle(holder, ping.settled))
+        for end in concerned:
             self._after_progress(end, now)
             if end.available(now):
                 self._changed.add(end)
@@ -235,6 +242,7 @@ class Receiver:
     def came_up(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
+        self._settled.pop(link.holder, None)
         self._produce.tell(link.holder, ())
         concerned = self._of(link.holder)
         for end in concerned:
@@ -253,6 +261,7 @@ class Receiver:
         """The peer will not answer any more: what is not started need not be."""
         self._produce.tell(link.holder, ())
         self._news.pop(link.holder, None)
+        self._settled.pop(link.holder, None)
         for end in self._of(link.holder):
             end.progress(now)
             end.detach(link.holder, now, proven_gone=proven)

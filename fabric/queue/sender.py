@@ -59,6 +59,8 @@ class Sender:
         """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
+        self._untold: dict[str, dict[OutgoingQueue, None]] = {}
+        """Holder -> those of which it may not know what waits, and what was sent to it: the next PING says so."""
         self.for_disk: dict[OutgoingQueue, None] = {}
         """Durable queues of which something is to be stored or read, until the disk takes note of them."""
         self.disk_urgent = False
@@ -122,6 +124,7 @@ class Sender:
         for holder in end.consumers:
             link = self._peers.by_peer.get(holder)
             if link is not None and link.up and link.credit(end.queue).available()[0] == 0:
+                self._untold.setdefault(holder, {})[end] = None
                 link.ping_at = -inf
                 self._control.note(link)
 
@@ -228,6 +231,7 @@ class Sender:
         self._touch(end)
         if consumes:
             self._known.setdefault(link.holder, {})[end] = None
+            self._untold.setdefault(link.holder, {})[end] = None
             if end.waiting_count:
                 link.ping_at = -inf
                 self._control.note(link)
@@ -280,6 +284,7 @@ class Sender:
                 producing.waiting.broke(sent.start, sent.stop, now)
                 break
         link.lost = []
+        self._untold[holder] = dict.fromkeys(self._of(holder))
         link.acks_applied = interest.ack  # the peer may have begun a new count
         link.acks_settled = 0
         self._acks_applied(link)
@@ -307,6 +312,8 @@ class Sender:
                 yield from data_frames(end, links)
                 if end.waiting_count:
                     self._keep(end)
+            for holder in end.consumers:
+                self._untold.setdefault(holder, {})[end] = None
             if end.backlog is not None and (end.backlog.changed or end.backlog.load_at < end.next):
                 self._tell_disk(end, end.backlog)
             at = end.deadline()
@@ -344,8 +351,19 @@ class Sender:
         return Release(b"", 0, 0, streams, live)
 
     def backlogs(self, link: Link) -> list[Backlog]:
-        """What waits for the peer and what was sent to it, for each stream of a queue that it consumes."""
+        """What waits for the peer and what was sent to it, for each stream of a queue of which it was not told yet.
+
+        A PING that got lost ends the life of its link, and the next one begins with all.
+        """
         holder = link.holder
+        told, streams = 0, 0
+        untold = list(self._untold.pop(holder, ()))
+        for end in untold:
+            streams += len(end.numbering.streams)
+            if streams > NAMES_MAX:
+                self._untold[holder] = dict.fromkeys(untold[told:])
+                break
+            told += 1
         return [
             Backlog(
                 end.queue,
@@ -355,10 +373,10 @@ class Sender:
                 link.credit(end.queue).sent_bytes,
                 end.numbering.floor(stream, end.safe_floor),
             )
-            for end in self._of(holder)
+            for end in untold[:told]
             if holder in end.consumers
             for stream in end.numbering.streams
-        ][:NAMES_MAX]
+        ]
 
     def _collect_releases(self, end: OutgoingQueue) -> None:
         for holder, start, stop in end.take_releases():
@@ -384,6 +402,7 @@ class Sender:
             self._touch(end)
             self._tell_waiting(end)
         self._known.pop(holder, None)
+        self._untold.pop(holder, None)
 
     def hung(self, link: Link, now: float) -> None:
         """A hung peer keeps what it holds for its lease after the last that we heard of it."""
