@@ -7,8 +7,9 @@
 | `CLOCK_BOOTTIME` | `CLOCK_MONOTONIC` | sleep of the machine is not counted, so a fence falls later after it |
 | `/proc/self/fd` | `/dev/fd` | descriptors are counted one by one |
 
-What else is read in `/proc` may be missing: memory and threads (`io/growth.py`), the boot (`discovery/host.py`).
-`PEERFABRIC_PORTABLE=1` takes the portable ways on Linux, too, for tests.
+What a disk is asked for has its portable ways in `spool/files.py`: `pwrite` for `pwritev`, zeros for `posix_fallocate`,
+`fsync` for `fdatasync`. What else is read in `/proc` may be missing: memory and threads (`io/growth.py`), the boot
+(`discovery/host.py`). `PEERFABRIC_PORTABLE=1` takes the portable ways on Linux, too, for tests.
 """
 
 from __future__ import annotations

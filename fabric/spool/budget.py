@@ -35,6 +35,8 @@ class Budget:
     ) -> None:
         self.limit_bytes = limit_bytes
         self._shares: list[Share] = []
+        self._counted, self._since = 0, limit_bytes or 0
+        """The bytes of all logs when they were last asked, and what was allowed since; before, all of the limit."""
         self._folder = folder
         self._segment_bytes = segment_bytes
         self.spare = Spare(files, folder, spare_bytes)
@@ -53,7 +55,15 @@ class Budget:
     def check(self, more: int, *, dead: bool) -> None:
         """Raise `SpoolFull` if `more` bytes are over the limit."""
         limit = self.limit_bytes
-        if limit is not None and self.used_bytes + more > limit + (self._segment_bytes if dead else 0):
+        if limit is None:
+            return
+        # Far from the limit the logs need not be asked, of which there may be thousands. Threads that come here at one
+        # time may lose a part of what they add, so twice of it must fit.
+        self._since += more
+        if self._counted + 2 * self._since <= limit:
+            return
+        self._counted, self._since = self.used_bytes, more
+        if self._counted + more > limit + (self._segment_bytes if dead else 0):
             raise SpoolFull(self._folder, limit=limit)
 
     def with_spare(self, act: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""File system as the spool asks for it, and the real one behind that: the only module of the machines with `os`.
+"""File system as the spool asks for it, and the real one behind that: no other module of the machines imports `os`.
 
 All paths are text. Every call that fails raises `OSError` as the system gave it; `refusal` makes it one of ours.
 """
@@ -9,10 +9,14 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from peerfabric.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
+
+PORTABLE: Final = os.environ.get("PEERFABRIC_PORTABLE") == "1" or sys.platform != "linux"
+"""Whether to do without the calls that only Linux has, or not every system; as in `nodes/platform.py`."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -20,6 +24,7 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when there is no space, on the disk or for this user."""
 
 
+_ZEROS: Final = 1024 * 1024
 _FOLLOW: Final = "give what it leads to"
 
 
@@ -209,16 +214,28 @@ class RealFiles:
         return b"".join(parts)
 
     def write(self, descriptor: int, offset: int, parts: Sequence[Buffer]) -> int:
+        if PORTABLE:
+            return os.pwrite(descriptor, b"".join(parts), offset)
         return os.pwritev(descriptor, parts, offset)
 
     def allocate(self, descriptor: int, size: int) -> None:
-        os.posix_fallocate(descriptor, 0, size)
+        if not PORTABLE:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        # Zeros take space on every system, but what is a hole already keeps none.
+        for at in range(self.size(descriptor), size, _ZEROS):
+            zeros = bytes(min(_ZEROS, size - at))
+            if os.pwrite(descriptor, zeros, at) < len(zeros):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def truncate(self, descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
     def sync(self, descriptor: int) -> None:
-        os.fdatasync(descriptor)
+        if PORTABLE:
+            os.fsync(descriptor)
+        else:
+            os.fdatasync(descriptor)
 
     def sync_folder(self, path: str) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Ledger of one consumer: what it has processed, in a file that outlives it, as FORMAT.md, "The ledger", has it.
+"""Ledger of one consumer: what it has processed, in a file that outlives it. FORMAT.md, section 11.
 
 Unlike a spool it needs nothing but itself: an entry that is lost makes a duplicate, and no loss. So a damaged part is
 passed over and reported, and nothing is kept of it.
@@ -264,10 +264,6 @@ class Ledger:
         self._remembered += (len(ranges) - before) * _record_bytes(stream)
         if not ranges:
             del self._entries[stream]
-
-    def forget_below(self, stream: str, floor: int) -> None:
-        """Nothing of `stream` below `floor` can come again."""
-        self.forget(stream, 0, floor)
 
     def _take_in(self, entry: Entry) -> None:
         ranges = self._entries.get(entry.stream)

@@ -143,7 +143,7 @@ class Log:
         self._writer.append(epoch, first, count, codec, body, extras, unix_ms)
 
     def append_many(self, records: Sequence[Entry], epoch: int, *, unix_ms: int) -> int:
-        """Write batches `(first, count, codec, body, extras)` with as few calls as possible.
+        """Write batches `(first, count, codec, body, extras)`.
 
         Returns how many of them are stored, in order, and raises what `append` does only if that is none.
         """
@@ -335,8 +335,9 @@ class Log:
             SpoolError: The disk refused; nothing has changed.
         """
         self._check_open()
-        if self.cursor_due or self._written is not None:
-            return 0
+        segments = self._contents.segments
+        if self.cursor_due or self._written is not None or not segments or not segments[0].sealed:
+            return 0  # mostly there is one, in which nothing can be spared as it still grows
         self._hold.check()
         before = self._share.bytes
         readers = list(self._readers)

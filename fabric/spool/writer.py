@@ -24,9 +24,6 @@ from peerfabric.spool.format import (
 )
 from peerfabric.spool.segment import Contents, Identity, Segment, create, open_file
 
-_PARTS_MAX: Final = 96
-"""Beyond that, one copy costs less than telling the kernel of each part (its own limit is 1,024)."""
-_WRITE_BYTES_MAX: Final = 4 * 1024 * 1024
 _RELIEF: Final = 16
 """A segment is removed before it is full if that frees at least this part of one: a new file costs as much as a few
 hundred appends."""
@@ -100,51 +97,14 @@ class Writer:
 
     def append_many(self, epoch: int, entries: Sequence[Entry], unix_ms: int) -> int:
         """Append as many as possible; raises only if that is none."""
-        stored = 0
-        error: OSError | None = None
-        while stored < len(entries):
+        for stored, entry in enumerate(entries):
             try:
-                segment = (
-                    self._room(size_of(entries[stored]), unix_ms) if error is None else self._onto_spare(error, unix_ms)
-                )
+                self.append(epoch, *entry, unix_ms)
             except SpoolError:
-                if stored:
-                    return stored
-                raise
-            group = self._group(entries, stored, segment)
-            parts: list[Buffer] = []
-            offset = segment.end
-            for first, count, codec, body, extras in group:
-                parts += (
-                    record_header(segment.salt, offset, body, extras, epoch, first, count, codec, unix_ms),
-                    body,
-                    extras,
-                )
-                offset += RECORD_BYTES + len(body) + len(extras)
-            total = offset - segment.end
-            joined: Sequence[Buffer] = [b"".join(parts)] if len(parts) > _PARTS_MAX else parts
-            done, error = write(self._shelf.files, segment.descriptor, segment.end, joined, total)
-            for entry in group:
-                size = size_of(entry)
-                if size > done:
-                    break
-                done -= size
-                self._stored(segment, epoch, entry, size, unix_ms)
-                stored += 1
-            if error is not None:
-                self._undo(segment)
-        return stored
-
-    def _group(self, entries: Sequence[Entry], at: int, segment: Segment) -> Sequence[Entry]:
-        """Entries from `at` on that go to `segment` in one write."""
-        room = min(_WRITE_BYTES_MAX, self._shelf.segment_bytes - segment.end)
-        if self._shelf.budget.limit_bytes is not None:
-            room = min(room, self._shelf.budget.limit_bytes - self._shelf.budget.used_bytes)
-        stop = at + 1
-        room -= size_of(entries[at])
-        while stop < len(entries) and (room := room - size_of(entries[stop])) >= 0:
-            stop += 1
-        return entries[at:stop]
+                if not stored:
+                    raise
+                return stored
+        return len(entries)
 
     def _room(self, total: int, unix_ms: int) -> Segment:
         """The segment for a record of `total` bytes."""
@@ -154,11 +114,12 @@ class Writer:
             self._save_again()
         segment = self._tail
         fits = segment is not None and (segment.end + total <= self._shelf.segment_bytes or not segment.messages)
-        try:
-            self._shelf.budget.check(total if fits else total + self._header_bytes, dead=self._dead)
-        except SpoolFull:
-            self.pressed = True
-            raise
+        if self._limited:
+            try:
+                self._shelf.budget.check(total if fits else total + self._header_bytes, dead=self._dead)
+            except SpoolFull:
+                self.pressed = True
+                raise
         if segment is not None and fits:
             return segment
         try:
@@ -210,18 +171,6 @@ class Writer:
         self._made += 1
         serial = self._serial + 1
         return self._shelf.header(serial, serial, 0, self._made, unix_ms)
-
-    def _stored(self, segment: Segment, epoch: int, entry: Entry, total: int, unix_ms: int) -> None:
-        if not segment.dirty:
-            self._dirty.append(segment)
-        segment.end += total
-        self._shelf.share.bytes += total
-        self.appended += 1
-        first = entry[0]
-        self._contents.append(segment, epoch, first, first + entry[1])
-        if self.fsync:
-            kept = (*entry[:3], bytes(entry[3]), bytes(entry[4]))
-            self.pending.append(Pending(segment, epoch, kept, unix_ms))
 
     def _undo(self, segment: Segment) -> None:
         """Cut off what a failed write has left; if that fails too, nothing follows it."""

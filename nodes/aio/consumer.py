@@ -22,7 +22,7 @@ from peerfabric.nodes.io.pump import NAP
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
-from peerfabric.nodes.storage.offload import Clerk, Errand
+from peerfabric.nodes.storage.offload import Clerk, Offloaded
 from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.codec import Codec
@@ -65,7 +65,7 @@ class AsyncConsumer(Generic[T_co]):
         self.alerted = False
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
-        self.late: Errand | None = None
+        self.late: Offloaded[None] | None = None
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
         self.ending = node.ending

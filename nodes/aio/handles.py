@@ -21,7 +21,7 @@ from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.io.waiting import Gate, Waiting, clock, wait_until
-from peerfabric.nodes.storage.offload import Errand
+from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.wire.frames import NAMES_MAX
 
 if TYPE_CHECKING:
@@ -213,20 +213,20 @@ class Handles:
                     raise late.error
                 self._start(handle)
 
-    def _begin_to_open(self, handle: AsyncProducer[Any] | AsyncConsumer[Any], gate: Gate) -> Errand:
+    def _begin_to_open(self, handle: AsyncProducer[Any] | AsyncConsumer[Any], gate: Gate) -> Offloaded[None]:
         """Have a handle's file opened, by the disk's thread, or by one of its own."""
         if isinstance(handle, AsyncProducer):
             disk, producer = self._node.disk, handle
             assert disk is not None
-            errand = Errand(lambda: self._add_store(disk, producer), lambda _: gate.open())
-            disk.store(errand)
-            return errand
+            call = Offloaded(lambda: self._add_store(disk, producer), lambda _: gate.open())
+            disk.store(call)
+            return call
         assert handle.keeper is not None
-        errand = Errand(handle.keeper.open, lambda _: gate.open())
-        thread = threading.Thread(target=errand.store, name=f"peerfabric-{self._node.settings.name}-ledger")
+        call = Offloaded(handle.keeper.open, lambda _: gate.open())
+        thread = threading.Thread(target=call.store, name=f"peerfabric-{self._node.settings.name}-ledger")
         thread.start()  # noted when it runs, as close() waits for it
         handle.opening = thread
-        return errand
+        return call
 
     def _add_store(self, disk: Disk, handle: AsyncProducer[Any]) -> None:
         """Open the store of a new producer."""

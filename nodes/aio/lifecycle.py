@@ -378,7 +378,7 @@ class Lifecycle:
     def _handed_over(self) -> bool:
         """Whether the engine has all that was accepted and published."""
         node = self.node
-        if node.disk is not None and node.disk.has_errands:
+        if node.disk is not None and node.disk.has_calls:
             return False
         if any(producer.storing for producer in list(self.handles.producers.values())):
             return False

@@ -15,7 +15,7 @@ from peerfabric.nodes.handler_context import Patience, lease_paused
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
-from peerfabric.nodes.storage.offload import Errand
+from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.receipt import Receipt, State
 from peerfabric.wire.codec import Codec
@@ -45,7 +45,7 @@ class AsyncProducer(Generic[T_contra]):
         self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
-        self.late: Errand | None = None
+        self.late: Offloaded[None] | None = None
         """Opens what it keeps on disk, if the node was running when it was made."""
         self.ending = node.ending
         self._node = node

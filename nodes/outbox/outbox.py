@@ -443,12 +443,7 @@ class Outbox:
 
     def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
         """Accept messages that have room; return the sequence of the last. `extra` is of the first."""
-        lock = self._lock
-        if lock.is_ours():
-            raise lock.refusal()
-        try:
-            if not lock.acquire(False):
-                lock.wait()
+        with self._lock:
             count = len(bodies)
             if extra is not None and count:
                 self._add_extra(extra)
@@ -458,11 +453,6 @@ class Outbox:
             self._bodies += bodies
             progress.accepted += count
             return self.count
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # it was not taken
 
     def retry(self, letter: DeadLetter) -> None:
         """Send a dead letter that was taken again, in order with the other sends.

@@ -17,7 +17,7 @@ from peerfabric.discovery.log import log as _log
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import ThreadWaiter, clock
-from peerfabric.nodes.storage.offload import Errand
+from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.nodes.storage.store import Loaded, Store, told_lost
 from peerfabric.queue.backlog import Backlog
 from peerfabric.queue.durable import DurableQueue
@@ -53,7 +53,7 @@ class Disk:
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
         self._waiting: deque[SpooledQueue] = deque()
-        self._errands: set[Errand] = set()
+        self._calls: set[Offloaded[None]] = set()
         """What is yet to be done for calls that did not wait for it."""
         self._bell = ThreadWaiter()  # an Event must not be set by a finaliser that interrupts its `set`
         self._stopped = False
@@ -101,18 +101,18 @@ class Disk:
 
     def run(self, work: Callable[[], None]) -> None:
         """Do `work` in this thread; the caller does not wait for it, and a node that closes does. Any thread."""
-        errand = Errand(work, self._ran)
-        self._errands.add(errand)
-        self.store(errand)
+        call = Offloaded(work, self._ran)
+        self._calls.add(call)
+        self.store(call)
 
-    def _ran(self, errand: Errand) -> None:
-        self._errands.discard(errand)
+    def _ran(self, call: Offloaded[None]) -> None:
+        self._calls.discard(call)
         self.pump.wake()
 
     @property
-    def has_errands(self) -> bool:
+    def has_calls(self) -> bool:
         """Whether something of that is yet to be done."""
-        return bool(self._errands)
+        return bool(self._calls)
 
     def look(self) -> None:
         """A queue may have something for the disk. Any thread."""

@@ -35,77 +35,47 @@ async def beside(waiting: Waiting, work: Callable[[], R], undo: Callable[[R], No
     """
     if isinstance(waiting, Blocking):
         return work()
-    job = _Job(work, undo, what)
+    gate = Gate()
+    call = Offloaded(work, lambda _: gate.open())
+    # No daemon: a program that ends lets the disk have what it should have.
+    thread = threading.Thread(target=call.store, name=f"peerfabric-{what}")
+    thread.start()
     try:
-        await wait_until(waiting, job.ended, lambda: job.is_over or None, None, lambda: what)
+        await wait_until(waiting, gate, lambda: call.is_over or None, None, lambda: what)
     except BaseException:
-        job.abandon()
+        threading.Thread(target=_follow, args=(thread, call, undo, what), name=f"peerfabric-{what}").start()
         raise
-    return job.result()
+    if call.error is not None:
+        raise call.error
+    return call.results[0]
 
 
-class _Job(Generic[R]):
-    """A call in a thread of its own."""
-
-    def __init__(self, work: Callable[[], R], undo: Callable[[R], None] | None, name: str) -> None:
-        self.ended = Gate()
-        self.is_over = False
-        self._work, self._undo, self._name = work, undo, name
-        self._results: list[R] = []
-        self._error: BaseException | None = None
-        self._abandoned = False
-        self._lock = Lock()
-        # No daemon: a program that ends lets the disk have what it should have.
-        threading.Thread(target=self._run, name=f"peerfabric-{name}").start()
-
-    def _run(self) -> None:
-        try:
-            self._results.append(self._work())
-        except BaseException as error:
-            self._error = error
-        with self._lock:
-            self.is_over = True
-            abandoned = self._abandoned
-        if abandoned:
-            self._follow()
-        self.ended.open()
-
-    def result(self) -> R:
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
-
-    def abandon(self) -> None:
-        """Nobody wants the result."""
-        with self._lock:
-            self._abandoned = True
-            over = self.is_over
-        if over:
-            threading.Thread(target=self._follow, name=f"peerfabric-{self._name}").start()
-
-    def _follow(self) -> None:
-        try:
-            if self._results and self._undo is not None:
-                self._undo(self._results[0])
-        except Exception as error:
-            _log.warning("%s: %s", self._name, error)
+def _follow(thread: threading.Thread, call: Offloaded[R], undo: Callable[[R], None] | None, what: str) -> None:
+    """Nobody wants the result of `call`, which `thread` makes."""
+    thread.join()
+    try:
+        if call.results and undo is not None:
+            undo(call.results[0])
+    except Exception as error:
+        _log.warning("%s: %s", what, error)
 
 
-class Errand:
-    """A call that the disk's thread makes for others, in order with what it stores."""
+class Offloaded(Generic[R]):
+    """A call that another thread makes: one of its own, or the disk's, in order with what that stores."""
 
     kept_in: Store = None  # type: ignore[assignment]  # asked for only of what must be synced
 
-    def __init__(self, work: Callable[[], None], done: Callable[[Errand], None]) -> None:
+    def __init__(self, work: Callable[[], R], done: Callable[[Offloaded[R]], None]) -> None:
         self.is_over = False
-        self.error: Exception | None = None
+        self.results: list[R] = []
+        self.error: BaseException | None = None
         self._work, self._done = work, done
 
     def store(self) -> bool:
         """Make the call. There is nothing to sync."""
         try:
-            self._work()
-        except Exception as error:
+            self.results.append(self._work())
+        except BaseException as error:
             self.error = error
         self.is_over = True
         self._done(self)
@@ -193,4 +163,4 @@ class Clerk:
             acked()
 
 
-__all__ = ["Clerk", "Errand", "beside"]
+__all__ = ["Clerk", "Offloaded", "beside"]

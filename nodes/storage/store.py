@@ -166,19 +166,8 @@ class Store:
             body, as_codec = join(bodies[low:high], codec)
             own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
             records.append((first + low, high - low, as_codec, body, _encode(own) if own else b""))
-        lock = self.lock
-        if lock.is_ours():
-            raise lock.refusal()
-        try:
-            if not lock.acquire(False):
-                lock.wait()
-            stored = self._log.append_many(records, self._spool.epoch, unix_ms=unix_ms)
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # it was not taken
-        return edges[stored]
+        with self.lock:
+            return edges[self._log.append_many(records, self._epoch, unix_ms=unix_ms)]
 
     def append_one(self, sequence: int, data: bytes, extra: Extra | None, codec: int, unix_ms: int) -> None:
         """As `append`, for one message."""

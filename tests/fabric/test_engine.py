@@ -203,6 +203,25 @@ def test_cursors_are_not_hurried_for_any_ack() -> None:
     assert not pair.a.producers.awaits_cursors([])
 
 
+def test_pings_name_only_queues_that_have_changed() -> None:
+    """So that one beside a thousand that are idle costs what it costs alone; a new life of the link begins with all."""
+    pair = Pair()
+    for queue in ("idle", "rare"):
+        pair.a.open_producer(queue, RAW, 5, 2**20, pair.now)
+        pair.b.open_consumer(queue, 10.0, pair.now)
+    end = flow(pair)
+    run_all(pair)
+    producers = pair.a.producers
+    [link] = producers._peers.by_peer.values()
+    producers.ping_contents(link)[1]
+    assert producers.ping_contents(link)[1] == []
+    producers.accept(end, bodies(1), 0)
+    list(producers.frames())
+    assert [backlog.queue for backlog in producers.ping_contents(link)[1]] == ["jobs"]
+    link.sending = Sending()
+    assert {backlog.queue for backlog in producers.ping_contents(link)[1]} == {"idle", "rare", "jobs"}
+
+
 def test_a_peer_that_counts_its_acks_anew() -> None:
     """It has forgotten this node meanwhile: what was settled of the old count says nothing of the new one."""
     pair = Pair()

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import os, select, sys, time
-del select.epoll, os.eventfd, time.CLOCK_BOOTTIME
+del select.epoll, os.eventfd, time.CLOCK_BOOTTIME, os.pwritev, os.posix_fallocate, os.fdatasync
 from peerfabric import Node
 served = []
 def serve(order: int) -> None:

@@ -14,10 +14,14 @@ from peerfabric.spool.files import Files, Process, RealFiles, refusal
 from tests.fabric.spool.disk import Disk
 
 
-@pytest.fixture(params=["real", "disk"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Files, str]:
+@pytest.fixture(params=["real", "portable", "disk"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Files, str]:
     """A file system, and a folder in it that is there."""
-    if request.param == "real":
+    if request.param == "portable":
+        monkeypatch.setattr("peerfabric.spool.files.PORTABLE", True)
+        for name in ("pwritev", "posix_fallocate", "fdatasync"):
+            monkeypatch.delattr(os, name)
+    if request.param != "disk":
         return RealFiles(), str(tmp_path)
     disk = Disk()
     disk.make_folder("/tmp")

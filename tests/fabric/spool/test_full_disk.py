@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from errno import EDQUOT, EIO, ENOSPC
 
 import pytest
 
 from peerfabric.errors import SpoolError, SpoolFull
-from peerfabric.spool import Log
+from peerfabric.spool import Log, budget
 from tests.fabric.spool.disk import Disk, File
 from tests.fabric.spool.helpers import FOLDER, QUEUE, append, messages, open_spool
 
@@ -191,3 +193,24 @@ def test_what_a_full_disk_says() -> None:
     with pytest.raises(SpoolFull, match=r"what is stored is safe.*free some space before the next start$"):
         spool.close()
     assert disk.open_count == 0
+
+
+def test_the_limit_is_looked_at_closely_only_near_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from it an append does not ask what all the other logs have; it holds to the byte all the same."""
+    asked = 0
+
+    def counted(sizes: Iterable[int]) -> int:
+        nonlocal asked
+        asked += 1
+        return sum(sizes)
+
+    spool = open_spool(Disk(), limit_bytes=100_000)
+    log = spool.queue(QUEUE, unix_ms=1)
+    monkeypatch.setattr(budget, "sum", counted, raising=False)
+    for following in range(1, 400):
+        append(log, spool.epoch, following, 1, 80)
+    assert asked < 5
+    with suppress(SpoolFull):
+        for following in range(400, 1_000):
+            append(log, spool.epoch, following, 1, 80)
+    assert 100_000 - 200 < spool.used_bytes <= 100_000

@@ -129,7 +129,7 @@ def test_forgetting_changes_the_memory_only() -> None:
     ledger.add(A, 1, 10)
     ledger.add(B, 1, 10)
     ledger.forget(A, 3, 5)
-    ledger.forget_below(B, 20)
+    ledger.forget(B, 0, 20)
     ledger.forget("c:1:jobs", 1, 2)
     assert remembered(ledger) == {A: [(1, 3), (5, 10)]}
     ledger.close()
@@ -406,7 +406,7 @@ def large(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     for n in range(1, 100):
         ledger.add(A, n, n + 1)
     ledger.add(B, 1, 2)
-    ledger.forget_below(A, 90)
+    ledger.forget(A, 0, 90)
     return ledger
 
 
@@ -431,7 +431,7 @@ def test_what_is_remembered_is_not_compacted(monkeypatch: pytest.MonkeyPatch) ->
     for n in range(1, 200, 2):
         ledger.add(A, n, n + 1)
     assert not ledger.compact()
-    ledger.forget_below(A, 160)
+    ledger.forget(A, 0, 160)
     assert ledger.compact()
 
 

@@ -7,12 +7,13 @@ from errno import EIO
 
 import pytest
 
-from peerfabric.errors import SpoolError
+from peerfabric.errors import SpoolError, SpoolFull
 from peerfabric.nodes.storage.store import Store
+from peerfabric.options import MiB
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
 from peerfabric.spool import log as log_module
-from peerfabric.wire.frames import MSGPACK
+from peerfabric.wire.frames import MSGPACK, RAW
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
@@ -63,6 +64,22 @@ def test_a_queue_without_dead_letters_has_no_log_of_them() -> None:
     store.unbury(letter(store, spool.epoch, 2)[1].id)  # dropped before it was stored
     store.bury([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1)
     assert sequences(disk) == [1]
+
+
+def test_the_first_dead_letter_on_a_full_disk() -> None:
+    """Its log is made with space of the spare, which is its segment then."""
+    disk = Disk(space=3 * MiB)
+    spool = open_spool(disk, spare=True, segment_bytes=MiB)
+    store = Store(spool, QUEUE, False, 1)
+    store.append(1, [b"x" * 100], None, RAW, 1)
+    disk.space = sum(len(file.content) for file in disk.files.values())
+    with pytest.raises(SpoolFull):
+        store.append(2, [b"x" * 100], None, RAW, 1)
+    assert store.bury([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1) == [1, 2]
+    store.unbury(letter(store, spool.epoch, 1)[1].id)
+    store.check()
+    disk.space = None
+    assert sequences(disk) == [2]
 
 
 def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
