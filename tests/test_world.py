@@ -39,10 +39,10 @@ FAILED_ONCE = [
     ("faults", 4177),  # credit of a producer's last life was taken for told
     ("faults", 5099),  # a torn copy was taken for a message that is lost
     ("relapses", 30714),  # compaction put what a reader had yet to read behind it
-    ("relapses", 31255),  # what was given away before its holder returned was given back
+    ("relapses", 31255),  # what was given away before its peer returned was given back
     ("graves", 40258),  # who was killed as it closed had left nothing behind
     ("graves", 193),  # deaths were forgotten while the letter was not stored
-    ("power", 1742),  # what was nacked before it was read stayed with its last holder
+    ("power", 1742),  # what was nacked before it was read stayed with its last peer
     ("calm", 286),  # a static peer's second dial left a larger half than the link's own
     ("everything", 274),  # a HELLO that the socket refused was never repeated
     ("everything", 1374),  # a hung consumer woke up and ran what had been given to another

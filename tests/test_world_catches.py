@@ -22,9 +22,9 @@ Patch = Callable[[str, Any], None]
 def ack_at_arrival(patch: Patch) -> None:
     receive = original("incoming.receive")
 
-    def broken(self: Any, holder: str, sender: str, data: Any, *rest: Any) -> None:
-        receive(self, holder, sender, data, *rest)
-        hooks.source(self, holder).done.setdefault(data.stream, Ranges()).add(data.first, data.first + data.count)
+    def broken(self: Any, peer: str, sender: str, data: Any, *rest: Any) -> None:
+        receive(self, peer, sender, data, *rest)
+        hooks.source(self, peer).done.setdefault(data.stream, Ranges()).add(data.first, data.first + data.count)
 
     patch("incoming.receive", broken)
 
@@ -44,20 +44,20 @@ def floor_too_high(patch: Patch) -> None:
 
 
 def nothing_requeued_at_death(patch: Patch) -> None:
-    def broken(self: Any, holder: str, now: float, *, died: bool) -> None:
-        self.consumers.pop(holder, None)
-        self.in_flight.take_all(holder)
+    def broken(self: Any, peer: str, now: float, *, died: bool) -> None:
+        self.consumers.pop(peer, None)
+        self.in_flight.take_all(peer)
 
     patch("outgoing.gone", broken)
 
 
 def deaths_unnoticed(patch: Patch) -> None:
-    patch("outgoing.gone", lambda self, holder, now, *, died: None)
+    patch("outgoing.gone", lambda self, peer, now, *, died: None)
 
 
 def no_fence(patch: Patch) -> None:
     fence = original("incoming.fence")
-    patch("incoming.fence", lambda self, holder, until: fence(self, holder, 1e18))
+    patch("incoming.fence", lambda self, peer, until: fence(self, peer, 1e18))
 
 
 def evidence_from_hearing(patch: Patch) -> None:
@@ -82,7 +82,7 @@ def held_forgotten(patch: Patch) -> None:
 
     patch("dedup.receive", broken)
     possession = original("incoming.possession")
-    patch("incoming.possession", lambda self, holder: ([], possession(self, holder)[1]))
+    patch("incoming.possession", lambda self, peer: ([], possession(self, peer)[1]))
 
 
 def done_forgotten_when_told(patch: Patch) -> None:
@@ -97,7 +97,7 @@ def done_forgotten_when_told(patch: Patch) -> None:
 
 def done_not_told_on_return(patch: Patch) -> None:
     possession = original("incoming.possession")
-    patch("incoming.possession", lambda self, holder: (possession(self, holder)[0], []))
+    patch("incoming.possession", lambda self, peer: (possession(self, peer)[0], []))
 
 
 def gap_accepted(patch: Patch) -> None:
@@ -117,7 +117,7 @@ def gap_accepted(patch: Patch) -> None:
 
 
 def release_ignored(patch: Patch) -> None:
-    patch("incoming.release", lambda self, holder, stream, ranges: None)
+    patch("incoming.release", lambda self, peer, stream, ranges: None)
 
 
 def credit_kept_over_lives(patch: Patch) -> None:
@@ -132,32 +132,32 @@ def credit_kept_over_lives(patch: Patch) -> None:
 
 
 def reconcile_skipped(patch: Patch) -> None:
-    patch("outgoing.reconcile", lambda self, holder, held: Ranges())
+    patch("outgoing.reconcile", lambda self, peer, held: Ranges())
 
 
 def everything_taken_back_on_return(patch: Patch) -> None:
     reconcile = original("outgoing.reconcile")
-    patch("outgoing.reconcile", lambda self, holder, held: reconcile(self, holder, Ranges()))
+    patch("outgoing.reconcile", lambda self, peer, held: reconcile(self, peer, Ranges()))
 
 
 def nack_taken_for_ack(patch: Patch) -> None:
-    patch("outgoing.nacked", lambda self, holder, nack, now: self.acked(holder, nack.start, nack.stop))
+    patch("outgoing.nacked", lambda self, peer, nack, now: self.acked(peer, nack.start, nack.stop))
 
 
 def every_death_counts_as_an_attempt(patch: Patch) -> None:
     gone = original("outgoing.gone")
 
-    def broken(self: Any, holder: str, now: float, *, died: bool) -> None:
-        for run in self.in_flight.runs(holder):
+    def broken(self: Any, peer: str, now: float, *, died: bool) -> None:
+        for run in self.in_flight.runs(peer):
             run.deaths += 3 * died
-        gone(self, holder, now, died=died)
+        gone(self, peer, now, died=died)
 
     patch("outgoing.gone", broken)
 
 
 def credit_of_declined_lost(patch: Patch) -> None:
-    def broken(self: Any, holder: str, data: Any) -> None:
-        source = hooks.source(self, holder)
+    def broken(self: Any, peer: str, data: Any) -> None:
+        source = hooks.source(self, peer)
         if source is not None:
             source.credit.adopt(data.sent_messages, data.sent_bytes, data.waiting)
 
@@ -167,9 +167,9 @@ def credit_of_declined_lost(patch: Patch) -> None:
 def newest_first(patch: Patch) -> None:
     receive = original("incoming.receive")
 
-    def broken(self: Any, holder: str, *rest: Any) -> None:
-        receive(self, holder, *rest)
-        hooks.source(self, holder).buffer.rotate(1)
+    def broken(self: Any, peer: str, *rest: Any) -> None:
+        receive(self, peer, *rest)
+        hooks.source(self, peer).buffer.rotate(1)
 
     patch("incoming.receive", broken)
 
@@ -257,11 +257,11 @@ def floor_above_an_unstored_letter(patch: Patch) -> None:
 
 
 def held_in_the_last_life_not_adopted(patch: Patch) -> None:
-    patch("durable.adopt", lambda self, holder: self.backlog.adopted.pop(holder, None))
+    patch("durable.adopt", lambda self, peer: self.backlog.adopted.pop(peer, None))
 
 
 def earlier_lives_not_inherited(patch: Patch) -> None:
-    patch("incoming.inherited", lambda self, holder: None)
+    patch("incoming.inherited", lambda self, peer: None)
 
 
 def cursors_never_written(patch: Patch) -> None:
@@ -361,11 +361,11 @@ def updates_out_of_order(patch: Patch) -> None:
 def lost_updates_not_counted(patch: Patch) -> None:
     receive = original("topic.receive")
 
-    def broken(self: Any, holder: str, data: Any, body: Any) -> Any:
-        track = hooks.track(self, holder, data.topic)
+    def broken(self: Any, peer: str, data: Any, body: Any) -> Any:
+        track = hooks.track(self, peer, data.topic)
         if track is not None:
             track.seen = max(track.seen, data.first - 1)
-        return receive(self, holder, data, body)
+        return receive(self, peer, data, body)
 
     patch("topic.receive", broken)
 

@@ -157,7 +157,7 @@ class Link:
         """The peer behind this link is at `address`; None: only its endpoint is known."""
         self.address = address
         self.node_id = address.node_id if address is not None else ""
-        self.holder = f"{address.node_id}:{address.epoch}" if address is not None else ""
+        self.peer = f"{address.node_id}:{address.epoch}" if address is not None else ""
         """Names the peer's process: a node in one epoch."""
 
     @property

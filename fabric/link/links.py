@@ -178,7 +178,7 @@ class Links:
         link = self._new_link(now, address)
         link.endpoints = endpoints
         self._by_node[address.node_id] = link
-        self.by_peer[link.holder] = link
+        self.by_peer[link.peer] = link
         self._addresses.dialled(address.node_id)
         self._dial(link, endpoints[0])
         return link
@@ -207,7 +207,7 @@ class Links:
         link.plan_hello(now)
         self.links[OURSELVES] = link
         self._by_node[self.address.node_id] = link
-        self.by_peer[link.holder] = link
+        self.by_peer[link.peer] = link
         self._halves[link.mine] = link
         self.hello_due[link] = None
 
@@ -399,7 +399,7 @@ class Links:
         self._addresses.candidate_leads_to(link.endpoint, address.node_id)
         self._addresses.dialled(address.node_id)
         self._by_node[address.node_id] = link
-        self.by_peer[link.holder] = link
+        self.by_peer[link.peer] = link
         return link
 
     def _replaced(self, theirs: Address, now: float) -> list[Change]:
@@ -609,8 +609,8 @@ class Links:
         """Take the link out of the tables by peer; its wire may still carry a last frame."""
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
-        if self.by_peer.get(link.holder) is link:
-            del self.by_peer[link.holder]
+        if self.by_peer.get(link.peer) is link:
+            del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
         link.end()
         self._wake_at(now)  # a candidate that led to it may be dialled again
@@ -622,8 +622,8 @@ class Links:
             return
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
-        if self.by_peer.get(link.holder) is link:
-            del self.by_peer[link.holder]
+        if self.by_peer.get(link.peer) is link:
+            del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
         self.hello_due.pop(link, None)
         self.due.pop(link, None)

@@ -8,7 +8,7 @@ NOBODY: dict[str, None] = {}
 
 
 class PeerNames:
-    """Which peers (holders) told which names. All orders are those of arrival, so that a replay goes the same way."""
+    """Which peers (peers) told which names. All orders are those of arrival, so that a replay goes the same way."""
 
     def __init__(self) -> None:
         self.by_peer: dict[str, dict[str, None]] = {}
@@ -22,29 +22,29 @@ class PeerNames:
         """The peers that told `name`."""
         return self._by_name.get(name, NOBODY)
 
-    def tell(self, holder: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-        """`holder` tells all its names anew; those that are new, and those that it does not tell any more."""
-        before, after = self.by_peer.get(holder, NOBODY), dict.fromkeys(names)
+    def tell(self, peer: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
+        """`peer` tells all its names anew; those that are new, and those that it does not tell any more."""
+        before, after = self.by_peer.get(peer, NOBODY), dict.fromkeys(names)
         added = [name for name in after if name not in before]
         removed = [name for name in before if name not in after]
         for name in added:
-            self._by_name.setdefault(name, {})[holder] = None
+            self._by_name.setdefault(name, {})[peer] = None
         for name in removed:
-            self._remove(holder, name)
+            self._remove(peer, name)
         if after:
-            self.by_peer[holder] = after
+            self.by_peer[peer] = after
         else:
-            self.by_peer.pop(holder, None)
+            self.by_peer.pop(peer, None)
         return added, removed
 
-    def withdraw(self, holder: str, name: str) -> None:
-        """`name` is not one of `holder` until it is told again."""
-        if self.by_peer.get(holder, NOBODY).pop(name, self) is None:
-            self._remove(holder, name)
+    def withdraw(self, peer: str, name: str) -> None:
+        """`name` is not one of `peer` until it is told again."""
+        if self.by_peer.get(peer, NOBODY).pop(name, self) is None:
+            self._remove(peer, name)
 
-    def _remove(self, holder: str, name: str) -> None:
+    def _remove(self, peer: str, name: str) -> None:
         peers = self._by_name[name]
-        del peers[holder]
+        del peers[peer]
         if not peers:
             del self._by_name[name]
 

@@ -61,7 +61,6 @@ class Delivery:
         "first",
         "floor",
         "gone",
-        "holder",
         "left",
         "limit",
         "next",
@@ -69,6 +68,7 @@ class Delivery:
         "overdue",
         "paused_at",
         "pauses",
+        "peer",
         "queue",
         "reported",
         "sender",
@@ -81,7 +81,7 @@ class Delivery:
     def __init__(
         self,
         *,
-        holder: str,
+        peer: str,
         sender: str,
         stream: str,
         queue: str,
@@ -96,7 +96,7 @@ class Delivery:
         extras: dict[int, Extra] | None = None,
         floor: int = 1,
     ) -> None:
-        self.holder, self.sender = holder, sender
+        self.peer, self.sender = peer, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
         self.attempt, self.alone = attempt, alone
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
@@ -174,7 +174,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
     for low, high in parts:
         chosen = elements[low:high]
         part = Delivery(
-            holder=whole.holder,
+            peer=whole.peer,
             sender=whole.sender,
             stream=whole.stream,
             queue=whole.queue,

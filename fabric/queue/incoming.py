@@ -91,98 +91,96 @@ class IncomingQueue:
         self._sources: dict[str, Source] = {}
         self.turns = Turns()
         self._speaking: dict[str, Source] = {}
-        """Those that may have something to be told, by holder."""
+        """Those that may have something to be told, by peer."""
         self._open: dict[Delivery, None] = {}
         self._streams = Streams(remembered)
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
 
     # Links
 
-    def attach(self, holder: str) -> None:
-        """A new link life with `holder`: if it is a producer of ours, totals start at 0 on both sides."""
-        if holder not in self._sources and any(_node(n) == _node(holder) for n in (*self._streams, *self._sources)):
-            self.meet(holder)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
-        source = self._sources.get(holder)
+    def attach(self, peer: str) -> None:
+        """A new link life with `peer`: if it is a producer of ours, totals start at 0 on both sides."""
+        if peer not in self._sources and any(_node(n) == _node(peer) for n in (*self._streams, *self._sources)):
+            self.meet(peer)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
+        source = self._sources.get(peer)
         if source is None:
             return
         source.attached = self.granting.changed = True
         source.credit = ConsumerCredit()
         if source.proven_gone:
             source.proven_gone = False
-            self.fence(holder, -inf)  # it is back, and may give them to others: only its echoes count from now on
+            self.fence(peer, -inf)  # it is back, and may give them to others: only its echoes count from now on
         self._streams.keep(source.streams)
         source.nothing_to_tell()
-        held = [d for d in self._everything() if d.holder == holder]
+        held = [d for d in self._everything() if d.peer == peer]
         # What we still hold was granted in the last life; it is charged to this one from the start.
         source.credit.freed_messages = -sum(d.left for d in held)
         source.credit.freed_bytes = -sum(d.cost for d in held)
 
-    def meet(self, holder: str) -> None:
-        """`holder` produces for this queue."""
-        source = self._sources.get(holder)
+    def meet(self, peer: str) -> None:
+        """`peer` produces for this queue."""
+        source = self._sources.get(peer)
         if source is None:
-            source = self._inherited(holder) or Source(holder)
-            self._sources[holder] = source
-            source.streams = {
-                stream: dedup for stream, dedup in self._streams.items() if _node(stream) == _node(holder)
-            }
+            source = self._inherited(peer) or Source(peer)
+            self._sources[peer] = source
+            source.streams = {stream: dedup for stream, dedup in self._streams.items() if _node(stream) == _node(peer)}
             for stream, dedup in source.streams.items():
                 if dedup.done:  # if no INTEREST of ours says so, the next ACK does
                     source.done[stream] = Ranges(dedup.done)
         source.attached = self.granting.changed = True
-        self._speaking[holder] = source
+        self._speaking[peer] = source
 
-    def _inherited(self, holder: str) -> Source | None:
+    def _inherited(self, peer: str) -> Source | None:
         """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
         for earlier in self._sources:
-            if _node(earlier) == _node(holder) and not self._sources[earlier].attached:
+            if _node(earlier) == _node(peer) and not self._sources[earlier].attached:
                 for delivery in self._everything():
-                    if delivery.holder == earlier:
-                        delivery.holder = holder
+                    if delivery.peer == earlier:
+                        delivery.peer = peer
                 self._speaking.pop(earlier, None)
                 source = self._sources.pop(earlier)
-                source.holder = holder
+                source.peer = peer
                 return source
         return None
 
-    def told_all(self, holder: str, ack: int) -> None:
+    def told_all(self, peer: str, ack: int) -> None:
         """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         for dedup in source.streams.values() if source is not None else ():
             dedup.reported_again(ack)
 
-    def possession(self, holder: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
+    def possession(self, peer: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """What is held and what is done of this producer's streams, for INTEREST."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         return source.possession() if source is not None else ([], [])
 
-    def detach(self, holder: str, now: float, *, proven_gone: bool) -> None:
-        """The producer `holder` is gone, or has vanished.
+    def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
+        """The producer `peer` is gone, or has vanished.
 
         If it is proven gone its messages can reach nobody else: they are run here. If it has only vanished
         it will give them to others, so those not started are dropped.
         """
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         if source is None:
             return
         source.attached = False
         self.granting.changed = True
         if proven_gone:
             source.proven_gone = True
-            self.fence(holder, inf)
+            self.fence(peer, inf)
             self._streams.producer_died(source.streams, now)
             self._streams.limit_durable(self._is_of_somebody)
         else:
-            self.fence(holder, -inf)
-            self._take_back(holder, None, report=False)
-            self._sources[holder] = self._sources.pop(holder)  # the newest of those that left
+            self.fence(peer, -inf)
+            self._take_back(peer, None, report=False)
+            self._sources[peer] = self._sources.pop(peer)  # the newest of those that left
             self._forget_the_oldest()
-        self._drop_if_empty(holder)
+        self._drop_if_empty(peer)
 
     def _forget_the_oldest(self) -> None:
         if len(self._sources) <= DETACHED_MAX:
             return
-        detached = [holder for holder, source in self._sources.items() if not source.attached]
+        detached = [peer for peer, source in self._sources.items() if not source.attached]
         if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
             self._speaking.pop(detached[0], None)
             for stream in self._sources.pop(detached[0]).streams:
@@ -192,31 +190,31 @@ class IncomingQueue:
         """Whether its producer is there."""
         return any(stream in source.streams for source in self._sources.values() if source.attached)
 
-    def live_streams(self, holder: str, live: Iterable[str], now: float) -> None:
+    def live_streams(self, peer: str, live: Iterable[str], now: float) -> None:
         """The producer names its live streams; others of it can be forgotten once they are idle."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         if source is not None:
             self._streams.over(source.streams.keys() - set(live), now)
 
-    def fence(self, holder: str, until: float) -> None:
-        """Messages of `holder` may be handed out before `until`: it still believes in us until then."""
-        source = self._sources.get(holder)
+    def fence(self, peer: str, until: float) -> None:
+        """Messages of `peer` may be handed out before `until`: it still believes in us until then."""
+        source = self._sources.get(peer)
         if source is None:
             return
         source.fence = until
         for delivery in self._open:
-            if delivery.holder == holder and delivery.until != -inf:
+            if delivery.peer == peer and delivery.until != -inf:
                 delivery.until = until
 
     # Receiving
 
-    def has_met(self, holder: str) -> bool:
+    def has_met(self, peer: str) -> bool:
         """Whether that producer is known here."""
-        return holder in self._sources
+        return peer in self._sources
 
-    def receive(self, holder: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
+    def receive(self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
         """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`."""
-        source = self._sources[holder]
+        source = self._sources[peer]
         source.fence = fence
         charged = self._charge(source, data)
         stream, first, stop = data.stream, data.first, data.first + data.count
@@ -228,7 +226,7 @@ class IncomingQueue:
         new, finished = dedup.receive(first, stop)
         self._account["received"] += data.count
         whole = Delivery(
-            holder=holder,
+            peer=peer,
             sender=sender,
             stream=stream,
             queue=data.queue,
@@ -258,9 +256,9 @@ class IncomingQueue:
         self.granting.changed = True
         return charged
 
-    def decline(self, holder: str, data: Data) -> None:
+    def decline(self, peer: str, data: Data) -> None:
         """A DATA frame came though nobody takes any more: its credit is spent and free again."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         if source is not None:
             self._freed(source, data.count, self._charge(source, data))
 
@@ -274,7 +272,7 @@ class IncomingQueue:
         """Some of the frame was here before: ack what is finished, renew what is held, keep the new."""
         for a, b in finished:
             source.add_done(whole.stream, a, b)
-        self._speaking[source.holder] = source
+        self._speaking[source.peer] = source
         fresh = sum(b - a for a, b in new)
         self._account["duplicates"] += whole.count - fresh
         if fresh + sum(b - a for a, b in finished) < whole.count:
@@ -293,9 +291,9 @@ class IncomingQueue:
         self.turns.join(source)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
-    def backlog(self, holder: str, backlog: Backlog) -> None:
+    def backlog(self, peer: str, backlog: Backlog) -> None:
         """The producer says what waits for us, and the totals that it has sent."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         if source is not None:
             source.credit.adopt(backlog.sent_messages, backlog.sent_bytes, backlog.waiting)
             self.granting.changed = True
@@ -307,9 +305,9 @@ class IncomingQueue:
         if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
 
-    def settle(self, holder: str, ack: int) -> bool:
+    def settle(self, peer: str, ack: int) -> bool:
         """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
-        source = self._sources.get(holder)
+        source = self._sources.get(peer)
         there_are_others = False
         for stream, dedup in source.streams.items() if source is not None else ():
             if dedup.first_reported <= ack:
@@ -322,9 +320,9 @@ class IncomingQueue:
         """What the ledger may forget, since the last call."""
         return self._streams.take_forgotten()
 
-    def release(self, holder: str, stream: str, ranges: Ranges) -> None:
+    def release(self, peer: str, stream: str, ranges: Ranges) -> None:
         """These messages were given to somebody else or are settled: unstarted copies are dropped."""
-        self._take_back(holder, {stream: ranges}, report=False)
+        self._take_back(peer, {stream: ranges}, report=False)
 
     # Handing out
 
@@ -357,7 +355,7 @@ class IncomingQueue:
         delivery.until = -inf
         delivery.next = min(delivery.next, delivery.limit)
         if delivery.next < delivery.limit:
-            source = self._sources[delivery.holder]
+            source = self._sources[delivery.peer]
             source.buffer.appendleft(delivery)
             self.turns.join(source)
 
@@ -388,17 +386,17 @@ class IncomingQueue:
         self.give_back_unstarted()
 
     def _take_back(self, only: str | None, wanted: dict[str, Ranges] | None, *, report: bool) -> None:
-        """Take unstarted messages from the buffers, of one holder or all, in `wanted` ranges or all.
+        """Take unstarted messages from the buffers, of one peer or all, in `wanted` ranges or all.
 
         With `report` the producer is told that they are returned; otherwise it knows.
         """
         for delivery in self._everything():
-            if only is not None and delivery.holder != only:
+            if only is not None and delivery.peer != only:
                 continue
             if wanted is not None and delivery.stream not in wanted:
                 continue
             delivery.until = -inf
-            source, first = self._sources[delivery.holder], delivery.first
+            source, first = self._sources[delivery.peer], delivery.first
             start, stop = first + delivery.next, first + delivery.limit
             taken = Ranges([(start, stop)] if wanted is None else wanted[delivery.stream].common(start, stop))
             at = source.buffer.index(delivery) if delivery in source.buffer else -1
@@ -450,7 +448,7 @@ class IncomingQueue:
 
     def _finish_late(self, delivery: Delivery, start: int, stop: int) -> None:
         """`[start, stop)` is processed, though it was nacked meanwhile and may be here again."""
-        dedup, source = self._streams.get(delivery.stream), self._sources.get(delivery.holder)
+        dedup, source = self._streams.get(delivery.stream), self._sources.get(delivery.peer)
         if dedup is None:
             return
         self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
@@ -464,14 +462,14 @@ class IncomingQueue:
         dedup.finish(start, stop)
         if source is not None:
             source.add_done(delivery.stream, start, stop)
-            self._speaking[source.holder] = source
+            self._speaking[source.peer] = source
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
             self._finish(delivery, low, high)
             delivery.mark_gone(low, high)
             return
-        source = self._sources[delivery.holder]
+        source = self._sources[delivery.peer]
         dedup = self._streams[delivery.stream]
         for a, b in delivery.unsettled(low, min(high, delivery.limit)):
             start, stop = delivery.first + a, delivery.first + b
@@ -489,7 +487,7 @@ class IncomingQueue:
         delay_ms = round(min(delay, DELAY_MAX) * 1000) if delay >= 0 else -1
         nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
-        self._speaking[source.holder] = source
+        self._speaking[source.peer] = source
         self._account["refused" if reason == REFUSED else "nacked"] += high - low
         if reason == REFUSED:
             self.granting.refused(high - low)
@@ -497,7 +495,7 @@ class IncomingQueue:
     def _finish(self, delivery: Delivery, low: int, high: int) -> None:
         if delivery.overdue:
             self._overdue.acked(delivery, low, high)
-        source, dedup = self._sources[delivery.holder], self._streams[delivery.stream]
+        source, dedup = self._sources[delivery.peer], self._streams[delivery.stream]
         for a, b in delivery.unsettled(low, high):
             start, stop = delivery.first + a, delivery.first + b
             dedup.finish(start, stop)
@@ -506,10 +504,10 @@ class IncomingQueue:
             source.credit.freed_messages += b - a
             source.credit.freed_bytes += delivery.let_go(b - a)
         self.granting.changed = True
-        self._speaking[source.holder] = source
+        self._speaking[source.peer] = source
 
     def _finished_here(self, delivery: Delivery, count: int) -> None:
-        self._freed(self._sources[delivery.holder], count, delivery.let_go(count))
+        self._freed(self._sources[delivery.peer], count, delivery.let_go(count))
 
     def _freed(self, source: Source, count: int, size: int) -> None:
         source.credit.freed_messages += count
@@ -518,7 +516,7 @@ class IncomingQueue:
 
     def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
         source.add_returned(stream, start, stop)
-        self._speaking[source.holder] = source
+        self._speaking[source.peer] = source
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
@@ -526,14 +524,14 @@ class IncomingQueue:
             del self._open[delivery]
             if delivery.overdue:
                 self._overdue.add(delivery)
-            if self._sources[delivery.holder].proven_gone:
-                self._drop_if_empty(delivery.holder)
+            if self._sources[delivery.peer].proven_gone:
+                self._drop_if_empty(delivery.peer)
 
-    def _drop_if_empty(self, holder: str) -> None:
-        source = self._sources.get(holder)
-        if source is not None and source.proven_gone and not any(d.holder == holder for d in self._everything()):
-            del self._sources[holder]
-            self._speaking.pop(holder, None)
+    def _drop_if_empty(self, peer: str) -> None:
+        source = self._sources.get(peer)
+        if source is not None and source.proven_gone and not any(d.peer == peer for d in self._everything()):
+            del self._sources[peer]
+            self._speaking.pop(peer, None)
 
     def _everything(self) -> list[Delivery]:
         """All deliveries with something unfinished: being handled first, then buffered, each once."""
@@ -555,7 +553,7 @@ class IncomingQueue:
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         """Take back what user code has kept for too long."""
-        source = self._sources[delivery.holder]
+        source = self._sources[delivery.peer]
         for at in lapsed(delivery, self.lease, now):
             sequence = delivery.first + at
             self._streams[delivery.stream].let_go(sequence, sequence + 1)
@@ -597,27 +595,27 @@ class IncomingQueue:
         """Raise the totals as far as the window and the budget allow."""
         if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
             for source in self.granting.grant(self._sources, now):
-                self._speaking[source.holder] = source
+                self._speaking[source.peer] = source
 
-    def take_told(self, holder: str, ack: int) -> tuple[list[Result], Grant | None]:
-        """What `holder` is to be told and was not yet, to leave in ACK number `ack`."""
-        source = self._sources.get(holder)
+    def take_told(self, peer: str, ack: int) -> tuple[list[Result], Grant | None]:
+        """What `peer` is to be told and was not yet, to leave in ACK number `ack`."""
+        source = self._sources.get(peer)
         if source is None or not source.attached:
             return [], None
         return source.take_results(self.queue, ack), source.take_grant(self.queue)
 
     def news(self) -> list[tuple[str, bool]]:
-        """The holders that have something to be told, and whether they may be waiting for it."""
+        """The peers that have something to be told, and whether they may be waiting for it."""
         told = []
-        for holder, source in list(self._speaking.items()):
+        for peer, source in list(self._speaking.items()):
             credit = source.credit
             if source.done or source.returned or source.nacks:
                 if source.attached:
-                    told.append((holder, True))
+                    told.append((peer, True))
             elif credit.told == (credit.granted_messages, credit.granted_bytes):
-                del self._speaking[holder]
+                del self._speaking[peer]
             elif source.attached:
-                told.append((holder, credit.waiting > 0))
+                told.append((peer, credit.waiting > 0))
         return told
 
     @property
@@ -631,10 +629,10 @@ class IncomingQueue:
                     return True
         return False
 
-    def holds_from(self, holder: str) -> bool:
-        """Whether unfinished messages of `holder` are here."""
-        source = self._sources.get(holder)
-        return source is not None and (bool(source.buffer) or any(d.holder == holder for d in self._open))
+    def holds_from(self, peer: str) -> bool:
+        """Whether unfinished messages of `peer` are here."""
+        source = self._sources.get(peer)
+        return source is not None and (bool(source.buffer) or any(d.peer == peer for d in self._open))
 
     @property
     def idle(self) -> bool:
@@ -697,5 +695,5 @@ class IncomingQueue:
 
 
 def _node(name: str) -> str:
-    """The node id of a holder or a stream."""
+    """The node id of a peer or a stream."""
     return name.partition(":")[0]

@@ -59,11 +59,11 @@ class Receiver(Machine):
         self.arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
-        """Holder -> those that have results or grants for it."""
+        """Peer -> those that have results or grants for it."""
         self._holding: dict[str, dict[IncomingQueue, None]] = {}
-        """Holder -> those with messages of it, and some that had some."""
+        """Peer -> those with messages of it, and some that had some."""
         self._reported: dict[str, dict[IncomingQueue, None]] = {}
-        """Holder -> those whose results it may forget, as far as we know."""
+        """Peer -> those whose results it may forget, as far as we know."""
         self._watched: dict[IncomingQueue, None] = {}
         """All that hold messages, or for which some wait at producers, and some others."""
         self._produce = PeerNames()
@@ -80,15 +80,15 @@ class Receiver(Machine):
         self.by_queue[queue] = end
         for stream in remembered or ():
             self._meets(end, stream)
-        for holder in self._produce.told_by(queue):
-            link = self._peers.by_peer.get(holder)
+        for peer in self._produce.told_by(queue):
+            link = self._peers.by_peer.get(peer)
             if link is not None:
                 self._meet(end, link)
         self.deadlines.put(end, -inf)
         return end
 
     def _meets(self, end: IncomingQueue, name: str) -> None:
-        """`end` may have streams of the node of that holder or stream."""
+        """`end` may have streams of the node of that peer or stream."""
         node_id = name.partition(":")[0]
         known = self._known.get(node_id)
         if known is None:
@@ -106,9 +106,9 @@ class Receiver(Machine):
         }
         self._known_max = 2 * len(self._known) + 256
 
-    def _of(self, holder: str) -> list[IncomingQueue]:
+    def _of(self, peer: str) -> list[IncomingQueue]:
         """The queues that may have something of that peer."""
-        return list(self._known.get(holder.partition(":")[0], ()))
+        return list(self._known.get(peer.partition(":")[0], ()))
 
     def progress(self, end: IncomingQueue, now: float) -> bool:
         """Read what the handling side of `end` decided; whether something should now leave."""
@@ -120,11 +120,11 @@ class Receiver(Machine):
         end.grant(now)
         self._watched[end] = None
         self.deadlines.put(end, end.deadline(now))
-        for holder, urgent in end.news():
-            link = self._peers.by_peer.get(holder)
+        for peer, urgent in end.news():
+            link = self._peers.by_peer.get(peer)
             if link is None:
                 continue
-            self._news.setdefault(holder, {})[end] = None
+            self._news.setdefault(peer, {})[end] = None
             self.due[link] = None
             if urgent:
                 self._control.note(link)
@@ -171,18 +171,18 @@ class Receiver(Machine):
         elif message_count(body, data.codec) != data.count:
             nack = Nack(data.first, stop, data.attempt, REFUSED, text=UNREADABLE)
         else:
-            if not end.has_met(link.holder):
+            if not end.has_met(link.peer):
                 self._meet(end, link)
-            end.receive(link.holder, link.name, data, body, link.fence)
-            holding = self._holding.get(link.holder)
+            end.receive(link.peer, link.name, data, body, link.fence)
+            holding = self._holding.get(link.peer)
             if holding is None:
-                holding = self._holding[link.holder] = {}
+                holding = self._holding[link.peer] = {}
             holding[end] = None
             self._changed.add(end)
             self.arrived[end] = None
             return
         if end is not None:
-            end.decline(link.holder, data)
+            end.decline(link.peer, data)
         self._control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
 
     def receive_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
@@ -191,24 +191,24 @@ class Receiver(Machine):
         for backlog in ping.backlogs:
             end = self.by_queue.get(backlog.queue)
             if end is not None:
-                end.backlog(link.holder, backlog)
+                end.backlog(link.peer, backlog)
                 concerned[end] = None
-        reported = self._reported.get(link.holder, {})
+        reported = self._reported.get(link.peer, {})
         for end in list(reported):
             concerned[end] = None
-            if end.settle(link.holder, ping.settled):
+            if end.settle(link.peer, ping.settled):
                 del reported[end]
         for end in concerned:
             self._after_progress(end, now)
 
     def fenced(self, link: Link, now: float) -> None:
         """The producer has echoed something: what it gave us may be started for a while."""
-        holding = self._holding.get(link.holder, {})
+        holding = self._holding.get(link.peer, {})
         for end in list(holding):
-            if not end.holds_from(link.holder):
+            if not end.holds_from(link.peer):
                 del holding[end]
                 continue
-            end.fence(link.holder, link.fence)
+            end.fence(link.peer, link.fence)
             if end.turns.available(now):
                 self._changed.add(end)
 
@@ -217,16 +217,16 @@ class Receiver(Machine):
         for item in release.streams:
             end = self.by_queue.get(queue_of(item.stream))
             if end is not None:
-                end.release(link.holder, item.stream, Ranges(pairs(item.ranges)))
+                end.release(link.peer, item.stream, Ranges(pairs(item.ranges)))
                 self._after_progress(end, now)
         if release.live is not None:
             live = frozenset(release.live)
-            for end in self._of(link.holder):
-                end.live_streams(link.holder, live, now)
+            for end in self._of(link.peer):
+                end.live_streams(link.peer, live, now)
                 self._after_progress(end, now)
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
-        added, _ = self._produce.tell(link.holder, interest.produces)
+        added, _ = self._produce.tell(link.peer, interest.produces)
         for queue in added:
             end = self.by_queue.get(queue)
             if end is not None:
@@ -234,10 +234,10 @@ class Receiver(Machine):
                 self._after_progress(end, now)
 
     def _meet(self, end: IncomingQueue, link: Link) -> None:
-        self._meets(end, link.holder)
-        end.meet(link.holder)
+        self._meets(end, link.peer)
+        end.meet(link.peer)
         if link.fence > -inf:
-            end.fence(link.holder, link.fence)
+            end.fence(link.peer, link.fence)
 
     # What peers are told
 
@@ -249,14 +249,14 @@ class Receiver(Machine):
     def poll_control(self, link: Link, now: float) -> None:
         """What became of the peer's messages since the last call, and what more it may send."""
         self.due.pop(link, None)
-        holder, ack = link.holder, link.ack_number + 1
+        peer, ack = link.peer, link.ack_number + 1
         results: list[Result] = []
         grants: list[Grant] = []
-        for end in self._news.pop(holder, ()):
-            told, grant = end.take_told(holder, ack)
+        for end in self._news.pop(peer, ()):
+            told, grant = end.take_told(peer, ack)
             if told:
                 results += told
-                self._reported.setdefault(holder, {})[end] = None
+                self._reported.setdefault(peer, {})[end] = None
             if grant is not None:
                 grants.append(grant)
         if results or grants:
@@ -264,9 +264,7 @@ class Receiver(Machine):
 
     def needs(self, link: Link) -> bool:
         """Whether messages of the peer are here, or it waits for something from here."""
-        return link.holder in self._news or any(
-            end.holds_from(link.holder) for end in self._holding.get(link.holder, ())
-        )
+        return link.peer in self._news or any(end.holds_from(link.peer) for end in self._holding.get(link.peer, ()))
 
     # Changes of links
 
@@ -279,32 +277,32 @@ class Receiver(Machine):
     def _begin(self, link: Link, now: float) -> tuple[list[StreamRanges], list[StreamRanges]]:
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
-        self._produce.tell(link.holder, ())
-        concerned = self._of(link.holder)
+        self._produce.tell(link.peer, ())
+        concerned = self._of(link.peer)
         for end in concerned:
             end.progress(now)
-            end.attach(link.holder)
-            if end.holds_from(link.holder):
-                self._holding.setdefault(link.holder, {})[end] = None
-            some_held, some_done = end.possession(link.holder)
+            end.attach(link.peer)
+            if end.holds_from(link.peer):
+                self._holding.setdefault(link.peer, {})[end] = None
+            some_held, some_done = end.possession(link.peer)
             held += some_held
             done += some_done
         ack = link.next_ack()
         for end in concerned:
-            end.told_all(link.holder, ack)
-            self._reported.setdefault(link.holder, {})[end] = None
+            end.told_all(link.peer, ack)
+            self._reported.setdefault(link.peer, {})[end] = None
             self._after_progress(end, now)
         return held, done
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         """What of it is not started need not be."""
-        self._produce.tell(link.holder, ())
+        self._produce.tell(link.peer, ())
         self.due.pop(link, None)
         for each in (self._news, self._holding, self._reported):
-            each.pop(link.holder, None)
-        for end in self._of(link.holder):
+            each.pop(link.peer, None)
+        for end in self._of(link.peer):
             end.progress(now)
-            end.detach(link.holder, now, proven_gone=proven)
+            end.detach(link.peer, now, proven_gone=proven)
             if end.turns.available(now):
                 self._changed.add(end)
             self._after_progress(end, now)

@@ -76,20 +76,20 @@ class Sender(Machine):
         self.by_queue: dict[str, OutgoingQueue] = {}
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
-        self._own_holder = f"{address.node_id}:{address.epoch}"
+        self._own_peer = f"{address.node_id}:{address.epoch}"
         self._peers, self._control, self._records, self._random = peers, control, records, random
         self._changed = changed
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
         self.held_up: dict[str, dict[OutgoingQueue, None]] = {}
-        """Holder -> those that wait for room in its pipe."""
+        """Peer -> those that wait for room in its pipe."""
         self._unsettled: dict[OutgoingQueue, None] = {}
         """All with unsettled messages, and some without."""
         self._consume = PeerNames()
         self._known: dict[str, dict[OutgoingQueue, None]] = {}
-        """Holder -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
+        """Peer -> those that it has consumed since it was met: whatever is in flight there is of one of these."""
         self._holding: dict[str, dict[OutgoingQueue, None]] = {}
-        """Holder -> those of which it has messages, and some of which it had."""
+        """Peer -> those of which it has messages, and some of which it had."""
         self._changes = 0
         self._changed_at: dict[OutgoingQueue, int] = {}
         """The last change of each that `frames` looked at, by number; the latest come last."""
@@ -112,14 +112,14 @@ class Sender(Machine):
         recovered: Recovered | None = None,
     ) -> OutgoingQueue:
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
-        stream = f"{self._own_holder}:{queue}"
+        stream = f"{self._own_peer}:{queue}"
         chosen = (queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, self._records)
         end = OutgoingQueue(*chosen) if recovered is None else recovered.open(*chosen, now)
         end.touched = self.touched
         self.by_queue[queue] = end
         self._touch(end)
-        for holder in self._consume.told_by(queue):
-            link = self._peers.by_peer.get(holder)
+        for peer in self._consume.told_by(queue):
+            link = self._peers.by_peer.get(peer)
             if link is not None:
                 self._set_consumer(end, link, consumes=True)
         return end
@@ -148,9 +148,9 @@ class Sender(Machine):
 
     def _tell_waiting(self, end: OutgoingQueue, but: Container[str] = ()) -> None:
         """Consumers that left us without credit learn at once that something waits."""
-        for holder in end.consumers:
-            link = self._peers.by_peer.get(holder)
-            waits = link is not None and link.up and holder not in but
+        for peer in end.consumers:
+            link = self._peers.by_peer.get(peer)
+            waits = link is not None and link.up and peer not in but
             if link is not None and waits and link.sending.credit(end.queue).available()[0] == 0:
                 link.ask()
 
@@ -200,7 +200,7 @@ class Sender(Machine):
 
     def receive_ack(self, link: Link, ack: Ack, body: object, now: float) -> None:
         """A consumer tells what became of messages, and what more may come."""
-        peer = link.holder
+        peer = link.peer
         for result in ack.results:
             end = self.by_queue.get(result.queue)
             if end is None:
@@ -243,7 +243,7 @@ class Sender(Machine):
         """The peer said anew what it consumes."""
         theirs = link.their_interest
         names = (c.queue for c in theirs.consumes) if theirs is not None and not link.draining else ()
-        added, removed = self._consume.tell(link.holder, names)
+        added, removed = self._consume.tell(link.peer, names)
         for queue in added:
             if queue in self.by_queue:
                 self._set_consumer(self.by_queue[queue], link, consumes=True)
@@ -252,18 +252,18 @@ class Sender(Machine):
                 self._set_consumer(self.by_queue[queue], link, consumes=False)
 
     def _set_consumer(self, end: OutgoingQueue, link: Link, *, consumes: bool) -> None:
-        if consumes == (link.holder in end.consumers):
+        if consumes == (link.peer in end.consumers):
             return
-        end.set_consumer(link.holder, link.node_id, consumes=consumes)
+        end.set_consumer(link.peer, link.node_id, consumes=consumes)
         self._touch(end)
         if consumes:
-            self._known.setdefault(link.holder, {})[end] = None
+            self._known.setdefault(link.peer, {})[end] = None
             if end.waiting_count:
                 link.ask()
 
-    def _of(self, holder: str) -> list[OutgoingQueue]:
-        """The queues that `holder` consumes, or of which it may hold something."""
-        return list(self._known.get(holder, ()))
+    def _of(self, peer: str) -> list[OutgoingQueue]:
+        """The queues that `peer` consumes, or of which it may hold something."""
+        return list(self._known.get(peer, ()))
 
     def receive_drain(self, link: Link, drain: Drain, body: object, now: float) -> None:
         """The peer takes no new messages."""
@@ -272,14 +272,14 @@ class Sender(Machine):
 
     def reconcile(self, link: Link, interest: Interest, now: float) -> None:
         """The first frame of a life: settle what is done there, take back what got lost on the way."""
-        holder = link.holder
-        concerned = dict.fromkeys(self._of(holder))
+        peer = link.peer
+        concerned = dict.fromkeys(self._of(peer))
         for item in interest.done:
             producing = self.by_queue.get(queue_of(item.stream))
             if producing is not None:
                 concerned[producing] = None
                 for start, stop in producing.numbers(item.stream, item.ranges):
-                    producing.acked(holder, start, stop)
+                    producing.acked(peer, start, stop)
         held: dict[str, Ranges] = {}
         for item in interest.held:
             producing = self.by_queue.get(queue_of(item.stream))
@@ -292,10 +292,10 @@ class Sender(Machine):
             if not known and self._disowns(item.stream, producing):
                 link.sending.releases[item.stream] = Ranges(pairs(item.ranges)).flat()
         for end in concerned:
-            release = end.reconcile(holder, held.get(end.queue, Ranges()))
-            if holder in end.in_flight or (end.backlog is not None and holder in end.backlog.adopted):
-                self._known.setdefault(holder, {})[end] = None
-                self._holding.setdefault(holder, {})[end] = None
+            release = end.reconcile(peer, held.get(end.queue, Ranges()))
+            if peer in end.in_flight or (end.backlog is not None and peer in end.backlog.adopted):
+                self._known.setdefault(peer, {})[end] = None
+                self._holding.setdefault(peer, {})[end] = None
             for start, stop in release:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.sending.releases.setdefault(stream, []).extend((low, high))
@@ -317,17 +317,17 @@ class Sender(Machine):
 
         What an earlier life without a spool had sent is nowhere else, so it may.
         """
-        return stream.startswith(f"{self._own_holder}:") or (end is not None and end.backlog is not None)
+        return stream.startswith(f"{self._own_peer}:") or (end is not None and end.backlog is not None)
 
     # What peers are told
 
     def frames(self) -> Iterator[tuple[int, list[bytes]]]:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
         links = self._peers.by_peer
-        for holder in list(self.held_up) if self.held_up else ():
-            link = links.get(holder)
+        for peer in list(self.held_up) if self.held_up else ():
+            link = links.get(peer)
             if link is None or link.has_room():
-                self.touched.update(self.held_up.pop(holder))
+                self.touched.update(self.held_up.pop(peer))
         while self.touched:
             end = next(iter(self.touched))
             if end.pending.count:
@@ -359,10 +359,10 @@ class Sender(Machine):
         """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""
         if end.begins_to_wait:  # those who were able have learned it from their DATA
             self._tell_waiting(end, but={candidate.peer for candidate in able})
-        for holder in end.consumers:
-            link = self._peers.by_peer.get(holder)
+        for peer in end.consumers:
+            link = self._peers.by_peer.get(peer)
             if link is not None and not link.has_room():
-                self.held_up.setdefault(holder, {})[end] = None
+                self.held_up.setdefault(peer, {})[end] = None
         if end.dead_letters_full:
             self._records.once(
                 f"dead letters {end.queue}",
@@ -385,7 +385,7 @@ class Sender(Machine):
         for end in reversed(changed):
             if len(backlogs) >= NAMES_MAX // 2:
                 return sending.acks_settled, backlogs[:NAMES_MAX], True
-            if link.holder in end.consumers:
+            if link.peer in end.consumers:
                 backlogs += self._backlogs(end, link)
             sending.told = self._changed_at[end]
         return sending.acks_settled, backlogs[:NAMES_MAX], False
@@ -393,7 +393,7 @@ class Sender(Machine):
     @staticmethod
     def _backlogs(end: OutgoingQueue, link: Link) -> list[Backlog]:
         """What waits for the peer and what was sent to it, for each stream of a queue."""
-        credit, waiting, floor = link.sending.credit(end.queue), end.waiting_for(link.holder), end.safe_floor
+        credit, waiting, floor = link.sending.credit(end.queue), end.waiting_for(link.peer), end.safe_floor
         return [
             Backlog(
                 end.queue,
@@ -416,8 +416,8 @@ class Sender(Machine):
 
     def _collect_releases(self, end: OutgoingQueue) -> None:
         releases, end.releases = end.releases, []
-        for holder, start, stop in releases:
-            link = self._peers.by_peer.get(holder)
+        for peer, start, stop in releases:
+            link = self._peers.by_peer.get(peer)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.sending.releases.setdefault(stream, []).extend((low, high))
@@ -427,34 +427,34 @@ class Sender(Machine):
     # Changes of links
 
     def link_down(self, link: Link) -> None:
-        self._changed.update(self._of(link.holder))
+        self._changed.update(self._of(link.peer))
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         """What it held goes to somebody else."""
-        holder = link.holder
-        self._consume.tell(holder, ())
+        peer = link.peer
+        self._consume.tell(peer, ())
         self._unsettled_acks.pop(link, None)
-        for end in self._of(holder):
-            end.gone(holder, now, died=died)
+        for end in self._of(peer):
+            end.gone(peer, now, died=died)
             self._touch(end)
             self._tell_waiting(end)
-        self._known.pop(holder, None)
-        self._holding.pop(holder, None)
+        self._known.pop(peer, None)
+        self._holding.pop(peer, None)
 
     def peer_hung(self, link: Link, now: float) -> None:
         """It keeps what it holds for its lease after the last that we heard of it."""
-        for end in list(self._holding.get(link.holder, ())):
-            if now - link.heard_at >= link.sending.leases.get(end.queue, 300.0) and end.held_by(link.holder):
-                end.lapse(link.holder, "its consumer hangs", now)
+        for end in list(self._holding.get(link.peer, ())):
+            if now - link.heard_at >= link.sending.leases.get(end.queue, 300.0) and end.held_by(link.peer):
+                end.lapse(link.peer, "its consumer hangs", now)
                 self._collect_releases(end)
                 self._touch(end)
                 self._tell_waiting(end)
 
     def needs(self, link: Link) -> bool:
         """Whether anything is in flight there."""
-        holding = self._holding.get(link.holder, {})
+        holding = self._holding.get(link.peer, {})
         for end in list(holding):
-            if end.held_by(link.holder):
+            if end.held_by(link.peer):
                 return True
             del holding[end]
         return False
@@ -530,7 +530,7 @@ class Sender(Machine):
         """Assert the invariants of every end, and that each counts only on those who are there."""
         for end in self.by_queue.values():
             end.check()
-            known = {*end.consumers, *(holder for holder, _ in end.in_flight.counts()), *self._peers.by_peer}
+            known = {*end.consumers, *(peer for peer, _ in end.in_flight.counts()), *self._peers.by_peer}
             assert known == self._peers.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
 
 

@@ -136,8 +136,8 @@ class Source:
         "deficit",
         "done",
         "fence",
-        "holder",
         "nacks",
+        "peer",
         "proven_gone",
         "queued",
         "returned",
@@ -145,8 +145,8 @@ class Source:
         "streams",
     )
 
-    def __init__(self, holder: str) -> None:
-        self.holder = holder
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
         self.attached = True
         self.credit = ConsumerCredit()
         self.buffer: deque[Delivery] = deque()

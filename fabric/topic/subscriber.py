@@ -64,7 +64,7 @@ class IncomingTopic:
     def __init__(self, pattern: str, buffer_bytes: int, serial: int) -> None:
         self.pattern, self.buffer_bytes, self.serial = pattern, buffer_bytes, serial
         self.confirmed: set[str] = set()
-        """Publishers (holders) whose marker came through."""
+        """Publishers (peers) whose marker came through."""
         self.flushed: set[str] = set()
         """Publishers that are closing, and whose last message has come."""
         self.missed = 0
@@ -73,15 +73,15 @@ class IncomingTopic:
         self._buffered_bytes = 0
         self._tracks: dict[str, dict[str, _Track]] = {}
 
-    def receive(self, holder: str, data: TopicData, body: bytes | memoryview) -> bool:
+    def receive(self, peer: str, data: TopicData, body: bytes | memoryview) -> bool:
         """A frame of a topic that the pattern selects; whether something of it is new."""
-        tracks = self._tracks.setdefault(holder, {})
+        tracks = self._tracks.setdefault(peer, {})
         track = tracks.get(data.topic)
         if track is None:
             if len(tracks) >= NAMES_MAX:
                 return False
             # A topic that the marker did not name has begun since: all of it is meant for us.
-            track = tracks[data.topic] = _Track(0 if holder in self.confirmed else data.first - 1)
+            track = tracks[data.topic] = _Track(0 if peer in self.confirmed else data.first - 1)
         first, count = data.first, data.count
         stop = first + count
         if stop - 1 <= track.seen:
@@ -114,24 +114,24 @@ class IncomingTopic:
             oldest.track.delivered -= oldest.count
             oldest.track.missed += oldest.count
 
-    def baseline(self, holder: str, tails: list[Tail]) -> None:
+    def baseline(self, peer: str, tails: list[Tail]) -> None:
         """The publisher's marker came through: from these sequences on nothing may be missing unnoticed."""
-        tracks = self._tracks.setdefault(holder, {})
+        tracks = self._tracks.setdefault(peer, {})
         for tail in tails[:NAMES_MAX]:
             if matches(self.pattern, tail.topic) and tail.topic not in tracks:
                 tracks[tail.topic] = _Track(tail.last)
-        self.confirmed.add(holder)
+        self.confirmed.add(peer)
 
-    def tails(self, holder: str, tails: list[Tail]) -> bool:
+    def tails(self, peer: str, tails: list[Tail]) -> bool:
         """The publisher repeats its last sequences, behind the data; whether a lost tail was noticed."""
         noticed = False
-        tracks = self._tracks.get(holder, {})
+        tracks = self._tracks.get(peer, {})
         for tail in tails:
             if not matches(self.pattern, tail.topic):
                 continue
             track = tracks.get(tail.topic)
             if track is None:
-                if holder not in self.confirmed or len(tracks) >= NAMES_MAX:
+                if peer not in self.confirmed or len(tracks) >= NAMES_MAX:
                     continue
                 track = tracks[tail.topic] = _Track(0)
             if tail.last > track.seen:
@@ -141,11 +141,11 @@ class IncomingTopic:
                 noticed = True
         return noticed
 
-    def forget(self, holder: str) -> None:
+    def forget(self, peer: str) -> None:
         """The publisher is gone; should it return it is another epoch."""
-        self._tracks.pop(holder, None)
-        self.confirmed.discard(holder)
-        self.flushed.discard(holder)
+        self._tracks.pop(peer, None)
+        self.confirmed.discard(peer)
+        self.flushed.discard(peer)
 
     def available(self) -> bool:
         return bool(self._buffer)

@@ -68,9 +68,9 @@ class Topics(Machine):
         self.outbox: deque[list[bytes]] = deque()
         """Frames for the outbox, which the driver takes."""
         self._address, self._peers, self._changed, self._tell_again = address, peers, changed, tell_again
-        self._own_holder = f"{address.node_id}:{address.epoch}"
+        self._own_peer = f"{address.node_id}:{address.epoch}"
         self._followed: dict[str, str] = {}
-        """Holder -> its outbox that our SUB socket is connected to."""
+        """Peer -> its outbox that our SUB socket is connected to."""
         self._wildcards: dict[str, IncomingTopic] = {}
         """Of the subscribers those whose pattern is not the name of one topic."""
         self._subscribe, self._publish = PeerNames(), PeerNames()
@@ -84,7 +84,7 @@ class Topics(Machine):
         self._confirmed_by: dict[str, dict[OutgoingTopic, set[str]]] = {}
         """Node id -> what its INTEREST has added to `confirmed` of our publishers."""
         self._heard: dict[str, dict[IncomingTopic, None]] = {}
-        """Holder -> the subscribers that have something of it."""
+        """Peer -> the subscribers that have something of it."""
         self._beating: dict[OutgoingTopic, None] = {}
         self._beats_at = inf
         self._serial = 0
@@ -99,8 +99,8 @@ class Topics(Machine):
         self.publishers[topic] = end
         wild = [pattern for pattern in self._wanted if matches(pattern, topic)]
         for pattern in (topic, *wild):
-            for holder in self._subscribe.told_by(pattern):
-                link = self._peers.by_peer.get(holder)
+            for peer in self._subscribe.told_by(pattern):
+                link = self._peers.by_peer.get(peer)
                 if link is not None:
                     self._match(link, self._subscriptions[link][pattern], [end], now)
         for subscriber in self._selecting(topic):
@@ -125,7 +125,7 @@ class Topics(Machine):
         self._serial += 1
         end = IncomingTopic(pattern, buffer_bytes, self._serial)
         selected = self._selected(pattern)
-        end.baseline(self._own_holder, [publisher.tail() for publisher in selected])
+        end.baseline(self._own_peer, [publisher.tail() for publisher in selected])
         self.subscribers[pattern] = end
         if is_wildcard(pattern):
             self._wildcards[pattern] = end
@@ -134,8 +134,8 @@ class Topics(Machine):
             self._count_ourselves(publisher, end)
         for topic in self._publish.names() if is_wildcard(pattern) else (pattern,):
             if matches(pattern, topic):
-                for holder in self._publish.told_by(topic):
-                    self._follow(holder)
+                for peer in self._publish.told_by(topic):
+                    self._follow(peer)
         return end
 
     def close_subscriber(self, pattern: str) -> bool:
@@ -160,7 +160,7 @@ class Topics(Machine):
         """Send `bodies` to every subscriber of the topic."""
         for topic, header, body in end.publish(bodies, sent_ms, extras):
             self.outbox.append([topic, encode_frame(header), body])
-            self._to_subscribers(self._own_holder, header, body)
+            self._to_subscribers(self._own_peer, header, body)
         if not self._beating:
             self.deadlines.put(None, -inf)  # `handle_timeout` plans the first beat from its own now
         self._beating[end] = None
@@ -193,44 +193,44 @@ class Topics(Machine):
         except BadFrame:
             self._peers.count("bad frames")
             return
-        holder = f"{frame.node_id}:{frame.epoch}"
+        peer = f"{frame.node_id}:{frame.epoch}"
         match frame:
             case TopicData():
                 body = frames[2] if len(frames) > 2 else b""
                 if message_count(body, frame.codec) != frame.count:
                     self._peers.count("bad frames")
                     return
-                self._to_subscribers(holder, frame, body)
+                self._to_subscribers(peer, frame, body)
             case Tails():
                 for tail in frame.tails:
                     for subscriber in self._selecting(tail.topic):
-                        if subscriber.tails(holder, [tail]):
+                        if subscriber.tails(peer, [tail]):
                             self._changed.add(subscriber)
             case Marker():
-                self._receive_marker(holder, frame, now)
+                self._receive_marker(peer, frame, now)
 
-    def _to_subscribers(self, holder: str, data: TopicData, body: bytes | memoryview) -> None:
-        heard = self._heard.get(holder)
+    def _to_subscribers(self, peer: str, data: TopicData, body: bytes | memoryview) -> None:
+        heard = self._heard.get(peer)
         if heard is None:
-            heard = self._heard[holder] = {}
+            heard = self._heard[peer] = {}
         for subscriber in self._selecting(data.topic):
             heard[subscriber] = None
-            if subscriber.receive(holder, data, body):
+            if subscriber.receive(peer, data, body):
                 self._changed.add(subscriber)
 
-    def _receive_marker(self, holder: str, marker: Marker, now: float) -> None:
+    def _receive_marker(self, peer: str, marker: Marker, now: float) -> None:
         subscriber = self.subscribers.get(marker.pattern)
         if marker.to != self._address.node_id or subscriber is None:
             return
         self._changed.add(subscriber)
-        if marker.serial != subscriber.serial or (holder in subscriber.confirmed and not marker.last):
+        if marker.serial != subscriber.serial or (peer in subscriber.confirmed and not marker.last):
             return
-        self._heard.setdefault(holder, {})[subscriber] = None
-        subscriber.baseline(holder, marker.baseline)
+        self._heard.setdefault(peer, {})[subscriber] = None
+        subscriber.baseline(peer, marker.baseline)
         if marker.last:
-            subscriber.tails(holder, marker.baseline)
-            subscriber.flushed.add(holder)
-        link = self._peers.by_peer.get(holder)
+            subscriber.tails(peer, marker.baseline)
+            subscriber.flushed.add(peer)
+        link = self._peers.by_peer.get(peer)
         if link is not None:
             self._tell_again(link, now)
 
@@ -238,9 +238,9 @@ class Topics(Machine):
 
     def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         """Our subscriptions, and what of each has come through from the peer as a publisher."""
-        holder = link.holder
+        peer = link.peer
         interest.subscribes = [
-            Subscription(pattern, end.serial, holder in end.confirmed, holder in end.flushed)
+            Subscription(pattern, end.serial, peer in end.confirmed, peer in end.flushed)
             for pattern, end in self.subscribers.items()
         ]
 
@@ -249,15 +249,15 @@ class Topics(Machine):
             return  # its subscriptions are confirmed when they open, and updates reach them without the outbox
         self._told_subscriptions(link, interest.subscribes)
         self._match_subscriptions(link, now)
-        for topic in self._publish.tell(link.holder, interest.publishes)[0]:
-            if link.holder in self._followed:
+        for topic in self._publish.tell(link.peer, interest.publishes)[0]:
+            if link.peer in self._followed:
                 break
             if self._selecting(topic):
-                self._follow(link.holder)
+                self._follow(link.peer)
 
     def _told_subscriptions(self, link: Link, subscriptions: Iterable[Subscription]) -> None:
         self._subscriptions[link] = wanted = {each.pattern: each for each in subscriptions}
-        added, removed = self._subscribe.tell(link.holder, wanted)
+        added, removed = self._subscribe.tell(link.peer, wanted)
         self._wanted.update(dict.fromkeys(filter(is_wildcard, added)))
         for pattern in removed:
             if not self._subscribe.told_by(pattern):
@@ -307,16 +307,16 @@ class Topics(Machine):
                 publisher.confirmed -= gone
                 self._changed.add(publisher)
 
-    def _follow(self, holder: str) -> None:
+    def _follow(self, peer: str) -> None:
         """Connect to the outbox of that peer, if it can be reached."""
-        link = self._peers.by_peer.get(holder)
-        if link is None or link.address is None or holder in self._followed or link.wire == OURSELVES:
+        link = self._peers.by_peer.get(peer)
+        if link is None or link.address is None or peer in self._followed or link.wire == OURSELVES:
             return
         same_host = link.address.host == self._address.host
         usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
         usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
         if usable:
-            self._followed[holder] = usable[0]
+            self._followed[peer] = usable[0]
             self._peers.commands.append(Follow(usable[0]))
 
     # Changes of links
@@ -324,9 +324,9 @@ class Topics(Machine):
     def link_up(self, link: Link, now: float) -> None:
         # If the publisher has moved since we followed it, follow it anew. Not before: a connection that stands goes on
         # bringing all, whatever became of the endpoint.
-        if link.address is not None and self._followed.get(link.holder, "") not in ("", *link.address.outbox):
+        if link.address is not None and self._followed.get(link.peer, "") not in ("", *link.address.outbox):
             self._unfollow(link)
-        self._publish.tell(link.holder, ())
+        self._publish.tell(link.peer, ())
 
     def link_down(self, link: Link) -> None:
         # A flush that waited for this peer need not.
@@ -339,14 +339,14 @@ class Topics(Machine):
         self._unconfirm(link.node_id, self._confirmed_by.pop(link.node_id, {}))
         self._told_subscriptions(link, ())
         del self._subscriptions[link]
-        self._publish.tell(link.holder, ())
+        self._publish.tell(link.peer, ())
         if proven:  # else its outbox may still bring something
-            for subscriber in self._heard.pop(link.holder, ()):
-                subscriber.forget(link.holder)
+            for subscriber in self._heard.pop(link.peer, ()):
+                subscriber.forget(link.peer)
         self._unfollow(link)
 
     def _unfollow(self, link: Link) -> None:
-        endpoint = self._followed.pop(link.holder, None)
+        endpoint = self._followed.pop(link.peer, None)
         if endpoint is not None and endpoint not in self._followed.values():
             self._peers.commands.append(Unfollow(endpoint))
 

@@ -29,7 +29,7 @@ def check_state(state: str) -> None:
 
 
 class Confirmations:
-    """The settled_messages of one producer's messages, as its calls ask for them.
+    """What has become of one producer's messages, as its calls ask for it.
 
     Args:
         node: Whose messages they are.

@@ -38,12 +38,12 @@ def producer(consumers: int = 1, max_attempts: int = 5) -> OutgoingQueue:
     return end
 
 
-def dispatch(end: OutgoingQueue, holder: str = "a:1", messages: int = 1000, size: int = HUGE) -> tuple[int, int] | None:
-    """Send what `holder` should get next; return its sequences as (first, stop)."""
-    run = end.pick(holder, messages, size, HUGE)
+def dispatch(end: OutgoingQueue, peer: str = "a:1", messages: int = 1000, size: int = HUGE) -> tuple[int, int] | None:
+    """Send what `peer` should get next; return its sequences as (first, stop)."""
+    run = end.pick(peer, messages, size, HUGE)
     if run is None:
         return None
-    end.sent(holder, run)
+    end.sent(peer, run)
     end.check()
     return run.first, run.stop
 

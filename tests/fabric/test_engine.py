@@ -494,7 +494,7 @@ def test_a_text_that_no_frame_can_carry() -> None:
     delivery = consumer.take(pair.now)
     assert delivery is not None
     claim(delivery, 1, pair.now)
-    source = consumer._sources[delivery.holder]
+    source = consumer._sources[delivery.peer]
     source.nacks[delivery.stream] = [Nack(1, 2, 1, REJECTED, -1, "\udcff")]  # past all that cleans it
     pair.b.control.due.update(dict.fromkeys(pair.b.peers.by_peer.values()))
     pair.settle()

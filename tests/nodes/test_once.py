@@ -36,7 +36,7 @@ class Taker:
 def message(sequence: int, floor: int = 1, stream: str = STREAM) -> Message[int]:
     """A message that was sent when everything below `floor` was settled."""
     delivery = Delivery(
-        holder="a:1",
+        peer="a:1",
         sender="shop",
         stream=stream,
         queue="jobs",

@@ -40,7 +40,7 @@ class Consumer:
         self.claiming = False
         self.closed = False
         self.fenced: dict[str, float] = {}
-        """Holder of a producer -> since when its messages wait for nothing but an echo."""
+        """Peer of a producer -> since when its messages wait for nothing but an echo."""
 
     def wants(self) -> bool:
         return not self.closed and any(not taker.busy for taker in self.takers)
@@ -92,11 +92,11 @@ class Consumer:
 
     def _watch_fence(self, now: float, *, wanted: bool) -> None:
         """After a quiet time a message is handed out as soon as its producer has echoed one PING."""
-        for holder, source in self.end._sources.items():
-            since = self.fenced.pop(holder, now)
-            self.process.world.witness.waited_for_echo(self.process, holder, now - since)
+        for peer, source in self.end._sources.items():
+            since = self.fenced.pop(peer, now)
+            self.process.world.witness.waited_for_echo(self.process, peer, now - since)
             if wanted and source.attached and source.buffer and source.fence <= now:
-                self.fenced[holder] = since
+                self.fenced[peer] = since
 
     def _later(self, step: Callable[..., None], *args: Any, least: float = 0.0, most: float = 0.002) -> None:
         self.process.world.after(
@@ -159,7 +159,7 @@ class Consumer:
                 delivery.first + at,
                 body,
                 delivery.attempt,
-                process.holder,
+                process.peer,
                 self.lease,
                 world.now,
                 ledger=(process.role.disk, self.queue) if self.keeper is not None else None,
@@ -170,7 +170,7 @@ class Consumer:
         if "poison" in kinds and world.poison_left > 0:
             world.poison_left -= 1
             world.witness.count_death(process, runs[kinds.index("poison")])
-            world.log(f"{process.holder} dies of {runs[kinds.index('poison')].sequence}")
+            world.log(f"{process.peer} dies of {runs[kinds.index('poison')].sequence}")
             world.supervisor.end(process, "died")
             return
         slow = sum(world.random.uniform(0.2, 0.8) for kind in kinds if kind == "slow")
@@ -237,7 +237,7 @@ class Consumer:
         try:
             self.keeper.record([(delivery, low, high)])
         except SpoolError as error:
-            self.process.world.log(f"{self.process.holder} does not ack {delivery.first + low}: {error}")
+            self.process.world.log(f"{self.process.peer} does not ack {delivery.first + low}: {error}")
             return Verdict.NACK if high - low == 1 else Verdict.BATCH_FAILED, "unacked"
         except Killed:
             return Verdict.GIVE_BACK, "died"

@@ -38,9 +38,9 @@ class Judge:
                 return f"{role.node_id} is not there"
         for process in self.world.supervisor.living():
             if process.leaving:
-                return f"{process.holder} is leaving"
+                return f"{process.peer} is leaving"
             if process.disk is not None and (process.looking or process.disk.has_work):
-                return f"the disk of {process.holder} has work"
+                return f"the disk of {process.peer} has work"
             for producer in process.producers.values():
                 if not producer.all_stored:
                     return f"{producer.end.stream} is being stored"
@@ -48,7 +48,7 @@ class Judge:
                     return f"{producer.end.stream} has {producer.end.account()}"
             for consumer in process.consumers.values():
                 if not consumer.end.idle or any(taker.busy for taker in consumer.takers):
-                    return f"{consumer.queue} at {process.holder} holds {consumer.end.account()}"
+                    return f"{consumer.queue} at {process.peer} holds {consumer.end.account()}"
         if self.world.theme.topics and self.world.now < 100:
             return "updates are to come"
         return self._half_up()
@@ -58,17 +58,17 @@ class Judge:
             for b in self.world.supervisor.living():
                 if a is b:
                     continue
-                ours, theirs = a.engine.peers.by_peer.get(b.holder), b.engine.peers.by_peer.get(a.holder)
+                ours, theirs = a.engine.peers.by_peer.get(b.peer), b.engine.peers.by_peer.get(a.peer)
                 a_up, b_up = ours is not None and ours.up, theirs is not None and theirs.up
                 if a_up != b_up:
-                    return f"the link {a.holder} {b.holder} is half up"
+                    return f"the link {a.peer} {b.peer} is half up"
                 common = a.engine.interests
                 if not a_up and (
                     common.consumes & b.engine.interests.produces or common.produces & b.engine.interests.consumes
                 ):
-                    return f"{a.holder} and {b.holder} have no link"
+                    return f"{a.peer} and {b.peer} have no link"
                 if a_up and ours is not None and theirs is not None and ours.out_id != theirs.in_id:
-                    return f"{a.holder} and {b.holder} are on different lives of their link"
+                    return f"{a.peer} and {b.peer} are on different lives of their link"
         return ""
 
     def check(self) -> None:
@@ -142,7 +142,7 @@ class Judge:
         spool = Spool.open("/spool", files=after, random_bits=0, node_id="?", segment_bytes=SEGMENT_BYTES, unix_ms=0)
         for queue, store in process.stores.items():
             kept = [segment for segment in store._log._contents.segments if segment.messages]
-            assert len(kept) <= 1, f"segments of {queue} at {process.holder} are not trimmed"
+            assert len(kept) <= 1, f"segments of {queue} at {process.peer} are not trimmed"
             assert store.end is not None
             found = Store(spool, queue, role.fsync, 0)
             recovered = found.recovered()
@@ -153,7 +153,7 @@ class Judge:
             unsettled = (
                 backlog.recovered != backlog.damaged.total or damaged & self.record.accepted.keys() - self.record.unsure
             )
-            assert not unsettled, f"the disk of {process.holder} does not know that {queue} is settled"
+            assert not unsettled, f"the disk of {process.peer} does not know that {queue} is settled"
             on_disk, in_memory = found.letters(), store.end.letters()
             ids = {letter.id for letter in on_disk if self._key(letter) not in self.record.tended}
             assert ids == {letter.id for letter in in_memory if self._key(letter) not in self.record.tended}, (
@@ -191,40 +191,40 @@ class Judge:
         """
         stream, _, sequence = name.rpartition("/")
         node_id = stream.partition(":")[0]
-        holders = {whom for _, whom, _ in self.record.sends[stream, int(sequence)]}
-        died = {holder for _, what, holder in self.record.excuses if what in ("died", "vanished")}
-        return sum(holder in holders or holder.startswith(f"{node_id}:") for holder in died)
+        peers = {whom for _, whom, _ in self.record.sends[stream, int(sequence)]}
+        died = {peer for _, what, peer in self.record.excuses if what in ("died", "vanished")}
+        return sum(peer in peers or peer.startswith(f"{node_id}:") for peer in died)
 
     def _judge_consumer(self, process: Process, consumer: Consumer) -> None:
         end = consumer.end
         account = end.account()
-        assert account.buffered == account.started == 0, f"{consumer.queue} at {process.holder} holds: {account}"
-        for holder, source in end._sources.items():
+        assert account.buffered == account.started == 0, f"{consumer.queue} at {process.peer} holds: {account}"
+        for peer, source in end._sources.items():
             credit = source.credit
             if source.attached and not source.proven_gone:
-                assert credit.outstanding() == credit.unused(), f"credit of {holder} at {process.holder} is not back"
+                assert credit.outstanding() == credit.unused(), f"credit of {peer} at {process.peer} is not back"
 
     def _judge_order(self) -> None:
         """First deliveries are in order: of what was sent once, each consumer started a lower sequence first."""
-        for (stream, holder), sequences in self.record.starts.items():
+        for (stream, peer), sequences in self.record.starts.items():
             # What is too large for one consumer is put aside for another, and comes later.
             sent_once = [n for n in sequences if len(self.record.sends.get((stream, n), ())) == 1]
             once = [n for n in sent_once if len(self.record.accepted[stream, n]) < 19_000]
-            assert once == sorted(once), f"{holder} did not run {stream} in order: {once}"
+            assert once == sorted(once), f"{peer} did not run {stream} in order: {once}"
 
     def _judge_topics(self) -> None:
         """Whoever confirmed a subscription knows of every update since: delivered, or counted as missed."""
         for process in self.world.supervisor.living():
             for subscriber in process.engine.topics.subscribers.values():
-                for holder, tracks in subscriber._tracks.items():
-                    publisher = next((p for p in self.world.supervisor.living() if p.holder == holder), None)
+                for peer, tracks in subscriber._tracks.items():
+                    publisher = next((p for p in self.world.supervisor.living() if p.peer == peer), None)
                     if publisher is None:
                         continue
                     for topic, track in tracks.items():
                         last = publisher.engine.topics.publishers[topic].last
-                        assert track.seen == last, f"{process.holder} saw {topic} up to {track.seen} of {last}"
+                        assert track.seen == last, f"{process.peer} saw {topic} up to {track.seen} of {last}"
                         _, given = process.updated.get(track, (0, 0))
-                        text = f"{process.holder} was given {given} and missed {track.missed} of {topic}, in all {last}"
+                        text = f"{process.peer} was given {given} and missed {track.missed} of {topic}, in all {last}"
                         assert given + track.missed == last - track.baseline, text
         for publisher in self.world.supervisor.living():
             for end in publisher.engine.topics.publishers.values():
@@ -234,4 +234,4 @@ class Judge:
                     for pattern in process.engine.topics.subscribers
                     if matches(pattern, end.topic)
                 }
-                assert end.confirmed == wanted, f"{publisher.holder} {end.topic}: {end.confirmed} instead of {wanted}"
+                assert end.confirmed == wanted, f"{publisher.peer} {end.topic}: {end.confirmed} instead of {wanted}"

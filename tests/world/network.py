@@ -56,7 +56,7 @@ class Network:
         self.listeners: dict[str, Process] = {}
         self.outboxes: dict[str, Process] = {}
         self.blocked: dict[tuple[str, str], str] = {}
-        """(from holder, to holder) -> "stall" or "refuse"."""
+        """(from peer, to peer) -> "stall" or "refuse"."""
         self._endpoints = count(1)
 
     def _delay(self) -> float:
@@ -67,7 +67,7 @@ class Network:
 
     def _reach(self, a: Process, b: Process) -> str:
         """What becomes of a packet from `a` to `b`: "" if it arrives."""
-        return self.blocked.get((a.holder, b.holder), "")
+        return self.blocked.get((a.peer, b.peer), "")
 
     def _reach_both(self, a: Process, b: Process) -> str:
         return self._reach(a, b) or self._reach(b, a)
@@ -120,14 +120,14 @@ class Network:
         if target is not None and not target.silent and not self._reach(line.owner, target):
             at = self.world.now + self.random.choice((0.0, 0.01, 0.3))
             for _, frames in list(line.pipe)[:survivors]:
-                self.world.at(at, partial(target.receive, line.owner.holder, frames))
+                self.world.at(at, partial(target.receive, line.owner.peer, frames))
         line.pipe.clear()
 
     def _cut(self, line: Line) -> None:
         """The connection of `line` breaks; ZeroMQ tries once more by itself."""
         if not line.up:
             return
-        self.world.log(f"cut {line.owner.holder} -> {line.target.holder if line.target else '?'}")
+        self.world.log(f"cut {line.owner.peer} -> {line.target.peer if line.target else '?'}")
         self._lose_pipe(line)
         line.up = False
         line.owner.post(lambda now: line.owner.engine.handle_disconnected(line.wire, now))
@@ -160,7 +160,7 @@ class Network:
         if target is None or not line.up or target.silent or self._reach(line.owner, target):
             return
         while line.pipe and line.pipe[0][0] <= self.world.now:
-            target.receive(line.owner.holder, line.pipe.popleft()[1])
+            target.receive(line.owner.peer, line.pipe.popleft()[1])
 
     def probe(self, owner: Process, wire: int, endpoint: str) -> None:
         """Look who is there; the owner hears of the outcome."""

@@ -39,7 +39,7 @@ class Process:
         self.offset = world.random.uniform(0, 1000)
         self.options = role.options
         self.engine = WatchedEngine(world, address, "world", self.options, Random(world.random.random()), self.clock())
-        self.holder = f"{address.node_id}:{address.epoch}"
+        self.peer = f"{address.node_id}:{address.epoch}"
         self.alive = True
         self.left = False
         self.silent = False
@@ -58,7 +58,7 @@ class Process:
         """Topic of a publisher in one life, as one subscriber follows it -> the last sequence that it was given, and
         how many it was given."""
         self.echoes: dict[str, float] = {}
-        """Holder of a producer -> when we sent the newest frame that it echoed, by our clock."""
+        """Peer of a producer -> when we sent the newest frame that it echoed, by our clock."""
         self.left_at: dict[tuple[bytes, int], float] = {}
         """(link id, number) of a frame of ours -> when it left."""
         self.leaving = ""
@@ -69,7 +69,7 @@ class Process:
         self.disk: Disk | None = None
         self.keepers: dict[str, LedgerStore] = {}
         self.met: dict[str, float] = {}
-        """Holder -> when it first told this process what it has."""
+        """Peer -> when it first told this process what it has."""
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
@@ -121,7 +121,7 @@ class Process:
         try:
             timeout = self.disk.round(self.clock())
         except SpoolError as error:
-            self.world.log(f"{self.holder} {error}")
+            self.world.log(f"{self.peer} {error}")
             timeout = RETRY_AFTER
         except Killed:
             return
@@ -171,7 +171,7 @@ class Process:
         engine.check()
         events = engine.poll_events()
         for record in events.records:
-            world.log(f"{self.holder} {record.level}: {record.text}")
+            world.log(f"{self.peer} {record.level}: {record.text}")
         if not self.alive:
             return
         for end in events.changed:
@@ -253,8 +253,8 @@ class Process:
             if handed and (self.engine.settled() or self.world.now > self.leave_by):
                 self.clean = self.engine.settled()
                 if not self.clean:
-                    self.world.log(f"{self.holder} leaves with unsettled {self.engine.producers.unsettled()}")
-                    self.world.record.excuse("left unsettled", self.holder)
+                    self.world.log(f"{self.peer} leaves with unsettled {self.engine.producers.unsettled()}")
+                    self.world.record.excuse("left unsettled", self.peer)
                 self.leaving = "bye"
                 self.engine.say_bye(now)
             else:
@@ -262,7 +262,7 @@ class Process:
         elif self.engine.finished(now):
             self.flush(now)
             if self.engine.parting.closed_at <= now:
-                self.world.record.excuse("left without an answer", self.holder)
+                self.world.record.excuse("left without an answer", self.peer)
             if self.disk is None or self._shut(now):
                 self.world.supervisor.end(self, "left")
         else:
@@ -278,9 +278,9 @@ class Process:
         marks = {queue: store.end.marks() for queue, store in self.stores.items() if store.end is not None}
         lost = [key for producer in self.producers.values() for key in producer.volatile_unsettled()]
         assert len(lost) == sum(self.engine.producers.unsettled()), (
-            f"{self.holder} loses {lost}, more or less than it says"
+            f"{self.peer} loses {lost}, more or less than it says"
         )
-        assert not (lost and self.clean), f"{self.holder} takes {lost} for settled"
+        assert not (lost and self.clean), f"{self.peer} takes {lost} for settled"
         self.world.record.unsure.update(lost)
         self.engine.producers.leave()
         try:
@@ -288,7 +288,7 @@ class Process:
             disk.spool.close()
             role.marks = marks
         except SpoolError as error:
-            self.world.log(f"{self.holder} closes: {error}")
+            self.world.log(f"{self.peer} closes: {error}")
         except Killed:
             return False
         return True

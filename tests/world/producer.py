@@ -110,7 +110,7 @@ class Producer:
         try:
             count = self._keep(bodies) if volatile else self._append(bodies, None)[1]
         except (SpoolError, Killed) as error:
-            world.log(f"{self.process.holder} does not accept: {error}")
+            world.log(f"{self.process.peer} does not accept: {error}")
             return
         self.storing = True
         after = world.random.choice((0.0, 0.0, 0.0005, 0.003, 0.03))

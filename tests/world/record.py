@@ -21,13 +21,13 @@ class Run:
     sequence: int
     body: bytes
     attempt: int
-    holder: str
+    peer: str
     """The process that ran it."""
     lease: float
     start: float
     end: float = inf
     ledger: tuple[str, str] | None = None
-    """The disk and the queue of the ledger in which its holder writes."""
+    """The disk and the queue of the ledger in which its peer writes."""
     outcome: str = ""
     """"" while it runs; "died" if its process did; "unacked" if its ledger did not take it, or "kept" if it has it."""
 
@@ -48,28 +48,28 @@ class Record:
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
         """(when, to whom, by which process)"""
         self.starts: dict[tuple[str, str], list[int]] = {}
-        """(stream, holder) -> sequences in the order in which their first run began there."""
+        """(stream, peer) -> sequences in the order in which their first run began there."""
         self.excuses: list[tuple[float, str, str]] = []
-        """(when, what, holder): troubles that may excuse a second run of what the holder had."""
+        """(when, what, peer): troubles that may excuse a second run of what the peer had."""
         self.disturbed: dict[str, float] = {}
-        """Holder -> until when it was stopped, late, or cut off from somebody."""
+        """Peer -> until when it was stopped, late, or cut off from somebody."""
 
-    def disturb(self, holder: str, duration: float) -> None:
+    def disturb(self, peer: str, duration: float) -> None:
         """The process was stopped, late or cut off, or will be until `duration` from now."""
-        self.disturbed[holder] = max(self.disturbed.get(holder, 0.0), self.world.now + duration)
+        self.disturbed[peer] = max(self.disturbed.get(peer, 0.0), self.world.now + duration)
 
-    def calm_for(self, holder: str) -> float:
+    def calm_for(self, peer: str) -> float:
         """Seconds since the last disturbance of this process."""
-        return self.world.now - self.disturbed.get(holder, -inf)
+        return self.world.now - self.disturbed.get(peer, -inf)
 
-    def excuse(self, what: str, holder: str) -> None:
+    def excuse(self, what: str, peer: str) -> None:
         """From now on this may be why something runs again that the process had."""
-        self.excuses.append((self.world.now, what, holder))
-        self.world.log(f"excuse: {what} ({holder})")
+        self.excuses.append((self.world.now, what, peer))
+        self.world.log(f"excuse: {what} ({peer})")
 
-    def end_runs(self, holder: str) -> None:
+    def end_runs(self, peer: str) -> None:
         """What the process was running ends with it."""
         for runs in self.runs.values():
             for run in runs:
-                if run.holder == holder and run.end == inf:
+                if run.peer == peer and run.end == inf:
                     run.end, run.outcome = self.world.now, "died"

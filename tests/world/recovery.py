@@ -28,7 +28,7 @@ LEDGER_BYTES = 600
 def open_stores(process: Process, spool: Spool) -> None:
     """Go on with what the spool has, as a node does."""
     role, engine, now = process.role, process.engine, process.clock()
-    disk = Disk(spool, engine.producers, process.holder)
+    disk = Disk(spool, engine.producers, process.peer)
     disk.pump = Turnstile(process)  # type: ignore[assignment]
     for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
         disk.stores[queue] = Store(spool, queue, role.fsync, 0)
@@ -50,10 +50,10 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
     """What was promised and is neither processed nor a dead letter must be there."""
     record, node_id = process.world.record, process.address.node_id
     buried = {letter.id for letter in letters}
-    assert len(buried) == len(letters), f"{process.holder} has a dead letter twice"
+    assert len(buried) == len(letters), f"{process.peer} has a dead letter twice"
     eras: dict[str, Ranges] = {}
     for stream, first, stop in recovered.eras:
-        assert stream != f"{process.holder}:{queue}", f"{stream} is used again"
+        assert stream != f"{process.peer}:{queue}", f"{stream} is used again"
         assert eras.setdefault(stream, Ranges()).add(first, stop) == stop - first, f"{stream} is there twice"
     gone: dict[str, Ranges] = {}
     for stream, first, stop in recovered.settled:
@@ -68,11 +68,11 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
             continue
         done = any(run.outcome in PROCESSED for run in record.runs.get(key, ()))
         fine = done or f"{stream}/{sequence}" in buried or key in record.tended
-        assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.holder}"
+        assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.peer}"
     wanted = process.role.marks.pop(queue, None)
     if wanted is not None:
         now, then = ({(m.stream, m.start): m for m in marks.marks} for marks in (recovered.marks, wanted))
-        assert now == then, f"{process.holder} forgot what happened to its messages"
+        assert now == then, f"{process.peer} forgot what happened to its messages"
 
 
 def open_ledger(process: Process, drive: Drive, queue: str) -> LedgerStore:
@@ -83,7 +83,7 @@ def open_ledger(process: Process, drive: Drive, queue: str) -> LedgerStore:
     for stream, ranges in keeper.remembered.items():
         for key in ((stream, sequence) for start, stop in ranges for sequence in range(start, stop)):
             processed = any(run.ledger == ours for run in record.runs.get(key, ()) if run.outcome in PROCESSED)
-            assert processed, f"{process.holder} remembers {key}, which it never processed"
+            assert processed, f"{process.peer} remembers {key}, which it never processed"
     return keeper
 
 

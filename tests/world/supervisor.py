@@ -86,7 +86,7 @@ class Supervisor:
         process = Process(self.world, address, role)
         if like is not None and like.silent:
             # Who still waits for the last life may give this one up with it.
-            self.world.record.disturb(process.holder, 5.0)
+            self.world.record.disturb(process.peer, 5.0)
         if drive is not None:
             process.drive, drive.process_of = drive, process
             if spool is not None:
@@ -109,7 +109,7 @@ class Supervisor:
             process.look()
         self._introduce(process)
         shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks")}
-        self.world.log(f"start {process.holder} {shown}")
+        self.world.log(f"start {process.peer} {shown}")
 
     def _introduce(self, process: Process) -> None:
         """Discovery tells the two about each other, sooner or later, in some order."""
@@ -135,14 +135,14 @@ class Supervisor:
             if how == "vanished":
                 self.world.disks.lose_power(process.role)
             if how != "left":
-                record.unsure.update(key for key in record.volatile if key[0].startswith(f"{process.holder}:"))
+                record.unsure.update(key for key in record.volatile if key[0].startswith(f"{process.peer}:"))
             process.drive.let_go()
         process.left = how == "left"
         process.silent = how == "vanished"
-        self.world.log(f"{process.holder} {how}")
-        record.end_runs(process.holder)
+        self.world.log(f"{process.peer} {how}")
+        record.end_runs(process.peer)
         if how != "left" or process.disk is not None:
-            record.excuse(how, process.holder)
+            record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
             self.world.after(1.5, partial(self.world.witness.taken_over, process, self.world.now))
@@ -160,7 +160,7 @@ class Supervisor:
         if process is None:
             drive.let_go()
             return
-        self.world.log(f"{process.holder} is struck within {drive.platter.trace[-1:]}")
+        self.world.log(f"{process.peer} is struck within {drive.platter.trace[-1:]}")
         self.end(process, "vanished" if drive.with_power else "died")
         self.world.after(self.random.uniform(0.05, 3.0), partial(self.again, process, "kill"))
 

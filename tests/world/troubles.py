@@ -34,7 +34,7 @@ class Troubles:
         if len(living) < 2:
             return
         victim, other = self.random.sample(living, 2)
-        self.world.log(f"trouble: {kind} {victim.holder} {other.holder}")
+        self.world.log(f"trouble: {kind} {victim.peer} {other.peer}")
         spooled = [process for process in living if process.drive is not None]
         match kind:
             case "relapse":
@@ -66,17 +66,17 @@ class Troubles:
             case "late":
                 self._stop(victim, self.random.uniform(0.5, 1.8), stuck=True)
             case "stall" | "refuse" | "one-way":
-                pairs = [(victim.holder, other.holder)]
+                pairs = [(victim.peer, other.peer)]
                 if kind != "one-way":
-                    pairs.append((other.holder, victim.holder))
+                    pairs.append((other.peer, victim.peer))
                 self.world.network.block(pairs, "refuse" if kind == "refuse" else "stall")
                 if kind == "refuse":
-                    self.world.record.excuse("refused", victim.holder)
-                    self.world.record.excuse("refused", other.holder)
+                    self.world.record.excuse("refused", victim.peer)
+                    self.world.record.excuse("refused", other.peer)
                     self.world.network.cut_some(victim, other, everything=True)
                 duration = self.random.choice((0.2, 1.0, 3.0, 8.0))
-                self.world.record.disturb(victim.holder, duration)
-                self.world.record.disturb(other.holder, duration)
+                self.world.record.disturb(victim.peer, duration)
+                self.world.record.disturb(other.peer, duration)
                 self.world.after(duration, partial(self.world.network.heal, pairs))
 
     def _trouble_disk(self, kind: str, victim: Process) -> None:
@@ -120,11 +120,11 @@ class Troubles:
 
     def _unheard(self, victim: Process) -> None:
         """What it says reaches nobody any more, and then it dies."""
-        pairs = [(victim.holder, other.holder) for other in self.world.supervisor.living() if other is not victim]
+        pairs = [(victim.peer, other.peer) for other in self.world.supervisor.living() if other is not victim]
         self.world.network.block(pairs, "stall")
         duration = self.random.uniform(0.05, 1.0)
-        for holder in (victim.holder, *(other for _, other in pairs)):
-            self.world.record.disturb(holder, duration)
+        for peer in (victim.peer, *(other for _, other in pairs)):
+            self.world.record.disturb(peer, duration)
         self.world.after(duration, partial(self._relapse, victim.role, 0))
         self.world.after(duration, partial(self.world.network.heal, pairs))
 
@@ -134,7 +134,7 @@ class Troubles:
 
     def _stop(self, process: Process, duration: float, *, stuck: bool | None = None) -> None:
         if not process.stopped:
-            self.world.record.disturb(process.holder, duration)
+            self.world.record.disturb(process.peer, duration)
             process.stopped = True
             process.stuck = self.random.random() < 0.5 if stuck is None else stuck
             self.world.after(duration, partial(self._go_on, process))

@@ -43,55 +43,55 @@ class Witness:
         key = (run.stream, run.sequence)
         accepted = self.record.accepted.get(key)
         assert accepted == run.body, f"{key} is {run.body!r}, accepted was {accepted!r}"
-        producer = delivery.holder
-        if producer != process.holder and any(p.holder == producer for p in self.world.supervisor.living()):
+        producer = delivery.peer
+        if producer != process.peer and any(p.peer == producer for p in self.world.supervisor.living()):
             age = process.clock() - process.echoes.get(producer, -inf)
             gone = delivery.until == inf and any(
-                what == "refused" and holder in (producer, process.holder) for _, what, holder in self.record.excuses
+                what == "refused" and peer in (producer, process.peer) for _, what, peer in self.record.excuses
             )
-            assert age < FENCE + 1e-6 or gone, f"{process.holder} starts {key} {age:.2f} s after the last echo"
+            assert age < FENCE + 1e-6 or gone, f"{process.peer} starts {key} {age:.2f} s after the last echo"
         earlier = self.record.runs.setdefault(key, [])
         for other in earlier:
             self._excuse_second(key, other, run, process)
-        if not any(other.holder == run.holder for other in earlier):
-            self.record.starts.setdefault((run.stream, run.holder), []).append(run.sequence)
+        if not any(other.peer == run.peer for other in earlier):
+            self.record.starts.setdefault((run.stream, run.peer), []).append(run.sequence)
         earlier.append(run)
-        self.world.log(f"{process.holder} runs {key} attempt {run.attempt}")
+        self.world.log(f"{process.peer} runs {key} attempt {run.attempt}")
 
-    def waited_for_echo(self, process: Process, holder: str, waited: float) -> None:
+    def waited_for_echo(self, process: Process, peer: str, waited: float) -> None:
         """Messages were held back by the fence for so long, though somebody wanted them."""
-        calm = min(self.record.calm_for(process.holder), self.record.calm_for(holder))
-        living = any(p.holder == holder and p.alive and not p.leaving for p in self.world.supervisor.processes)
-        assert waited < 0.5 or calm < 12.0 or not living, f"{process.holder} waits {waited:.2f} s for {holder}"
+        calm = min(self.record.calm_for(process.peer), self.record.calm_for(peer))
+        living = any(p.peer == peer and p.alive and not p.leaving for p in self.world.supervisor.processes)
+        assert waited < 0.5 or calm < 12.0 or not living, f"{process.peer} waits {waited:.2f} s for {peer}"
 
     def updated(self, process: Process, batch: UpdateBatch) -> None:
         """Updates are handed to user code: each once, in the order of their publisher."""
         last, count = process.updated.get(batch.track, (batch.track.baseline, 0))
-        text = f"{process.holder} is given {batch.topic} {batch.first} of {batch.sender} after {last}"
+        text = f"{process.peer} is given {batch.topic} {batch.first} of {batch.sender} after {last}"
         assert batch.first > last, text
         process.updated[batch.track] = (batch.first + batch.count - 1, count + batch.count)
 
     def _excuse_second(self, key: tuple[str, int], first: Run, second: Run, process: Process) -> None:
         """A second run is allowed only for a reason, one at the same time only for a good one."""
-        holder = first.holder
+        peer = first.peer
         since = [(what, who) for when, what, who in self.record.excuses if when >= first.start - 30.0]
         lapsed = second.start - first.start >= first.lease and first.end - first.start >= first.lease
         verdicts = {(what, who) for what, who in since}
-        apart = ("given up", holder) in verdicts or ("backstop", holder) in verdicts
-        refused = any(what == "refused" and who in (holder, key[0].rpartition(":")[0]) for what, who in verdicts)
+        apart = ("given up", peer) in verdicts or ("backstop", peer) in verdicts
+        refused = any(what == "refused" and who in (peer, key[0].rpartition(":")[0]) for what, who in verdicts)
         if first.ledger is not None and first.ledger == second.ledger and not lapsed:
             self._judge_remembered(key, first, second)
         if self._producer_died(key, first, second):
             return
         if first.end > second.start:
-            assert lapsed or first.holder != second.holder, f"{key} runs twice in one process: {first} {second}"
+            assert lapsed or first.peer != second.peer, f"{key} runs twice in one process: {first} {second}"
             assert lapsed or apart or refused, f"{key} runs twice at one time: {first} {second}"
             return
-        if first.holder == second.holder and first.outcome == "ack":
+        if first.peer == second.peer and first.outcome == "ack":
             assert lapsed, f"{key} runs again where it was done: {first} {second}"
         gave = first.outcome in ("nack", "reject", "refuse", "give_back", "batch_failed", "unacked", "kept")
-        ended = any((what, holder) in verdicts for what in ("died", "vanished", "left unsettled"))
-        ended = ended or ("left without an answer", holder) in verdicts
+        ended = any((what, peer) in verdicts for what in ("died", "vanished", "left unsettled"))
+        ended = ended or ("left without an answer", peer) in verdicts
         assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
 
     def _judge_remembered(self, key: tuple[str, int], first: Run, second: Run) -> None:
@@ -102,7 +102,7 @@ class Witness:
         assert first.ledger is not None
         disk, producer = first.ledger[0], key[0].partition(":")[0]
         outages, powerless = self.world.disks.outages, self.world.disks.powerless
-        kept = first.outcome == "kept" and first.holder != second.holder and first.start > outages.get(disk, -inf)
+        kept = first.outcome == "kept" and first.peer != second.peer and first.start > outages.get(disk, -inf)
         forgot = first.start <= max(powerless.get(disk, -inf), powerless.get(producer, -inf))
         remembered = kept or (first.outcome == "ack" and not forgot)
         assert not remembered, f"{key} runs again though the ledger has it: {first} {second}"
@@ -117,20 +117,20 @@ class Witness:
             return True  # the disk may have forgotten what consumers may have forgotten since it did not
         older, newer = sorted((first, second), key=lambda run: self._sender(key, run).began_at)
         sender = self._sender(key, newer)
-        if self._sender(key, older) is sender or first.holder == second.holder:
+        if self._sender(key, older) is sender or first.peer == second.peer:
             return False
-        met_at = sender.met.get(older.holder, inf)
+        met_at = sender.met.get(older.peer, inf)
         sends = self.record.sends[key]
-        given = [(when, whom) for when, whom, by in sends if by == sender.holder and whom != older.holder]
-        sent_at = min(when for when, whom in given if whom == newer.holder)
+        given = [(when, whom) for when, whom, by in sends if by == sender.peer and whom != older.peer]
+        sent_at = min(when for when, whom in given if whom == newer.peer)
         # Once it is given to somebody, who returns later only lets go of what it has not started: a run there goes on,
-        # also beside those that follow if the new holder gives it back.
+        # also beside those that follow if the new peer gives it back.
         return met_at > sent_at or (met_at > min(given)[0] and older.end > sent_at)
 
     def _sender(self, key: tuple[str, int], run: Run) -> Process:
         """Which life of the producer sent the copy that was run."""
-        sent = [by for when, whom, by in self.record.sends[key] if whom == run.holder and when <= run.start]
-        return next(process for process in self.world.supervisor.processes if process.holder == sent[-1])
+        sent = [by for when, whom, by in self.record.sends[key] if whom == run.peer and when <= run.start]
+        return next(process for process in self.world.supervisor.processes if process.peer == sent[-1])
 
     def count_death(self, process: Process, run: Run) -> None:
         """A message that kills does so for some time: no longer than it takes to be sure, unless its producer dies."""
@@ -151,47 +151,47 @@ class Witness:
 
     def gave_up(self, engine: Engine, link: Link, *, proven: bool, died: bool) -> None:
         """An engine decided that a peer is gone."""
-        holder = link.holder
-        self.world.log(f"{engine.address.node_id} takes {holder} for gone, proven {proven}, died {died}")
+        peer = link.peer
+        self.world.log(f"{engine.address.node_id} takes {peer} for gone, proven {proven}, died {died}")
         if not proven and not engine.parting.is_parting(link):
-            self.record.excuse("given up", holder)
-        living = any(p.holder == holder and p.alive for p in self.world.supervisor.processes)
+            self.record.excuse("given up", peer)
+        living = any(p.peer == peer and p.alive for p in self.world.supervisor.processes)
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
         parted = engine.parting.is_parting(link)
         if living and not proven and not parted:
-            calm = min(self.record.calm_for(holder), self.record.calm_for(ours))
-            assert calm < 12.0, f"{ours} gives {holder} up without a reason"
+            calm = min(self.record.calm_for(peer), self.record.calm_for(ours))
+            assert calm < 12.0, f"{ours} gives {peer} up without a reason"
         if living and proven and died:
-            refused = any(w == "refused" and h in (holder, ours) for _, w, h in self.record.excuses)
-            assert refused, f"{engine.address.node_id} takes {holder} for dead, which lives"
+            refused = any(w == "refused" and h in (peer, ours) for _, w, h in self.record.excuses)
+            assert refused, f"{engine.address.node_id} takes {peer} for dead, which lives"
 
-    def sent(self, engine: Engine, stream: str, sequences: range, attempt: int, holder: str) -> None:
+    def sent(self, engine: Engine, stream: str, sequences: range, attempt: int, peer: str) -> None:
         """A DATA frame was made."""
-        self.world.log(f"{stream} sends {sequences} attempt {attempt} to {holder}")
+        self.world.log(f"{stream} sends {sequences} attempt {attempt} to {peer}")
         by = f"{engine.address.node_id}:{engine.address.epoch}"
         if by != stream.rpartition(":")[0]:
-            sender = next(process for process in self.world.supervisor.processes if process.holder == by)
+            sender = next(process for process in self.world.supervisor.processes if process.peer == by)
             assert self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} waits for nobody"
         for sequence in sequences:
             assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"
             )
-            self.record.sends.setdefault((stream, sequence), []).append((self.world.now, holder, by))
+            self.record.sends.setdefault((stream, sequence), []).append((self.world.now, peer, by))
 
     def taken_over(self, dead: Process, since: float) -> None:
         """What a process held goes to others within a second or so after its death."""
         for process in self.world.supervisor.living():
-            if self.record.calm_for(process.holder) > self.world.now - since + 0.5 and not process.leaving:
+            if self.record.calm_for(process.peer) > self.world.now - since + 0.5 and not process.leaving:
                 for producer in process.producers.values():
-                    held = producer.end.held_by(dead.holder)
-                    assert not held, f"{process.holder} leaves {held} messages with {dead.holder}, which is dead"
+                    held = producer.end.held_by(dead.peer)
+                    assert not held, f"{process.peer} leaves {held} messages with {dead.peer}, which is dead"
 
-    def met(self, engine: Engine, holder: str) -> None:
-        """`holder` told this engine what it has."""
+    def met(self, engine: Engine, peer: str) -> None:
+        """`peer` told this engine what it has."""
         ours = f"{engine.address.node_id}:{engine.address.epoch}"
         for process in self.world.supervisor.processes:
-            if process.holder == ours:
-                process.met.setdefault(holder, self.world.now)
+            if process.peer == ours:
+                process.met.setdefault(peer, self.world.now)
 
 
 class Listening(Machine):
@@ -203,7 +203,7 @@ class Listening(Machine):
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         if first:
-            self._engine.world.witness.met(self._engine, link.holder)
+            self._engine.world.witness.met(self._engine, link.peer)
 
 
 class WatchedEngine(Engine):
@@ -232,10 +232,10 @@ class WatchedEngine(Engine):
 
     def _look_at(self, link: Link, now: float) -> None:
         hung = link.belief is Belief.HUNG
-        before = self._held_by(link.holder)
+        before = self._held_by(link.peer)
         super()._look_at(link, now)
-        if hung and self._held_by(link.holder) < before:
-            self.world.record.excuse("backstop", link.holder)
+        if hung and self._held_by(link.peer) < before:
+            self.world.record.excuse("backstop", link.peer)
 
-    def _held_by(self, holder: str) -> int:
-        return sum(end.held_by(holder) for end in self.producers.by_queue.values())
+    def _held_by(self, peer: str) -> int:
+        return sum(end.held_by(peer) for end in self.producers.by_queue.values())

@@ -41,9 +41,9 @@ def spooled(
     return end
 
 
-def consume(end: DurableQueue, holder: str, node_id: str) -> None:
-    """`holder` consumes; if it is this node, the cursor says so."""
-    end.set_consumer(holder, node_id, consumes=True)
+def consume(end: DurableQueue, peer: str, node_id: str) -> None:
+    """`peer` consumes; if it is this node, the cursor says so."""
+    end.set_consumer(peer, node_id, consumes=True)
     changed, states_changed = end.backlog.changed, end.backlog.states_changed
     end.backlog.cursor_stored(end.safe_floor, end.take_news())
     end.backlog.changed, end.backlog.states_changed = changed, states_changed
@@ -193,7 +193,7 @@ def test_a_refusal_while_others_are_waited_for() -> None:
 
 
 def test_what_is_held_and_not_read_yet() -> None:
-    """It is in flight at its holder once it is read; what was done there is never read into memory."""
+    """It is in flight at its peer once it is read; what was done there is never read into memory."""
     end = spooled(eras=[(OLD, 1, 7)])
     end.acked("a:1", 1, 3)
     assert not end.reconcile("a:1", Ranges([(3, 5)]))

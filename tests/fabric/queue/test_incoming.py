@@ -173,13 +173,13 @@ def test_producers_take_turns() -> None:
     end = consumer()
     end.meet("q:1")
     end.fence("q:1", 1000.0)
-    for holder, stream in (("p:1", STREAM), ("q:1", "q:1:jobs")):
+    for peer, stream in (("p:1", STREAM), ("q:1", "q:1:jobs")):
         for first in (1, 2, 3):
             header = data(first, 1, first)
             header.stream, header.sent_bytes = stream, first * 300_000
-            end._sources[holder].credit.granted_messages = HUGE
-            end.receive(holder, "", header, body_of(first, 1), 1000.0)
-    assert [take(end).holder for _ in range(6)] == ["p:1", "q:1"] * 3
+            end._sources[peer].credit.granted_messages = HUGE
+            end.receive(peer, "", header, body_of(first, 1), 1000.0)
+    assert [take(end).peer for _ in range(6)] == ["p:1", "q:1"] * 3
 
 
 def test_a_body_that_is_no_batch() -> None:

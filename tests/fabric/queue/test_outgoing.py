@@ -89,7 +89,7 @@ def test_the_only_consumer_gets_its_failure_again() -> None:
 
 
 def test_nacks_of_an_earlier_attempt_say_nothing() -> None:
-    """Only the present holder with the present attempt may give a message back."""
+    """Only the present peer with the present attempt may give a message back."""
     end = producer()
     end.accept(bodies(1), 0)
     dispatch(end)

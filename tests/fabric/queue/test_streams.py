@@ -78,10 +78,10 @@ def test_an_open_link_is_told_with_the_next_ack() -> None:
 def test_a_producer_that_came_back_is_told_of_its_earlier_life() -> None:
     """Streams of one node id belong together, whatever its epoch is now; other nodes hear nothing."""
     end = restarted((1, 3))
-    for holder, done in (("q:1", []), ("p:2", [StreamRanges(STREAM, [1, 3])])):
-        end.attach(holder)
-        end.meet(holder)
-        assert end.possession(holder) == ([], done)
+    for peer, done in (("q:1", []), ("p:2", [StreamRanges(STREAM, [1, 3])])):
+        end.attach(peer)
+        end.meet(peer)
+        assert end.possession(peer) == ([], done)
     end.check()
 
 

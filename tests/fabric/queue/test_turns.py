@@ -7,16 +7,16 @@ from peerfabric.queue.sources import Source, Turns
 from peerfabric.wire.frames import RAW
 
 
-def source(holder: str, *costs: int) -> Source:
+def source(peer: str, *costs: int) -> Source:
     """A producer of which a delivery of each of these costs is buffered."""
-    made = Source(holder)
+    made = Source(peer)
     made.fence = 10.0
     for first, cost in enumerate(costs, 1):
         made.buffer.append(
             Delivery(
-                holder=holder,
+                peer=peer,
                 sender="",
-                stream=f"{holder}:jobs",
+                stream=f"{peer}:jobs",
                 queue="jobs",
                 first=first,
                 count=1,
@@ -36,7 +36,7 @@ def taken(turns: Turns, count: int, now: float = 0.0) -> list[str | None]:
     for _ in range(count):
         delivery = turns.take(now)
         turns.check()
-        found.append(delivery.holder if delivery is not None else None)
+        found.append(delivery.peer if delivery is not None else None)
     return found
 
 

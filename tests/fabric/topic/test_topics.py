@@ -120,7 +120,7 @@ def test_only_our_own_marker_counts() -> None:
         pair.b.topics.receive([b"news\0", encode_frame(marker)], pair.now)
         assert (link in pair.b.interests._again) is answered
         pair.settle(1.0)
-    assert subscriber.confirmed == {link.holder, "b:7340032"}
+    assert subscriber.confirmed == {link.peer, "b:7340032"}
 
 
 def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:

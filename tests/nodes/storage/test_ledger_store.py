@@ -23,7 +23,7 @@ STREAM = "n:1:orders"
 
 def delivery() -> Delivery:
     return Delivery(
-        holder="n:1",
+        peer="n:1",
         sender="n",
         stream=STREAM,
         queue="orders",
