@@ -95,19 +95,19 @@ class Engine:
     """
 
     def __init__(self, address: Address, fabric: str, options: Options, random: Random, now: float) -> None:
-        self.peers = Links(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
-        self.control = Control(self.peers.due)
+        self.links = Links(address, fabric, options.message_bytes_max + 1024, options.peers_max, random)
+        self.control = Control(self.links.due)
         self.records = LogRecords()
         self.health = Health(self.records, now)
         self.changed: set[End] = set()
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
-        self.interests = Interests(self.peers, self.control, self.machines, self._part_idle)
-        self.producers = Sender(address, self.peers, self.control, self.records, random, self.changed)
-        self.consumers = Receiver(options, self.peers, self.control, self.records, self.changed)
-        self.topics = Topics(address, self.peers, self.changed, self.interests.tell_again)
-        self.parting = Parting(self.peers, self.control, self.interests.is_useful, self._apply)
-        self.pings = Pings(self.peers, self.control, self.machines, self.producers.ping_contents, random)
+        self.interests = Interests(self.links, self.control, self.machines, self._part_idle)
+        self.producers = Sender(address, self.links, self.control, self.records, random, self.changed)
+        self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
+        self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
+        self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
+        self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
         self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
@@ -120,7 +120,7 @@ class Engine:
     @property
     def address(self) -> Address:
         """Who this node is and where its sockets listen now."""
-        return self.peers.address
+        return self.links.address
 
     # The ends that users hold
 
@@ -188,41 +188,41 @@ class Engine:
 
     def handle_discovered(self, address: Address, now: float) -> None:
         """Discovery proposes an address."""
-        self._apply(self.peers.discovered(address, now), now)
+        self._apply(self.links.discovered(address, now), now)
 
     def handle_moved(self, address: Address) -> None:
         """The sockets of this node listen elsewhere from now on."""
-        self.peers.moved(address)
+        self.links.moved(address)
 
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""
-        self.peers.candidate(endpoint, now)
+        self.links.candidate(endpoint, now)
 
     def handle_lost(self, node_id: str) -> None:
         """Discovery does not see the node any more."""
-        self.peers.lost(node_id)
+        self.links.lost(node_id)
 
     def handle_connected(self, wire: int, now: float) -> None:
         """The socket of `wire` has a connection."""
-        self.peers.connected(wire, now)
+        self.links.connected(wire, now)
 
     def handle_disconnected(self, wire: int, now: float) -> None:
         """The socket of `wire` has lost its connection."""
         self.control.unblock(wire)
-        self._apply(self.peers.disconnected(wire, now), now)
+        self._apply(self.links.disconnected(wire, now), now)
 
     def handle_refused(self, wire: int, now: float) -> None:
         """Nobody listens where `wire` was to lead."""
-        self._apply(self.peers.refused(wire, now), now)
+        self._apply(self.links.refused(wire, now), now)
 
     def handle_probed(self, wire: int, outcome: Outcome, now: float) -> None:
         """A probe of the inbox behind `wire` has found something."""
-        self._apply(self.peers.probed(wire, outcome, now), now)
+        self._apply(self.links.probed(wire, outcome, now), now)
 
     def handle_writable(self, wire: int) -> None:
         """The socket of `wire` takes frames again."""
         self.control.unblock(wire)
-        link = self.peers.links.get(wire)
+        link = self.links.by_wire.get(wire)
         if link is not None:
             self.control.note(link)
 
@@ -231,7 +231,7 @@ class Engine:
         try:
             frame = decode_frame(bytes(frames[0]))
         except ForeignHello as foreign:
-            self.peers.refuse(foreign.address, OTHER_VERSION, now)
+            self.links.refuse(foreign.address, OTHER_VERSION, now)
             self.records.once(
                 f"version {foreign.address.node_id}",
                 "warning",
@@ -239,25 +239,25 @@ class Engine:
             )
             return
         except UnknownKind:
-            self.peers.count("frames of unknown kind")
+            self.links.count("frames of unknown kind")
             return
         except BadFrame:
-            self.peers.count("bad frames")
+            self.links.count("bad frames")
             return
         if isinstance(frame, Hello):
-            self._apply(self.peers.receive_hello(frame, now), now)
+            self._apply(self.links.receive_hello(frame, now), now)
             return
         if isinstance(frame, Bye) and frame.link == bytes(8):
-            self._apply(self.peers.refused_by(frame.node_id, now), now)
+            self._apply(self.links.refused_by(frame.node_id, now), now)
             self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
             return
-        link = self.peers.by_id.get(frame.link)
+        link = self.links.by_id.get(frame.link)
         if link is None:
-            self.peers.stray(frame.link, now)
+            self.links.stray(frame.link, now)
             return
         body = frames[1] if len(frames) > 1 else b""
         if not link.accept(frame.number, frame.echo, len(frames[0]) + len(body), now):
-            self._apply(self.peers.broken(link, now), now)
+            self._apply(self.links.broken(link, now), now)
             return
         if frame.echo > link.echoed:
             delivered = link.take_echo(frame.echo, now)
@@ -271,9 +271,9 @@ class Engine:
             for handler in self._handlers[type(frame)]:
                 handler(link, frame, body, now)
         except BadFrame as error:
-            self.peers.count("bad frames")
+            self.links.count("bad frames")
             self.records.add("warning", f"a frame of {link.name} cannot be read ({error}); link renewed")
-            self._apply(self.peers.broken(link, now), now)
+            self._apply(self.links.broken(link, now), now)
 
     def handle_published(self, frames: Sequence[bytes | memoryview], now: float) -> None:
         """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
@@ -326,7 +326,7 @@ class Engine:
         if late > LATE:
             self.health.excuse(late)
             self._look_at_links(now, late)
-        elif self.peers.deadlines.first <= now:
+        elif self.links.deadlines.first <= now:
             self._look_at_links(now, 0.0)
         for machine in self.machines:
             if machine.deadlines.first <= now:
@@ -335,15 +335,15 @@ class Engine:
             self._look_after(now)
 
     def _look_at_links(self, now: float, late: float) -> None:
-        self._apply(self.peers.handle_timeout(now, late), now)
-        for link in self.peers.looked_at:
+        self._apply(self.links.handle_timeout(now, late), now)
+        for link in self.links.looked_at:
             self._look_at(link, now)
 
     def _look_at(self, link: Link, now: float) -> None:
         if link.belief is Belief.HUNG:
             for machine in self.machines:
                 machine.peer_hung(link, now)
-            self.peers.look(link, now + LOOK_AT_HUNG_EVERY)
+            self.links.look(link, now + LOOK_AT_HUNG_EVERY)
         if link.up:
             self.pings.look_at(link, now)
 
@@ -353,11 +353,11 @@ class Engine:
             self.health.look_at = inf
             return
         found = [finding for machine in self.machines for finding in machine.findings(now)]
-        self.health.look([*found, *self.peers.findings()], now)
+        self.health.look([*found, *self.links.findings()], now)
 
     def poll_timeout(self) -> float:
         """When `handle_timeout` or `transmit` has something to do; inf: nothing is being waited for."""
-        at = -inf if self.peers.hello_due else min(self.health.look_at, self.peers.deadlines.first)
+        at = -inf if self.links.hello_due else min(self.health.look_at, self.links.deadlines.first)
         for machine in self.machines:
             at = min(at, machine.deadlines.first)
         self._expected = at
@@ -367,13 +367,13 @@ class Engine:
 
     def transmit(self, send: Send, now: float) -> None:
         """Send everything that there is to send now."""
-        consumers, producers, peers, control = self.consumers, self.producers, self.peers, self.control
+        consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
-            if peers.hello_due or peers.rejections.wires:
+            if links.hello_due or links.rejections.wires:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
@@ -389,21 +389,21 @@ class Engine:
             if wire == OURSELVES:
                 self._loop.append(frames)
             elif not send(wire, frames):
-                self.control.refuse(self.peers.links[wire], frames)
+                self.control.refuse(self.links.by_wire[wire], frames)
 
     def _transmit_hellos(self, send: Send, now: float) -> None:
-        for link, frames in self.peers.hello_frames(now):
+        for link, frames in self.links.hello_frames(now):
             to = self._to_ourselves if link.wire == OURSELVES else send
             if not to(link.wire, frames) and link.up:
                 self.control.refuse(link, frames)
-        for wire, frames in self.peers.rejections.frames():
+        for wire, frames in self.links.rejections.frames():
             if send(wire, frames):
-                self.peers.rejection_sent(wire, now)
+                self.links.rejection_sent(wire, now)
 
     def _transmit_control(self, send: Send, now: float) -> None:
         control = self.control
         for link in control.take_due():
-            if link.wire not in self.peers.links:
+            if link.wire not in self.links.by_wire:
                 continue
             to = self._to_ourselves if link.wire == OURSELVES else send
             if link.refused is not None or link.outbound:
@@ -424,15 +424,15 @@ class Engine:
 
     def poll_commands(self) -> list[Command]:
         """What the driver shall do with its sockets, in order."""
-        return self.peers.poll_commands()
+        return self.links.poll_commands()
 
     def poll_events(self) -> Events:
         """What is for users, discovery and the log."""
-        if not (self.changed or self.records.lines or self.peers.learned or self._met):
+        if not (self.changed or self.records.lines or self.links.learned or self._met):
             return NOTHING
         changed = list(self.changed)
         self.changed.clear()
-        learned, self.peers.learned = self.peers.learned, []
+        learned, self.links.learned = self.links.learned, []
         met, self._met = self._met, []
         return Events(changed, self.records.take() if self.records.lines else (), learned, met)
 
@@ -475,16 +475,16 @@ class Engine:
             consumers=tuple(consumer.account() for consumer in self.consumers.by_queue.values()),
             publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
             subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
-            peers=sum(1 for link in self.peers.links.values() if link.up and link.wire != OURSELVES),
-            counters=dict(self.peers.counters),
+            peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
+            counters=dict(self.links.counters),
         )
 
     def view(self) -> list[PeerView]:
-        return self.peers.view()
+        return self.links.view()
 
     def check(self) -> None:
         """Assert the invariants of every machine, and those between them."""
-        self.peers.check()
+        self.links.check()
         for machine in self.machines:
             machine.check()
 

@@ -77,9 +77,9 @@ class Membership:
         sample = [_address(a) for a in exchange.sample(exclude=(self._address.node_id,))]
         with self._pump.lock:
             if newcomers:
-                self._engine.peers.introduce(sample, clock())
+                self._engine.links.introduce(sample, clock())
             else:
-                self._engine.peers.sample = sample
+                self._engine.links.sample = sample
 
     def _found(self, announcement: Announcement) -> None:
         with self._pump.lock:

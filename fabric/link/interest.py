@@ -80,7 +80,7 @@ class Interests(Machine):
         """Every link must be told again."""
         self.version += 1
         self._gather(now)
-        if OURSELVES not in self._links.links and not self.consumes.isdisjoint(self.produces):
+        if OURSELVES not in self._links.by_wire and not self.consumes.isdisjoint(self.produces):
             self._links.ourselves(now)
 
     def tell_again(self, link: Link, now: float) -> None:

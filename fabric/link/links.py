@@ -64,7 +64,7 @@ class Links:
     def __init__(self, address: Address, fabric: str, frame_bytes_max: int, peers_max: int, random: Random) -> None:
         self.address, self.fabric = address, fabric
         self.frame_bytes_max, self.peers_max = frame_bytes_max, peers_max
-        self.links: dict[int, Link] = {}
+        self.by_wire: dict[int, Link] = {}
         self.by_peer: dict[str, Link] = {}
         self.counters: dict[str, int] = {}
         self.sample: list[Address] = []
@@ -135,7 +135,7 @@ class Links:
     def moved(self, address: Address) -> None:
         """This node listens elsewhere from now on: tell everybody whom we reach."""
         self.address = address
-        self.hello_due |= {link: None for link in self.links.values() if link.connected and link.wire != OURSELVES}
+        self.hello_due |= {link: None for link in self.by_wire.values() if link.connected and link.wire != OURSELVES}
 
     def candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`; who, its hello will tell."""
@@ -172,7 +172,7 @@ class Links:
         if not endpoints:
             self.count("addresses out of reach")
             return None
-        if len(self.links) >= self.peers_max:
+        if len(self.by_wire) >= self.peers_max:
             self.count("peers over the limit")
             return None
         link = self._new_link(now, address)
@@ -187,7 +187,7 @@ class Links:
         self._half += 1
         link = Link(self._next_wire, self._half, now, address, self.due)
         self._next_wire += 1
-        self.links[link.wire] = link
+        self.by_wire[link.wire] = link
         self.look(link, now + CANDIDATE_PATIENCE)
         self._halves[link.mine] = link
         return link
@@ -199,13 +199,13 @@ class Links:
 
     def ourselves(self, now: float) -> None:
         """Open the link to this node itself; the driver's frames on its wire never leave the process."""
-        if OURSELVES in self.links:
+        if OURSELVES in self.by_wire:
             return
         self._half += 1
         link = Link(OURSELVES, self._half, now, self.address, self.due)
         link.connected = True
         link.plan_hello(now)
-        self.links[OURSELVES] = link
+        self.by_wire[OURSELVES] = link
         self._by_node[self.address.node_id] = link
         self.by_peer[link.peer] = link
         self._halves[link.mine] = link
@@ -217,7 +217,7 @@ class Links:
         """The PUSH of `wire` has a connection."""
         if wire in self.rejections:
             return
-        link = self.links.get(wire)
+        link = self.by_wire.get(wire)
         if link is not None:
             link.connected, link.dialling = True, False
             link.plan_hello(now)
@@ -225,7 +225,7 @@ class Links:
 
     def disconnected(self, wire: int, now: float) -> list[Change]:
         """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
-        link = self.links.get(wire)
+        link = self.by_wire.get(wire)
         if link is None:
             return []
         was_up = link.up
@@ -237,7 +237,7 @@ class Links:
 
     def refused(self, wire: int, now: float) -> list[Change]:
         """Nobody listens at the endpoint of `wire`."""
-        link = self.links.get(wire)
+        link = self.by_wire.get(wire)
         if link is None or wire in self.rejections:
             self._end_rejection(wire)
             return []
@@ -267,7 +267,7 @@ class Links:
 
     def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
         """A probe of the inbox behind `wire` has found something."""
-        link = self.links.get(wire)
+        link = self.by_wire.get(wire)
         if link is None:
             return []
         verdict = link.probed(outcome, now)
@@ -285,7 +285,7 @@ class Links:
         due, self.hello_due = self.hello_due, {}
         frames = []
         for link in due:
-            if link.wire not in self.links or not link.connected or link.wire in self.rejections:
+            if link.wire not in self.by_wire or not link.connected or link.wire in self.rejections:
                 continue
             if link.refused is not None:
                 link.plan_hello(now + HELLO_FIRST)  # the one frame that is kept for this wire goes first
@@ -340,7 +340,7 @@ class Links:
         if link is None:
             if self.closing:
                 return changes
-            if len(self.links) >= self.peers_max:
+            if len(self.by_wire) >= self.peers_max:
                 self.refuse(theirs, TOO_MANY_PEERS, now)
                 return changes
             link = self._dial_peer(theirs, now)
@@ -371,7 +371,7 @@ class Links:
         return changes
 
     def _hello_from_ourselves(self, hello: Hello, now: float) -> list[Change]:
-        link = self.links.get(OURSELVES)
+        link = self.by_wire.get(OURSELVES)
         if link is not None and hello.mine == link.mine:
             _, came_up, wanted = link.receive_hello(hello, now)
             if came_up:
@@ -389,9 +389,9 @@ class Links:
     def _candidate_for(self, hello: Hello) -> Link | None:
         """The wire of a static peer that turns out to lead to the node of this hello."""
         by_half = self._halves.get(hello.yours) if hello.yours else None
-        if by_half is not None and by_half.address is None and by_half.wire in self.links:
+        if by_half is not None and by_half.address is None and by_half.wire in self.by_wire:
             return by_half
-        return next((k for k in self.links.values() if k.address is None and k.endpoint in hello.address.inbox), None)
+        return next((k for k in self.by_wire.values() if k.address is None and k.endpoint in hello.address.inbox), None)
 
     def _bind(self, link: Link, address: Address) -> Link:
         link.meet(address)
@@ -405,7 +405,7 @@ class Links:
     def _replaced(self, theirs: Address, now: float) -> list[Change]:
         """Another node answers at the endpoint of a peer: that peer has gone from there."""
         changes: list[Change] = []
-        for link in list(self.links.values()):
+        for link in list(self.by_wire.values()):
             other = link.address is not None and link.node_id != theirs.node_id and link.wire != OURSELVES
             if other and not link.up and link.endpoint in theirs.inbox:
                 changes += self._part(link, now, proven=True, died=True)
@@ -466,7 +466,7 @@ class Links:
         self._halves[link.mine] = link
         self.look(link, now)
         if len(self._halves) > 4 * self.peers_max:
-            self._halves = {k.mine: k for k in self.links.values()}
+            self._halves = {k.mine: k for k in self.by_wire.values()}
 
     # Time
 
@@ -474,7 +474,7 @@ class Links:
         """Act on what has come due; `late` seconds of our own delay are not held against others."""
         changes: list[Change] = []
         if late:
-            for link in self.links.values():
+            for link in self.by_wire.values():
                 link.excuse(late, now)
         due = self.deadlines.take_due(now)
         self.looked_at = [link for link in due if link is not None]
@@ -490,7 +490,7 @@ class Links:
         self._wake_at(self.rejections.deadline())
         if self._introduce_at <= now:
             self._introduce_at = inf
-            for link in self.links.values():
+            for link in self.by_wire.values():
                 if link.up and link.wire != OURSELVES:
                     self.hello_due[link] = None
         self._wake_at(self._introduce_at)
@@ -503,7 +503,7 @@ class Links:
 
     def look(self, link: Link, at: float) -> None:
         """Look at `link` no later than `at`."""
-        if link.wire in self.links:
+        if link.wire in self.by_wire:
             self.deadlines.put(link, at)
 
     def _look_at(self, link: Link, now: float) -> list[Change]:
@@ -618,7 +618,7 @@ class Links:
 
     def _drop(self, link: Link) -> None:
         """Close the wire and forget the link altogether."""
-        if self.links.pop(link.wire, None) is None:
+        if self.by_wire.pop(link.wire, None) is None:
             return
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
@@ -669,9 +669,9 @@ class Links:
 
     def check(self) -> None:
         """Assert that the tables agree and every link holds its invariants."""
-        for link in self.links.values():
+        for link in self.by_wire.values():
             link.check()
             assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
         for node_id, link in self._by_node.items():
-            assert link.wire in self.links, "a peer without a wire"
+            assert link.wire in self.by_wire, "a peer without a wire"
             assert link.node_id == node_id, "a peer under another name"

@@ -87,7 +87,7 @@ class Parting(Machine):
         return now >= self.closed_at or not self._waited_for()
 
     def _waited_for(self) -> list[Link]:
-        links = self._links.links.values()
+        links = self._links.by_wire.values()
         return [link for link in links if link.up and link.wire != OURSELVES and link not in self._heard]
 
     def is_parting(self, link: Link) -> bool:

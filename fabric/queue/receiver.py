@@ -43,18 +43,18 @@ class Receiver(Machine):
 
     Args:
         options: How much may be buffered, and how far ahead.
-        peers: Its links.
+        links: Its links.
         control: Told of links that have something to say.
         records: Where lapsed leases and messages of another type are reported.
         changed: Takes the ends whose users may have something to go on with.
     """
 
     def __init__(
-        self, options: Options, peers: Links, control: Control, records: LogRecords, changed: set[Any]
+        self, options: Options, links: Links, control: Control, records: LogRecords, changed: set[Any]
     ) -> None:
         super().__init__()
         self.by_queue: dict[str, IncomingQueue] = {}
-        self._options, self._peers, self._control, self._records = options, peers, control, records
+        self._options, self._links, self._control, self._records = options, links, control, records
         self._changed = changed
         self.arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
@@ -81,7 +81,7 @@ class Receiver(Machine):
         for stream in remembered or ():
             self._meets(end, stream)
         for peer in self._produce.told_by(queue):
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             if link is not None:
                 self._meet(end, link)
         self.deadlines.put(end, -inf)
@@ -121,7 +121,7 @@ class Receiver(Machine):
         self._watched[end] = None
         self.deadlines.put(end, end.deadline(now))
         for peer, urgent in end.news():
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             if link is None:
                 continue
             self._news.setdefault(peer, {})[end] = None
@@ -130,7 +130,7 @@ class Receiver(Machine):
                 self._control.note(link)
             elif link.echo_at == inf:
                 # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
-                self._peers.echo_soon(link, now)
+                self._links.echo_soon(link, now)
         for stream, sequence in end.lapsed:
             self._records.add(
                 "warning",
@@ -164,7 +164,7 @@ class Receiver(Machine):
         if link.echo_at <= now:
             self._control.note(link)
         else:
-            self._peers.look(link, link.echo_at)
+            self._links.look(link, link.echo_at)
         end = self.by_queue.get(data.queue)
         if end is None or end.closed:
             nack = Nack(data.first, stop, data.attempt, NO_INTEREST)

@@ -56,7 +56,7 @@ class Sender(Machine):
 
     Args:
         address: Who this node is.
-        peers: Its links.
+        links: Its links.
         control: Told of links that have something to say.
         records: Where it is told that messages are given up, and that the list of dead letters is full.
         random: Source of jitter.
@@ -66,7 +66,7 @@ class Sender(Machine):
     def __init__(
         self,
         address: Address,
-        peers: Links,
+        links: Links,
         control: Control,
         records: LogRecords,
         random: Random,
@@ -77,7 +77,7 @@ class Sender(Machine):
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._own_peer = f"{address.node_id}:{address.epoch}"
-        self._peers, self._control, self._records, self._random = peers, control, records, random
+        self._links, self._control, self._records, self._random = links, control, records, random
         self._changed = changed
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
@@ -119,7 +119,7 @@ class Sender(Machine):
         self.by_queue[queue] = end
         self._touch(end)
         for peer in self._consume.told_by(queue):
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             if link is not None:
                 self._set_consumer(end, link, consumes=True)
         return end
@@ -149,7 +149,7 @@ class Sender(Machine):
     def _tell_waiting(self, end: OutgoingQueue, but: Container[str] = ()) -> None:
         """Consumers that left us without credit learn at once that something waits."""
         for peer in end.consumers:
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             waits = link is not None and link.up and peer not in but
             if link is not None and waits and link.sending.credit(end.queue).available()[0] == 0:
                 link.ask()
@@ -161,7 +161,7 @@ class Sender(Machine):
         return {
             link: (link.theirs, link.sending.acks_applied)
             for link in self._unsettled_acks
-            if link.sending.acks_applied > link.sending.acks_settled and link.wire in self._peers.links
+            if link.sending.acks_applied > link.sending.acks_settled and link.wire in self._links.by_wire
         }
 
     def awaits_cursors(self, changed: Iterable[OutgoingQueue]) -> bool:
@@ -323,7 +323,7 @@ class Sender(Machine):
 
     def frames(self) -> Iterator[tuple[int, list[bytes]]]:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
-        links = self._peers.by_peer
+        links = self._links.by_peer
         for peer in list(self.held_up) if self.held_up else ():
             link = links.get(peer)
             if link is None or link.has_room():
@@ -360,7 +360,7 @@ class Sender(Machine):
         if end.begins_to_wait:  # those who were able have learned it from their DATA
             self._tell_waiting(end, but={candidate.peer for candidate in able})
         for peer in end.consumers:
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             if link is not None and not link.has_room():
                 self.held_up.setdefault(peer, {})[end] = None
         if end.dead_letters_full:
@@ -417,7 +417,7 @@ class Sender(Machine):
     def _collect_releases(self, end: OutgoingQueue) -> None:
         releases, end.releases = end.releases, []
         for peer, start, stop in releases:
-            link = self._peers.by_peer.get(peer)
+            link = self._links.by_peer.get(peer)
             if link is not None and link.up:
                 for stream, low, high in end.numbering.names(start, stop):
                     link.sending.releases.setdefault(stream, []).extend((low, high))
@@ -530,8 +530,8 @@ class Sender(Machine):
         """Assert the invariants of every end, and that each counts only on those who are there."""
         for end in self.by_queue.values():
             end.check()
-            known = {*end.consumers, *(peer for peer, _ in end.in_flight.counts()), *self._peers.by_peer}
-            assert known == self._peers.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
+            known = {*end.consumers, *(peer for peer, _ in end.in_flight.counts()), *self._links.by_peer}
+            assert known == self._links.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
 
 
 class Candidate:

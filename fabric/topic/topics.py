@@ -54,20 +54,20 @@ class Topics(Machine):
 
     Args:
         address: Who this node is.
-        peers: Its links; what the SUB socket shall do is asked for through them.
+        links: Its links; what the SUB socket shall do is asked for through them.
         changed: Takes the ends whose users may have something to go on with.
         tell_again: Called with the link to a publisher that must be told that its marker came through, and now.
     """
 
     def __init__(
-        self, address: Address, peers: Links, changed: set[Any], tell_again: Callable[[Link, float], None]
+        self, address: Address, links: Links, changed: set[Any], tell_again: Callable[[Link, float], None]
     ) -> None:
         super().__init__()
         self.publishers: dict[str, OutgoingTopic] = {}
         self.subscribers: dict[str, IncomingTopic] = {}
         self.outbox: deque[list[bytes]] = deque()
         """Frames for the outbox, which the driver takes."""
-        self._address, self._peers, self._changed, self._tell_again = address, peers, changed, tell_again
+        self._address, self._links, self._changed, self._tell_again = address, links, changed, tell_again
         self._own_peer = f"{address.node_id}:{address.epoch}"
         self._followed: dict[str, str] = {}
         """Peer -> its outbox that our SUB socket is connected to."""
@@ -100,7 +100,7 @@ class Topics(Machine):
         wild = [pattern for pattern in self._wanted if matches(pattern, topic)]
         for pattern in (topic, *wild):
             for peer in self._subscribe.told_by(pattern):
-                link = self._peers.by_peer.get(peer)
+                link = self._links.by_peer.get(peer)
                 if link is not None:
                     self._match(link, self._subscriptions[link][pattern], [end], now)
         for subscriber in self._selecting(topic):
@@ -129,7 +129,7 @@ class Topics(Machine):
         self.subscribers[pattern] = end
         if is_wildcard(pattern):
             self._wildcards[pattern] = end
-        self._peers.commands.append(Subscribe(filter_prefix(pattern)))
+        self._links.commands.append(Subscribe(filter_prefix(pattern)))
         for publisher in selected:
             self._count_ourselves(publisher, end)
         for topic in self._publish.names() if is_wildcard(pattern) else (pattern,):
@@ -143,7 +143,7 @@ class Topics(Machine):
         if self.subscribers.pop(pattern, None) is None:
             return False
         self._wildcards.pop(pattern, None)
-        self._peers.commands.append(Unsubscribe(filter_prefix(pattern)))
+        self._links.commands.append(Unsubscribe(filter_prefix(pattern)))
         for publisher in self._selected(pattern):
             publisher.confirmed.discard(f"{self._address.node_id} {pattern}")
         return True
@@ -168,13 +168,13 @@ class Topics(Machine):
     def finish(self, now: float) -> None:
         """Nothing more is published: ask every subscriber to say when it has the last of it."""
         self._all_published = True
-        for link in self._peers.by_peer.values():
+        for link in self._links.by_peer.values():
             self._match_subscriptions(link, now)
 
     @property
     def flushed(self) -> bool:
         """Whether every subscriber has all that was published, as far as we know."""
-        return not any(self._awaits_flush(link) for link in self._peers.by_peer.values())
+        return not any(self._awaits_flush(link) for link in self._links.by_peer.values())
 
     def _awaits_flush(self, link: Link) -> bool:
         """Whether the peer may still lack what was published; one whose life was just renewed will say again."""
@@ -188,17 +188,17 @@ class Topics(Machine):
         try:
             frame = decode_outbox(bytes(frames[1]) if len(frames) > 1 else b"")
         except UnknownKind:
-            self._peers.count("frames of unknown kind")
+            self._links.count("frames of unknown kind")
             return
         except BadFrame:
-            self._peers.count("bad frames")
+            self._links.count("bad frames")
             return
         peer = f"{frame.node_id}:{frame.epoch}"
         match frame:
             case TopicData():
                 body = frames[2] if len(frames) > 2 else b""
                 if message_count(body, frame.codec) != frame.count:
-                    self._peers.count("bad frames")
+                    self._links.count("bad frames")
                     return
                 self._to_subscribers(peer, frame, body)
             case Tails():
@@ -230,7 +230,7 @@ class Topics(Machine):
         if marker.last:
             subscriber.tails(peer, marker.baseline)
             subscriber.flushed.add(peer)
-        link = self._peers.by_peer.get(peer)
+        link = self._links.by_peer.get(peer)
         if link is not None:
             self._tell_again(link, now)
 
@@ -309,7 +309,7 @@ class Topics(Machine):
 
     def _follow(self, peer: str) -> None:
         """Connect to the outbox of that peer, if it can be reached."""
-        link = self._peers.by_peer.get(peer)
+        link = self._links.by_peer.get(peer)
         if link is None or link.address is None or peer in self._followed or link.wire == OURSELVES:
             return
         same_host = link.address.host == self._address.host
@@ -317,7 +317,7 @@ class Topics(Machine):
         usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
         if usable:
             self._followed[peer] = usable[0]
-            self._peers.commands.append(Follow(usable[0]))
+            self._links.commands.append(Follow(usable[0]))
 
     # Changes of links
 
@@ -348,7 +348,7 @@ class Topics(Machine):
     def _unfollow(self, link: Link) -> None:
         endpoint = self._followed.pop(link.peer, None)
         if endpoint is not None and endpoint not in self._followed.values():
-            self._peers.commands.append(Unfollow(endpoint))
+            self._links.commands.append(Unfollow(endpoint))
 
     # Time
 

@@ -199,13 +199,13 @@ class Pump:
             for event in events:
                 self._feed(event, now)
             engine.handle_timeout(now)
-            if engine.peers.commands:
+            if engine.links.commands:
                 self._carry_out()
             engine.transmit(self._sockets.send, now)
             published = engine.topics.outbox
             while published:
                 self._sockets.publish(published.popleft())
-            if engine.peers.commands:
+            if engine.links.commands:
                 self._carry_out()
             changed, records, learned, met = engine.poll_events()
             deadline = engine.poll_timeout()

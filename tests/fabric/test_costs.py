@@ -121,7 +121,7 @@ def test_a_ping_costs_what_happens() -> None:
         pair.a.producers.accept(jobs, [b"body"], 0)
         pair.settle()
         assert taking.take(pair.now) is not None
-        link = next(iter(pair.a.peers.links.values()))
+        link = next(iter(pair.a.links.by_wire.values()))
         before, found = link.evidence, 0
         for _ in range(300):
             pair.now += 0.1

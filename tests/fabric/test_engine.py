@@ -89,7 +89,7 @@ def test_what_came_together_is_answered_once() -> None:
     pair = Pair()
     end = flow(pair)
     run_all(pair)
-    for link in pair.a.peers.links.values():
+    for link in pair.a.links.by_wire.values():
         link.rate = 1e9  # so that several large frames may be on their way
     data: list[list[bytes]] = []
 
@@ -167,14 +167,14 @@ def test_a_lost_frame_renews_the_link() -> None:
     pair.pass_time(2.0)
     assert lost == [1]
     assert run_all(pair) == [b"again"]
-    assert (pair.b.peers.counters["links renewed"], end.account().acked) == (1, 2)
+    assert (pair.b.links.counters["links renewed"], end.account().acked) == (1, 2)
 
 
 def renew(pair: Pair, meanwhile: Callable[[], object] = lambda: None, *, by: str = "b") -> None:
     """`by` misses a frame; `meanwhile` happens before the link is up again, for which no time passes."""
     engine = pair.a if by == "a" else pair.b
-    [link] = engine.peers.links.values()
-    engine._apply(engine.peers.broken(link, pair.now), pair.now)
+    [link] = engine.links.by_wire.values()
+    engine._apply(engine.links.broken(link, pair.now), pair.now)
     meanwhile()
     pair.settle()
 
@@ -213,7 +213,7 @@ def test_pings_name_only_queues_that_have_changed() -> None:
     end = flow(pair)
     run_all(pair)
     producers = pair.a.producers
-    [link] = producers._peers.by_peer.values()
+    [link] = producers._links.by_peer.values()
     producers.ping_contents(link)[1]
     assert producers.ping_contents(link)[1] == []
     producers.accept(end, bodies(1), 0)
@@ -230,7 +230,7 @@ def test_a_peer_that_counts_its_acks_anew() -> None:
     flow(pair)
     run_all(pair)
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
-    [link], [theirs] = pair.a.peers.links.values(), pair.b.peers.links.values()
+    [link], [theirs] = pair.a.links.by_wire.values(), pair.b.links.by_wire.values()
     before = link.sending.acks_settled
     theirs.ack_number = 0
     renew(pair)
@@ -268,7 +268,7 @@ def test_what_is_held_and_not_known_here(stream: str, spool: Recovered | None, r
     pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now, spool)
     pair.b.open_consumer("jobs", 10.0, pair.now)
     pair.meet()
-    [link] = pair.a.peers.links.values()
+    [link] = pair.a.links.by_wire.values()
     held = [StreamRanges(stream, [1, 3])]
     pair.a.producers.reconcile(link, Interest(b"", 0, 0, 9, [], [], [], [], held), pair.now)
     assert pair.a.producers.take_release(link).streams == (held if released else [])
@@ -326,7 +326,7 @@ def test_leaving_in_order() -> None:
     pair.settle()
     assert (first, end.account().acked, end.account().waiting) == (bodies(1), 1, 2)
     assert pair.b.finished(pair.now)
-    assert pair.a.peers.by_peer == {}
+    assert pair.a.links.by_peer == {}
 
 
 def test_nothing_in_common_parts() -> None:
@@ -334,11 +334,11 @@ def test_nothing_in_common_parts() -> None:
     pair = Pair()
     pair.meet()
     pair.pass_time(11.0)
-    assert (pair.a.peers.by_peer, pair.b.peers.by_peer) == ({}, {})
+    assert (pair.a.links.by_peer, pair.b.links.by_peer) == ({}, {})
     pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.b.open_consumer("jobs", 10.0, pair.now)
     pair.pass_time(1.0)
-    assert [link.up for link in pair.a.peers.by_peer.values()] == [True]
+    assert [link.up for link in pair.a.links.by_peer.values()] == [True]
 
 
 def test_parting_and_interest_cross() -> None:
@@ -348,10 +348,10 @@ def test_parting_and_interest_cross() -> None:
     pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
     pair.settle()
     pair.b.open_consumer("jobs", 10.0, pair.now)
-    [link] = pair.a.peers.by_peer.values()
+    [link] = pair.a.links.by_peer.values()
     pair.a._part_idle(link, pair.now)
     pair.pass_time(1.0)
-    assert [link.up for link in pair.a.peers.by_peer.values()] == [True]
+    assert [link.up for link in pair.a.links.by_peer.values()] == [True]
 
 
 def test_data_for_nobody() -> None:
@@ -372,7 +372,7 @@ def test_what_waits_is_told_at_once_unless_it_leaves() -> None:
     end = flow(pair, 1)
     run_all(pair)
     pair.settle()
-    credit = next(iter(pair.a.peers.links.values())).sending.credit("jobs")
+    credit = next(iter(pair.a.links.by_wire.values())).sending.credit("jobs")
     credit.sent_messages = credit.limit_messages - 1
 
     def sent() -> list[object]:
@@ -396,7 +396,7 @@ def test_a_refused_frame_is_kept_and_goes_first() -> None:
     refused = [frames for _, frames in transmitted(pair.a, pair.now, taken=False)]
     assert [type(decode_frame(frames[0])) for frames in refused] == [Data]
     assert transmitted(pair.a, pair.now) == []
-    pair.a.handle_writable(next(iter(pair.a.peers.links)))
+    pair.a.handle_writable(next(iter(pair.a.links.by_wire)))
     assert [frames for _, frames in transmitted(pair.a, pair.now)] == refused
 
 
@@ -463,7 +463,7 @@ def test_a_lying_peer_cannot_hurt(seed: int) -> None:
     pair.a.open_consumer("jobs", 10.0, pair.now)
     pair.settle()
     for _ in range(40):
-        links = list(pair.a.peers.by_peer.values())
+        links = list(pair.a.links.by_peer.values())
         link = links[0] if links else None
         number = link.in_number + 1 if link is not None and random.random() < 0.9 else random.randrange(5)
         header = _hostile(random, link.in_id if link is not None else bytes(8), number)
@@ -483,7 +483,7 @@ def test_random_bytes_cannot_hurt() -> None:
     for _ in range(500):
         pair.a.handle_frames([random.randbytes(random.randrange(40)), b""], pair.now)
         pair.a.handle_published([b"x\0", random.randbytes(random.randrange(40))], pair.now)
-    assert set(pair.a.peers.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
+    assert set(pair.a.links.counters) <= {"bad frames", "frames of unknown kind", "frames of another life"}
 
 
 def test_a_text_that_no_frame_can_carry() -> None:
@@ -496,7 +496,7 @@ def test_a_text_that_no_frame_can_carry() -> None:
     claim(delivery, 1, pair.now)
     source = consumer._sources[delivery.peer]
     source.nacks[delivery.stream] = [Nack(1, 2, 1, REJECTED, -1, "\udcff")]  # past all that cleans it
-    pair.b.control.due.update(dict.fromkeys(pair.b.peers.by_peer.values()))
+    pair.b.control.due.update(dict.fromkeys(pair.b.links.by_peer.values()))
     pair.settle()
     assert [letter.error for letter in end.letters()] == ["\\udcff"]
     counters = {**pair.a.statistics().counters, **pair.b.statistics().counters}

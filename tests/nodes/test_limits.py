@@ -134,12 +134,12 @@ def until_refused(open_one: Callable[[int], object]) -> int:
 
 
 def inbox_of(node: Any) -> str:
-    address = node._async._context.engine.peers.address
+    address = node._async._context.engine.links.address
     return str(address.inbox[0]).removeprefix("ipc://")
 
 
 def outbox_of(node: Any) -> str:
-    address = node._async._context.engine.peers.address
+    address = node._async._context.engine.links.address
     return str(address.outbox[0]).removeprefix("ipc://")
 
 

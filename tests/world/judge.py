@@ -58,7 +58,7 @@ class Judge:
             for b in self.world.supervisor.living():
                 if a is b:
                     continue
-                ours, theirs = a.engine.peers.by_peer.get(b.peer), b.engine.peers.by_peer.get(a.peer)
+                ours, theirs = a.engine.links.by_peer.get(b.peer), b.engine.links.by_peer.get(a.peer)
                 a_up, b_up = ours is not None and ours.up, theirs is not None and theirs.up
                 if a_up != b_up:
                     return f"the link {a.peer} {b.peer} is half up"

@@ -57,7 +57,7 @@ def test_our_own_consumer() -> None:
     for names in (ours.produces, ours.consumes):
         names.add("jobs")
         ours.changed(0.0)
-        found.append((ours.version, OURSELVES in ours._links.links))
+        found.append((ours.version, OURSELVES in ours._links.by_wire))
     assert found == [(2, False), (3, True)]
 
 

@@ -29,7 +29,7 @@ def up(peers: Links) -> int:
     peers.discovered(THEM, 0.0)
     assert peers.poll_commands() == [Dial(1, "ipc:///them")]
     peers.connected(1, 0.0)
-    link = peers.links[1]
+    link = peers.by_wire[1]
     [change] = peers.receive_hello(hello(7, link.mine), 0.0)
     assert isinstance(change, CameUp)
     peers.check()
@@ -38,7 +38,7 @@ def up(peers: Links) -> int:
 
 def ask(peers: Links) -> None:
     """A PING leaves at 0.0."""
-    link = peers.links[1]
+    link = peers.by_wire[1]
     link.next_number()
     link.pinged(0.0)
     peers.look(link, link.silent_at)
@@ -115,7 +115,7 @@ def test_hung_is_not_gone() -> None:
         assert peers.handle_timeout(now, 0.0) == []
         if any(isinstance(command, Probe) for command in peers.poll_commands()):
             peers.probed(1, Outcome.ACCEPTED, now)
-    assert peers.links[1].belief.value == "hung"
+    assert peers.by_wire[1].belief.value == "hung"
     assert len(list(peers.hello_frames(now))) == 1
 
 
@@ -201,7 +201,7 @@ def test_another_fabric_is_told_so_once() -> None:
         assert peers.receive_hello(hello(1, 0, fabric="else"), 0.0) == []
     assert peers.poll_commands() == [Dial(1, "ipc:///them")]
     assert len(list(peers.rejections.frames())) == 1
-    assert (peers.counters, peers.links) == ({"hellos of another fabric": 3}, {})
+    assert (peers.counters, peers.by_wire) == ({"hellos of another fabric": 3}, {})
 
 
 def test_tables_that_strangers_fill_are_bounded() -> None:
@@ -213,7 +213,7 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
         peers.receive_hello(hello(1, 0, stranger, fabric="else"), 0.0)
         peers.discovered(stranger, 0.0)
     addresses, rejections = peers._addresses, peers.rejections
-    sizes: list[Sized] = [peers.links, peers._by_node, peers._halves]
+    sizes: list[Sized] = [peers.by_wire, peers._by_node, peers._halves]
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
     assert (len(rejections._refused_until) <= 40, len(rejections.wires) <= 64) == (True, True)
@@ -225,7 +225,7 @@ def test_goodbyes() -> None:
     for reason, known in ((LEAVING, False), (IDLE, True)):
         peers = node()
         up(peers)
-        [change] = peers.said_bye(peers.links[1], reason, 1.0)
+        [change] = peers.said_bye(peers.by_wire[1], reason, 1.0)
         assert isinstance(change, Gone)
         assert (change.proven, change.died) == (reason == LEAVING, False)
         peers.handle_timeout(1.6, 0.0)
@@ -241,8 +241,8 @@ def test_an_idle_static_peer_is_left_alone() -> None:
     peers.handle_timeout(0.0, 0.0)
     assert peers.poll_commands() == [Dial(1, "tcp://them:1")]
     peers.connected(1, 0.0)
-    peers.receive_hello(hello(7, peers.links[1].mine), 0.0)
-    peers.said_bye(peers.links[1], IDLE, 1.0)
+    peers.receive_hello(hello(7, peers.by_wire[1].mine), 0.0)
+    peers.said_bye(peers.by_wire[1], IDLE, 1.0)
     for now in (2.0, 20.0, 60.0):
         peers.handle_timeout(now, 0.0)
     assert peers.poll_commands() == [HangUp(1)]
@@ -269,11 +269,11 @@ def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
     peers.receive_hello(hello(7, 0), 0.1)
     assert peers.poll_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
     peers.connected(2, 0.1)
-    [change] = peers.receive_hello(hello(7, peers.links[2].mine), 0.1)
+    [change] = peers.receive_hello(hello(7, peers.by_wire[2].mine), 0.1)
     assert isinstance(change, CameUp)
     peers.handle_timeout(5.0, 5.0)
     assert peers.poll_commands() == []
-    peers.said_bye(peers.links[2], LEAVING, 6.0)
+    peers.said_bye(peers.by_wire[2], LEAVING, 6.0)
     peers.handle_timeout(7.0, 0.0)
     assert peers.poll_commands() == [HangUp(2), Dial(3, "tcp://them:1")]
 
@@ -285,11 +285,11 @@ def test_a_peer_that_moved_is_dialled_there_when_it_must_be() -> None:
     """Its hello says so; the connection that stands is left alone, and the next one goes to the new place."""
     peers = node()
     up(peers)
-    [change] = peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.0)
+    [change] = peers.receive_hello(hello(7, peers.by_wire[1].mine, MOVED), 1.0)
     assert isinstance(change, Moved)
-    assert peers.receive_hello(hello(7, peers.links[1].mine, MOVED), 1.1) == []
+    assert peers.receive_hello(hello(7, peers.by_wire[1].mine, MOVED), 1.1) == []
     assert peers.poll_commands() == []
-    assert peers.links[1].up
+    assert peers.by_wire[1].up
     peers.disconnected(1, 2.0)
     peers.refused(1, 2.0)
     assert peers.poll_commands() == [Dial(1, "ipc:///there")]
@@ -308,7 +308,7 @@ def test_a_peer_that_was_sought_in_vain_says_where_it_is() -> None:
     changes = peers.receive_hello(hello(7, mine, MOVED), 1.5)
     assert [type(change) for change in changes] == [Moved]
     assert peers.poll_commands() == [Dial(1, "ipc:///there")]
-    assert peers.links[1].belief.value == "alive"
+    assert peers.by_wire[1].belief.value == "alive"
 
 
 def test_discovery_tells_where_a_lost_peer_is() -> None:
@@ -331,8 +331,8 @@ def test_endpoints_of_another_host_are_what_discovery_says() -> None:
     peers.discovered(far, 0.0)
     peers.connected(1, 0.0)
     named = msgspec.structs.replace(far, inbox=["tcp://127.0.0.1:1"])
-    assert [type(c) for c in peers.receive_hello(hello(7, peers.links[1].mine, named), 0.0)] == [CameUp]
-    assert peers.links[1].endpoints == ["tcp://them:1"]
+    assert [type(c) for c in peers.receive_hello(hello(7, peers.by_wire[1].mine, named), 0.0)] == [CameUp]
+    assert peers.by_wire[1].endpoints == ["tcp://them:1"]
 
 
 def test_everybody_hears_that_we_moved() -> None:

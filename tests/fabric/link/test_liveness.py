@@ -152,7 +152,7 @@ def test_pings_of_a_busy_link() -> None:
     pair.pass_time(10.0)
     counts = [sum(1 for name, _ in sent if name == side) for side in "ab"]
     assert all(14 <= count <= 21 for count in counts), counts
-    link = next(iter(pair.b.peers.by_peer.values()))
+    link = next(iter(pair.b.links.by_peer.values()))
     assert link.fence > pair.now + 1.5
 
 
@@ -167,7 +167,7 @@ def test_a_busy_link_is_given_up_soon_after_a_cut(heard: bool) -> None:
     pair.pass_time(3.0)
     cut = pair.now
     pair.filter = lambda sender, frames: heard and sender is pair.b
-    while pair.a.peers.by_peer and pair.now < cut + 10.0:
+    while pair.a.links.by_peer and pair.now < cut + 10.0:
         pair.settle(0.02)
     assert 3.5 <= pair.now - cut <= 4.55
 
@@ -176,7 +176,7 @@ def test_what_a_pong_says_is_not_believed() -> None:
     """Its stamp may be of the future; its echo cannot."""
     pair = Pair()
     flow(pair)
-    [link] = pair.b.peers.links.values()
+    [link] = pair.b.links.by_wire.values()
     fence = link.fence
     pair.b.handle_frames([encode_frame(Pong(link.in_id, link.in_number + 1, 0, 1e300))], pair.now)
     assert link.fence == fence

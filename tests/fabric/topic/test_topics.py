@@ -56,8 +56,8 @@ def test_a_topic_does_not_end_while_its_subscriber_renews_the_link() -> None:
     pair.b.open_subscriber("news", HUGE, pair.now)
     pair.meet()
     pair.settle(1.0)
-    [link] = pair.a.peers.by_peer.values()
-    pair.a.peers.broken(link, pair.now)
+    [link] = pair.a.links.by_peer.values()
+    pair.a.links.broken(link, pair.now)
     pair.a.drain(pair.now)
     pair.a.topics.finish(pair.now)
     assert not pair.a.settled()
@@ -113,7 +113,7 @@ def test_only_our_own_marker_counts() -> None:
     pair = Pair()
     pair.meet()
     subscriber = pair.b.open_subscriber("news", HUGE, pair.now)
-    [link] = pair.b.peers.by_peer.values()
+    [link] = pair.b.links.by_peer.values()
     pair.settle(1.0)
     for to, serial, answered in (("c", 1, False), ("b", 2, False), ("b", 1, True), ("b", 1, False)):
         marker = Marker("a", 7 << 20, to, "news", serial, [Tail("news", 5)])
@@ -141,7 +141,7 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
         return [command for who, command in pair.commands if who == "b" and isinstance(command, Follow | Unfollow)]
 
     assert told() == [Follow("tcp://a:2")]
-    [link] = pair.a.peers.by_peer.values()
-    pair.a.peers.broken(link, pair.now)
+    [link] = pair.a.links.by_peer.values()
+    pair.a.links.broken(link, pair.now)
     pair.settle(1.0)
     assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:4")]
