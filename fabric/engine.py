@@ -411,10 +411,11 @@ class Engine:
             if link.wire in control.blocked:
                 control.note(link)
             elif link.up:
-                for machine in self.machines:
+                if link.ping_at <= now or link.echo_at <= now:
+                    self.pings.due[link] = None
+                for machine in self.machines:  # `pings` last: RELEASE leaves before what lets the peer start something
                     if link in machine.due:
                         machine.poll_control(link, now)
-                self.pings.poll_control(link, now)  # last: RELEASE leaves before what may let the peer start something
                 if link.outbound:
                     control.transmit(link, to)
 

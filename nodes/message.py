@@ -16,7 +16,7 @@ from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, U
 from peerfabric.nodes.handler_context import has_failed
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.topic.subscriber import UpdateBatch
-from peerfabric.wire.batch import split
+from peerfabric.wire.bodies import split
 from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:

@@ -76,6 +76,8 @@ class Links:
         """Links that may have something to say: a set whose order is the same in each replay."""
         self.deadlines: Deadlines[Link | None] = Deadlines()
         """When to look at each link, and, under None, at addresses, newcomers and rejected nodes."""
+        self.echoes: Deadlines[Link] = Deadlines()
+        """When what has come on each link is echoed, if nothing takes the echo along."""
         self.looked_at: list[Link] = []
         """Those that `handle_timeout` has just looked at, for the engine to do the same."""
         self.commands: list[Command] = []
@@ -448,7 +450,7 @@ class Links:
     def echo_soon(self, link: Link, now: float) -> None:
         """What has come, or a grant that nobody waits for, leaves in an echo if nothing takes it along."""
         link.echo_soon(now)
-        self.look(link, link.echo_at)
+        self.echoes.put(link, link.echo_at)
 
     def broken(self, link: Link, now: float) -> list[Change]:
         """A frame is missing or cannot be read: both sides start a new life."""

@@ -35,6 +35,7 @@ class Pings(Machine):
         random: Random,
     ) -> None:
         super().__init__()
+        self.deadlines = links.echoes
         self._links, self._control, self._machines = links, control, machines
         self._contents, self._random = contents, random
         self._stamps: dict[Link, float] = {}
@@ -45,6 +46,7 @@ class Pings(Machine):
 
     def _handle_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
         self._stamps[link] = ping.stamp
+        self.due[link] = None
         self._control.note(link)
         if not link.busy and link.ping_at > now:
             self._plan(link, now)
@@ -54,11 +56,18 @@ class Pings(Machine):
         self._links.look_anew(link, now)  # what its echo says is known by now
 
     def look_at(self, link: Link, now: float) -> None:
-        """Note what is due on an up link, and look again when more is."""
-        if link.echo_at <= now or self._is_due(link, now):
+        """Note whether a PING is due on an up link, and look again when one is."""
+        if self._is_due(link, now):
             self._control.note(link)
-        at = min((at for at in (link.echo_at, link.ping_at) if at > now), default=inf)
-        self._links.look(link, at)  # what is due leaves, or waits for its socket
+        if link.ping_at > now:
+            self._links.look(link, link.ping_at)  # what is due leaves, or waits for its socket
+
+    def handle_timeout(self, now: float) -> None:
+        for link in self.deadlines.take_due(now):
+            if link.echo_at <= now:
+                self._control.note(link)
+            else:
+                self.deadlines.put(link, link.echo_at)
 
     def _is_due(self, link: Link, now: float) -> bool:
         """Whether a PING is to leave; if what has come since it was planned has put it off, plan anew."""
@@ -84,6 +93,7 @@ class Pings(Machine):
 
     def poll_control(self, link: Link, now: float) -> None:
         """Queue a PONG, a PING and an echo, if they are due."""
+        self.due.pop(link, None)
         if link in self._stamps:
             self._control.put(link, Pong(b"", 0, 0, self._stamps.pop(link)))
         if link.ping_at <= now and self._is_due(link, now):
@@ -99,9 +109,10 @@ class Pings(Machine):
 
     def link_down(self, link: Link) -> None:
         self._stamps.pop(link, None)
+        self.due.pop(link, None)
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        self._stamps.pop(link, None)
+        self.link_down(link)
 
 
 __all__ = ["Pings"]

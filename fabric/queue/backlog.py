@@ -18,7 +18,7 @@ from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import ISOLATION, MESSAGE_OVERHEAD, Run, cost
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
-from peerfabric.wire.batch import cuts
+from peerfabric.wire.bodies import cuts
 from peerfabric.wire.frames import MSGPACK, Extra
 
 REUNION: Final = 1.0

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
-from peerfabric.wire.batch import Buffer, rejoin, split
+from peerfabric.wire.bodies import Buffer, rejoin, split
 from peerfabric.wire.frames import RAW, RAW_ONE, Extra
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, Run, Runs, cost
 from peerfabric.ranges import Ranges
-from peerfabric.wire.batch import cuts
+from peerfabric.wire.bodies import cuts
 from peerfabric.wire.frames import Extra
 
 FRAME_BYTES_AIM: Final = 256 * 1024

@@ -22,7 +22,7 @@ from peerfabric.names import queue_of
 from peerfabric.options import Options
 from peerfabric.queue.incoming import UNREADABLE, IncomingQueue
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.wire.batch import message_count
+from peerfabric.wire.bodies import message_count
 from peerfabric.wire.frames import (
     NO_INTEREST,
     REFUSED,
@@ -164,7 +164,7 @@ class Receiver(Machine):
         if link.echo_at <= now:
             self._control.note(link)
         else:
-            self._links.look(link, link.echo_at)
+            self._links.echoes.put(link, link.echo_at)
         end = self.by_queue.get(data.queue)
         if end is None or end.closed:
             nack = Nack(data.first, stop, data.attempt, NO_INTEREST)

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
-from peerfabric.link.link import Link, Sent
+from peerfabric.link.link import Link, ProducerCredit, Sent
 from peerfabric.link.links import Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
-from peerfabric.link.sending import ProducerCredit
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import Run
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.wire.batch import join
+from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
     ALONE,
     DURABLE,

@@ -12,7 +12,7 @@ from peerfabric.spool.reader import Reader
 from peerfabric.spool.scan import Damage, reader_of, scan
 from peerfabric.spool.segment import Contents, Segment, create, open_file
 from peerfabric.spool.writer import Entry, Shelf
-from peerfabric.wire.batch import rejoin, split
+from peerfabric.wire.bodies import rejoin, split
 
 SPARSE: Final = 0.1
 """A segment is compacted if less than that part of a whole one is unsettled."""

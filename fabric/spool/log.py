@@ -132,7 +132,7 @@ class Log:
         Args:
             epoch: Of this life.
             first: Sequence of its first message; the others follow it.
-            body: A frame body of `count` messages, as `batch.join` makes it.
+            body: A frame body of `count` messages, as `join` makes it.
 
         Raises:
             SpoolFull: No space, or the limit is reached; nothing is stored.

@@ -7,7 +7,7 @@ from typing import Final
 
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.reports import PublisherAccount
-from peerfabric.wire.batch import cuts, join
+from peerfabric.wire.bodies import cuts, join
 from peerfabric.wire.frames import Extra, Tail, TopicData
 
 FRAME_BYTES_AIM: Final = 256 * 1024

@@ -10,7 +10,7 @@ from typing import Any
 
 from peerfabric.names import matches
 from peerfabric.reports import SubscriberAccount
-from peerfabric.wire.batch import rejoin, split
+from peerfabric.wire.bodies import rejoin, split
 from peerfabric.wire.frames import NAMES_MAX, Extra, Tail, TopicData
 
 

@@ -22,7 +22,7 @@ from peerfabric.link.peer_names import PeerNames
 from peerfabric.names import filter_prefix, is_wildcard, matches
 from peerfabric.topic.publisher import BEAT, OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
-from peerfabric.wire.batch import message_count
+from peerfabric.wire.bodies import message_count
 from peerfabric.wire.frames import (
     Address,
     Extra,

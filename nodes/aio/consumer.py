@@ -25,7 +25,7 @@ from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import Clerk, Offloaded
 from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore

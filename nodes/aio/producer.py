@@ -18,7 +18,7 @@ from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.receipt import Receipt, State
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
     from peerfabric.nodes.outbox.spooled import SpooledOutbox

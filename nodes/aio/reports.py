@@ -13,7 +13,7 @@ from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.reports import DeadLetter, QueueAccount, Statistics
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec
 
 _ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
 """For letters of an earlier life whose type nobody has named in this one."""

@@ -24,7 +24,7 @@ from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX
 from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.topic.publisher import OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic, UpdateBatch
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec
 from peerfabric.wire.frames import Extra
 
 T_contra = TypeVar("T_contra", contravariant=True)

@@ -21,8 +21,7 @@ from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Record, Spool
-from peerfabric.wire.batch import split
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec, split
 from peerfabric.wire.frames import MSGPACK, Extra
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -25,7 +25,7 @@ from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
 from peerfabric.reports import DeadLetter
 from peerfabric.spool.format import RECORD_BYTES
-from peerfabric.wire.batch import cuts
+from peerfabric.wire.bodies import cuts
 from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from peerfabric.queue.runs import MESSAGE_OVERHEAD
 from peerfabric.ranges import pairs
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Reader, Record, Spool
-from peerfabric.wire.batch import cuts, join, join_one, split
+from peerfabric.wire.bodies import cuts, join, join_one, split
 from peerfabric.wire.frames import MSGPACK, Extra
 
 READ_BYTES_MAX: Final = 4 * 1024 * 1024

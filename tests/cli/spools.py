@@ -9,7 +9,7 @@ import msgspec
 
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
-from peerfabric.wire.batch import join
+from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import MSGPACK, Extra
 
 NOW = 1_795_000_000_000

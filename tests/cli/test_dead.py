@@ -13,7 +13,7 @@ import pytest
 
 from peerfabric import Node
 from peerfabric.spool import Spool
-from peerfabric.wire.batch import ALONE_BYTES_MIN
+from peerfabric.wire.bodies import ALONE_BYTES_MIN
 from peerfabric.wire.frames import RAW
 from tests.cli.conftest import DEADLINE, Start, ended
 from tests.cli.spools import NOW, bury, content, opened, put

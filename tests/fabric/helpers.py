@@ -14,7 +14,7 @@ from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import Run, cost
-from peerfabric.wire.batch import join, split
+from peerfabric.wire.bodies import join, split
 from peerfabric.wire.frames import RAW, Address, Data, Result
 
 STREAM = "p:1:jobs"

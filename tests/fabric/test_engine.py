@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from peerfabric.engine import Engine
-from peerfabric.link.sending import Sending
+from peerfabric.link.link import Sending
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
 from peerfabric.queue.incoming import UNREADABLE

@@ -17,7 +17,7 @@ import pytest
 from peerfabric import AsyncNode, EncodeError, Reject, Rejected, Retry
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX, shown
 from peerfabric.nodes.storage.offload import Clerk
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec
 from tests.nodes.conftest import DEADLINE, Front
 
 SURROGATE = os.fsdecode(b"cannot read \xff.txt")

@@ -11,7 +11,7 @@ import msgspec
 from peerfabric.errors import SpoolError
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.wire.batch import split
+from peerfabric.wire.bodies import split
 from tests.world.disks import Killed
 from tests.world.record import Run
 

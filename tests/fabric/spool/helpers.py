@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peerfabric.spool import Files, Log, Record, Spool
-from peerfabric.wire.batch import join, split
+from peerfabric.wire.bodies import join, split
 from peerfabric.wire.frames import RAW
 from tests.fabric.spool.disk import Disk
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from peerfabric.errors import BadFrame
-from peerfabric.wire.batch import cuts, join, message_count, rejoin, split
+from peerfabric.wire.bodies import cuts, join, message_count, rejoin, split
 from peerfabric.wire.frames import MSGPACK, RAW, RAW_ONE
 
 

@@ -17,8 +17,8 @@ import pydantic.dataclasses
 import pytest
 
 from peerfabric.errors import ConfigError, DecodeError
+from peerfabric.wire.bodies import Codec
 from peerfabric.wire.body_types import outer_classes
-from peerfabric.wire.codec import Codec
 
 T = TypeVar("T")
 CHOICE = "use a msgspec.Struct, a dataclass"

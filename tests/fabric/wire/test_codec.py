@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from peerfabric.errors import ConfigError, DecodeError, EncodeError, MessageTooLarge
-from peerfabric.wire.batch import join
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec, join
 
 
 class Order(msgspec.Struct):

@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 from peerfabric.errors import BadFrame, DecodeError
-from peerfabric.wire.batch import join, message_count, split
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec, join, message_count, split
 from peerfabric.wire.frames import (
     KINDS,
     MSGPACK,

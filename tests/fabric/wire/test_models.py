@@ -18,8 +18,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from peerfabric.errors import ConfigError, DecodeError, EncodeError
-from peerfabric.wire.batch import join
-from peerfabric.wire.codec import Codec
+from peerfabric.wire.bodies import Codec, join
 
 T = TypeVar("T")
 
@@ -213,7 +212,7 @@ def test_a_model_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pydantic_is_not_loaded_by_us() -> None:
     """Nor attrs: who does not use them does not pay for them, and need not have them."""
     code = (
-        "import sys; from peerfabric.wire.codec import Codec; codec = Codec(dict[str, int | None], 99); "
+        "import sys; from peerfabric.wire.bodies import Codec; codec = Codec(dict[str, int | None], 99); "
         "codec.decode_stored(codec.encode({}), codec.number); "
         "print(*{'pydantic', 'pydantic_core', 'attr', 'attrs', 'json'} & set(sys.modules))"
     )
