@@ -202,7 +202,6 @@ class OutgoingQueue:
         self._fates.settle("dropped", self.next, self.next + count)
         self.next += count
         self.changed = True
-        self.touched[self] = None
 
     def drop_oldest(self, needed: int) -> int:
         """Drop waiting messages until `needed` bytes are free; return how many were freed, perhaps too few.
@@ -215,7 +214,6 @@ class OutgoingQueue:
             run = self.waiting.take_oldest(needed - freed)
             freed += run.cost
             self._settle("dropped", run)
-        self.touched[self] = None
         return freed
 
     # Dispatch
