@@ -323,7 +323,7 @@ class Sender:
 
     def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
         """The disk may have to read something of `end`, or to store what became of it."""
-        to_read = backlog.load_at < end.next and end.load_bytes() > 0
+        to_read = backlog.load_at < end.next and backlog.load_bytes(end.next, end.held_bytes) > 0
         if to_read or backlog.changed:
             self.for_disk[end] = None
             self.disk_urgent = self.disk_urgent or to_read or backlog.unstored.total > 0 or end.awaits_cursor

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from random import Random
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -360,9 +360,11 @@ class Many:
         self.disk.pump = cast("Pump", SimpleNamespace(lock=threading.RLock(), wake=lambda: None))
         for number in range(count):
             store = self.disk.stores[f"q{number}"] = Store(self.spool, f"q{number}", False, 1)
-            store.end = self.engine.open_producer(f"q{number}", RAW, 5, 2**20, 0.0, store.recovered())
+            store.end = cast("Any", self.engine.open_producer(f"q{number}", RAW, 5, 2**20, 0.0, store.recovered()))
         self.engine.producers.by_queue["q0"].set_consumer("a:1", "a", consumes=True)
-        self._round(0.0)
+        list(self.engine.producers.frames())
+        self.disk.news()
+        self.disk.round(0.0)  # a cursor names the consumer
         self._work(10.0)
 
     def _round(self, now: float) -> None:
