@@ -243,11 +243,6 @@ class Backlog:
         self._letters += letters
         self.changed = self.states_changed = True
 
-    @property
-    def has_letters(self) -> bool:
-        """Whether there are dead letters to store."""
-        return bool(self._letters)
-
     def take_letters(self) -> list[tuple[int, DeadLetter]]:
         """Dead letters to store, with the numbers to report to `buried` then."""
         taken, self._letters = self._letters, []

@@ -352,7 +352,7 @@ class Sender(Machine):
         to_read = backlog.load_at < end.next and backlog.load_bytes(end.next, end.held_bytes) > 0
         if to_read or backlog.changed:
             self.for_disk[end] = None
-            self.disk_urgent = self.disk_urgent or to_read or backlog.has_letters or end.awaits_cursor
+            self.disk_urgent = self.disk_urgent or to_read or backlog.unstored.total > 0 or end.awaits_cursor
 
     def _keep(self, end: OutgoingQueue, able: Iterable[Candidate]) -> None:
         """Messages of `end` stay behind: look again when a link that has no room has some, or credit comes."""
