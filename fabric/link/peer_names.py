@@ -8,7 +8,7 @@ NOBODY: dict[str, None] = {}
 
 
 class PeerNames:
-    """Which peers (peers) told which names. All orders are those of arrival, so that a replay goes the same way."""
+    """Which peers told which names. All orders are those of arrival, so that a replay goes the same way."""
 
     def __init__(self) -> None:
         self.by_peer: dict[str, dict[str, None]] = {}

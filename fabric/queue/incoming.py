@@ -1,7 +1,7 @@
 """The consumer's end of a queue: messages received, handed out, and what was decided about them.
 
 received  =  held (buffered + started)  ⊎  finished  ⊎  given back
-granted   =  by the pace of the handlers (credit.py), one budget over all links
+granted   =  by the pace of the handlers (sources.py), one budget over all links
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from peerfabric.wire.frames import (
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
 DETACHED_MAX: Final = 4096
-"""Sender that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 UNREADABLE: Final = "its frame has another body than its header says"
 
 _REASONS: Final = {

@@ -1,7 +1,7 @@
 """Consumer side of one node: all queues that it consumes, what their producers send and must be told.
 
 What becomes of a message is decided in its `IncomingQueue`; here it is found out which one a peer speaks of, and who
-else must hear of it: users (`take_changed`), producers (an ACK is due on their link), people (a lease was too short).
+else must hear of it: users (`changed`), producers (an ACK is due on their link), people (a lease was too short).
 """
 
 from __future__ import annotations

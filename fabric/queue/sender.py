@@ -1,7 +1,7 @@
 """Sender: all outgoing queues of one node, what their consumers say and must be told, and dispatch.
 
 What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
-else must hear of it: users (`take_changed`), consumers that wait (a PING is due), those that have what was settled
+else must hear of it: users (`changed`), consumers that wait (a PING is due), those that have what was settled
 elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes DATA frames on the links that may take it
 (`data_frames`).
 """

@@ -261,8 +261,8 @@ OutboxFrame = TopicData | Tails | Marker
 KINDS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16})
 
 _encoder = msgspec.msgpack.Encoder()
-_inbox = msgspec.msgpack.Decoder(Hello | Interest | Data | Ack | Release | Ping | Pong | Drain | Bye)
-_outbox = msgspec.msgpack.Decoder(TopicData | Tails | Marker)
+_inbox = msgspec.msgpack.Decoder(Hello | LinkFrame)
+_outbox = msgspec.msgpack.Decoder(OutboxFrame)
 _hello_start = msgspec.msgpack.Decoder(_HelloStart)
 
 

@@ -91,8 +91,8 @@ def collecting(intrude: Callable[[], None]) -> Iterator[None]:
 
     thread = threading.Thread(target=litter)
     before = gc.get_threshold()
-    thread.start()
     gc.freeze()  # what other tests have left would be looked through each time
+    thread.start()
     gc.set_threshold(150, 4, 50)
     try:
         yield
