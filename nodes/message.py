@@ -6,7 +6,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -141,7 +141,9 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
             return
         self._settled = True
         owner = self._owner
-        if owner.keeper is not None and not self._record(owner.keeper):
+        if owner.keeper is not None and not _record(
+            self, owner.keeper, [(self._delivery, self._index, self._index + 1)], self._acked
+        ):
             return
         delivery, index = self._delivery, self._index
         if index == delivery.acked:
@@ -154,26 +156,6 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     def _acked(self) -> None:
         self._delivery.ack(self._index, self._index + 1)
         self._owner.decided()
-
-    def _record(self, keeper: LedgerStore) -> bool:
-        """Write it into the ledger, or have that done; whether it is written."""
-        parts = [(self._delivery, self._index, self._index + 1)]
-        try:
-            clerk = self._owner.clerk()
-            if clerk is None:
-                keeper.record(parts)
-            else:
-                clerk.record(parts, self._acked, self._not_recorded)
-        except BaseException as error:
-            self._settled = False
-            self.failed(error)
-            raise
-        return clerk is None
-
-    def _not_recorded(self, error: Exception) -> None:
-        _log.error("%s was processed and is not acked, as the ledger cannot be written: %s", self.id, error)
-        self._settled = False
-        self.failed(error)
 
     def nack(self, delay: float = 0.0) -> None:
         """It failed: it goes to a consumer again after `delay` seconds, another one if there is one.
@@ -311,18 +293,13 @@ class Batch(Sequence[T_co]):
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
         keeper = self._owner.keeper
-        if keeper is None or self._record(keeper, parts):
+        if keeper is None or _record(self, keeper, parts, lambda: self._acked(parts)):
             self._acked(parts)
 
     def _acked(self, parts: list[tuple[Delivery, int, int]]) -> None:
         for delivery, low, high in parts:
             delivery.ack(low, high)
         self._owner.decided()
-
-    def _not_recorded(self, error: Exception) -> None:
-        _log.error("a batch was processed and is not acked, as the ledger cannot be written: %s", error)
-        self._settled = False
-        self.failed(error)
 
     def _not_nacked(self) -> list[tuple[Delivery, int, int]]:
         parts = []
@@ -338,20 +315,6 @@ class Batch(Sequence[T_co]):
                 parts.append((delivery, start, high))
             at += high - low
         return parts
-
-    def _record(self, keeper: LedgerStore, parts: list[tuple[Delivery, int, int]]) -> bool:
-        """Write them into the ledger, or have that done; whether they are written."""
-        try:
-            clerk = self._owner.clerk()
-            if clerk is None:
-                keeper.record(parts)
-            else:
-                clerk.record(parts, lambda: self._acked(parts), self._not_recorded)
-        except BaseException as error:
-            self._settled = False
-            self.failed(error)
-            raise
-        return clerk is None
 
     def nack(self, index: int, delay: float = 0.0) -> None:
         """The message at `index` failed and goes to a consumer again; the others are not affected.
@@ -440,6 +403,39 @@ class Batch(Sequence[T_co]):
             self.ack()
         else:
             self.failed(error)
+
+
+def _record(
+    done: Message[Any] | Batch[Any],
+    keeper: LedgerStore,
+    parts: list[tuple[Delivery, int, int]],
+    acked: Callable[[], None],
+) -> bool:
+    """Write into the ledger that `done` is processed, or have that done and then `acked` called; whether it is written.
+
+    Raises:
+        SpoolError, NodeClosed: It cannot be, and is nacked.
+    """
+
+    def give_up(error: BaseException) -> None:
+        done._settled = False
+        done.failed(error)
+
+    def not_recorded(error: Exception) -> None:
+        what = done.id if isinstance(done, Message) else "a batch"
+        _log.error("%s was processed and is not acked, as the ledger cannot be written: %s", what, error)
+        give_up(error)
+
+    try:
+        clerk = done._owner.clerk()
+        if clerk is None:
+            keeper.record(parts)
+        else:
+            clerk.record(parts, acked, not_recorded)
+    except BaseException as error:
+        give_up(error)
+        raise
+    return clerk is None
 
 
 class Update(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in half the time of a class

@@ -410,11 +410,9 @@ class AsyncConsumer(Generic[T_co]):
             await self._started(waiting)
         if node.life is not Life.RUNNING or node.loop is not None:
             node.ensure(closing=True)
-        message, delivery = None, self._current
-        if (self.end.turns or (delivery is not None and delivery.next < delivery.limit)) and self._takers - len(
-            self._waits
-        ) - self._suspended <= self._at_once:
-            message = self.try_take()
+        delivery, at_it = self._current, self._takers - len(self._waits) - self._suspended
+        is_here = self.end.turns or (delivery is not None and delivery.next < delivery.limit)
+        message = self.try_take() if is_here and at_it <= self._at_once else None
         if message is None:
             found = await self._wait_for(waiting, self.try_take, 1, timeout)
             if found is None:
