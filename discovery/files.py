@@ -29,7 +29,7 @@ def announcement_name(node_id: str, epoch: int) -> str:
 def is_proven_dead(folder: Path, node_id: str, epoch: int) -> bool:
     """Whether a life of a node is announced in `folder` and holds its file no longer.
 
-    False says nothing: without an announcement it may have closed, have been buried, or never been announced there.
+    False says nothing: without an announcement it may have closed, have been removed, or never been announced there.
     """
     if not _NODE_ID.fullmatch(node_id):  # peers tell us ids, and this one becomes part of a path
         return False

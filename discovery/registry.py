@@ -280,7 +280,7 @@ class RegistryBackend:
             if descriptor is None:
                 return None
             announcement = self._read(descriptor, entry.name)
-            if announcement is not None and self._bury_if_dead(descriptor, entry.name, announcement):
+            if announcement is not None and self._remove_if_dead(descriptor, entry.name, announcement):
                 return None
         return _File(stamp, announcement)
 
@@ -331,17 +331,17 @@ class RegistryBackend:
         if not turn:
             return
         self._probed = turn[-1]
-        buried = [name for name in turn if self._bury_if_dead_by_name(name)]
-        if buried:
-            self._adopt({name: file for name, file in self._files.items() if name not in buried})
+        removed = [name for name in turn if self._remove_if_dead_by_name(name)]
+        if removed:
+            self._adopt({name: file for name, file in self._files.items() if name not in removed})
 
-    def _bury_if_dead_by_name(self, name: str) -> bool:
+    def _remove_if_dead_by_name(self, name: str) -> bool:
         announcement = self._files[name].announcement
         assert announcement is not None
         with opened(self.folder / name) as descriptor:
-            return descriptor is not None and self._bury_if_dead(descriptor, name, announcement)
+            return descriptor is not None and self._remove_if_dead(descriptor, name, announcement)
 
-    def _bury_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
+    def _remove_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
         """Remove the file of a dead node; return whether it was dead. Its sockets go with a later sweep."""
         path = self.folder / name
         if not lockable(descriptor) or not is_at(descriptor, path):

@@ -21,7 +21,7 @@ from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore
-    from peerfabric.nodes.storage.offload import Clerk
+    from peerfabric.nodes.storage.offload import LedgerWriter
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -96,12 +96,12 @@ def _wanted(retry: Retry) -> float:
 class Owner(Protocol):
     """The consumer that handed a message out."""
 
-    keeper: LedgerStore | None
+    ledger_store: LedgerStore | None
     """Where it writes down what is processed, before that counts; None: it has no ledger."""
     alerted: bool
     """The machine reads what was decided soon anyway."""
 
-    def clerk(self) -> Clerk | None:
+    def ledger_writer(self) -> LedgerWriter | None:
         """Who writes there for the calling code; None: itself."""
 
     def decided(self) -> None:
@@ -141,8 +141,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
             return
         self._settled = True
         owner = self._owner
-        if owner.keeper is not None and not _record(
-            self, owner.keeper, [(self._delivery, self._index, self._index + 1)], self._acked
+        if owner.ledger_store is not None and not _record(
+            self, owner.ledger_store, [(self._delivery, self._index, self._index + 1)], self._acked
         ):
             return
         delivery, index = self._delivery, self._index
@@ -292,8 +292,8 @@ class Batch(Sequence[T_co]):
             return
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
-        keeper = self._owner.keeper
-        if keeper is None or _record(self, keeper, parts, lambda: self._acked(parts)):
+        ledger_store = self._owner.ledger_store
+        if ledger_store is None or _record(self, ledger_store, parts, lambda: self._acked(parts)):
             self._acked(parts)
 
     def _acked(self, parts: list[tuple[Delivery, int, int]]) -> None:
@@ -407,7 +407,7 @@ class Batch(Sequence[T_co]):
 
 def _record(
     done: Message[Any] | Batch[Any],
-    keeper: LedgerStore,
+    ledger_store: LedgerStore,
     parts: list[tuple[Delivery, int, int]],
     acked: Callable[[], None],
 ) -> bool:
@@ -427,15 +427,15 @@ def _record(
         give_up(error)
 
     try:
-        clerk = done._owner.clerk()
-        if clerk is None:
-            keeper.record(parts)
+        ledger_writer = done._owner.ledger_writer()
+        if ledger_writer is None:
+            ledger_store.record(parts)
         else:
-            clerk.record(parts, acked, not_recorded)
+            ledger_writer.record(parts, acked, not_recorded)
     except BaseException as error:
         give_up(error)
         raise
-    return clerk is None
+    return ledger_writer is None
 
 
 class Update(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in half the time of a class

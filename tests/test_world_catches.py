@@ -197,7 +197,7 @@ def settled_before_the_letter_is_stored(patch: Patch) -> None:
 
 
 def letters_not_stored(patch: Patch) -> None:
-    patch("store.bury", lambda self, letters, unix_ms: [number for number, _ in letters])
+    patch("store.store_dead_letters", lambda self, letters, unix_ms: [number for number, _ in letters])
 
 
 def recovered_messages_forgotten(patch: Patch) -> None:

@@ -243,8 +243,8 @@ class Backlog:
         self._letters += letters
         self.changed = self.states_changed = True
 
-    def take_letters(self) -> list[tuple[int, DeadLetter]]:
-        """Dead letters to store, with the numbers to report to `buried` then."""
+    def take_dead_letters(self) -> list[tuple[int, DeadLetter]]:
+        """Dead letters to store, with the numbers to report to `dead_letters_stored` then."""
         taken, self._letters = self._letters, []
         return taken
 
@@ -253,7 +253,7 @@ class Backlog:
         self._letters = letters + self._letters
         self.changed = True
 
-    def buried(self, numbers: list[int]) -> None:
+    def dead_letters_stored(self, numbers: list[int]) -> None:
         """The dead letters of these messages are stored."""
         for number in numbers:
             self.unstored.remove(number, number + 1)

@@ -149,9 +149,9 @@ class DurableQueue(OutgoingQueue):
         running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated), None)
         return News(None, self._ourselves in self.consumers, running or self.backlog.isolated, self.max_attempts)
 
-    def buried(self, numbers: list[int]) -> None:
+    def dead_letters_stored(self, numbers: list[int]) -> None:
         """The dead letters of these messages are on disk."""
-        self.backlog.buried(numbers)
+        self.backlog.dead_letters_stored(numbers)
         self._hold_floor()
         self.settled.raise_floor()
 

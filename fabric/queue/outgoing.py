@@ -359,7 +359,7 @@ class OutgoingQueue:
         """The dead letters of this queue, in the order in which they were given up."""
         return self.dead.all()
 
-    def take_letter(self, identity: str) -> DeadLetter | None:
+    def take_dead_letter(self, identity: str) -> DeadLetter | None:
         """Remove and return the dead letter of that message; None if it was retried or dropped before.
 
         It stays counted as dead-lettered.
@@ -370,7 +370,7 @@ class OutgoingQueue:
             self.touched[self] = None
         return letter
 
-    def restore_letter(self, letter: DeadLetter) -> None:
+    def restore_dead_letter(self, letter: DeadLetter) -> None:
         """Put a dead letter in its place: one that was taken, or of an earlier life, which may have stored it twice."""
         self.dead.put(letter)
         stream, _, sequence = letter.id.rpartition("/")

@@ -505,7 +505,7 @@ class Sender(Machine):
         """Messages that this life leaves to the next one."""
         return sum(end.unsettled_count - end.volatile_count for end in self.by_queue.values())
 
-    def letters_in_memory(self) -> dict[str, int]:
+    def dead_letters_in_memory(self) -> dict[str, int]:
         """How many dead letters end with this life, of each queue that has some."""
         ends = [end for end in self.by_queue.values() if end.backlog is None or not end.backlog.kept]
         counts = {end.queue: len(end.letters()) for end in ends}

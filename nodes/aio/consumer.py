@@ -22,7 +22,7 @@ from peerfabric.nodes.io.pump import NAP
 from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
-from peerfabric.nodes.storage.offload import Clerk, Offloaded
+from peerfabric.nodes.storage.offload import LedgerWriter, Offloaded
 from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.bodies import Codec
@@ -56,12 +56,13 @@ class AsyncConsumer(Generic[T_co]):
         node: NodeContext,
         options: ConsumerOptions,
         open_late: Callable[[AsyncConsumer[Any], Gate, Waiting], Coroutine[Any, Any, None]],
-        keeper_of: Callable[[ConsumerOptions], LedgerStore | None],
+        ledger_store_of: Callable[[ConsumerOptions], LedgerStore | None],
     ) -> None:
         self.options = options
         self.queue = options.name
         self.codec: Codec[T_co] = Codec(options.body_type, node.settings.options.message_bytes_max, has_failed)
-        self.keeper = keeper = keeper_of(options)  # after the codec: not opened for a type that cannot be
+        # After the codec: not opened for a type that cannot be.
+        self.ledger_store = ledger_store = ledger_store_of(options)
         self.alerted = False
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
@@ -94,7 +95,7 @@ class AsyncConsumer(Generic[T_co]):
         self._wakes = False
         self._resting = False
         self._last: Message[T_co] | None = None
-        self._clerk = Clerk(keeper, self.queue, self.decided) if keeper is not None else None
+        self._ledger_writer = LedgerWriter(ledger_store, self.queue, self.decided) if ledger_store is not None else None
 
     @property
     def is_open(self) -> bool:
@@ -110,7 +111,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def start(self, engine: Engine, now: float) -> None:
         """The node starts: open the end. Called under the engine's lock."""
-        remembered = self.keeper.remembered if self.keeper is not None else None
+        remembered = self.ledger_store.remembered if self.ledger_store is not None else None
         self.end = engine.open_consumer(self.queue, self.options.lease, now, remembered)
         self.opened = True
         if not self._open:
@@ -126,30 +127,30 @@ class AsyncConsumer(Generic[T_co]):
         """In a child process: what is buffered here belongs to the parent."""
         self._lock = Lock(Rank.TAKING)
         self._current = None
-        if self.keeper is not None:
-            self.keeper.abandon()
-        if self._clerk is not None:
-            self._clerk.abandon()
+        if self.ledger_store is not None:
+            self.ledger_store.abandon()
+        if self._ledger_writer is not None:
+            self._ledger_writer.abandon()
 
-    def clerk(self) -> Clerk | None:
+    def ledger_writer(self) -> LedgerWriter | None:
         """Who writes into the ledger for the calling code; None: itself."""
-        if self._clerk is None or isinstance(self._node.waiting, Blocking) or not in_event_loop():
+        if self._ledger_writer is None or isinstance(self._node.waiting, Blocking) or not in_event_loop():
             return None
-        return self._clerk
+        return self._ledger_writer
 
     @property
     def recording(self) -> bool:
         """Whether acks are on their way to the ledger."""
-        return self._clerk is not None and not self._clerk.idle
+        return self._ledger_writer is not None and not self._ledger_writer.idle
 
     def close_ledger(self) -> None:
         """Write what is acked, and give the ledger up."""
         if self.opening is not None:
             self.opening.join()
-        if self._clerk is not None:
-            self._clerk.stop()
-        if self.keeper is not None:
-            self.keeper.close()
+        if self._ledger_writer is not None:
+            self._ledger_writer.stop()
+        if self.ledger_store is not None:
+            self.ledger_store.close()
 
     async def _started(self, waiting: Waiting) -> None:
         if not self.opened or not self._node.is_running:
@@ -168,10 +169,10 @@ class AsyncConsumer(Generic[T_co]):
                 engine.consumers.progress(self.end, now)
         if self._takers > 1:
             self._look_at_calls(now)
-        if self.keeper is not None:
+        if self.ledger_store is not None:
             forgotten = self.end.take_forgotten()
             if forgotten:
-                self.keeper.forget(forgotten)
+                self.ledger_store.forget(forgotten)
 
     def _look_at_calls(self, now: float) -> None:
         """Let more take at one time if messages wait and calls are long, or one if they are short."""
@@ -233,7 +234,7 @@ class AsyncConsumer(Generic[T_co]):
     def decided(self) -> None:
         """A decision was written into a delivery: let the machine read it."""
         if not self.alerted:
-            self._node.pump.note(self)
+            self._node.pump.wake_soon(self)
 
     def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
         with self._node.pump.lock:
@@ -453,7 +454,7 @@ class AsyncConsumer(Generic[T_co]):
             if self._takers > 1:
                 self._hand_on()
             if not self.alerted:
-                self._node.pump.note(self)  # the machine learns of it, and whether this call is long
+                self._node.pump.wake_soon(self)  # the machine learns of it, and whether this call is long
         return None if found is closed else found
 
     @property
@@ -482,9 +483,9 @@ class AsyncConsumer(Generic[T_co]):
                 if self.end.starves:
                     pump.wake()
                 else:
-                    pump.nudge()  # for acks alone
+                    pump.wake_unless_resting()  # for acks alone
         if self._takers > 1 and self._has_more and not self.alerted:
-            pump.note(self)  # who is at it may be at a long call
+            pump.wake_soon(self)  # who is at it may be at a long call
 
     def _tell(self, now: float) -> None:
         """Let the machine know how many calls wait. Called under the engine's lock."""
@@ -557,7 +558,7 @@ class AsyncConsumer(Generic[T_co]):
         """Nobody iterates here any more: return what is buffered. Safe from a finaliser."""
         self._resting = True
         if self.end is not None:
-            self._node.pump.alert(self)
+            self._node.pump.wake(self)
 
     def close(self) -> None:
         """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""

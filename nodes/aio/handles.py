@@ -65,7 +65,7 @@ class Handles:
 
     def have_ledger(self) -> bool:
         """Whether some consumer has one."""
-        return any(consumer.keeper is not None for consumer in list(self.consumers.values()))
+        return any(consumer.ledger_store is not None for consumer in list(self.consumers.values()))
 
     # Making
 
@@ -90,7 +90,7 @@ class Handles:
         node, options = self._node, asked.in_node(self._node.settings)
 
         def make() -> AsyncConsumer[Any]:
-            return AsyncConsumer(node, options, self.open_late, self._keeper)
+            return AsyncConsumer(node, options, self.open_late, self._ledger_store)
 
         with later(), node.life_lock:
             handle = self._only_locked(self.consumers, options, make, handler)
@@ -177,7 +177,7 @@ class Handles:
         if isinstance(handle, AsyncProducer):
             return self._node.is_running and disk is not None and handle.spooled and handle.queue not in disk.stores
         if isinstance(handle, AsyncConsumer):
-            return self._node.is_running and handle.keeper is not None and not handle.keeper.is_open
+            return self._node.is_running and handle.ledger_store is not None and not handle.ledger_store.is_open
         return False
 
     async def open_late(
@@ -221,8 +221,8 @@ class Handles:
             call = Offloaded(lambda: self._add_store(disk, producer), lambda _: gate.open())
             disk.store(call)
             return call
-        assert handle.keeper is not None
-        call = Offloaded(handle.keeper.open, lambda _: gate.open())
+        assert handle.ledger_store is not None
+        call = Offloaded(handle.ledger_store.open, lambda _: gate.open())
         thread = threading.Thread(target=call.store, name=f"peerfabric-{self._node.settings.name}-ledger")
         thread.start()  # noted when it runs, as close() waits for it
         handle.opening = thread
@@ -245,20 +245,20 @@ class Handles:
             store.end = cast("DurableQueue", end)
             disk.stores[handle.queue] = store
 
-    def _keeper(self, options: ConsumerOptions) -> LedgerStore | None:
+    def _ledger_store(self, options: ConsumerOptions) -> LedgerStore | None:
         """The ledger of a new consumer, if it has one: open if the node runs and spares no event loop."""
         path = options.ledger
         if path is None:
             return None
         for other in self.consumers.values():
-            if other.keeper is not None and other.keeper.path == path:
+            if other.ledger_store is not None and other.ledger_store.path == path:
                 raise ConfigError(f"{path} is the ledger of queue {other.queue!r}; give each queue a ledger of its own")
         from peerfabric.nodes.storage.ledger_store import LedgerStore  # with a ledger only
 
-        keeper = LedgerStore(str(path), options.name, fsync=bool(options.fsync))
+        ledger_store = LedgerStore(str(path), options.name, fsync=bool(options.fsync))
         if self._node.is_running and not self._node.spares_loop:
-            keeper.open()
-        return keeper
+            ledger_store.open()
+        return ledger_store
 
 
 def _check_same(asked: HandleOptions, before: HandleOptions) -> None:

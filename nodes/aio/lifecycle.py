@@ -490,7 +490,7 @@ class Lifecycle:
             self._take_over(clock())
             producers = node.engine.producers
             self.undelivered = producers.unsettled()
-            kept, letters = producers.kept_on_disk(), producers.letters_in_memory()
+            kept, letters = producers.kept_on_disk(), producers.dead_letters_in_memory()
             producers.leave()
             self._last = reports.snapshot(node, self.handles.producers)
         if kept:

@@ -40,7 +40,7 @@ class Opened:
     def __init__(self, path: str | None, fsync: bool, limit_bytes: int | None) -> None:
         self.spool: Spool | None = None
         self._path, self._fsync, self._limit_bytes = path, fsync, limit_bytes
-        self._keepers: list[LedgerStore] = []
+        self._ledger_stores: list[LedgerStore] = []
         self._stores: dict[str, Store] = {}
         self._letters: dict[str, list[DeadLetter]] = {}
 
@@ -58,9 +58,9 @@ class Opened:
 
     def _read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
         for consumer in list(consumers.values()):
-            if consumer.keeper is not None and consumer.keeper not in self._keepers:
-                consumer.keeper.open()
-                self._keepers.append(consumer.keeper)
+            if consumer.ledger_store is not None and consumer.ledger_store not in self._ledger_stores:
+                consumer.ledger_store.open()
+                self._ledger_stores.append(consumer.ledger_store)
         if self._path is None:
             return
         if self.spool is None:
@@ -98,7 +98,8 @@ class Opened:
     def has_all(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> bool:
         """Whether all is opened that these need."""
         return all(
-            consumer.keeper is None or consumer.keeper in self._keepers for consumer in consumers.values()
+            consumer.ledger_store is None or consumer.ledger_store in self._ledger_stores
+            for consumer in consumers.values()
         ) and all(not producer.spooled or queue in self._stores for queue, producer in producers.items())
 
     def resume(self, disk: Disk, engine: Engine, producers: Mapping[str, AsyncProducer[Any]], now: float) -> None:
@@ -119,7 +120,7 @@ class Opened:
             attempts = found.marks.max_attempts or MAX_ATTEMPTS if handle is None else handle.options.max_attempts
             store.end = cast("DurableQueue", engine.open_producer(queue, codec, attempts, memory, now, found))
             for letter in self._letters[queue]:
-                store.end.restore_letter(letter)
+                store.end.restore_dead_letter(letter)
             left = store.end.account()
             if left.recovered:
                 count = left.recovered - left.damaged
@@ -128,8 +129,8 @@ class Opened:
 
     def close(self) -> None:
         """The start came to nothing. May be called twice."""
-        for keeper in self._keepers:
-            keeper.close()
+        for ledger_store in self._ledger_stores:
+            ledger_store.close()
         if self.spool is not None:
             try:
                 self.spool.close()

@@ -308,7 +308,7 @@ class AsyncProducer(Generic[T_contra]):
         refuse_inside()  # in the middle of this the letter would be nowhere
         self._node.ensure()
         with self._node.pump.lock:
-            letter = self.end.take_letter(identity)
+            letter = self.end.take_dead_letter(identity)
         if letter is None:
             return False
         self._outbox.retry(letter)
@@ -319,7 +319,7 @@ class AsyncProducer(Generic[T_contra]):
         refuse_inside()
         self._node.ensure(closing=True)
         with self._node.pump.lock:
-            dropped = self.end.take_letter(identity) is not None
+            dropped = self.end.take_dead_letter(identity) is not None
         if dropped:
             self._outbox.drop(identity)
         return dropped

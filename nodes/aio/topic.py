@@ -118,7 +118,7 @@ class AsyncPublisher(Generic[T_contra]):
             except RuntimeError:
                 pass  # it was not taken
         if not self.alerted:
-            self._node.pump.alert(self)
+            self._node.pump.wake(self)
         return True
 
     async def publish(self, body: T_contra, *, topic: str | None = None, headers: dict[str, str] | None = None) -> None:
@@ -163,7 +163,7 @@ class AsyncPublisher(Generic[T_contra]):
                 return False
             self._room -= sum(map(len, part)) + MESSAGE_OVERHEAD * len(part)
             self._bodies += part
-        self._node.pump.alert(self)
+        self._node.pump.wake(self)
         return True
 
     async def _wait_for_pump(self, attempt: Callable[[], bool]) -> None:

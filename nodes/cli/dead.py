@@ -16,11 +16,11 @@ from peerfabric.nodes.cli.exits import Failure
 from peerfabric.nodes.cli.offline import (
     check_choice,
     confirmed,
+    dead_letters_of,
     element_of,
     folder_argument,
     hint_damage,
     letters,
-    letters_of,
     looked_at,
     messages_of,
     now_ms,
@@ -70,7 +70,7 @@ def ls(folder: str, queue: str | None, output: str) -> None:
     rows = []
     with looked_at(folder) as opened:
         for name in opened.queues() if queue is None else [queue]:
-            log = letters_of(opened, name)
+            log = dead_letters_of(opened, name)
             hint_damage(name, log)
             unreadable = log.unsettled_count
             for record, letter in letters(log):
@@ -95,7 +95,7 @@ def show(folder: str, identity: str) -> None:
         queue, epoch, sequence = parse_id(opened, identity, "`peerfabric dead ls FOLDER`")
         if queue not in opened.queues():
             raise _missing(identity)
-        for record, letter in letters(letters_of(opened, queue)):
+        for record, letter in letters(dead_letters_of(opened, queue)):
             if (record.epoch, record.first) == (epoch, sequence):
                 print_line(_line(record, letter))
                 return
@@ -165,7 +165,7 @@ def _chosen(opened: Spool, ids: tuple[str, ...]) -> Chosen:
     Raises:
         Failure: There is none with one of them.
     """
-    there = {queue: unsettled(letters_of(opened, queue)) for queue in opened.queues()}
+    there = {queue: unsettled(dead_letters_of(opened, queue)) for queue in opened.queues()}
     if not ids:
         return {queue: found for queue, found in there.items() if found}
     chosen: Chosen = {}
@@ -183,7 +183,7 @@ def _count(chosen: Chosen) -> int:
 
 def _open(ours: Spool, queue: str) -> tuple[Log, dict[int, Ranges]]:
     """The letters of a queue, and which of its messages are not settled."""
-    log, dead_log = messages_of(ours, queue), letters_of(ours, queue)
+    log, dead_log = messages_of(ours, queue), dead_letters_of(ours, queue)
     say_found(queue, log)
     say_found(queue, dead_log)
     return dead_log, unsettled(log)

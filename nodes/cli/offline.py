@@ -118,7 +118,7 @@ def messages_of(spool: Spool, queue: str) -> Log:
     return spool.queue(queue, unix_ms=now_ms())
 
 
-def letters_of(spool: Spool, queue: str) -> Log:
+def dead_letters_of(spool: Spool, queue: str) -> Log:
     """The dead letters of a queue that is there.
 
     Raises:

@@ -16,9 +16,9 @@ from peerfabric.nodes.cli.offline import (
     Stored,
     check_choice,
     confirmed,
+    dead_letters_of,
     folder_argument,
     hint_damage,
-    letters_of,
     looked_at,
     messages,
     messages_of,
@@ -58,7 +58,7 @@ def ls(folder: str, output: str) -> None:
     rows = []
     with looked_at(folder) as opened:
         for queue in opened.queues():
-            log, dead = messages_of(opened, queue), letters_of(opened, queue)
+            log, dead = messages_of(opened, queue), dead_letters_of(opened, queue)
             hint_damage(queue, log, dead)
             damaged = sum(stop - start for _, start, stop in (*log.recovery.damaged, *dead.recovery.damaged))
             size = log.used_bytes + dead.used_bytes
@@ -176,7 +176,7 @@ def _findings(opened: Spool) -> Iterator[Finding]:
         text = f"{opened.folder}/node: offset 0: is lost or damaged; the next start takes the node's id from segments"
         yield Finding("", "", "damage", text)
     for queue in opened.queues():
-        for name, open_log in (("messages", messages_of), ("dead letters", letters_of)):
+        for name, open_log in (("messages", messages_of), ("dead letters", dead_letters_of)):
             try:
                 log = open_log(opened, queue)
             except (NewerFormat, SpoolUnsafe):

@@ -118,23 +118,6 @@ class Pump:
     def detach(self, handle: Handle) -> None:
         self._handles.pop(handle.end, None)
 
-    def alert(self, handle: Handle) -> None:
-        """`handle` has something to hand over. Any thread; costs a system call only if the pump sleeps."""
-        if not handle.alerted:
-            handle.alerted = True
-            self._alerts.append(handle)
-        self._sockets.wake()
-
-    def note(self, handle: Handle) -> None:
-        """Like `alert`, for what nobody waits for yet: it may be taken up to `NAP` seconds later, with what follows.
-
-        Each alert of a sleeping pump takes the interpreter's lock from its caller for a whole turn.
-        """
-        if not handle.alerted:
-            handle.alerted = True
-            self._alerts.append(handle)
-            self.wake_soon()  # looked at when the alert is in, as the pump gets up before it takes alerts
-
     def watch(self, handle: Handle) -> None:
         """Ask `handle` again in NAP seconds at most. Called in this thread, by `handed_over` or `changed` of it."""
         if not handle.alerted:
@@ -150,22 +133,36 @@ class Pump:
         """Messages dropped at the sockets, because they have too few or too many parts."""
         return self._sockets.foreign
 
-    def wake(self) -> None:
-        """Make a turn soon: somebody changed the engine under its lock."""
+    def wake(self, handle: Handle | None = None) -> None:
+        """Make a turn now: `handle` has something to hand over, or somebody changed the engine under its lock.
+
+        Any thread; costs a system call only if the pump sleeps.
+        """
+        if handle is not None and not handle.alerted:
+            handle.alerted = True
+            self._alerts.append(handle)
         self._sockets.wake()
 
-    def nudge(self) -> None:
+    def wake_soon(self, handle: Handle | None = None) -> None:
+        """Like `wake`, for what nobody waits for yet: it may be taken up to `NAP` seconds later, with what follows.
+
+        Each wake-up of a sleeping pump takes the interpreter's lock from its caller for a whole turn.
+        """
+        if handle is not None:
+            if handle.alerted:
+                return
+            handle.alerted = True
+            self._alerts.append(handle)
+        if not self._napping:  # looked at when the alert is in, as the pump gets up before it takes alerts
+            self.wake_unless_resting()
+
+    def wake_unless_resting(self) -> None:
         """Like `wake`, except that a pump that rests (`REST` of the sockets) comes when that is over, by itself.
 
         What is changed under the engine's lock before this is seen then.
         """
         if not self._sockets.resting:
             self._sockets.wake()
-
-    def wake_soon(self) -> None:
-        """Like `nudge`, for what nobody waits for yet: a pump that naps comes when that is over, by itself."""
-        if not self._napping:
-            self.nudge()
 
     def _run(self) -> None:
         timeout: float | None = 0.0

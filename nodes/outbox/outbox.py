@@ -213,7 +213,7 @@ class Outbox:
 
     def alert(self) -> None:
         """There is something to hand over, for which somebody waits."""
-        self._node.pump.alert(self)
+        self._node.pump.wake(self)
 
     def alert_if_urgent(self) -> None:
         """There is something to hand over.
@@ -224,9 +224,9 @@ class Outbox:
         underway = self._accepted_cost - self._pending_cost - self.end.released_cost
         settles = underway < UNDERWAY_MUCH or self.spooled
         if settles and (self.end.consumers or self._room < HANDOVER_BYTES_MAX // 2):
-            self._node.pump.alert(self)
+            self._node.pump.wake(self)
         else:
-            self._node.pump.note(self)
+            self._node.pump.wake_soon(self)
 
     # Room
 
@@ -319,7 +319,7 @@ class Outbox:
                 return None
             if self._pending_cost and (self._on_full != "block" or self._is_full(size)):
                 # Only the hand-over is full, or what could be dropped is still in it: the pump is about to come.
-                self._node.pump.alert(self)
+                self._node.pump.wake(self)
                 return None
             match self._on_full:
                 case "block":
@@ -338,7 +338,7 @@ class Outbox:
                     return None
                 case _:
                     raise QueueFull(self.queue, self._buffer_bytes)
-        self._node.pump.alert(self)
+        self._node.pump.wake(self)
         return receipt
 
     # Putting in
@@ -479,7 +479,7 @@ class Outbox:
 
     def _restore(self, letter: DeadLetter) -> None:
         with self._node.pump.lock:
-            self.end.restore_letter(letter)
+            self.end.restore_dead_letter(letter)
 
     def drop(self, identity: str) -> None:
         """A dead letter was dropped: take it off the disk.

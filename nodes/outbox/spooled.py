@@ -186,7 +186,7 @@ class SpooledOutbox(Outbox):
             if self.count - self._alerted_at < STREAM or unix_ms - self._alerted_ms > STREAM_ENDS_MS:
                 self.alert_if_urgent()
             else:
-                self._node.pump.note(self)
+                self._node.pump.wake_soon(self)
             self._alerted_at, self._alerted_ms = self.count, unix_ms
         return Receipt(self._stream, sequence)
 
@@ -524,7 +524,7 @@ class SpooledOutbox(Outbox):
         """What a send of ours handed over is stored."""
         self.hand_in(deposit)
         if deposit.letter is not None:
-            self._unbury(deposit.letter.id)
+            self._drop_dead_letter(deposit.letter.id)
 
     def hand_in(self, deposit: Deposit) -> None:
         """What a send of ours handed over is written, and counts as accepted."""
@@ -553,7 +553,7 @@ class SpooledOutbox(Outbox):
                 self._restore(letter)
                 raise
             self._put_letter(letter, counted=True)
-        self._unbury(letter.id)
+        self._drop_dead_letter(letter.id)
 
     def not_retried(self, letter: DeadLetter, error: Exception) -> None:
         """The disk's thread could not store a letter that should be sent again; nobody waits for it."""
@@ -562,15 +562,15 @@ class SpooledOutbox(Outbox):
 
     def drop(self, identity: str) -> None:
         if self.deposits is not None:
-            self._disk.run(lambda: self._unbury(identity))
+            self._disk.run(lambda: self._drop_dead_letter(identity))
         else:
-            self._store.unbury(identity)
+            self._store.drop_dead_letters(identity)
             self._node.pump.wake()  # there may be room again
 
-    def _unbury(self, identity: str) -> None:
+    def _drop_dead_letter(self, identity: str) -> None:
         """Take a letter that is sent again, or dropped, off the disk; if that fails it only comes back at a restart."""
         try:
-            self._store.unbury(identity)
+            self._store.drop_dead_letters(identity)
         except SpoolError as error:
             _log.warning("queue %r: the dead letter %s stays on disk: %s", self.queue, identity, error)
         self._node.pump.wake()  # there may be room again

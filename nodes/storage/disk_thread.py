@@ -164,7 +164,7 @@ class Disk:
             # Before all else that needs room: what a cursor settles may be trimmed.
             self._cursor_at = now + (CURSOR_EVERY_SYNCED if self.spool.fsync else CURSOR_EVERY)
             failed.append(self._tried(self._write_cursors))
-        failed.append(self._tried(self._bury))
+        failed.append(self._tried(self._store_dead_letters))
         more = self._load(now)
         for error in failed:
             if error is not None:
@@ -181,7 +181,7 @@ class Disk:
         self._stored()
         with self.pump.lock:
             self._due = dict.fromkeys(store for store in self.stores.values() if store.end is not None)
-        failed += [self._tried(self._bury), self._tried(self._write_cursors)]
+        failed += [self._tried(self._store_dead_letters), self._tried(self._write_cursors)]
         for error in failed:
             if error is not None:
                 raise error
@@ -218,14 +218,14 @@ class Disk:
                 _log.warning("queue %r: dead letters that were retried may come back: %s", store.queue, refused)
         return failed
 
-    def _bury(self) -> None:
+    def _store_dead_letters(self) -> None:
         with self.pump.lock:
-            taken = [(end, store, backlog, backlog.take_letters()) for end, store, backlog in self._ends_due()]
+            taken = [(end, store, backlog, backlog.take_dead_letters()) for end, store, backlog in self._ends_due()]
         for at, (end, store, backlog, letters) in enumerate(taken):
             if not letters:
                 continue
             try:
-                numbers = store.bury(letters, time.time_ns() // 1_000_000)
+                numbers = store.store_dead_letters(letters, time.time_ns() // 1_000_000)
             except SpoolError:
                 with self.pump.lock:
                     for _, _, others, unstored in taken[at:]:
@@ -233,7 +233,7 @@ class Disk:
                             others.put_back(unstored)
                 raise
             with self.pump.lock:
-                end.buried(numbers)
+                end.dead_letters_stored(numbers)
                 if len(numbers) < len(letters):
                     backlog.put_back(letters[len(numbers) :])
                 self.producers.disk_moved(end)

@@ -1,7 +1,7 @@
 """Offload: work that may wait for a disk, done beside the event loop.
 
 An `AsyncNode` must not keep its loop waiting for a disk. What its calls can await is done in a thread of its own; what
-they cannot, as an ack, is noted in order and done by the thread of a `Clerk`.
+they cannot, as an ack, is noted in order and done by the thread of a `LedgerWriter`.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class Offloaded(Generic[R]):
         return None
 
 
-class Clerk:
+class LedgerWriter:
     """Writes acks into a consumer's ledger for code that runs in an event loop; all that wait with one write."""
 
-    def __init__(self, keeper: LedgerStore, name: str, wrote: Callable[[], None]) -> None:
-        self._keeper, self._name, self._wrote = keeper, name, wrote
+    def __init__(self, ledger_store: LedgerStore, name: str, wrote: Callable[[], None]) -> None:
+        self._ledger_store, self._name, self._wrote = ledger_store, name, wrote
         self._lock = Lock()
         self._wanted = threading.Condition(self._lock)
         self._entries: deque[tuple[Parts, Callable[[], None], Callable[[Exception], None]]] = deque()
@@ -154,7 +154,7 @@ class Clerk:
         if not entries:
             return
         try:
-            self._keeper.record([part for parts, _, _ in entries for part in parts])
+            self._ledger_store.record([part for parts, _, _ in entries for part in parts])
         except Exception as error:
             for _, _, failed in entries:
                 failed(error)
@@ -163,4 +163,4 @@ class Clerk:
             acked()
 
 
-__all__ = ["Clerk", "Offloaded", "beside"]
+__all__ = ["LedgerWriter", "Offloaded", "beside"]

@@ -85,7 +85,7 @@ class Store:
         self._append, self._epoch = self._log.append, spool.epoch
         self._dead: Log | None = spool.dead(queue, unix_ms=unix_ms) if spool.has_dead(queue) else None
         """Made with the first dead letter: most queues never have one."""
-        self._unburied: set[str] = set()
+        self._unstored: set[str] = set()
         """DeadLetters that were retried or dropped before they were stored, which need not be any more."""
         self._letters_unsynced = False
         self._gathering: int | None = None
@@ -277,7 +277,7 @@ class Store:
 
     # What became of them
 
-    def bury(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
+    def store_dead_letters(self, letters: Iterable[tuple[int, DeadLetter]], unix_ms: int) -> list[int]:
         """Store dead letters; return the numbers of those that are stored, the first ones.
 
         If the spool was deleted all of them count as stored: they are in memory only, as without a spool.
@@ -296,8 +296,8 @@ class Store:
                 self._sync_letters(dead)
             for number, letter in letters:
                 epoch, sequence = _place(letter.id)
-                if letter.id in self._unburied:
-                    self._unburied.remove(letter.id)
+                if letter.id in self._unstored:
+                    self._unstored.remove(letter.id)
                     dead.settle(epoch, sequence, sequence + 1)  # one whose sync failed may be there after all
                 elif not dead.has(epoch, sequence):
                     body, codec = join([letter.data], letter.codec)
@@ -318,7 +318,7 @@ class Store:
         dead.sync()
         self._letters_unsynced = False
 
-    def unbury(self, *identities: str) -> None:
+    def drop_dead_letters(self, *identities: str) -> None:
         """Dead letters were retried or dropped, perhaps before they were stored. They do not come back.
 
         Raises:
@@ -328,19 +328,19 @@ class Store:
             for identity in identities:
                 epoch, sequence = _place(identity)
                 if self._dead is None or not self._dead.has(epoch, sequence):
-                    self._unburied.add(identity)
+                    self._unstored.add(identity)
                 else:
                     self._dead.settle(epoch, sequence, sequence + 1)
                     self._gathered = True
             if self._gathering != threading.get_ident():
-                self._write_unburied()
+                self._write_dropped()
 
     @contextmanager
     def gather(self) -> Iterator[None]:
-        """What is unburied by this thread until the end of the block is made last by one cursor.
+        """Dead letters that are dropped by this thread until the end of the block is made last by one cursor.
 
         Raises:
-            SpoolError: As `unbury`, at the end.
+            SpoolError: As `drop_dead_letters`, at the end.
         """
         self._gathering = threading.get_ident()
         try:
@@ -348,9 +348,9 @@ class Store:
         finally:
             with self.lock:
                 self._gathering = None
-                self._write_unburied()
+                self._write_dropped()
 
-    def _write_unburied(self) -> None:
+    def _write_dropped(self) -> None:
         if not self._gathered or self._dead is None or self._spool.hold.is_deleted():
             return
         self._dead.write_cursor()

@@ -19,7 +19,7 @@ def opened(folder: Path | str) -> Spool:
     return Spool.open(str(folder), random_bits=1, node_id="desk", spare=False, unix_ms=NOW)
 
 
-def bury(
+def store_dead_letters(
     spool: Spool,
     queue: str,
     sequences: Iterable[int],
@@ -28,7 +28,7 @@ def bury(
     error: str = "",
     epoch: int | None = None,
 ) -> None:
-    """Dead letters, of this epoch by default, as `Store.bury` writes them."""
+    """Dead letters, of this epoch by default, as `Store.store_dead_letters` writes them."""
     log = spool.dead(queue, unix_ms=NOW)
     epoch = epoch or spool.epoch
     for sequence in sequences:

@@ -16,7 +16,7 @@ from peerfabric.spool import Spool
 from peerfabric.wire.bodies import ALONE_BYTES_MIN
 from peerfabric.wire.frames import RAW
 from tests.cli.conftest import DEADLINE, Start, ended
-from tests.cli.spools import NOW, bury, content, opened, put
+from tests.cli.spools import NOW, content, opened, put, store_dead_letters
 
 TEA = b"\xa3tea"
 
@@ -64,7 +64,7 @@ def test_thousands_of_scattered_letters(start: Start, tmp_path: Path) -> None:
     """More gaps than a cursor has room for: every second message of 12,000 died, none of them stays a letter."""
     folder = tmp_path / "spool"
     spool = opened(folder)
-    bury(spool, "q", range(1, 12_001, 2), TEA)
+    store_dead_letters(spool, "q", range(1, 12_001, 2), TEA)
     epoch = spool.epoch
     spool.close()
     first = f"desk:{epoch}:q/5999"
@@ -83,7 +83,7 @@ def test_gaps_with_living_messages_stay_open(start: Start, tmp_path: Path) -> No
     spool = opened(folder)
     put(spool, "q", 1, [TEA, TEA, TEA, TEA])
     log = spool.queue("q", unix_ms=NOW)
-    bury(spool, "q", (1, 3, 4, 9), TEA)
+    store_dead_letters(spool, "q", (1, 3, 4, 9), TEA)
     log.settle(spool.epoch, 1, 2)
     log.settle(spool.epoch, 3, 5)
     log.write_cursor()
@@ -92,7 +92,7 @@ def test_gaps_with_living_messages_stay_open(start: Start, tmp_path: Path) -> No
     ids = [f"desk:{epoch}:q/{n}" for n in (1, 3, 4)]
     assert ended(start("dead", "drop", str(folder), *ids, "--yes")) == (0, "3 dead letters deleted\n", "")
     spool = opened(folder)
-    bury(spool, "q", [2], TEA, epoch=epoch)
+    store_dead_letters(spool, "q", [2], TEA, epoch=epoch)
     spool.close()
     assert letters_left(folder) == {2, 9}
 
@@ -101,7 +101,7 @@ def test_a_kill_in_between_loses_nothing(start: Start, tmp_path: Path) -> None:
     """Killed at any time, each letter is a letter, or a message, or both."""
     folder = tmp_path / "spool"
     spool = opened(folder)
-    bury(spool, "q", range(1, 5001), TEA)
+    store_dead_letters(spool, "q", range(1, 5001), TEA)
     spool.close()
     messages = folder / "queues" / "q"
     for part in range(8):
@@ -123,7 +123,7 @@ def test_an_error_cannot_command_the_terminal(start: Start, tmp_path: Path) -> N
     """The text of an error is of another node: in the table nothing of it is obeyed."""
     folder = tmp_path / "spool"
     spool = opened(folder)
-    bury(spool, "q", [1], TEA, error="\x1b[2Jgone\x9b31m\n:tea:")
+    store_dead_letters(spool, "q", [1], TEA, error="\x1b[2Jgone\x9b31m\n:tea:")
     spool.close()
     code, out, err = ended(start("dead", "ls", str(folder)))
     assert (code, err) == (0, "")
@@ -135,7 +135,7 @@ def test_letters_that_cannot_be_read_are_counted(start: Start, tmp_path: Path) -
     """They are not listed and not retried, but said to be there, and can be dropped."""
     folder = tmp_path / "spool"
     spool = opened(folder)
-    bury(spool, "q", [1], b"\x01\x02", RAW)
+    store_dead_letters(spool, "q", [1], b"\x01\x02", RAW)
     spool.dead("q", unix_ms=NOW).append(spool.epoch, 2, 1, 1, b"\x91\x01", b"\xc1", unix_ms=NOW)
     spool.close()
     code, out, err = ended(start("dead", "ls", str(folder), "-o", "json"))
@@ -153,7 +153,7 @@ def test_wrong_folders_and_ids_change_nothing(start: Start, tmp_path: Path) -> N
     (strange / "lock").write_text("mine")
     folder = tmp_path / "spool"
     spool = opened(folder)
-    bury(spool, "q", [1], TEA)
+    store_dead_letters(spool, "q", [1], TEA)
     epoch = spool.epoch
     spool.close()
     before = content(tmp_path)
@@ -178,7 +178,7 @@ def test_wrong_folders_and_ids_change_nothing(start: Start, tmp_path: Path) -> N
 def test_a_copy_of_a_running_spool_is_only_looked_at(start: Start, tmp_path: Path) -> None:
     """Looking is harmless; but two owners of one epoch's numbers are not made."""
     spool = opened(tmp_path / "spool")
-    bury(spool, "q", [1], TEA)
+    store_dead_letters(spool, "q", [1], TEA)
     shutil.copytree(tmp_path / "spool", tmp_path / "copy")
     (tmp_path / "copy").chmod(0o700)
     copy = str(tmp_path / "copy")
@@ -193,7 +193,7 @@ def test_a_copy_of_a_running_spool_is_only_looked_at(start: Start, tmp_path: Pat
 def test_somebody_looks_while_one_wants_to_write(start: Start, tmp_path: Path) -> None:
     """The one who writes is told to wait, and nothing happens."""
     spool = opened(tmp_path / "spool")
-    bury(spool, "q", [1], TEA)
+    store_dead_letters(spool, "q", [1], TEA)
     spool.close()
     reader = Spool.inspect(str(tmp_path / "spool"))
     code, out, err = ended(start("dead", "drop", str(tmp_path / "spool"), "--all", "--yes"))

@@ -18,7 +18,7 @@ from peerfabric import Node
 from peerfabric.spool import Spool
 from peerfabric.wire.frames import MSGPACK, RAW, Extra
 from tests.cli.conftest import DEADLINE, Start, ended
-from tests.cli.spools import NOW, bury, content, opened, put
+from tests.cli.spools import NOW, content, opened, put, store_dead_letters
 from tests.conftest import remount, stuff
 
 DESK = """
@@ -292,7 +292,7 @@ def test_on_a_full_disk(start: Start, small_disk: Path) -> None:
     spool = Spool.open(folder, random_bits=1, node_id="desk", unix_ms=NOW)
     put(spool, "orders", 1, [msgspec.msgpack.encode({"number": n}) for n in range(1000)])
     epoch = spool.epoch
-    bury(spool, "orders", (2001, 2002), b"\x01")
+    store_dead_letters(spool, "orders", (2001, 2002), b"\x01")
     spool.close()
     stuff(small_disk)
     commands = (

@@ -58,7 +58,7 @@ class Offline:
         self.backlog = self.end.backlog
         self.backlog.memory_bytes = memory_bytes
         for letter in letters:
-            self.end.restore_letter(letter)
+            self.end.restore_dead_letter(letter)
         self.store.end = self.end
         self.disk.stores[QUEUE] = self.store
         self._deposits = Deposits(cast("SpooledOutbox", self), self.store)
@@ -72,17 +72,17 @@ class Offline:
 
     def retry(self, letter: DeadLetter) -> Deposit:
         """Send a dead letter again."""
-        assert self.end.take_letter(letter.id) == letter
+        assert self.end.take_dead_letter(letter.id) == letter
         extras = {0: Extra(0, letter.headers, letter.origin or letter.id)}
         return self._deposit(Deposit([letter.data], extras, letter))
 
     def drop(self, letter: DeadLetter) -> None:
         """Forget a dead letter."""
-        assert self.end.take_letter(letter.id) == letter
-        self.store.unbury(letter.id)
+        assert self.end.take_dead_letter(letter.id) == letter
+        self.store.drop_dead_letters(letter.id)
 
     def not_retried(self, letter: DeadLetter, _: Exception) -> None:
-        self.end.restore_letter(letter)
+        self.end.restore_dead_letter(letter)
 
     def _deposit(self, deposit: Deposit) -> Deposit:
         self.deposits.append(deposit)
@@ -109,7 +109,7 @@ class Offline:
             return
         self.end.retry(deposit.letter)
         try:
-            self.store.unbury(deposit.letter.id)
+            self.store.drop_dead_letters(deposit.letter.id)
         except SpoolError:
             pass  # it comes back at a restart
 

@@ -37,7 +37,7 @@ class Adding:
 
     def __getattr__(self, name: str) -> Any:
         self._handles[f"more.{len(self._handles)}"] = self._handles["real"]
-        if name in ("keeper", "end"):
+        if name in ("ledger_store", "end"):
             return None
         return (lambda: None) if name in ("disk_ended", "close_ledger", "seal") else False
 
@@ -108,10 +108,10 @@ def test_a_ledger_that_is_opened_while_its_node_closes(tmp_path: Path, monkeypat
     working, opening, go_on = threading.Event(), threading.Event(), threading.Event()
     open_keeper = LedgerStore.open
 
-    def slow(keeper: LedgerStore) -> None:
+    def slow(ledger_store: LedgerStore) -> None:
         opening.set()
         assert go_on.wait(DEADLINE)
-        open_keeper(keeper)
+        open_keeper(ledger_store)
 
     node = Node("shop")
 

@@ -25,7 +25,7 @@ from peerfabric import (
     TimedOut,
     Undelivered,
 )
-from peerfabric.nodes.storage import ledger_store as keeper
+from peerfabric.nodes.storage import ledger_store
 from peerfabric.ranges import Ranges
 from peerfabric.spool import ledger
 from peerfabric.spool.files import RealFiles
@@ -278,7 +278,7 @@ def test_batches_and_handlers_write(front: Any, path: str) -> None:
 def test_the_ledger_stays_small(front: Any, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the producer cannot send again is forgotten, in memory and in the file."""
     monkeypatch.setattr(ledger, "COMPACT_BYTES", 4096)
-    monkeypatch.setattr(keeper, "COMPACT_BYTES", 4096)
+    monkeypatch.setattr(ledger_store, "COMPACT_BYTES", 4096)
     with front.node("shop") as shop, front.node("kitchen") as kitchen:
         producer = shop.producer("jobs", int)
         consumer = kitchen.consumer("jobs", int, ledger=path)
@@ -288,7 +288,7 @@ def test_the_ledger_stays_small(front: Any, path: str, monkeypatch: pytest.Monke
                 take(consumer)
             producer.flush(timeout=20)
         assert os.path.getsize(path) < 3 * 4096
-        kept = (consumer.target if front.is_async else consumer._async).keeper
+        kept = (consumer.target if front.is_async else consumer._async).ledger_store
         assert sum(ranges.total for ranges in kept.remembered.values()) < 1000
 
 

@@ -23,10 +23,10 @@ STREAM = "a:1:jobs"
 class Taker:
     """Takes the decisions of messages that nobody waits for."""
 
-    keeper: LedgerStore | None = None
+    ledger_store: LedgerStore | None = None
     alerted = False
 
-    def clerk(self) -> None: ...
+    def ledger_writer(self) -> None: ...
 
     def decided(self) -> None: ...
 

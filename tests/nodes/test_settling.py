@@ -16,7 +16,7 @@ import pytest
 
 from peerfabric import AsyncNode, EncodeError, Reject, Rejected, Retry
 from peerfabric.arguments import DELAY_MAX, TEXT_BYTES_MAX, shown
-from peerfabric.nodes.storage.offload import Clerk
+from peerfabric.nodes.storage.offload import LedgerWriter
 from peerfabric.wire.bodies import Codec
 from tests.nodes.conftest import DEADLINE, Front
 
@@ -296,7 +296,7 @@ def test_a_body_type_that_ends_the_program_refuses_its_body(front: Front) -> Non
 def test_an_ack_that_cannot_be_noted_is_a_nack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bool) -> None:
     """Who writes for the event loop cannot be started: `ack` raises, and the message comes again at once."""
 
-    def refused(clerk: Any, *entry: Any) -> None:
+    def refused(ledger_writer: Any, *entry: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     async def story() -> None:
@@ -306,7 +306,7 @@ def test_an_ack_that_cannot_be_noted_is_a_nack(tmp_path: Path, monkeypatch: pyte
             await producer.send(1)
             taken: Any = await (anext(aiter(consumer.batches())) if batch else consumer.get(timeout=DEADLINE))
             with monkeypatch.context() as patch:
-                patch.setattr(Clerk, "record", refused)
+                patch.setattr(LedgerWriter, "record", refused)
                 with pytest.raises(RuntimeError):
                     taken.ack()
             with await consumer.get(timeout=DEADLINE) as body:

@@ -31,8 +31,8 @@ class Consumer:
 
     def __init__(self, process: Process, queue: str, lease: float, takers: int, batch: int) -> None:
         self.process, self.queue, self.lease, self.batch = process, queue, lease, batch
-        self.keeper = process.keepers.get(queue)
-        remembered = self.keeper.remembered if self.keeper is not None else None
+        self.ledger_store = process.ledger_stores.get(queue)
+        remembered = self.ledger_store.remembered if self.ledger_store is not None else None
         self.end: IncomingQueue = process.engine.open_consumer(queue, lease, process.clock(), remembered)
         self.takers = [Taker() for _ in range(takers)]
         self.current: Delivery | None = None
@@ -87,8 +87,8 @@ class Consumer:
             for _ in idle:
                 self._later(self._claim)
         self.process.engine.consumers.progress(self.end, now)
-        if self.keeper is not None:
-            self.keeper.forget(self.end.take_forgotten())
+        if self.ledger_store is not None:
+            self.ledger_store.forget(self.end.take_forgotten())
 
     def _watch_fence(self, now: float, *, wanted: bool) -> None:
         """After a quiet time a message is handed out as soon as its producer has echoed one PING."""
@@ -162,7 +162,7 @@ class Consumer:
                 process.peer,
                 self.lease,
                 world.now,
-                ledger=(process.role.disk, self.queue) if self.keeper is not None else None,
+                ledger=(process.role.disk, self.queue) if self.ledger_store is not None else None,
             )
             world.witness.started(process, run, delivery)
             runs.append(run)
@@ -220,7 +220,7 @@ class Consumer:
             verdict, outcome = Verdict.GIVE_BACK, "died"
         else:
             outcome = verdict.name.lower()
-        if verdict is Verdict.ACK and self.keeper is not None:
+        if verdict is Verdict.ACK and self.ledger_store is not None:
             verdict, outcome = self._record(delivery, low, high)
         for run in runs:
             kept = outcome in ("died", "unacked") and self.process.world.disks.in_ledger(run)
@@ -233,9 +233,9 @@ class Consumer:
 
     def _record(self, delivery: Delivery, low: int, high: int) -> tuple[Verdict, str]:
         """Write an ack into the ledger; what becomes of the messages, and how that is called."""
-        assert self.keeper is not None
+        assert self.ledger_store is not None
         try:
-            self.keeper.record([(delivery, low, high)])
+            self.ledger_store.record([(delivery, low, high)])
         except SpoolError as error:
             self.process.world.log(f"{self.process.peer} does not ack {delivery.first + low}: {error}")
             return Verdict.NACK if high - low == 1 else Verdict.BATCH_FAILED, "unacked"

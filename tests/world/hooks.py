@@ -41,7 +41,7 @@ HOOKS: Final = {
     "durable.runs": "peerfabric.queue.backlog:Backlog.runs",
     "durable.reunion": "peerfabric.queue.backlog:REUNION",
     "durable.begin": "peerfabric.queue.durable:Recovered.begin",
-    "store.bury": "peerfabric.nodes.storage.store:Store.bury",
+    "store.store_dead_letters": "peerfabric.nodes.storage.store:Store.store_dead_letters",
     "store.remember": "peerfabric.nodes.storage.store:Store.remember",
     "store.settle": "peerfabric.nodes.storage.store:Store.settle",
     "store.sync": "peerfabric.nodes.storage.store:Store.sync",

@@ -67,7 +67,7 @@ class Process:
         self.began_at, self.ended_at = world.now, inf
         self.drive: Drive | None = None
         self.disk: Disk | None = None
-        self.keepers: dict[str, LedgerStore] = {}
+        self.ledger_stores: dict[str, LedgerStore] = {}
         self.met: dict[str, float] = {}
         """Peer -> when it first told this process what it has."""
         self.slow_until = 0.0

@@ -200,7 +200,7 @@ class Producer:
 
     def not_retried(self, letter: DeadLetter, error: Exception) -> None:
         """It could not be stored."""
-        self.end.restore_letter(letter)
+        self.end.restore_dead_letter(letter)
 
     def changed(self) -> None:
         """Whoever waits for the disk looks what became of it; only the disk may have refused it."""
@@ -217,13 +217,13 @@ class Producer:
         self.handed.append(deposit.letter if deposit.letter is not None else (deposit.bodies[: deposit.count], False))
         self.process.wake(self.process.world.random.choice((0.0, 0.002)))
         if deposit.letter is not None:
-            self._unbury(deposit.letter.id)
+            self._drop_dead_letter(deposit.letter.id)
 
-    def _unbury(self, identity: str) -> None:
+    def _drop_dead_letter(self, identity: str) -> None:
         """If that fails the letter comes back at a restart."""
         assert self.store is not None
         try:
-            self.store.unbury(identity)
+            self.store.drop_dead_letters(identity)
         except SpoolError as error:
             self.process.world.log(f"the dead letter {identity} stays on disk: {error}")
 
@@ -248,13 +248,13 @@ class Producer:
             if b"poison" in letter.data or world.random.random() < 0.5 or self.storing:
                 continue
             stream, _, sequence = letter.id.rpartition("/")
-            assert self.end.take_letter(letter.id) == letter
+            assert self.end.take_dead_letter(letter.id) == letter
             world.record.tended.add((stream, int(sequence)))
             try:
                 if world.random.random() < 0.5:
                     self._retry_stored(letter)
                 else:
-                    self._unbury(letter.id)
+                    self._drop_dead_letter(letter.id)
             except (SpoolError, Killed) as error:
                 world.log(f"{letter.id} is neither retried nor dropped: {error}")
                 return
@@ -268,10 +268,10 @@ class Producer:
         try:
             self._append([letter.data], extras, letter.codec)
         except SpoolError:
-            self.end.restore_letter(letter)
+            self.end.restore_dead_letter(letter)
             raise
         self._hand(letter, 0.001)
-        self._unbury(letter.id)
+        self._drop_dead_letter(letter.id)
 
     def tend_letters(self, now: float) -> None:
         """A person looks at the dead letters: retries some, drops some."""
@@ -284,8 +284,8 @@ class Producer:
             if b"poison" in letter.data or world.random.random() < 0.5:
                 continue
             first = self.end.next
-            assert self.end.take_letter(letter.id) == letter
-            assert self.end.take_letter(letter.id) is None
+            assert self.end.take_dead_letter(letter.id) == letter
+            assert self.end.take_dead_letter(letter.id) is None
             if world.random.random() < 0.5:
                 body = world.record.accepted[(self.end.stream, sequence)]
                 self.end.retry(letter)

@@ -40,7 +40,7 @@ def open_stores(process: Process, spool: Spool) -> None:
         store.end = cast("DurableQueue", engine.open_producer(queue, codec, MAX_ATTEMPTS, 2**20, now, recovered))
         store.end.backlog.memory_bytes = role.memory_bytes
         for letter in letters:
-            store.end.restore_letter(letter)
+            store.end.restore_dead_letter(letter)
     engine.producers.durable = bool(disk.stores)
     process.disk = disk
     process.check_disk()
@@ -49,8 +49,8 @@ def open_stores(process: Process, spool: Spool) -> None:
 def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:
     """What was promised and is neither processed nor a dead letter must be there."""
     record, node_id = process.world.record, process.address.node_id
-    buried = {letter.id for letter in letters}
-    assert len(buried) == len(letters), f"{process.peer} has a dead letter twice"
+    dead_letters_stored = {letter.id for letter in letters}
+    assert len(dead_letters_stored) == len(letters), f"{process.peer} has a dead letter twice"
     eras: dict[str, Ranges] = {}
     for stream, first, stop in recovered.eras:
         assert stream != f"{process.peer}:{queue}", f"{stream} is used again"
@@ -67,7 +67,7 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
         if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
             continue
         done = any(run.outcome in PROCESSED for run in record.runs.get(key, ()))
-        fine = done or f"{stream}/{sequence}" in buried or key in record.tended
+        fine = done or f"{stream}/{sequence}" in dead_letters_stored or key in record.tended
         assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.peer}"
     wanted = process.role.marks.pop(queue, None)
     if wanted is not None:
@@ -77,14 +77,14 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
 
 def open_ledger(process: Process, drive: Drive, queue: str) -> LedgerStore:
     """What this consumer has processed, and nothing else, is in its ledger."""
-    keeper = LedgerStore(f"{BOOKS}/{queue}", queue, fsync=process.role.fsync)
-    keeper._ledger = Book(drive, keeper.path, queue, fsync=keeper.fsync)
+    ledger_store = LedgerStore(f"{BOOKS}/{queue}", queue, fsync=process.role.fsync)
+    ledger_store._ledger = Book(drive, ledger_store.path, queue, fsync=ledger_store.fsync)
     record, ours = process.world.record, (process.role.disk, queue)
-    for stream, ranges in keeper.remembered.items():
+    for stream, ranges in ledger_store.remembered.items():
         for key in ((stream, sequence) for start, stop in ranges for sequence in range(start, stop)):
             processed = any(run.ledger == ours for run in record.runs.get(key, ()) if run.outcome in PROCESSED)
             assert processed, f"{process.peer} remembers {key}, which it never processed"
-    return keeper
+    return ledger_store
 
 
 class Book(Ledger):

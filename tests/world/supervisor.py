@@ -92,7 +92,7 @@ class Supervisor:
             if spool is not None:
                 open_stores(process, spool)
             if role.ledger:
-                process.keepers = {queue: open_ledger(process, drive, queue) for queue, *_ in role.consumes}
+                process.ledger_stores = {queue: open_ledger(process, drive, queue) for queue, *_ in role.consumes}
             role.last = process
         self.processes.append(process)
         self.world.network.listen(process)

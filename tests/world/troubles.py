@@ -41,7 +41,7 @@ class Troubles:
                 if spooled:
                     self._relapse(self.random.choice(spooled).role, self.random.choice((1, 2, 3)))
             case "unheard":
-                if keeping := [process for process in living if process.keepers]:
+                if keeping := [process for process in living if process.ledger_stores]:
                     self._unheard(self.random.choice(keeping))
             case "crash" | "outage" | "power" | "io" | "short" | "full" | "no graves" | "slow disk":
                 if spooled:

@@ -126,9 +126,9 @@ def test_a_letter_is_stored_before_its_message_is_settled() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     end.acked("a:1", 2, 3)
     end.check()
-    [(number, letter)] = end.backlog.take_letters()
+    [(number, letter)] = end.backlog.take_dead_letters()
     assert (number, letter.id, settled_names(end), end.floor) == (1, f"{NOW}/1", [(NOW, 2, 3)], 1)
-    end.buried([number])
+    end.dead_letters_stored([number])
     end.check()
     assert (settled_names(end), end.floor) == ([(NOW, 1, 2)], 3)
 
@@ -229,8 +229,8 @@ def test_a_retried_letter_of_an_earlier_life() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     [letter] = end.letters()
     later = spooled()
-    later.restore_letter(letter)
-    taken = later.take_letter(letter.id)
+    later.restore_dead_letter(letter)
+    taken = later.take_dead_letter(letter.id)
     assert taken == letter
     later.retry(taken)
     later.check()
@@ -259,8 +259,8 @@ def test_a_letter_that_was_stored_before_its_cursor() -> None:
     [letter] = end.letters()
     begun = Recovered([(NOW, 1, 2)], [], [], Marks()).begin("n:4:jobs", 2**20, 0.0)
     later = DurableQueue("jobs", "n:4:jobs", RAW, 2**20, 5, Random(1), *begun)
-    later.restore_letter(letter)
-    later.restore_letter(letter)
+    later.restore_dead_letter(letter)
+    later.restore_dead_letter(letter)
     later.check()
     assert (later.account().recovered, later.account().dead_lettered, later.account().on_disk) == (1, 1, 0)
     assert (later.letters(), later.account().closes) == ([letter], True)
@@ -303,7 +303,7 @@ def test_a_letter_that_is_not_stored_yet_has_marks() -> None:
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     assert end.marks().marks == [Mark(NOW, 1, 2, 1, 0)]
-    end.buried([number for number, _ in end.backlog.take_letters()])
+    end.dead_letters_stored([number for number, _ in end.backlog.take_dead_letters()])
     assert end.marks().marks == []
 
 
@@ -458,7 +458,7 @@ def test_a_message_with_which_its_own_node_died_too_often_is_a_dead_letter_at_th
     assert letter.error == "7 times a consumer died with it in hand, at last with no other message"
     account = end.account()
     assert (account.dead_lettered, account.waiting, account.closes) == (1, 1, True)
-    assert [number for number, _ in end.backlog.take_letters()] == [1]
+    assert [number for number, _ in end.backlog.take_dead_letters()] == [1]
 
 
 def test_a_dead_letter_by_what_the_handle_asks_for() -> None:

@@ -359,9 +359,9 @@ def test_a_retried_letter_is_a_new_message() -> None:
     end.accept(bodies(1), 7, {0: Extra(0, {"k": "v"})})
     dispatch(end)
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
-    letter = end.take_letter("p:1:jobs/1")
+    letter = end.take_dead_letter("p:1:jobs/1")
     assert letter is not None
-    assert end.take_letter("p:1:jobs/1") is None
+    assert end.take_dead_letter("p:1:jobs/1") is None
     end.retry(letter)
     end.check()
     run = end.pick("a:1", 1, HUGE, HUGE)
@@ -382,7 +382,7 @@ def test_full_dead_letters_stop_dispatch() -> None:
     end.nacked("a:1", Nack(1, 2, 1, REJECTED), 0.0)
     assert end.dead_letters_full
     assert dispatch(end) is None
-    end.take_letter("p:1:jobs/1")
+    end.take_dead_letter("p:1:jobs/1")
     assert dispatch(end) == (2, 3)
 
 

@@ -119,7 +119,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_missing_socket_file_is_judged_by_the_lock_of_the_announcement(tmp_path: Path) -> None:
-    """Somebody may have removed it under a living node, whose lock is held; a dead one's is free, or buried."""
+    """Somebody may have removed it under a living node, whose lock is held; a dead one's is free, or gone."""
     endpoint, announcement = f"ipc://{tmp_path}/s", tmp_path / "node.7.json"
     assert Probe(endpoint, 0.0, ("node", 7)).outcome is Outcome.SILENT
     with announcement.open("w") as file:

@@ -214,12 +214,12 @@ with Node("victim") as node:
 
 @pytest.mark.parametrize(
     ("how", "verdict"),
-    [("killed, buried at once", True), ("files removed, killed", True), ("files removed, stopped", False)],
+    [("killed, dead_letters_stored at once", True), ("files removed, killed", True), ("files removed, stopped", False)],
 )
 def test_messages_of_a_dead_consumer_are_taken_over(
     start: Callable[..., Any], runtime: Path, monkeypatch: pytest.MonkeyPatch, how: str, verdict: bool
 ) -> None:
-    """A death is proven by sockets that refuse, although others buried it before we looked, or by the lock.
+    """A death is proven by sockets that refuse, although others removed it before we looked, or by the lock.
 
     One that only stopped, and whose files were removed, is silent, and not accused of a death.
     """
@@ -245,7 +245,7 @@ def test_messages_of_a_dead_consumer_are_taken_over(
                 child.finish()
             else:
                 child.signal(signal.SIGSTOP)
-            if "buried" in how:
+            if "dead_letters_stored" in how:
                 other = RegistryBackend(os.environ["PEERFABRIC_FABRIC"])
                 other.watch(lambda event: None)
                 other.close()

@@ -260,7 +260,7 @@ def test_a_spool_that_is_deleted(caplog: pytest.LogCaptureFixture) -> None:
     assert (account.acked, account.dead_lettered, account.damaged) == (in_memory - 1, 1, 10 - in_memory)
     assert account.closes
     assert [letter.id for letter in node.end.letters()] == [f"{dead[0]}/{dead[1]}"]
-    assert node.engine.producers.letters_in_memory() == {QUEUE: 1}
+    assert node.engine.producers.dead_letters_in_memory() == {QUEUE: 1}
     assert node.backlog.floor == node.end.floor == 11, "consumers are not told what they may forget"
     deleted, removed, lost = losses(caplog)
     assert "this spool was deleted while in use" in deleted

@@ -12,7 +12,7 @@ import pytest
 
 from peerfabric.errors import NodeClosed, SpoolError
 from peerfabric.nodes.storage.ledger_store import LedgerStore
-from peerfabric.nodes.storage.offload import Clerk
+from peerfabric.nodes.storage.offload import LedgerWriter
 from peerfabric.queue.delivery import Delivery
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import RAW
@@ -56,13 +56,13 @@ class Slow:
             raise OSError(EIO, "refused")
 
 
-def record_in_threads(keeper: LedgerStore, slow: Slow, count: int) -> list[int]:
+def record_in_threads(ledger_store: LedgerStore, slow: Slow, count: int) -> list[int]:
     """One thread is in its sync while `count` others come; the indexes that were refused."""
     refused: list[int] = []
 
     def record(index: int) -> None:
         try:
-            keeper.record([(shared, index, index + 1)])
+            ledger_store.record([(shared, index, index + 1)])
         except SpoolError:
             refused.append(index)
 
@@ -72,7 +72,7 @@ def record_in_threads(keeper: LedgerStore, slow: Slow, count: int) -> list[int]:
     assert slow.begun.wait(30)
     for thread in threads[1:]:
         thread.start()
-    eventually(lambda: len(keeper._coming) == count, "the other threads")
+    eventually(lambda: len(ledger_store._coming) == count, "the other threads")
     slow.go_on.set()
     for thread in threads:
         thread.join()
@@ -81,18 +81,18 @@ def record_in_threads(keeper: LedgerStore, slow: Slow, count: int) -> list[int]:
 
 def opened(folder: Path) -> LedgerStore:
     folder.chmod(0o700)
-    keeper = LedgerStore(f"{folder}/ledger", "orders", fsync=True)
-    keeper.open()
-    return keeper
+    ledger_store = LedgerStore(f"{folder}/ledger", "orders", fsync=True)
+    ledger_store.open()
+    return ledger_store
 
 
 def test_threads_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes while another one syncs is written, and synced, together with all others that have come."""
-    keeper = opened(tmp_path)
+    ledger_store = opened(tmp_path)
     slow = Slow(monkeypatch, lambda _: False)
-    assert record_in_threads(keeper, slow, 20) == []
+    assert record_in_threads(ledger_store, slow, 20) == []
     assert slow.syncs == 2
-    keeper.close()
+    ledger_store.close()
     again = opened(tmp_path)
     assert again.remembered == {STREAM: Ranges([(1, 22)])}
     again.close()
@@ -100,17 +100,17 @@ def test_threads_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_each_learns_for_itself_that_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the sync for all fails, each tries by itself: who succeeds then is recorded, and nobody else."""
-    keeper = opened(tmp_path)
+    ledger_store = opened(tmp_path)
     slow = Slow(monkeypatch, lambda number: number in (2, 3))
-    refused = record_in_threads(keeper, slow, 4)
+    refused = record_in_threads(ledger_store, slow, 4)
     assert len(refused) == 1
     assert slow.syncs == 6
     kept = Ranges([(1, 6)])
     kept.remove(refused[0] + 1, refused[0] + 2)
-    assert keeper.remembered == {STREAM: kept}
-    keeper.close()
+    assert ledger_store.remembered == {STREAM: kept}
+    ledger_store.close()
     with pytest.raises(NodeClosed):
-        keeper.record([(delivery(), 50, 51)])
+        ledger_store.record([(delivery(), 50, 51)])
     again = opened(tmp_path)
     assert again.remembered == {STREAM: kept}
     again.close()
@@ -137,28 +137,28 @@ class Interrupted:
 
 def test_an_interrupted_ack_is_not_written_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its message is given back, so the ledger must not say that it is processed."""
-    keeper = opened(tmp_path)
+    ledger_store = opened(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(keeper, "_lock", Interrupted())
+        patch.setattr(ledger_store, "_lock", Interrupted())
         with pytest.raises(KeyboardInterrupt):
-            keeper.record([(delivery(), 50, 51)])
+            ledger_store.record([(delivery(), 50, 51)])
     slow = Slow(monkeypatch, lambda _: False)
-    assert record_in_threads(keeper, slow, 2) == []
-    assert keeper.remembered == {STREAM: Ranges([(1, 4)])}
-    assert len(keeper._coming) == 0
-    keeper.close()
+    assert record_in_threads(ledger_store, slow, 2) == []
+    assert ledger_store.remembered == {STREAM: Ranges([(1, 4)])}
+    assert len(ledger_store._coming) == 0
+    ledger_store.close()
 
 
 def test_an_ack_of_a_loop_after_the_end(tmp_path: Path) -> None:
     """Who acks when nobody writes any more is told."""
-    keeper = opened(tmp_path)
-    clerk = Clerk(keeper, "shop", lambda: None)
+    ledger_store = opened(tmp_path)
+    ledger_writer = LedgerWriter(ledger_store, "shop", lambda: None)
     told: list[object] = []
-    clerk.record([(delivery(), 0, 1)], lambda: told.append("acked"), told.append)
-    clerk.stop()
+    ledger_writer.record([(delivery(), 0, 1)], lambda: told.append("acked"), told.append)
+    ledger_writer.stop()
     assert told == ["acked"]
-    clerk.record([(delivery(), 1, 2)], lambda: told.append("acked"), told.append)
+    ledger_writer.record([(delivery(), 1, 2)], lambda: told.append("acked"), told.append)
     assert [type(what) for what in told[1:]] == [NodeClosed]
-    assert clerk.idle
-    assert keeper.remembered == {STREAM: Ranges([(1, 2)])}
-    keeper.close()
+    assert ledger_writer.idle
+    assert ledger_store.remembered == {STREAM: Ranges([(1, 2)])}
+    ledger_store.close()

@@ -50,8 +50,8 @@ def test_letters_of_which_only_some_were_stored() -> None:
     letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2, 3)]
     spool.dead(QUEUE, unix_ms=1)  # it is there
     disk.faults[disk.operations + 4] = EIO  # a new file, its header, the first letter, and this
-    assert store.bury(letters, 1) == [1]
-    assert store.bury(letters[1:], 1) == [2, 3]
+    assert store.store_dead_letters(letters, 1) == [1]
+    assert store.store_dead_letters(letters[1:], 1) == [2, 3]
     store.check()
     assert sequences(disk) == [1, 2, 3]
 
@@ -61,8 +61,8 @@ def test_a_queue_without_dead_letters_has_no_log_of_them() -> None:
     disk = Disk()
     spool, store = opened(disk)
     assert not any("dead" in path for path in (*disk.files, *disk.folders))
-    store.unbury(letter(store, spool.epoch, 2)[1].id)  # dropped before it was stored
-    store.bury([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1)
+    store.drop_dead_letters(letter(store, spool.epoch, 2)[1].id)  # dropped before it was stored
+    store.store_dead_letters([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1)
     assert sequences(disk) == [1]
 
 
@@ -75,8 +75,8 @@ def test_the_first_dead_letter_on_a_full_disk() -> None:
     disk.space = sum(len(file.content) for file in disk.files.values())
     with pytest.raises(SpoolFull):
         store.append(2, [b"x" * 100], None, RAW, 1)
-    assert store.bury([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1) == [1, 2]
-    store.unbury(letter(store, spool.epoch, 1)[1].id)
+    assert store.store_dead_letters([letter(store, spool.epoch, sequence) for sequence in (1, 2)], 1) == [1, 2]
+    store.drop_dead_letters(letter(store, spool.epoch, 1)[1].id)
     store.check()
     disk.space = None
     assert sequences(disk) == [2]
@@ -87,7 +87,7 @@ def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture)
     disk = Disk()
     spool, store = opened(disk)
     spool.dead(QUEUE, unix_ms=1).append(spool.epoch, 1, 1, MSGPACK, b"\x91\xa1x", b"of a later version", unix_ms=1)
-    store.bury([letter(store, spool.epoch, 2)], 1)
+    store.store_dead_letters([letter(store, spool.epoch, 2)], 1)
     disk.kill()
     assert sequences(disk) == [2]
     assert "1 dead letters cannot be read by this version, and stay" in caplog.text
@@ -101,10 +101,10 @@ def test_letters_whose_sync_failed() -> None:
     disk.broken["sync"] = EIO
     for _ in range(3):
         with pytest.raises(SpoolError):
-            store.bury(letters, 1)
+            store.store_dead_letters(letters, 1)
         store.check()
     disk.broken.clear()
-    assert store.bury(letters, 1) == [1, 2]
+    assert store.store_dead_letters(letters, 1) == [1, 2]
     store.check()
     assert sequences(disk) == [1, 2]
 
@@ -114,8 +114,8 @@ def test_a_letter_that_is_dropped_before_it_is_stored() -> None:
     disk = Disk()
     spool, store = opened(disk)
     letters = [letter(store, spool.epoch, sequence) for sequence in (1, 2)]
-    store.unbury(letters[0][1].id)
-    assert store.bury(letters, 1) == [1, 2]
+    store.drop_dead_letters(letters[0][1].id)
+    assert store.store_dead_letters(letters, 1) == [1, 2]
     assert sequences(disk) == [2]
 
 
@@ -124,31 +124,31 @@ def test_many_scattered_letters_are_dropped() -> None:
     disk = Disk()
     spool, store = opened(disk)
     letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 12_001)]
-    assert len(store.bury(letters, 1)) == 12_000
+    assert len(store.store_dead_letters(letters, 1)) == 12_000
     before = disk.operations
-    store.unbury(*(found.id for _, found in letters[::2]))
+    store.drop_dead_letters(*(found.id for _, found in letters[::2]))
     written = [path for kind, path in disk.trace[before:] if kind == "write"]
     assert [path.rpartition("/")[2][:-1] for path in written if "/dead/cursor" in path] == ["cursor."]
     assert sequences(disk) == list(range(2, 12_001, 2))
 
 
-def test_letters_that_are_unburied_in_one_round() -> None:
+def test_dead_letters_that_are_dropped_in_one_round() -> None:
     """Whoever gathers writes one cursor for all of them; other threads do not wait for that."""
     disk = Disk()
     spool, store = opened(disk)
     letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 10)]
-    store.bury(letters, 1)
+    store.store_dead_letters(letters, 1)
     before = disk.operations
     with store.gather():
         for _, found in letters[:3]:
-            store.unbury(found.id)
+            store.drop_dead_letters(found.id)
         assert disk.operations == before
-        other = threading.Thread(target=store.unbury, args=(letters[5][1].id,))
+        other = threading.Thread(target=store.drop_dead_letters, args=(letters[5][1].id,))
         other.start()
         other.join()
         between = disk.operations
         assert between > before
-    store.unbury(letters[6][1].id)
+    store.drop_dead_letters(letters[6][1].id)
     assert sequences(disk) == [4, 5, 8, 9]
 
 
@@ -158,6 +158,6 @@ def test_more_gaps_than_any_cursor_has_room_for(monkeypatch: pytest.MonkeyPatch)
     disk = Disk()
     spool, store = opened(disk)
     letters = [letter(store, spool.epoch, sequence) for sequence in range(1, 40)]
-    store.bury(letters, 1)
+    store.store_dead_letters(letters, 1)
     with pytest.raises(SpoolError, match="too many dead letters"):
-        store.unbury(*(found.id for _, found in letters[::3]))
+        store.drop_dead_letters(*(found.id for _, found in letters[::3]))
