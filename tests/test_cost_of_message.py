@@ -19,10 +19,10 @@ from typing import Final, NamedTuple
 
 import pytest
 
-CALLS: Final = 320
-FILES: Final = 36
-SPOOLED_CALLS: Final = 400
-SPOOLED_FILES: Final = 52
+CALLS: Final = 300
+FILES: Final = 30
+SPOOLED_CALLS: Final = 345
+SPOOLED_FILES: Final = 43
 WAKES: Final = 4.4
 """Of threads that sleep: on each side the pump, when it is handed something, and the thread that waits for it."""
 

@@ -120,7 +120,7 @@ def test_sockets_of_the_dead_outlive_a_sweep(start_child: StartChild, watched: R
 def test_sockets_of_the_dead_are_swept(
     start_child: StartChild, watched: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When they are old, by whoever dead_letters_stored the node: no other need start for it."""
+    """When they are old, by whoever removed the node: no other need start for it."""
     for module in ("files", "registry"):
         monkeypatch.setattr(f"peerfabric.discovery.{module}.LEFTOVER_AGE", 0.0)
     node_id = uuid.uuid4().hex[:8]

@@ -49,8 +49,8 @@ def open_stores(process: Process, spool: Spool) -> None:
 def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters: list[DeadLetter]) -> None:
     """What was promised and is neither processed nor a dead letter must be there."""
     record, node_id = process.world.record, process.address.node_id
-    dead_letters_stored = {letter.id for letter in letters}
-    assert len(dead_letters_stored) == len(letters), f"{process.peer} has a dead letter twice"
+    stored = {letter.id for letter in letters}
+    assert len(stored) == len(letters), f"{process.peer} has a dead letter twice"
     eras: dict[str, Ranges] = {}
     for stream, first, stop in recovered.eras:
         assert stream != f"{process.peer}:{queue}", f"{stream} is used again"
@@ -67,7 +67,7 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
         if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
             continue
         done = any(run.outcome in PROCESSED for run in record.runs.get(key, ()))
-        fine = done or f"{stream}/{sequence}" in dead_letters_stored or key in record.tended
+        fine = done or f"{stream}/{sequence}" in stored or key in record.tended
         assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.peer}"
     wanted = process.role.marks.pop(queue, None)
     if wanted is not None:
