@@ -56,8 +56,11 @@ def deaths_unnoticed(patch: Patch) -> None:
 
 
 def no_fence(patch: Patch) -> None:
-    fence = original("incoming.fence")
+    fence, receive = original("incoming.fence"), original("incoming.receive")
     patch("incoming.fence", lambda self, peer, until: fence(self, peer, 1e18))
+    patch(
+        "incoming.receive", lambda self, peer, sender, data, body, until: receive(self, peer, sender, data, body, 1e18)
+    )
 
 
 def evidence_from_hearing(patch: Patch) -> None:

@@ -387,7 +387,7 @@ def test_who_waits_while_messages_are_here_has_calls_looked_at(monkeypatch: pyte
         consumer: Any = node._async._lifecycle.handles.consumers["orders"]
         eventually(lambda: len(consumer._waits) == 2, "a wait of each thread")
         noted: list[Any] = []
-        monkeypatch.setattr(consumer._node.pump, "note", noted.append)
+        monkeypatch.setattr(consumer._node.pump, "wake_soon", noted.append)
         consumer._want(1)
         assert noted == []
         consumer._at_once, consumer._current = 0, SimpleNamespace(next=0, limit=1)

@@ -180,7 +180,7 @@ class Judge:
         }
         unacked = reason == "attempts" and any(run.outcome in ("unacked", "kept") for run in runs)
         # Deaths while alone count as attempts, so the last of those may also be a failure.
-        innocent = reason in ("died with it", "attempts") and self._deaths_near(name) + failures >= MOST_DEATHS
+        innocent = reason in ("died with it", "attempts", "lease") and self._deaths_near(name) + failures >= MOST_DEATHS
         retried = not reason or unacked or innocent
         assert retried or reason in legal.get(kind, ()) or (troubled and failures), f"{name}, which {kind}: {reason}"
 
