@@ -116,6 +116,10 @@ _ours: tuple[str, ...] = ("peerfabric.",)
 """Names with which the modules begin whose code holds locks."""
 
 
+_INTERRUPTING: Final = frozenset({"__del__", "_on_signal", "on_signal"})
+"""Functions of ours that the interpreter calls in between."""
+
+
 def _interrupts() -> bool:
     """Whether this call is made by code that interrupts, or is called by, another call of ours in this thread.
 
@@ -129,6 +133,8 @@ def _interrupts() -> bool:
             called = False
         elif not called and name != __name__:  # `OwnThread.run` is at the bottom of each
             return True
+        elif frame.f_code.co_name in _INTERRUPTING:
+            called = False
         frame = frame.f_back
     return False
 

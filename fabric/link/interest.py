@@ -161,7 +161,7 @@ class Interests(Machine):
     def _look_at(self, link: Link, now: float) -> None:
         """Part from a peer with whom there has been nothing in common for long."""
         told = self._told.get(link)
-        if told is None or link.their_interest is None:
+        if told is None or link.their_interest is None or link.wire == OURSELVES:
             return
         if self.in_common(link.their_interest):
             told.useless_since = inf  # until one of us changes its interest

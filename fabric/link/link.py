@@ -75,7 +75,7 @@ class Sending:
         self.leases: dict[str, float] = {}
         """Queue -> seconds that the peer, as its consumer, may keep a message."""
         self.told = 0
-        """Up to which change of our queues the peer was told what waits: see `Sender.backlogs`."""
+        """Up to which change of our queues the peer was told what waits: see `Sender.ping_contents`."""
 
     def credit(self, queue: str) -> ProducerCredit:
         """Our credit for `queue` at this peer."""

@@ -64,8 +64,8 @@ class Pings(Machine):
 
     def handle_timeout(self, now: float) -> None:
         for link in self.deadlines.take_due(now):
-            if link.echo_at <= now:
-                self._control.note(link)
+            if link.echo_at <= now or any(link in machine.due for machine in self._machines):
+                self._control.note(link)  # with what was to travel with the echo, if DATA has taken that along
             else:
                 self.deadlines.put(link, link.echo_at)
 

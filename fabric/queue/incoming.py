@@ -128,6 +128,7 @@ class IncomingQueue:
                 if dedup.done:  # if no INTEREST of ours says so, the next ACK does
                     source.done[stream] = Ranges(dedup.done)
         source.attached = self.granting.changed = True
+        source.credit.told = (0, 0)  # it may not have known this queue when it was last told
         self._speaking[peer] = source
 
     def _inherited(self, peer: str) -> Source | None:

@@ -18,6 +18,7 @@ from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link, ProducerCredit, Sent
 from peerfabric.link.links import Links
+from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
 from peerfabric.log_records import LogRecords
@@ -179,7 +180,7 @@ class Sender(Machine):
     def disk_moved(self, end: OutgoingQueue) -> None:
         """The disk has read or stored something for `end`: consumers and users that wait learn of it."""
         self._touch(end)
-        for peer in end.backlog.adopted if end.backlog is not None else ():
+        for peer in (*end.backlog.adopted, *end.in_flight.tables) if end.backlog is not None else ():
             self._holding.setdefault(peer, {})[end] = None
         if end.waiting_count:
             self._tell_waiting(end)
@@ -345,6 +346,8 @@ class Sender(Machine):
             self._changes += 1
             self._changed_at.pop(end, None)
             self._changed_at[end] = self._changes
+            if end.unsettled_count:
+                self._unsettled[end] = None
             del self.touched[end]
 
     def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
@@ -443,7 +446,10 @@ class Sender(Machine):
     def peer_hung(self, link: Link, now: float) -> None:
         """It keeps what it holds for its lease after the last that we heard of it."""
         for end in list(self._holding.get(link.peer, ())):
-            if now - link.heard_at >= link.sending.leases.get(end.queue, 300.0) and end.held_by(link.peer):
+            lease = max(
+                FENCE, link.sending.leases.get(end.queue, 300.0)
+            )  # it may start some for as long as its fence stands
+            if now - link.heard_at >= lease and end.held_by(link.peer):
                 end.lapse(link.peer, "its consumer hangs", now)
                 self._collect_releases(end)
                 self._touch(end)
@@ -453,7 +459,7 @@ class Sender(Machine):
         """Whether anything is in flight there."""
         holding = self._holding.get(link.peer, {})
         for end in list(holding):
-            if end.held_by(link.peer):
+            if end.held_by(link.peer) or (end.backlog is not None and link.peer in end.backlog.adopted):
                 return True
             del holding[end]
         return False
@@ -464,7 +470,7 @@ class Sender(Machine):
         for end in self.deadlines.take_due(now):
             before = end.waiting_count
             end.expire(now)
-            self.touched[end] = None
+            self._touch(end)
             if end.waiting_count > before:
                 self._tell_waiting(end)
 
@@ -472,14 +478,14 @@ class Sender(Machine):
 
     def unsettled_queues(self) -> set[str]:
         """Queues with messages that are not settled."""
-        return {end.queue for end in self._unsettled if end.unsettled_count}
+        return {end.queue for end in (*self._unsettled, *self.touched) if end.unsettled_count}
 
     def settled(self, *, waits_for_consumers: bool) -> bool:
         """Nothing accepted is unsettled here.
 
         What a spool keeps is not waited for if nobody consumes it; with `waits_for_consumers` somebody may come yet.
         """
-        return not any(self._awaits(end, waits_for_consumers) for end in self._unsettled)
+        return not any(self._awaits(end, waits_for_consumers) for end in (*self._unsettled, *self.touched))
 
     @staticmethod
     def _awaits(end: OutgoingQueue, waits_for_consumers: bool) -> bool:
@@ -530,6 +536,9 @@ class Sender(Machine):
         for end in self.by_queue.values():
             end.check()
             known = {*end.consumers, *(peer for peer, _ in end.in_flight.counts()), *self._links.by_peer}
+            assert not end.unsettled_count or end in self._unsettled or end in self.touched, (
+                f"{end.stream} is forgotten"
+            )
             assert known == self._links.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
 
 

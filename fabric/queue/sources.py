@@ -170,12 +170,6 @@ class Source:
         """Whether `take_results` would return something."""
         return bool(self.done or self.returned or self.nacks)
 
-    @property
-    def granted_more(self) -> bool:
-        """Whether it has more credit than it was told."""
-        credit = self.credit
-        return (credit.granted_messages, credit.granted_bytes) != credit.told
-
     def add_done(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed."""
         ranges = self.done.get(stream)

@@ -295,7 +295,11 @@ class Topics(Machine):
         there = subscription.flushed if self._all_published else subscription.confirmed
         markers = self._markers.setdefault(link, {})
         if not there and selected and pattern not in markers:
-            markers[pattern] = before.get(pattern) or _Repeat(now, MARKER_FIRST, subscription.serial)
+            repeat = before.get(pattern)
+            same = repeat is not None and repeat.serial == subscription.serial
+            markers[pattern] = (
+                repeat if repeat is not None and same else _Repeat(now, MARKER_FIRST, subscription.serial)
+            )
             self.deadlines.put(link, now)
 
     def _unconfirm(self, node_id: str, before: dict[OutgoingTopic, set[str]]) -> None:

@@ -577,4 +577,5 @@ class AsyncConsumer(Generic[T_co]):
             if self._node.is_running and self.opened:
                 with self._node.pump.lock:
                     self._node.engine.reopen_consumer(self.queue, clock())
-                self._node.pump.wake()
+                    self._told = -1  # calls that have waited all the time are told anew
+                self._node.pump.wake(self)

@@ -119,8 +119,10 @@ class Pump:
         self._handles.pop(handle.end, None)
 
     def watch(self, handle: Handle) -> None:
-        """Ask `handle` again in NAP seconds at most. Called in this thread, by `handed_over` or `changed` of it."""
-        if not handle.alerted:
+        """Ask `handle` again in NAP seconds at most. Called by its `handed_over` or `changed`, as a rule here."""
+        if threading.get_ident() != self._thread.ident:  # a signal handler lets it look
+            self.wake(handle)
+        elif not handle.alerted:
             handle.alerted = True
             self._watched.append(handle)
 
@@ -181,8 +183,8 @@ class Pump:
         """Do everything there is to do now; return how long there will be nothing, if nobody calls."""
         alerts = self._alerts
         if self._watched:
-            alerts.extend(self._watched)
-            self._watched.clear()
+            watched, self._watched = self._watched, []
+            alerts.extend(watched)
         handed = []
         events = self._sockets.read()
         engine = self.engine

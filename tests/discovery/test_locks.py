@@ -251,3 +251,10 @@ def test_who_interrupts_a_call_of_ours(interrupting: Callable[[], bool]) -> None
     made.append(Finalised())
     ours["call"](made.clear)
     assert found == [False, True]
+
+
+def test_finalisers_and_signal_handlers_of_ours_interrupt(interrupting: Callable[[], bool]) -> None:
+    """They are called in the middle of our calls, and are ours, too."""
+    ours: dict[str, Any] = {"__name__": "peerfabric.some_module", "interrupting": interrupting}
+    exec("def ask(): return interrupting()\ndef _on_signal(): return ask()\ndef call(): return _on_signal()", ours)
+    assert (ours["_on_signal"](), ours["call"]()) == (False, True)

@@ -11,7 +11,8 @@ import pytest
 from peerfabric.engine import Engine
 from peerfabric.link.link import Sending
 from peerfabric.options import Options
-from peerfabric.queue.durable import Recovered
+from peerfabric.queue.delivery import Verdict
+from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.incoming import UNREADABLE
 from peerfabric.queue.marks import Marks
 from peerfabric.queue.outgoing import OutgoingQueue
@@ -36,7 +37,7 @@ from peerfabric.wire.frames import (
     decode_frame,
     encode_frame,
 )
-from tests.fabric.helpers import Pair, bodies, claim, transmitted
+from tests.fabric.helpers import Pair, bodies, claim, take, transmitted
 
 
 def flow(pair: Pair, count: int = 3) -> OutgoingQueue:
@@ -227,8 +228,11 @@ def test_a_peer_that_counts_its_acks_anew() -> None:
     """It has forgotten this node meanwhile: what was settled of the old count says nothing of the new one."""
     pair = Pair()
     pair.a.producers.durable = True
-    flow(pair)
-    run_all(pair)
+    end = flow(pair)
+    for _ in range(4):
+        run_all(pair)
+        pair.a.producers.accept(end, bodies(1), 0)
+        pair.settle()
     pair.a.producers.cursors_stored(pair.a.producers.acks_to_settle())
     [link], [theirs] = pair.a.links.by_wire.values(), pair.b.links.by_wire.values()
     before = link.sending.acks_settled
@@ -555,3 +559,105 @@ def test_a_ping_tells_of_many_queues_in_parts() -> None:
     assert max(map(len, told)) <= NAMES_MAX // 2
     assert sorted(names) == sorted(f"jobs.{n}" for n in range(4000))
     assert len([each for each in told if each]) == 2
+
+
+def test_a_retried_message_is_waited_for() -> None:
+    """Also when all of its queue was settled for so long that health has left it out."""
+    pair = Pair()
+    end = flow(pair, 1)
+    delivery = take(pair.b.consumers.by_queue["jobs"], pair.now)
+    delivery.next = 1
+    delivery.verdicts.append((Verdict.REJECT, 0, 1, -1.0, "no"))
+    pair.b.consumers.progress(pair.b.consumers.by_queue["jobs"], pair.now)
+    pair.pass_time(6.0)
+    assert pair.a.settled()
+    [letter] = end.letters()
+    taken = end.take_dead_letter(letter.id)
+    assert taken is not None
+    end.retry(taken)
+    assert (pair.a.settled(), pair.a.producers.unsettled_queues()) == (False, {"jobs"})
+    pair.settle()
+    assert (pair.a.settled(), pair.a.producers.unsettled_queues()) == (False, {"jobs"})
+
+
+def test_what_a_timer_gives_up_is_told() -> None:
+    """Whoever waits for the message looks again, though no frame has come."""
+    pair = Pair()
+    end = flow(pair, 1)
+    pair.a.open_consumer("jobs", 30.0, pair.now)
+    pair.settle(1.0)
+    refusing = pair.b.consumers.by_queue["jobs"]
+    delivery = take(refusing, pair.now)
+    delivery.next = 1
+    delivery.verdicts.append((Verdict.REFUSE, 0, 1, -1.0, "no"))
+    pair.b.consumers.progress(refusing, pair.now)
+    pair.settle(0.1)
+    pair.a.close_consumer("jobs", pair.now)
+    pair.settle(0.1)
+    told = False
+    while not end.letters():
+        pair.a.poll_events()
+        pair.settle(0.1)
+        told = end in pair.a.poll_events().changed
+        assert pair.now < 200.0
+    assert told
+
+
+def test_a_consumer_that_reads_late_what_a_hung_peer_holds_counts_on_it() -> None:
+    """What was adopted before it was read keeps its link busy, so that a peer that hangs loses it after its lease."""
+    pair = Pair()
+    end = flow(pair, 1)
+    delivery = take(pair.b.consumers.by_queue["jobs"], pair.now)
+    delivery.next = 1
+    stream, old = end.stream, pair.a
+    address = Address("a", 9 << 20, "a", "host", ["tcp://a:1"], ["tcp://a:2"])
+    pair.a = Engine(address, "test", Options(), Random("again"), pair.now)
+    pair.wires = {key: pair.a if engine is old else engine for key, engine in pair.wires.items() if key[0] != "a"}
+    again = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now, Recovered([(stream, 1, 2)], [], [], Marks()))
+    pair.a.handle_discovered(pair.b.address, pair.now)
+    pair.pass_time(2.0)
+    [link] = pair.a.links.by_peer.values()
+    assert pair.a.producers.needs(link)
+    assert isinstance(again, DurableQueue)
+    again.loaded(stream, 1, bodies(1), 0, {})
+    pair.a.producers.disk_moved(again)
+    pair.pass_time(1.0)
+    assert (again.held_by(link.peer), pair.a.producers.needs(link), link.busy) == (1, True, True)
+
+
+def test_credit_for_a_queue_that_opens_later_is_told_again() -> None:
+    """A peer that comes back in a new epoch is known, and granted credit before it has the queue."""
+    pair = Pair()
+    flow(pair, 1)
+    run_all(pair)
+    old, address = pair.a, Address("a", 9 << 20, "a", "host", ["tcp://a:1"], ["tcp://a:2"])
+    pair.a = Engine(address, "test", Options(), Random("again"), pair.now)
+    pair.wires = {key: pair.a if engine is old else engine for key, engine in pair.wires.items() if key[0] != "a"}
+    pair.a.open_consumer("others", 1.0, pair.now)
+    pair.b.open_producer("others", RAW, 5, 2**20, pair.now)
+    pair.a.handle_discovered(pair.b.address, pair.now)
+    taking = pair.b.consumers.by_queue["jobs"]
+    taking.want(1, 1, pair.now)
+    pair.b.consumers.progress(taking, pair.now)
+    pair.pass_time(1.0)
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.settle(0.5)
+    pair.a.producers.accept(end, bodies(1), 0)
+    for _ in range(20):
+        taking.want(1, 1, pair.now)
+        pair.b.consumers.progress(taking, pair.now)
+        pair.settle(0.1)
+    assert taking.available(pair.now)
+
+
+def test_the_link_to_ourselves_stays() -> None:
+    """However long nothing is in common on it: a consumer that opens again must not find it half closed."""
+    pair = Pair()
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.a.open_consumer("jobs", 30.0, pair.now)
+    pair.settle(0.2)
+    pair.a.close_consumer("jobs", pair.now)
+    pair.pass_time(10.3)
+    pair.a.reopen_consumer("jobs", pair.now)
+    pair.pass_time(2.0)
+    assert list(end.consumers) == [f"a:{7 << 20}"]

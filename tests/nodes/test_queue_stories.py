@@ -869,3 +869,28 @@ def test_a_letter_that_does_not_decode_hides_no_other(front: Any) -> None:
             _ = misfit.body
         assert misfit.drop()
         assert [letter.id for letter in desk.dead_letters("orders")] == [good.id]
+
+
+def test_a_call_that_waits_while_its_consumer_opens_again(runtime: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has waited since before the close is counted anew, even if it did not wake up in between."""
+    with Node("desk") as desk:
+        consumer = desk.consumer("orders", int)
+        got: list[int] = []
+
+        def take() -> None:
+            with consumer.get(timeout=DEADLINE) as body:
+                got.append(body)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        inner = consumer._async
+        eventually_equal(lambda: inner.end._takers, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(inner._gate), "open", lambda self: None)
+            consumer.close()
+            assert inner.end._takers == 0
+            desk.consumer("orders", int)
+        eventually_equal(lambda: inner.end._takers, 1)
+        desk.producer("orders", int).send(7)
+        thread.join(DEADLINE)
+        assert got == [7]

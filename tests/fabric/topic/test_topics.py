@@ -145,3 +145,22 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
     pair.a.links.broken(link, pair.now)
     pair.settle(1.0)
     assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:4")]
+
+
+def test_a_subscription_that_is_renewed_is_confirmed() -> None:
+    """A marker that was still due for the one before does not stand for the new one."""
+    pair = Pair()
+    publisher = pair.a.open_publisher("news", RAW, pair.now)
+    pair.meet()
+    pair.settle(0.5)
+    held: list[object] = []
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.b.handle_published = lambda frames, now: held.append(frames)  # type: ignore[method-assign]
+    pair.settle(0.3)
+    assert held, "no marker was due"
+    pair.b.close_subscriber("news", pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    pair.settle(0.3)
+    del pair.b.handle_published
+    pair.pass_time(2.0)
+    assert publisher.confirmed == {"b news"}
