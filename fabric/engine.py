@@ -211,9 +211,9 @@ class Engine:
         self.control.unblock(wire)
         self._apply(self.links.disconnected(wire, now), now)
 
-    def handle_refused(self, wire: int, now: float) -> None:
+    def handle_unreachable(self, wire: int, now: float) -> None:
         """Nobody listens where `wire` was to lead."""
-        self._apply(self.links.refused(wire, now), now)
+        self._apply(self.links.unreachable(wire, now), now)
 
     def handle_probed(self, wire: int, outcome: Outcome, now: float) -> None:
         """A probe of the inbox behind `wire` has found something."""
@@ -231,7 +231,7 @@ class Engine:
         try:
             frame = decode_frame(bytes(frames[0]))
         except ForeignHello as foreign:
-            self.links.refuse(foreign.address, OTHER_VERSION, now)
+            self.links.reject(foreign.address, OTHER_VERSION, now)
             self.records.once(
                 f"version {foreign.address.node_id}",
                 "warning",
@@ -248,7 +248,7 @@ class Engine:
             self._apply(self.links.receive_hello(frame, now), now)
             return
         if isinstance(frame, Bye) and frame.link == bytes(8):
-            self._apply(self.links.refused_by(frame.node_id, now), now)
+            self._apply(self.links.rejected_by(frame.node_id, now), now)
             self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
             return
         link = self.links.by_id.get(frame.link)
@@ -389,13 +389,13 @@ class Engine:
             if wire == OURSELVES:
                 self._loop.append(frames)
             elif not send(wire, frames):
-                self.control.refuse(self.links.by_wire[wire], frames)
+                self.control.keep(self.links.by_wire[wire], frames)
 
     def _transmit_hellos(self, send: Send, now: float) -> None:
         for link, frames in self.links.hello_frames(now):
             to = self._to_ourselves if link.wire == OURSELVES else send
             if not to(link.wire, frames) and link.up:
-                self.control.refuse(link, frames)
+                self.control.keep(link, frames)
         for wire, frames in self.links.rejections.frames():
             if send(wire, frames):
                 self.links.rejection_sent(wire, now)
@@ -406,7 +406,7 @@ class Engine:
             if link.wire not in self.links.by_wire:
                 continue
             to = self._to_ourselves if link.wire == OURSELVES else send
-            if link.refused is not None or link.outbound:
+            if link.kept is not None or link.outbound:
                 control.transmit(link, to)  # kept from before
             if link.wire in control.blocked:
                 control.note(link)

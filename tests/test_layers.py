@@ -308,5 +308,5 @@ def test_each_field_of_a_link_has_one_owner() -> None:
                 writers.setdefault(path.name, set()).add(node.attr)  # type: ignore[attr-defined]
     assert writers == {
         "links.py": {"close_at", "connected", "dialling", "endpoint", "endpoints", "stray_at"},
-        "control.py": {"refused"},
+        "control.py": {"kept"},
     }

@@ -102,7 +102,7 @@ class Addresses:
         """The node has answered, or cannot be dialled: if it is refused again, waits begin anew."""
         self._retry.pop(node_id, None)
 
-    def refused(self, node_id: str, now: float) -> float:
+    def unreachable(self, node_id: str, now: float) -> float:
         """Nobody listens there; when to dial again, inf if never."""
         return self._retry_later(node_id, now, REDIAL_FIRST, REDIAL_MAX)
 
@@ -138,7 +138,7 @@ class Addresses:
         self._candidates[endpoint] = (now, REDIAL_FIRST)
         return True
 
-    def candidate_refused(self, endpoint: str, now: float) -> float:
+    def candidate_unreachable(self, endpoint: str, now: float) -> float:
         """Nobody listens there; when to dial again."""
         _, wait = self._candidates.get(endpoint, (0.0, REDIAL_FIRST))
         again_at = now + self._jitter(wait)

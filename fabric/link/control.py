@@ -38,7 +38,7 @@ class Control:
     def __init__(self, due: dict[Link, None] | None = None) -> None:
         self.due = due if due is not None else {}
         self.blocked: set[int] = set()
-        """Wires whose sockets refused a frame and are not writable yet."""
+        """Wires whose sockets would have blocked and are not writable yet."""
 
     # Who has something to say
 
@@ -77,25 +77,25 @@ class Control:
         self.put(link, Ack(b"", 0, 0, ack, results, grants))
 
     def transmit(self, link: Link, send: Callable[[int, list[bytes]], bool]) -> None:
-        """Give `send` what waits on `link`, a refused frame first, for as long as its socket takes it."""
+        """Give `send` what waits on `link`, the frame kept first, for as long as its socket takes it."""
         wire, outbound = link.wire, link.outbound
         while wire not in self.blocked:
-            if link.refused is not None:
-                frames, link.refused = link.refused, None
+            if link.kept is not None:
+                frames, link.kept = link.kept, None
             elif outbound:
                 frames = outbound.popleft()
             else:
                 self.due.pop(link, None)  # `put` left it there, and all is said
                 return
             if not send(wire, frames):
-                self.refuse(link, frames)
+                self.keep(link, frames)
         self.due[link] = None
 
     # What sockets take
 
-    def refuse(self, link: Link, frames: list[bytes]) -> None:
+    def keep(self, link: Link, frames: list[bytes]) -> None:
         """The socket of `link` did not take `frames`: they go first once it is writable."""
-        link.refused = frames
+        link.kept = frames
         self.blocked.add(link.wire)
 
     def unblock(self, wire: int) -> None:

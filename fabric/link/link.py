@@ -166,7 +166,7 @@ class Link:
         self.unechoed_bytes = 0
         self.lost: list[Sent] = []
         """DATA that was not echoed when the peer renewed the link: the first that it does not have may be why."""
-        self.refused: list[bytes] | None = None
+        self.kept: list[bytes] | None = None
         """The one frame that the socket did not take; it goes first once the wire is writable."""
         self.rate = 0.0
         self._rate_bytes = self._in_rate_bytes = 0
@@ -259,7 +259,7 @@ class Link:
             self.lost = list(self.unechoed) if self.connected else []
         self.unechoed.clear()
         self.unechoed_bytes = 0
-        self.refused = None
+        self.kept = None
         self.outbound.clear()
         self.sending = Sending()
         self.their_interest = None
@@ -400,7 +400,7 @@ class Link:
         """Whether another DATA frame may be made: control must never wait seconds behind data."""
         return (
             self.up
-            and self.refused is None
+            and self.kept is None
             and not self.outbound
             and self.belief is Belief.ALIVE
             and not self.draining

@@ -116,7 +116,7 @@ class Links:
             changes = self._part(link, now, proven=True, died=True)
             self._dial_peer(address, now)
             return changes
-        if not self.closing and not self.rejections.is_refused(address.node_id, now):
+        if not self.closing and not self.rejections.is_rejected(address.node_id, now):
             self._dial_peer(address, now)
         return []
 
@@ -237,7 +237,7 @@ class Links:
             link.suspect(now, now)
         return [LifeEnded(link)] if was_up else []
 
-    def refused(self, wire: int, now: float) -> list[Change]:
+    def unreachable(self, wire: int, now: float) -> list[Change]:
         """Nobody listens at the endpoint of `wire`."""
         link = self.by_wire.get(wire)
         if link is None or wire in self.rejections:
@@ -250,7 +250,7 @@ class Links:
         link.connected = link.dialling = False
         if link.address is None:
             self._drop(link)
-            self._wake_at(self._addresses.candidate_refused(link.endpoint, now))
+            self._wake_at(self._addresses.candidate_unreachable(link.endpoint, now))
             return changes
         if link.met:
             link.suspect(now, now)
@@ -261,10 +261,10 @@ class Links:
         elif link.belief is Belief.ALIVE:
             # Never met: an address of a process that has ended, or one that is only starting.
             self._drop(link)
-            self._wake_at(self._addresses.refused(link.node_id, now))
+            self._wake_at(self._addresses.unreachable(link.node_id, now))
         else:
             link.plan_hello(inf)
-            self._wake_at(self._addresses.refused(link.node_id, now))
+            self._wake_at(self._addresses.unreachable(link.node_id, now))
         return changes
 
     def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
@@ -289,7 +289,7 @@ class Links:
         for link in due:
             if link.wire not in self.by_wire or not link.connected or link.wire in self.rejections:
                 continue
-            if link.refused is not None:
+            if link.kept is not None:
                 link.plan_hello(now + HELLO_FIRST)  # the one frame that is kept for this wire goes first
                 self.look(link, link.hello_at)
                 continue
@@ -314,7 +314,7 @@ class Links:
         """Somebody said hello to this node, or to one that listened here before."""
         theirs = hello.address
         if hello.fabric != self.fabric:
-            self.refuse(theirs, OTHER_FABRIC, now)
+            self.reject(theirs, OTHER_FABRIC, now)
             return []
         if theirs.node_id == self.address.node_id:
             return self._hello_from_ourselves(hello, now)
@@ -343,7 +343,7 @@ class Links:
             if self.closing:
                 return changes
             if len(self.by_wire) >= self.peers_max:
-                self.refuse(theirs, TOO_MANY_PEERS, now)
+                self.reject(theirs, TOO_MANY_PEERS, now)
                 return changes
             link = self._dial_peer(theirs, now)
             if link is None:
@@ -414,7 +414,7 @@ class Links:
                 self.lost(link.node_id)
         return changes
 
-    def refuse(self, address: Address, reason: int, now: float) -> None:
+    def reject(self, address: Address, reason: int, now: float) -> None:
         """Tell a node why we will not talk to it, at most once in a while."""
         self.count(
             {OTHER_FABRIC: "hellos of another fabric", OTHER_VERSION: "hellos of another version"}.get(
@@ -574,7 +574,7 @@ class Links:
     def said_bye(self, link: Link, reason: int, now: float) -> list[Change]:
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
-            self.rejections.refuse(link.node_id, now)
+            self.rejections.reject(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
             self.lost(link.node_id)
@@ -584,13 +584,13 @@ class Links:
         self.look(link, link.close_at)
         return changes
 
-    def refused_by(self, node_id: str, now: float) -> list[Change]:
+    def rejected_by(self, node_id: str, now: float) -> list[Change]:
         """A peer answered our hello with a refusal."""
         link = self._by_node.get(node_id)
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self.rejections.refuse(node_id, now)
+        self.rejections.reject(node_id, now)
         return self._part(link, now, proven=False, died=False)
 
     def part_idle(self, link: Link, now: float) -> list[Change]:

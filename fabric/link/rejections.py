@@ -7,8 +7,8 @@ from typing import Final
 
 from peerfabric.wire.frames import Bye, encode_frame
 
-REFUSED_FOR: Final = 30.0
-"""How long a node that was refused, or refuses us, is neither dialled nor told again."""
+REJECTED_FOR: Final = 30.0
+"""How long a node that was rejected, or rejects us, is neither dialled nor told again."""
 REJECTIONS_MAX: Final = 64
 """Wires at one time for those whom we do not talk to; a crowd of them is told one after another, or not at all."""
 PATIENCE: Final = 1.0
@@ -22,35 +22,35 @@ class Rejections:
 
     Args:
         node_id: Of this node.
-        peers_max: So many refused nodes are remembered.
+        peers_max: So many rejected nodes are remembered.
     """
 
     def __init__(self, node_id: str, peers_max: int) -> None:
         self._node_id, self._peers_max = node_id, peers_max
         self.wires: dict[int, tuple[int, float]] = {}
         """Wire -> (reason, when it closes); the reason is 0 once it was told."""
-        self._refused_until: dict[str, float] = {}
+        self._rejected_until: dict[str, float] = {}
 
     def __contains__(self, wire: int) -> bool:
         return wire in self.wires
 
-    def is_refused(self, node_id: str, now: float) -> bool:
+    def is_rejected(self, node_id: str, now: float) -> bool:
         """Whether the node need not hear of us again yet."""
-        return self._refused_until.get(node_id, -inf) > now
+        return self._rejected_until.get(node_id, -inf) > now
 
-    def refuse(self, node_id: str, now: float) -> None:
+    def reject(self, node_id: str, now: float) -> None:
         """There is nothing to talk about with the node for a while."""
-        if len(self._refused_until) >= self._peers_max:
-            self._refused_until = {n: until for n, until in self._refused_until.items() if until > now}
-            if len(self._refused_until) >= self._peers_max:
-                self._refused_until.clear()  # then each of them may be answered once more
-        self._refused_until[node_id] = now + REFUSED_FOR
+        if len(self._rejected_until) >= self._peers_max:
+            self._rejected_until = {n: until for n, until in self._rejected_until.items() if until > now}
+            if len(self._rejected_until) >= self._peers_max:
+                self._rejected_until.clear()  # then each of them may be answered once more
+        self._rejected_until[node_id] = now + REJECTED_FOR
 
     def begin(self, wire: int, node_id: str, reason: int, now: float) -> bool:
         """Tell the node `reason` on a new wire; False: it was told a while ago, or too many are told now."""
-        if self.is_refused(node_id, now) or len(self.wires) >= REJECTIONS_MAX:
+        if self.is_rejected(node_id, now) or len(self.wires) >= REJECTIONS_MAX:
             return False
-        self.refuse(node_id, now)
+        self.reject(node_id, now)
         self.wires[wire] = (reason, now + PATIENCE)
         return True
 

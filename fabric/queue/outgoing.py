@@ -266,7 +266,7 @@ class OutgoingQueue:
                 self._refuse(run, peer, nack.text)
             case _ if nack.reason == NO_INTEREST:
                 self.pending.give_back(run)
-            case _ if nack.reason == BATCH_FAILED and not run.solo:
+            case _ if nack.reason == BATCH_FAILED and not run.alone:
                 run.avoids = frozenset((self._node_of(peer),))
                 self.pending.split(run, now)
             case _:

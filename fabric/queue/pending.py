@@ -153,7 +153,7 @@ class Pending:
         """`run` failed as a whole: each message travels alone from here, first of all to others."""
         self.prefer_others(run, now)
         for single in _singles(run):
-            single.solo = True
+            single.alone = True
             self.give_back(single)
 
     def broke(self, start: int, stop: int, now: float) -> None:
@@ -166,7 +166,7 @@ class Pending:
             run.breaks += 1
             parts = list(_singles(run)) if run.breaks > 1 else [run]
             for part in parts:
-                part.solo = part.breaks > 1
+                part.alone = part.breaks > 1
                 if part.breaks > 1:
                     self._delay(part, now + self.backoff(part.breaks - 1))
                 else:
@@ -289,7 +289,7 @@ class Pending:
         for run in self._returned:
             if not _may_go(run, node_id, known):
                 continue
-            allowed = min(messages, 1 if run.solo else messages, room(run.deaths))
+            allowed = min(messages, 1 if run.alone else messages, room(run.deaths))
             if allowed < 1 or len(run.bodies[0]) + MESSAGE_OVERHEAD > size_max:
                 continue
             self._remove(run)

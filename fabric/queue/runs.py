@@ -33,7 +33,7 @@ class Run:
 
     attempt     which delivery this is or will be, from 1
     deaths      consumers that died while they held it
-    solo        travels one message a frame, after a batch that failed as a whole
+    alone        travels one message a frame, after a batch that failed as a whole
     breaks      links that were renewed when its frame was the first to get lost
     refused_by  node ids of consumers that could not decode it
     avoids      node ids of consumers that failed it, or died with it while isolated; others are preferred for a time
@@ -42,6 +42,7 @@ class Run:
     """
 
     __slots__ = (
+        "alone",
         "attempt",
         "avoids",
         "bodies",
@@ -57,7 +58,6 @@ class Run:
         "prefer_until",
         "refused_by",
         "sent_ms",
-        "solo",
     )
 
     def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int) -> None:
@@ -67,7 +67,7 @@ class Run:
         self.sent_ms = sent_ms
         self.attempt = 1
         self.deaths = self.breaks = 0
-        self.solo = False
+        self.alone = False
         self.refused_by = _NOBODY
         self.doomed_at = inf
         """Since when all who are there have refused it."""
@@ -92,7 +92,7 @@ class Run:
             self.attempt == 1
             and not self.deaths
             and not self.breaks
-            and not self.solo
+            and not self.alone
             and not self.refused_by
             and not self.avoids
             and self.extras is None
@@ -113,7 +113,7 @@ class Run:
         rest.codec = self.codec
         rest.attempt, rest.breaks = self.attempt, self.breaks
         rest.deaths, rest.died_at = self.deaths, self.died_at
-        rest.solo, rest.refused_by, rest.doomed_at = self.solo, self.refused_by, self.doomed_at
+        rest.alone, rest.refused_by, rest.doomed_at = self.alone, self.refused_by, self.doomed_at
         rest.avoids, rest.prefer_until, rest.error = self.avoids, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
         del self.bodies[count:]

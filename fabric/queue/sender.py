@@ -629,7 +629,7 @@ def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
         floor,
         run.attempt,
         codec,
-        (ALONE if run.solo else 0) | (DURABLE if end.backlog is not None else 0),
+        (ALONE if run.alone else 0) | (DURABLE if end.backlog is not None else 0),
         run.sent_ms,
         end.waiting_for(to.peer) if end.pending.count else 0,
         credit.sent_messages,

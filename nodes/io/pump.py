@@ -250,7 +250,7 @@ class Pump:
             case Disconnected(wire):
                 engine.handle_disconnected(wire, now)
             case Refused(wire):
-                engine.handle_refused(wire, now)
+                engine.handle_unreachable(wire, now)
             case Probed(wire, outcome):
                 engine.handle_probed(wire, outcome, now)
             case Writable(wire):

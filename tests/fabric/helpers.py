@@ -167,7 +167,7 @@ class Pair:
                 case Dial(wire, endpoint):
                     other = next((e for e in (self.a, self.b) if endpoint in e.address.inbox), None)
                     if other is None:
-                        engine.handle_refused(wire, self.now)
+                        engine.handle_unreachable(wire, self.now)
                     else:
                         self.wires[engine.address.node_id, wire] = other
                         engine.handle_connected(wire, self.now)

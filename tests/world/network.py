@@ -104,7 +104,7 @@ class Network:
 
     def _refuse(self, line: Line) -> None:
         del line.owner.lines[line.wire]
-        line.owner.post(lambda now: line.owner.engine.handle_refused(line.wire, now))
+        line.owner.post(lambda now: line.owner.engine.handle_unreachable(line.wire, now))
 
     def hang_up(self, owner: Process, wire: int) -> None:
         """Close the connection."""

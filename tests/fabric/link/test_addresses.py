@@ -95,12 +95,12 @@ def test_a_candidate_is_dialled_until_its_node_is_met(addresses: Addresses) -> N
     assert addresses.take_due_candidates(1.0, ()) == ["tcp://x:1"]
     assert addresses.take_due_candidates(9.0, ()) == [], "it is dialled once"
     for now in (10.0, 20.0, 30.0, 40.0):
-        at = addresses.candidate_refused("tcp://x:1", now)
+        at = addresses.candidate_unreachable("tcp://x:1", now)
         assert (addresses.deadline(), addresses.take_due_candidates(at, ())) == (at, ["tcp://x:1"])
     addresses.candidate_leads_to("tcp://x:1", "n")
     assert addresses.take_due_candidates(60.0, {"n"}) == []
     assert addresses.take_due_candidates(60.0, ()) == ["tcp://x:1"]
-    assert addresses.candidate_refused("tcp://x:1", 60.0) <= 60.0 + 0.5 * 1.25
+    assert addresses.candidate_unreachable("tcp://x:1", 60.0) <= 60.0 + 0.5 * 1.25
 
 
 def test_a_candidate_with_nothing_in_common_is_left_alone(addresses: Addresses) -> None:

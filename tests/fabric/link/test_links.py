@@ -60,9 +60,9 @@ def test_the_next_endpoint_is_tried() -> None:
     peers = node()
     peers.discovered(THEM, 0.0)
     peers.poll_commands()
-    peers.refused(1, 0.0)
+    peers.unreachable(1, 0.0)
     assert peers.poll_commands() == [Dial(1, "tcp://them:1")]
-    peers.refused(1, 0.0)
+    peers.unreachable(1, 0.0)
     assert peers.poll_commands() == [HangUp(1)]
     peers.handle_timeout(0.7, 0.0)
     assert peers.poll_commands() == [Dial(2, "ipc:///them")]
@@ -77,7 +77,7 @@ def test_attempts_slow_down() -> None:
         for command in peers.poll_commands():
             if isinstance(command, Dial):
                 dials.append(now)
-                peers.refused(command.wire, now)
+                peers.unreachable(command.wire, now)
         now += 0.05
         peers.handle_timeout(now, 0.0)
     assert 12 <= len(dials) <= 25
@@ -216,7 +216,7 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
     sizes: list[Sized] = [peers.by_wire, peers._by_node, peers._halves]
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
-    assert (len(rejections._refused_until) <= 40, len(rejections.wires) <= 64) == (True, True)
+    assert (len(rejections._rejected_until) <= 40, len(rejections.wires) <= 64) == (True, True)
     assert len(peers.learned) <= 2048
 
 
@@ -253,7 +253,7 @@ def test_a_refused_static_peer_is_dialled_again() -> None:
     peers = node()
     peers.candidate("tcp://them:1", 0.0)
     peers.handle_timeout(0.0, 0.0)
-    peers.refused(1, 0.0)
+    peers.unreachable(1, 0.0)
     peers.poll_commands()
     assert peers.deadlines.first < 1.0
     peers.handle_timeout(1.0, 0.0)
@@ -265,7 +265,7 @@ def test_a_static_peer_that_came_first_is_not_dialled_again() -> None:
     peers = node()
     peers.candidate("tcp://them:1", 0.0)
     peers.handle_timeout(0.0, 0.0)
-    peers.refused(1, 0.0)
+    peers.unreachable(1, 0.0)
     peers.receive_hello(hello(7, 0), 0.1)
     assert peers.poll_commands() == [Dial(1, "tcp://them:1"), HangUp(1), Dial(2, "ipc:///them")]
     peers.connected(2, 0.1)
@@ -291,7 +291,7 @@ def test_a_peer_that_moved_is_dialled_there_when_it_must_be() -> None:
     assert peers.poll_commands() == []
     assert peers.by_wire[1].up
     peers.disconnected(1, 2.0)
-    peers.refused(1, 2.0)
+    peers.unreachable(1, 2.0)
     assert peers.poll_commands() == [Dial(1, "ipc:///there")]
     peers.check()
 
@@ -301,8 +301,8 @@ def test_a_peer_that_was_sought_in_vain_says_where_it_is() -> None:
     peers = node()
     mine = up(peers)
     peers.disconnected(1, 1.0)
-    peers.refused(1, 1.0)
-    peers.refused(1, 1.0)
+    peers.unreachable(1, 1.0)
+    peers.unreachable(1, 1.0)
     peers.poll_commands()
     peers.probed(1, Outcome.SILENT, 1.0)
     changes = peers.receive_hello(hello(7, mine, MOVED), 1.5)
@@ -318,8 +318,8 @@ def test_discovery_tells_where_a_lost_peer_is() -> None:
     assert peers.discovered(MOVED, 0.5) == []
     assert peers.poll_commands() == []
     peers.disconnected(1, 1.0)
-    peers.refused(1, 1.0)
-    peers.refused(1, 1.0)
+    peers.unreachable(1, 1.0)
+    peers.unreachable(1, 1.0)
     peers.poll_commands()
     assert peers.discovered(MOVED, 1.5) == []
     assert peers.poll_commands() == [Dial(1, "ipc:///there")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from peerfabric.link.rejections import PATIENCE, REFUSED_FOR, REJECTIONS_MAX, REMNANT, Rejections
+from peerfabric.link.rejections import PATIENCE, REJECTED_FOR, REJECTIONS_MAX, REMNANT, Rejections
 from peerfabric.wire.frames import OTHER_FABRIC, Bye, decode_frame
 
 
@@ -36,15 +36,15 @@ def test_a_wire_that_takes_nothing_is_closed_in_the_end() -> None:
 def test_who_was_refused_is_left_alone_for_a_while() -> None:
     """So many are remembered; if there is no room the earliest may be told once more."""
     rejections = Rejections("us", 2)
-    rejections.refuse("a", 0.0)
-    assert rejections.is_refused("a", REFUSED_FOR - 0.01)
-    assert not rejections.is_refused("a", REFUSED_FOR)
-    assert not rejections.is_refused("b", 0.0)
-    rejections.refuse("b", 10.0)
-    rejections.refuse("c", REFUSED_FOR)
-    assert [rejections.is_refused(name, REFUSED_FOR) for name in "abc"] == [False, True, True]
-    rejections.refuse("d", REFUSED_FOR)
-    assert [rejections.is_refused(name, REFUSED_FOR) for name in "bcd"] == [False, False, True]
+    rejections.reject("a", 0.0)
+    assert rejections.is_rejected("a", REJECTED_FOR - 0.01)
+    assert not rejections.is_rejected("a", REJECTED_FOR)
+    assert not rejections.is_rejected("b", 0.0)
+    rejections.reject("b", 10.0)
+    rejections.reject("c", REJECTED_FOR)
+    assert [rejections.is_rejected(name, REJECTED_FOR) for name in "abc"] == [False, True, True]
+    rejections.reject("d", REJECTED_FOR)
+    assert [rejections.is_rejected(name, REJECTED_FOR) for name in "bcd"] == [False, False, True]
 
 
 def test_so_many_are_told_at_once() -> None:

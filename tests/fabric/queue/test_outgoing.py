@@ -201,7 +201,7 @@ def test_a_failed_batch_comes_again_one_by_one() -> None:
     end.nacked("a:1", Nack(2, 3, 1, BATCH_FAILED, 0), 0.0)
     run = end.pick("a:1", 10, HUGE, HUGE)
     assert run is not None
-    assert (run.first, run.attempt, run.solo) == (2, 2, True)
+    assert (run.first, run.attempt, run.alone) == (2, 2, True)
     end.sent("a:1", run)
 
 

@@ -231,7 +231,7 @@ def test_room_by_deaths() -> None:
 def test_a_message_that_travels_alone() -> None:
     """One a frame, however many the consumer may have."""
     run = run_of(1, 3)
-    run.solo = True
+    run.alone = True
     table = returned(run)
     assert spans([pick(table), pick(table), pick(table)]) == [(1, 2), (2, 3), (3, 4)]
 
@@ -306,7 +306,7 @@ def test_a_batch_that_failed_as_a_whole_is_split() -> None:
     table.split(run, 10.0)
     assert (places(table), pick(table, "a")) == ({"returned": [(1, 2), (2, 3), (3, 4)]}, None)
     run = picked(table, "b")
-    assert (run.first, run.stop, run.attempt, run.solo) == (1, 2, 1, True)
+    assert (run.first, run.stop, run.attempt, run.alone) == (1, 2, 1, True)
     table.expire(10.0 + PREFER_OTHERS_FOR, ["a", "b"])
     assert spans([pick(table, "a"), pick(table, "a")]) == [(2, 3), (3, 4)]
 
@@ -316,7 +316,7 @@ def test_a_frame_that_got_lost_is_sent_as_it_was() -> None:
     table = returned(run_of(1, 5))
     table.broke(2, 4, 10.0)
     table.check()
-    assert [(run.first, run.stop, run.breaks, run.solo) for _, runs in table.places() for run in runs] == [
+    assert [(run.first, run.stop, run.breaks, run.alone) for _, runs in table.places() for run in runs] == [
         (1, 2, 0, False),
         (2, 4, 1, False),
         (4, 6, 0, False),
@@ -336,7 +336,7 @@ def test_a_frame_that_breaks_links_is_taken_apart() -> None:
     full = [BACKOFF_BASE * 2**doubled for doubled in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert all(most / 2 <= wait <= most + 1e-9 for wait, most in zip(waits, full, strict=True))
     runs = [picked(table), picked(table)]
-    assert [(run.first, run.stop, run.solo, run.breaks) for run in runs] == [(1, 2, True, 5), (2, 3, True, 5)]
+    assert [(run.first, run.stop, run.alone, run.breaks) for run in runs] == [(1, 2, True, 5), (2, 3, True, 5)]
 
 
 def test_backoff_doubles_up_to_a_limit() -> None:
@@ -532,7 +532,7 @@ class Message:
         self.place = place
         self.refused_by: set[str] = set()
         self.deaths = self.breaks = 0
-        self.solo = False
+        self.alone = False
         self.from_at = self.until_at = 0.0
         """Between these instants its delay ends."""
 
@@ -593,7 +593,7 @@ class Model:
         assert set(range(run.first, run.stop)) <= set(may)
         assert len(found) <= messages
         assert len(found) * EACH <= max(size, EACH)
-        assert len(found) == 1 or not any(message.solo for message in found)
+        assert len(found) == 1 or not any(message.alone for message in found)
         assert len(found) <= room or not any(message.deaths for message in found)
         assert len({*map(self.life, range(run.first, run.stop))}) == 1
         self.moved([run], "out", sources=("waiting", "returned"))
@@ -637,7 +637,7 @@ class Model:
                 start, stop = run.first, run.stop
                 self.table.split(run, self.now)
                 for number in range(start, stop):
-                    self.messages[number].place, self.messages[number].solo = "returned", True
+                    self.messages[number].place, self.messages[number].alone = "returned", True
                 return
             case _:
                 start, stop = run.first, run.stop
@@ -652,8 +652,8 @@ class Model:
         for number in self.numbers("returned") & {*range(start, stop)}:
             message = self.messages[number]
             message.breaks += 1
-            message.solo = message.breaks > 1
-            if message.solo:
+            message.alone = message.breaks > 1
+            if message.alone:
                 message.place = "delayed"
                 full = min(BACKOFF_MAX, BACKOFF_BASE * 2 ** (message.breaks - 2))
                 message.from_at, message.until_at = self.now + full / 2, self.now + full

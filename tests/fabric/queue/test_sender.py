@@ -37,7 +37,7 @@ def test_who_is_able() -> None:
     table = links("a", "b", "c", "d")
     table["a:1"].sending.credit("jobs").spend(10, 700, outstanding=0)
     table["b:1"].belief = Belief.HUNG
-    table["c:1"].refused = [b"frame"]
+    table["c:1"].kept = [b"frame"]
     assert [candidate.link.wire for candidate in candidates(end, table)] == [4]
 
 
@@ -63,5 +63,5 @@ def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> N
         assert isinstance(data, Data)
         made.append(data.count)
         if refused:
-            table["a:1"].refused = [header]
+            table["a:1"].kept = [header]
     assert (made, end.waiting_count) == (counts, 5 - sum(counts))
