@@ -51,10 +51,10 @@ def test_what_a_node_of_our_host_says_of_itself_counts(addresses: Addresses) -> 
     assert addresses.get("n") == moved
 
 
-@pytest.mark.parametrize("how", ["refused", "given_up"])
+@pytest.mark.parametrize("how", ["unreachable", "given_up"])
 def test_waits_grow_until_nobody_believes_in_the_node(addresses: Addresses, how: str) -> None:
     """By doubling, within a quarter more or less; then only news of it count."""
-    most = REDIAL_MAX if how == "refused" else RETRY_MAX
+    most = REDIAL_MAX if how == "unreachable" else RETRY_MAX
     addresses.put(address())
     now, waits = 100.0, []
     for _ in range(RETRIES_MAX):
