@@ -85,6 +85,10 @@ class Links:
         self.hello_due: dict[Link, None] = {}
         """A set in the order of insertion, like all sets here whose order shows on the wire."""
         self._by_node: dict[str, Link] = {}
+        self._by_endpoint: dict[str, dict[Link, None]] = {}
+        """Links by the endpoint to which they are dialled."""
+        self._unmet: dict[Link, None] = {}
+        """Those that have not said hello yet, and some that have."""
         self.by_id: dict[bytes, Link] = {}
         """Up links, by the link id of the frames that they accept."""
         self._addresses = Addresses(peers_max, random)
@@ -190,14 +194,27 @@ class Links:
         link = Link(self._next_wire, self._half, now, address, self.due)
         self._next_wire += 1
         self.by_wire[link.wire] = link
+        self._unmet[link] = None
         self.look(link, now + CANDIDATE_PATIENCE)
         self._halves[link.mine] = link
         return link
 
     def _dial(self, link: Link, endpoint: str) -> None:
+        self._leave_endpoint(link)
+        self._by_endpoint.setdefault(endpoint, {})[link] = None
         link.endpoint = endpoint
         link.connected, link.dialling = False, True
         self.commands.append(Dial(link.wire, endpoint))
+
+    def _leave_endpoint(self, link: Link) -> None:
+        there = self._by_endpoint.get(link.endpoint, {})
+        there.pop(link, None)
+        if not there:
+            self._by_endpoint.pop(link.endpoint, None)
+
+    def _at(self, address: Address) -> list[Link]:
+        """The links that are dialled to where a node says that it listens."""
+        return [link for endpoint in address.inbox for link in self._by_endpoint.get(endpoint, ())]
 
     def ourselves(self, now: float) -> None:
         """Open the link to this node itself; the driver's frames on its wire never leave the process."""
@@ -393,7 +410,7 @@ class Links:
         by_half = self._halves.get(hello.yours) if hello.yours else None
         if by_half is not None and by_half.address is None and by_half.wire in self.by_wire:
             return by_half
-        return next((k for k in self.by_wire.values() if k.address is None and k.endpoint in hello.address.inbox), None)
+        return next((link for link in self._at(hello.address) if link.address is None), None)
 
     def _bind(self, link: Link, address: Address) -> Link:
         link.meet(address)
@@ -407,9 +424,8 @@ class Links:
     def _replaced(self, theirs: Address, now: float) -> list[Change]:
         """Another node answers at the endpoint of a peer: that peer has gone from there."""
         changes: list[Change] = []
-        for link in list(self.by_wire.values()):
-            other = link.address is not None and link.node_id != theirs.node_id and link.wire != OURSELVES
-            if other and not link.up and link.endpoint in theirs.inbox:
+        for link in self._at(theirs):
+            if link.address is not None and link.node_id != theirs.node_id and not link.up:
                 changes += self._part(link, now, proven=True, died=True)
                 self.lost(link.node_id)
         return changes
@@ -627,6 +643,7 @@ class Links:
         if self.by_peer.get(link.peer) is link:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
+        self._leave_endpoint(link)
         self.hello_due.pop(link, None)
         self.due.pop(link, None)
         self.deadlines.move(link, inf)
@@ -649,8 +666,10 @@ class Links:
         for endpoint in sorted(self._addresses.unanswered(self._by_node)):
             step = "start a node that listens there, or take it out of peers= and PEERFABRIC_PEERS"
             yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
-        for link in self._by_node.values():
-            if not link.met and link.wire != OURSELVES:
+        for link in list(self._unmet):
+            if link.met or link.wire not in self.by_wire:
+                del self._unmet[link]
+            elif self._by_node.get(link.node_id) is link:
                 yield Finding(
                     f"{link.name} was found and does not answer at {link.endpoint}",
                     DIALLED_AFTER,
@@ -674,6 +693,8 @@ class Links:
         for link in self.by_wire.values():
             link.check()
             assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
+        dialled = {link for links in self._by_endpoint.values() for link in links}
+        assert dialled == {link for link in self.by_wire.values() if link.endpoint}, "links by their endpoints"
         for node_id, link in self._by_node.items():
             assert link.wire in self.by_wire, "a peer without a wire"
             assert link.node_id == node_id, "a peer under another name"
