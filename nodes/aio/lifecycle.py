@@ -172,17 +172,17 @@ class Lifecycle:
         """
         import asyncio
 
-        if self._task is None or self._task.done():
-            process.refuse_foreign_threads()
-            self.node.enter_loop()
-            self._task = asyncio.get_running_loop().create_task(self._run_beside())
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._wanted += 1
-        try:
-            with process.starting():
+        with process.starting():  # else the task would have begun to open files before it is refused
+            if self._task is None or self._task.done():
+                process.refuse_foreign_threads()
+                self.node.enter_loop()
+                self._task = asyncio.get_running_loop().create_task(self._run_beside())
+                self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._wanted += 1
+            try:
                 await asyncio.shield(self._task)
-        finally:
-            self._wanted -= 1
+            finally:
+                self._wanted -= 1
 
     async def _given_up(self) -> None:
         """The node is closed: return when a start that was under way has given back what it opened."""
