@@ -97,12 +97,13 @@ class Witness:
     def _judge_remembered(self, key: tuple[str, int], first: Run, second: Run) -> None:
         """What is in a ledger runs at its consumer no more, unless the ledger or the producer lost what was not synced.
 
-        An ack that failed is in it perhaps, but not before the next start.
+        An ack that failed is in it perhaps, but not before the next start, and only if no later write has cut it off.
         """
         assert first.ledger is not None
         disk, producer = first.ledger[0], key[0].partition(":")[0]
         outages, powerless = self.world.disks.outages, self.world.disks.powerless
         kept = first.outcome == "kept" and first.peer != second.peer and first.start > outages.get(disk, -inf)
+        kept = kept and self.world.disks.in_ledger(first)
         forgot = first.start <= max(powerless.get(disk, -inf), powerless.get(producer, -inf))
         remembered = kept or (first.outcome == "ack" and not forgot)
         assert not remembered, f"{key} runs again though the ledger has it: {first} {second}"
