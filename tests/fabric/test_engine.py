@@ -10,6 +10,7 @@ import pytest
 
 from peerfabric.engine import Engine
 from peerfabric.link.link import Sending
+from peerfabric.link.liveness import FENCE
 from peerfabric.options import Options
 from peerfabric.queue.delivery import Verdict
 from peerfabric.queue.durable import DurableQueue, Recovered
@@ -661,3 +662,42 @@ def test_the_link_to_ourselves_stays() -> None:
     pair.a.reopen_consumer("jobs", pair.now)
     pair.pass_time(2.0)
     assert list(end.consumers) == [f"a:{7 << 20}"]
+
+
+def test_a_hung_peer_keeps_what_it_may_still_start() -> None:
+    """However short its lease is: nobody else gets a message before its fence has ended."""
+    pair = Pair()
+    end = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    taking = pair.b.open_consumer("jobs", 1.0, pair.now)
+    pair.meet()
+    taking.want(1, 1, pair.now)
+    pair.b.consumers.progress(taking, pair.now)
+    pair.settle()
+    pair.a.producers.accept(end, bodies(1), 0)
+    pair.settle()
+    [link] = pair.a.links.by_peer.values()
+    held = []
+    for after in (1.5, FENCE - 0.1, FENCE + 0.1):
+        pair.a.producers.peer_hung(link, link.heard_at + after)
+        held.append(end.held_by(link.peer))
+    assert held == [1, 1, 0]
+
+
+def test_what_was_to_travel_with_an_echo_leaves_though_data_took_that_along() -> None:
+    """A grant that nobody waits for has lost its ride: at the time of the echo it leaves by itself."""
+    pair = Pair()
+    flow(pair, 0)
+    [link] = pair.b.links.by_peer.values()
+    found = []
+    for each in pair.b.machines:
+        each.due.clear()
+    pair.b.control.due.clear()
+    for machine in (None, pair.b.consumers):
+        pair.b.links.echo_soon(link, pair.now)
+        link.next_number()  # DATA leaves
+        if machine is not None:
+            machine.due[link] = None
+        pair.b.pings.handle_timeout(pair.now + 1.0)
+        found.append(link in pair.b.control.due)
+        pair.b.control.due.clear()
+    assert found == [False, True]
