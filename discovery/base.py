@@ -40,6 +40,18 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     inbox: Endpoints
     outbox: Endpoints
 
+    outbox_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    """CURVE key of the outbox; empty in the clear."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
+    """Grows with each change in one epoch: of two announcements of a life the larger counts."""
+
+    digest: Annotated[bytes, msgspec.Meta(max_length=2048)] | None = None
+    """Of what it uses, see `peerfabric.link.digest`; None: it may match anything."""
+
+    passes_on: bool = False
+    """It knows nodes that others may not find by themselves, and passes on news of them."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """The inbox of somebody whose node id is not known yet; a hello there will tell."""

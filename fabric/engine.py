@@ -211,8 +211,8 @@ class Engine:
         self.control.unblock(wire)
         self._apply(self.links.disconnected(wire, now), now)
 
-    def handle_unreachable(self, wire: int, now: float) -> None:
-        """Nobody listens where `wire` was to lead."""
+    def handle_unreachable(self, wire: int, now: float, why: str = "") -> None:
+        """Nobody listens where `wire` was to lead, or it was not let in there: `why` is a reason of PeerView."""
         self._apply(self.links.unreachable(wire, now), now)
 
     def handle_probed(self, wire: int, outcome: Outcome, now: float) -> None:
@@ -226,8 +226,11 @@ class Engine:
         if link is not None:
             self.control.note(link)
 
-    def handle_frames(self, frames: Sequence[bytes | memoryview], now: float) -> None:
-        """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node."""
+    def handle_frames(self, frames: Sequence[bytes | memoryview], now: float, sender: str = "") -> None:
+        """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node.
+
+        `sender` is the node id that its key has proven; empty over ipc, and in the clear.
+        """
         try:
             frame = decode_frame(bytes(frames[0]))
         except ForeignHello as foreign:

@@ -3,7 +3,9 @@
 FabricError
 ├── ConfigError (ValueError)            an option, endpoint or combination that cannot work
 │   ├── BadName                         a queue, topic, fabric or node name that is not allowed
-│   └── EndpointInUse (also OSError)    somebody else listens there
+│   ├── EndpointInUse (also OSError)    somebody else listens there
+│   └── IdentityInUse                   another node runs under the same key
+├── NotAuthorized (PermissionError)     the fabric does not let this node do that
 ├── EncodeError (ValueError)            a body that cannot be sent; nothing was accepted
 │   └── MessageTooLarge                 a body over the limit; nothing was accepted
 ├── DecodeError (ValueError)            a body that does not fit the consumer's type
@@ -46,9 +48,11 @@ __all__ = [
     "EndpointInUse",
     "FabricError",
     "ForkedNode",
+    "IdentityInUse",
     "MessageTooLarge",
     "NewerFormat",
     "NodeClosed",
+    "NotAuthorized",
     "NotConfirmed",
     "QueueFull",
     "Rejected",
@@ -95,6 +99,20 @@ class EndpointInUse(ConfigError, OSError):
 
 def _any_port(endpoint: str) -> str:
     return endpoint.rpartition(":")[0] + ":*" if endpoint.startswith("tcp://") else "auto"
+
+
+class IdentityInUse(ConfigError):
+    """Another node runs under the same key, at `endpoint`: a copy of this one, and the later of the two."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        super().__init__(
+            f"another copy of this node runs at {endpoint}; remove node.key and the spool from one of them"
+        )
+
+
+class NotAuthorized(FabricError, PermissionError):
+    """The fabric does not let this node do that."""
 
 
 class EncodeError(FabricError, ValueError):

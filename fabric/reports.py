@@ -73,6 +73,7 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
 
     state   "connecting", "up", "one-way" (we hear it, it does not hear us), "suspect" (silent), "hung" (its inbox
             accepts, and it does not answer), "idle" (known, nothing in common)
+    reason  why there is no link, if that is known: "secret", "denied", "mechanism", "one-way" or "not-me"
     """
 
     node_id: str
@@ -83,6 +84,7 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     produces: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,10 @@ class Membership:
             host=address.host,
             inbox=tuple(address.inbox),
             outbox=tuple(address.outbox),
+            outbox_key=address.outbox_key,
+            version=address.version,
+            digest=address.digest,
+            passes_on=address.passes_on,
         )
 
 
@@ -115,4 +119,8 @@ def _address(announcement: Announcement) -> Address:
         announcement.host,
         list(announcement.inbox),
         list(announcement.outbox),
+        announcement.outbox_key,
+        announcement.version,
+        announcement.digest,
+        announcement.passes_on,
     )

@@ -102,6 +102,8 @@ def described(of: inspect.Type) -> str:
             return "boolean"
         case inspect.BytesType(min_length=8, max_length=8):
             return "link id"
+        case inspect.BytesType(min_length=None, max_length=limit) if limit is not None:
+            return f"binary≤{limit:,}"
         case inspect.StrType(max_length=limit):
             named = {255: "name", 512: "stream", 256: "endpoint", None: "string"}
             return named.get(limit) or f"string≤{limit:,}"

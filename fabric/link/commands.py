@@ -11,6 +11,8 @@ class Dial(NamedTuple):
 
     wire: int
     endpoint: str
+    gate: str = ""
+    """Id of the key under which the peer is expected to let us in; empty in the clear."""
 
 
 class HangUp(NamedTuple):
@@ -27,9 +29,10 @@ class Probe(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """Connect the SUB socket to a publisher's outbox."""
+    """Connect the SUB socket to a publisher's outbox, which has this key; empty in the clear."""
 
     endpoint: str
+    key: bytes = b""
 
 
 class Unfollow(NamedTuple):

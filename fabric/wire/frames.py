@@ -31,10 +31,13 @@ Half = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 LinkId = Annotated[bytes, Meta(min_length=8, max_length=8)]
 Flat = Annotated[list[Count], Meta(max_length=LIST_MAX)]
 Stream = Annotated[str, Meta(max_length=512)]
+OutboxKey = Annotated[bytes, Meta(max_length=32)]
+Digest = Annotated[bytes, Meta(max_length=2048)]
 
 # Reasons of a NACK, of a BYE, and flags of a DATA frame: numbers of the protocol.
 FAILED, LEASE, REFUSED, REJECTED, NO_INTEREST, BATCH_FAILED = 1, 2, 3, 4, 5, 6
 LEAVING, IDLE, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS = 1, 2, 3, 4, 5
+UNWELCOME, SUPERSEDED, NOT_ME = 6, 7, 8
 ALONE, DURABLE = 1, 4
 """ALONE: one message, because the batch that it was in failed. DURABLE: its stream outlives the producer's process."""
 RAW, MSGPACK, RAW_ONE = 0, 1, 2
@@ -50,6 +53,14 @@ class Address(msgspec.Struct, array_like=True, frozen=True):
     host: Name
     inbox: Endpoints
     outbox: Endpoints
+    outbox_key: OutboxKey = b""
+    """CURVE key of the outbox; empty in the clear."""
+    version: Count = 0
+    """Grows with each change of the address in one epoch."""
+    digest: Digest | None = None
+    """Of what the node produces, consumes, publishes and subscribes to; None: it may match anything."""
+    passes_on: bool = False
+    """It knows nodes that others may not find by themselves, and passes on news of them."""
 
 
 class Hello(msgspec.Struct, array_like=True, tag=1):
@@ -63,6 +74,8 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
     welcome: bool
     frame_bytes_max: Count
     known: Annotated[list[Address], Meta(max_length=KNOWN_MAX)] = []
+    roster: bool = False
+    """The sender keeps this link for news of other nodes, and asks for them."""
 
 
 class _HelloStart(msgspec.Struct, array_like=True, tag=1):

@@ -60,9 +60,10 @@ class Disconnected(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """An attempt to connect `wire` failed, or lasted too long. The wire is hung up."""
+    """An attempt to connect `wire` failed, or lasted too long. The wire is hung up. `why` is a reason of PeerView."""
 
     wire: int
+    why: str = ""
 
 
 class _State(enum.Enum):

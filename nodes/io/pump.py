@@ -240,7 +240,7 @@ class Pump:
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
         if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
-            engine.handle_frames(event.frames, now)
+            engine.handle_frames(event.frames, now, event.sender)
             return
         match event:
             case Published(frames):
@@ -249,8 +249,8 @@ class Pump:
                 engine.handle_connected(wire, now)
             case Disconnected(wire):
                 engine.handle_disconnected(wire, now)
-            case Refused(wire):
-                engine.handle_unreachable(wire, now)
+            case Refused(wire, why):
+                engine.handle_unreachable(wire, now, why)
             case Probed(wire, outcome):
                 engine.handle_probed(wire, outcome, now)
             case Writable(wire):

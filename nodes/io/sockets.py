@@ -94,6 +94,8 @@ class Received(msgspec.Struct, frozen=True):
     """`[header]` or `[header, body]` from the inbox; large bodies are views, which keep their memory alive."""
 
     frames: list[bytes | memoryview]
+    sender: str = ""
+    """The node id that its key has proven; empty over ipc, and in the clear."""
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Golden vectors of the protocol, written to vectors.json: `.venv/bin/python tests/vectors/make.py`.
 
 vectors.json has five lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
-the order of the wire; link ids and messages of raw bytes are hexadecimal in values, too.
+the order of the wire; link ids, keys, digests and messages of raw bytes are hexadecimal in values, too.
 
     frames    headers that encode to `hex` and decode to `value`
     accepted  headers that decode to `value`: older ones (fewer fields), newer ones (more fields), other encodings
@@ -27,6 +27,7 @@ from peerfabric.wire.frames import (
     LEASE,
     MAGIC,
     MSGPACK,
+    NOT_ME,
     OTHER_FABRIC,
     RAW,
     RAW_ONE,
@@ -61,10 +62,17 @@ FILE = Path(__file__).with_name("vectors.json")
 LINK = bytes(range(8))
 INBOX, OUTBOX = ["ipc:///run/a", "tcp://127.0.0.1:7700"], ["tcp://127.0.0.1:7701"]
 SHOP = Address("shop-1", 7 << 20 | 5, "shop", "0123456789abcdef-fedcba9876543210", INBOX, OUTBOX)
+SHOP_ON_LAN = Address(
+    "6f1d" * 8, 7 << 20 | 5, "shop", SHOP.host, ["tcp://10.0.0.5:7700", "tcp://[fd00::1]:7700"],
+    ["tcp://10.0.0.5:7701"], bytes(range(32)), 3, bytes.fromhex("0001020408102040"), True,
+)  # fmt: skip
 STREAM = "shop-1:7340037:orders"
 
 FRAMES: dict[str, msgspec.Struct] = {
     "hello": Hello(MAGIC, 1, "default", "kitchen-1", SHOP, 17, 0, False, 16_778_240, [SHOP]),
+    "hello over hosts": Hello(
+        MAGIC, 1, "default", "kitchen-1", SHOP_ON_LAN, 17, 0, False, 16_778_240, [SHOP_ON_LAN], True
+    ),
     "hello to an endpoint": Hello(MAGIC, 1, "default", "", SHOP, 17, 0, False, 16_778_240),
     "hello that welcomes": Hello(MAGIC, 1, "default", "kitchen-1", SHOP, 18, 2**32 - 1, True, 16_778_240),
     "interest": Interest(
@@ -101,6 +109,7 @@ FRAMES: dict[str, msgspec.Struct] = {
     "pong": Pong(LINK, 7, 2, 12.5),
     "drain": Drain(LINK, 8, 2),
     "bye": Bye(LINK, 9, 2, "shop-1", IDLE),
+    "bye to another node": Bye(bytes(8), 0, 0, "shop-1", NOT_ME),
     "bye that rejects": Bye(bytes(8), 0, 0, "shop-1", OTHER_FABRIC),
     "topic data": TopicData("shop-1", 7, "shop", "prices.eur", 5, 2, RAW, 0),
     "tails": Tails("shop-1", 7, [Tail("prices.eur", 6)]),

@@ -46,7 +46,11 @@ def elements(value: Any) -> Any:
     match value:
         case dict():
             return [
-                bytes.fromhex(inner) if name == "link" else inner if name == "headers" else elements(inner)
+                bytes.fromhex(inner)
+                if name in ("link", "outbox_key", "digest") and inner is not None
+                else inner
+                if name == "headers"
+                else elements(inner)
                 for name, inner in value.items()
             ]
         case list():
