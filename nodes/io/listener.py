@@ -19,7 +19,7 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import zmq
 
@@ -32,6 +32,9 @@ from peerfabric.nodes.io.probe import address_of, family_of, is_tcp
 if TYPE_CHECKING:
     ZmqSocket = zmq.Socket[bytes]
     from peerfabric.nodes.io.curve import Curve, Options
+
+Kernel: TypeAlias = socket.socket
+"""What the kernel listens with."""
 
 OLD_MAX: Final = 3
 """Endpoints without a file that stay bound for those whom they let in."""
@@ -71,16 +74,20 @@ class Listener:
         """Whether it has a file."""
         return endpoint in self._files
 
-    def bind(self, endpoint: str, options: Options | None = None) -> str:
+    def bind(self, endpoint: str, options: Options | None = None, kernel: Kernel | None = None) -> str:
         """Listen at `endpoint` and return the real one, with its port.
 
-        `options` sets on the socket what this endpoint needs, now and whenever it is bound again; if one endpoint has
-        some, all need them.
+        Args:
+            options: Sets on the socket what this endpoint needs, now and whenever it is bound again; if one endpoint
+                has some, all need them.
+            kernel: Listens there already, at its real port, and is ours from here on.
 
         Raises:
             EndpointInUse: Somebody listens there.
             ConfigError: Not an endpoint, or one that cannot be bound here.
         """
+        if kernel is not None:
+            return self._take_over(endpoint, options, kernel)
         path = listening_path(endpoint)
         real = self._bind(endpoint, options)
         if path is not None:
@@ -184,6 +191,17 @@ class Listener:
         self._kernel[real] = kernel
         return real
 
+    def _take_over(self, endpoint: str, options: Options | None, kernel: Kernel) -> str:
+        if options is not None:
+            self._options[endpoint] = options
+        try:
+            self._lend(endpoint, kernel)
+        except OSError as error:
+            kernel.close()
+            raise ConfigError(f"cannot listen at {endpoint}: {error.strerror}; use another port") from error
+        self._kernel[endpoint] = kernel
+        return endpoint
+
     def _lend(self, told: str, kernel: socket.socket) -> None:
         """Let ZeroMQ accept, from a copy that it will close.
 
@@ -244,7 +262,7 @@ class Listeners:
         """The key id of the gate, by TCP endpoint of the inbox."""
 
     def bind(
-        self, inbox: Sequence[str], outbox: Sequence[str], gates: Sequence[str] = ()
+        self, inbox: Sequence[str], outbox: Sequence[str], held: dict[str, Kernel], gates: Sequence[str] = ()
     ) -> tuple[list[str], list[str]]:
         """Listen at all of them, as `Sockets.bind` has it; `gates` are key ids, all gates by default.
 
@@ -252,11 +270,18 @@ class Listeners:
             EndpointInUse, ConfigError: As `Listener.bind`; those before it stay bound.
         """
         curve = self._curve
+        needed: tuple[Sequence[Options | None], Sequence[Options | None]]
         if curve is None:
-            return [*map(self._inbox.bind, inbox)], [*map(self._outbox.bind, outbox)]
-        inboxes = [*map(self._inbox.bind, inbox, curve.inbox_options(inbox, gates))]
-        self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
-        return inboxes, [*map(self._outbox.bind, outbox, curve.outbox_options(outbox))]
+            needed = [None] * len(inbox), [None] * len(outbox)
+        else:
+            needed = curve.inbox_options(inbox, gates), curve.outbox_options(outbox)
+        inboxes, outboxes = (
+            [listener.bind(each, options, held.pop(each, None)) for each, options in zip(these, theirs, strict=True)]
+            for listener, these, theirs in zip(self._both, (inbox, outbox), needed, strict=True)
+        )
+        if curve is not None:
+            self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
+        return inboxes, outboxes
 
     @property
     def endpoints(self) -> list[str]:
