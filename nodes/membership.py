@@ -52,9 +52,9 @@ class Membership:
 
     def moved(self, address: Address) -> None:
         """The node listens elsewhere: tell its peers, and all who look for it."""
-        self._address = address
         with self._pump.lock:
-            self._engine.handle_moved(address)
+            self._engine.readdress(address, clock())
+            self._address = address = self._engine.address
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -93,7 +93,7 @@ class Membership:
 
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
-            self._engine.handle_lost(node_id)
+            self._engine.handle_lost(node_id, clock())
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(
