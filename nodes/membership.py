@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from peerfabric.discovery.base import Announcement, Backend
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
@@ -51,9 +53,10 @@ class Membership:
             backend.watch(self._roster.report)
 
     def moved(self, address: Address) -> None:
-        """The node listens elsewhere: tell its peers, and all who look for it."""
+        """The node listens at the endpoints of `address`: tell its peers, and all who look for it."""
         with self._pump.lock:
-            self._engine.readdress(address, clock())
+            now = self._engine.address  # may have changed in what is none of ours
+            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
             self._address = address = self._engine.address
         announcement = self._announcement(address)
         for backend in self._backends:

@@ -15,15 +15,16 @@ INDEXER = "peerfabric.indexer"
 
 PURE = frozenset(
     {
-        "__future__", "bisect", "collections", "crc32c", "dataclasses", "enum", "errno", "functools", "hashlib",
-        "heapq", "importlib", "itertools", "json", "logging", "math", "msgspec", "operator", "queue", "random", "re",
-        "struct", "types", "typing", "typing_extensions", "weakref", "zlib",
+        "__future__", "base64", "bisect", "collections", "crc32c", "dataclasses", "enum", "errno", "functools",
+        "hashlib", "heapq", "importlib", "itertools", "json", "logging", "math", "msgspec", "operator", "queue",
+        "random", "re", "struct", "types", "typing", "typing_extensions", "weakref", "zlib",
     }
 )  # fmt: skip
 """What a machine may import: nothing that opens, waits, starts or tells the time."""
 
 GROUND_FLOOR = {"peerfabric.errors", "peerfabric.names", "peerfabric.options"}
 ZMQ_FILES = {
+    "nodes/io/curve.py",
     "nodes/io/sockets.py",
     "nodes/io/transport.py",
     "nodes/io/listener.py",

@@ -78,6 +78,8 @@ class Pump:
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.on_superseded: Callable[[str], None] = lambda endpoint: None
         """Called, in this thread, with the endpoint of a later life of this very node."""
+        self.on_disconnected: Callable[[], None] = lambda: None
+        """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
         self._look: Callable[[], None] = lambda: None
         self._look_at = inf
@@ -252,6 +254,7 @@ class Pump:
             case Connected(wire):
                 engine.handle_connected(wire, now)
             case Disconnected(wire):
+                self.on_disconnected()
                 engine.handle_disconnected(wire, now)
             case Refused(wire, why):
                 engine.handle_unreachable(wire, now, why)
