@@ -16,3 +16,9 @@ def lan() -> Iterator[hosts.Lan]:
         pytest.skip(why)
     with hosts.Lan() as made:
         yield made
+
+
+@pytest.fixture
+def three(lan: hosts.Lan) -> tuple[hosts.Host, hosts.Host, hosts.Host]:
+    """Hosts a, b and c on one switch."""
+    return lan.three()

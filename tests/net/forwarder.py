@@ -102,4 +102,5 @@ def main(first: str, second: str, delay: float, spread: float, loss: float, seed
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(float, sys.argv[3:6]), seed=int(sys.argv[6]))
+    delay, spread, loss, seed = map(float, sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], delay, spread, loss, int(seed))

@@ -45,7 +45,10 @@ def test_faults(lan: Lan) -> None:
     """Cuts, one-way cuts, closed ports and firewalls concern those that they name, until they are undone."""
     a, b, c = lan.three()
     b.start(SERVE).until("ready")
-    reached = lambda: (connect(a, "10.77.0.2"), connect(c, "10.77.0.2"))  # noqa: E731
+
+    def reached() -> tuple[str, str]:
+        return connect(a, "10.77.0.2"), connect(c, "10.77.0.2")
+
     assert reached() == ("connected", "connected")
     lan.cut("b", "a")
     assert reached() == ("silent", "connected")
