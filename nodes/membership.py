@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from peerfabric.discovery.base import Announcement, Backend
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
@@ -51,10 +53,12 @@ class Membership:
             backend.watch(self._roster.report)
 
     def moved(self, address: Address) -> None:
-        """The node listens elsewhere: tell its peers, and all who look for it."""
-        self._address = address
+        """The node listens at the endpoints of `address`: tell its peers, and all who look for it."""
         with self._pump.lock:
+            now = self._engine.address  # may have changed in what is none of ours
+            address = msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox, version=now.version + 1)
             self._engine.handle_moved(address)
+        self._address = address
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)

@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import zmq
 
@@ -29,6 +29,9 @@ from peerfabric.nodes.io.probe import address_of, family_of
 
 if TYPE_CHECKING:
     ZmqSocket = zmq.Socket[bytes]
+
+Kernel: TypeAlias = socket.socket
+"""What the kernel listens with."""
 
 OLD_MAX: Final = 3
 """Endpoints without a file that stay bound for those whom they let in."""
@@ -65,13 +68,18 @@ class Listener:
         """Whether it has a file."""
         return endpoint in self._files
 
-    def bind(self, endpoint: str) -> str:
+    def bind(self, endpoint: str, kernel: Kernel | None = None) -> str:
         """Listen at `endpoint` and return the real one, with its port and without wildcards.
+
+        Args:
+            kernel: Listens there already, at its real port, and is ours from here on.
 
         Raises:
             EndpointInUse: Somebody listens there.
             ConfigError: Not an endpoint, or one that cannot be bound here.
         """
+        if kernel is not None:
+            return self._take_over(endpoint, kernel)
         path = listening_path(endpoint)
         real = self._bind(endpoint)
         if path is not None:
@@ -170,6 +178,15 @@ class Listener:
             ) from error
         self._kernel[real] = kernel
         return real
+
+    def _take_over(self, endpoint: str, kernel: Kernel) -> str:
+        try:
+            self._lend(endpoint, kernel)
+        except OSError as error:
+            kernel.close()
+            raise ConfigError(f"cannot listen at {endpoint}: {error.strerror}; use another port") from error
+        self._kernel[endpoint] = kernel
+        return endpoint
 
     def _lend(self, told: str, kernel: socket.socket) -> None:
         """Let ZeroMQ accept, from a copy that it will close.

@@ -76,6 +76,8 @@ class Pump:
         """Called, in this thread, with the addresses that hellos told."""
         self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
+        self.on_disconnected: Callable[[], None] = lambda: None
+        """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
         self._look: Callable[[], None] = lambda: None
         self._look_at = inf
@@ -248,6 +250,7 @@ class Pump:
             case Connected(wire):
                 engine.handle_connected(wire, now)
             case Disconnected(wire):
+                self.on_disconnected()
                 engine.handle_disconnected(wire, now)
             case Refused(wire, why):
                 engine.handle_unreachable(wire, now, why)

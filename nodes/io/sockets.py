@@ -38,7 +38,7 @@ from peerfabric.nodes.io.descriptors import (
     too_few,
 )
 from peerfabric.nodes.io.growth import Watch, keep_freed_memory, threads
-from peerfabric.nodes.io.listener import Listener
+from peerfabric.nodes.io.listener import Kernel, Listener
 from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refused
 from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
 from peerfabric.nodes.io.transport import EVENTS, Buffer, Intake, Wire, is_ready, plain_send, send_frames
@@ -201,18 +201,24 @@ class Sockets:
         """
         self._complain = self._updates.complain = complain
 
-    def bind(self, inbox: Sequence[str], outbox: Sequence[str]) -> tuple[list[str], list[str]]:
+    def bind(
+        self, inbox: Sequence[str], outbox: Sequence[str], held: dict[str, Kernel] | None = None
+    ) -> tuple[list[str], list[str]]:
         """Listen at each endpoint and return the real ones, in the same order, with ports and without wildcards.
 
         An endpoint is `ipc://PATH`, `tcp://HOST:PORT` or `tcp://HOST:*`, with a numeric HOST. The socket files are
         made accessible for our user only, and are removed by `close`.
 
+        Args:
+            held: Sockets of the kernel that listen already, by endpoint; those that are bound here are taken out.
+
         Raises:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
+        held = {} if held is None else held
         bound = tuple(
-            [listener.bind(endpoint) for endpoint in endpoints]
+            [listener.bind(endpoint, held.pop(endpoint, None)) for endpoint in endpoints]
             for listener, endpoints in zip(self._listeners, (inbox, outbox), strict=True)
         )
         self._look_at_bound()
