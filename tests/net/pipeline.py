@@ -97,10 +97,11 @@ class Pipeline:
             process.until("ready")
         return time.monotonic()
 
-    def start_one(self, role: str, host: Host, threads: int = 1, **node: Any) -> Running:
-        """Start one more node, whose worker has so many threads."""
+    def start_one(self, role: str, host: Host, work: float | None = None, **node: Any) -> Running:
+        """Start one more node, whose worker takes `work` seconds for a message, or as long as all."""
         journal = str(self.lan.folder / f"{host.name}.journal")
-        options = self._options | {"node": self._node | node, "journal": journal, "threads": threads}
+        options = self._options | {"node": self._node | node, "journal": journal}
+        options["work"] = options["work"] if work is None else work
         made = self.processes[host.name] = host.start(WORKER, role, host.name, json.dumps(options))
         return made
 

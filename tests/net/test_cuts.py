@@ -139,10 +139,10 @@ def test_firewall_rejects_for_long(lan: Lan, three: tuple[Host, Host, Host], nam
 
 def test_vanished_host(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """A host without power: its work runs elsewhere within 5 s, and when it starts again it gets work."""
-    pipeline = Pipeline(lan, rate=20.0)
+    pipeline = Pipeline(lan, rate=40.0)
     pipeline.start_one("produce", three[0])
     pipeline.start_one("consume", three[1])
-    pipeline.start_one("consume", three[2], threads=4)
+    pipeline.start_one("consume", three[2], work=0.02)
     pipeline.wait_until_flowing("b", "c")
     at = three[1].vanish()
     figure("vanished host: its work elsewhere", pipeline.elsewhere("b", at), GIVEN_UP)

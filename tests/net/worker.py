@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from peerfabric import Node, Options
+from peerfabric import IdentityInUse, Node, Options
 
 WORK, RESULTS = "work", "results"
 
@@ -88,20 +88,13 @@ def consume(node: Node, journal: Journal, options: dict[str, Any]) -> None:
     results = node.producer(RESULTS, int)
     threading.Thread(target=lambda: watch(node, journal), daemon=True).start()
 
-    def work() -> None:
-        for message in queue:
-            with message as body:
-                number = int.from_bytes(body[:8], "big")
-                journal.write("S", number, message.attempt)
-                time.sleep(options["work"])
-                results.send(number)
-                journal.write("E", number, 0)
-
-    threads = [threading.Thread(target=work) for _ in range(options["threads"])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for message in queue:
+        with message as body:
+            number = int.from_bytes(body[:8], "big")
+            journal.write("S", number, message.attempt)
+            time.sleep(options["work"])
+            results.send(number)
+            journal.write("E", number, 0)
 
 
 def main(role: str, name: str, options: dict[str, Any]) -> None:
@@ -113,4 +106,7 @@ def main(role: str, name: str, options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    try:
+        main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    except IdentityInUse as error:
+        print(error, flush=True)
