@@ -300,7 +300,7 @@ def fields_of_link() -> set[str]:
 
 
 def test_each_field_of_a_link_has_one_owner() -> None:
-    """Of what a link keeps, a module beside it writes only what is named here: the classes below `Links` share one job."""
+    """Of what a link keeps, a module beside it writes only what is named here; the classes below `Links` share a job."""
     fields, writers = fields_of_link(), dict[str, set[str]]()
     for path in (ROOT / "fabric").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
