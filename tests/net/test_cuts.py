@@ -30,6 +30,9 @@ def running(lan: Lan, hosts: tuple[Host, ...], **options: object) -> Pipeline:
 def judge(what: str, outcome: Outcome, cuts: list[Cut]) -> None:
     """Nothing ran twice but what was running at a cut, or was started before its worker's fence ended."""
     count(what, f"{outcome.sent} messages, 0 lost, {len(outcome.twice)} ran twice")
+    for cut in cuts[:1]:
+        later = [run for run in outcome.runs if run.host == cut.host and cut.at < run.started_at < cut.healed_at]
+        count(f"{cut.host} started between the cut and healing", f"{len(later)} that it had in hand")
     assert unexcused(outcome, cuts) == []
 
 
