@@ -270,14 +270,16 @@ class Listeners:
             EndpointInUse, ConfigError: As `Listener.bind`; those before it stay bound.
         """
         curve = self._curve
-        needed: tuple[Sequence[Options | None], Sequence[Options | None]]
-        if curve is None:
-            needed = [None] * len(inbox), [None] * len(outbox)
-        else:
-            needed = curve.inbox_options(inbox, gates), curve.outbox_options(outbox)
+        inbox_options: Sequence[Options | None] = [None] * len(inbox)
+        outbox_options: Sequence[Options | None] = [None] * len(outbox)
+        if curve is not None:
+            inbox_options, outbox_options = curve.inbox_options(inbox, gates), curve.outbox_options(outbox)
         inboxes, outboxes = (
             [listener.bind(each, options, held.pop(each, None)) for each, options in zip(these, theirs, strict=True)]
-            for listener, these, theirs in zip(self._both, (inbox, outbox), needed, strict=True)
+            for listener, these, theirs in (
+                (self._inbox, inbox, inbox_options),
+                (self._outbox, outbox, outbox_options),
+            )
         )
         if curve is not None:
             self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
