@@ -251,7 +251,10 @@ class Node:
         return self._async.on_topic(pattern)
 
     def run(self) -> None:
-        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
+
+        Under systemd, a service of `Type=notify` is told when the node has started, and when it stops.
+        """
         complete(self._async.run())
 
     def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
