@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder, fabric_folder, host_id
-from peerfabric.discovery.locks import Lock, Rank, refuse_in_own_thread
+from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.errors import NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.errors import IdentityInUse, NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
 from peerfabric.nodes.aio.handles import Handles
@@ -23,7 +23,7 @@ from peerfabric.nodes.aio.opened import Opened, epoch_counter
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.io.listening import endpoints, new_files
+from peerfabric.nodes.io.listening import endpoints
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
@@ -39,7 +39,9 @@ from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 if TYPE_CHECKING:
     from asyncio import Task
 
+    from peerfabric.nodes.io.curve import Curve
     from peerfabric.nodes.io.ports import Announced
+    from peerfabric.nodes.rekeying import Rekeying
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -75,6 +77,10 @@ class Lifecycle:
         self._last: Statistics | None = None
         """The statistics of that instant."""
         self._membership: Membership | None = None
+        self._failed = False
+        """Whether the node has stopped by itself, and nobody has closed it yet."""
+        self._rekeying: Rekeying | None = None
+        """Of a node with a secret, when it has started."""
         self._front = front
         self._task: Task[None] | None = None
         """The newest start beside the event loop."""
@@ -105,8 +111,8 @@ class Lifecycle:
         node.loop = None
         try:
             complete(self.close(node.settings.options.drain_timeout))
-        except Undelivered as undelivered:
-            _log.error("%s", undelivered)
+        except (Undelivered, IdentityInUse) as error:
+            _log.error("%s", error)
 
     # Reports
 
@@ -133,6 +139,26 @@ class Lifecycle:
         """The messages of `queue` that this node has given up, oldest first."""
         await self.node.started(closing=True)
         return reports.dead_letters(self.node, self.handles.producers, queue)
+
+    async def reload(self) -> None:
+        """Read the secrets and the lists of who may come in again, and return when they are in use.
+
+        Raises:
+            ConfigError: One of them cannot be used; everything stays as it was.
+        """
+        node = self.node
+        await node.started()
+        rekeying = self._rekeying
+        if rekeying is None:
+            return
+        number = rekeying.reload()
+        await wait_until(
+            node.waiting,
+            node.pump.turned,
+            lambda: True if rekeying.applied >= number or node.is_closed else None,
+            None,
+            lambda: "waiting for the I/O thread to use the new secrets",
+        )
 
     # Starting: in the thread that asks for it, or beside an event loop that a disk would keep waiting
 
@@ -225,8 +251,7 @@ class Lifecycle:
         await beside(node.waiting, opened.close, None, name)
 
     def _to_open(self) -> Opened:
-        settings = self.node.settings
-        return Opened(settings.spool, settings.fsync, settings.options.spool_bytes)
+        return Opened(self.node.settings)
 
     # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
 
@@ -235,12 +260,16 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         with ExitStack() as undo:
             undo.callback(self._forget_disk)
+            curve = self._curve_of(opened)
             sockets = Sockets(
                 frame_bytes_max=max(settings.options.message_bytes_max + 1024, HEADER_BYTES_MAX),
                 peers_max=settings.options.peers_max,
+                curve=curve,
+                exposed=settings.reach == "lan",
             )
             undo.callback(sockets.close)
             address, announced = self._bind(sockets, opened)
+            sockets.self_test()
             self._make_machines(address, opened)
             backends = build_backends(
                 fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
@@ -250,49 +279,95 @@ class Lifecycle:
                 address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
             )
             self._set_going(self._membership, undo)
-            home = FabricFolder(settings.fabric) if settings.listen == "auto" or settings.reach == "lan" else None
+            home = None
+            if settings.listen == "auto" or settings.reach == "lan":
+                home = FabricFolder(settings.fabric, _first_key_id(opened, settings.fabric))
             reachability = Reachability(settings.name, address, sockets, home, self._membership.moved, announced)
             node.pump.look_after(reachability.look)
             node.pump.on_disconnected = reachability.disconnected
+            if curve is not None:
+                self._look_after_keys(opened, curve, sockets, announced, reachability)
             self._begin()
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
         remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
+    def _curve_of(self, opened: Opened) -> Curve | None:
+        """The keys of the node's sockets; None in the clear.
+
+        Raises:
+            ConfigError: libzmq has no CURVE.
+        """
+        if not opened.secrets or opened.key is None:
+            return None
+        from peerfabric.nodes.io.curve import Curve, Gate  # with what only nodes with a secret need
+        from peerfabric.nodes.rekeying import Credentials, access_of
+
+        settings = self.node.settings
+        credentials = Credentials(tuple(opened.secrets), settings.allow, settings.revoked)
+        gates = [Gate(secret, settings.fabric) for secret in opened.secrets]
+        return Curve(opened.key, gates, access_of(credentials.key_ids(settings.fabric), credentials))
+
+    def _look_after_keys(
+        self,
+        opened: Opened,
+        curve: Curve,
+        sockets: Sockets,
+        announced: Announced | None,
+        reachability: Reachability,
+    ) -> None:
+        """Let in whom the keys let in, now and when they change."""
+        from peerfabric.nodes.rekeying import Rekeying
+
+        node, membership = self.node, self._membership
+        assert membership is not None
+        ports = announced.ports if announced is not None else None
+        rekeying = Rekeying(node.settings, opened.secrets, curve, sockets, ports, node.pump, membership, reachability)
+
+        def look() -> None:
+            rekeying.look()
+            reachability.look()
+
+        node.pump.look_after(look)
+        self._rekeying = rekeying
+
     def _bind(self, sockets: Sockets, opened: Opened) -> tuple[Address, Announced | None]:
         """Listen, in a new epoch, and under a new id if no spool keeps one."""
         settings = self.node.settings
-        if opened.spool is not None:
-            node_id, epoch = opened.spool.node_id, opened.spool.epoch
-        else:
-            node_id, epoch = secrets.token_hex(8), (epoch_counter() << 20) | secrets.randbits(20)
-        announced = None
-        if settings.reach == "lan":
-            (inbox, outbox), announced = self._bind_on_lan(sockets, node_id)
-            return Address(node_id, epoch, settings.name, host_id(), inbox, outbox), announced
+        node_id = opened.node_id
+        epoch = opened.spool.epoch if opened.spool is not None else epoch_counter() << 20 | secrets.randbits(20)
         tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
-        inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
-        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox), announced
+        announced = None
+        if settings.reach == "host" and not opened.secrets:
+            inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
+        else:
+            (inbox, outbox), announced = self._bind_with_ports(sockets, opened, tcp_too=tcp_too)
+        key = opened.key.outbox_public if opened.key is not None and opened.secrets else b""
+        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, key), announced
 
-    def _bind_on_lan(self, sockets: Sockets, node_id: str) -> tuple[tuple[list[str], list[str]], Announced]:
-        """Listen over ipc for this host and over TCP for others; return the endpoints to announce."""
-        from peerfabric.nodes.io.ports import Announced, hold, parse_listen  # with what only nodes of a LAN need
+    def _bind_with_ports(
+        self, sockets: Sockets, opened: Opened, *, tcp_too: bool
+    ) -> tuple[tuple[list[str], list[str]], Announced | None]:
+        """Listen over ipc for this host and over TCP for others, and return the endpoints to announce."""
+        from peerfabric.nodes.io.ports import Announced, hold, place  # with what only nodes of a LAN need
 
         settings = self.node.settings
-        files = new_files(fabric_folder(settings.fabric), node_id)
-        ipc = ([files[0]], [files[1]]) if files is not None else ([], [])
-        ports = hold(parse_listen(settings.listen))
+        gates = [secret.key_id(settings.fabric) for secret in opened.secrets] or [""]
+        folder = fabric_folder(settings.fabric, gates[0])
+        files, listening = place(settings.listen, settings.reach, folder, opened.node_id, tcp_too=tcp_too)
+        ipc: tuple[list[str], list[str]] = ([files[0]], [files[1]]) if files is not None else ([], [])
+        if listening is None:
+            return sockets.bind(*ipc), None
+        ports = hold(listening, gates)
         try:
-            sockets.bind([*ipc[0], *ports.bound_inboxes], [*ipc[1], ports.bound_outbox], ports.held)
+            sockets.bind([*ipc[0], *ports.bound_inboxes], [*ipc[1], ports.bound_outbox], held=ports.held)
         finally:
             ports.close()
         announced = Announced(ports, settings.interfaces, settings.advertise, local=files is None)
         inbox, outbox = announced.now()
         if not inbox:
-            text = (
-                "%s: this host has no address that others could use, so none of them can connect yet; see interfaces="
-            )
+            text = "%s: this host has no address for others, so none of them can connect yet; see interfaces="
             remark(logging.WARNING, text, settings.name)
         return ([*ipc[0], *inbox], [*ipc[1], *outbox]), announced
 
@@ -300,6 +375,8 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
+        if opened.secrets:
+            node.engine.handle_gates([secret.key_id(settings.fabric) for secret in opened.secrets], now)
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -345,6 +422,7 @@ class Lifecycle:
         Raises:
             Undelivered: Accepted messages were not settled by then; the node is closed all the same.
             WouldDeadlock: It is a handler that asks.
+            IdentityInUse: It has stopped, as another copy of it runs; this call has closed what was left.
             TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
         """
         timeout = check_timeout(timeout)
@@ -358,10 +436,14 @@ class Lifecycle:
         refuse_in_own_thread()
         with node.life_lock:
             begun = node.life is Life.RUNNING
+            failed, self._failed = self._failed, False
             if begun:
                 node.enter(Life.CLOSING)
             elif node.life is Life.NEW:
                 node.enter(Life.CLOSED)
+        if failed and node.failure is not None:
+            await self._shut()
+            raise node.failure
         if not begun:
             await self._given_up()
             return
@@ -370,8 +452,38 @@ class Lifecycle:
             await self._part()
         finally:
             await self._shut()
+        if node.failure is not None:
+            raise node.failure
         if any(self.undelivered):
             raise Undelivered(*self.undelivered)
+
+    # Stopping, because another copy of this node runs
+
+    def superseded(self, endpoint: str) -> None:
+        """Stop, as fast as that goes: whatever this one still says could be taken for what the other one says.
+
+        Called in the pump's thread, which another one has to end.
+        """
+        OwnThread(
+            target=self._stop_for, args=(IdentityInUse(endpoint),), name=f"{self.node.settings.name}-stop", daemon=True
+        ).start()
+
+    def _stop_for(self, error: IdentityInUse) -> None:
+        node = self.node
+        with node.life_lock:
+            if node.life not in (Life.RUNNING, Life.CLOSING):
+                return
+            self._failed = node.life is Life.RUNNING  # else the call that closes it comes to its end by itself
+            node.failure = error
+            node.enter(Life.CLOSED)
+        _log.error("%s stops: %s", node.settings.name, error)
+        for handle in self.handles:
+            handle.stop()
+        node.closed.open()
+        node.pump.stop()
+        node.pump.turned.open()
+        if self._membership is not None:
+            self._membership.leave()
 
     # Draining
 
@@ -440,7 +552,9 @@ class Lifecycle:
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
         try:
-            await wait_until(node.waiting, node.pump.turned, lambda: condition() or None, left, what)
+            await wait_until(
+                node.waiting, node.pump.turned, lambda: condition() or node.failure is not None or None, left, what
+            )
         except TimedOut:
             pass
 
@@ -465,7 +579,7 @@ class Lifecycle:
 
     def _parted(self) -> bool | None:
         with self.node.pump.lock:
-            return True if self.node.engine.finished(clock()) else None
+            return True if self.node.engine.finished(clock()) or self.node.failure is not None else None
 
     # Shutting
 
@@ -537,3 +651,7 @@ class Lifecycle:
         finally:
             for producer in list(self.handles.producers.values()):
                 producer.disk_ended()
+
+
+def _first_key_id(opened: Opened, fabric: str) -> str:
+    return opened.secrets[0].key_id(fabric) if opened.secrets else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from peerfabric.errors import Undelivered
+from peerfabric.errors import IdentityInUse, Undelivered
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.lifecycle import Lifecycle
 from peerfabric.nodes.aio.options import (
@@ -272,7 +272,12 @@ class AsyncNode:
         return self._lifecycle.handlers.decorator(pattern, 1, Update, updates)
 
     async def run(self) -> None:
-        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
+
+        Raises:
+            IdentityInUse: Another copy of this node runs, and this one has stopped. A command should exit with 78 then,
+                which tells its supervisor not to start it again.
+        """
         node = self._context
         await node.started()
         node.ending.stop()  # this call hears signals, and returns
@@ -283,6 +288,16 @@ class AsyncNode:
             f"{self.name} runs until SIGINT or SIGTERM",
         )
         await self.close(node.settings.options.drain_timeout)
+
+    async def reload(self) -> None:
+        """Read the secrets and the lists of who may come in again, and return when they are in use.
+
+        Files are looked at every two seconds anyway; what cannot be used then is logged, and the old stays.
+
+        Raises:
+            ConfigError: One of them cannot be used; everything stays as it was.
+        """
+        await self._lifecycle.reload()
 
     # Reports
 
@@ -326,10 +341,10 @@ class AsyncNode:
         ending = self._context.ending
         try:
             await self.close(self._context.settings.options.drain_timeout)
-        except Undelivered as undelivered:
+        except (Undelivered, IdentityInUse) as failure:
             if error is None and not ending.signal:
                 raise
-            _log.error("%s", undelivered)
+            _log.error("%s", failure)
         except KeyboardInterrupt:
             if not ending.signal:
                 raise

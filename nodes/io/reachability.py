@@ -12,7 +12,8 @@ the new ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,8 +61,8 @@ class Reachability:
         announced: Announced | None = None,
     ) -> None:
         self._name, self._address, self._sockets, self._home, self._moved = name, address, sockets, home, moved
-        self._announced = announced if announced is not None and not announced.fixed else None
-        self._addresses_at = clock() + ADDRESSES_EVERY
+        self._announced = announced
+        self._addresses_at = inf if announced is None or announced.fixed else clock() + ADDRESSES_EVERY
         self._folder = self._folder_now()
         self._wait = 0.0
         self._look_at = clock()
@@ -97,7 +98,18 @@ class Reachability:
 
     def disconnected(self) -> None:
         """A connection was lost, maybe with an address of this host: look at them next time."""
-        self._addresses_at = 0.0
+        if self._addresses_at < inf:
+            self._addresses_at = 0.0
+
+    def rekey(self, key_ids: Sequence[str], home: FabricFolder) -> None:
+        """Others are to come under these secrets from now on, and new nodes of this host meet in `home`."""
+        if self._home is not None:
+            self._home = home
+            self._look_at = 0.0
+        if self._announced is not None:
+            self._announced.gates = tuple(key_ids)
+            self._look_at_addresses(self._announced, clock())
+        self.look()
 
     def _look_at_addresses(self, announced: Announced, now: float) -> None:
         try:
