@@ -32,6 +32,7 @@ from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
 from peerfabric.link.pings import Pings
+from peerfabric.link.round_trips import RoundTrips
 from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
@@ -107,8 +108,10 @@ class Engine:
         self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
         self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
+        self.round_trips = RoundTrips(self.links, self.control)
         self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
-        self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.pings)
+        self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.round_trips)
+        self.machines.append(self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
             for kind, handler in machine.handlers().items():

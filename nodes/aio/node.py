@@ -22,6 +22,7 @@ from peerfabric.nodes.aio.options import (
     PublisherOptions,
     SubscriberOptions,
 )
+from peerfabric.nodes.aio.ping import ping
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
@@ -307,6 +308,18 @@ class AsyncNode:
         An `AsyncNode` with a spool or a ledger is not started by this.
         """
         return self._lifecycle.peers()
+
+    async def ping(self, peer: str, timeout: float | None = 5.0) -> float:
+        """Ask a peer over the link with it, and return the seconds until the answer was here.
+
+        Args:
+            peer: A node's id or name, or an endpoint at which it listens, such as "tcp://10.0.0.5:7700".
+
+        Raises:
+            TimedOut: After `timeout` seconds there is no such peer, no link with it, or no answer.
+            ConfigError: Several nodes have that name, or it is this node.
+        """
+        return await ping(self._context, peer, timeout)
 
     def statistics(self) -> Statistics:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""

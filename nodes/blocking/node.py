@@ -274,6 +274,18 @@ class Node:
         """Every node that this one knows of."""
         return self._async.peers()
 
+    def ping(self, peer: str, timeout: float | None = 5.0) -> float:
+        """Ask a peer over the link with it, and return the seconds until the answer was here.
+
+        Args:
+            peer: A node's id or name, or an endpoint at which it listens, such as "tcp://10.0.0.5:7700".
+
+        Raises:
+            TimedOut: After `timeout` seconds there is no such peer, no link with it, or no answer.
+            ConfigError: Several nodes have that name, or it is this node.
+        """
+        return complete(self._async.ping(peer, timeout))
+
     def statistics(self) -> Statistics:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
         return self._async.statistics()
