@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
-from peerfabric.discovery.host import FabricFolder, fabric_folder, host_id
+from peerfabric.discovery.host import FabricFolder
 from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
 from peerfabric.errors import IdentityInUse, NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
+from peerfabric.nodes.aio.binding import bind, curve_of
 from peerfabric.nodes.aio.handles import Handles
-from peerfabric.nodes.aio.opened import Opened, epoch_counter
+from peerfabric.nodes.aio.opened import Opened
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.io.listening import endpoints
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
@@ -260,7 +259,7 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         with ExitStack() as undo:
             undo.callback(self._forget_disk)
-            curve = self._curve_of(opened)
+            curve = curve_of(opened, settings)
             sockets = Sockets(
                 frame_bytes_max=max(settings.options.message_bytes_max + 1024, HEADER_BYTES_MAX),
                 peers_max=settings.options.peers_max,
@@ -268,7 +267,7 @@ class Lifecycle:
                 exposed=settings.reach == "lan",
             )
             undo.callback(sockets.close)
-            address, announced = self._bind(sockets, opened)
+            address, announced = bind(sockets, opened, settings)
             sockets.self_test()
             self._make_machines(address, opened)
             backends = build_backends(
@@ -281,7 +280,7 @@ class Lifecycle:
             self._set_going(self._membership, undo)
             home = None
             if settings.listen == "auto" or settings.reach == "lan":
-                home = FabricFolder(settings.fabric, _first_key_id(opened, settings.fabric))
+                home = FabricFolder(settings.fabric, opened.first_key_id)
             reachability = Reachability(settings.name, address, sockets, home, self._membership.moved, announced)
             node.pump.look_after(reachability.look)
             node.pump.on_disconnected = reachability.disconnected
@@ -292,22 +291,6 @@ class Lifecycle:
         if settings.signals:
             node.ending.listen()
         remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
-
-    def _curve_of(self, opened: Opened) -> Curve | None:
-        """The keys of the node's sockets; None in the clear.
-
-        Raises:
-            ConfigError: libzmq has no CURVE.
-        """
-        if not opened.secrets or opened.key is None:
-            return None
-        from peerfabric.nodes.io.curve import Curve, Gate  # with what only nodes with a secret need
-        from peerfabric.nodes.rekeying import Credentials, access_of
-
-        settings = self.node.settings
-        credentials = Credentials(tuple(opened.secrets), settings.allow, settings.revoked)
-        gates = [Gate(secret, settings.fabric) for secret in opened.secrets]
-        return Curve(opened.key, gates, access_of(credentials.key_ids(settings.fabric), credentials))
 
     def _look_after_keys(
         self,
@@ -332,51 +315,12 @@ class Lifecycle:
         node.pump.look_after(look)
         self._rekeying = rekeying
 
-    def _bind(self, sockets: Sockets, opened: Opened) -> tuple[Address, Announced | None]:
-        """Listen, in a new epoch, and under a new id if no spool keeps one."""
-        settings = self.node.settings
-        node_id = opened.node_id
-        epoch = opened.spool.epoch if opened.spool is not None else epoch_counter() << 20 | secrets.randbits(20)
-        tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
-        announced = None
-        if settings.reach == "host" and not opened.secrets:
-            inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
-        else:
-            (inbox, outbox), announced = self._bind_with_ports(sockets, opened, tcp_too=tcp_too)
-        key = opened.key.outbox_public if opened.key is not None and opened.secrets else b""
-        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, key), announced
-
-    def _bind_with_ports(
-        self, sockets: Sockets, opened: Opened, *, tcp_too: bool
-    ) -> tuple[tuple[list[str], list[str]], Announced | None]:
-        """Listen over ipc for this host and over TCP for others, and return the endpoints to announce."""
-        from peerfabric.nodes.io.ports import Announced, hold, place  # with what only nodes of a LAN need
-
-        settings = self.node.settings
-        gates = [secret.key_id(settings.fabric) for secret in opened.secrets] or [""]
-        folder = fabric_folder(settings.fabric, gates[0])
-        files, listening = place(settings.listen, settings.reach, folder, opened.node_id, tcp_too=tcp_too)
-        ipc: tuple[list[str], list[str]] = ([files[0]], [files[1]]) if files is not None else ([], [])
-        if listening is None:
-            return sockets.bind(*ipc), None
-        ports = hold(listening, gates)
-        try:
-            sockets.bind([*ipc[0], *ports.bound_inboxes], [*ipc[1], ports.bound_outbox], held=ports.held)
-        finally:
-            ports.close()
-        announced = Announced(ports, settings.interfaces, settings.advertise, local=files is None)
-        inbox, outbox = announced.now()
-        if not inbox:
-            text = "%s: this host has no address for others, so none of them can connect yet; see interfaces="
-            remark(logging.WARNING, text, settings.name)
-        return ([*ipc[0], *inbox], [*ipc[1], *outbox]), announced
-
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         if opened.secrets:
-            node.engine.handle_gates([secret.key_id(settings.fabric) for secret in opened.secrets], now)
+            node.engine.handle_gates(opened.key_ids, now)
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -651,7 +595,3 @@ class Lifecycle:
         finally:
             for producer in list(self.handles.producers.values()):
                 producer.disk_ended()
-
-
-def _first_key_id(opened: Opened, fabric: str) -> str:
-    return opened.secrets[0].key_id(fabric) if opened.secrets else ""

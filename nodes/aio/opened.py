@@ -54,6 +54,16 @@ class Opened:
         self._stores: dict[str, Store] = {}
         self._letters: dict[str, list[DeadLetter]] = {}
 
+    @property
+    def key_ids(self) -> list[str]:
+        """The public names of the secrets; there are none in the clear."""
+        return [secret.key_id(self._settings.fabric) for secret in self.secrets]
+
+    @property
+    def first_key_id(self) -> str:
+        """That of the preferred one; empty in the clear."""
+        return next(iter(self.key_ids), "")
+
     def read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
         """Open what is not opened yet, and read what a start needs of it.
 
