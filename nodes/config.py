@@ -17,7 +17,9 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from peerfabric.arguments import shown
 from peerfabric.errors import ConfigError
+from peerfabric.nodes.settings import Hidden, Settings, checked_settings
 from peerfabric.options import Options
 
 CONFIG_VARIABLE: Final = "PEERFABRIC_CONFIG"
@@ -47,6 +49,17 @@ _VARIABLES: Final[Mapping[str, str]] = {
 VARIABLES: Final = (CONFIG_VARIABLE, *_VARIABLES)
 """All variables that configure a node. Others whose names begin alike mean nothing to it: Kubernetes makes some where
 a service is called peerfabric."""
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "name": None,
+    "fabric": None,
+    "listen": "auto",
+    "peers": (),
+    "discovery": "auto",
+    "options": None,
+    "spool": None,
+    "fsync": False,
+    "signals": False,
+}
 _LISTS: Final = frozenset({"interfaces", "advertise", "peers"})
 
 
@@ -88,6 +101,28 @@ def merged(
                 values[key], sources[key] = value, where[key]
     _join_peers(values, sources, levels)
     return Configuration(values, sources)
+
+
+def configured(arguments: Mapping[str, Any]) -> Settings:
+    """The checked settings of a node that was made with `arguments`, of which None are not given.
+
+    Raises:
+        ConfigError: Something in one of the three places cannot work; the text says in which, if not in the arguments.
+    """
+    secret = arguments.get("secret")
+    if isinstance(secret, Hidden) and secret.value is None:
+        arguments = {**arguments, "secret": None}
+    path = arguments.get("config")
+    values, sources = merged({key: value for key, value in arguments.items() if key != "config"}, os.environ, path)
+    config = path if path is not None else os.environ.get(CONFIG_VARIABLE) or None
+    try:
+        return checked_settings(**{**_DEFAULTS, **values}, config=config)
+    except ConfigError as error:
+        wrong = re.match(r"\w+(?==)", str(error))
+        source = sources.get(wrong[0], "argument") if wrong is not None else "argument"
+        if source == "argument" or type(error) is not ConfigError:
+            raise
+        raise ConfigError(f"{error} (it is given by {source})") from None
 
 
 def _join_peers(
@@ -166,7 +201,7 @@ def _one_or_several(words: list[str]) -> str | tuple[str, ...]:
 
 def _from_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"config={type(path).__name__} is no path; give that of a TOML file")
+        raise ConfigError(f"config={shown(path)} is no path; give that of a TOML file")
     name = os.path.abspath(os.fsdecode(path))
     document = _parsed(name, _read(name))
     reader = _Reader(name)
@@ -378,4 +413,4 @@ def _shown(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-__all__ = ["CONFIG_VARIABLE", "SECRET_VARIABLE", "VARIABLES", "Configuration", "merged"]
+__all__ = ["CONFIG_VARIABLE", "SECRET_VARIABLE", "VARIABLES", "Configuration", "configured", "merged"]
