@@ -8,7 +8,7 @@ links at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peerfabric.discovery.base import AnnounceKey
@@ -63,6 +63,7 @@ class Rekeying:
     """Looks after the secrets and lists of one node. Its fields belong to the pump's thread, except where it says so.
 
     Args:
+        reread: Finds the settings anew, out of all places that they came from.
         secrets: What the node has started with.
         ports: Of its inbox; None if it listens over ipc only.
     """
@@ -70,6 +71,7 @@ class Rekeying:
     def __init__(
         self,
         settings: Settings,
+        reread: Callable[[], Settings],
         secrets: Sequence[Secret],
         curve: Curve,
         sockets: Sockets,
@@ -78,9 +80,11 @@ class Rekeying:
         membership: Membership,
         reachability: Reachability,
     ) -> None:
+        self._reread = reread
         self._settings, self._curve, self._sockets, self._ports = settings, curve, sockets, ports
         self._pump, self._membership, self._reachability = pump, membership, reachability
         self._now = Credentials(tuple(secrets), settings.allow, settings.revoked)
+        self._sources = settings.secrets
         self._retired: dict[str, float] = {}
         """Until when each removed secret still counts."""
         self._look_at = clock() + LOOK_EVERY
@@ -104,9 +108,12 @@ class Rekeying:
         return number
 
     def _read(self) -> Credentials:
-        settings = self._settings
-        allow, revoked = settings.allow, settings.revoked
-        return Credentials(tuple(read_secrets(settings.secrets)), allow, revoked)
+        settings = self._reread()
+        if not settings.secrets:
+            raise ConfigError("a node with a secret cannot go on without one; give secret=, or start it anew")
+        found = Credentials(tuple(read_secrets(settings.secrets)), settings.allow, settings.revoked)
+        self._sources = settings.secrets
+        return found
 
     # The pump's thread
 
@@ -131,7 +138,7 @@ class Rekeying:
         self._carry_out(wanted, 0)
 
     def _stamped(self) -> list[Stamp]:
-        paths = [*self._settings.secrets, *([self._settings.config] if self._settings.config else [])]
+        paths = [*self._sources, *([self._settings.config] if self._settings.config else [])]
         return [stamp(path) for path in paths]
 
     def _carry_out(self, wanted: Credentials, number: int) -> None:

@@ -57,9 +57,12 @@ class Lifecycle:
     Args:
         front: What users call it, for texts.
         waiting: How its calls wait.
+        reread: Finds the settings anew, for who may come in; None: they are always these.
     """
 
-    def __init__(self, settings: Settings, front: str, waiting: Waiting) -> None:
+    def __init__(
+        self, settings: Settings, front: str, waiting: Waiting, reread: Callable[[], Settings] | None = None
+    ) -> None:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
         self.handles = Handles(node, self.handlers.of)
@@ -76,6 +79,7 @@ class Lifecycle:
         self._last: Statistics | None = None
         """The statistics of that instant."""
         self._membership: Membership | None = None
+        self._reread = reread or (lambda: settings)
         self._failed = False
         """Whether the node has stopped by itself, and nobody has closed it yet."""
         self._rekeying: Rekeying | None = None
@@ -306,7 +310,17 @@ class Lifecycle:
         node, membership = self.node, self._membership
         assert membership is not None
         ports = announced.ports if announced is not None else None
-        rekeying = Rekeying(node.settings, opened.secrets, curve, sockets, ports, node.pump, membership, reachability)
+        rekeying = Rekeying(
+            node.settings,
+            self._reread,
+            opened.secrets,
+            curve,
+            sockets,
+            ports,
+            node.pump,
+            membership,
+            reachability,
+        )
 
         def look() -> None:
             rekeying.look()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -136,7 +137,9 @@ class AsyncNode:
         }
         settings = configured(self._arguments)
         self.name, self.fabric = settings.name, settings.fabric
-        self._lifecycle = Lifecycle(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+        self._lifecycle = Lifecycle(
+            settings, type(self).__name__.removeprefix("_Blocking"), self._waiting, partial(configured, self._arguments)
+        )
         self._context = self._lifecycle.node
 
     # Handles
