@@ -23,6 +23,7 @@ LEFT_OUT: Final = ("docker*", "br-*", "veth*", "virbr*", "cni*", "flannel*", "tu
 
 ADDRESSES_MAX: Final = 8
 
+_REMEMBERED_MAX: Final = 4096
 _SIOCGIFFLAGS: Final = 0x8913
 _IFF_UP: Final = 1
 
@@ -111,6 +112,33 @@ def addresses(interfaces: Sequence[str] = ()) -> list[str]:
 def subnets(interfaces: Sequence[str] = ()) -> tuple[str, ...]:
     """The subnets that this host is in by the addresses that it announces, as `10.0.0.0/24`."""
     return tuple(dict.fromkeys(each.subnet for each in survey(interfaces) if not each.why_not))
+
+
+class Near:
+    """Says of numeric addresses whether they are in one of our subnets. Remembers what it said, of the last few.
+
+    Args:
+        subnets: As of `subnets`.
+    """
+
+    def __init__(self, subnets: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(each) for each in subnets]
+        self._said: dict[str, bool] = {}
+
+    def __call__(self, host: str) -> bool:
+        found = self._said.get(host)
+        if found is None:
+            if len(self._said) >= _REMEMBERED_MAX:
+                self._said.clear()
+            found = self._said[host] = self._judge(host)
+        return found
+
+    def _judge(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
 
 
 class Advertised(NamedTuple):

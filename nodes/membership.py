@@ -63,6 +63,13 @@ class Membership:
             backend.announce(announcement)
         self._pump.wake()
 
+    def settle(self, subnets: Sequence[str]) -> None:
+        """Addresses in these subnets are tried before others from now on."""
+        from peerfabric.nodes.interfaces import Near  # with what only nodes of a LAN need
+
+        with self._pump.lock:
+            self._engine.links.near = Near(subnets)
+
     def rekey(self, keys: Sequence[AnnounceKey]) -> None:
         """The fabric has these secrets from now on; the node is announced to all who have one of them."""
         for backend in self._backends:

@@ -277,19 +277,21 @@ class Lifecycle:
             backends = build_backends(
                 fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
             )
-            node.pump = Pump(node.engine, sockets, settings.name)
-            self._membership = Membership(
-                address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
+            pump = node.pump = Pump(node.engine, sockets, settings.name)
+            membership = self._membership = Membership(
+                address, settings.fabric, settings.options.peers_max, node.engine, pump, backends
             )
-            self._set_going(self._membership, undo)
             home = None
             if settings.listen == "auto" or settings.reach == "lan":
                 home = FabricFolder(settings.fabric, opened.first_key_id)
-            reachability = Reachability(settings.name, address, sockets, home, self._membership.moved, announced)
-            node.pump.look_after(reachability.look)
-            node.pump.on_disconnected = reachability.disconnected
+            reachability = Reachability(
+                settings.name, address, sockets, home, membership.moved, announced, membership.settle
+            )
+            pump.look_after(reachability.look)
+            pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
                 self._look_after_keys(opened, curve, sockets, announced, reachability)
+            self._set_going(membership, undo)
             self._begin()
             undo.pop_all()
         if settings.signals:
@@ -309,6 +311,9 @@ class Lifecycle:
 
         node, membership = self.node, self._membership
         assert membership is not None
+        sockets.is_known = node.engine.is_known
+        node.engine.handle_gates(opened.key_ids, node.started_at)
+        node.engine.handle_access(curve.admits_node, node.started_at)
         ports = announced.ports if announced is not None else None
         rekeying = Rekeying(
             node.settings,
@@ -333,8 +338,6 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
-        if opened.secrets:
-            node.engine.handle_gates(opened.key_ids, now)
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it

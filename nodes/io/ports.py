@@ -277,5 +277,5 @@ class Announced:
         return inbox, outbox
 
     def subnets(self) -> tuple[str, ...]:
-        """The subnets of this host, for whom it is better to reach there."""
+        """The subnets of this host, in which others are reached best."""
         return nics.subnets(self._interfaces)

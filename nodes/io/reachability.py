@@ -48,6 +48,7 @@ class Reachability:
         address: Where it listens now.
         home: Where nodes meet, for a node that listens there; None if the user chose its endpoints.
         moved: Is called with the new address when it listens elsewhere.
+        settled: Is called with the subnets of this host, at first and when they change.
         announced: Its endpoints on the LAN; None if it has none.
     """
 
@@ -59,9 +60,13 @@ class Reachability:
         home: FabricFolder | None,
         moved: Callable[[Address], None],
         announced: Announced | None = None,
+        settled: Callable[[Sequence[str]], None] = lambda subnets: None,
     ) -> None:
         self._name, self._address, self._sockets, self._home, self._moved = name, address, sockets, home, moved
-        self._announced = announced
+        self._announced, self._settled = announced, settled
+        self._subnets: Sequence[str] = ()
+        if announced is not None:
+            self._look_at_subnets(announced)
         self._addresses_at = inf if announced is None or announced.fixed else clock() + ADDRESSES_EVERY
         self._folder = self._folder_now()
         self._wait = 0.0
@@ -118,6 +123,7 @@ class Reachability:
             if self._reminders.due("addresses", now):
                 _log.warning("%s: the addresses of this host cannot be read, the old ones stay: %s", self._name, error)
             return
+        self._look_at_subnets(announced)
         before = self._address
         inbox, outbox = [*_files(before.inbox), *inbox], [*_files(before.outbox), *outbox]
         if (inbox, outbox) == (before.inbox, before.outbox):
@@ -125,6 +131,12 @@ class Reachability:
         self._address = msgspec.structs.replace(before, inbox=inbox, outbox=outbox)
         _log.info("%s: the addresses of this host have changed; others are told %s", self._name, ", ".join(inbox))
         self._moved(self._address)
+
+    def _look_at_subnets(self, announced: Announced) -> None:
+        subnets = announced.subnets()
+        if subnets != self._subnets:
+            self._subnets = subnets
+            self._settled(subnets)
 
     def _restore(self, folder: Path, now: float) -> None:
         home = self._home
