@@ -156,7 +156,7 @@ def parse_advertised(text: str) -> Advertised:
     """
     rest = text.removeprefix("tcp://")
     host, colon, port = rest.rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
+    if not colon or rest.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = rest, ""
     try:
         ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))

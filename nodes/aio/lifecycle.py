@@ -275,7 +275,11 @@ class Lifecycle:
             sockets.self_test()
             self._make_machines(address, opened)
             backends = build_backends(
-                fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
+                fabric=settings.fabric,
+                discovery=settings.discovery,
+                peers=settings.peers,
+                rng=random.Random(),
+                keys=opened.announce_keys,
             )
             pump = node.pump = Pump(node.engine, sockets, settings.name)
             membership = self._membership = Membership(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
@@ -63,6 +64,12 @@ class Opened:
     def first_key_id(self) -> str:
         """That of the preferred one; empty in the clear."""
         return next(iter(self.key_ids), "")
+
+    @property
+    def announce_keys(self) -> list[AnnounceKey]:
+        """What proves announcements, by each secret."""
+        fabric = self._settings.fabric
+        return [AnnounceKey(secret.key_id(fabric), secret.announce_key(fabric)) for secret in self.secrets]
 
     def read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
         """Open what is not opened yet, and read what a start needs of it.

@@ -275,14 +275,14 @@ class Pump:
         sockets = self._sockets
         for command in self.engine.poll_commands():
             match command:
-                case Dial(wire, endpoint):
-                    sockets.dial(wire, endpoint)
+                case Dial(wire, endpoint, gate):
+                    sockets.dial(wire, endpoint, gate)
                 case HangUp(wire):
                     sockets.hang_up(wire)
                 case Probe(wire, endpoint, node_id, epoch):
                     sockets.probe(wire, endpoint, (node_id, epoch))
-                case Follow(endpoint):
-                    sockets.follow(endpoint)
+                case Follow(endpoint, key):
+                    sockets.follow(endpoint, key)
                 case Unfollow(endpoint):
                     sockets.unfollow(endpoint)
                 case Subscribe(prefix):

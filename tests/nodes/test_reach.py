@@ -39,7 +39,7 @@ AUTOIP = adapter("eth1", 5, ("169.254.7.7", 16))
 def host(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The adapters of this host, to be changed by the test."""
     adapters = [LO, DOCKER, WG, AUTOIP, ETH]
-    monkeypatch.setattr(interfaces.ifaddr, "get_adapters", lambda: adapters)
+    monkeypatch.setattr("ifaddr.get_adapters", lambda: adapters)
     return adapters
 
 
@@ -59,7 +59,7 @@ def test_what_is_announced(host: list[Any]) -> None:
 def test_interfaces_that_are_named(host: list[Any]) -> None:
     """Only they are announced, whatever they are called; patterns work, loopback does not."""
     assert addresses(["wg0"]) == ["10.9.0.1"]
-    assert addresses(["eth*", "docker0"]) == ["172.17.0.1", "10.0.0.5", "fd00::5", "169.254.7.7"]
+    assert addresses(["eth*", "docker0"]) == ["10.0.0.5", "172.17.0.1", "fd00::5", "169.254.7.7"]
     assert addresses(["lo"]) == []
     assert "not named by interfaces=['wg0']" in {found.why_not for found in survey(["wg0"])}
 
@@ -172,7 +172,11 @@ def test_a_second_secret_gets_the_next_port(held: ExitStack) -> None:
     first = free_ports(4)
     ports = take(held, f"tcp://*:{first}")
     assert ports.add("bbbbbbbb") == f"tcp://[::]:{first + 2}"
+    other = held.enter_context(socket.socket(socket.AF_INET6))
+    other.bind(("::", first + 3))
+    other.listen()
     assert ports.add("cccccccc") != f"tcp://[::]:{first + 3}"
+    assert list(ports.inboxes) == ["", "bbbbbbbb", "cccccccc"]
 
 
 def test_without_ipv6(held: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +215,7 @@ def test_endpoints_of_a_node(host: list[Any], held: ExitStack) -> None:
     host[:] = [adapter("eth0", 1, *((f"10.0.{n}.1", 24) for n in range(12)))]
     announced.gates = ("aaaaaaaa", "bbbbbbbb")
     assert len(announced.now()[0]) <= 15
+    host[:] = [ETH]
     assert Announced(ports, [], [], local=True).now()[0][-1] == f"tcp://127.0.0.1:{b}"
 
 
@@ -312,7 +317,7 @@ def test_a_moved_node_tells_its_peers(runtime: Path, monkeypatch: pytest.MonkeyP
         engine = b._async._context.engine
 
         def told() -> bool:
-            known = engine.links.addresses.get(before.node_id)
+            known = engine.links._addresses.get(before.node_id)
             return known is not None and any("10.0.0.6" in endpoint for endpoint in known.inbox)
 
         eventually(told, "the news")
