@@ -103,8 +103,10 @@ def merged(
     return Configuration(values, sources)
 
 
-def configured(arguments: Mapping[str, Any]) -> Settings:
+def configured(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
     """The checked settings of a node that was made with `arguments`, of which None are not given.
+
+    `environ` has its variables; None: those of this process.
 
     Raises:
         ConfigError: Something in one of the three places cannot work; the text says in which, if not in the arguments.
@@ -112,9 +114,10 @@ def configured(arguments: Mapping[str, Any]) -> Settings:
     secret = arguments.get("secret")
     if isinstance(secret, Hidden) and secret.value is None:
         arguments = {**arguments, "secret": None}
+    environ = environ if environ is not None else os.environ
     path = arguments.get("config")
-    values, sources = merged({key: value for key, value in arguments.items() if key != "config"}, os.environ, path)
-    config = path if path is not None else os.environ.get(CONFIG_VARIABLE) or None
+    values, sources = merged({key: value for key, value in arguments.items() if key != "config"}, environ, path)
+    config = path if path is not None else environ.get(CONFIG_VARIABLE) or None
     try:
         return checked_settings(**{**_DEFAULTS, **values}, config=config)
     except ConfigError as error:
@@ -132,7 +135,7 @@ def _join_peers(
     if any(not isinstance(found.get("peers", []), list | tuple) for found, _ in levels):
         return  # an argument that is wrong, which is for the check of all arguments to say
     chosen = values.get("discovery", "auto")
-    unused = isinstance(chosen, list | tuple) and "static" not in chosen
+    unused = isinstance(chosen, list | tuple) and not {"static", "dns"}.intersection(map(str, chosen))
     joined, where = list[Any](), list[str]()
     for found, place in levels:
         if found.get("peers") and not (unused and place["peers"] == "PEERFABRIC_PEERS"):

@@ -77,10 +77,9 @@ class Listener:
     def bind(self, endpoint: str, options: Options | None = None, kernel: Kernel | None = None) -> str:
         """Listen at `endpoint` and return the real one, with its port.
 
-        `options` sets on the socket what this endpoint needs, now and whenever it is bound again; if one endpoint has
-        some, all need them.
-
         Args:
+            options: Sets on the socket what this endpoint needs, now and whenever it is bound again; if one endpoint
+                has some, all need them.
             kernel: Listens there already, at its real port, and is ours from here on.
 
         Raises:
@@ -88,7 +87,7 @@ class Listener:
             ConfigError: Not an endpoint, or one that cannot be bound here.
         """
         if kernel is not None:
-            return self._take_over(endpoint, kernel, options)
+            return self._take_over(endpoint, options, kernel)
         path = listening_path(endpoint)
         real = self._bind(endpoint, options)
         if path is not None:
@@ -192,7 +191,7 @@ class Listener:
         self._kernel[real] = kernel
         return real
 
-    def _take_over(self, endpoint: str, kernel: Kernel, options: Options | None) -> str:
+    def _take_over(self, endpoint: str, options: Options | None, kernel: Kernel) -> str:
         if options is not None:
             self._options[endpoint] = options
         try:
@@ -263,7 +262,7 @@ class Listeners:
         """The key id of the gate, by TCP endpoint of the inbox."""
 
     def bind(
-        self, inbox: Sequence[str], outbox: Sequence[str], gates: Sequence[str], held: dict[str, Kernel]
+        self, inbox: Sequence[str], outbox: Sequence[str], held: dict[str, Kernel], gates: Sequence[str] = ()
     ) -> tuple[list[str], list[str]]:
         """Listen at all of them, as `Sockets.bind` has it; `gates` are key ids, all gates by default.
 
@@ -271,18 +270,20 @@ class Listeners:
             EndpointInUse, ConfigError: As `Listener.bind`; those before it stay bound.
         """
         curve = self._curve
-        inbox_options = curve.inbox_options(inbox, gates) if curve is not None else [None] * len(inbox)
-        outbox_options = curve.outbox_options(outbox) if curve is not None else [None] * len(outbox)
-        inboxes = [
-            self._inbox.bind(endpoint, options, held.pop(endpoint, None))
-            for endpoint, options in zip(inbox, inbox_options, strict=True)
-        ]
+        inbox_options: Sequence[Options | None] = [None] * len(inbox)
+        outbox_options: Sequence[Options | None] = [None] * len(outbox)
+        if curve is not None:
+            inbox_options, outbox_options = curve.inbox_options(inbox, gates), curve.outbox_options(outbox)
+        inboxes, outboxes = (
+            [listener.bind(each, options, held.pop(each, None)) for each, options in zip(these, theirs, strict=True)]
+            for listener, these, theirs in (
+                (self._inbox, inbox, inbox_options),
+                (self._outbox, outbox, outbox_options),
+            )
+        )
         if curve is not None:
             self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
-        return inboxes, [
-            self._outbox.bind(endpoint, options, held.pop(endpoint, None))
-            for endpoint, options in zip(outbox, outbox_options, strict=True)
-        ]
+        return inboxes, outboxes
 
     @property
     def endpoints(self) -> list[str]:

@@ -141,9 +141,9 @@ class Pump:
         self._sockets.share()
 
     @property
-    def foreign(self) -> int:
-        """Messages dropped at the sockets, because they have too few or too many parts."""
-        return self._sockets.foreign
+    def counters(self) -> dict[str, int]:
+        """What the sockets dropped and whom they turned away, by name."""
+        return self._sockets.counters
 
     def wake(self, handle: Handle | None = None) -> None:
         """Make a turn now: `handle` has something to hand over, or somebody changed the engine under its lock.

@@ -193,14 +193,15 @@ class Sockets:
         return self._inbox.foreign + self._updates.foreign
 
     @property
-    def unadmitted(self) -> int:
-        """Messages from the inbox that were dropped because of who sent them."""
-        return self._inbox.unadmitted
-
-    @property
-    def denied(self) -> int:
-        """Handshakes of nodes that know a secret and were turned away all the same."""
-        return self._curve.denied if self._curve is not None else 0
+    def counters(self) -> dict[str, int]:
+        """What was dropped and who was turned away, as far as there was any, by name."""
+        denied = self._curve.denied if self._curve is not None else 0
+        found = {
+            "foreign messages": self.foreign,
+            "messages of nodes not admitted": self._inbox.unadmitted,
+            "handshakes denied": denied,
+        }
+        return {name: count for name, count in found.items() if count}
 
     def admit_anew(self) -> None:
         """The access of the keys was replaced: what is received from now on is judged by it. Any thread may call it."""
@@ -218,9 +219,9 @@ class Sockets:
         self,
         inbox: Sequence[str],
         outbox: Sequence[str],
+        held: dict[str, Kernel] | None = None,
         *,
         gates: Sequence[str] = (),
-        held: dict[str, Kernel] | None = None,
     ) -> tuple[list[str], list[str]]:
         """Listen at each endpoint and return the real ones, in the same order, with ports.
 
@@ -229,14 +230,14 @@ class Sockets:
         leave connections there that lead nowhere.
 
         Args:
-            gates: With keys, the key id of each TCP endpoint of the inbox; by default all gates, in their order.
             held: Sockets of the kernel that listen already, by endpoint; those that are bound here are taken out.
+            gates: With keys, the key id of each TCP endpoint of the inbox; by default all gates, in their order.
 
         Raises:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
-        bound = self._listeners.bind(inbox, outbox, gates, {} if held is None else held)
+        bound = self._listeners.bind(inbox, outbox, {} if held is None else held, gates)
         self._look_at_bound()
         return bound
 
