@@ -29,6 +29,7 @@ HELLO_MAX: Final = 1.0
 HELLO_PATIENCE: Final = 1.0
 """So long after it was connected the next endpoint is tried if no hello has answered ours; doubled with each round."""
 HELLO_PATIENCE_MAX: Final = 8.0
+DOORS_REMEMBERED: Final = 32
 PIPE_BYTES_MIN: Final = 256 * 1024
 PIPE_SECONDS: Final = 0.25
 PIPE_FRAMES_MAX: Final = 64
@@ -154,6 +155,10 @@ class Link:
         """Where it was met though it does not name that endpoint: something forwards to it."""
         self.strangers: set[str] = set()
         """Endpoints at which another node was met instead of the peer."""
+        self._said: dict[int, Door] = {}
+        """Half -> the door at which it was told in a hello; the newest."""
+        self._led_by = 0
+        """The half by which the peer has last told which door leads to it."""
         self.sender = ""
         """The node id that the key behind its hello has proven; empty over ipc, and in the clear."""
         self.answer_by = inf
@@ -335,6 +340,10 @@ class Link:
 
     def hello_sent(self, now: float) -> None:
         """A HELLO left; when to repeat it if it is not answered."""
+        if self.mine not in self._said:
+            self._said[self.mine] = self.door
+            if len(self._said) > DOORS_REMEMBERED:
+                del self._said[next(iter(self._said))]
         self.hello_at = now + self.hello_wait if not self.up or self.belief is not Belief.ALIVE else inf
         self.hello_wait = min(HELLO_MAX, self.hello_wait * 2)
 
@@ -367,6 +376,17 @@ class Link:
             self.busy = True  # until a look finds that neither holds anything of the other
             self.ping_at = -inf
         return ended, came_up, not hello.welcome
+
+    def leads(self, hello: Hello) -> Door | None:
+        """The door that leads to the peer, if it has just told so, and is not the one that is dialled now.
+
+        It names a half that was told at that door, before others were tried. That counts once.
+        """
+        door = self._said.get(hello.yours)
+        if door is None or hello.yours <= self._led_by or self.up:
+            return None
+        self._led_by = hello.yours
+        return door if door != self.door and door in self.doors else None
 
     def plan_hello(self, at: float) -> None:
         """HELLO is due at that time, if the wire has a connection then."""
