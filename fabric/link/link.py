@@ -258,6 +258,11 @@ class Link:
         return self.confirmed is not None
 
     @property
+    def probed_at(self) -> str:
+        """Where it is looked whether the peer still listens: only where it was met can that prove something."""
+        return self.confirmed.endpoint if self.confirmed is not None else ""
+
+    @property
     def endpoint(self) -> str:
         """Where the peer is dialled; empty if it is not."""
         return self.door.endpoint
@@ -588,8 +593,8 @@ class Link:
         self.probing = False
         if self.belief is Belief.ALIVE:
             return None
-        if outcome is Outcome.ACCEPTED and self.endpoint in self.strangers:
-            outcome = Outcome.SILENT  # that was another node
+        if outcome is not Outcome.SILENT and (self.confirmed not in self.doors or self.probed_at in self.strangers):
+            outcome = Outcome.SILENT  # it listens elsewhere by now, or that was another node
         match outcome:
             case Outcome.REFUSED:
                 proves_at = max(self.heard_at, self.hello_heard_at) + REFUSED_FAR_AFTER if far else -inf

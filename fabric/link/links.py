@@ -186,8 +186,8 @@ class Links(Hellos):
         if link.belief is not Belief.ALIVE:
             if link.vanishes_at <= now and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
-            if link.address is not None and link.endpoint and link.takes_probe(now):
-                self.commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
+            if link.address is not None and link.probed_at and link.takes_probe(now):
+                self.commands.append(Probe(link.wire, link.probed_at, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.plan_hello(now + HELLO_MAX)
