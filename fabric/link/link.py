@@ -210,6 +210,8 @@ class Link:
         self._gives_up_at = inf
         self.refusals = 0
         self.refused_at = -inf
+        self._is_fresh = False
+        """It was dialled anew since it is suspect."""
         self.probe_at = inf
         self.probing = False
         # liveness
@@ -565,6 +567,7 @@ class Link:
                 self.down_at = self._excused_at = now
                 self.asked_at = now if self.asked_at < inf else inf
             self.belief = Belief.ALIVE
+            self._is_fresh = False
             self.suspect_at = self.hung_at = self._gives_up_at = self.probe_at = inf
             self.refusals = 0
 
@@ -616,6 +619,11 @@ class Link:
                 if now >= self.vanishes_at:
                     return False
         return None
+
+    def wants_fresh_connection(self) -> bool:
+        """Whether its inbox accepts and our connection may be a dead one, as after a change of addresses; once."""
+        fresh, self._is_fresh = self._is_fresh, True
+        return self.belief is Belief.HUNG and self.connected and not fresh and self.confirmed is not None
 
     @property
     def silent_at(self) -> float:

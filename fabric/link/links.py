@@ -101,10 +101,15 @@ class Links(Hellos):
         link = self.by_wire.get(wire)
         if link is None:
             return []
-        verdict = link.probed(outcome, now, far=self._is_far(link.address))
+        far = self._is_far(link.address)
+        verdict = link.probed(outcome, now, far=far)
         if verdict is not None:
             return self._part(link, now, proven=verdict, died=verdict)
         self.look(link, link.probe_at)
+        if far and outcome is Outcome.ACCEPTED and not self.closing and link.wants_fresh_connection():
+            changes = self._end_life(link, now)
+            self._dial(link, link.confirmed or link.door, now)
+            return changes
         return []
 
     # Hello
