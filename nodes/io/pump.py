@@ -76,6 +76,8 @@ class Pump:
         """Called, in this thread, with the addresses that hellos told."""
         self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
+        self.on_superseded: Callable[[str], None] = lambda endpoint: None
+        """Called, in this thread, with the endpoint of a later life of this very node."""
         self.on_disconnected: Callable[[], None] = lambda: None
         """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
@@ -208,7 +210,7 @@ class Pump:
                 self._sockets.publish(published.popleft())
             if engine.links.commands:
                 self._carry_out()
-            changed, records, learned, met = engine.poll_events()
+            changed, records, learned, met, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -223,6 +225,8 @@ class Pump:
             self.on_met(met)
         if learned:
             self.on_learned(learned)
+        if superseded:
+            self.on_superseded(superseded)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._look()
