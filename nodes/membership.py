@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+from typing import Final, Protocol, runtime_checkable
 
-from peerfabric.discovery.base import Announcement, Backend
+from peerfabric.discovery.base import Announcement, Backend, Linked
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
+
+MET_LATELY: Final = 600.0
+"""Seconds for which a node that was linked is not forgotten because its goodbye is heard by multicast."""
+
+KNOWN_ELSEWHERE_MAX: Final = 512
+"""Nodes known from elsewhere from which on mDNS does not browse: with so many, its traffic grows out of hand."""
+
+
+@runtime_checkable
+class LooksAtLinks(Protocol):
+    """A backend that asks which peers are linked, in its own thread."""
+
+    linked: Callable[[], list[Linked]]
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A backend that can browse or not."""
+
+    name: str
+
+    def pause(self, paused: bool) -> None: ...
 
 
 class Membership:
@@ -34,8 +58,14 @@ class Membership:
             on_peer=self._found,
             on_candidate=self._proposed,
             on_lost=self._lost,
+            on_withdrawn=self._withdrawn,
+            was_met=self._was_met,
             peers_max=peers_max,
         )
+        self._peers_max = peers_max
+        self._left_at: dict[str, float] = {}
+        """Nodes that were met -> when they were last known to be gone; inf while they are not."""
+        self._pausing = next((b for b in backends if isinstance(b, Pausing)), None)
         self._exchange = next((b for b in backends if isinstance(b, ExchangeBackend)), None)
 
     def join(self) -> None:
@@ -43,7 +73,11 @@ class Membership:
         exchange = self._exchange
         if exchange is not None:
             self._pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
-            self._pump.on_met = lambda met: self._pass_on(exchange, met)
+        self._pump.on_met = self._met
+        for backend in self._backends:
+            looks = getattr(backend, "resolver", backend)
+            if isinstance(looks, LooksAtLinks):
+                looks.linked = self._linked
         announcement = self._announcement(self._address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -65,6 +99,16 @@ class Membership:
         for backend in self._backends:
             backend.close()
 
+    def _met(self, met: Iterable[tuple[Address, bool]]) -> None:
+        """Peers came, or went. In the thread of the pump."""
+        for address, present in met:
+            self._left_at.pop(address.node_id, None)
+            self._left_at[address.node_id] = inf if present else clock()
+            if len(self._left_at) > self._peers_max:
+                del self._left_at[next(iter(self._left_at))]
+        if self._exchange is not None:
+            self._pass_on(self._exchange, met)
+
     def _pass_on(self, exchange: ExchangeBackend, met: Iterable[tuple[Address, bool]]) -> None:
         """Tell peers of those who came, and no longer of those who went."""
         newcomers = False
@@ -81,19 +125,41 @@ class Membership:
             else:
                 self._engine.links.sample = sample
 
-    def _found(self, announcement: Announcement) -> None:
+    def _was_met(self, node_id: str) -> bool:
+        return clock() < self._left_at.get(node_id, -inf) + MET_LATELY
+
+    def _linked(self) -> list[Linked]:
+        """Who is linked over TCP, by what endpoint."""
+        with self._pump.lock:
+            return [
+                Linked(link.endpoint, tuple(link.address.inbox))
+                for link in self._engine.links.by_wire.values()
+                if link.up and link.address is not None and link.endpoint.startswith("tcp://")
+            ]
+
+    def _found(self, announcement: Announcement, sighted: bool) -> None:
         with self._pump.lock:
             self._engine.handle_discovered(_address(announcement), clock())
         self._pump.wake()
+        self._look_at_numbers()
 
     def _proposed(self, endpoint: str) -> None:
         with self._pump.lock:
             self._engine.handle_candidate(endpoint, clock())
         self._pump.wake()
 
+    def _withdrawn(self, endpoint: str) -> None:
+        with self._pump.lock:
+            self._engine.handle_withdrawn(endpoint)
+
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
             self._engine.handle_lost(node_id)
+        self._look_at_numbers()
+
+    def _look_at_numbers(self) -> None:
+        if self._pausing is not None:
+            self._pausing.pause(self._roster.known_without(self._pausing.name) >= KNOWN_ELSEWHERE_MAX)
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

@@ -138,25 +138,36 @@ class Addresses:
         self._candidates[endpoint] = (now, REDIAL_FIRST)
         return True
 
+    def withdraw_candidate(self, endpoint: str) -> None:
+        """Nobody proposes the endpoint any more: it is not dialled again. A link that it led to stays."""
+        self._candidates.pop(endpoint, None)
+        self._served.pop(endpoint, None)
+        self._ours.discard(endpoint)
+
     def candidate_unreachable(self, endpoint: str, now: float) -> float:
         """Nobody listens there; when to dial again."""
-        _, wait = self._candidates.get(endpoint, (0.0, REDIAL_FIRST))
+        if endpoint not in self._candidates:
+            return inf  # it was withdrawn
+        _, wait = self._candidates[endpoint]
         again_at = now + self._jitter(wait)
         self._candidates[endpoint] = (again_at, min(REDIAL_MAX, wait * 2))
         return again_at
 
     def candidate_silent(self, endpoint: str, now: float) -> None:
         """Somebody listens there who does not answer: ask again later."""
-        self._candidates[endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
+        if endpoint in self._candidates:
+            self._candidates[endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
 
     def candidate_useless(self, endpoint: str) -> None:
         """It leads to where a link leads already."""
-        self._candidates[endpoint] = (inf, REDIAL_FIRST)
+        if endpoint in self._candidates:
+            self._candidates[endpoint] = (inf, REDIAL_FIRST)
 
     def candidate_is_ours(self, endpoint: str) -> None:
         """It leads to this node itself."""
-        self.candidate_useless(endpoint)
-        self._ours.add(endpoint)
+        if endpoint in self._candidates:
+            self.candidate_useless(endpoint)
+            self._ours.add(endpoint)
 
     def unanswered(self, linked: Container[str]) -> Iterator[str]:
         """Candidates that lead to no node: none that is `linked`, nor one with whom nothing was in common."""
@@ -167,7 +178,8 @@ class Addresses:
 
     def candidate_leads_to(self, endpoint: str, node_id: str) -> None:
         """`node_id` listens there: if it goes, somebody else may."""
-        self._served[endpoint] = node_id
+        if endpoint in self._candidates:
+            self._served[endpoint] = node_id
 
     def take_due_candidates(self, now: float, linked: Container[str]) -> list[str]:
         """The endpoints to dial now, each once; also those whose node is not `linked` any more."""

@@ -148,6 +148,10 @@ class Links:
         if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
             self._wake_at(now)
 
+    def withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more."""
+        self._addresses.withdraw_candidate(endpoint)
+
     def lost(self, node_id: str) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
         self._addresses.forget(node_id)

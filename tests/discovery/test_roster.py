@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peerfabric.discovery.base import Announcement, Candidate, Lost, Sighting
+from peerfabric.discovery.base import Announcement, Candidate, Lost, Sighting, Withdrawn
 from peerfabric.discovery.roster import CANDIDATES_MAX, Peer, Roster
 from tests.discovery.conftest import announcement_for
 
@@ -20,15 +20,23 @@ class Node:
 
     def __init__(self, peers_max: int = 2048) -> None:
         self.changes: list[tuple[str, Any]] = []
+        self.sighted: dict[str, bool] = {}
+        self.met: set[str] = set()
         self.roster = Roster(
             node_id="us",
             fabric="tests",
             host=OURS,
-            on_peer=lambda announcement: self.changes.append(("peer", announcement)),
+            on_peer=self._found,
             on_candidate=lambda endpoint: self.changes.append(("candidate", endpoint)),
             on_lost=lambda node_id: self.changes.append(("lost", node_id)),
+            on_withdrawn=lambda endpoint: self.changes.append(("withdrawn", endpoint)),
+            was_met=lambda node_id: node_id in self.met,
             peers_max=peers_max,
         )
+
+    def _found(self, announcement: Announcement, sighted: bool) -> None:
+        self.changes.append(("peer", announcement))
+        self.sighted[announcement.node_id] = sighted
 
     def see(self, announcement: Announcement, source: str = "registry") -> None:
         self.roster.report(Sighting(seen=announcement, source=source))
@@ -83,6 +91,78 @@ def test_lost_only_when_all_sources_lost_it() -> None:
     assert node.changes[-1:] == [("lost", "them")]
     assert [kind for kind, _ in node.changes].count("lost") == 1
     assert node.roster.view() == []
+
+
+def test_larger_version_wins() -> None:
+    """Endpoints are joined only of the same version; a source that is behind adds nothing, and takes nothing back."""
+    node = Node()
+    first = peer(inbox=("tcp://192.0.2.1:1",), outbox=(), version=3)
+    node.see(first, "mdns")
+    node.see(peer(inbox=("ipc:///a",), outbox=(), version=2), "exchange")
+    assert node.changes == [("peer", first)]
+    node.see(peer(inbox=("ipc:///a",), outbox=(), version=3, digest=b"d", outbox_key=b"k" * 32), "registry")
+    joined = peer(inbox=("ipc:///a", "tcp://192.0.2.1:1"), outbox=(), version=3, digest=b"d", outbox_key=b"k" * 32)
+    assert node.changes[1:] == [("peer", joined)]
+    node.see(peer(inbox=("tcp://192.0.2.9:1",), outbox=(), version=2), "registry")
+    assert (len(node.changes), node.roster.statistics().stale) == (2, 1)
+    moved = peer(inbox=("tcp://192.0.2.2:1",), outbox=(), version=4)
+    node.see(moved, "mdns")
+    assert node.changes[2:] == [("peer", moved)]
+    node.lose("them", "mdns")
+    assert len(node.changes) == 3
+    node.see(peer(epoch=8 << 20, version=1), "exchange")
+    assert node.changes[3:] == [("peer", peer(epoch=8 << 20, version=1))]
+
+
+def test_who_sees_a_node_itself() -> None:
+    """All sources but the exchange, which passes on what others said; a change of that is told."""
+    node = Node()
+    node.see(peer(), "exchange")
+    assert node.sighted == {"them": False}
+    node.see(peer(), "mdns")
+    assert (node.sighted, len(node.changes)) == ({"them": True}, 2)
+    node.lose("them", "mdns")
+    assert (node.sighted, len(node.changes)) == ({"them": False}, 3)
+
+
+@pytest.mark.parametrize("source", ["mdns", "exchange"])
+def test_goodbye_that_can_be_forged(source: str) -> None:
+    """It does not make a node forgotten that was met; a lock that is free does. It is told anew when it is seen."""
+    node = Node()
+    node.met.add("them")
+    node.see(peer(), source)
+    node.lose("them", source)
+    assert (node.changes, node.roster.view()) == ([("peer", peer())], [])
+    node.see(peer(), source)
+    assert node.changes == [("peer", peer())] * 2
+    node.see(peer(), "registry")
+    node.lose("them", source)
+    node.lose("them", "registry")
+    assert node.changes[-1] == ("lost", "them")
+
+
+def test_candidate_is_withdrawn_by_all_who_proposed_it() -> None:
+    """And may come again; whoever did not propose it has no say."""
+    node = Node()
+    for source in ("static", "dns"):
+        node.roster.report(Sighting(seen=Candidate("tcp://192.0.2.1:1"), source=source))
+    for source in ("remembered", "dns", "dns"):
+        node.roster.report(Withdrawn(endpoint="tcp://192.0.2.1:1", source=source))
+    assert node.changes == [("candidate", "tcp://192.0.2.1:1")]
+    node.roster.report(Withdrawn(endpoint="tcp://192.0.2.1:1", source="static"))
+    node.roster.report(Sighting(seen=Candidate("tcp://192.0.2.1:1"), source="dns"))
+    assert [kind for kind, _ in node.changes] == ["candidate", "withdrawn", "candidate"]
+    assert node.roster.statistics().candidates == 1
+
+
+def test_nodes_known_from_elsewhere() -> None:
+    """Those that another source than the given one tells of."""
+    node = Node()
+    node.see(peer(node_id="a"), "mdns")
+    node.see(peer(node_id="b"), "mdns")
+    node.see(peer(node_id="b"), "exchange")
+    node.see(peer(node_id="c"), "registry")
+    assert (node.roster.known_without("mdns"), node.roster.known_without("registry")) == (2, 2)
 
 
 def test_newer_life_replaces_and_older_is_ignored() -> None:
@@ -167,7 +247,7 @@ def test_callbacks_may_use_the_roster_and_may_fail(caplog: pytest.LogCaptureFixt
     """No lock is held while they run; the changes behind a failure are told all the same."""
     told: list[str] = []
 
-    def on_peer(announcement: Announcement) -> None:
+    def on_peer(announcement: Announcement, sighted: bool) -> None:
         told.append(announcement.node_id)
         assert len(roster.view()) == len(told)
         if announcement.node_id == "a":
