@@ -19,12 +19,6 @@ CANDIDATES_MAX: Final = 4096
 
 EPOCH_RANDOM_BITS: Final = 20
 
-HEARSAY: Final = "exchange"
-"""The source that tells of nodes and not of their changes: all others see a node themselves."""
-
-UNSURE: Final = frozenset({"mdns", HEARSAY})
-"""Sources whose losses prove nothing: a goodbye by multicast can be forged, and a refusal can be a firewall's."""
-
 logger = logging.getLogger("peerfabric")
 
 
@@ -54,8 +48,7 @@ class Roster:
     - The life with the highest epoch counter wins, and the announcements of earlier ones are dropped.
     - Within a life the highest version wins. What several sources say in that version is joined, ipc endpoints before
       tcp before others; those that mean nothing on this host are left out. A version never goes back.
-    - A node is lost when none of its sources sees it any more. If the last is one of `UNSURE`, a node that was met
-      lately is dropped here and not reported: whoever has its link knows better.
+    - A node is lost when none of its sources sees it any more. Whether it is forgotten, its links decide.
     - A candidate is withdrawn when no source proposes it any more.
 
     Each change is passed to one of the `on_…`: outside of the lock, in the order in which things happened, one at a
@@ -68,29 +61,24 @@ class Roster:
         self,
         *,
         node_id: str,
+        epoch: int,
         fabric: str,
         host: str,
-        on_peer: Callable[[Announcement, bool], None],
+        on_peer: Callable[[Announcement], None],
         on_candidate: Callable[[str], None],
         on_lost: Callable[[str], None],
         on_withdrawn: Callable[[str], None] = lambda endpoint: None,
-        was_met: Callable[[str], bool] = lambda node_id: False,
         peers_max: int = 2048,
     ) -> None:
-        """`node_id`, `fabric` and `host` are our own. At `peers_max` further nodes are refused and counted, with one
-        warning; a refused node is taken when it is sighted again and there is room.
-
-        Args:
-            on_peer: Is given what is known of a node, and whether it is seen: by another source than `HEARSAY`.
-            was_met: Whether a node was linked with this one in the last minutes. Called under the lock of the roster.
-        """
-        self._node_id, self._fabric, self._host = node_id, fabric, host
+        """The first four are our own. At `peers_max` further nodes are refused and counted, with one warning; a refused
+        node is taken when it is sighted again and there is room."""
+        self._node_id, self._epoch, self._fabric, self._host = node_id, epoch, fabric, host
         self._on_peer, self._on_candidate, self._on_lost = on_peer, on_candidate, on_lost
-        self._on_withdrawn, self._was_met = on_withdrawn, was_met
+        self._on_withdrawn = on_withdrawn
         self._peers_max = peers_max
         self._lock = Lock()
         self._seen: dict[str, dict[str, Announcement]] = {}  # node id -> source -> what it says
-        self._merged: dict[str, tuple[Announcement, bool]] = {}  # what `on_peer` was told last
+        self._merged: dict[str, Announcement] = {}
         self._candidates: dict[str, set[str]] = {}  # endpoint -> sources
         self._refused = self._foreign = self._stale = 0
         self._changes: deque[Callable[[], None]] = deque()
@@ -122,7 +110,7 @@ class Roster:
     def view(self) -> list[Peer]:
         """Return everybody, in the order of first sighting."""
         with self._lock:
-            return [Peer(merged, tuple(self._seen[node_id])) for node_id, (merged, _) in self._merged.items()]
+            return [Peer(merged, tuple(self._seen[node_id])) for node_id, merged in self._merged.items()]
 
     def known_without(self, source: str) -> int:
         """How many nodes others than `source` tell of."""
@@ -170,6 +158,9 @@ class Roster:
     def _add_locked(self, announcement: Announcement, source: str) -> None:
         node_id = announcement.node_id
         if node_id == self._node_id:
+            if announcement.epoch != self._epoch and announcement.fabric == self._fabric:
+                # Another life of ours, perhaps a copy that runs: links find out.
+                self._changes.append(lambda: self._on_peer(announcement))
             return
         if announcement.fabric != self._fabric:
             self._foreign += 1
@@ -202,8 +193,7 @@ class Roster:
             self._merge_locked(node_id)
             return
         del self._seen[node_id], self._merged[node_id]
-        if source not in UNSURE or not self._was_met(node_id):
-            self._changes.append(lambda: self._on_lost(node_id))
+        self._changes.append(lambda: self._on_lost(node_id))
 
     def _refuse_locked(self) -> None:
         self._refused += 1
@@ -216,13 +206,12 @@ class Roster:
 
     def _merge_locked(self, node_id: str) -> None:
         merged = merge(list(self._seen[node_id].values()), self._host)
-        sighted = any(source != HEARSAY for source in self._seen[node_id])
         known = self._merged.get(node_id)
-        if known is not None and known[0].epoch == merged.epoch and merged.version < known[0].version:
-            merged = known[0]  # whoever told of it is gone, and the others are behind
-        if (merged, sighted) != known:
-            self._merged[node_id] = merged, sighted
-            self._changes.append(lambda: self._on_peer(merged, sighted))
+        if known is not None and known.epoch == merged.epoch and merged.version < known.version:
+            return  # whoever told of it is gone, and the others are behind
+        if merged != known:
+            self._merged[node_id] = merged
+            self._changes.append(lambda: self._on_peer(merged))
 
     def _deliver(self) -> None:
         """Call out for each change. One thread at a time: another that comes meanwhile leaves its changes to it."""

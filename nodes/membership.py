@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from math import inf
 from typing import Final, Protocol, runtime_checkable
+
+import msgspec
 
 from peerfabric.discovery.base import Announcement, Backend, Linked
 from peerfabric.discovery.exchange import ExchangeBackend
@@ -13,9 +14,6 @@ from peerfabric.engine import Engine
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
-
-MET_LATELY: Final = 600.0
-"""Seconds for which a node that was linked is not forgotten because its goodbye is heard by multicast."""
 
 KNOWN_ELSEWHERE_MAX: Final = 512
 """Nodes known from elsewhere from which on mDNS does not browse: with so many, its traffic grows out of hand."""
@@ -53,18 +51,15 @@ class Membership:
         self._engine, self._pump, self._backends = engine, pump, backends
         self._roster = Roster(
             node_id=address.node_id,
+            epoch=address.epoch,
             fabric=fabric,
             host=address.host,
             on_peer=self._found,
             on_candidate=self._proposed,
             on_lost=self._lost,
             on_withdrawn=self._withdrawn,
-            was_met=self._was_met,
             peers_max=peers_max,
         )
-        self._peers_max = peers_max
-        self._left_at: dict[str, float] = {}
-        """Nodes that were met -> when they were last known to be gone; inf while they are not."""
         self._pausing = next((b for b in backends if isinstance(b, Pausing)), None)
         self._exchange = next((b for b in backends if isinstance(b, ExchangeBackend)), None)
 
@@ -73,7 +68,7 @@ class Membership:
         exchange = self._exchange
         if exchange is not None:
             self._pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
-        self._pump.on_met = self._met
+            self._pump.on_met = lambda met: self._pass_on(exchange, met)
         for backend in self._backends:
             looks = getattr(backend, "resolver", backend)
             if isinstance(looks, LooksAtLinks):
@@ -85,10 +80,11 @@ class Membership:
             backend.watch(self._roster.report)
 
     def moved(self, address: Address) -> None:
-        """The node listens elsewhere: tell its peers, and all who look for it."""
-        self._address = address
+        """The node listens at the endpoints of `address`: tell its peers, and all who look for it."""
         with self._pump.lock:
-            self._engine.handle_moved(address)
+            now = self._engine.address  # may have changed in what is none of ours
+            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
+            self._address = address = self._engine.address
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -98,16 +94,6 @@ class Membership:
         """Withdraw what was announced, and watch no more."""
         for backend in self._backends:
             backend.close()
-
-    def _met(self, met: Iterable[tuple[Address, bool]]) -> None:
-        """Peers came, or went. In the thread of the pump."""
-        for address, present in met:
-            self._left_at.pop(address.node_id, None)
-            self._left_at[address.node_id] = inf if present else clock()
-            if len(self._left_at) > self._peers_max:
-                del self._left_at[next(iter(self._left_at))]
-        if self._exchange is not None:
-            self._pass_on(self._exchange, met)
 
     def _pass_on(self, exchange: ExchangeBackend, met: Iterable[tuple[Address, bool]]) -> None:
         """Tell peers of those who came, and no longer of those who went."""
@@ -125,9 +111,6 @@ class Membership:
             else:
                 self._engine.links.sample = sample
 
-    def _was_met(self, node_id: str) -> bool:
-        return clock() < self._left_at.get(node_id, -inf) + MET_LATELY
-
     def _linked(self) -> list[Linked]:
         """Who is linked over TCP, by what endpoint."""
         with self._pump.lock:
@@ -137,7 +120,7 @@ class Membership:
                 if link.up and link.address is not None and link.endpoint.startswith("tcp://")
             ]
 
-    def _found(self, announcement: Announcement, sighted: bool) -> None:
+    def _found(self, announcement: Announcement) -> None:
         with self._pump.lock:
             self._engine.handle_discovered(_address(announcement), clock())
         self._pump.wake()
@@ -154,7 +137,7 @@ class Membership:
 
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
-            self._engine.handle_lost(node_id)
+            self._engine.handle_lost(node_id, clock())
         self._look_at_numbers()
 
     def _look_at_numbers(self) -> None:

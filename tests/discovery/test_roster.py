@@ -20,23 +20,17 @@ class Node:
 
     def __init__(self, peers_max: int = 2048) -> None:
         self.changes: list[tuple[str, Any]] = []
-        self.sighted: dict[str, bool] = {}
-        self.met: set[str] = set()
         self.roster = Roster(
             node_id="us",
+            epoch=5 << 20,
             fabric="tests",
             host=OURS,
-            on_peer=self._found,
+            on_peer=lambda announcement: self.changes.append(("peer", announcement)),
             on_candidate=lambda endpoint: self.changes.append(("candidate", endpoint)),
             on_lost=lambda node_id: self.changes.append(("lost", node_id)),
             on_withdrawn=lambda endpoint: self.changes.append(("withdrawn", endpoint)),
-            was_met=lambda node_id: node_id in self.met,
             peers_max=peers_max,
         )
-
-    def _found(self, announcement: Announcement, sighted: bool) -> None:
-        self.changes.append(("peer", announcement))
-        self.sighted[announcement.node_id] = sighted
 
     def see(self, announcement: Announcement, source: str = "registry") -> None:
         self.roster.report(Sighting(seen=announcement, source=source))
@@ -114,33 +108,6 @@ def test_larger_version_wins() -> None:
     assert node.changes[3:] == [("peer", peer(epoch=8 << 20, version=1))]
 
 
-def test_who_sees_a_node_itself() -> None:
-    """All sources but the exchange, which passes on what others said; a change of that is told."""
-    node = Node()
-    node.see(peer(), "exchange")
-    assert node.sighted == {"them": False}
-    node.see(peer(), "mdns")
-    assert (node.sighted, len(node.changes)) == ({"them": True}, 2)
-    node.lose("them", "mdns")
-    assert (node.sighted, len(node.changes)) == ({"them": False}, 3)
-
-
-@pytest.mark.parametrize("source", ["mdns", "exchange"])
-def test_goodbye_that_can_be_forged(source: str) -> None:
-    """It does not make a node forgotten that was met; a lock that is free does. It is told anew when it is seen."""
-    node = Node()
-    node.met.add("them")
-    node.see(peer(), source)
-    node.lose("them", source)
-    assert (node.changes, node.roster.view()) == ([("peer", peer())], [])
-    node.see(peer(), source)
-    assert node.changes == [("peer", peer())] * 2
-    node.see(peer(), "registry")
-    node.lose("them", source)
-    node.lose("them", "registry")
-    assert node.changes[-1] == ("lost", "them")
-
-
 def test_candidate_is_withdrawn_by_all_who_proposed_it() -> None:
     """And may come again; whoever did not propose it has no say."""
     node = Node()
@@ -200,11 +167,19 @@ def test_source_that_corrects_itself_is_followed() -> None:
 
 
 def test_ourselves_and_strangers_are_ignored() -> None:
-    """Our own id says nothing; other fabrics are counted."""
+    """Our own announcement says nothing; other fabrics are counted."""
     node = Node()
-    node.see(peer(node_id="us"))
+    node.see(peer(node_id="us", epoch=5 << 20))
     node.see(peer(fabric="others"))
     assert (node.changes, node.roster.statistics().foreign) == ([], 1)
+
+
+def test_another_life_of_ours_is_told() -> None:
+    """A copy of this node may run elsewhere. It is nobody whom people are shown."""
+    node = Node()
+    copy = peer(node_id="us", epoch=6 << 20)
+    node.see(copy)
+    assert (node.changes, node.roster.view()) == ([("peer", copy)], [])
 
 
 def test_candidates_are_told_once() -> None:
@@ -247,7 +222,7 @@ def test_callbacks_may_use_the_roster_and_may_fail(caplog: pytest.LogCaptureFixt
     """No lock is held while they run; the changes behind a failure are told all the same."""
     told: list[str] = []
 
-    def on_peer(announcement: Announcement, sighted: bool) -> None:
+    def on_peer(announcement: Announcement) -> None:
         told.append(announcement.node_id)
         assert len(roster.view()) == len(told)
         if announcement.node_id == "a":
@@ -255,7 +230,13 @@ def test_callbacks_may_use_the_roster_and_may_fail(caplog: pytest.LogCaptureFixt
             raise RuntimeError("a mistake of the node")
 
     roster = Roster(
-        node_id="us", fabric="tests", host=OURS, on_peer=on_peer, on_candidate=told.append, on_lost=told.append
+        node_id="us",
+        epoch=5 << 20,
+        fabric="tests",
+        host=OURS,
+        on_peer=on_peer,
+        on_candidate=told.append,
+        on_lost=told.append,
     )
     with caplog.at_level(logging.ERROR, "peerfabric"):
         roster.report(Sighting(seen=peer(node_id="a"), source="registry"))
