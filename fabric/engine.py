@@ -213,7 +213,7 @@ class Engine:
             host_of(endpoint) for endpoint in address.inbox
         }
         self._apply(self.links.readdress(address, now), now)
-        if before - after - {""}:
+        if gone - {""}:
             self.topics.follow_anew()
 
     def handle_gates(self, gates: Sequence[str], now: float) -> None:
@@ -230,6 +230,10 @@ class Engine:
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
+
+    def handle_withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more; a link that it led to stays."""
+        self.links.withdrawn(endpoint)
 
     def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
