@@ -20,6 +20,10 @@ from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
 
+TAKEN_OVER_AFTER, TAKEN_OVER_AFAR_AFTER = 1.5, 4.5
+"""Seconds until nobody leaves messages with a process that was killed, on its own host and on others: to prove a death
+takes longer between hosts, where a firewall may refuse in the name of the living."""
+
 if TYPE_CHECKING:
     from tests.world.world import World
 
@@ -177,14 +181,16 @@ class Supervisor:
             record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
-            self.world.after(1.5, partial(self.world.witness.taken_over, process, self.world.now))
+            for near in (True, False):
+                after = TAKEN_OVER_AFTER if near else TAKEN_OVER_AFAR_AFTER
+                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now, near=near))
         if self.random.random() < 0.7 or how == "left":
             self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
 
     def _lost(self, process: Process) -> None:
         for other in self.living():
             if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
-                other.post(lambda now, other=other: other.engine.handle_lost(process.address.node_id))  # type: ignore[misc]
+                other.post(lambda now, other=other: other.engine.handle_lost(process.address.node_id, now))  # type: ignore[misc]
 
     def struck(self, drive: Drive) -> None:
         """A process died within an operation of its disk."""

@@ -191,9 +191,11 @@ class Witness:
             )
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, peer, by))
 
-    def taken_over(self, dead: Process, since: float) -> None:
-        """What a process held goes to others within a second or so after its death."""
+    def taken_over(self, dead: Process, since: float, *, near: bool) -> None:
+        """What a process held goes to others within a second or so after its death, or a few between hosts."""
         for process in self.world.supervisor.living():
+            if (process.network == dead.network) is not near:
+                continue
             if self.record.calm_for(process.peer) > self.world.now - since + 0.5 and not process.leaving:
                 for producer in process.producers.values():
                     held = producer.end.held_by(dead.peer)
