@@ -175,10 +175,14 @@ class Running:
 
     def finish(self, within: float = HUNG) -> list[str]:
         """Wait for its end, which is to be without an error, and return what it printed since."""
-        code = self.process.wait(within)
-        found = self._left()
+        code, found = self.end(within)
         assert code == 0, f"{self._name} ended with {code}\n" + "\n".join(found) + self.errors()
         return found
+
+    def end(self, within: float = HUNG) -> tuple[int, list[str]]:
+        """Wait for its end, whichever it is; return its exit code, and what it printed since."""
+        code = self.process.wait(within)
+        return code, self._left()
 
     def _left(self) -> list[str]:
         self._reader.join(HUNG)
