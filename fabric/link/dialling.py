@@ -11,6 +11,7 @@ from peerfabric.link.addresses import newer
 from peerfabric.link.commands import HangUp
 from peerfabric.link.endpoints import Door, after
 from peerfabric.link.link import Belief, Change, LifeEnded, Link
+from peerfabric.link.liveness import VANISHED_AFTER
 from peerfabric.link.tables import OURSELVES, Tables
 from peerfabric.wire.frames import Address
 
@@ -186,8 +187,8 @@ class Dialling(Tables):
         if link.address is None:
             self._drop(link)
             self._wake_at(self._addresses.candidate_unreachable(link.doors[0].endpoint, now))
-        elif link.belief is Belief.ALIVE:
-            # Never met: an address of a process that has ended, or one that is only starting.
+        elif not link.was_up and now - link.hello_heard_at > VANISHED_AFTER:
+            # Nothing is heard of it: an address of a process that has ended, or of one that is only starting.
             self._drop(link)
             self._wake_at(self._addresses.unreachable(link.node_id, now))
         else:

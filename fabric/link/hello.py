@@ -268,7 +268,7 @@ class Hellos(Dialling):
         changes = self._end_life(link, now)
         link.strangers.add(endpoint)
         self._hang_up(link)
-        if link.met:
+        if link.was_up:
             link.suspect(now, now)
             self.look(link, now)
             # Somebody else is where the peer was. Its hello tells who, and whether the peer can still be there.

@@ -248,6 +248,11 @@ class Link:
         return (self.address.name or self.address.node_id) if self.address is not None else self.endpoint
 
     @property
+    def was_up(self) -> bool:
+        """Whether the link was ever up. Before that the peer holds nothing of ours, and nobody need judge it."""
+        return self.confirmed is not None
+
+    @property
     def endpoint(self) -> str:
         """Where the peer is dialled; empty if it is not."""
         return self.door.endpoint
@@ -609,7 +614,7 @@ class Link:
     def due_at(self, now: float) -> float:
         """When its belief, its HELLO or its end has to be looked at again; inf if never."""
         at = min(self.close_at, self.probe_at, self.hello_at if self.connected and self.hello_at > now else inf)
-        if self.met and self.close_at == inf:
+        if self.was_up and self.close_at == inf:
             if self.belief is Belief.ALIVE:
                 at = min(at, self.silent_at)
             if not self.up and self.belief is not Belief.HUNG:

@@ -76,7 +76,7 @@ class Links(Hellos):
             return []
         link.unplugged(again=True)
         changes = self._end_life(link, now)
-        if link.address is not None:
+        if link.was_up:
             link.suspect(now, now)
         return changes
 
@@ -89,7 +89,7 @@ class Links(Hellos):
         changes = self._end_life(link, now) if link.up else []
         link.unplugged(again=False)
         self._pace.over(link)
-        if link.met:
+        if link.was_up:
             link.suspect(now, now)
         self.look(link, now)
         self._led_nowhere(link, why, now)
@@ -175,7 +175,7 @@ class Links(Hellos):
             self.hello_due[link] = None
         if link.wire == OURSELVES:
             return []
-        watched = link.met and link.close_at == inf
+        watched = link.was_up and link.close_at == inf
         if watched and link.belief is Belief.ALIVE and link.silent_at <= now:
             link.suspect(now, link.asked_at)
         if watched and link.belief is not Belief.HUNG and not link.up and link.down_until <= now:

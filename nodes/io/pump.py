@@ -135,9 +135,9 @@ class Pump:
         self._sockets.share()
 
     @property
-    def foreign(self) -> int:
-        """Messages dropped at the sockets, because they have too few or too many parts."""
-        return self._sockets.foreign
+    def counters(self) -> dict[str, int]:
+        """What the sockets dropped and whom they turned away, by name."""
+        return self._sockets.counters
 
     def wake(self, handle: Handle | None = None) -> None:
         """Make a turn now: `handle` has something to hand over, or somebody changed the engine under its lock.
@@ -267,14 +267,14 @@ class Pump:
         sockets = self._sockets
         for command in self.engine.poll_commands():
             match command:
-                case Dial(wire, endpoint):
-                    sockets.dial(wire, endpoint)
+                case Dial(wire, endpoint, gate):
+                    sockets.dial(wire, endpoint, gate)
                 case HangUp(wire):
                     sockets.hang_up(wire)
                 case Probe(wire, endpoint, node_id, epoch):
                     sockets.probe(wire, endpoint, (node_id, epoch))
-                case Follow(endpoint):
-                    sockets.follow(endpoint)
+                case Follow(endpoint, key):
+                    sockets.follow(endpoint, key)
                 case Unfollow(endpoint):
                     sockets.unfollow(endpoint)
                 case Subscribe(prefix):

@@ -19,6 +19,7 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
+from tests.world.witness import NOTICED_FAR, NOTICED_NEARBY
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -177,7 +178,8 @@ class Supervisor:
             record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
-            self.world.after(1.5, partial(self.world.witness.taken_over, process, self.world.now))
+            for after in (NOTICED_NEARBY, NOTICED_FAR):
+                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now))
         if self.random.random() < 0.7 or how == "left":
             self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
 
