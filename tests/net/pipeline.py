@@ -99,12 +99,13 @@ class Pipeline:
             process.until("ready")
         return time.monotonic()
 
-    def start_one(self, role: str, host: Host, work: float | None = None, **node: Any) -> Running:
-        """Start one more node, whose worker takes `work` seconds for a message, or as long as all."""
-        journal = str(self.lan.folder / f"{host.name}.journal")
+    def start_one(self, role: str, host: Host, name: str = "", work: float | None = None, **node: Any) -> Running:
+        """Start one more node, named like its host or otherwise; `work` is what a message takes, if not as usual."""
+        name = name or host.name
+        journal = str(self.lan.folder / f"{name}.journal")
         options = self._options | {"node": self._node | node, "journal": journal}
         options["work"] = options["work"] if work is None else work
-        made = self.processes[host.name] = host.start(WORKER, role, host.name, json.dumps(options))
+        made = self.processes[name] = host.start(WORKER, role, name, json.dumps(options))
         return made
 
     # What happens

@@ -19,7 +19,7 @@ _time, _time_ns = time.time, time.time_ns
 time.time = lambda: _time() + 3600
 time.time_ns = lambda: _time_ns() + 3600 * 10**9
 """
-"""A module that Python loads when it starts. Namespaces of Linux have clocks of their own, but none for people's time."""
+"""A module that Python loads when it starts. Namespaces of Linux have clocks of their own, but none for wall time."""
 
 
 class Finding(NamedTuple):
