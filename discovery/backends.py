@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from peerfabric.discovery.base import Backend
+from peerfabric.discovery.base import AnnounceKey, Backend
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.registry import RegistryBackend
 from peerfabric.discovery.static import StaticBackend, parse_peers, peers_from_environment
@@ -21,6 +21,7 @@ def build_backends(
     discovery: str | Iterable[str] = "auto",
     peers: str | Iterable[str] = (),
     rng: random.Random | None = None,
+    keys: Sequence[AnnounceKey] = (),
 ) -> tuple[Backend, ...]:
     """Return the backends that `discovery` names, in its order; none has announced or watched yet.
 
@@ -30,6 +31,7 @@ def build_backends(
             and the exchange. mDNS is not in it, as a node listens on its own machine only.
         peers: Static peers, see `parse_peers`; those of the environment are added.
         rng: Chooses what the exchange passes on; None draws a seed.
+        keys: Prove announcements, one for each secret, the preferred one first; none in the clear.
 
     Raises:
         ConfigError: A name or a peer is wrong, peers are given and not used, or the runtime folder cannot be trusted.
@@ -41,7 +43,7 @@ def build_backends(
     for name in names:
         match name:
             case "registry":
-                backends[name] = RegistryBackend(fabric)
+                backends[name] = _registry(fabric, keys)
             case "static":
                 backends[name] = StaticBackend(endpoints)
             case "mdns":
@@ -51,6 +53,14 @@ def build_backends(
             case _:
                 backends[name] = ExchangeBackend(rng=rng or random.Random())
     return tuple(backends.values())
+
+
+def _registry(fabric: str, keys: Sequence[AnnounceKey]) -> Backend:
+    if not keys:
+        return RegistryBackend(fabric)
+    from peerfabric.discovery.keyed_registry import KeyedRegistry
+
+    return KeyedRegistry(fabric, [key.key_id for key in keys])
 
 
 def check_choice(discovery: str | Iterable[str], peers: str | Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, Protocol, TypeAlias
+from typing import Annotated, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -74,6 +74,17 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Report: TypeAlias = Callable[[Sighting | Lost], None]
+
+
+class AnnounceKey(NamedTuple):
+    """Proves announcements to those who know the same secret."""
+
+    key_id: str
+    """Public: 8 hexadecimal characters."""
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"<announce key {self.key_id}>"
 
 
 class Backend(Protocol):
