@@ -254,7 +254,7 @@ class Pump:
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
         if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
-            engine.handle_frames(event.frames, now, event.sender)
+            engine.handle_frames(event.frames, now, event.sender, event.observed)
             return
         match event:
             case Published(frames):
