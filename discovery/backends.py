@@ -54,7 +54,7 @@ def build_backends(
     for name in _chosen(discovery, endpoints, reach, remember=folder is not None):
         match name:
             case "registry":
-                backends[name] = RegistryBackend(fabric)
+                backends[name] = _registry(fabric, keys)
             case "static":
                 backends[name] = StaticBackend((e for e in endpoints if not e.startswith(DNS)), reach, resolver)
             case "dns":
@@ -78,6 +78,14 @@ def build_backends(
 
                 backends[name] = load_backend(name, BackendSettings(fabric=fabric, reach=reach, key_ids=key_ids))
     return tuple(backends.values())
+
+
+def _registry(fabric: str, keys: Sequence[AnnounceKey]) -> Backend:
+    if not keys:
+        return RegistryBackend(fabric)
+    from peerfabric.discovery.keyed_registry import KeyedRegistry
+
+    return KeyedRegistry(fabric, [key.key_id for key in keys])
 
 
 def check_choice(discovery: str | Iterable[str], peers: str | Iterable[str], reach: str = "host") -> None:

@@ -7,7 +7,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
-from peerfabric.discovery.base import Announcement, Backend, Linked
+from peerfabric.discovery.base import AnnounceKey, Announcement, Backend, Linked
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
@@ -89,6 +89,20 @@ class Membership:
         for backend in self._backends:
             backend.announce(announcement)
         self._pump.wake()
+
+    def settle(self, subnets: Sequence[str]) -> None:
+        """Addresses in these subnets are tried before others from now on."""
+        from peerfabric.nodes.interfaces import Near  # with what only nodes of a LAN need
+
+        with self._pump.lock:
+            self._engine.links.near = Near(subnets)
+
+    def rekey(self, keys: Sequence[AnnounceKey]) -> None:
+        """The fabric has these secrets from now on; the node is announced to all who have one of them."""
+        for backend in self._backends:
+            rekey = getattr(backend, "rekey", None)
+            if rekey is not None:
+                rekey(keys)
 
     def leave(self) -> None:
         """Withdraw what was announced, and watch no more."""
