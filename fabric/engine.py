@@ -225,6 +225,10 @@ class Engine:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
 
+    def handle_withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more; a link that it led to stays."""
+        self.links.withdrawn(endpoint)
+
     def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
         self.links.lost(node_id, now)

@@ -279,6 +279,9 @@ class Lifecycle:
                 discovery=settings.discovery,
                 peers=settings.peers,
                 rng=random.Random(),
+                reach=settings.reach,
+                folder=settings.folder,
+                interfaces=announced.multicast_at if announced is not None else None,
                 keys=opened.announce_keys,
             )
             pump = node.pump = Pump(node.engine, sockets, settings.name)
