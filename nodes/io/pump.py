@@ -18,7 +18,7 @@ from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.discovery.log import log as _log
 from peerfabric.engine import Engine
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
-from peerfabric.nodes.io.sockets import (
+from peerfabric.nodes.io.events import (
     Connected,
     Disconnected,
     Event,
@@ -26,9 +26,9 @@ from peerfabric.nodes.io.sockets import (
     Published,
     Received,
     Refused,
-    Sockets,
     Writable,
 )
+from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Gate, clock
 
 LOOK_EVERY: Final = 1.0
