@@ -240,7 +240,7 @@ def test_nodes_with_and_without_the_secret_do_not_meet(
     inside = nodes.enter_context(Node("inside", secret=secret))
     outside = nodes.enter_context(Node("outside"))
     stranger = nodes.enter_context(Node("stranger", secret=files.put("other", fresh())))
-    inside.producer("orders", int).send(1)
+    inside.producer("orders", int)
     for node in (outside, stranger):
         with pytest.raises(TimeoutError):
             node.consumer("orders", int).get(timeout=0.5)
@@ -286,11 +286,10 @@ def test_the_earlier_of_two_copies_stops(
     assert "first stops: another copy of this node runs" in caplog.text
     for n in range(10, 60):
         later.send(n)
-    seen = []
+    seen: list[int] = []
     while len(seen) < 50:
         with consumer.get(timeout=DEADLINE) as body:
-            if body >= 10:
-                seen.append(body)
+            seen += [body] if body >= 10 else []
     assert seen == list(range(10, 60))
     later.flush(timeout=DEADLINE)
 
