@@ -279,10 +279,10 @@ class Lifecycle:
                 discovery=settings.discovery,
                 peers=settings.peers,
                 rng=random.Random(),
+                keys=opened.announce_keys,
                 reach=settings.reach,
                 folder=settings.folder,
                 interfaces=announced.multicast_at if announced is not None else None,
-                keys=opened.announce_keys,
             )
             pump = node.pump = Pump(node.engine, sockets, settings.name)
             membership = self._membership = Membership(

@@ -18,7 +18,7 @@ from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.discovery.log import log as _log
 from peerfabric.engine import Engine
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
-from peerfabric.nodes.io.sockets import (
+from peerfabric.nodes.io.events import (
     Connected,
     Disconnected,
     Event,
@@ -26,9 +26,9 @@ from peerfabric.nodes.io.sockets import (
     Published,
     Received,
     Refused,
-    Sockets,
     Writable,
 )
+from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Gate, clock
 
 LOOK_EVERY: Final = 1.0
@@ -254,7 +254,7 @@ class Pump:
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
         if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
-            engine.handle_frames(event.frames, now, event.sender)
+            engine.handle_frames(event.frames, now, event.sender, event.observed)
             return
         match event:
             case Published(frames):
