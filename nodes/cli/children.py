@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from peerfabric.errors import FabricError
-from peerfabric.nodes.config import SECRET_VARIABLE
+from peerfabric.nodes.config import VARIABLES
 
 FAREWELL_MAX: Final = 5.0
 """Seconds that children have for closing before they are killed: as long as a node drains."""
@@ -32,12 +32,12 @@ class Children:
     kernel closes it if we are killed. They are in a session of their own, so Ctrl-C reaches us alone.
 
     Args:
-        environment: Set for them in addition to our own, of which a secret itself is kept back.
+        environment: Set for them in addition to our own, of which they do not get what configures a node: a secret is
+            passed on to nobody.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        ours = {name: value for name, value in os.environ.items() if name != SECRET_VARIABLE}
-        self._environment = ours | environment
+        self._environment = {k: v for k, v in os.environ.items() if k not in VARIABLES} | environment
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, module: str, *arguments: str, name: str) -> None:
