@@ -202,7 +202,9 @@ class Link:
         # belief
         self.belief = Belief.ALIVE
         self.heard_at = now
-        """When its last numbered frame came: its fence may stand on our echo of that."""
+        """When its last numbered frame came."""
+        self.told_at = now
+        """When the last of those came that we may have echoed, in any life: the fence of the peer may stand on that."""
         self.hello_heard_at = -inf
         self.suspect_at = inf
         self.hung_at = inf
@@ -405,6 +407,7 @@ class Link:
         """The number of the frame that is being made."""
         self.out_number += 1
         self.echo_sent = self.in_number
+        self.told_at = self.heard_at
         self.echo_at = inf
         self.unread_bytes = 0
         return self.out_number
@@ -550,6 +553,7 @@ class Link:
     def excuse(self, late: float, now: float) -> None:
         """We were late ourselves by so many seconds: nobody is accused for them."""
         self.heard_at += late
+        self.told_at += late
         self.hello_heard_at += late
         self.answer_by += late
         self.hung_at += late
@@ -633,12 +637,12 @@ class Link:
     @property
     def vanishes_at(self) -> float:
         """When a suspect is given up, unless something of ours is echoed."""
-        return max(self._gives_up_at, self.heard_at + FENCE)
+        return max(self._gives_up_at, self.told_at + FENCE)
 
     @property
     def down_until(self) -> float:
         """When a peer whose link is not up is given up, unless it comes up, though we hear it."""
-        return max(self.down_at + VANISHED_AFTER, self.heard_at + FENCE)
+        return max(self.down_at + VANISHED_AFTER, self.told_at + FENCE)
 
     def is_hung_for_too_long(self, now: float) -> bool:
         """Whether a peer on another host has had its time to wake up."""
