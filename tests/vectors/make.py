@@ -111,7 +111,7 @@ FRAMES: dict[str, msgspec.Struct] = {
     "ack that only echoes": Ack(LINK, 5, 3, 7),
     "release": Release(LINK, 5, 2, [StreamRanges(STREAM, [9, 11])], [STREAM]),
     "ping": Ping(LINK, 6, 2, 12.5, 7, [Backlog("orders", STREAM, 3, 10, 1280, 9)]),
-    "pong": Pong(LINK, 7, 2, 12.5),
+    "pong": Pong(LINK, 7, 2, 12.5, 1_764_403_200_000),
     "drain": Drain(LINK, 8, 2),
     "bye": Bye(LINK, 9, 2, "shop-1", IDLE),
     "bye to another node": Bye(bytes(8), 0, 0, "shop-1", NOT_ME),
