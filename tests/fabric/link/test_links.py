@@ -347,3 +347,24 @@ def test_everybody_hears_that_we_moved() -> None:
     frame = decode_frame(header)
     assert isinstance(frame, Hello)
     assert (link.wire, link.up, frame.address) == (1, True, elsewhere)
+
+
+def test_only_who_is_wanted_is_dialled() -> None:
+    """Not when it is found, nor when it was given up, nor with others; its own hello is always answered."""
+    peers = node()
+    wanted = False
+    peers.wanted = lambda address: wanted
+    peers.discovered(THEM, 0.0)
+    peers.redial_all(0.0)
+    assert peers.poll_commands() == []
+    wanted = True
+    peers.redial_all(1.0)
+    assert peers.poll_commands() == [Dial(1, "ipc:///them")]
+    peers.unreachable(1, 1.0)
+    peers.unreachable(1, 1.0)
+    wanted = False
+    peers.handle_timeout(10.0, 0.0)
+    assert peers.poll_commands() == [Dial(1, "tcp://them:1"), HangUp(1)]
+    assert [view.state for view in peers.view()] == ["idle"]
+    peers.receive_hello(hello(7, 0), 11.0)
+    assert peers.poll_commands() == [Dial(2, "ipc:///them")]

@@ -1,0 +1,176 @@
+"""Tables of the links of one node, by wire, peer, endpoint and id, and the moves that keep them in agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from random import Random
+from typing import Final
+
+from peerfabric.deadlines import Deadlines
+from peerfabric.link.addresses import Addresses
+from peerfabric.link.commands import Command, Dial, HangUp
+from peerfabric.link.link import Change, Gone, Link
+from peerfabric.link.rejections import Rejections
+from peerfabric.wire.frames import Address
+
+OURSELVES: Final = 0
+"""The wire that leads back to this node."""
+CANDIDATE_PATIENCE: Final = 5.0
+"""An endpoint that takes our HELLO for so long and does not answer is asked again later."""
+
+
+class Tables:
+    """The links of one node, by wire, by peer and by link id."""
+
+    def __init__(self, address: Address, fabric: str, frame_bytes_max: int, peers_max: int, random: Random) -> None:
+        self.address, self.fabric = address, fabric
+        self.frame_bytes_max, self.peers_max = frame_bytes_max, peers_max
+        self.by_wire: dict[int, Link] = {}
+        self.by_peer: dict[str, Link] = {}
+        self.counters: dict[str, int] = {}
+        self.sample: list[Address] = []
+        """Addresses worth telling others about, put here by the driver."""
+        self.learned: list[Address] = []
+        """Addresses that hellos told, for the driver to take."""
+        self.wanted: Callable[[Address], bool] = lambda address: True
+        """Whether a link with the node may be of use: asked before it is dialled, never when its hello has come."""
+        self.closing = False
+        self.due: dict[Link, None] = {}
+        """Links that may have something to say: a set whose order is the same in each replay."""
+        self.deadlines: Deadlines[Link | None] = Deadlines()
+        """When to look at each link, and, under None, at addresses, newcomers and rejected nodes."""
+        self.echoes: Deadlines[Link] = Deadlines()
+        """When what has come on each link is echoed, if nothing takes the echo along."""
+        self.looked_at: list[Link] = []
+        """Those that `handle_timeout` has just looked at, for the engine to do the same."""
+        self.commands: list[Command] = []
+        """What the driver shall do with its sockets, in order."""
+        self.hello_due: dict[Link, None] = {}
+        """A set in the order of insertion, like all sets here whose order shows on the wire."""
+        self._by_node: dict[str, Link] = {}
+        self._by_endpoint: dict[str, dict[Link, None]] = {}
+        """Links by the endpoint to which they are dialled."""
+        self._unmet: dict[Link, None] = {}
+        """Those that have not said hello yet, and some that have."""
+        self.by_id: dict[bytes, Link] = {}
+        """Up links, by the link id of the frames that they accept."""
+        self._addresses = Addresses(peers_max, random)
+        self.rejections = Rejections(address.node_id, peers_max)
+        self._halves: dict[int, Link] = {}
+        self._half = random.randrange(1, 2**30)
+        self._next_wire = OURSELVES + 1
+        self._introduce_at = inf
+        self._wake_at(-inf)
+
+    # Links
+
+    def _new_link(self, now: float, address: Address | None) -> Link:
+        self._half += 1
+        link = Link(self._next_wire, self._half, now, address, self.due)
+        self._next_wire += 1
+        self.by_wire[link.wire] = link
+        self._unmet[link] = None
+        self.look(link, now + CANDIDATE_PATIENCE)
+        self._halves[link.mine] = link
+        return link
+
+    def _dial(self, link: Link, endpoint: str) -> None:
+        self._leave_endpoint(link)
+        self._by_endpoint.setdefault(endpoint, {})[link] = None
+        link.endpoint = endpoint
+        link.connected, link.dialling = False, True
+        self.commands.append(Dial(link.wire, endpoint))
+
+    def _leave_endpoint(self, link: Link) -> None:
+        there = self._by_endpoint.get(link.endpoint, {})
+        there.pop(link, None)
+        if not there:
+            self._by_endpoint.pop(link.endpoint, None)
+
+    def _at(self, address: Address) -> list[Link]:
+        """The links that are dialled to where a node says that it listens."""
+        return [link for endpoint in address.inbox for link in self._by_endpoint.get(endpoint, ())]
+
+    def _restart(self, link: Link, now: float) -> None:
+        self.by_id.pop(link.in_id, None)
+        self._half = max(self._half + 1, link.mine + 1)
+        link.restart(self._half, now)
+        self._halves[link.mine] = link
+        self.look(link, now)
+        if len(self._halves) > 4 * self.peers_max:
+            self._halves = {k.mine: k for k in self.by_wire.values()}
+
+    def _part(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        changes = self._forget(link, now, proven=proven, died=died)
+        self._drop(link)
+        self._wake_at(self._addresses.given_up(link.node_id, now))
+        return changes
+
+    def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+        """Take the link out of the tables by peer; its wire may still carry a last frame."""
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_peer.get(link.peer) is link:
+            del self.by_peer[link.peer]
+        self.by_id.pop(link.in_id, None)
+        link.end()
+        self._wake_at(now)  # a candidate that led to it may be dialled again
+        return [Gone(link, proven, died)]
+
+    def _drop(self, link: Link) -> None:
+        """Close the wire and forget the link altogether."""
+        if self.by_wire.pop(link.wire, None) is None:
+            return
+        if self._by_node.get(link.node_id) is link:
+            del self._by_node[link.node_id]
+        if self.by_peer.get(link.peer) is link:
+            del self.by_peer[link.peer]
+        self.by_id.pop(link.in_id, None)
+        self._leave_endpoint(link)
+        self.hello_due.pop(link, None)
+        self.due.pop(link, None)
+        self.deadlines.move(link, inf)
+        for half in [h for h, k in self._halves.items() if k is link]:
+            del self._halves[half]
+        if link.wire != OURSELVES:
+            self.commands.append(HangUp(link.wire))
+
+    def _end_rejection(self, wire: int) -> None:
+        if self.rejections.end(wire):
+            self.commands.append(HangUp(wire))
+
+    # Time and output
+
+    def look(self, link: Link, at: float) -> None:
+        """Look at `link` no later than `at`."""
+        if link.wire in self.by_wire:
+            self.deadlines.put(link, at)
+
+    def look_anew(self, link: Link, now: float) -> None:
+        """Look at `link` now, and then again when that says, not when an earlier look did."""
+        self.deadlines.move(link, now)
+
+    def _wake_at(self, at: float) -> None:
+        """Look at addresses, newcomers and rejected nodes no later than `at`."""
+        self.deadlines.put(None, at)
+
+    def poll_commands(self) -> list[Command]:
+        """What the driver shall do with its sockets, in order."""
+        taken, self.commands = self.commands, []
+        return taken
+
+    def count(self, what: str) -> None:
+        """One more of something that `statistics()` shows."""
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    def check(self) -> None:
+        """Assert that the tables agree and every link holds its invariants."""
+        for link in self.by_wire.values():
+            link.check()
+            assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
+        dialled = {link for links in self._by_endpoint.values() for link in links}
+        assert dialled == {link for link in self.by_wire.values() if link.endpoint}, "links by their endpoints"
+        for node_id, link in self._by_node.items():
+            assert link.wire in self.by_wire, "a peer without a wire"
+            assert link.node_id == node_id, "a peer under another name"
