@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,7 +19,6 @@ def build_backends(
     fabric: str,
     discovery: str | Iterable[str] = "auto",
     peers: str | Iterable[str] = (),
-    rng: random.Random | None = None,
 ) -> tuple[Backend, ...]:
     """Return the backends that `discovery` names, in its order; none has announced or watched yet.
 
@@ -29,7 +27,6 @@ def build_backends(
         discovery: "auto", or names out of `BACKEND_NAMES`. "auto" is the registry, the static peers if there are any,
             and the exchange. mDNS is not in it, as a node listens on its own machine only.
         peers: Static peers, see `parse_peers`; those of the environment are added.
-        rng: Chooses what the exchange passes on; None draws a seed.
 
     Raises:
         ConfigError: A name or a peer is wrong, peers are given and not used, or the runtime folder cannot be trusted.
@@ -49,7 +46,7 @@ def build_backends(
 
                 backends[name] = MdnsBackend(fabric)
             case _:
-                backends[name] = ExchangeBackend(rng=rng or random.Random())
+                backends[name] = ExchangeBackend()
     return tuple(backends.values())
 
 

@@ -32,6 +32,7 @@ from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
 from peerfabric.link.pings import Pings
+from peerfabric.link.roster import Roster
 from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
 from peerfabric.queue.durable import Recovered
@@ -68,19 +69,19 @@ End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
 class Events(NamedTuple):
     """What has come of the calls since the last `poll_events`.
 
-    changed  ends whose users may have something to go on with
-    records  lines for the log
-    learned  addresses of nodes that hellos told
-    met      (address, whether it is there) of peers whose link came up, or who are gone
+    changed    ends whose users may have something to go on with
+    records    lines for the log
+    announced  our own address, if it has changed, for all who look for us
+    met        (address, whether it is there) of peers whose link came up, or who are gone
     """
 
     changed: Iterable[End]
     records: Iterable[LogRecord]
-    learned: Sequence[Address]
+    announced: Address | None
     met: Sequence[tuple[Address, bool]]
 
 
-NOTHING: Final = Events((), (), (), ())
+NOTHING: Final = Events((), (), None, ())
 
 
 class Engine:
@@ -102,13 +103,15 @@ class Engine:
         self.changed: set[End] = set()
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
-        self.interests = Interests(self.links, self.control, self.machines, self._part_idle)
+        self.roster = Roster(self.links, self._apply)
+        self.interests = Interests(self.links, self.control, self.machines, self._part_idle, self._tell_fabric)
         self.producers = Sender(address, self.links, self.control, self.records, random, self.changed)
         self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
         self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
         self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
-        self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.pings)
+        self.machines += (self.interests, self.producers, self.consumers, self.topics)
+        self.machines += (self.roster, self.parting, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
             for kind, handler in machine.handlers().items():
@@ -186,21 +189,30 @@ class Engine:
 
     # What discovery and the sockets bring
 
-    def handle_discovered(self, address: Address, now: float) -> None:
-        """Discovery proposes an address."""
-        self._apply(self.links.discovered(address, now), now)
+    def handle_discovered(self, address: Address, now: float, *, sighted: bool = True) -> None:
+        """Discovery proposes an address; `sighted`: registry or mDNS shows the node itself."""
+        self.roster.discovered(address, now, sighted=sighted)
 
-    def handle_moved(self, address: Address) -> None:
-        """The sockets of this node listen elsewhere from now on."""
-        self.links.moved(address)
+    def readdress(self, address: Address, now: float) -> None:
+        """The sockets of this node listen where `address` says from now on."""
+        self.roster.readdress(address, now)
+        self.links.tell_all()
+
+    def exchange(self, *, sights: bool) -> None:
+        """Pass on what is known of other nodes, and ask them to; `sights`: registry or mDNS shows some to this node."""
+        self.roster.exchanges, self.roster.sights = True, sights
+
+    def look_at_all(self, on: bool, now: float) -> None:
+        """Link with every node of the fabric, to see what it uses, until this is off again."""
+        self.roster.look_at_all(on, now)
 
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
 
-    def handle_lost(self, node_id: str) -> None:
+    def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
-        self.links.lost(node_id)
+        self.roster.lost(node_id, now)
 
     def handle_connected(self, wire: int, now: float) -> None:
         """The socket of `wire` has a connection."""
@@ -317,6 +329,10 @@ class Engine:
             self._met.append((link.address, False))
         self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
+    def _tell_fabric(self, now: float) -> None:
+        wants = self.interests
+        self.roster.interest_changed(wants.produces, wants.consumes, wants.publishes, wants.subscribes, now)
+
     def _part_idle(self, link: Link, now: float) -> None:
         self.parting.part_idle(link, now)
 
@@ -432,13 +448,13 @@ class Engine:
 
     def poll_events(self) -> Events:
         """What is for users, discovery and the log."""
-        if not (self.changed or self.records.lines or self.links.learned or self._met):
+        announced, self.roster.announced = self.roster.announced, None
+        if not (self.changed or self.records.lines or announced or self._met):
             return NOTHING
         changed = list(self.changed)
         self.changed.clear()
-        learned, self.links.learned = self.links.learned, []
         met, self._met = self._met, []
-        return Events(changed, self.records.take() if self.records.lines else (), learned, met)
+        return Events(changed, self.records.take() if self.records.lines else (), announced, met)
 
     # Closing
 
@@ -484,7 +500,8 @@ class Engine:
         )
 
     def view(self) -> list[PeerView]:
-        return self.links.view()
+        """Every node that we know of, with or without a link."""
+        return self.roster.views(self.links.views())
 
     def check(self) -> None:
         """Assert the invariants of every machine, and those between them."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Final
 
 from peerfabric.discovery.base import Announcement, Backend
-from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
+
+SIGHTING: Final = ("registry", "mdns")
+"""Backends that show nodes themselves, with what they announce."""
 
 
 class Membership:
@@ -36,50 +39,33 @@ class Membership:
             on_lost=self._lost,
             peers_max=peers_max,
         )
-        self._exchange = next((b for b in backends if isinstance(b, ExchangeBackend)), None)
 
     def join(self) -> None:
         """Announce this node everywhere, then watch for others."""
-        exchange = self._exchange
-        if exchange is not None:
-            self._pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
-            self._pump.on_met = lambda met: self._pass_on(exchange, met)
-        announcement = self._announcement(self._address)
-        for backend in self._backends:
-            backend.announce(announcement)
+        names = {backend.name for backend in self._backends}
+        if "exchange" in names:
+            with self._pump.lock:
+                self._engine.exchange(sights=not names.isdisjoint(SIGHTING))
+        self._announce(self._address)
+        self._pump.on_announced = self._announce
         for backend in self._backends:
             backend.watch(self._roster.report)
 
-    def moved(self, address: Address) -> None:
-        """The node listens elsewhere: tell its peers, and all who look for it."""
-        self._address = address
-        with self._pump.lock:
-            self._engine.handle_moved(address)
+    def _announce(self, address: Address) -> None:
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
+
+    def moved(self, address: Address) -> None:
+        """The node listens elsewhere: tell its peers, and, with the next turn of the pump, all who look for it."""
+        with self._pump.lock:
+            self._engine.readdress(address, clock())
         self._pump.wake()
 
     def leave(self) -> None:
         """Withdraw what was announced, and watch no more."""
         for backend in self._backends:
             backend.close()
-
-    def _pass_on(self, exchange: ExchangeBackend, met: Iterable[tuple[Address, bool]]) -> None:
-        """Tell peers of those who came, and no longer of those who went."""
-        newcomers = False
-        for address, present in met:
-            if present:
-                exchange.met(self._announcement(address))
-                newcomers = True
-            else:
-                exchange.gone(address.node_id)
-        sample = [_address(a) for a in exchange.sample(exclude=(self._address.node_id,))]
-        with self._pump.lock:
-            if newcomers:
-                self._engine.links.introduce(sample, clock())
-            else:
-                self._engine.links.sample = sample
 
     def _found(self, announcement: Announcement) -> None:
         with self._pump.lock:
@@ -93,7 +79,8 @@ class Membership:
 
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
-            self._engine.handle_lost(node_id)
+            self._engine.handle_lost(node_id, clock())
+        self._pump.wake()
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

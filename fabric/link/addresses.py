@@ -11,6 +11,8 @@ from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from peerfabric.wire.frames import Address
 
 REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
@@ -36,8 +38,8 @@ class Addresses:
         self._peers_max, self._random = peers_max, random
         self._known: dict[str, Address] = {}
         self._retry: dict[str, Retry] = {}
-        self._idle: dict[str, None] = {}
-        """Nodes with whom we parted because nothing was in common."""
+        self._idle: dict[str, tuple[int, int]] = {}
+        """Nodes with whom we parted because nothing was in common -> epoch and version that they had."""
         self._candidates: dict[str, tuple[float, float]] = {}
         """Endpoint -> (when to dial it next, wait after that); inf while a link serves it."""
         self._served: dict[str, str] = {}
@@ -56,9 +58,13 @@ class Addresses:
         return self._known.get(node_id)
 
     def is_stale(self, address: Address) -> bool:
-        """Whether a later life of its node is known."""
+        """Whether a later life, or a later address, of its node is known."""
         known = self._known.get(address.node_id)
-        return known is not None and address.epoch != known.epoch and not newer(address, known)
+        if known is None:
+            return False
+        if address.epoch == known.epoch:
+            return address.version < known.version
+        return not newer(address, known)
 
     def has_room(self, node_id: str) -> bool:
         """Whether the node is known, or may be."""
@@ -66,17 +72,26 @@ class Addresses:
 
     def put(self, address: Address) -> None:
         """There is news of a node: it is to be found at `address`, and dialled as if for the first time."""
+        known = self._known.get(address.node_id)
+        if known is not None and _of_one_time(address, known):
+            # Not every way to hear of it tells everything.
+            address = replace(address, digest=_first(address.digest, known.digest), name=address.name or known.name)
         self._known[address.node_id] = address
         self._retry.pop(address.node_id, None)
 
-    def met(self, address: Address, *, same_host: bool = False) -> None:
-        """A node said where it is. What discovery says of it counts more, except on one host, where endpoints mean the
-        same to both.
+    def met(self, address: Address, *, same_host: bool = False) -> bool:
+        """A node said where it is; return whether that is news. What discovery says of one and the same address counts
+        more, except on one host, where endpoints mean the same to both.
         """
-        if self.has_room(address.node_id):
-            if same_host and not self.is_stale(address):
-                self._known[address.node_id] = address
-            self._known.setdefault(address.node_id, address)
+        if not self.has_room(address.node_id) or self.is_stale(address):
+            return False
+        known = self._known.get(address.node_id)
+        news = known is None or not _of_one_time(address, known)
+        if news or same_host:
+            self._known[address.node_id] = address
+        elif known is not None:
+            self._known[address.node_id] = replace(known, digest=address.digest, name=address.name)
+        return news
 
     def forget(self, node_id: str) -> None:
         """Nobody says any more that the node exists."""
@@ -90,9 +105,14 @@ class Addresses:
 
         So many are remembered; then the oldest goes, and if it has a candidate it is asked once more.
         """
-        self._idle[node_id] = None
+        known = self._known.get(node_id)
+        self._idle[node_id] = (known.epoch, known.version) if known is not None else (0, 0)
         if len(self._idle) > self._peers_max:
             del self._idle[next(iter(self._idle))]
+
+    def is_useless(self, address: Address) -> bool:
+        """Whether we parted from the node, and `address` is not of a later time."""
+        return self._idle.get(address.node_id, (-1, -1)) >= (address.epoch, address.version)
 
     def dialled(self, node_id: str) -> None:
         """A link with the node begins."""
@@ -169,6 +189,10 @@ class Addresses:
         """`node_id` listens there: if it goes, somebody else may."""
         self._served[endpoint] = node_id
 
+    def seeds(self) -> list[str]:
+        """Nodes that were met at candidates."""
+        return list(dict.fromkeys(self._served.values()))
+
     def take_due_candidates(self, now: float, linked: Container[str]) -> list[str]:
         """The endpoints to dial now, each once; also those whose node is not `linked` any more."""
         due = []
@@ -202,6 +226,14 @@ def usable(address: Address, our_host: str) -> list[str]:
 def elsewhere(a: Address, b: Address) -> bool:
     """Whether two addresses of one life of a node name different endpoints."""
     return set(a.inbox) != set(b.inbox) or set(a.outbox) != set(b.outbox)
+
+
+def _of_one_time(a: Address, b: Address) -> bool:
+    return (a.epoch, a.version) == (b.epoch, b.version)
+
+
+def _first(a: bytes | None, b: bytes | None) -> bytes | None:
+    return a if a is not None else b
 
 
 def newer(a: Address, b: Address) -> bool:

@@ -166,11 +166,11 @@ class OwnDigest:
 
     def may_match(self, digest: bytes | None) -> bool:
         """Whether a node with `digest` may have something in common with this one."""
-        return _any_in(digest, self._sought)
+        return digest is None or _any_in(digest, self._sought)
 
     def may_match_fresh(self, digest: bytes | None) -> bool:
         """The same, for what was not looked for before the last `update`."""
-        return _any_in(digest, self._fresh)
+        return _any_in(digest, self._fresh) if digest is not None else bool(self._fresh)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -180,9 +180,7 @@ class OwnDigest:
         assert self._fresh.keys() <= self._sought.keys()
 
 
-def _any_in(digest: bytes | None, entries: dict[Entry, list[Positions]]) -> bool:
-    if digest is None:
-        return bool(entries)
+def _any_in(digest: bytes, entries: dict[Entry, list[Positions]]) -> bool:
     return bool(digest) and any(has(digest, each) for under_keys in entries.values() for each in under_keys)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
-from typing import Final
 
 from peerfabric.link.addresses import newer, usable
 from peerfabric.link.commands import Dial
@@ -22,31 +20,15 @@ from peerfabric.wire.frames import (
     encode_frame,
 )
 
-INTRODUCE_AFTER: Final = 0.25
-"""How long newcomers are collected before the peers hear of them."""
-LEARNED_MAX: Final = 1024
-"""Addresses kept for the driver to take, from hellos of up to 65 each."""
-
 
 class Hellos(Dialling):
     """Who says hello to whom."""
 
     # Ours
 
-    def moved(self, address: Address) -> None:
-        """This node listens elsewhere from now on: tell everybody whom we reach."""
-        self.address = address
+    def tell_all(self) -> None:
+        """Our address has changed in a way that all must know who are linked: say hello again."""
         self.hello_due |= {link: None for link in self.by_wire.values() if link.connected and link.wire != OURSELVES}
-
-    def introduce(self, sample: list[Address], now: float) -> None:
-        """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
-
-        A hello on a link that is up changes nothing on it. At most one round of them in INTRODUCE_AFTER.
-        """
-        self.sample = sample
-        if self._introduce_at == inf and not self.closing:
-            self._introduce_at = now + INTRODUCE_AFTER
-            self._wake_at(self._introduce_at)
 
     def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
         """The HELLOs that are due; a socket that refuses one only delays it."""
@@ -71,7 +53,8 @@ class Hellos(Dialling):
                 link.theirs,
                 link.up,
                 self.frame_bytes_max,
-                [a for a in self.sample if a.node_id != link.node_id],
+                self.news_for(link),
+                self.asks(link),
             )
             frames.append((link, [encode_frame(hello)]))
             link.hello_sent(now)
@@ -88,9 +71,6 @@ class Hellos(Dialling):
             return []
         if theirs.node_id == self.address.node_id:
             return self._hello_from_ourselves(hello, now)
-        if len(self.learned) < LEARNED_MAX:
-            self.learned.append(theirs)
-            self.learned += hello.known
         changes: list[Change] = []
         link = self._by_node.get(theirs.node_id)
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
@@ -101,7 +81,7 @@ class Hellos(Dialling):
             link = None
         changes += self._replaced(theirs, now)
         same_host = theirs.host == self.address.host
-        self._addresses.met(theirs, same_host=same_host)
+        news = self._addresses.met(theirs, same_host=same_host)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
             link = self._bind(candidate, theirs)
@@ -135,6 +115,7 @@ class Hellos(Dialling):
             self.by_id[link.in_id] = link
             self._addresses.stop_retrying(link.node_id)
             changes.append(CameUp(link))
+        self.heard(link, hello, news, now)
         if wanted and link.connected:
             link.plan_hello(now)
             self.hello_due[link] = None

@@ -48,6 +48,7 @@ class Interests(Machine):
         control: Takes the frames.
         machines: All of the engine's, this one among them: they say what INTEREST holds, and hear what peers tell.
         part: Called with a link that has been of no use for long.
+        tell_fabric: Called in each round, before the links are told: what changed is for those without one, too.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Interests(Machine):
         control: Control,
         machines: Iterable[Machine],
         part: Callable[[Link, float], None] = lambda link, now: None,
+        tell_fabric: Callable[[float], None] = lambda now: None,
     ) -> None:
         super().__init__()
         self.version = 1
@@ -65,6 +67,7 @@ class Interests(Machine):
         """Pattern -> serial."""
         self.publishes: set[str] = set()
         self._links, self._control, self._machines, self._part = links, control, machines, part
+        self._tell_fabric = tell_fabric
         self._told: dict[Link, Told] = {}
         self._again: dict[Link, None] = {}
         """Links for which the next round is meant even if nothing has changed."""
@@ -107,7 +110,7 @@ class Interests(Machine):
         self._round_at, self._pause = now, min(PAUSE_MAX, max(PAUSE_FIRST, 2 * self._pause))
         if self._round_version != self.version:
             self._round_version = self.version
-            self._links.redial_all(now)
+            self._tell_fabric(now)
             concerned = list(self._told)
         for link in concerned:
             self.due[link] = None

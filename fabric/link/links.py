@@ -164,12 +164,6 @@ class Links(Hellos):
         for wire in self.rejections.over(now):
             self._end_rejection(wire)
         self._wake_at(self.rejections.deadline())
-        if self._introduce_at <= now:
-            self._introduce_at = inf
-            for link in self.by_wire.values():
-                if link.up and link.wire != OURSELVES:
-                    self.hello_due[link] = None
-        self._wake_at(self._introduce_at)
         if not self.closing:
             self._dial_due(now)
 
@@ -257,13 +251,13 @@ class Links(Hellos):
                     "see whether its process is stopped, or something between the two closes this way",
                 )
 
-    def view(self) -> list[PeerView]:
-        """Every node that we know of."""
+    def views(self) -> dict[str, PeerView]:
+        """Every node that we know of, by its id."""
         views = {}
         for address in self._addresses:
             views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
         views |= {link.node_id: link.view() for link in self._by_node.values() if link.wire != OURSELVES}
-        return list(views.values())
+        return views
 
 
 __all__ = ["IDLE_CLOSE_AFTER", "OURSELVES", "Links"]

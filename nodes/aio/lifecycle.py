@@ -240,9 +240,7 @@ class Lifecycle:
             undo.callback(sockets.close)
             address = self._bind(sockets, opened)
             self._make_machines(address, opened)
-            backends = build_backends(
-                fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
-            )
+            backends = build_backends(fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers)
             node.pump = Pump(node.engine, sockets, settings.name)
             self._membership = Membership(
                 address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
@@ -265,7 +263,7 @@ class Lifecycle:
             node_id, epoch = secrets.token_hex(8), (epoch_counter() << 20) | secrets.randbits(20)
         tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
         inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
-        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox)
+        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, digest=b"")
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings

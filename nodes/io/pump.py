@@ -72,8 +72,8 @@ class Pump:
         self.lock = Lock(Rank.ENGINE)
         self.turned = Gate()
         """Opens after every turn in which a link or the closing of the node may have moved on."""
-        self.on_learned: Callable[[Sequence[Any]], None] = lambda addresses: None
-        """Called, in this thread, with the addresses that hellos told."""
+        self.on_announced: Callable[[Any], None] = lambda address: None
+        """Called, in this thread, with the node's own address when it has changed."""
         self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.disk: Disk | None = None
@@ -206,7 +206,7 @@ class Pump:
                 self._sockets.publish(published.popleft())
             if engine.links.commands:
                 self._carry_out()
-            changed, records, learned, met = engine.poll_events()
+            changed, records, announced, met = engine.poll_events()
             deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -219,8 +219,8 @@ class Pump:
                 found.changed()
         if met:
             self.on_met(met)
-        if learned:
-            self.on_learned(learned)
+        if announced is not None:
+            self.on_announced(announced)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._look()

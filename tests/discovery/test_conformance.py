@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import uuid
@@ -13,7 +12,6 @@ import msgspec
 import pytest
 
 from peerfabric.discovery.base import Announcement, Backend, Candidate, Lost, Sighting
-from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.mdns import MdnsBackend
 from peerfabric.discovery.registry import RegistryBackend
 from peerfabric.discovery.static import StaticBackend
@@ -89,41 +87,6 @@ class StaticWorld(World):
         return Candidate(announcement.inbox[0])
 
 
-class ExchangeWorld(World):
-    """A wire: each announcement, change and end is carried to all others, as hellos and dead links would."""
-
-    kind = "exchange"
-
-    def _make(self) -> Backend:
-        return ExchangeBackend(rng=random.Random(1))
-
-    def announce(self, backend: Backend, announcement: Announcement) -> None:
-        super().announce(backend, announcement)
-        self._carry(backend)
-
-    def watch(self, backend: Backend) -> Recorder:
-        recorder = super().watch(backend)
-        for other in self.backends:
-            self._carry(other)
-        return recorder
-
-    def close(self, backend: Backend) -> None:
-        assert isinstance(backend, ExchangeBackend)
-        own = backend.sample()
-        super().close(backend)
-        for other in self.backends:
-            assert isinstance(other, ExchangeBackend)
-            for announcement in own:
-                other.gone(announcement.node_id)
-
-    def _carry(self, sender: Backend) -> None:
-        assert isinstance(sender, ExchangeBackend)
-        for other in self.backends:
-            if other is not sender:
-                assert isinstance(other, ExchangeBackend)
-                other.learned(sender.sample())
-
-
 def multicast_works() -> str:
     """Return why multicast on loopback cannot work here, or nothing."""
     from zeroconf import Zeroconf
@@ -135,7 +98,7 @@ def multicast_works() -> str:
     return ""
 
 
-@pytest.fixture(params=[RegistryWorld, StaticWorld, MdnsWorld, ExchangeWorld], ids=lambda world: world.kind)
+@pytest.fixture(params=[RegistryWorld, StaticWorld, MdnsWorld], ids=lambda world: world.kind)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     world: World = request.param()
     if world.kind == "mdns" and (reason := multicast_works()):

@@ -152,7 +152,7 @@ class Supervisor:
     def _lost(self, process: Process) -> None:
         for other in self.living():
             if not any(p.alive and p.address.node_id == process.address.node_id for p in self.processes):
-                other.post(lambda now, other=other: other.engine.handle_lost(process.address.node_id))  # type: ignore[misc]
+                other.post(lambda now, other=other: other.engine.handle_lost(process.address.node_id, now))  # type: ignore[misc]
 
     def struck(self, drive: Drive) -> None:
         """A process died within an operation of its disk."""

@@ -217,7 +217,6 @@ def test_tables_that_strangers_fill_are_bounded() -> None:
     sizes += [addresses._known, addresses._retry, addresses._idle]
     assert max(map(len, sizes)) <= 40
     assert (len(rejections._rejected_until) <= 40, len(rejections.wires) <= 64) == (True, True)
-    assert len(peers.learned) <= 2048
 
 
 def test_goodbyes() -> None:
@@ -230,7 +229,7 @@ def test_goodbyes() -> None:
         assert (change.proven, change.died) == (reason == LEAVING, False)
         peers.handle_timeout(1.6, 0.0)
         assert peers.poll_commands() == [HangUp(1)]
-        peers.redial_all(2.0)
+        peers.redial("them", 2.0)
         assert (peers.poll_commands() == [Dial(2, "ipc:///them")]) is known
 
 
@@ -342,7 +341,8 @@ def test_everybody_hears_that_we_moved() -> None:
     assert list(peers.hello_frames(0.0)) != []
     assert peers.hello_frames(0.0) == []
     elsewhere = msgspec.structs.replace(US, inbox=["tcp://us:2"])
-    peers.moved(elsewhere)
+    peers.address = elsewhere
+    peers.tell_all()
     [(link, [header])] = peers.hello_frames(1.0)
     frame = decode_frame(header)
     assert isinstance(frame, Hello)
@@ -355,16 +355,15 @@ def test_only_who_is_wanted_is_dialled() -> None:
     wanted = False
     peers.wanted = lambda address: wanted
     peers.discovered(THEM, 0.0)
-    peers.redial_all(0.0)
     assert peers.poll_commands() == []
     wanted = True
-    peers.redial_all(1.0)
+    peers.discovered(THEM, 1.0)
     assert peers.poll_commands() == [Dial(1, "ipc:///them")]
     peers.unreachable(1, 1.0)
     peers.unreachable(1, 1.0)
     wanted = False
     peers.handle_timeout(10.0, 0.0)
     assert peers.poll_commands() == [Dial(1, "tcp://them:1"), HangUp(1)]
-    assert [view.state for view in peers.view()] == ["idle"]
+    assert [view.state for view in peers.views().values()] == ["idle"]
     peers.receive_hello(hello(7, 0), 11.0)
     assert peers.poll_commands() == [Dial(2, "ipc:///them")]

@@ -131,7 +131,8 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
     pair.meet()
     pair.settle(1.0)
     before = pair.a.address
-    pair.a.handle_moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
+    moved = msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"])
+    pair.a.readdress(moved, pair.now)
     pair.settle(1.0)
     assert list(pair.b.poll_events().met) == [(before, True), (pair.a.address, True)]
     pair.a.topics.publish(publisher, [b"1"], 0)
