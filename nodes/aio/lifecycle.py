@@ -117,6 +117,16 @@ class Lifecycle:
         with node.pump.lock:
             return node.engine.view()
 
+    def look_at_all(self, on: bool) -> None:
+        """Link with every node to see what it uses; this starts the node, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return
+        node.ensure(closing=True)
+        with node.pump.lock:
+            node.engine.look_at_all(on, clock())
+        node.pump.wake()
+
     def statistics(self) -> Statistics:
         """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
         node = self.node

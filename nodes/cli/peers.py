@@ -29,6 +29,7 @@ COLUMNS = ("name", "state", "endpoint", "consumes", "produces", "subscribes", "p
 def peers(wait: float, settings: Settings) -> None:
     """List the other nodes of the fabric, and what each consumes, produces, subscribes to and publishes."""
     with settings.node() as node:
+        node.look_at_all()
         time.sleep(wait)
         found = sorted(node.peers(), key=lambda peer: (peer.name, peer.node_id))
         fabric = node.fabric
