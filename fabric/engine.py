@@ -104,7 +104,9 @@ class Engine:
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
         self.roster = Roster(self.links, self._apply)
-        self.interests = Interests(self.links, self.control, self.machines, self._part_idle, self._tell_fabric)
+        self.interests = Interests(
+            self.links, self.control, self.machines, self._part_idle, self._tell_fabric, self.roster.keeps
+        )
         self.producers = Sender(address, self.links, self.control, self.records, random, self.changed)
         self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)

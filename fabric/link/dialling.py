@@ -53,9 +53,10 @@ class Dialling(Tables):
         if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
             self._wake_at(now)
 
-    def lost(self, node_id: str) -> None:
+    def lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
         self._addresses.forget(node_id)
+        self._wake_at(now)  # a candidate that led to it may be dialled again
 
     def redial(self, node_id: str, now: float) -> None:
         """A link with the node may be of use now, whatever came of the last one."""

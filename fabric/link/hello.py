@@ -161,7 +161,7 @@ class Hellos(Dialling):
         for link in self._at(theirs):
             if link.address is not None and link.node_id != theirs.node_id and not link.up:
                 changes += self._part(link, now, proven=True, died=True)
-                self.lost(link.node_id)
+                self.lost(link.node_id, now)
         return changes
 
     def reject(self, address: Address, reason: int, now: float) -> None:

@@ -208,7 +208,7 @@ class Links(Hellos):
             self.rejections.reject(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
-            self.lost(link.node_id)
+            self.lost(link.node_id, now)
         elif reason == IDLE:
             self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT

@@ -15,6 +15,7 @@ Invariants, see `check()`: news waits only for links that are up, graves and wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from math import inf
 from typing import Final
 
@@ -29,8 +30,9 @@ from peerfabric.wire.frames import IDLE, KNOWN_MAX, Address, Bye, Hello
 
 ROSTER_LINKS: Final = 2
 """Links that a node keeps for news."""
-MATES_MAX: Final = 64
-"""Nodes that may keep such a link to this one; further ones hear the whole roster once, and look for another."""
+MATES_MAX: Final = 8
+"""Nodes that may keep such a link to this one; further ones hear of everybody once, and look for another. So a seed has
+no more to do than others, however many nodes begin with it."""
 NEWS_EVERY: Final = 0.25
 """Changes are gathered for so long before they are passed on, but for the first after a while."""
 AVOID_FOR: Final = 60.0
@@ -174,7 +176,7 @@ class Roster(Machine):
         self._guides.discard(node_id)
         self._choose_soon(now)
         known = self._links.known_address(node_id)
-        self._links.lost(node_id)
+        self._links.lost(node_id, now)
         if known is not None and self._links.link_with(node_id) is None:
             self._bury(known, now)
 
@@ -230,8 +232,7 @@ class Roster(Machine):
     def _unsighted_since(self, node_id: str, now: float) -> None:
         if node_id not in self._sighted and node_id not in self._unsighted and self.exchanges:
             self._unsighted[node_id] = now
-            if self.sights:
-                self.deadlines.put(_CHOOSE, now + SIGHTED_WITHIN)
+            self._choose_soon(now)
 
     def _is_unsighted(self, node_id: str, now: float) -> bool:
         """Whether neither registry nor mDNS will show it, by now."""
@@ -251,7 +252,7 @@ class Roster(Machine):
         self._graves[node_id] = grave
         if len(self._graves) > GRAVES_MAX:
             del self._graves[next(iter(self._graves))]
-        self._links.lost(node_id)
+        self._links.lost(node_id, now)
         self._seen.pop(node_id, None)
         self._unsighted.pop(node_id, None)
         self._pass_on(node_id, now, source=source)
@@ -332,16 +333,27 @@ class Roster(Machine):
         if passes_on != links.address.passes_on:
             self._change(now, passes_on=passes_on)
         waiting = [until for node_id, until in self._chosen.items() if not links.is_up(node_id)]
-        if waiting:
-            self.deadlines.put(_CHOOSE, max(now + 0.1, min(waiting)))
+        if self.sights:
+            shown_by = (since + SIGHTED_WITHIN for since in self._unsighted.values())
+            waiting.append(min((at for at in shown_by if at > now), default=inf))
+        self.deadlines.put(_CHOOSE, max(now + 0.1, min(waiting, default=inf)))
 
     def _pool(self, seeds: list[str], now: float) -> list[str]:
-        """Nodes that may be asked, the best first: seeds that nothing else shows, else those we see who know others,
-        else any. All nodes that know the same ask the same, so that none are left among themselves.
+        """Nodes that may be asked, the best first: without a seed that nothing else shows, those we see who know others,
+        unless they have as many mates as they take. Else all that nothing else shows, in another order for each node, so
+        that none has many mates; but first seeds, or one that all who know the same ask too, so that none are left among
+        themselves.
         """
-        if not seeds and self._guides:
-            return sorted(self._guides)
-        return [*seeds, *sorted(node_id for node_id in self._unsighted if self._is_unsighted(node_id, now))]
+
+        def spread(nodes: Iterable[str]) -> list[str]:
+            return sorted(nodes, key=lambda node_id: blake2b(f"{ours} {node_id}".encode()).digest())
+
+        ours = self._links.address.node_id
+        others = [node_id for node_id in self._unsighted if self._is_unsighted(node_id, now)]
+        guides = spread(self._guides - self._avoided.keys())
+        if not seeds and (guides or (self._guides and self._chosen)):
+            return guides
+        return [*(seeds or sorted(others)[:1]), *spread(others)]
 
     def _ask(self, node_id: str, now: float) -> None:
         self._chosen[node_id] = now + CHOSEN_PATIENCE
@@ -365,8 +377,9 @@ class Roster(Machine):
             self._avoided[link.node_id] = now + AVOID_FOR  # it has as many mates as it takes
             self._unchoose(link.node_id)
 
-    def needs(self, link: Link) -> bool:
-        if self.looking or link.node_id in self._chosen:
+    def keeps(self, link: Link) -> bool:
+        """Whether `link` stays though nothing is in common."""
+        if link.node_id in self._chosen:
             return True
         return link in self._mates and (len(self._mates) <= MATES_MAX or link in list(self._mates)[:MATES_MAX])
 

@@ -22,7 +22,9 @@ REGISTRY_DELAY = 0.5
 class Member:
     """One node of a crowd, in one life."""
 
-    def __init__(self, crowd: Crowd, number: int, epoch: int, host: str, seeds: Iterable[str], *, registry: bool) -> None:
+    def __init__(
+        self, crowd: Crowd, number: int, epoch: int, host: str, seeds: Iterable[str], *, registry: bool
+    ) -> None:
         self.crowd, self.number, self.host, self.registry = crowd, number, host, registry
         self.name = f"{number:04}"
         address = Address(self.name, epoch << 20, self.name, host, [endpoint_of(number)], ["tcp://out:1"], digest=b"")
