@@ -62,8 +62,8 @@ _PERIOD: Final = 0.5
 """Seconds between two looks at the folder's time stamp: one system call each, far below 0.1 % of a core."""
 
 _PERIOD_MIN: Final = 0.005
-"""The first looks after a start or a change of ours, as what others do at the same time concerns us: two nodes that open
-their ends at once link in some milliseconds. Later ones come after a quarter of the time since then."""
+"""The first looks after a start or a change of ours, as what others do at the same time concerns us: two nodes that
+open their ends at once link in some milliseconds. Later ones come after a quarter of the time since then."""
 
 _PROBES_MAX: Final = 8
 """Locks probed in one period. With 500 nodes each file is still probed 16 times a second, by one or another of them."""

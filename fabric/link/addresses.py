@@ -95,8 +95,9 @@ class Addresses:
 
     def forget(self, node_id: str) -> None:
         """Nobody says any more that the node exists."""
-        for each in (self._known, self._retry, self._idle):
-            each.pop(node_id, None)  # type: ignore[attr-defined]
+        self._known.pop(node_id, None)
+        self._retry.pop(node_id, None)
+        self._idle.pop(node_id, None)
 
     # Nodes
 

@@ -339,10 +339,11 @@ class Roster(Machine):
         self.deadlines.put(_CHOOSE, max(now + 0.1, min(waiting, default=inf)))
 
     def _pool(self, seeds: list[str], now: float) -> list[str]:
-        """Nodes that may be asked, the best first: without a seed that nothing else shows, those we see who know others,
-        unless they have as many mates as they take. Else all that nothing else shows, in another order for each node, so
-        that none has many mates; but first seeds, or one that all who know the same ask too, so that none are left among
-        themselves.
+        """Nodes that may be asked, the best first.
+
+        Without a seed that nothing else shows: those we see who know others, unless they have as many mates as they
+        take. Else all that nothing else shows, in another order for each node, so that none has many mates; but first
+        seeds, or one that all who know the same ask too, so that none are left among themselves.
         """
 
         def spread(nodes: Iterable[str]) -> list[str]:
