@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all lint links bench chaos soak clean
+.PHONY: demo demo-lan test test-all lint links bench chaos soak fuzz clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
+
+# On three hosts, which are network namespaces: needs root.
+demo-lan: $(READY)
+	$(BIN)/python -m tests.net.demo_lan
 
 # By two processes: half of the time most tests wait for others. Each has ports and folders of its own.
 test: $(READY)
@@ -36,6 +40,12 @@ chaos: $(READY)
 
 soak: $(READY)
 	$(BIN)/pytest -m long -o addopts="--import-mode=importlib -ra -s" tests
+
+# Coverage-guided; `make fuzz INPUTS=100000` is a short one.
+INPUTS ?= 5000000
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet "atheris>=2.3"
+	$(BIN)/python tests/fuzz/run.py --inputs $(INPUTS)
 
 $(READY): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)

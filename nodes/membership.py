@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from peerfabric.discovery.base import Announcement, Backend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
@@ -57,9 +59,10 @@ class Membership:
             backend.announce(announcement)
 
     def moved(self, address: Address) -> None:
-        """The node listens elsewhere: tell its peers, and, with the next turn of the pump, all who look for it."""
+        """The node listens at the endpoints of `address`: tell its peers, and soon all who look for it."""
         with self._pump.lock:
-            self._engine.readdress(address, clock())
+            now = self._engine.address  # may have changed in what is none of ours
+            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
         self._pump.wake()
 
     def leave(self) -> None:

@@ -18,8 +18,18 @@ import peerfabric
 
 FRONTS = {
     "Node": (
-        {"producer", "consumer", "publisher", "subscriber", "on_message", "on_topic", "peers", "look_at_all", "statistics"},
-        {"run", "dead_letters", "close"},
+        {
+            "producer",
+            "consumer",
+            "publisher",
+            "subscriber",
+            "on_message",
+            "on_topic",
+            "peers",
+            "look_at_all",
+            "statistics",
+        },
+        {"run", "dead_letters", "ping", "close"},
     ),
     "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),
     "Consumer": ({"batches", "close"}, {"get"}),

@@ -21,8 +21,9 @@ from typing import Final
 
 import msgspec
 
+from peerfabric.link.addresses import later
 from peerfabric.link.digest import OwnDigest
-from peerfabric.link.link import Change, Link
+from peerfabric.link.link import Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.reports import PeerView
@@ -54,10 +55,9 @@ class Roster(Machine):
 
     Args:
         links: Its links; the hooks in them that ask about other nodes are set here.
-        apply: Carries out what follows for other machines when a link ends.
     """
 
-    def __init__(self, links: Links, apply: Callable[[list[Change], float], None]) -> None:
+    def __init__(self, links: Links) -> None:
         super().__init__()
         self.own = OwnDigest()
         self.exchanges = False
@@ -66,7 +66,7 @@ class Roster(Machine):
         """Everybody is dialled, to see what they use."""
         self.announced: Address | None = None
         """Our own address, if it has changed since the driver took it."""
-        self._links, self._apply = links, apply
+        self._links = links
         self.sights = False
         """This node looks for others by registry or mDNS."""
         self._sighted: set[str] = set()
@@ -127,20 +127,17 @@ class Roster(Machine):
         if digest != self._links.address.digest:
             self._change(now, digest=digest)
 
-    def readdress(self, address: Address, now: float) -> None:
-        """This node listens where `address` says; of all else in it only what we do not tell ourselves counts."""
-        ours = self._links.address
-        self._links.address = msgspec.structs.replace(
-            address, version=ours.version, digest=ours.digest, passes_on=ours.passes_on
-        )
-        self._change(now)
-
     def _change(self, now: float, *, above: int = 0, **fields: object) -> None:
         """Others hear that our address has changed."""
         ours = self._links.address
         version = max(ours.version, above) + 1
-        self._links.address = self.announced = msgspec.structs.replace(ours, version=version, **fields)
-        self._pass_on(ours.node_id, now)
+        self._links.address = msgspec.structs.replace(ours, version=version, **fields)
+        self.announce(now)
+
+    def announce(self, now: float) -> None:
+        """Our address has changed, and its version is larger: tell the driver, and all who want news."""
+        self.announced = self._links.address
+        self._pass_on(self.announced.node_id, now)
 
     # Whom to dial
 
@@ -177,7 +174,8 @@ class Roster(Machine):
         self._choose_soon(now)
         known = self._links.known_address(node_id)
         self._links.lost(node_id, now)
-        if known is not None and self._links.link_with(node_id) is None:
+        gone = self._links.known_address(node_id) is None and self._links.link_with(node_id) is None
+        if known is not None and gone:
             self._bury(known, now)
 
     # What peers say
@@ -186,12 +184,12 @@ class Roster(Machine):
         """A hello has come on `link`; `news`: the address in it is newer than what was known."""
         theirs = hello.address
         if theirs.node_id in self._graves:
-            if _newer(theirs, self._graves[theirs.node_id]) or link not in self._news:
+            if later(theirs, self._graves[theirs.node_id]) or link not in self._news:
                 del self._graves[theirs.node_id]
             else:
                 self._pass_on(theirs.node_id, now)  # it will announce that it lives
         self._unsighted_since(theirs.node_id, now)
-        if link.address is not None and not _newer(link.address, theirs):
+        if link.address is not None and not later(link.address, theirs):
             link.meet(theirs)
         if hello.roster and self.exchanges:
             if link not in self._mates:
@@ -215,19 +213,19 @@ class Roster(Machine):
                 self._change(now, above=address.version)  # we have not ended
             return
         known, grave = self._links.known_address(node_id), self._graves.get(node_id)
-        if grave is not None and not _newer(address, grave):
+        if grave is not None and not later(address, grave):
             return
         if not address.inbox:
-            if known is None or _newer(address, known):
+            if known is None or later(address, known):
                 self._set_grave(address, now, source)
             return
-        if known is None or _newer(address, known):
+        if known is None or later(address, known):
             self._graves.pop(node_id, None)
             self._unsighted_since(node_id, now)
             self._pass_on(node_id, now, source=source)
         elif source is not None:
             return  # a rumour that is no news; discovery may know one more way
-        self._apply(self._links.discovered(address, now), now)
+        self._links.discovered(address, now)
 
     def _unsighted_since(self, node_id: str, now: float) -> None:
         if node_id not in self._sighted and node_id not in self._unsighted and self.exchanges:
@@ -252,7 +250,7 @@ class Roster(Machine):
         self._graves[node_id] = grave
         if len(self._graves) > GRAVES_MAX:
             del self._graves[next(iter(self._graves))]
-        self._links.lost(node_id, now)
+        self._links.forget(node_id, now)
         self._seen.pop(node_id, None)
         self._unsighted.pop(node_id, None)
         self._pass_on(node_id, now, source=source)
@@ -405,7 +403,7 @@ class Roster(Machine):
         if self.looking and link.their_interest is not None:
             self._seen[link.node_id] = msgspec.structs.replace(link.view(), state="idle")
         known = self._links.known_address(link.node_id)
-        if known is not None and _newer(known, link.address):
+        if known is not None and later(known, link.address):
             return  # a later life, or it was heard of since
         if proven and link.node_id not in self._sighted:
             self._bury(link.address, now)
@@ -428,9 +426,9 @@ class Roster(Machine):
 
     # Reports
 
-    def views(self, views: dict[str, PeerView]) -> list[PeerView]:
-        """Those of links and known nodes, and what those use from whom we parted since we look."""
-        return [self._seen.get(node_id, view) if view.state == "idle" else view for node_id, view in views.items()]
+    def view(self) -> list[PeerView]:
+        """Everybody, and what those use from whom we parted since we look."""
+        return [self._seen.get(view.node_id, view) if view.state == "idle" else view for view in self._links.view()]
 
     def check(self) -> None:
         self.own.check()
@@ -440,11 +438,6 @@ class Roster(Machine):
             assert link.up, "news for a link that is not up"
         assert len(self._graves) <= GRAVES_MAX
         assert self._links.address.node_id not in self._sighted
-
-
-def _newer(a: Address, b: Address) -> bool:
-    """Whether `a` says something later of its node than `b`."""
-    return (a.epoch, a.version) > (b.epoch, b.version)
 
 
 __all__ = ["Roster"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
-from peerfabric.discovery.host import FabricFolder, host_id
+from peerfabric.discovery.host import FabricFolder, fabric_folder, host_id
 from peerfabric.discovery.locks import Lock, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
@@ -23,7 +23,7 @@ from peerfabric.nodes.aio.opened import Opened, epoch_counter
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.io.listening import endpoints
+from peerfabric.nodes.io.listening import endpoints, new_files
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
@@ -38,6 +38,8 @@ from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
     from asyncio import Task
+
+    from peerfabric.nodes.io.ports import Announced
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -248,7 +250,7 @@ class Lifecycle:
                 peers_max=settings.options.peers_max,
             )
             undo.callback(sockets.close)
-            address = self._bind(sockets, opened)
+            address, announced = self._bind(sockets, opened)
             self._make_machines(address, opened)
             backends = build_backends(fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers)
             node.pump = Pump(node.engine, sockets, settings.name)
@@ -256,24 +258,51 @@ class Lifecycle:
                 address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
             )
             self._set_going(self._membership, undo)
-            home = FabricFolder(settings.fabric) if settings.listen == "auto" else None
-            node.pump.look_after(Reachability(settings.name, address, sockets, home, self._membership.moved).look)
+            home = FabricFolder(settings.fabric) if settings.listen == "auto" or settings.reach == "lan" else None
+            reachability = Reachability(settings.name, address, sockets, home, self._membership.moved, announced)
+            node.pump.look_after(reachability.look)
+            node.pump.on_disconnected = reachability.disconnected
             self._begin()
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
         remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
-    def _bind(self, sockets: Sockets, opened: Opened) -> Address:
+    def _bind(self, sockets: Sockets, opened: Opened) -> tuple[Address, Announced | None]:
         """Listen, in a new epoch, and under a new id if no spool keeps one."""
         settings = self.node.settings
         if opened.spool is not None:
             node_id, epoch = opened.spool.node_id, opened.spool.epoch
         else:
             node_id, epoch = secrets.token_hex(8), (epoch_counter() << 20) | secrets.randbits(20)
+        announced = None
+        if settings.reach == "lan":
+            (inbox, outbox), announced = self._bind_on_lan(sockets, node_id)
+            return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, digest=b""), announced
         tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
         inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
-        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, digest=b"")
+        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox, digest=b""), announced
+
+    def _bind_on_lan(self, sockets: Sockets, node_id: str) -> tuple[tuple[list[str], list[str]], Announced]:
+        """Listen over ipc for this host and over TCP for others; return the endpoints to announce."""
+        from peerfabric.nodes.io.ports import Announced, hold, parse_listen  # with what only nodes of a LAN need
+
+        settings = self.node.settings
+        files = new_files(fabric_folder(settings.fabric), node_id)
+        ipc = ([files[0]], [files[1]]) if files is not None else ([], [])
+        ports = hold(parse_listen(settings.listen))
+        try:
+            sockets.bind([*ipc[0], *ports.bound_inboxes], [*ipc[1], ports.bound_outbox], ports.held)
+        finally:
+            ports.close()
+        announced = Announced(ports, settings.interfaces, settings.advertise, local=files is None)
+        inbox, outbox = announced.now()
+        if not inbox:
+            text = (
+                "%s: this host has no address that others could use, so none of them can connect yet; see interfaces="
+            )
+            remark(logging.WARNING, text, settings.name)
+        return ([*ipc[0], *inbox], [*ipc[1], *outbox]), announced
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings

@@ -22,13 +22,15 @@ from peerfabric.nodes.aio.options import (
     PublisherOptions,
     SubscriberOptions,
 )
+from peerfabric.nodes.aio.ping import ping
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.config import configured
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
-from peerfabric.nodes.settings import checked_settings
+from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.nodes.signals import until_signal
 from peerfabric.options import Options
 from peerfabric.reports import PeerView, Statistics
@@ -54,7 +56,9 @@ class AsyncNode:
     Args:
         name: A label for people; need not be unique.
         fabric: Only nodes of one fabric find each other. None: `PEERFABRIC_FABRIC`, or "default".
-        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*".
+        listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*". With
+            reach="lan" also "tcp://*:7700", with 7701 for topics, or "tcp://*:7700-7719" for the first two that are
+            free.
         peers: Endpoints of nodes to talk to, for when discovery cannot find them.
         discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
         options: Limits and periods.
@@ -66,9 +70,24 @@ class AsyncNode:
             number. A second signal does what it does without this. Only in a node that starts in the main thread, and
             only what the program does not handle itself.
 
+        reach: "host": no other machine can connect; "lan": others can, over TCP, and `secret` has to be given.
+        secret: Where the fabric's secret is: "file:PATH" or "env:NAME", and two of them while it is changed. Only who
+            has it can connect, and all that leaves this machine is encrypted. "insecure": everybody can, and may read.
+        identity: A file for the key that makes this node the same one over its restarts; made if it is not there.
+            None: in the spool's folder, or a new one at each start.
+        allow: Node ids: no other node is let in. Empty: whoever has the secret.
+        revoked: Node ids that are not let in.
+        interfaces: Names or patterns of the interfaces whose addresses others are told; empty: all but bridges and
+            tunnels.
+        advertise: Addresses that others are told in place of them, such as "203.0.113.5:7700" of a forwarded port.
+        config: A TOML file. None: `PEERFABRIC_CONFIG`, or none.
+
+    What is None here is taken from `PEERFABRIC_…` variables, then from that file, then it is the first that is named
+    here; `peers` are those of all three (docs/configuration.md).
+
     Raises:
-        ConfigError: One of these cannot work. A port in use, and a spool that cannot be opened, are found when the
-            node starts.
+        ConfigError: One of these cannot work. A port in use, and a spool or a secret that cannot be read, are found
+            when the node starts.
     """
 
     _waiting: Waiting = Suspending()
@@ -78,15 +97,44 @@ class AsyncNode:
         name: str | None = None,
         *,
         fabric: str | None = None,
-        listen: str = "auto",
-        peers: Sequence[str] = (),
-        discovery: str | Sequence[str] = "auto",
+        listen: str | None = None,
+        peers: Sequence[str] | None = None,
+        discovery: str | Sequence[str] | None = None,
         options: Options | None = None,
         spool: str | os.PathLike[str] | None = None,
-        fsync: bool = False,
+        fsync: bool | None = None,
         signals: bool = False,
+        reach: Reach | None = None,
+        secret: str | Sequence[str] | None = None,
+        identity: str | os.PathLike[str] | None = None,
+        allow: Sequence[str] | None = None,
+        revoked: Sequence[str] | None = None,
+        interfaces: Sequence[str] | None = None,
+        advertise: Sequence[str] | None = None,
+        config: str | os.PathLike[str] | None = None,
     ) -> None:
-        settings = checked_settings(name, fabric, listen, peers, discovery, options, spool, fsync, signals)
+        hidden = secret if isinstance(secret, Hidden) else Hidden(secret)
+        secret = None  # it may be the secret itself by mistake, and tracebacks show what is in a frame
+        self._arguments = {
+            "name": name,
+            "fabric": fabric,
+            "listen": listen,
+            "peers": peers,
+            "discovery": discovery,
+            "options": options,
+            "spool": spool,
+            "fsync": fsync,
+            "signals": signals,
+            "reach": reach,
+            "secret": hidden,
+            "identity": identity,
+            "allow": allow,
+            "revoked": revoked,
+            "interfaces": interfaces,
+            "advertise": advertise,
+            "config": config,
+        }
+        settings = configured(self._arguments)
         self.name, self.fabric = settings.name, settings.fabric
         self._lifecycle = Lifecycle(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
         self._context = self._lifecycle.node
@@ -260,6 +308,18 @@ class AsyncNode:
         """
         self._lifecycle.look_at_all(on)
 
+    async def ping(self, peer: str, timeout: float | None = 5.0) -> float:
+        """Ask a peer over the link with it, and return the seconds until the answer was here.
+
+        Args:
+            peer: A node's id or name, or an endpoint at which it listens, such as "tcp://10.0.0.5:7700".
+
+        Raises:
+            TimedOut: After `timeout` seconds there is no such peer, no link with it, or no answer.
+            ConfigError: Several nodes have that name, or it is this node.
+        """
+        return await ping(self._context, peer, timeout)
+
     def statistics(self) -> Statistics:
         """Counters and depths, in which every producer's accounting closes; of a closed node, its last ones."""
         return self._lifecycle.statistics()
@@ -310,4 +370,4 @@ class AsyncNode:
         raise TypeError("a node cannot be pickled; make one in each process")
 
     def __repr__(self) -> str:
-        return repr(self._lifecycle)
+        return str(getattr(self, "_lifecycle", "<AsyncNode: not made>"))

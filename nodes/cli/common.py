@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -12,10 +13,16 @@ import msgspec
 
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.output import Form
+from peerfabric.nodes.config import SECRET_VARIABLE, VARIABLES, merged
 from peerfabric.options import Options
 
 DRAIN_TIMEOUT: Final = 1.0
 """Seconds for settling what is left at the end. Commands wait themselves for what matters, so it is after Ctrl-C."""
+
+
+OURS: Final = frozenset({"fabric", "reach", "secret", "peers", "discovery", "interfaces", "allow", "revoked"})
+"""The keys of a configuration that commands follow. The others are of the one node that it was written for: a command
+that took its name, identity, spool or port would be a second copy of it."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,14 +32,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[str, ...]
     name: str | None
     output: Form
+    config: str | None = None
+    identity: str | None = None
 
-    def node(self) -> Node:
-        """A node as the options say.
+    def arguments(self, peers: Sequence[str] = ()) -> dict[str, Any]:
+        """What a node is made with: the options, and of the configuration what is of the fabric.
+
+        Raises:
+            ConfigError: The configuration cannot be used.
+        """
+        given = {"fabric": self.fabric, "peers": [*self.peers, *peers] or None}
+        values, _ = merged(given, os.environ, self.config)
+        options = msgspec.structs.replace(values.get("options", Options()), drain_timeout=DRAIN_TIMEOUT)
+        found = {key: value for key, value in values.items() if key in OURS} | {"options": options}
+        if self.identity is not None:
+            found["identity"] = self.identity
+        return found
+
+    def node(self, *peers: str) -> Node:
+        """A node as the options and the configuration say, which also dials `peers`.
 
         Raises:
             ConfigError: One of them cannot work.
         """
-        return Node(self.name, fabric=self.fabric, peers=self.peers, options=Options(drain_timeout=DRAIN_TIMEOUT))
+        arguments = self.arguments(peers)
+        forget_variables()
+        return Node(self.name, **arguments)
+
+
+def forget_variables() -> None:
+    """Take what configures a node out of the environment, when it was read; only what holds a secret is left."""
+    for variable in VARIABLES:
+        if variable != SECRET_VARIABLE:
+            os.environ.pop(variable, None)
 
 
 output_option = click.option(
@@ -52,6 +84,10 @@ def joins_fabric(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--peer", "peers", metavar="ENDPOINT", multiple=True, help="A node that discovery cannot find; repeatable."
     )
+    @click.option(
+        "--config", metavar="PATH", help="A TOML file: what it says of the fabric.  [default: $PEERFABRIC_CONFIG]"
+    )
+    @click.option("--identity", metavar="PATH", help="A key to join with, where not every node is let in.")
     @click.option("--name", metavar="NAME", help="What others call this node.  [default: peerfabric-PID]")
     @click.option("-v", "--verbose", is_flag=True, help="Say who joins and leaves.")
     @output_option
@@ -60,13 +96,17 @@ def joins_fabric(command: Callable[..., None]) -> Callable[..., None]:
         *args: Any,
         fabric: str | None,
         peers: tuple[str, ...],
+        config: str | None,
+        identity: str | None,
         name: str | None,
         verbose: bool,
         output: str,
         **rest: Any,
     ) -> None:
         logging.basicConfig(format="peerfabric: %(message)s", level=logging.INFO if verbose else logging.WARNING)
-        settings = Settings(fabric=fabric, peers=peers, name=name, output=Form(output))
+        settings = Settings(
+            fabric=fabric, peers=peers, name=name, output=Form(output), config=config, identity=identity
+        )
         command(*args, settings=settings, **rest)
 
     return wrapped

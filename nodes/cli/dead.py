@@ -26,7 +26,6 @@ from peerfabric.nodes.cli.offline import (
     now_ms,
     owned,
     parse_id,
-    printable,
     say_found,
     settle_on_disk,
     shown,
@@ -35,7 +34,7 @@ from peerfabric.nodes.cli.offline import (
     when,
     yes_option,
 )
-from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
+from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Record, Spool

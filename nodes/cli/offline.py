@@ -17,6 +17,7 @@ import msgspec
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
 from peerfabric.nodes.aio.opened import epoch_counter
 from peerfabric.nodes.cli.exits import Failure
+from peerfabric.nodes.cli.output import printable
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
@@ -322,11 +323,6 @@ def element_of(record: Record) -> bytes | None:
     except BadFrame:
         return None
     return elements[0] if len(elements) == 1 else None
-
-
-def printable(text: str) -> str:
-    """`text` without anything that a terminal would obey: it may come from another node."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def when(unix_ms: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from peerfabric.nodes.cli.exits import pipe_closed
 
@@ -27,6 +28,11 @@ def to_json(value: Any) -> str:
         return msgspec.json.encode(value, enc_hook=str).decode()
     except (TypeError, ValueError):
         return msgspec.json.encode(repr(value)).decode()
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would obey: it may come from another node."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_line(text: str) -> None:
@@ -51,15 +57,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=200)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
     try:
         if title:
             console.print(f"\n{title}", style="bold")
-        console.print(table)
+        console.print(table(columns, rows))
         sys.stdout.flush()
     except BrokenPipeError:
         pipe_closed()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without lines, whose texts are shown as they are."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made

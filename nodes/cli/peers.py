@@ -1,17 +1,24 @@
-"""`peerfabric peers`: who is there, as a node that has just joined sees it."""
+"""`peerfabric peers`: who is there, as a node that has just joined sees it, and what changes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import click
+from rich.console import Console
+from rich.live import Live
 
+from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
+from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, table, to_json
 from peerfabric.reports import PeerView
 
-COLUMNS = ("name", "state", "endpoint", "consumes", "produces", "subscribes", "publishes")
+COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes")
+LOOK_EVERY: Final = 0.25
+"""Seconds between two looks of `--watch`."""
 
 
 @click.command()
@@ -25,13 +32,20 @@ COLUMNS = ("name", "state", "endpoint", "consumes", "produces", "subscribes", "p
     show_default=True,
     help="How long to look around.",
 )
+@click.option("--watch", is_flag=True, help="Go on and on; with -o json a line for each change.")
 @joins_fabric
-def peers(wait: float, settings: Settings) -> None:
-    """List the other nodes of the fabric, and what each consumes, produces, subscribes to and publishes."""
+def peers(wait: float, watch: bool, settings: Settings) -> None:
+    """List the other nodes of the fabric, and what each consumes, produces, subscribes to and publishes.
+
+    The reason says why there is no link with a node, if that is known; `peerfabric doctor` says what to do about it.
+    """
     with settings.node() as node:
         node.look_at_all()
+        if watch:
+            _watch(node, settings.output)
+            return
         time.sleep(wait)
-        found = sorted(node.peers(), key=lambda peer: (peer.name, peer.node_id))
+        found = _sorted(node.peers())
         fabric = node.fabric
     if settings.output is Form.JSON:
         for peer in found:
@@ -46,6 +60,48 @@ def peers(wait: float, settings: Settings) -> None:
         )
 
 
+def _watch(node: Node, form: Form) -> None:
+    """Show who is there until somebody ends it."""
+    if form is Form.JSON or not Console().is_terminal:
+        for text in watched(lambda: _next_look(node), form):
+            print_line(text)
+    with Live(auto_refresh=False, screen=False) as live:
+        while True:
+            found = _sorted(node.peers())
+            live.update(table(COLUMNS, [_row(peer) for peer in found]) if found else "nobody yet", refresh=True)
+            time.sleep(LOOK_EVERY)
+
+
+def _next_look(node: Node) -> list[PeerView]:
+    time.sleep(LOOK_EVERY)
+    return node.peers()
+
+
+def watched(look: Callable[[], Iterable[PeerView]], form: Form) -> Iterator[str]:
+    """A line for each change between two looks: JSON objects with `event` "came", "changed" or "went", or texts."""
+    before: dict[str, PeerView] = {}
+    while True:
+        now = {peer.node_id: peer for peer in _sorted(look())}
+        for node_id, peer in now.items():
+            if peer != before.get(node_id):
+                yield _change("changed" if node_id in before else "came", peer, form)
+        for node_id, peer in before.items():
+            if node_id not in now:
+                yield _change("went", peer, form)
+        before = now
+
+
+def _change(event: str, peer: PeerView, form: Form) -> str:
+    if form is Form.JSON:
+        return to_json({"event": event, "peer": peer})
+    return "  ".join(cell for cell in (event, *_row(peer)) if cell)
+
+
+def _sorted(found: Iterable[PeerView]) -> list[PeerView]:
+    return sorted(found, key=lambda peer: (peer.name, peer.node_id))
+
+
 def _row(peer: PeerView) -> list[str]:
     lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes)
-    return [peer.name, peer.state, peer.endpoint, *(" ".join(names) for names in lists)]
+    cells = [peer.name, peer.state, peer.reason, peer.endpoint, *(" ".join(names) for names in lists)]
+    return [printable(cell) for cell in cells]

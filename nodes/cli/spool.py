@@ -25,7 +25,6 @@ from peerfabric.nodes.cli.offline import (
     oldest_ms,
     owned,
     parse_id,
-    printable,
     say_found,
     settle_on_disk,
     shown,
@@ -34,7 +33,7 @@ from peerfabric.nodes.cli.offline import (
     when,
     yes_option,
 )
-from peerfabric.nodes.cli.output import Form, print_line, print_table, to_json
+from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, RealFiles, Spool
 from peerfabric.spool.cursor import MARKS_BYTES_MAX, SLOT_BYTES

@@ -47,8 +47,8 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
     host = found["host"]
     if not _LOOPBACK.fullmatch(host):
         raise ConfigError(
-            f"listen={listen!r} would let other machines in, which needs security that this version has not; "
-            f"listen on 127.0.0.1"
+            f"listen={listen!r} would let other machines in; give reach='lan' and a secret for that, "
+            f"or listen on 127.0.0.1"
         )
     if host == "localhost":
         host = "127.0.0.1"
@@ -57,8 +57,13 @@ def endpoints(listen: str, fabric: str, node_id: str, *, tcp_too: bool) -> tuple
 
 def new_endpoints(folder: Path, node_id: str) -> tuple[str, str]:
     """An inbox and an outbox in `folder`, or TCP if a path there would be too long."""
+    return new_files(folder, node_id) or (_ANY_TCP, _ANY_TCP)
+
+
+def new_files(folder: Path, node_id: str) -> tuple[str, str] | None:
+    """An inbox and an outbox in `folder`; None if a path there would be too long."""
     inbox, outbox = ipc_endpoint(folder, node_id, "inbox"), ipc_endpoint(folder, node_id, "outbox")
-    return (inbox, outbox) if inbox is not None and outbox is not None else (_ANY_TCP, _ANY_TCP)
+    return (inbox, outbox) if inbox is not None and outbox is not None else None
 
 
 def listening_path(endpoint: str) -> str | None:

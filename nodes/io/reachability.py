@@ -4,6 +4,9 @@ Socket files are removed by cleaners of temporary files, and whole folders when 
 does not record; whoever comes later would not get in. So every second a node looks at its files, and listens again at
 the same paths, where all who knew them find it. Only if nodes meet in another folder than before (`FabricFolder`), or
 somebody else has taken a path of ours, does it listen at new ones, and tells everybody.
+
+On a LAN the addresses of this host may change, too, under sockets that listen on all of them: then it tells everybody
+the new ones.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -24,8 +27,14 @@ from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
 
+if TYPE_CHECKING:
+    from peerfabric.nodes.io.ports import Announced
+
 RETRY_FIRST, RETRY_MAX = 1.0, 30.0
 """Seconds until what failed is tried again, doubled each time."""
+
+ADDRESSES_EVERY: Final = 5.0
+"""Seconds between two looks at the addresses of this host."""
 
 _IPC: Final = "ipc://"
 
@@ -38,6 +47,7 @@ class Reachability:
         address: Where it listens now.
         home: Where nodes meet, for a node that listens there; None if the user chose its endpoints.
         moved: Is called with the new address when it listens elsewhere.
+        announced: Its endpoints on the LAN; None if it has none.
     """
 
     def __init__(
@@ -47,8 +57,11 @@ class Reachability:
         sockets: Sockets,
         home: FabricFolder | None,
         moved: Callable[[Address], None],
+        announced: Announced | None = None,
     ) -> None:
         self._name, self._address, self._sockets, self._home, self._moved = name, address, sockets, home, moved
+        self._announced = announced if announced is not None and not announced.fixed else None
+        self._addresses_at = clock() + ADDRESSES_EVERY
         self._folder = self._folder_now()
         self._wait = 0.0
         self._look_at = clock()
@@ -64,6 +77,9 @@ class Reachability:
     def look(self) -> None:
         """Listen again where that is needed. What stands in the way is logged, and tried again."""
         now = clock()
+        if self._announced is not None and now >= self._addresses_at:
+            self._addresses_at = now + ADDRESSES_EVERY
+            self._look_at_addresses(self._announced, now)
         if self._folder is None or now < self._look_at:
             return
         try:
@@ -78,6 +94,25 @@ class Reachability:
                 )
         else:
             self._wait = 0.0
+
+    def disconnected(self) -> None:
+        """A connection was lost, maybe with an address of this host: look at them next time."""
+        self._addresses_at = 0.0
+
+    def _look_at_addresses(self, announced: Announced, now: float) -> None:
+        try:
+            inbox, outbox = announced.now()
+        except OSError as error:
+            if self._reminders.due("addresses", now):
+                _log.warning("%s: the addresses of this host cannot be read, the old ones stay: %s", self._name, error)
+            return
+        before = self._address
+        inbox, outbox = [*_files(before.inbox), *inbox], [*_files(before.outbox), *outbox]
+        if (inbox, outbox) == (before.inbox, before.outbox):
+            return
+        self._address = msgspec.structs.replace(before, inbox=inbox, outbox=outbox)
+        _log.info("%s: the addresses of this host have changed; others are told %s", self._name, ", ".join(inbox))
+        self._moved(self._address)
 
     def _restore(self, folder: Path, now: float) -> None:
         home = self._home
@@ -140,6 +175,10 @@ class Reachability:
     def _warn(self, now: float, text: str) -> None:
         if self._reminders.due("removed", now):
             _log.warning("%s: %s", self._name, text)
+
+
+def _files(endpoints: list[str]) -> list[str]:
+    return [endpoint for endpoint in endpoints if endpoint.startswith(_IPC)]
 
 
 def _without_files(endpoints: list[str]) -> list[str]:

@@ -177,8 +177,7 @@ class Crowd:
                     other.tell(lambda now, o=other, w=wire: o.engine.handle_disconnected(w, now))  # type: ignore[misc]
                     other.tell(lambda now, o=other, w=wire: o.engine.handle_unreachable(w, now), 0.06)  # type: ignore[misc]
             if member.registry and other.registry and other.host == member.host:
-                name = member.name
-                other.tell(lambda now, o=other: o.engine.handle_lost(name, now), self._later())  # type: ignore[misc]
+                other.tell(lambda now, o=other: o.engine.handle_lost(member.name, now), self._later())  # type: ignore[misc]
 
     def show(self, member: Member, address: Address) -> None:
         """The registry of its host shows the others how a node announces itself."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerfabric import ConfigError, Options
+from peerfabric import ConfigError, Node, Options
 from peerfabric.nodes.settings import Settings, checked_settings
 
 
@@ -124,3 +125,55 @@ def test_lists_that_are_read_only_once() -> None:
     """A generator has its endpoints and names once."""
     found = settings(peers=(f"tcp://127.0.0.1:{port}" for port in (1, 2)), discovery=iter(["static", "exchange"]))
     assert (found.peers, found.discovery) == (("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), ("static", "exchange"))
+
+
+SECRET = "pf1-" + "a" * 58
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"reach": "lan"}, r"needs a secret.*peerfabric keygen.*secret='insecure'"),
+        ({"reach": "wan"}, "reach='wan' is not known"),
+        ({"secret": SECRET}, "is not the secret itself.*'file:PATH'"),
+        ({"secret": ["file:a", SECRET]}, "is not the secret itself"),
+        ({"secret": ["file:a", "env:A", "env:B"]}, "one source or two, and 3 are given"),
+        ({"secret": ["insecure", "file:a"]}, "stands alone"),
+        ({"secret": ["file:a", "file:./a"]}, "the same source twice"),
+        ({"secret": 7}, "one text or a list of two"),
+        ({"secret": ()}, "one source or two, and 0"),
+        ({"secret": "file:"}, "not the secret itself"),
+        ({"allow": ["0" * 32]}, "need a secret"),
+        ({"secret": "file:a", "allow": "0" * 32}, "is one string; give a list"),
+        ({"secret": "file:a", "revoked": ["x"]}, "revoked='x' is no node id"),
+        ({"interfaces": ["eth0"]}, "give reach='lan'"),
+        ({"advertise": ["10.0.0.5"]}, "give reach='lan'"),
+        ({"reach": "lan", "secret": "insecure", "advertise": ["router.example"]}, "give numbers"),
+        ({"reach": "lan", "secret": "insecure", "advertise": ["0.0.0.0"]}, "give numbers"),
+        ({"reach": "lan", "secret": "insecure", "advertise": "10.0.0.5"}, "give a list"),
+        ({"reach": "lan", "secret": "insecure", "listen": "ipc:///tmp/a"}, "no place on the LAN"),
+        ({"reach": "lan", "secret": "insecure", "listen": "tcp://*:7719-7700"}, "no place on the LAN"),
+        ({"reach": "lan", "secret": "insecure", "listen": "tcp://host:7700"}, "no place on the LAN"),
+        ({"listen": "tcp://*:7700"}, "let other machines in; give reach='lan'"),
+        ({"listen": "tcp://*:7700", "secret": "file:a"}, "let other machines in; give reach='lan'"),
+        ({"identity": ""}, "identity='' is no path"),
+        ({"config": 7}, "config=7 is no path"),
+    ],
+)
+def test_what_cannot_work_on_a_lan(given: dict[str, Any], text: str) -> None:
+    """Each is refused with what to do, and what may be a secret is not repeated, nor in any frame of ours."""
+    with pytest.raises(ConfigError, match=text) as raised:
+        Node(**given)
+    frames = traceback.TracebackException.from_exception(raised.value, capture_locals=True).stack[1:]
+    shown = str(raised.value) + "".join(str(frame.locals) for frame in frames)
+    assert SECRET not in shown
+
+
+def test_what_a_node_on_a_lan_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where secrets are, by absolute paths; "insecure" is none."""
+    monkeypatch.chdir(tmp_path)
+    found = settings(reach="lan", secret=["file:new", "env:OLD"], identity="node.key", listen="tcp://*:7700-7719")
+    assert found.secrets == (f"file:{tmp_path / 'new'}", "env:OLD")
+    assert found.identity == str(tmp_path / "node.key")
+    assert settings(reach="lan", secret="insecure").secrets == ()
+    assert settings(secret="file:a").reach == "host"

@@ -1,6 +1,6 @@
 """Golden vectors of the protocol, written to vectors.json: `.venv/bin/python tests/vectors/make.py`.
 
-vectors.json has six lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
+vectors.json has seven lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
 the order of the wire; link ids, keys, digests and messages of raw bytes are hexadecimal in values, too.
 
     frames    headers that encode to `hex` and decode to `value`
@@ -10,6 +10,8 @@ the order of the wire; link ids, keys, digests and messages of raw bytes are hex
               is DecodeError where one does not fit
     digests   digests under `key` of a node that uses what `value` says, and the `entries` that are in it
     broken    bodies that are not what a header of theirs with `count` says
+    keys      what a fabric and a node derive from their secrets: of a secret its `text`, `fabric`, and the gate's two
+              keys, `key_id` and `announce_key`; of a node's `key` its two pairs and its `node_id`
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import zmq
+from zmq.utils import z85
 
 from peerfabric.link.digest import CLEAR_KEY, OwnDigest, told
+from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire.frames import (
     ALONE,
     DURABLE,
@@ -142,6 +147,7 @@ def vectors() -> dict[str, list[Vector]]:
         "bodies": list(_bodies()),
         "broken": list(_broken()),
         "digests": list(_digests()),
+        "keys": list(_keys()),
     }
 
 
@@ -293,6 +299,32 @@ def _broken() -> Iterator[Vector]:
     yield vector("more messages", MSGPACK, 1, _encode([1, 2]))
     yield vector("two messages in one", RAW_ONE, 2, b"ab")
     yield vector("array header cut off", RAW, 1, b"\xdc\0")
+
+
+def _keys() -> Iterator[Vector]:
+    def public(secret: bytes) -> bytes:
+        return z85.decode(zmq.curve_public(z85.encode(secret)))
+
+    secrets = [("default", bytes(range(32))), ("shop.eu-1", bytes(range(32))), ("default", bytes(32))]
+    for fabric, key in secrets:
+        secret = new_secret(key)
+        gate = secret.gate(fabric)
+        yield {
+            "name": f"secret {key[-1]} in {fabric}",
+            "of": "secret",
+            "secret": key.hex(),
+            "text": secret.text(),
+            "fabric": fabric,
+            "gate_secret": gate.hex(),
+            "gate_public": public(gate).hex(),
+            "key_id": secret.key_id(fabric),
+            "announce_key": secret.announce_key(fabric).hex(),
+        }
+    for key in (bytes(range(32, 64)), b"\xff" * 32):
+        node = NodeKey(key, public)
+        names = ("client_secret", "client_public", "outbox_secret", "outbox_public")
+        pairs = {name: getattr(node, name).hex() for name in names}
+        yield {"name": f"node {key[0]}", "of": "node", "key": key.hex(), **pairs, "node_id": node.node_id}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ something that needs a reason (`Witness`), and at the end, after everything was 
 
 from __future__ import annotations
 
-from tests.world.themes import DISK_THEMES
+from tests.world.themes import DISK_THEMES, LAN_THEMES
 from tests.world.world import World
 
-__all__ = ["DISK_THEMES", "World"]
+__all__ = ["DISK_THEMES", "LAN_THEMES", "World"]

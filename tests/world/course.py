@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
-from tests.world.roles import draw_roles
+from tests.world.roles import draw_roles, spread
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -16,9 +17,15 @@ def play(world: World) -> None:
     random, theme = world.random, world.theme
     queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
     roles = world.supervisor.roles = draw_roles(theme, queues, random)
+    if theme.lan:
+        spread(theme, roles, random)
+        world.at(0.25, world.lan_watch.look)
+        world.at(0.25, world.network.watch)
+        if theme.up_within < inf:
+            world.at(0.8 + theme.up_within, world.lan_watch.check_linked)
     for role in roles:
         world.at(random.uniform(0, 0.5), partial(world.supervisor.start, role))
-    length = random.choice((2.0, 5.0, 10.0))
+    length = random.choice((5.0, 12.0, 30.0) if theme.lan else (2.0, 5.0, 10.0))
     left = theme.messages
     while left > 0:
         size = min(left, random.choice((1, 1, 3, 10, 40)))
@@ -27,6 +34,8 @@ def play(world: World) -> None:
         left -= size
     for _ in range(random.randrange(1, 7) if theme.faults else 0):
         world.at(random.uniform(0.2, length), partial(world.troubles.happen, random.choice(theme.faults)))
+    for act in theme.acts:
+        world.at(random.uniform(0.2, length), partial(world.troubles.happen, act))
     for _ in range(3 if theme.closes else 0):
         world.at(random.uniform(0.2, length), partial(_close_some, world))
     for _ in range(2 if theme.letters else 0):
@@ -40,6 +49,8 @@ def play(world: World) -> None:
         world.at(0.0, world.supervisor.supervise)
     world.advance(length)
     world.troubles.heal_all()
+    if theme.lan:
+        world.after(2.0, world.supervisor.announce_all)
     if theme.topics:
         # A last update, so that a tail lost in the troubles is noticed.
         for after in (8.0, 30.0, 60.0):

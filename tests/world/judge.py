@@ -51,9 +51,10 @@ class Judge:
                     return f"{consumer.queue} at {process.peer} holds {consumer.end.account()}"
         if self.world.theme.topics and self.world.now < 100:
             return "updates are to come"
-        return self._half_up()
+        return self.half_up()
 
-    def _half_up(self) -> str:
+    def half_up(self) -> str:
+        """Which links are not as they should be between all who live; "" if none."""
         for a in self.world.supervisor.living():
             for b in self.world.supervisor.living():
                 if a is b:

@@ -9,6 +9,8 @@ from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from peerfabric.errors import SpoolError
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
 from peerfabric.nodes.storage.disk_thread import RETRY_AFTER, Disk
@@ -17,6 +19,7 @@ from peerfabric.nodes.storage.store import Store
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.frames import Address, Hello, decode_frame
 from tests.world.disks import Drive, Killed
+from tests.world.lan import DENIES_AFTER, network_of
 from tests.world.network import Frames
 from tests.world.witness import WatchedEngine
 
@@ -34,12 +37,19 @@ TURNS_MAX = 40_000
 class Process:
     """One node: an engine, its sockets, and the user code around it."""
 
-    def __init__(self, world: World, address: Address, role: Role) -> None:
-        self.world, self.address, self.role = world, address, role
+    def __init__(self, world: World, address: Address, role: Role, port: int = 0) -> None:
+        self.world, self.address, self.role, self.port = world, address, role, port
+        self.host, self.network = role.host, network_of(role.host)
         self.offset = world.random.uniform(0, 1000)
         self.options = role.options
         self.engine = WatchedEngine(world, address, "world", self.options, Random(world.random.random()), self.clock())
         self.peer = f"{address.node_id}:{address.epoch}"
+        self.gates = list(role.gates)
+        """Ids of the keys under which it listens and dials, the first first; "" in the clear."""
+        self.closed_gates: dict[str, float] = {}
+        """Gate that it has given up -> from when on its listener denies everybody."""
+        if role.gates != [""]:
+            self.engine.handle_gates(list(self.gates), self.clock())
         self.alive = True
         self.left = False
         self.silent = False
@@ -59,6 +69,8 @@ class Process:
         how many it was given."""
         self.echoes: dict[str, float] = {}
         """Peer of a producer -> when we sent the newest frame that it echoed, by our clock."""
+        self.heard: dict[str, float] = {}
+        """Peer -> when a frame of it was last taken in, by our clock."""
         self.left_at: dict[tuple[bytes, int], float] = {}
         """(link id, number) of a frame of ours -> when it left."""
         self.leaving = ""
@@ -70,6 +82,8 @@ class Process:
         self.ledger_stores: dict[str, LedgerStore] = {}
         self.met: dict[str, float] = {}
         """Peer -> when it first told this process what it has."""
+        self.superseded_by = ""
+        """Where the later copy of this node is, if there is one."""
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
@@ -172,6 +186,10 @@ class Process:
         events = engine.poll_events()
         for record in events.records:
             world.log(f"{self.peer} {record.level}: {record.text}")
+        if superseded := getattr(events, "superseded", ""):
+            self.superseded_by = superseded
+            world.log(f"{self.peer} is another copy of the node at {superseded}")
+            world.supervisor.end(self, "died")
         if not self.alive:
             return
         for end in events.changed:
@@ -201,15 +219,15 @@ class Process:
             world.network.publish(self, frames)
         for command in engine.poll_commands():
             match command:
-                case Dial(wire, endpoint):
+                case Dial(wire, endpoint, gate):
                     world.network.hang_up(self, wire)
-                    world.network.dial(self, wire, endpoint)
+                    world.network.dial(self, wire, endpoint, gate)
                 case HangUp(wire):
                     world.network.hang_up(self, wire)
                 case Probe(wire, endpoint):
                     world.network.probe(self, wire, endpoint)
-                case Follow(endpoint):
-                    world.network.follow(self, endpoint)
+                case Follow(endpoint, key):
+                    world.network.follow(self, endpoint, key)
                 case Unfollow(endpoint):
                     feed = self.feeds.pop(endpoint, None)
                     if feed is not None:
@@ -221,16 +239,53 @@ class Process:
                     self.subscriptions[prefix] -= 1
                     world.network.tell_prefixes(self)
 
-    def receive(self, sender: str, frames: Frames) -> None:
-        """A frame came to the inbox."""
+    def receive(self, sender: str, frames: Frames, key: str = "") -> None:
+        """A frame came to the inbox from the peer `sender`, whose key has proven this node id."""
 
         def read(now: float) -> None:
             link, _, echo = numbers(frames)
             left_at = self.left_at.get((link[4:] + link[:4], echo), -inf)
             self.echoes[sender] = max(self.echoes.get(sender, -inf), left_at)
-            self.engine.handle_frames(frames, now)
+            known = self.engine.links.by_id.get(link)
+            if known is not None and known.peer == sender:
+                self.heard[sender] = now
+            self.engine.handle_frames(frames, now, key)
 
         self.post(read)
+
+    # What changes while it runs
+
+    @property
+    def secret(self) -> bool:
+        """It listens under keys."""
+        return self.gates != [""]
+
+    def readdress(self) -> None:
+        """It has noticed that others reach it elsewhere, and says so."""
+        inbox, outbox = self.world.lan.endpoints(self.role, self.host, self.port, self.gates)
+        if not self.alive or (inbox == self.address.inbox and outbox == self.address.outbox):
+            return
+        address = msgspec.structs.replace(self.address, inbox=inbox, outbox=outbox, version=self.address.version + 1)
+        self.address = address
+        self.world.log(f"{self.peer} is at {inbox} from now on")
+        self.post(lambda now: self.engine.readdress(address, now))
+        self.world.supervisor.announce(self)
+
+    def change_gates(self, gates: list[str]) -> None:
+        """It has other secrets from now on; a listener whose secret is gone denies everybody after a while."""
+        for gate in set(self.gates) - set(gates):
+            self.closed_gates[gate] = self.world.now + DENIES_AFTER
+        for gate in gates:
+            self.closed_gates.pop(gate, None)
+        self.gates = gates
+        self.world.log(f"{self.peer} has the gates {gates} from now on")
+        self.world.lan.listen(self)
+        self.post(lambda now: self.engine.handle_gates(list(gates), now))
+        self.readdress()
+
+    def admit(self, revoked: frozenset[str]) -> None:
+        """It lets in everybody but these from now on."""
+        self.post(lambda now: self.engine.handle_access(lambda node_id: node_id not in revoked, now))
 
     # Leaving in order
 

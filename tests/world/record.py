@@ -53,10 +53,13 @@ class Record:
         """(when, what, peer): troubles that may excuse a second run of what the peer had."""
         self.disturbed: dict[str, float] = {}
         """Peer -> until when it was stopped, late, or cut off from somebody."""
+        self.disturbances: dict[str, list[tuple[float, float]]] = {}
+        """Peer -> each time of that, from when to when."""
 
     def disturb(self, peer: str, duration: float) -> None:
         """The process was stopped, late or cut off, or will be until `duration` from now."""
         self.disturbed[peer] = max(self.disturbed.get(peer, 0.0), self.world.now + duration)
+        self.disturbances.setdefault(peer, []).append((self.world.now, self.world.now + duration))
 
     def calm_for(self, peer: str) -> float:
         """Seconds since the last disturbance of this process."""

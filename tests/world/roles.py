@@ -27,6 +27,11 @@ class Role:
         self.static = False
         """Knows peers by their endpoints only."""
         self.host = "h1"
+        self.addresses = ["lan"]
+        """Kinds of addresses that its processes announce between hosts, see lan.py, in this order."""
+        self.local = False
+        """They listen on ipc, too."""
+        self.gates = [""]
         self.options = Options()
         self.spooled = self.fsync = self.overflow = self.ledger = False
         self.memory_bytes = 2**20
@@ -76,3 +81,18 @@ def draw_roles(theme: Theme, queues: list[str], random: Random) -> list[Role]:
                 role.subscribes = random.sample(["a.*", "a.x", ">", "b"], random.randrange(1, 3))
         roles.append(role)
     return roles
+
+
+def spread(theme: Theme, roles: list[Role], random: Random) -> None:
+    """Put roles on hosts of a LAN: the first two on different ones."""
+    hosts = random.randrange(2, 5)
+    for number, role in enumerate(roles):
+        at = number if number < 2 or random.random() < 0.5 else random.randrange(hosts)
+        role.host = f"h{at % hosts}-{random.choice('aab')}"
+        role.local = random.random() < 0.5
+        role.static = random.random() < 0.4
+        role.addresses = list(theme.addresses)
+        if theme.shuffled:
+            others = random.sample(role.addresses, random.randrange(len(role.addresses) + 1))
+            role.addresses = random.sample([*others, "lan"], len(others) + 1)
+        role.gates = list(theme.gates)

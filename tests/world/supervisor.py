@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
+from tests.world.witness import NOTICED_FAR, NOTICED_NEARBY
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -70,10 +72,11 @@ class Supervisor:
         if spool is not None:
             assert spool.node_id == role.node_id
             assert role.last is None or spool.epoch > role.last.address.epoch
+        port = self.world.lan.free_port(role.host) if self.world.theme.lan else 0
         if like is not None:
             epoch = ((like.address.epoch >> 20) + 1 << 20) + self.random.randrange(2**20) if spool is None else 0
             address = msgspec.structs.replace(like.address, epoch=spool.epoch if spool is not None else epoch)
-            if self.random.random() < 0.5:
+            if self.random.random() < 0.5 and not self.world.theme.lan:
                 inbox, outbox = self.world.network.new_endpoints(role)
                 address = msgspec.structs.replace(address, inbox=inbox, outbox=outbox)
         else:
@@ -83,7 +86,13 @@ class Supervisor:
             )
             epoch = spool.epoch if spool is not None else (1000 << 20) + self.random.randrange(2**20)
             address = Address(name, epoch, name, role.host, inbox, outbox)
-        process = Process(self.world, address, role)
+        if self.world.theme.lan:
+            inbox, outbox = self.world.lan.endpoints(role, role.host, port, role.gates)
+            key = address.node_id.encode().ljust(32, b".") if role.gates != [""] else b""
+            address = msgspec.structs.replace(
+                address, host=role.host, inbox=inbox, outbox=outbox, outbox_key=key, version=0
+            )
+        process = Process(self.world, address, role, port)
         if like is not None and like.silent:
             # Who still waits for the last life may give this one up with it.
             self.world.record.disturb(process.peer, 5.0)
@@ -117,10 +126,34 @@ class Supervisor:
             if other is not process:
                 for a, b in ((process, other), (other, process)):
                     if a.role.static and self.random.random() < 0.7:
-                        find: Callable[[float], None] = partial(a.engine.handle_candidate, b.address.inbox[-1])
+                        endpoint = self.world.lan.at_lan(b) if self.world.theme.lan else b.address.inbox[-1]
+                        find: Callable[[float], None] = partial(a.engine.handle_candidate, endpoint)
                     else:
                         find = partial(a.engine.handle_discovered, b.address)
                     self.world.after(self.random.uniform(0, 0.3), partial(a.post, find))
+
+    def copy(self, victim: Process) -> None:
+        """Start the same node once more, on another host, as its next life."""
+        role = copy(victim.role)
+        role.host = f"{self.random.choice(('h7', 'h8'))}-a"
+        self.start(role, like=victim)
+
+    def announce(self, process: Process) -> None:
+        """Discovery tells some of the others that the process is reached elsewhere, sooner or later."""
+        for other in self.living():
+            if other is not process and self.random.random() < 0.5:
+                address = process.address
+                self.world.after(
+                    self.random.uniform(0.0, 2.0),
+                    partial(other.post, partial(_discovered, other, address)),
+                )
+
+    def announce_all(self) -> None:
+        """Discovery tells everybody of everybody."""
+        for process in self.living():
+            for other in self.living():
+                if other is not process:
+                    other.post(partial(_discovered, other, process.address))
 
     def living(self) -> list[Process]:
         return [process for process in self.processes if process.alive]
@@ -145,7 +178,8 @@ class Supervisor:
             record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
-            self.world.after(1.5, partial(self.world.witness.taken_over, process, self.world.now))
+            for after in (NOTICED_NEARBY, NOTICED_FAR):
+                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now))
         if self.random.random() < 0.7 or how == "left":
             self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
 
@@ -183,3 +217,7 @@ class Supervisor:
                 process.left = True
                 self.world.after(self.random.uniform(0.05, 0.4), partial(self.start, process.role))
         self.world.after(0.1, self.supervise)
+
+
+def _discovered(process: Process, address: Address, now: float) -> None:
+    process.engine.handle_discovered(address, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass
@@ -36,6 +37,18 @@ class Theme:
     """How many of those with a spool have `on_full="spool"`."""
     ledgers: float = 0.0
     """How many of the consuming nodes have ledgers."""
+    lan: bool = False
+    """There are several hosts, see lan.py."""
+    addresses: tuple[str, ...] = ("lan",)
+    """Kinds of addresses that nodes announce, in this order."""
+    shuffled: bool = False
+    """Only some of those, and that on the LAN, in any order."""
+    gates: tuple[str, ...] = ("",)
+    """Ids of the keys under which nodes listen and dial."""
+    up_within: float = inf
+    """Seconds after the last node began until all who have something in common are linked."""
+    acts: tuple[str, ...] = ()
+    """Faults of which there are many."""
 
 
 THEMES = {
@@ -129,7 +142,83 @@ THEMES = {
         fsync=0.5,
         ledgers=0.9,
     ),
+    # Several hosts
+    "docker": Theme(
+        kinds=("ok", "ok", "slow"), lan=True, strict=True, addresses=("docker", "lan"), up_within=3.0, messages=40
+    ),
+    "addresses": Theme(
+        faults=("cut", "cut", "rumour", "rumour"),
+        kinds=("ok", "ok", "slow"),
+        lan=True,
+        strict=True,
+        addresses=("docker", "dead", "closed", "proxy"),
+        shuffled=True,
+        up_within=10.0,
+    ),
+    "cables": Theme(
+        faults=("cable", "cable", "deaf", "mute", "flapping", "cut", "late", "kill"),
+        kinds=("ok",) * 6 + ("slow", "slow", "long"),
+        lan=True,
+        lease=60.0,
+    ),
+    "wires": Theme(faults=("wire", "wire", "wire", "cut"), kinds=("ok", "ok", "slow", "long"), lan=True, lease=60.0),
+    "rejects": Theme(
+        faults=("reject", "reject", "reject wire", "cut", "kill"), kinds=("ok", "ok", "slow"), lan=True, lease=60.0
+    ),
+    "moves": Theme(
+        faults=("move", "move", "move", "cut", "kill", "reborn"),
+        kinds=("ok", "ok", "slow"),
+        lan=True,
+        lease=60.0,
+        topics=True,
+    ),
+    "lost hosts": Theme(
+        faults=("lose host", "lose host", "stop", "kill", "cut"),
+        kinds=("ok", "ok", "slow", "long"),
+        lan=True,
+        lease=60.0,
+        topics=True,
+    ),
+    "secrets": Theme(
+        faults=("rotate", "rotate", "cut"),
+        kinds=("ok", "ok", "slow"),
+        lan=True,
+        lease=60.0,
+        strict=True,
+        addresses=("docker",),
+        shuffled=True,
+        gates=("k1",),
+        topics=True,
+    ),
+    "liars": Theme(
+        faults=("cut",),
+        acts=("lie",) * 40,
+        kinds=("ok", "ok", "slow"),
+        lan=True,
+        lease=60.0,
+        strict=True,
+        gates=("k1",),
+    ),
+    "revoked": Theme(
+        faults=("revoke", "revoke", "cut", "kill"), kinds=("ok", "ok", "slow"), lan=True, lease=60.0, gates=("k1",)
+    ),
+    "copies": Theme(faults=("copy", "copy", "cut"), kinds=("ok", "ok", "slow"), lan=True, lease=60.0, gates=("k1",)),
+    "hosts": Theme(
+        faults=(
+            *("cable", "deaf", "mute", "flapping", "wire", "reject", "reject wire", "move", "lose host", "rumour"),
+            *("stop", "late", "cut", "kill", "reborn", "leave", "revoke"),
+        ),
+        kinds=("ok",) * 8 + ("slow", "slow", "fails twice", "rejected"),
+        lan=True,
+        lease=60.0,
+        addresses=("docker", "dead", "closed", "proxy"),
+        shuffled=True,
+        gates=("k1",),
+        topics=True,
+        tight=True,
+    ),
 }
 
+LAN_THEMES = tuple(name for name, theme in THEMES.items() if theme.lan)
 DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
-VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled)
+VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled and not theme.lan)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.fabric.spool.disk import SHORT
 from tests.world.disks import repair
+from tests.world.lan_troubles import LanTroubles
 from tests.world.roles import Role
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Troubles:
 
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
+        self.between_hosts = LanTroubles(world)
         self.healed = False
         """They are over."""
 
@@ -78,6 +80,8 @@ class Troubles:
                 self.world.record.disturb(victim.peer, duration)
                 self.world.record.disturb(other.peer, duration)
                 self.world.after(duration, partial(self.world.network.heal, pairs))
+            case _:
+                self.between_hosts.happen(kind, victim, other)
 
     def _trouble_disk(self, kind: str, victim: Process) -> None:
         drive, random = victim.drive, self.random
@@ -148,6 +152,7 @@ class Troubles:
     def heal_all(self) -> None:
         """The troubles are over: every queue has somebody to consume it, everybody can reach everybody."""
         self.world.log("healing")
+        self.world.lan.heal()
         self.world.network.heal(list(self.world.network.blocked))
         self.healed = True
         for platter in self.world.disks.platters.values():
@@ -166,4 +171,7 @@ class Troubles:
             if not any(queue in p.consumers and not p.leaving for p in self.world.supervisor.living()):
                 role = Role()
                 role.consumes = [(queue, 8.0, 1, 1)]
+                if self.world.theme.lan:
+                    role.host = "h5-a"
+                    role.gates = [self.world.lan.gate] if self.world.theme.gates[0] else [""]
                 self.world.supervisor.start(role)

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.engine import Engine
+from peerfabric.link.endpoints import network_of
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Machine
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 DEATHS_FORGOTTEN = 3
 """Deaths of one message that may go unnoticed with the death of its producer."""
+
+
+NOTICED_NEARBY, NOTICED_FAR = 1.5, 4.0
+"""When a death has been noticed: on the same host, and on others, whose refusals prove something only in time."""
+CLOSED_OUT = ("refused", "copied", "revoked")
+"""Excuses to take somebody who lives for dead."""
 
 
 class Witness:
@@ -78,7 +85,8 @@ class Witness:
         lapsed = second.start - first.start >= first.lease and first.end - first.start >= first.lease
         verdicts = {(what, who) for what, who in since}
         apart = ("given up", peer) in verdicts or ("backstop", peer) in verdicts
-        refused = any(what == "refused" and who in (peer, key[0].rpartition(":")[0]) for what, who in verdicts)
+        concerned = (peer, key[0].rpartition(":")[0])
+        refused = any(what in CLOSED_OUT and who in concerned for what, who in verdicts)
         if first.ledger is not None and first.ledger == second.ledger and not lapsed:
             self._judge_remembered(key, first, second)
         if self._producer_died(key, first, second):
@@ -86,6 +94,8 @@ class Witness:
         if first.end > second.start:
             assert lapsed or first.peer != second.peer, f"{key} runs twice in one process: {first} {second}"
             assert lapsed or apart or refused, f"{key} runs twice at one time: {first} {second}"
+            if self.world.theme.lan and not lapsed:
+                self.world.lan_watch.judge_second(key, first, second)
             return
         if first.peer == second.peer and first.outcome == "ack":
             assert lapsed, f"{key} runs again where it was done: {first} {second}"
@@ -93,6 +103,8 @@ class Witness:
         ended = any((what, peer) in verdicts for what in ("died", "vanished", "left unsettled"))
         ended = ended or ("left without an answer", peer) in verdicts
         assert gave or lapsed or apart or refused or ended, f"{key} runs again without a reason: {first} {second}"
+        if self.world.theme.lan and not (gave or lapsed or ended):
+            self.world.lan_watch.judge_second(key, first, second)
 
     def _judge_remembered(self, key: tuple[str, int], first: Run, second: Run) -> None:
         """What is in a ledger runs at its consumer no more, unless the ledger or the producer lost what was not synced.
@@ -163,8 +175,11 @@ class Witness:
             calm = min(self.record.calm_for(peer), self.record.calm_for(ours))
             assert calm < 12.0, f"{ours} gives {peer} up without a reason"
         if living and proven and died:
-            refused = any(w == "refused" and h in (peer, ours) for _, w, h in self.record.excuses)
+            refused = any(w in CLOSED_OUT and h in (peer, ours) for _, w, h in self.record.excuses)
             assert refused, f"{engine.address.node_id} takes {peer} for dead, which lives"
+            if self.world.theme.lan:
+                process = next(p for p in self.world.supervisor.processes if p.peer == peer)
+                self.world.lan_watch.gave_up(engine, link, process)
 
     def sent(self, engine: Engine, stream: str, sequences: range, attempt: int, peer: str) -> None:
         """A DATA frame was made."""
@@ -180,8 +195,11 @@ class Witness:
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, peer, by))
 
     def taken_over(self, dead: Process, since: float) -> None:
-        """What a process held goes to others within a second or so after its death."""
+        """What a process held goes to others a second or so after its death, at other hosts a bit later."""
+        far = self.world.now - since > NOTICED_NEARBY + 0.1
         for process in self.world.supervisor.living():
+            if far == (network_of(process.address.host) == network_of(dead.address.host)):
+                continue
             if self.record.calm_for(process.peer) > self.world.now - since + 0.5 and not process.leaving:
                 for producer in process.producers.values():
                     held = producer.end.held_by(dead.peer)

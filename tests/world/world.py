@@ -12,6 +12,8 @@ from random import Random
 from tests.world.course import play
 from tests.world.disks import Disks
 from tests.world.judge import Judge
+from tests.world.lan import Lan
+from tests.world.lan_watch import LanWatch
 from tests.world.network import Network
 from tests.world.record import Record
 from tests.world.supervisor import Supervisor
@@ -40,10 +42,12 @@ class World:
         self.record = Record(self)
         self.witness = Witness(self)
         self.network = Network(self)
+        self.lan = Lan(self)
         self.disks = Disks(self)
         self.supervisor = Supervisor(self)
         self.troubles = Troubles(self)
         self.judge = Judge(self)
+        self.lan_watch = LanWatch(self)
 
     def run(self) -> None:
         """Play the seed from start to end.

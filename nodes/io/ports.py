@@ -1,0 +1,220 @@
+"""Ports of a node on the LAN: bound together or not at all, and announced at the addresses of this host.
+
+A fixed port P is that of the inbox; the outbox has P + 1, and an inbox of a second secret P + 2, so that a firewall can
+be opened for all of them. They are bound on all interfaces, IPv6 and IPv4 by one socket where this host has both; what
+is announced are the addresses of its interfaces, which may change while it listens.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Final, NamedTuple
+
+from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.nodes import interfaces as nics
+from peerfabric.nodes.io.probe import address_of, family_of
+
+_TCP: Final = re.compile(r"tcp://(?P<host>\*|\[[^\]]+\]|[^:\[\]]+):(?P<first>\*|\d{1,5})(-(?P<last>\d{1,5}))?")
+_WILDCARDS: Final = ("*", "0.0.0.0", "[::]")
+_BACKLOG: Final = 1024
+
+
+class Listening(NamedTuple):
+    """What `listen=` asks for: a host, "*" for all interfaces, and the first and last port; 0: any."""
+
+    host: str
+    first: int
+    last: int
+
+    def sets(self, gates: int) -> Iterator[tuple[int, ...]]:
+        """Ports that belong together, in the order in which they are tried: outbox second, more inboxes behind it."""
+        if not self.first:
+            yield (0,) * (gates + 1)
+            return
+        step = 2 if gates == 1 else 4  # even distances, so that a node with a second secret keeps its place
+        for first in range(self.first, max(self.first, self.last - gates) + 1, step):
+            yield tuple(range(first, first + gates + 1))
+
+
+def parse_listen(listen: str) -> Listening:
+    """Read `listen=` of a node that listens on the LAN.
+
+    Raises:
+        ConfigError: It is not one of the forms, or names a host.
+    """
+    if listen == "auto":
+        return Listening("*", 0, 0)
+    found = _TCP.fullmatch(listen)
+    if found is None:
+        raise _refused(listen)
+    host = found["host"]
+    if host in _WILDCARDS:
+        host = "*"
+    elif address_of(f"tcp://{host}:1") is None:
+        raise _refused(listen)
+    if found["first"] == "*":
+        if found["last"] is not None:
+            raise _refused(listen)
+        return Listening(host, 0, 0)
+    first = int(found["first"])
+    last = int(found["last"]) if found["last"] is not None else first + 1
+    if not (0 < first < last < 65536):
+        raise _refused(listen)
+    return Listening(host, first, last)
+
+
+def _refused(listen: str) -> ConfigError:
+    return ConfigError(
+        f"listen={listen!r} is no place on the LAN; use 'auto', 'tcp://*:7700' (with 7701 for topics), "
+        f"'tcp://*:7700-7719', or a numeric address of this host in place of '*'"
+    )
+
+
+class Ports:
+    """The bound ports of one node.
+
+    Args:
+        inboxes: Ports of the inbox, one for each gate.
+    """
+
+    def __init__(self, host: str, inboxes: tuple[int, ...], outbox: int, held: dict[str, socket.socket]) -> None:
+        self.host, self.inboxes, self.outbox = host, inboxes, outbox
+        self.held = held
+        """What the kernel listens with, by endpoint, until somebody takes it over."""
+
+    @property
+    def bound_inboxes(self) -> list[str]:
+        """What the inbox is bound to, one for each gate."""
+        return [f"tcp://{self.host}:{port}" for port in self.inboxes]
+
+    @property
+    def bound_outbox(self) -> str:
+        return f"tcp://{self.host}:{self.outbox}"
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether they are bound on all interfaces."""
+        return self.host in _WILDCARDS
+
+    def close(self) -> None:
+        """Let go of what nobody took over."""
+        for each in self.held.values():
+            each.close()
+        self.held.clear()
+
+
+def hold(listening: Listening, gates: int = 1) -> Ports:
+    """Listen at the first set of ports that is free as a whole.
+
+    Raises:
+        EndpointInUse: None is.
+        ConfigError: The address is not one of this host.
+    """
+    error: OSError | None = None
+    for host in _hosts(listening.host):
+        for ports in listening.sets(gates):
+            try:
+                held = _hold(host, ports)
+            except OSError as raised:
+                error = raised
+                if raised.errno != errno.EADDRINUSE:
+                    break  # no IPv6 here, or not our address
+                continue
+            inbox, outbox, *more = held
+            taken = [int(endpoint.rpartition(":")[2]) for endpoint in (inbox, *more)]
+            return Ports(host, tuple(taken), int(outbox.rpartition(":")[2]), held)
+        if error is not None and error.errno == errno.EADDRINUSE:
+            break
+    assert error is not None
+    host = "0.0.0.0" if listening.host == "*" else listening.host
+    if error.errno == errno.EADDRINUSE:
+        raise EndpointInUse(f"tcp://{host}:{_told(listening, gates)}") from error
+    where = f"tcp://{host}:{_told(listening, gates)}"
+    raise ConfigError(f"cannot listen at {where}: {error.strerror}; use an address of this host, or '*'") from error
+
+
+def _told(listening: Listening, gates: int) -> str:
+    if not listening.first:
+        return "*"
+    return f"{listening.first}-{max(listening.last, listening.first + gates)}"
+
+
+def _hosts(host: str) -> tuple[str, ...]:
+    return ("[::]", "0.0.0.0") if host == "*" else (host,)
+
+
+def _hold(host: str, ports: Sequence[int]) -> dict[str, socket.socket]:
+    """Sockets that listen at all of `ports`, by endpoint, in that order.
+
+    Raises:
+        OSError: One of them cannot; none is held.
+    """
+    held: dict[str, socket.socket] = {}
+    with ExitStack() as undo:
+        for port in ports:
+            address = address_of(f"tcp://{host}:{port}")
+            assert address is not None
+            family = family_of(address)
+            kernel = socket.socket(family, socket.SOCK_STREAM)
+            undo.callback(kernel.close)
+            kernel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                kernel.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "[::]" else 1)
+            kernel.bind(address)
+            kernel.listen(_BACKLOG)  # only from here on nobody else can have the port
+            kernel.setblocking(False)
+            held[f"tcp://{host}:{kernel.getsockname()[1]}"] = kernel
+        undo.pop_all()
+    return held
+
+
+class Announced:
+    """The endpoints under which a node is announced on the LAN, as they are now.
+
+    Args:
+        interfaces: As of `interfaces.survey`.
+        advertise: Addresses that stand for all of them.
+        local: Whether nodes of this host need one of its TCP endpoints, since none over ipc can be had.
+    """
+
+    def __init__(self, ports: Ports, interfaces: Sequence[str], advertise: Sequence[str], *, local: bool) -> None:
+        self._ports, self._interfaces, self._local = ports, interfaces, local
+        self._advertise = [nics.parse_advertised(text) for text in advertise]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether they never change."""
+        return bool(self._advertise) or not self._ports.everywhere
+
+    def now(self) -> tuple[list[str], list[str]]:
+        """Endpoints of the inbox and of the outbox, the best first. Asks the system, in a quarter of a millisecond."""
+        ports = self._ports
+        at: list[tuple[str, int | None]]
+        if self._advertise:
+            at = [(each.host, each.port) for each in self._advertise]
+        elif not ports.everywhere:
+            at = [(ports.host.strip("[]"), None)]
+        else:
+            at = [(address, None) for address in nics.addresses(self._interfaces)]
+        if self._local:
+            at.append(("127.0.0.1", None))
+        inbox, outbox = [], []
+        # An address has at most 16 endpoints, one of which is for ipc.
+        for host, forwarded in at[: 15 // len(ports.inboxes)]:
+            host = f"[{host}]" if ":" in host else host
+            inboxes = ports.inboxes
+            out = ports.outbox
+            if forwarded is not None:
+                out = forwarded + 1
+                inboxes = (forwarded, *range(forwarded + 2, forwarded + 1 + len(ports.inboxes)))
+            inbox += [f"tcp://{host}:{port}" for port in inboxes]
+            outbox.append(f"tcp://{host}:{out}")
+        return inbox, outbox
+
+    def subnets(self) -> tuple[str, ...]:
+        """The subnets of this host, for whom it is better to reach there."""
+        return nics.subnets(self._interfaces)

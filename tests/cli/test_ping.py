@@ -1,0 +1,90 @@
+"""`peerfabric ping` and `peerfabric peers --watch`, with a node that is there, and without."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+from peerfabric import Node
+from peerfabric.nodes.cli.output import Form
+from peerfabric.nodes.cli.peers import watched
+from peerfabric.nodes.cli.ping import summary
+from peerfabric.reports import PeerView
+from tests.cli.conftest import Start, ended
+
+
+def test_a_peer_answers(start: Start, node: Node) -> None:
+    """Lines for people with figures at the end, or one object for programs."""
+    node.peers()
+    code, out, err = ended(start("ping", "test", "-n", "3", "--interval", "0"))
+    assert (code, err) == (0, "")
+    *lines, last = out.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("test: ") and line.endswith(" ms") for line in lines)
+    assert last.startswith("3 answers, 0 lost; p50 ")
+    code, out, err = ended(start("ping", "test", "-n", "3", "--interval", "0", "-o", "json"))
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["peer"], found["answers"], found["lost"]) == ("test", 3, 0)
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
+
+
+def test_a_host_and_a_port(start: Start) -> None:
+    """A name is resolved before; discovery need not find the peer."""
+    with Node("test", listen="tcp://127.0.0.1:*", discovery=["exchange"]) as node:
+        with Node("other", peers=[], discovery="auto") as other:
+            other.peers()
+        [endpoint] = node._async._context.engine.address.inbox
+        port = endpoint.rpartition(":")[2]
+        code, out, err = ended(start("ping", f"localhost:{port}", "-n", "1", "-o", "json"))
+        assert (code, err) == (0, "")
+        assert json.loads(out)["answers"] == 1
+
+
+def test_nobody_answers(start: Start) -> None:
+    """Exit code 3, with where to look; 1 for a host that no resolver knows."""
+    code, out, err = ended(start("ping", "nobody", "--timeout", "0.1"))
+    assert (code, out) == (3, "")
+    assert "no link with 'nobody'" in err
+    code, out, err = ended(start("ping", "nobody.invalid:7700", "--timeout", "0.1"))
+    assert (code, out) == (1, "")
+    assert "cannot be resolved" in err
+
+
+def test_figures() -> None:
+    """Of one, and of a hundred."""
+    one = summary("p", [2.0], 0)
+    assert (one.p50_ms, one.p99_ms, one.max_ms) == (2.0, 2.0, 2.0)
+    many = summary("p", [float(n) for n in range(101)], 1)
+    assert (many.p50_ms, many.p99_ms, many.max_ms, many.answers, many.lost) == (50.0, 99.0, 100.0, 101, 1)
+
+
+def test_changes_between_two_looks() -> None:
+    """Who came, who changed, who went; what a peer calls itself cannot talk to the terminal."""
+    a = PeerView(node_id="1", name="a", state="connecting", endpoint="tcp://a:1")
+    b = PeerView(node_id="2", name="b\x1b[2J", state="up")
+    up = PeerView(node_id="1", name="a", state="up", endpoint="tcp://a:1")
+    looks = [[a], [a], [b, a], [b, up], [up]]
+    lines = list(islice(watched(lambda: looks.pop(0), Form.TABLE), 4))
+    assert lines == [
+        "came  a  connecting  tcp://a:1",
+        "came  b\\x1b[2J  up",
+        "changed  a  up  tcp://a:1",
+        "went  b\\x1b[2J  up",
+    ]
+    [line] = islice(watched(lambda: [a], Form.JSON), 1)
+    assert json.loads(line)["event"] == "came"
+    assert json.loads(line)["peer"]["node_id"] == "1"
+
+
+def test_watching(start: Start, node: Node) -> None:
+    """A line when a node is seen, with what it is, until it is told to end."""
+    node.consumer("orders", int)
+    watching = start("peers", "--watch", "-o", "json")
+    assert watching.stdout is not None
+    for line in watching.stdout:
+        found = json.loads(line)
+        if found["peer"]["consumes"] == ["orders"]:
+            break
+    watching.terminate()
+    assert watching.wait(30) == 143
