@@ -65,8 +65,9 @@ _PERIOD_MIN: Final = 0.005
 """The first looks after a start or a change of ours, as what others do at the same time concerns us: two nodes that
 open their ends at once link in some milliseconds. Later ones come after a quarter of the time since then."""
 
-_PROBES_MAX: Final = 8
-"""Locks probed in one period. With 500 nodes each file is still probed 16 times a second, by one or another of them."""
+_PROBES: Final = 2
+"""Locks probed in one period, and as many again for as long as one of them is free. However many nodes there are, each
+file is probed four times a second, by one or another of them."""
 
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that `close` waits for its thread, which is late only if `report` does not return."""
@@ -364,11 +365,15 @@ class RegistryBackend:
         names = sorted(name for name, file in self._files.items() if file.announcement is not None)
         own_name = self._own_path.name if self._own_path is not None else ""
         start = bisect_right(names, self._probed or own_name)
-        turn = (names[start:] + names[:start])[:_PROBES_MAX]
-        if not turn:
-            return
-        self._probed = turn[-1]
-        removed = [name for name in turn if self._remove_if_dead_by_name(name)]
+        turn = names[start:] + names[:start]
+        removed: set[str] = set()
+        for at in range(0, len(turn), _PROBES):
+            some = turn[at : at + _PROBES]
+            self._probed = some[-1]
+            dead = [name for name in some if self._remove_if_dead_by_name(name)]
+            removed.update(dead)
+            if not dead:
+                break
         if removed:
             self._adopt({name: file for name, file in self._files.items() if name not in removed})
 

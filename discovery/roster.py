@@ -204,8 +204,8 @@ def merge(announcements: list[Announcement], our_host: str) -> Announcement:
     Two epochs with one counter are a copied folder, or a restart within one second: the higher one wins, so that all
     nodes choose alike. The longest name wins, because mDNS shortens it.
     """
-    epoch = max(one.epoch for one in announcements)
-    same = [one for one in announcements if one.epoch == epoch]
+    epoch, version = max((one.epoch, one.version) for one in announcements)
+    same = [one for one in announcements if (one.epoch, one.version) == (epoch, version)]
     return Announcement(
         node_id=same[0].node_id,
         epoch=epoch,
@@ -214,6 +214,10 @@ def merge(announcements: list[Announcement], our_host: str) -> Announcement:
         host=same[0].host,
         inbox=_joined([(endpoint, one.host) for one in same for endpoint in one.inbox], our_host),
         outbox=_joined([(endpoint, one.host) for one in same for endpoint in one.outbox], our_host),
+        outbox_key=max((one.outbox_key for one in same), key=len),
+        version=version,
+        digest=next((one.digest for one in same if one.digest is not None), None),
+        passes_on=any(one.passes_on for one in same),
     )
 
 
