@@ -1,7 +1,7 @@
 """Measure what many nodes of one machine cost each other: `benchmarks/fabric.py [CASE…] [--nodes N]`.
 
-    nothing  N processes with a node each that share nothing: until all are calm, what that took beyond their starts, and
-             how much of a core each takes then; the same after all were killed and started at once
+    nothing  N processes with a node each that share nothing: until all are calm, what that took beyond their starts,
+             and how much of a core each takes then; the same after all were killed and started at once
     pool     N nodes, a tenth of which produce what all others consume: until all are linked
     spread   2 N nodes in N / 5 processes, and N / 2 queues that four of them use each: until all are linked, and how
              many descriptors that takes
@@ -168,8 +168,8 @@ def pool(nodes: int) -> None:
         calm = until_calm(processes)
         fds = [process.ask()["fds"] for process in processes]
     print(
-        f"{producers} producers for {nodes - producers} consumers: all linked {took:.1f} s after the last was open, calm "
-        f"{calm:.1f} s later; {fds[0]} descriptors at a producer, {fds[-1]} at a consumer",
+        f"{producers} producers for {nodes - producers} consumers: all linked {took:.1f} s after the last was open, "
+        f"calm {calm:.1f} s later; {fds[0]} descriptors at a producer, {fds[-1]} at a consumer",
         flush=True,
     )
 

@@ -29,7 +29,7 @@ FRONTS = {
             "look_at_all",
             "statistics",
         },
-        {"run", "dead_letters", "ping", "close"},
+        {"run", "reload", "dead_letters", "ping", "close"},
     ),
     "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),
     "Consumer": ({"batches", "close"}, {"get"}),

@@ -29,6 +29,7 @@ HELLO_MAX: Final = 1.0
 HELLO_PATIENCE: Final = 1.0
 """So long after it was connected the next endpoint is tried if no hello has answered ours; doubled with each round."""
 HELLO_PATIENCE_MAX: Final = 8.0
+DOORS_REMEMBERED: Final = 32
 PIPE_BYTES_MIN: Final = 256 * 1024
 PIPE_SECONDS: Final = 0.25
 PIPE_FRAMES_MAX: Final = 64
@@ -154,6 +155,10 @@ class Link:
         """Where it was met though it does not name that endpoint: something forwards to it."""
         self.strangers: set[str] = set()
         """Endpoints at which another node was met instead of the peer."""
+        self._said: dict[int, Door] = {}
+        """Half -> the door at which it was told in a hello; the newest."""
+        self._led_by = 0
+        """The half by which the peer has last told which door leads to it."""
         self.sender = ""
         """The node id that the key behind its hello has proven; empty over ipc, and in the clear."""
         self.answer_by = inf
@@ -205,6 +210,8 @@ class Link:
         self._gives_up_at = inf
         self.refusals = 0
         self.refused_at = -inf
+        self._is_fresh = False
+        """It was dialled anew since it is suspect."""
         self.probe_at = inf
         self.probing = False
         # liveness
@@ -251,6 +258,11 @@ class Link:
     def was_up(self) -> bool:
         """Whether the link was ever up. Before that the peer holds nothing of ours, and nobody need judge it."""
         return self.confirmed is not None
+
+    @property
+    def probed_at(self) -> str:
+        """Where it is looked whether the peer still listens: only where it was met can that prove something."""
+        return self.confirmed.endpoint if self.confirmed is not None else ""
 
     @property
     def endpoint(self) -> str:
@@ -335,6 +347,10 @@ class Link:
 
     def hello_sent(self, now: float) -> None:
         """A HELLO left; when to repeat it if it is not answered."""
+        if self.mine not in self._said:
+            self._said[self.mine] = self.door
+            if len(self._said) > DOORS_REMEMBERED:
+                del self._said[next(iter(self._said))]
         self.hello_at = now + self.hello_wait if not self.up or self.belief is not Belief.ALIVE else inf
         self.hello_wait = min(HELLO_MAX, self.hello_wait * 2)
 
@@ -367,6 +383,17 @@ class Link:
             self.busy = True  # until a look finds that neither holds anything of the other
             self.ping_at = -inf
         return ended, came_up, not hello.welcome
+
+    def leads(self, hello: Hello) -> Door | None:
+        """The door that leads to the peer, if it has just told so, and is not the one that is dialled now.
+
+        It names a half that was told at that door, before others were tried. That counts once.
+        """
+        door = self._said.get(hello.yours)
+        if door is None or hello.yours <= self._led_by or self.up:
+            return None
+        self._led_by = hello.yours
+        return door if door != self.door and door in self.doors else None
 
     def plan_hello(self, at: float) -> None:
         """HELLO is due at that time, if the wire has a connection then."""
@@ -540,6 +567,7 @@ class Link:
                 self.down_at = self._excused_at = now
                 self.asked_at = now if self.asked_at < inf else inf
             self.belief = Belief.ALIVE
+            self._is_fresh = False
             self.suspect_at = self.hung_at = self._gives_up_at = self.probe_at = inf
             self.refusals = 0
 
@@ -568,8 +596,8 @@ class Link:
         self.probing = False
         if self.belief is Belief.ALIVE:
             return None
-        if outcome is Outcome.ACCEPTED and self.endpoint in self.strangers:
-            outcome = Outcome.SILENT  # that was another node
+        if outcome is not Outcome.SILENT and (self.confirmed not in self.doors or self.probed_at in self.strangers):
+            outcome = Outcome.SILENT  # it listens elsewhere by now, or that was another node
         match outcome:
             case Outcome.REFUSED:
                 proves_at = max(self.heard_at, self.hello_heard_at) + REFUSED_FAR_AFTER if far else -inf
@@ -591,6 +619,11 @@ class Link:
                 if now >= self.vanishes_at:
                     return False
         return None
+
+    def wants_fresh_connection(self) -> bool:
+        """Whether its inbox accepts and our connection may be a dead one, as after a change of addresses; once."""
+        fresh, self._is_fresh = self._is_fresh, True
+        return self.belief is Belief.HUNG and self.connected and not fresh and self.confirmed is not None
 
     @property
     def silent_at(self) -> float:

@@ -209,7 +209,9 @@ class Roster(Machine):
         node_id = address.node_id
         ours = self._links.address
         if node_id == ours.node_id:
-            if address.epoch == ours.epoch and not address.inbox and address.version >= ours.version:
+            if address.epoch != ours.epoch:
+                self._links.discovered(address, now)  # another life of this very node
+            elif not address.inbox and address.version >= ours.version:
                 self._change(now, above=address.version)  # we have not ended
             return
         known, grave = self._links.known_address(node_id), self._graves.get(node_id)

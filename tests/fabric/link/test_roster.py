@@ -26,6 +26,10 @@ def everybody_knows(crowd: Crowd) -> bool:
     return all(a.knows(b) for a in crowd.members for b in crowd.members if a is not b)
 
 
+def digest_of(member: Member) -> bytes | None:
+    return member.engine.address.digest
+
+
 # Links are for work
 
 
@@ -117,7 +121,7 @@ def test_who_looks_at_all_sees_what_each_uses_and_parts_again() -> None:
     seen = {view.name: view for view in looker.engine.view()}
     assert {view.state for view in seen.values()} == {"up"}
     assert all(view.consumes for view in seen.values())
-    assert looker.engine.address.digest is None
+    assert digest_of(looker) is None
     crowd.run(60)
     assert looker.links == 0, "links are for work, also of who looks"
     assert looker.dials == 5
