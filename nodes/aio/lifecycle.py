@@ -129,6 +129,16 @@ class Lifecycle:
         with node.pump.lock:
             return node.engine.view()
 
+    def look_at_all(self, on: bool) -> None:
+        """Link with every node to see what it uses; this starts the node, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return
+        node.ensure(closing=True)
+        with node.pump.lock:
+            node.engine.look_at_all(on, clock())
+        node.pump.wake()
+
     def statistics(self) -> Statistics:
         """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
         node = self.node
@@ -275,11 +285,11 @@ class Lifecycle:
             address, announced = bind(sockets, opened, settings)
             sockets.self_test()
             self._make_machines(address, opened)
+            node.engine.handle_digest_keys([each.key for each in opened.announce_keys], node.started_at)
             backends = build_backends(
                 fabric=settings.fabric,
                 discovery=settings.discovery,
                 peers=settings.peers,
-                rng=random.Random(),
                 keys=opened.announce_keys,
                 reach=settings.reach,
                 folder=settings.folder,

@@ -316,11 +316,20 @@ class AsyncNode:
     # Reports
 
     def peers(self) -> list[PeerView]:
-        """Every node that this one knows of.
+        """Every node that this one knows of: those with a link, and as "idle" those with nothing in common.
 
         An `AsyncNode` with a spool or a ledger is not started by this.
         """
         return self._lifecycle.peers()
+
+    def look_at_all(self, on: bool = True) -> None:
+        """Link with every node of the fabric from now on, so that `peers()` shows what each of them uses.
+
+        A node links by itself only with those with whom it has something in common. With `on=False` it does so again.
+
+        An `AsyncNode` with a spool or a ledger is not started by this, and looks at nobody before it is.
+        """
+        self._lifecycle.look_at_all(on)
 
     async def ping(self, peer: str, timeout: float | None = 5.0) -> float:
         """Ask a peer over the link with it, and return the seconds until the answer was here.

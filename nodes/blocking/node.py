@@ -276,8 +276,15 @@ class Node:
         return complete(self._async.dead_letters(queue))
 
     def peers(self) -> list[PeerView]:
-        """Every node that this one knows of."""
+        """Every node that this one knows of: those with a link, and as "idle" those with nothing in common."""
         return self._async.peers()
+
+    def look_at_all(self, on: bool = True) -> None:
+        """Link with every node of the fabric from now on, so that `peers()` shows what each of them uses.
+
+        A node links by itself only with those with whom it has something in common. With `on=False` it does so again.
+        """
+        self._async.look_at_all(on)
 
     def ping(self, peer: str, timeout: float | None = 5.0) -> float:
         """Ask a peer over the link with it, and return the seconds until the answer was here.

@@ -1,6 +1,6 @@
 """Golden vectors of the protocol, written to vectors.json: `.venv/bin/python tests/vectors/make.py`.
 
-vectors.json has six lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
+vectors.json has seven lists. In each, `hex` is what travels and `value` what it means, with fields by their names, in
 the order of the wire; link ids, keys, digests and messages of raw bytes are hexadecimal in values, too.
 
     frames    headers that encode to `hex` and decode to `value`
@@ -8,6 +8,7 @@ the order of the wire; link ids, keys, digests and messages of raw bytes are hex
     refused   headers that decode to `error`: BadFrame, UnknownKind or ForeignHello
     bodies    bodies of DATA and TOPIC DATA, by `codec`: `value` lists the messages that a consumer of `type` gets, or
               is DecodeError where one does not fit
+    digests   digests under `key` of a node that uses what `value` says, and the `entries` that are in it
     broken    bodies that are not what a header of theirs with `count` says
     keys      what a fabric and a node derive from their secrets: of a secret its `text`, `fabric`, and the gate's two
               keys, `key_id` and `announce_key`; of a node's `key` its two pairs and its `node_id`
@@ -24,6 +25,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from peerfabric.link.digest import CLEAR_KEY, OwnDigest, told
 from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire.frames import (
     ALONE,
@@ -144,6 +146,7 @@ def vectors() -> dict[str, list[Vector]]:
         "refused": list(_refused()),
         "bodies": list(_bodies()),
         "broken": list(_broken()),
+        "digests": list(_digests()),
         "keys": list(_keys()),
     }
 
@@ -261,6 +264,29 @@ def _bodies() -> Iterator[Vector]:
     yield vector("string for a consumer of raw bytes", MSGPACK, "bytes", _encode(["a"]), "DecodeError")
     yield vector("binary for a consumer of integers", RAW, "int", _encode([b"a"]), "DecodeError")
     yield vector("one raw message for a consumer of integers", RAW_ONE, "int", b"\1", "DecodeError")
+
+
+def _digests() -> Iterator[Vector]:
+    uses: dict[str, dict[str, list[str]]] = {
+        "nothing": {},
+        "one queue": {"consumes": ["orders"]},
+        "both ends of everything": {
+            "produces": ["orders", "mail.out"], "consumes": ["orders"], "publishes": ["prices.eu.de", "beat"],
+            "subscribes": ["prices.eu.de", "prices.*.de", "prices.>", "*.eu", ">"],
+        },
+        "a hundred queues": {"produces": [f"queue.{n}" for n in range(100)]},
+    }  # fmt: skip
+    for name, some in uses.items():
+        for key in (CLEAR_KEY, bytes(range(32))):
+            value = {role: some.get(role, []) for role in ("produces", "consumes", "publishes", "subscribes")}
+            own = OwnDigest([key])
+            own.update(*value.values())
+            assert own.digest is not None
+            entries = sorted({entry for role, names in value.items() for each in names for entry in told(role, each)})
+            how = "in the clear" if key == CLEAR_KEY else "under a key"
+            yield {
+                "name": f"{name}, {how}", "key": key.hex(), "entries": entries, "hex": own.digest.hex(), "value": value,
+            }  # fmt: skip
 
 
 def _broken() -> Iterator[Vector]:

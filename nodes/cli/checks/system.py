@@ -260,7 +260,7 @@ class _Session:
         logger.addHandler(self._log)
         self._before, logger.propagate = logger.propagate, False
         try:
-            self._node.peers()  # starts it
+            self._node.look_at_all()  # starts it
         except BaseException:
             self._quiet()
             raise
