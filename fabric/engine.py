@@ -50,6 +50,7 @@ from peerfabric.wire.frames import (
     OTHER_FABRIC,
     OTHER_VERSION,
     TOO_MANY_PEERS,
+    Ack,
     Address,
     Bye,
     ForeignHello,
@@ -229,6 +230,10 @@ class Engine:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
 
+    def handle_withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more; a link that it led to stays."""
+        self.links.withdrawn(endpoint)
+
     def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
         self.links.lost(node_id, now)
@@ -297,6 +302,9 @@ class Engine:
             return
         link = self.links.by_id.get(frame.link)
         if link is None:
+            ended = self.links.ended.get(frame.link) if isinstance(frame, Ack) else None
+            if ended is not None and isinstance(frame, Ack) and ended.sender == sender:
+                self.producers.receive_late_ack(ended, frame)
             self.links.stray(frame.link, now)
             return
         if link.sender != sender:

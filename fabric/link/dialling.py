@@ -82,6 +82,10 @@ class Dialling(Tables):
         if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
             self._wake_at(now)
 
+    def withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more."""
+        self._addresses.withdraw_candidate(endpoint)
+
     def lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
         self._addresses.lost(node_id, now, patient=self._is_far(self._addresses.get(node_id)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.link.link import Belief, Link
+from peerfabric.link.liveness import FENCE
 
 if TYPE_CHECKING:
     from peerfabric.engine import Engine
@@ -61,7 +62,8 @@ class LanWatch:
         elif ours.network != theirs.network:
             since = now - self._hung_at.setdefault(pair, now)
             assert since < HUNG_MAX + SLACK, f"{ours.peer} takes {theirs.peer} for hung for {since:.1f} s"
-        if now - cut_at > HELD_MAX + SLACK and not hung and not ours.leaving:
+        told_at = ours.told.get(theirs.peer, 0.0)  # that may have arrived, and let it start something
+        if now > max(cut_at + HELD_MAX, told_at + FENCE) + SLACK and not hung and not ours.leaving:
             raise AssertionError(f"{ours.peer} leaves {held} with {theirs.peer}, cut off for {now - cut_at:.1f} s")
         revoked_at = self.lan.revoked.get(theirs.address.node_id, now)
         if now - revoked_at > REVOKED_AFTER + EVERY and ours.address.node_id not in self.lan.revoked:

