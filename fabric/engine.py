@@ -50,6 +50,7 @@ from peerfabric.wire.frames import (
     OTHER_FABRIC,
     OTHER_VERSION,
     TOO_MANY_PEERS,
+    Ack,
     Address,
     Bye,
     ForeignHello,
@@ -211,7 +212,7 @@ class Engine:
         """
         before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
-        if gone - {""}:
+        if before - after - {""}:
             self.topics.follow_anew()
 
     def handle_gates(self, gates: Sequence[str], now: float) -> None:
@@ -301,6 +302,9 @@ class Engine:
             return
         link = self.links.by_id.get(frame.link)
         if link is None:
+            ended = self.links.ended.get(frame.link) if isinstance(frame, Ack) else None
+            if ended is not None and isinstance(frame, Ack) and ended.sender == sender:
+                self.producers.receive_late_ack(ended, frame)
             self.links.stray(frame.link, now)
             return
         if link.sender != sender:

@@ -264,7 +264,8 @@ def test_who_is_heard_is_not_dead_whatever_refuses() -> None:
     peers = node()
     up(peers)
     peers.disconnected(1, 1.0)
-    now, seen = 1.0, []
+    seen: list[Change] = []
+    now = 1.0
     while now < 7.0 and not seen:
         seen += [change for _, change in turns(peers, now, now + 0.5, Outcome.REFUSED)]
         now += 0.5
