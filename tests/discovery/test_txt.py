@@ -206,8 +206,8 @@ def test_vectors_by_another_hand(vector: dict[str, Any]) -> None:
     values = dict(item.split("=", 1) for item in items)
     proven = values["k"] == "-"
     if "key_id" in vector:
-        of = {"key": bytes.fromhex(vector["announce_key"]), "digest_size": 16}
-        mac = hashlib.blake2b("\n".join(items[:-1]).encode(), **of).digest()
+        key = bytes.fromhex(vector["announce_key"])
+        mac = hashlib.blake2b("\n".join(items[:-1]).encode(), key=key, digest_size=16).digest()
         proven = values["k"] == vector["key_id"] and values["mac"] == base64.urlsafe_b64encode(mac).decode()[:22]
     plain = values["v"] == "2" and len(values) == len(items) and values["a"] != "0.0.0.0"
     assert (vector["value"] is not None) is (proven and plain)
