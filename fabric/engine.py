@@ -209,9 +209,7 @@ class Engine:
 
         Its `version` grows: `Engine.address` is what others shall be told.
         """
-        gone = {host_of(endpoint) for endpoint in self.address.inbox} - {
-            host_of(endpoint) for endpoint in address.inbox
-        }
+        before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
         if gone - {""}:
             self.topics.follow_anew()
