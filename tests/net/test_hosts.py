@@ -128,11 +128,12 @@ import socket, time
 sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
 sink.bind(("0.0.0.0", 7700))
-sink.settimeout(0.5)
+sink.settimeout(30)
 print("ready")
 try:
     while True:
         print(sink.recv(100).decode(), time.monotonic())
+        sink.settimeout(0.5)
 except TimeoutError:
     pass
 """
