@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all lint links bench chaos soak fuzz clean
+.PHONY: demo demo-lan test test-all lint links bench chaos soak fuzz clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
+
+# On three hosts, which are network namespaces: needs root.
+demo-lan: $(READY)
+	$(BIN)/python -m tests.net.demo_lan
 
 # By two processes: half of the time most tests wait for others. Each has ports and folders of its own.
 test: $(READY)

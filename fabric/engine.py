@@ -61,6 +61,14 @@ LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
 LOOK_AT_HUNG_EVERY: Final = 0.5
 
+NO_HALF: Final = bytes(4)
+"""Halves begin at 1, so a link id that begins so is that of no life."""
+REFUSALS: Final = {
+    OTHER_FABRIC: "it is in another fabric; give both nodes the same fabric=",
+    OTHER_VERSION: "it speaks another version; install the same release on both",
+    TOO_MANY_PEERS: "it has as many peers as it allows; raise Options(peers_max=) there",
+}
+
 Send = Callable[[int, list[bytes]], bool]
 """Takes a wire and frames; False: its socket takes none now, and it will be told when it is writable."""
 End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
@@ -73,12 +81,14 @@ class Events(NamedTuple):
     records  lines for the log
     learned  addresses of nodes that hellos told
     met      (address, whether it is there) of peers whose link came up, or who are gone
+    superseded  where a later life of this very node is: this one must stop; empty if there is none
     """
 
     changed: Iterable[End]
     records: Iterable[LogRecord]
     learned: Sequence[Address]
     met: Sequence[tuple[Address, bool]]
+    superseded: str = ""
 
 
 NOTHING: Final = Events((), (), (), ())
@@ -191,19 +201,33 @@ class Engine:
 
     def handle_discovered(self, address: Address, now: float) -> None:
         """Discovery proposes an address."""
-        self._apply(self.links.discovered(address, now), now)
+        self.links.discovered(address, now)
 
-    def handle_moved(self, address: Address) -> None:
-        """The sockets of this node listen elsewhere from now on."""
-        self.links.moved(address)
+    def readdress(self, address: Address, now: float) -> None:
+        """The sockets of this node listen elsewhere from now on, or it says something else of itself.
+
+        Its `version` grows: `Engine.address` is what others shall be told.
+        """
+        self._apply(self.links.readdress(address, now), now)
+
+    def handle_gates(self, gates: Sequence[str], now: float) -> None:
+        """Peers are dialled under these keys from now on, the first is the best; [""] in the clear."""
+        self._apply(self.links.change_gates(list(gates), now), now)
+
+    def handle_access(self, admits: Callable[[str], bool], now: float) -> None:
+        """Only nodes that `admits` names are let in from now on; links with others end."""
+        self.links.admits = admits
+        for link in list(self.links.by_peer.values()):
+            if link.wire != OURSELVES and not admits(link.node_id):
+                self.parting.shut_out(link, now)
 
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
 
-    def handle_lost(self, node_id: str) -> None:
+    def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
-        self.links.lost(node_id)
+        self.links.lost(node_id, now)
 
     def handle_connected(self, wire: int, now: float) -> None:
         """The socket of `wire` has a connection."""
@@ -216,7 +240,7 @@ class Engine:
 
     def handle_unreachable(self, wire: int, now: float, why: str = "") -> None:
         """Nobody listens where `wire` was to lead, or it was not let in there: `why` is a reason of PeerView."""
-        self._apply(self.links.unreachable(wire, now), now)
+        self._apply(self.links.unreachable(wire, now, why), now)
 
     def handle_probed(self, wire: int, outcome: Outcome, now: float) -> None:
         """A probe of the inbox behind `wire` has found something."""
@@ -229,10 +253,13 @@ class Engine:
         if link is not None:
             self.control.note(link)
 
-    def handle_frames(self, frames: Sequence[bytes | memoryview], now: float, sender: str = "") -> None:
+    def handle_frames(
+        self, frames: Sequence[bytes | memoryview], now: float, sender: str = "", observed: str = ""
+    ) -> None:
         """A header, and perhaps a body, arrived at the inbox. Nothing in it can hurt this node.
 
-        `sender` is the node id that its key has proven; empty over ipc, and in the clear.
+        `sender` is the node id that its key has proven; empty over ipc, and in the clear. `observed` is the numeric
+        address that the frame came from; only that of a HELLO is looked at, and empty means that it is not known.
         """
         try:
             frame = decode_frame(bytes(frames[0]))
@@ -251,15 +278,25 @@ class Engine:
             self.links.count("bad frames")
             return
         if isinstance(frame, Hello):
-            self._apply(self.links.receive_hello(frame, now), now)
+            if sender and frame.address.node_id != sender:
+                self._false_name("hellos under a false name", sender, frame.address.node_id)
+                return
+            self._apply(self.links.receive_hello(frame, now, sender, observed), now)
             return
-        if isinstance(frame, Bye) and frame.link == bytes(8):
-            self._apply(self.links.rejected_by(frame.node_id, now), now)
-            self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
+        if isinstance(frame, Bye) and frame.link.startswith(NO_HALF):
+            if sender and frame.node_id != sender:
+                self._false_name("frames under a false name", sender, frame.node_id)
+                return
+            self._apply(self.links.rejected_by(frame, now), now)
+            if frame.reason in REFUSALS:
+                self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
             return
         link = self.links.by_id.get(frame.link)
         if link is None:
             self.links.stray(frame.link, now)
+            return
+        if link.sender != sender:
+            self._false_name("frames under a false name", sender, link.node_id)
             return
         body = frames[1] if len(frames) > 1 else b""
         if not link.accept(frame.number, frame.echo, len(frames[0]) + len(body), now):
@@ -280,6 +317,15 @@ class Engine:
             self.links.count("bad frames")
             self.records.add("warning", f"a frame of {link.name} cannot be read ({error}); link renewed")
             self._apply(self.links.broken(link, now), now)
+
+    def _false_name(self, what: str, sender: str, name: str) -> None:
+        self.links.count(what)
+        text = f"node {sender or 'without a key'} speaks in the name of {name}; what it says is not read"
+        self.records.once(f"false name {sender}", "warning", f"{text}: find out what runs there, and revoke it")
+
+    def is_known(self, node_id: str) -> bool:
+        """Whether there is a link with the node, or it has said hello to this one lately."""
+        return self.links.is_known(node_id)
 
     def handle_published(self, frames: Sequence[bytes | memoryview], now: float) -> None:
         """A topic frame, a header, and perhaps a body, arrived from a publisher's outbox."""
@@ -379,7 +425,7 @@ class Engine:
                 consumers.answer_arrivals(now)
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
-            if links.hello_due or links.rejections.wires:
+            if links.hello_due or links.rejections.wires or links.answers:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
@@ -402,6 +448,9 @@ class Engine:
             to = self._to_ourselves if link.wire == OURSELVES else send
             if not to(link.wire, frames) and link.up:
                 self.control.keep(link, frames)
+        answers, self.links.answers = self.links.answers, []
+        for wire, frames in answers:
+            send(wire, frames)
         for wire, frames in self.links.rejections.frames():
             if send(wire, frames):
                 self.links.rejection_sent(wire, now)
@@ -435,13 +484,14 @@ class Engine:
 
     def poll_events(self) -> Events:
         """What is for users, discovery and the log."""
-        if not (self.changed or self.records.lines or self.links.learned or self._met):
+        if not (self.changed or self.records.lines or self.links.learned or self._met or self.links.superseded):
             return NOTHING
         changed = list(self.changed)
         self.changed.clear()
         learned, self.links.learned = self.links.learned, []
         met, self._met = self._met, []
-        return Events(changed, self.records.take() if self.records.lines else (), learned, met)
+        superseded, self.links.superseded = self.links.superseded, ""
+        return Events(changed, self.records.take() if self.records.lines else (), learned, met, superseded)
 
     # Closing
 
@@ -497,12 +547,7 @@ class Engine:
 
 
 def _refusal(bye: Bye) -> str:
-    why = {
-        OTHER_FABRIC: "it is in another fabric; give both nodes the same fabric=",
-        OTHER_VERSION: "it speaks another version; install the same release on both",
-        TOO_MANY_PEERS: "it has as many peers as it allows; raise Options(peers_max=) there",
-    }
-    return f"{bye.node_id} refused this node: {why.get(bye.reason, 'no reason given')}"
+    return f"{bye.node_id} refused this node: {REFUSALS[bye.reason]}"
 
 
 __all__ = ["Engine", "Events"]

@@ -17,7 +17,9 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from peerfabric.arguments import shown
 from peerfabric.errors import ConfigError
+from peerfabric.nodes.settings import Hidden, Settings, checked_settings
 from peerfabric.options import Options
 
 CONFIG_VARIABLE: Final = "PEERFABRIC_CONFIG"
@@ -47,6 +49,17 @@ _VARIABLES: Final[Mapping[str, str]] = {
 VARIABLES: Final = (CONFIG_VARIABLE, *_VARIABLES)
 """All variables that configure a node. Others whose names begin alike mean nothing to it: Kubernetes makes some where
 a service is called peerfabric."""
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "name": None,
+    "fabric": None,
+    "listen": "auto",
+    "peers": (),
+    "discovery": "auto",
+    "options": None,
+    "spool": None,
+    "fsync": False,
+    "signals": False,
+}
 _LISTS: Final = frozenset({"interfaces", "advertise", "peers"})
 
 
@@ -90,6 +103,31 @@ def merged(
     return Configuration(values, sources)
 
 
+def configured(arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """The checked settings of a node that was made with `arguments`, of which None are not given.
+
+    `environ` has its variables; None: those of this process.
+
+    Raises:
+        ConfigError: Something in one of the three places cannot work; the text says in which, if not in the arguments.
+    """
+    secret = arguments.get("secret")
+    if isinstance(secret, Hidden) and secret.value is None:
+        arguments = {**arguments, "secret": None}
+    environ = environ if environ is not None else os.environ
+    path = arguments.get("config")
+    values, sources = merged({key: value for key, value in arguments.items() if key != "config"}, environ, path)
+    config = path if path is not None else environ.get(CONFIG_VARIABLE) or None
+    try:
+        return checked_settings(**{**_DEFAULTS, **values}, config=config)
+    except ConfigError as error:
+        wrong = re.match(r"\w+(?==)", str(error))
+        source = sources.get(wrong[0], "argument") if wrong is not None else "argument"
+        if source == "argument" or type(error) is not ConfigError:
+            raise
+        raise ConfigError(f"{error} (it is given by {source})") from None
+
+
 def _join_peers(
     values: dict[str, Any], sources: dict[str, str], levels: list[tuple[dict[str, Any], dict[str, str]]]
 ) -> None:
@@ -97,7 +135,7 @@ def _join_peers(
     if any(not isinstance(found.get("peers", []), list | tuple) for found, _ in levels):
         return  # an argument that is wrong, which is for the check of all arguments to say
     chosen = values.get("discovery", "auto")
-    unused = isinstance(chosen, list | tuple) and "static" not in chosen
+    unused = isinstance(chosen, list | tuple) and not {"static", "dns"}.intersection(map(str, chosen))
     joined, where = list[Any](), list[str]()
     for found, place in levels:
         if found.get("peers") and not (unused and place["peers"] == "PEERFABRIC_PEERS"):
@@ -166,7 +204,7 @@ def _one_or_several(words: list[str]) -> str | tuple[str, ...]:
 
 def _from_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"config={type(path).__name__} is no path; give that of a TOML file")
+        raise ConfigError(f"config={shown(path)} is no path; give that of a TOML file")
     name = os.path.abspath(os.fsdecode(path))
     document = _parsed(name, _read(name))
     reader = _Reader(name)
@@ -378,4 +416,4 @@ def _shown(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-__all__ = ["CONFIG_VARIABLE", "SECRET_VARIABLE", "VARIABLES", "Configuration", "merged"]
+__all__ = ["CONFIG_VARIABLE", "SECRET_VARIABLE", "VARIABLES", "Configuration", "configured", "merged"]

@@ -56,9 +56,8 @@ class Membership:
         """The node listens at the endpoints of `address`: tell its peers, and all who look for it."""
         with self._pump.lock:
             now = self._engine.address  # may have changed in what is none of ours
-            address = msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox, version=now.version + 1)
-            self._engine.handle_moved(address)
-        self._address = address
+            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
+            self._address = address = self._engine.address
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -97,7 +96,7 @@ class Membership:
 
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
-            self._engine.handle_lost(node_id)
+            self._engine.handle_lost(node_id, clock())
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

@@ -11,30 +11,55 @@ from math import inf
 from random import Random
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from peerfabric.wire.frames import Address
 
 REDIAL_FIRST, REDIAL_MAX = 0.5, 5.0
 """Waits, doubled each time, before an endpoint that refused is dialled again."""
 RETRY_FIRST, RETRY_MAX = 2.0, 30.0
-"""The same for a node that was given up."""
+"""The same for a node that was given up; they grow only after RETRY_FOR."""
+RETRY_FOR: Final = 600.0
 RETRIES_MAX: Final = 20
-"""Attempts to reach a node again after it was given up, nearly ten minutes; then only news of it count."""
+"""Attempts with growing waits to reach a node; then only news of it count, if discovery does not name it."""
+MET_LATELY: Final = 600.0
+"""A node of another host that was met within so long is not forgotten because discovery does not see it."""
+
+
+INBOX_MAX: Final = 16
+"""Endpoints of one node."""
 
 
 class Retry(NamedTuple):
-    """When to dial a node again, how long to wait after that, and how often it was tried."""
+    """When to dial a node again, how long to wait after that, and how often it was tried.
+
+    `most` is the longest wait; until `steady_until` waits do not grow, and tries do not count.
+    """
 
     at: float
     wait: float
     tries: int
+    most: float
+    steady_until: float = -inf
 
 
 class Addresses:
-    """The addresses that one node knows of, at most `peers_max`, and its candidates."""
+    """The addresses that one node knows of, at most `peers_max`, and its candidates.
+
+    What a node has said of itself counts more than what discovery says of it, which is tried besides.
+    """
 
     def __init__(self, peers_max: int, random: Random) -> None:
         self._peers_max, self._random = peers_max, random
         self._known: dict[str, Address] = {}
+        """As discovery has it; of who was never discovered, as its hello had it."""
+        self._told: dict[str, Address] = {}
+        """As the hello of the node had it."""
+        self._named: dict[str, None] = {}
+        """Nodes that discovery sees now."""
+        self._met_at: dict[str, float] = {}
+        self._observed: dict[str, str] = {}
+        """Node -> the address under which its newest hello came."""
         self._retry: dict[str, Retry] = {}
         self._idle: dict[str, None] = {}
         """Nodes with whom we parted because nothing was in common."""
@@ -49,16 +74,35 @@ class Addresses:
         return node_id in self._known
 
     def __iter__(self) -> Iterator[Address]:
-        return iter(list(self._known.values()))
+        return iter([address for node_id in list(self._known) if (address := self.get(node_id)) is not None])
 
     def get(self, node_id: str) -> Address | None:
-        """Where the node may be reached, if that is known."""
-        return self._known.get(node_id)
+        """Where the node may be reached, if that is known: where it says first, unless there is later news."""
+        known, told = self._known.get(node_id), self._told.get(node_id)
+        if known is None or told is None:
+            return known or told
+        if known.epoch != told.epoch:
+            return known if newer(known, told) else told
+        first, second = (known, told) if known.version > told.version else (told, known)
+        inbox = [*first.inbox, *(endpoint for endpoint in second.inbox if endpoint not in first.inbox)]
+        return first if inbox == first.inbox else replace(first, inbox=inbox[:INBOX_MAX])
+
+    def observed(self, node_id: str) -> str:
+        """The address under which the node's newest hello came; empty if that is not known."""
+        return self._observed.get(node_id, "")
+
+    def was_met(self, node_id: str) -> bool:
+        """Whether the node has said hello to this one."""
+        return node_id in self._met_at
 
     def is_stale(self, address: Address) -> bool:
-        """Whether a later life of its node is known."""
-        known = self._known.get(address.node_id)
-        return known is not None and address.epoch != known.epoch and not newer(address, known)
+        """Whether a later life of its node is known, or later news of the same."""
+        known = self._told.get(address.node_id) or self._known.get(address.node_id)
+        if known is None:
+            return False
+        if address.epoch == known.epoch:
+            return address.version < known.version
+        return not newer(address, known)
 
     def has_room(self, node_id: str) -> bool:
         """Whether the node is known, or may be."""
@@ -67,21 +111,39 @@ class Addresses:
     def put(self, address: Address) -> None:
         """There is news of a node: it is to be found at `address`, and dialled as if for the first time."""
         self._known[address.node_id] = address
+        self._named[address.node_id] = None
         self._retry.pop(address.node_id, None)
 
-    def met(self, address: Address, *, same_host: bool = False) -> None:
-        """A node said where it is. What discovery says of it counts more, except on one host, where endpoints mean the
-        same to both.
-        """
-        if self.has_room(address.node_id):
-            if same_host and not self.is_stale(address):
-                self._known[address.node_id] = address
-            self._known.setdefault(address.node_id, address)
+    def met(self, address: Address, now: float, observed: str = "") -> None:
+        """A node said where it is, in a hello that came from `observed`."""
+        node_id = address.node_id
+        self._met_at.pop(node_id, None)
+        self._met_at[node_id] = now
+        if len(self._met_at) > 2 * self._peers_max:
+            del self._met_at[next(iter(self._met_at))]
+        if not self.has_room(node_id):
+            return
+        told = self._told.get(node_id)
+        if told is None or newer(address, told) or (address.epoch == told.epoch and address.version >= told.version):
+            self._told[node_id] = address
+            known = self._known.get(node_id)
+            if told is not None and known is not None and told.epoch == address.epoch:
+                left = set(told.inbox) - set(address.inbox)
+                self._known[node_id] = replace(known, inbox=[e for e in known.inbox if e not in left])
+        self._known.setdefault(node_id, address)
+        if observed:
+            self._observed[node_id] = observed
+
+    def lost(self, node_id: str, now: float, *, patient: bool) -> None:
+        """Discovery does not see the node any more. With `patient` that proves little of one that was met lately."""
+        self._named.pop(node_id, None)
+        if not patient or now - self._met_at.get(node_id, -inf) > MET_LATELY:
+            self.forget(node_id)
 
     def forget(self, node_id: str) -> None:
         """Nobody says any more that the node exists."""
-        self._known.pop(node_id, None)
-        self._retry.pop(node_id, None)
+        for each in (self._known, self._told, self._named, self._observed, self._retry):
+            each.pop(node_id, None)
 
     # Nodes
 
@@ -104,22 +166,34 @@ class Addresses:
 
     def unreachable(self, node_id: str, now: float) -> float:
         """Nobody listens there; when to dial again, inf if never."""
-        return self._retry_later(node_id, now, REDIAL_FIRST, REDIAL_MAX)
+        return self._retry_later(node_id, self._retry.get(node_id) or Retry(inf, REDIAL_FIRST, 0, REDIAL_MAX), now)
 
     def given_up(self, node_id: str, now: float) -> float:
         """Nobody answers, or its process has ended; when to dial again, inf if never.
 
         Also after a proof of death: a firewall can refuse in the name of the living.
         """
-        return self._retry_later(node_id, now, RETRY_FIRST, RETRY_MAX) if node_id in self._known else inf
+        retry = self._retry.get(node_id)
+        if retry is None or retry.most < RETRY_MAX:
+            retry = Retry(inf, RETRY_FIRST, 0, RETRY_MAX, now + RETRY_FOR)
+        return self._retry_later(node_id, retry, now) if node_id in self._known else inf
 
-    def _retry_later(self, node_id: str, now: float, first: float, most: float) -> float:
-        _, wait, tries = self._retry.get(node_id, Retry(inf, first, 0))
-        if tries >= RETRIES_MAX:
-            self.forget(node_id)
-            return inf
-        at = now + self._jitter(wait)
-        self._retry[node_id] = Retry(at, min(most, wait * 2), tries + 1)
+    def unwelcome(self, node_id: str, now: float) -> float:
+        """The node does not let us in; when to ask again, inf if never."""
+        return self._retry_later(node_id, Retry(inf, RETRY_MAX, 0, RETRY_MAX), now) if node_id in self._known else inf
+
+    def _retry_later(self, node_id: str, retry: Retry, now: float) -> float:
+        at = now + self._jitter(retry.wait)
+        if now < retry.steady_until:
+            self._retry[node_id] = retry._replace(at=at)
+            return at
+        if retry.tries >= RETRIES_MAX:
+            if node_id not in self._named:
+                self.forget(node_id)
+                return inf
+            retry = retry._replace(wait=RETRY_MAX, most=RETRY_MAX)
+            at = now + self._jitter(RETRY_MAX)
+        self._retry[node_id] = retry._replace(at=at, wait=min(retry.most, retry.wait * 2), tries=retry.tries + 1)
         return at
 
     def take_due_nodes(self, now: float) -> list[str]:
@@ -140,18 +214,22 @@ class Addresses:
 
     def candidate_unreachable(self, endpoint: str, now: float) -> float:
         """Nobody listens there; when to dial again."""
-        _, wait = self._candidates.get(endpoint, (0.0, REDIAL_FIRST))
+        if endpoint not in self._candidates:
+            return inf  # it was asked once, since somebody may have moved there
+        _, wait = self._candidates[endpoint]
         again_at = now + self._jitter(wait)
         self._candidates[endpoint] = (again_at, min(REDIAL_MAX, wait * 2))
         return again_at
 
     def candidate_silent(self, endpoint: str, now: float) -> None:
         """Somebody listens there who does not answer: ask again later."""
-        self._candidates[endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
+        if endpoint in self._candidates:
+            self._candidates[endpoint] = (now + self._jitter(RETRY_FIRST), RETRY_FIRST)
 
     def candidate_useless(self, endpoint: str) -> None:
         """It leads to where a link leads already."""
-        self._candidates[endpoint] = (inf, REDIAL_FIRST)
+        if endpoint in self._candidates:
+            self._candidates[endpoint] = (inf, REDIAL_FIRST)
 
     def candidate_is_ours(self, endpoint: str) -> None:
         """It leads to this node itself."""
@@ -167,7 +245,8 @@ class Addresses:
 
     def candidate_leads_to(self, endpoint: str, node_id: str) -> None:
         """`node_id` listens there: if it goes, somebody else may."""
-        self._served[endpoint] = node_id
+        if endpoint in self._candidates:
+            self._served[endpoint] = node_id
 
     def take_due_candidates(self, now: float, linked: Container[str]) -> list[str]:
         """The endpoints to dial now, each once; also those whose node is not `linked` any more."""
@@ -193,17 +272,11 @@ class Addresses:
         return wait * (0.75 + self._random.random() / 2)
 
 
-def usable(address: Address, our_host: str) -> list[str]:
-    """Endpoints of an inbox that can be reached from `our_host`, ipc first."""
-    ipc = [e for e in address.inbox if e.startswith("ipc://")] if address.host == our_host else []
-    return ipc + [e for e in address.inbox if e.startswith("tcp://")]
-
-
 def elsewhere(a: Address, b: Address) -> bool:
     """Whether two addresses of one life of a node name different endpoints."""
     return set(a.inbox) != set(b.inbox) or set(a.outbox) != set(b.outbox)
 
 
 def newer(a: Address, b: Address) -> bool:
-    """Whether `a` is a later life of the node than `b`: the counter above the 20 random bits decides."""
-    return a.epoch >> 20 > b.epoch >> 20
+    """Whether `a` is a later life of the node than `b`: the counter decides, and of equal ones the 20 bits below it."""
+    return a.epoch > b.epoch

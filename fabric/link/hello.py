@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final
 
-from peerfabric.link.addresses import newer, usable
+from msgspec.structs import replace
+
+from peerfabric.link.addresses import elsewhere, newer
 from peerfabric.link.commands import Dial
 from peerfabric.link.dialling import Dialling
 from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link, Moved
 from peerfabric.link.tables import OURSELVES
 from peerfabric.wire.frames import (
     MAGIC,
+    NOT_ME,
     OTHER_FABRIC,
     OTHER_VERSION,
+    SUPERSEDED,
     TOO_MANY_PEERS,
     VERSION,
     Address,
@@ -26,17 +30,18 @@ INTRODUCE_AFTER: Final = 0.25
 """How long newcomers are collected before the peers hear of them."""
 LEARNED_MAX: Final = 1024
 """Addresses kept for the driver to take, from hellos of up to 65 each."""
+REJECTED: Final = {
+    OTHER_FABRIC: "hellos of another fabric",
+    OTHER_VERSION: "hellos of another version",
+    TOO_MANY_PEERS: "peers over the limit",
+}
+"""What is counted when a node is rejected for a reason."""
 
 
 class Hellos(Dialling):
     """Who says hello to whom."""
 
     # Ours
-
-    def moved(self, address: Address) -> None:
-        """This node listens elsewhere from now on: tell everybody whom we reach."""
-        self.address = address
-        self.hello_due |= {link: None for link in self.by_wire.values() if link.connected and link.wire != OURSELVES}
 
     def introduce(self, sample: list[Address], now: float) -> None:
         """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
@@ -80,28 +85,40 @@ class Hellos(Dialling):
 
     # Theirs
 
-    def receive_hello(self, hello: Hello, now: float) -> list[Change]:
-        """Somebody said hello to this node, or to one that listened here before."""
+    def receive_hello(self, hello: Hello, now: float, sender: str = "", observed: str = "") -> list[Change]:
+        """Somebody said hello to this node, or to one that listened here before.
+
+        `sender`: the node id that its key has proven, if there is a key; `observed`: the address that it came from.
+        """
         theirs = hello.address
         if hello.fabric != self.fabric:
             self.reject(theirs, OTHER_FABRIC, now)
             return []
+        if hello.to not in ("", self.address.node_id):
+            return self._not_for_us(hello, now)
         if theirs.node_id == self.address.node_id:
             return self._hello_from_ourselves(hello, now)
+        if not self.admits(theirs.node_id):
+            self.count("hellos of nodes that are not let in")
+            return []
         if len(self.learned) < LEARNED_MAX:
             self.learned.append(theirs)
             self.learned += hello.known
-        changes: list[Change] = []
         link = self._by_node.get(theirs.node_id)
+        changes: list[Change] = []
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
-            if not newer(theirs, link.address):
+            if newer(theirs, link.address):
+                changes += self._part(link, now, proven=True, died=True)
+            elif link.met:
                 self.count("hellos of an earlier epoch")
+                self.reject(theirs, SUPERSEDED, now)
                 return []
-            changes += self._part(link, now, proven=True, died=True)
+            else:
+                self._drop(link)  # a later life was announced, by whomever, and did not show up
             link = None
         changes += self._replaced(theirs, now)
-        same_host = theirs.host == self.address.host
-        self._addresses.met(theirs, same_host=same_host)
+        news = observed != "" and observed != self._addresses.observed(theirs.node_id)
+        self._addresses.met(theirs, now, observed)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
             link = self._bind(candidate, theirs)
@@ -118,12 +135,20 @@ class Hellos(Dialling):
             link = self._dial_peer(theirs, now)
             if link is None:
                 return changes
-        if same_host and self._readdress(link, theirs):
-            changes.append(Moved(link))
+        changes += self._told_address(link, theirs, now)
+        if news:
+            changes += self._seen_at(link, now)
         if link.mine < hello.yours <= self._half:
             # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
-            changes += [LifeEnded(link)] if link.up else []
-            self._restart(link, now)
+            changes += self._end_life(link, now)
+        changes += self._greeted(link, hello, now)
+        if hello.mine == link.theirs:
+            link.sender = sender
+        return changes
+
+    def _greeted(self, link: Link, hello: Hello, now: float) -> list[Change]:
+        """The peer of `link` said hello."""
+        changes: list[Change] = []
         old_id = link.in_id
         ended, came_up, wanted = link.receive_hello(hello, now)
         self.look(link, now)
@@ -134,15 +159,48 @@ class Hellos(Dialling):
         if came_up:
             self.by_id[link.in_id] = link
             self._addresses.stop_retrying(link.node_id)
+            self._whys.pop(link.node_id, None)
+            self._whys.pop(link.endpoint, None)
             changes.append(CameUp(link))
         if wanted and link.connected:
             link.plan_hello(now)
             self.hello_due[link] = None
         elif not link.connected and not link.dialling:
-            self._dial(link, link.endpoints[0])  # it lives: no need to wait for the next attempt
+            self._dial(link, link.doors[0], now)  # it lives: no need to wait for the next attempt
         return changes
 
+    def _told_address(self, link: Link, theirs: Address, now: float) -> list[Change]:
+        """The peer says where it listens; an endpoint that it has left is left."""
+        before = link.address
+        if before is None or theirs == before or theirs.version < before.version:
+            return []
+        link.meet(theirs)
+        self._find_doors(link)
+        if not elsewhere(theirs, before):
+            return []
+        changes: list[Change] = [Moved(link)]
+        left = link.met and link.endpoint in before.inbox and link.endpoint not in theirs.inbox
+        if left and link.endpoint.startswith("tcp://") and not self.closing:
+            changes += self._redial(link, now)
+        elif not link.connected and not link.dialling and not self.closing:
+            self._dial(link, link.doors[0], now)
+        return changes
+
+    def _seen_at(self, link: Link, now: float) -> list[Change]:
+        """The peer is seen at another address than before: dialled there, unless it was met where it is dialled now."""
+        self._find_doors(link)
+        if link.up or link.confirmed == link.door or link.endpoint.startswith("ipc://") or self.closing:
+            return []
+        best = link.doors[0]
+        return self._redial(link, now) if not best.endpoint.startswith("ipc://") and best != link.door else []
+
     def _hello_from_ourselves(self, hello: Hello, now: float) -> list[Change]:
+        if hello.address.epoch != self.address.epoch:
+            if newer(hello.address, self.address):
+                self.superseded = next((door.endpoint for door in self._doors(hello.address)), hello.address.name)
+            else:
+                self.reject(hello.address, SUPERSEDED, now)
+            return []
         link = self.by_wire.get(OURSELVES)
         if link is not None and hello.mine == link.mine:
             _, came_up, wanted = link.receive_hello(hello, now)
@@ -159,15 +217,14 @@ class Hellos(Dialling):
         return []
 
     def _candidate_for(self, hello: Hello) -> Link | None:
-        """The wire of a static peer that turns out to lead to the node of this hello."""
-        by_half = self._halves.get(hello.yours) if hello.yours else None
-        if by_half is not None and by_half.address is None and by_half.wire in self.by_wire:
-            return by_half
-        return next((link for link in self._at(hello.address) if link.address is None), None)
+        """The wire to an endpoint that turns out to lead to the node of this hello: it has the half that went there."""
+        link = self._halves.get(hello.yours) if hello.yours else None
+        return link if link is not None and link.address is None and link.wire in self.by_wire else None
 
     def _bind(self, link: Link, address: Address) -> Link:
         link.meet(address)
-        link.endpoints = [link.endpoint]
+        link.unlisted = None if link.endpoint in address.inbox else link.door
+        self._find_doors(link)
         self._addresses.candidate_leads_to(link.endpoint, address.node_id)
         self._addresses.dialled(address.node_id)
         self._by_node[address.node_id] = link
@@ -175,23 +232,56 @@ class Hellos(Dialling):
         return link
 
     def _replaced(self, theirs: Address, now: float) -> list[Change]:
-        """Another node answers at the endpoint of a peer: that peer has gone from there."""
+        """Another node answers at the endpoint of a peer, where both mean the same by it: that peer has gone."""
         changes: list[Change] = []
         for link in self._at(theirs):
-            if link.address is not None and link.node_id != theirs.node_id and not link.up:
+            if link.address is None or link.node_id == theirs.node_id or link.up:
+                continue
+            local = link.endpoint.startswith("ipc://")
+            same = link.address.host == theirs.host if local else self._share_network(link.address, theirs)
+            if same:
                 changes += self._part(link, now, proven=True, died=True)
-                self.lost(link.node_id)
+                self._addresses.forget(link.node_id)
         return changes
 
-    def reject(self, address: Address, reason: int, now: float) -> None:
+    # Who is not let in, or meant
+
+    def _not_for_us(self, hello: Hello, now: float) -> list[Change]:
+        """A hello for another node came here: its sender is told so, and nothing else happens."""
+        theirs = hello.address
+        if theirs.node_id == self.address.node_id:
+            return self.not_there(hello.mine, now) if theirs.epoch == self.address.epoch else []
+        self.count("hellos for another node")
+        link = self._by_node.get(theirs.node_id)
+        if link is not None and link.up:
+            self.answers.append((link.wire, [encode_frame(self.rejections.bye(NOT_ME, hello.mine))]))
+        else:
+            self.reject(theirs, NOT_ME, now, hello.mine)
+        return []
+
+    def not_there(self, half: int, now: float) -> list[Change]:
+        """Another node got the hello that we said with `half`: the endpoint does not lead to the peer."""
+        link = self._halves.get(half)
+        if link is None or link.mine != half or link.up or not link.connected or link.address is None:
+            return []
+        endpoint, address = link.endpoint, link.address
+        changes = self._end_life(link, now)
+        link.strangers.add(endpoint)
+        self._hang_up(link)
+        if link.was_up:
+            link.suspect(now, now)
+            self.look(link, now)
+            # Somebody else is where the peer was. Its hello tells who, and whether the peer can still be there.
+            self._ask_at(replace(address, inbox=[endpoint]), now)
+        self._led_nowhere(link, "not-me", now)
+        return changes
+
+    def reject(self, address: Address, reason: int, now: float, half: int = 0) -> None:
         """Tell a node why we will not talk to it, at most once in a while."""
-        self.count(
-            {OTHER_FABRIC: "hellos of another fabric", OTHER_VERSION: "hellos of another version"}.get(
-                reason, "peers over the limit"
-            )
-        )
-        endpoints = usable(address, self.address.host)
-        if endpoints and self.rejections.begin(self._next_wire, address.node_id, reason, now):
-            self.commands.append(Dial(self._next_wire, endpoints[0]))
+        if reason in REJECTED:
+            self.count(REJECTED[reason])
+        found = self._doors(address)
+        if found and self.rejections.begin(self._next_wire, address, reason, now, half):
+            self.commands.append(Dial(self._next_wire, *found[0]))
             self._next_wire += 1
             self._wake_at(self.rejections.deadline())

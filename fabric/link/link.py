@@ -19,12 +19,16 @@ from math import inf
 from typing import Final, NamedTuple
 
 from peerfabric.link.commands import Outcome
+from peerfabric.link.endpoints import Door
 from peerfabric.link.liveness import FENCE, FENCE_STEP, SILENCE, VANISHED_AFTER, ping_due, silent_since
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
 HELLO_FIRST: Final = 0.1
 HELLO_MAX: Final = 1.0
+HELLO_PATIENCE: Final = 1.0
+"""So long after it was connected the next endpoint is tried if no hello has answered ours; doubled with each round."""
+HELLO_PATIENCE_MAX: Final = 8.0
 PIPE_BYTES_MIN: Final = 256 * 1024
 PIPE_SECONDS: Final = 0.25
 PIPE_FRAMES_MAX: Final = 64
@@ -37,6 +41,11 @@ RATE_PERIOD: Final = 0.01
 """Rates are measured over so long: more than an echo may be delayed, or it is the delay that is measured, and little,
 since until the first measurement only PIPE_BYTES_MIN are on their way, which is one large body at a time."""
 REFUSED_TWICE_AFTER: Final = 0.05
+REFUSED_FAR_AFTER: Final = 2.6
+"""The inbox of a peer on another host refuses: that proves something only so long after the last that was heard of it,
+as a firewall may refuse in its name, and by then its fence has ended."""
+HUNG_FAR_MAX: Final = 30.0
+"""A peer on another host is hung for so long: something else may accept in its name."""
 ASKED_MAX: Final = 64
 """PINGs that are remembered until they are echoed."""
 
@@ -135,8 +144,21 @@ class Link:
         """Links that may have something to say: shared by all of them."""
         self.wire = wire
         self.meet(address)
-        self.endpoints: list[str] = []
-        self.endpoint = ""
+        self.doors: list[Door] = []
+        """Where to dial the peer, best first."""
+        self.door = Door("")
+        """Where it is dialled."""
+        self.confirmed: Door | None = None
+        """Where a hello of the peer has last answered ours."""
+        self.unlisted: Door | None = None
+        """Where it was met though it does not name that endpoint: something forwards to it."""
+        self.strangers: set[str] = set()
+        """Endpoints at which another node was met instead of the peer."""
+        self.sender = ""
+        """The node id that the key behind its hello has proven; empty over ipc, and in the clear."""
+        self.answer_by = inf
+        """When the next door is tried, if no hello has answered ours at this one."""
+        self.patience = HELLO_PATIENCE
         self.connected = False
         self.dialling = False
         """An attempt to connect is under way; its outcome will be reported."""
@@ -175,7 +197,11 @@ class Link:
         # belief
         self.belief = Belief.ALIVE
         self.heard_at = now
+        """When its last numbered frame came: its fence may stand on our echo of that."""
+        self.hello_heard_at = -inf
         self.suspect_at = inf
+        self.hung_at = inf
+        """Since when it is hung, if it is."""
         self._gives_up_at = inf
         self.refusals = 0
         self.refused_at = -inf
@@ -221,6 +247,40 @@ class Link:
     def name(self) -> str:
         return (self.address.name or self.address.node_id) if self.address is not None else self.endpoint
 
+    @property
+    def was_up(self) -> bool:
+        """Whether the link was ever up. Before that the peer holds nothing of ours, and nobody need judge it."""
+        return self.confirmed is not None
+
+    @property
+    def endpoint(self) -> str:
+        """Where the peer is dialled; empty if it is not."""
+        return self.door.endpoint
+
+    # Where
+
+    def dials(self, door: Door) -> None:
+        """The peer is being dialled there."""
+        self.door, self.connected, self.dialling, self.answer_by = door, False, True, inf
+
+    def reached(self, now: float) -> None:
+        """There is a connection: at a door where the peer was not met yet it has some time to answer our hello."""
+        self.connected, self.dialling = True, False
+        self.answer_by = inf if self.door == self.confirmed else now + self.patience
+        self.hello_at = now
+
+    def unplugged(self, *, again: bool) -> None:
+        """There is no connection any more; with `again` the socket tries once more by itself."""
+        self.connected, self.dialling, self.answer_by = False, again, inf
+
+    def answered_by_nobody(self) -> None:
+        """There is no other door to try: the peer may take its time."""
+        self.answer_by = inf
+
+    def went_round(self) -> None:
+        """All doors were tried: each gets more time."""
+        self.patience = min(HELLO_PATIENCE_MAX, 2 * self.patience)
+
     def _name(self, mine: int, theirs: int) -> None:
         """The present life has these halves."""
         self.mine, self.theirs = mine, theirs
@@ -249,7 +309,7 @@ class Link:
 
     def _new_life(self, now: float) -> None:
         if self.up:
-            self.down_at = now
+            self.down_at = min(now, self.asked_at)  # what it owed us in this life it owes us still
         self.up = False
         self.introduced = False
         self.out_number = self.in_number = self.echoed = self.echo_sent = 0
@@ -287,8 +347,8 @@ class Link:
         """
         if hello.mine < self.theirs:
             return False, False, False
+        self.hello_heard_at = now
         if not self.up or hello.mine > self.theirs:
-            self.heard_at = now
             self._alive(now)
         ended = hello.mine > self.theirs and self.theirs != 0
         if hello.mine > self.theirs:
@@ -299,6 +359,9 @@ class Link:
         came_up = False
         if hello.yours == self.mine and not self.up:
             self.up = came_up = True
+            self.confirmed = self.door
+            self.answer_by, self.patience = inf, HELLO_PATIENCE
+            self.strangers.clear()
             self.hello_at = inf
             self.hello_wait = HELLO_FIRST
             self.busy = True  # until a look finds that neither holds anything of the other
@@ -460,6 +523,9 @@ class Link:
     def excuse(self, late: float, now: float) -> None:
         """We were late ourselves by so many seconds: nobody is accused for them."""
         self.heard_at += late
+        self.hello_heard_at += late
+        self.answer_by += late
+        self.hung_at += late
         self.suspect_at += late
         self._gives_up_at += late
         self.down_at += late
@@ -469,9 +535,12 @@ class Link:
 
     def _alive(self, now: float) -> None:
         if self.belief is not Belief.ALIVE:
+            if self.belief is Belief.HUNG:
+                # It is back; from here it may take its time to come up.
+                self.down_at = self._excused_at = now
+                self.asked_at = now if self.asked_at < inf else inf
             self.belief = Belief.ALIVE
-            self.down_at = now  # it is back; from here it may take its time to come up
-            self.suspect_at = self._gives_up_at = self.probe_at = inf
+            self.suspect_at = self.hung_at = self._gives_up_at = self.probe_at = inf
             self.refusals = 0
 
     def suspect(self, now: float, since: float) -> None:
@@ -491,25 +560,33 @@ class Link:
         self.probe_at = inf
         return True
 
-    def probed(self, outcome: Outcome, now: float) -> bool | None:
-        """A probe has found something; True: the peer's process has ended; False: the peer is given up; None: go on."""
+    def probed(self, outcome: Outcome, now: float, *, far: bool = False) -> bool | None:
+        """A probe has found something; True: the peer's process has ended; False: the peer is given up; None: go on.
+
+        `far`: it is on another host, where others may refuse or accept in its name.
+        """
         self.probing = False
         if self.belief is Belief.ALIVE:
             return None
+        if outcome is Outcome.ACCEPTED and self.endpoint in self.strangers:
+            outcome = Outcome.SILENT  # that was another node
         match outcome:
             case Outcome.REFUSED:
-                if self.refusals and now - self.refused_at >= REFUSED_TWICE_AFTER:
+                proves_at = max(self.heard_at, self.hello_heard_at) + REFUSED_FAR_AFTER if far else -inf
+                if self.refusals and now - self.refused_at >= REFUSED_TWICE_AFTER and now >= proves_at:
                     return True
                 if not self.refusals:
                     self.refusals, self.refused_at = 1, now
-                self.probe_at = now + REFUSED_TWICE_AFTER
+                self.probe_at = max(now + REFUSED_TWICE_AFTER, min(proves_at, now + 0.5))
             case Outcome.ACCEPTED:
                 self.belief = Belief.HUNG
+                self.hung_at = min(self.hung_at, now)
                 self.refusals = 0
                 # The kernel closes the descriptors of a killed process one by one: its listener may still accept
                 # when its connections are gone. So the first probes follow soon, and later ones wait up to 1 s.
                 self.probe_at = now + min(1.0, max(REFUSED_TWICE_AFTER, now - self.suspect_at))
             case Outcome.SILENT:
+                self.refusals = 0
                 self.probe_at = now + 0.5
                 if now >= self.vanishes_at:
                     return False
@@ -525,20 +602,31 @@ class Link:
         """When a suspect is given up, unless something of ours is echoed."""
         return max(self._gives_up_at, self.heard_at + FENCE)
 
+    @property
+    def down_until(self) -> float:
+        """When a peer whose link is not up is given up, unless it comes up, though we hear it."""
+        return max(self.down_at + VANISHED_AFTER, self.heard_at + FENCE)
+
+    def is_hung_for_too_long(self, now: float) -> bool:
+        """Whether a peer on another host has had its time to wake up."""
+        return now >= self.hung_at + HUNG_FAR_MAX
+
     def due_at(self, now: float) -> float:
         """When its belief, its HELLO or its end has to be looked at again; inf if never."""
         at = min(self.close_at, self.probe_at, self.hello_at if self.connected and self.hello_at > now else inf)
-        if self.met and self.close_at == inf:
+        if self.was_up and self.close_at == inf:
             if self.belief is Belief.ALIVE:
                 at = min(at, self.silent_at)
             if not self.up and self.belief is not Belief.HUNG:
-                at = min(at, self.down_at + VANISHED_AFTER)
+                at = min(at, self.down_until)
+        if self.connected:
+            at = min(at, self.answer_by)
         if self.belief is Belief.SUSPECT and not self.refusals:
             at = min(at, self.vanishes_at)
         return at
 
-    def view(self) -> PeerView:
-        """What people are shown of the peer."""
+    def view(self, reason: str = "") -> PeerView:
+        """What people are shown of the peer; `reason`: why it was not reached when that was tried last."""
         theirs = self.their_interest
         state = "up" if self.up else "one-way" if self.introduced else "connecting"
         return PeerView(
@@ -550,6 +638,7 @@ class Link:
             produces=tuple(theirs.produces) if theirs else (),
             subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
             publishes=tuple(theirs.publishes) if theirs else (),
+            reason="" if self.up else reason or ("one-way" if self.introduced else ""),
         )
 
     def check(self) -> None:

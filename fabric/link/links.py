@@ -18,12 +18,21 @@ from typing import Final
 from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.commands import Outcome, Probe
 from peerfabric.link.hello import Hellos
-from peerfabric.link.link import HELLO_MAX, Belief, Change, LifeEnded, Link
-from peerfabric.link.liveness import VANISHED_AFTER
+from peerfabric.link.link import HELLO_MAX, Belief, Change, Link
 from peerfabric.link.rejections import REMNANT
 from peerfabric.link.tables import CANDIDATE_PATIENCE, OURSELVES
 from peerfabric.reports import PeerView
-from peerfabric.wire.frames import IDLE, LEAVING, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS
+from peerfabric.wire.frames import (
+    IDLE,
+    LEAVING,
+    NOT_ME,
+    OTHER_FABRIC,
+    OTHER_VERSION,
+    SUPERSEDED,
+    TOO_MANY_PEERS,
+    UNWELCOME,
+    Bye,
+)
 
 IDLE_CLOSE_AFTER: Final = 10.0
 STRAY_EVERY: Final = 1.0
@@ -39,8 +48,7 @@ class Links(Hellos):
             return
         self._half += 1
         link = Link(OURSELVES, self._half, now, self.address, self.due)
-        link.connected = True
-        link.plan_hello(now)
+        link.reached(now)
         self.by_wire[OURSELVES] = link
         self._by_node[self.address.node_id] = link
         self.by_peer[link.peer] = link
@@ -55,50 +63,37 @@ class Links(Hellos):
             return
         link = self.by_wire.get(wire)
         if link is not None:
-            link.connected, link.dialling = True, False
-            link.plan_hello(now)
+            link.reached(now)
+            self.look(link, link.answer_by)
             self.hello_due[link] = None
+            self._pace.over(link)
+            self._dial_next(now)
 
     def disconnected(self, wire: int, now: float) -> list[Change]:
         """The PUSH of `wire` lost its connection; what it had accepted may be lost."""
         link = self.by_wire.get(wire)
         if link is None:
             return []
-        was_up = link.up
-        link.connected, link.dialling = False, True  # ZeroMQ tries once more by itself
-        self._restart(link, now)
-        if link.address is not None:
+        link.unplugged(again=True)
+        changes = self._end_life(link, now)
+        if link.was_up:
             link.suspect(now, now)
-        return [LifeEnded(link)] if was_up else []
+        return changes
 
-    def unreachable(self, wire: int, now: float) -> list[Change]:
-        """Nobody listens at the endpoint of `wire`."""
+    def unreachable(self, wire: int, now: float, why: str = "") -> list[Change]:
+        """Nobody listens at the endpoint of `wire`, or it does not let us in: `why` is a reason of PeerView."""
         link = self.by_wire.get(wire)
         if link is None or wire in self.rejections:
             self._end_rejection(wire)
             return []
-        changes: list[Change] = []
-        if link.up:
-            self._restart(link, now)
-            changes.append(LifeEnded(link))
-        link.connected = link.dialling = False
-        if link.address is None:
-            self._drop(link)
-            self._wake_at(self._addresses.candidate_unreachable(link.endpoint, now))
-            return changes
-        if link.met:
+        changes = self._end_life(link, now) if link.up else []
+        link.unplugged(again=False)
+        self._pace.over(link)
+        if link.was_up:
             link.suspect(now, now)
         self.look(link, now)
-        at = link.endpoints.index(link.endpoint) + 1 if link.endpoint in link.endpoints else 0
-        if at < len(link.endpoints):
-            self._dial(link, link.endpoints[at])
-        elif link.belief is Belief.ALIVE:
-            # Never met: an address of a process that has ended, or one that is only starting.
-            self._drop(link)
-            self._wake_at(self._addresses.unreachable(link.node_id, now))
-        else:
-            link.plan_hello(inf)
-            self._wake_at(self._addresses.unreachable(link.node_id, now))
+        self._led_nowhere(link, why, now)
+        self._dial_next(now)
         return changes
 
     def probed(self, wire: int, outcome: Outcome, now: float) -> list[Change]:
@@ -106,7 +101,7 @@ class Links(Hellos):
         link = self.by_wire.get(wire)
         if link is None:
             return []
-        verdict = link.probed(outcome, now)
+        verdict = link.probed(outcome, now, far=self._is_far(link.address))
         if verdict is not None:
             return self._part(link, now, proven=verdict, died=verdict)
         self.look(link, link.probe_at)
@@ -138,11 +133,10 @@ class Links(Hellos):
     def broken(self, link: Link, now: float) -> list[Change]:
         """A frame is missing or cannot be read: both sides start a new life."""
         self.count("links renewed")
-        was_up = link.up
-        self._restart(link, now)
+        changes = self._end_life(link, now)
         if link.connected:
             self.hello_due[link] = None
-        return [LifeEnded(link)] if was_up else []
+        return changes
 
     # Time
 
@@ -181,11 +175,13 @@ class Links(Hellos):
             self.hello_due[link] = None
         if link.wire == OURSELVES:
             return []
-        watched = link.met and link.close_at == inf
+        watched = link.was_up and link.close_at == inf
         if watched and link.belief is Belief.ALIVE and link.silent_at <= now:
             link.suspect(now, link.asked_at)
-        if watched and link.belief is not Belief.HUNG and not link.up and now - link.down_at >= VANISHED_AFTER:
+        if watched and link.belief is not Belief.HUNG and not link.up and link.down_until <= now:
             # We hear it, it does not hear us: its fence has ended by now, and others can do the work.
+            return self._part(link, now, proven=False, died=False)
+        if watched and link.belief is Belief.HUNG and self._is_far(link.address) and link.is_hung_for_too_long(now):
             return self._part(link, now, proven=False, died=False)
         if link.belief is not Belief.ALIVE:
             if link.vanishes_at <= now and link.belief is Belief.SUSPECT and not link.refusals:
@@ -195,6 +191,10 @@ class Links(Hellos):
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.plan_hello(now + HELLO_MAX)
+        if link.connected and not link.up and link.answer_by <= now:
+            changes = self._unanswered(link, now)
+            self.look(link, max(now + 0.001, link.due_at(now)))
+            return changes
         if link.address is None and now - link.opened_at >= CANDIDATE_PATIENCE and link.connected:
             # Somebody listens there who does not answer; ask again later.
             self._drop(link)
@@ -214,21 +214,39 @@ class Links(Hellos):
             self.rejections.reject(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
-            self.lost(link.node_id)
+            self._addresses.forget(link.node_id)
+        elif reason == UNWELCOME:
+            self._note_why(link, "denied")
+            self._wake_at(self._addresses.unwelcome(link.node_id, now))
         elif reason == IDLE:
             self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
         self.look(link, link.close_at)
         return changes
 
-    def rejected_by(self, node_id: str, now: float) -> list[Change]:
-        """A peer answered our hello with a refusal."""
-        link = self._by_node.get(node_id)
+    def rejected_by(self, bye: Bye, now: float) -> list[Change]:
+        """A node answered our hello with a BYE of no life."""
+        if bye.reason == NOT_ME:
+            return self.not_there(int.from_bytes(bye.link[4:], "big"), now)
+        link = self._by_node.get(bye.node_id)
+        if bye.reason == SUPERSEDED:
+            teller = link.endpoint if link is not None else bye.node_id
+            copies = [where for epoch, where in self._copies.items() if epoch > self.address.epoch]
+            self.superseded = self.superseded or (copies[-1] if copies else f"an endpoint that {teller} knows")
+            return []
         self.count("refused by peers")
         if link is None or link.up:
             return []
-        self.rejections.reject(node_id, now)
+        self.rejections.reject(bye.node_id, now)
         return self._part(link, now, proven=False, died=False)
+
+    def shut_out(self, link: Link, now: float) -> list[Change]:
+        """The peer is not let in any more. The caller has sent BYE, if the link was up."""
+        changes = self._forget(link, now, proven=False, died=False)
+        self._addresses.forget(link.node_id)
+        link.close_at = now + REMNANT
+        self.look(link, link.close_at)
+        return changes
 
     def part_idle(self, link: Link, now: float) -> list[Change]:
         """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
@@ -258,12 +276,25 @@ class Links(Hellos):
                 )
 
     def view(self) -> list[PeerView]:
-        """Every node that we know of."""
+        """Every node that we know of, and every candidate that has not answered."""
         views = {}
         for address in self._addresses:
-            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle")
-        views |= {link.node_id: link.view() for link in self._by_node.values() if link.wire != OURSELVES}
-        return list(views.values())
+            reason = self._whys.get(address.node_id, "")
+            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle", reason=reason)
+        for link in self._by_node.values():
+            if link.wire != OURSELVES:
+                views[link.node_id] = link.view(self._whys.get(link.node_id, ""))
+        return [
+            *views.values(),
+            *(
+                PeerView(node_id="", name=e, state="connecting", endpoint=e, reason=self._whys.get(e, ""))
+                for e in sorted(self._addresses.unanswered(self._by_node))
+            ),
+        ]
+
+    def is_known(self, node_id: str) -> bool:
+        """Whether there is a link with the node, or it has said hello to this one lately."""
+        return node_id in self._by_node or self._addresses.was_met(node_id)
 
 
 __all__ = ["IDLE_CLOSE_AFTER", "OURSELVES", "Links"]

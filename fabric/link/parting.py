@@ -10,7 +10,7 @@ from peerfabric.link.control import Control
 from peerfabric.link.link import Change, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
-from peerfabric.wire.frames import IDLE, LEAVING, Bye, Drain
+from peerfabric.wire.frames import IDLE, LEAVING, UNWELCOME, Bye, Drain
 
 BYE_REPEAT: Final = 0.1
 BYE_LIMIT: Final = 1.0
@@ -65,6 +65,13 @@ class Parting(Machine):
             self._said[link] = inf
             self._put_bye(link, IDLE)
             self._apply(self._links.part_idle(link, now), now)
+
+    def shut_out(self, link: Link, now: float) -> None:
+        """The peer is not let in any more."""
+        if link.up:
+            self._said[link] = inf
+            self._put_bye(link, UNWELCOME)
+        self._apply(self._links.shut_out(link, now), now)
 
     def drain(self) -> None:
         """Tell everybody to send no new messages."""

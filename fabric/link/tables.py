@@ -10,7 +10,9 @@ from typing import Final
 from peerfabric.deadlines import Deadlines
 from peerfabric.link.addresses import Addresses
 from peerfabric.link.commands import Command, Dial, HangUp
+from peerfabric.link.endpoints import LOOPBACK, Door, doors, network_of
 from peerfabric.link.link import Change, Gone, Link
+from peerfabric.link.pace import Pace
 from peerfabric.link.rejections import Rejections
 from peerfabric.wire.frames import Address
 
@@ -35,6 +37,16 @@ class Tables:
         """Addresses that hellos told, for the driver to take."""
         self.wanted: Callable[[Address], bool] = lambda address: True
         """Whether a link with the node may be of use: asked before it is dialled, never when its hello has come."""
+        self.admits: Callable[[str], bool] = lambda node_id: True
+        """Whether a node is let in: whoever is not is neither dialled nor listened to."""
+        self.near: Callable[[str], bool] = lambda host: False
+        """Whether a numeric address is in a subnet of this node, put here by the driver."""
+        self.gates: list[str] = [""]
+        """Under which keys peers may let us in, best first; one without a name in the clear."""
+        self.superseded = ""
+        """Where a later life of this very node is, if there is one."""
+        self.answers: list[tuple[int, list[bytes]]] = []
+        """Frames without a number for wires that are up: each leaves now, or not at all."""
         self.closing = False
         self.due: dict[Link, None] = {}
         """Links that may have something to say: a set whose order is the same in each replay."""
@@ -56,8 +68,13 @@ class Tables:
         self.by_id: dict[bytes, Link] = {}
         """Up links, by the link id of the frames that they accept."""
         self._addresses = Addresses(peers_max, random)
+        self._pace = Pace()
+        self._whys: dict[str, str] = {}
+        """Node, or endpoint of a candidate -> why it was not reached, when that was tried last."""
         self.rejections = Rejections(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
+        self._copies: dict[int, str] = {}
+        """Other epochs of this very node -> where they were dialled."""
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
         self._introduce_at = inf
@@ -75,12 +92,46 @@ class Tables:
         self._halves[link.mine] = link
         return link
 
-    def _dial(self, link: Link, endpoint: str) -> None:
+    def _dial(self, link: Link, door: Door, now: float) -> None:
+        """Dial `link` there; to other hosts when its turn comes."""
         self._leave_endpoint(link)
-        self._by_endpoint.setdefault(endpoint, {})[link] = None
-        link.endpoint = endpoint
-        link.connected, link.dialling = False, True
-        self.commands.append(Dial(link.wire, endpoint))
+        self._by_endpoint.setdefault(door.endpoint, {})[link] = None
+        link.dials(door)
+        if not door.endpoint.startswith(("ipc://", *LOOPBACK)):
+            self._pace.put(link)
+            self._dial_next(now)
+            if link in self._pace:
+                self.commands.append(HangUp(link.wire))  # what it was before
+        else:
+            self._pace.over(link)
+            self.commands.append(Dial(link.wire, *door))
+
+    def _dial_next(self, now: float) -> None:
+        """Dial those whose turn has come."""
+        for link in self._pace.take(now):
+            self.commands.append(Dial(link.wire, *link.door))
+        self._wake_at(self._pace.free_at())
+
+    def _doors(self, address: Address) -> list[Door]:
+        """Where to dial a node, best first."""
+        observed = self._addresses.observed(address.node_id)
+        return doors(address, self.address.host, self.gates, self.near, observed)
+
+    def _is_far(self, address: Address | None) -> bool:
+        """Whether a node is on another host, where endpoints may mean something else."""
+        return address is None or not self._share_network(address, self.address)
+
+    @staticmethod
+    def _share_network(a: Address, b: Address) -> bool:
+        """Whether the same TCP endpoint means the same to both."""
+        return network_of(a.host) == network_of(b.host)
+
+    def _note_why(self, link: Link, why: str) -> None:
+        """Remember why the peer, or the candidate, was not reached."""
+        if why:
+            if len(self._whys) > 4 * self.peers_max:
+                self._whys.clear()
+            self._whys[link.node_id or link.endpoint] = why
 
     def _leave_endpoint(self, link: Link) -> None:
         there = self._by_endpoint.get(link.endpoint, {})
@@ -128,6 +179,8 @@ class Tables:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
         self._leave_endpoint(link)
+        self._pace.forget(link)
+        self._wake_at(self._pace.free_at())
         self.hello_due.pop(link, None)
         self.due.pop(link, None)
         self.deadlines.move(link, inf)

@@ -15,6 +15,7 @@ from typing import Any
 
 from peerfabric.errors import BadFrame
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
+from peerfabric.link.endpoints import host_of, with_host
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Machine
@@ -316,19 +317,30 @@ class Topics(Machine):
         link = self._links.by_peer.get(peer)
         if link is None or link.address is None or peer in self._followed or link.wire == OURSELVES:
             return
-        same_host = link.address.host == self._address.host
-        usable = [e for e in link.address.outbox if e.startswith("tcp://") or same_host]
-        usable.sort(key=lambda endpoint: not endpoint.startswith("ipc://"))
-        if usable:
-            self._followed[peer] = usable[0]
-            self._links.commands.append(Follow(usable[0]))
+        where = self._outbox_of(link)
+        if where:
+            self._followed[peer] = where
+            self._links.commands.append(Follow(where, link.address.outbox_key))
+
+    def _outbox_of(self, link: Link) -> str:
+        """Where to follow the peer: over ipc, or else at the host at which it was met; empty if nowhere."""
+        address = link.address
+        if address is None:
+            return ""
+        here = [e for e in address.outbox if e.startswith("ipc://")] if address.host == self._address.host else []
+        tcp = [e for e in address.outbox if e.startswith("tcp://")]
+        host = host_of(link.endpoint)
+        if host:
+            tcp = [e for e in tcp if host_of(e) == host] or [with_host(e, host) for e in tcp[:1]]
+        return next(iter([*here, *tcp]), "")
 
     # Changes of links
 
     def link_up(self, link: Link, now: float) -> None:
-        # If the publisher has moved since we followed it, follow it anew. Not before: a connection that stands goes on
-        # bringing all, whatever became of the endpoint.
-        if link.address is not None and self._followed.get(link.peer, "") not in ("", *link.address.outbox):
+        # If the publisher has moved since we followed it, or was met at another host, follow it anew. Not before: a
+        # connection that stands goes on bringing all, whatever became of the endpoint.
+        followed = self._followed.get(link.peer, "")
+        if followed and followed != self._outbox_of(link):
             self._unfollow(link)
         self._publish.tell(link.peer, ())
 

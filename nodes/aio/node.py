@@ -25,11 +25,12 @@ from peerfabric.nodes.aio.options import (
 from peerfabric.nodes.aio.ping import ping
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
+from peerfabric.nodes.config import configured
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
-from peerfabric.nodes.settings import Hidden, Reach, checked_settings
+from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.nodes.signals import until_signal
 from peerfabric.options import Options
 from peerfabric.reports import PeerView, Statistics
@@ -79,7 +80,10 @@ class AsyncNode:
         interfaces: Names or patterns of the interfaces whose addresses others are told; empty: all but bridges and
             tunnels.
         advertise: Addresses that others are told in place of them, such as "203.0.113.5:7700" of a forwarded port.
-        config: A TOML file with what is not given here.
+        config: A TOML file. None: `PEERFABRIC_CONFIG`, or none.
+
+    What is None here is taken from `PEERFABRIC_…` variables, then from that file, then it is the first that is named
+    here; `peers` are those of all three (docs/configuration.md).
 
     Raises:
         ConfigError: One of these cannot work. A port in use, and a spool or a secret that cannot be read, are found
@@ -93,43 +97,44 @@ class AsyncNode:
         name: str | None = None,
         *,
         fabric: str | None = None,
-        listen: str = "auto",
-        peers: Sequence[str] = (),
-        discovery: str | Sequence[str] = "auto",
+        listen: str | None = None,
+        peers: Sequence[str] | None = None,
+        discovery: str | Sequence[str] | None = None,
         options: Options | None = None,
         spool: str | os.PathLike[str] | None = None,
-        fsync: bool = False,
+        fsync: bool | None = None,
         signals: bool = False,
-        reach: Reach = "host",
+        reach: Reach | None = None,
         secret: str | Sequence[str] | None = None,
         identity: str | os.PathLike[str] | None = None,
-        allow: Sequence[str] = (),
-        revoked: Sequence[str] = (),
-        interfaces: Sequence[str] = (),
-        advertise: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        revoked: Sequence[str] | None = None,
+        interfaces: Sequence[str] | None = None,
+        advertise: Sequence[str] | None = None,
         config: str | os.PathLike[str] | None = None,
     ) -> None:
         hidden = secret if isinstance(secret, Hidden) else Hidden(secret)
         secret = None  # it may be the secret itself by mistake, and tracebacks show what is in a frame
-        settings = checked_settings(
-            name,
-            fabric,
-            listen,
-            peers,
-            discovery,
-            options,
-            spool,
-            fsync,
-            signals,
-            reach=reach,
-            secret=hidden,
-            identity=identity,
-            allow=allow,
-            revoked=revoked,
-            interfaces=interfaces,
-            advertise=advertise,
-            config=config,
-        )
+        self._arguments = {
+            "name": name,
+            "fabric": fabric,
+            "listen": listen,
+            "peers": peers,
+            "discovery": discovery,
+            "options": options,
+            "spool": spool,
+            "fsync": fsync,
+            "signals": signals,
+            "reach": reach,
+            "secret": hidden,
+            "identity": identity,
+            "allow": allow,
+            "revoked": revoked,
+            "interfaces": interfaces,
+            "advertise": advertise,
+            "config": config,
+        }
+        settings = configured(self._arguments)
         self.name, self.fabric = settings.name, settings.fabric
         self._lifecycle = Lifecycle(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
         self._context = self._lifecycle.node

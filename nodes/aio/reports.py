@@ -30,8 +30,7 @@ def snapshot(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]]) -> 
         else account
         for account in found.producers
     )
-    counters = {**found.counters, "foreign messages": node.pump.foreign} if node.pump.foreign else found.counters
-    return replace(found, producers=accounts, counters=counters)
+    return replace(found, producers=accounts, counters={**found.counters, **node.pump.counters})
 
 
 def with_handed_over(account: QueueAccount, following: int, last: int, letters: int) -> QueueAccount:

@@ -68,7 +68,10 @@ class Node:
         interfaces: Names or patterns of the interfaces whose addresses others are told; empty: all but bridges and
             tunnels.
         advertise: Addresses that others are told in place of them, such as "203.0.113.5:7700" of a forwarded port.
-        config: A TOML file with what is not given here.
+        config: A TOML file. None: `PEERFABRIC_CONFIG`, or none.
+
+    What is None here is taken from `PEERFABRIC_…` variables, then from that file, then it is the first that is named
+    here; `peers` are those of all three (docs/configuration.md).
 
     Raises:
         ConfigError: One of these cannot work. A port in use, and a spool or a secret that cannot be read, are found
@@ -80,20 +83,20 @@ class Node:
         name: str | None = None,
         *,
         fabric: str | None = None,
-        listen: str = "auto",
-        peers: Sequence[str] = (),
-        discovery: str | Sequence[str] = "auto",
+        listen: str | None = None,
+        peers: Sequence[str] | None = None,
+        discovery: str | Sequence[str] | None = None,
         options: Options | None = None,
         spool: str | os.PathLike[str] | None = None,
-        fsync: bool = False,
+        fsync: bool | None = None,
         signals: bool = False,
-        reach: Reach = "host",
+        reach: Reach | None = None,
         secret: str | Sequence[str] | None = None,
         identity: str | os.PathLike[str] | None = None,
-        allow: Sequence[str] = (),
-        revoked: Sequence[str] = (),
-        interfaces: Sequence[str] = (),
-        advertise: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        revoked: Sequence[str] | None = None,
+        interfaces: Sequence[str] | None = None,
+        advertise: Sequence[str] | None = None,
         config: str | os.PathLike[str] | None = None,
     ) -> None:
         hidden: Any = Hidden(secret)

@@ -10,7 +10,9 @@ from peerfabric import __version__
 from peerfabric.nodes.cli.bench import bench
 from peerfabric.nodes.cli.dead import dead
 from peerfabric.nodes.cli.demo import demo
+from peerfabric.nodes.cli.doctor import doctor
 from peerfabric.nodes.cli.exits import EXPLANATION, end_on_signals, explained
+from peerfabric.nodes.cli.id import identify
 from peerfabric.nodes.cli.keygen import keygen
 from peerfabric.nodes.cli.peers import peers
 from peerfabric.nodes.cli.ping import ping
@@ -37,7 +39,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, keygen, peers, ping, send, take, pub, sub, spool, dead, bench):
+for command in (demo, keygen, identify, peers, ping, doctor, send, take, pub, sub, spool, dead, bench):
     cli.add_command(command)
 
 

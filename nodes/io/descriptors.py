@@ -47,6 +47,8 @@ PER_LEDGER: Final = 2
 _FDS_PER_PEER: Final = 7  # mailboxes of a PUSH and both ends of its monitor, and a connection each way for both kinds
 _FDS_OTHER: Final = 256  # what ZeroMQ, the interpreter, a spool and a modest application hold besides
 _PEERS_MIN: Final = 64
+_EXPOSED_MIN: Final = 16_384
+_EXPOSED_MAX: Final = 1 << 20
 
 STEP: Final = "raise `ulimit -n`, or close what is open"
 
@@ -141,16 +143,20 @@ def too_few(count: int, what: str) -> ConfigError:
     return ConfigError(f"{what} needs {count} descriptors and leaves {RESERVE} to others, but {shortage()}; {STEP}")
 
 
-def raise_descriptor_limit(peers_max: int) -> None:
-    """Raise the limit of open descriptors as far as `peers_max` peers need and the system allows."""
+def raise_descriptor_limit(peers_max: int, *, exposed: bool = False) -> None:
+    """Raise the limit of open descriptors as far as `peers_max` peers need and the system allows.
+
+    `exposed`: strangers may connect, too, and keep a descriptor each for a second, so it is raised as far as it goes.
+    """
     wanted, least = (_FDS_OTHER + _FDS_PER_PEER * peers for peers in (peers_max, min(peers_max, _PEERS_MIN)))
     soft, hard = (
         float("inf") if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE)
     )
     if hard < least:
         raise ConfigError(f"this process may open {hard} descriptors and needs {least}; raise `ulimit -Hn`")
-    if soft < wanted:
-        soft = min(wanted, hard)
+    aim = max(wanted, min(hard, _EXPOSED_MAX)) if exposed else wanted
+    if soft < aim:
+        soft = min(aim, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if soft < wanted:
         remark(
@@ -159,6 +165,14 @@ def raise_descriptor_limit(peers_max: int) -> None:
             soft,
             (soft - _FDS_OTHER) // _FDS_PER_PEER,
             peers_max,
+        )
+    elif exposed and soft < _EXPOSED_MIN:
+        remark(
+            logging.WARNING,
+            "%d descriptors are few where strangers can connect, who keep one each for a second; raise `ulimit -Hn` to "
+            "%d, and limit the connections of one source by the firewall",
+            soft,
+            _EXPOSED_MIN,
         )
 
 

@@ -1,4 +1,4 @@
-"""Listener: the endpoints that one ZeroMQ socket is bound to, and their socket files.
+"""Listeners: the endpoints that a ZeroMQ socket is bound to, and their socket files.
 
 A socket file can be removed under a node: by a cleaner of temporary files, or with the folder of a session that ends.
 Whoever is connected stays so, and nobody new gets in, until it is bound at the same path again. To unbind first would
@@ -17,18 +17,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import zmq
 
 from peerfabric.discovery.host import IPC_PATH_BYTES_MAX
+from peerfabric.discovery.log import log as _log
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.io.listening import listening_path
-from peerfabric.nodes.io.probe import address_of, family_of
+from peerfabric.nodes.io.probe import address_of, family_of, is_tcp
 
 if TYPE_CHECKING:
     ZmqSocket = zmq.Socket[bytes]
+    from peerfabric.nodes.io.curve import Curve, Options
 
 Kernel: TypeAlias = socket.socket
 """What the kernel listens with."""
@@ -57,6 +60,9 @@ class Listener:
 
     def __init__(self, ours: ZmqSocket) -> None:
         self._socket = ours
+        self._options: dict[str, Options] = {}
+        """What sets the options of an endpoint, by what libzmq was told. They count for the next bind, so they are set
+        before each one."""
         self._files: dict[str, _File] = {}
         self._kernel: dict[str, socket.socket] = {}
         """What the kernel listens with, by what libzmq was told. Not for old ones, which never move."""
@@ -68,10 +74,12 @@ class Listener:
         """Whether it has a file."""
         return endpoint in self._files
 
-    def bind(self, endpoint: str, kernel: Kernel | None = None) -> str:
-        """Listen at `endpoint` and return the real one, with its port and without wildcards.
+    def bind(self, endpoint: str, options: Options | None = None, kernel: Kernel | None = None) -> str:
+        """Listen at `endpoint` and return the real one, with its port.
 
         Args:
+            options: Sets on the socket what this endpoint needs, now and whenever it is bound again; if one endpoint
+                has some, all need them.
             kernel: Listens there already, at its real port, and is ours from here on.
 
         Raises:
@@ -79,9 +87,9 @@ class Listener:
             ConfigError: Not an endpoint, or one that cannot be bound here.
         """
         if kernel is not None:
-            return self._take_over(endpoint, kernel)
+            return self._take_over(endpoint, options, kernel)
         path = listening_path(endpoint)
-        real = self._bind(endpoint)
+        real = self._bind(endpoint, options)
         if path is not None:
             self._files[real] = _File(os.path.abspath(path), endpoint)
         return real
@@ -103,7 +111,7 @@ class Listener:
         file = self._files[endpoint]
         listening_path(f"ipc://{file.path}")
         spelled = self._spell(file)
-        self._bind(spelled)
+        self._bind(spelled, self._options.get(file.bound))
         self._retire(file.bound)
         self._files[endpoint] = _File(file.path, spelled)
 
@@ -148,7 +156,7 @@ class Listener:
         for kernel in self._kernel.values():
             kernel.close()
 
-    def _bind(self, endpoint: str) -> str:
+    def _bind(self, endpoint: str, options: Options | None) -> str:
         """Listen at `endpoint`; return the real one, which is also what libzmq is told."""
         host, _, port = endpoint.rpartition(":")
         local = endpoint.startswith("ipc://")
@@ -159,6 +167,8 @@ class Listener:
             try:
                 if not local:
                     kernel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if host == "tcp://[::]":
+                    kernel.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # for IPv4, too
                 kernel.bind(address)
                 if local:
                     with suppress(FileNotFoundError):  # removed already
@@ -166,6 +176,8 @@ class Listener:
                 kernel.listen(_BACKLOG)
                 kernel.setblocking(False)
                 real = endpoint if local else f"{host}:{kernel.getsockname()[1]}"
+                if options is not None:
+                    self._options[real] = options
                 self._lend(real, kernel)
             except BaseException:
                 kernel.close()
@@ -179,7 +191,9 @@ class Listener:
         self._kernel[real] = kernel
         return real
 
-    def _take_over(self, endpoint: str, kernel: Kernel) -> str:
+    def _take_over(self, endpoint: str, options: Options | None, kernel: Kernel) -> str:
+        if options is not None:
+            self._options[endpoint] = options
         try:
             self._lend(endpoint, kernel)
         except OSError as error:
@@ -195,7 +209,10 @@ class Listener:
             OSError: It does not.
         """
         copy = os.dup(kernel.fileno())
+        options = self._options.get(told)
         try:
+            if options is not None:
+                options(self._socket)
             self._socket.set(zmq.USE_FD, copy)
             self._socket.bind(told)
         except zmq.ZMQError as error:
@@ -221,12 +238,119 @@ class Listener:
             self._old.append(bound)
             self._kernel.pop(bound).close()
             self._lent.discard(bound)
+            self._options.pop(bound, None)
         if len(self._old) > OLD_MAX:
             self._unbind(self._old.pop(0))
 
     def _unbind(self, endpoint: str) -> None:
         with suppress(zmq.ZMQError):
             self._socket.unbind(endpoint)
+
+
+class Listeners:
+    """What the inbox and the outbox of one node are bound to. Belongs to the thread of the sockets.
+
+    With `curve` each TCP endpoint of the inbox is behind a gate, and the outbox has a key of its own.
+    """
+
+    def __init__(self, inbox: ZmqSocket, outbox: ZmqSocket, curve: Curve | None) -> None:
+        self._inbox, self._outbox = self._both = Listener(inbox), Listener(outbox)
+        self._curve = curve
+        self._moved: dict[Listener, ZmqSocket] = {}  # that were made anew, and do not accept everywhere yet
+        self._told = False
+        self.inbox_gates: dict[str, str] = {}
+        """The key id of the gate, by TCP endpoint of the inbox."""
+
+    def bind(
+        self, inbox: Sequence[str], outbox: Sequence[str], held: dict[str, Kernel], gates: Sequence[str] = ()
+    ) -> tuple[list[str], list[str]]:
+        """Listen at all of them, as `Sockets.bind` has it; `gates` are key ids, all gates by default.
+
+        Raises:
+            EndpointInUse, ConfigError: As `Listener.bind`; those before it stay bound.
+        """
+        curve = self._curve
+        inbox_options: Sequence[Options | None] = [None] * len(inbox)
+        outbox_options: Sequence[Options | None] = [None] * len(outbox)
+        if curve is not None:
+            inbox_options, outbox_options = curve.inbox_options(inbox, gates), curve.outbox_options(outbox)
+        inboxes, outboxes = (
+            [listener.bind(each, options, held.pop(each, None)) for each, options in zip(these, theirs, strict=True)]
+            for listener, these, theirs in (
+                (self._inbox, inbox, inbox_options),
+                (self._outbox, outbox, outbox_options),
+            )
+        )
+        if curve is not None:
+            self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
+        return inboxes, outboxes
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where they listen."""
+        return [*self._inbox.endpoints, *self._outbox.endpoints]
+
+    @property
+    def outboxes(self) -> list[str]:
+        """The TCP endpoints of the outbox."""
+        return [*filter(is_tcp, self._outbox.endpoints)]
+
+    def gone(self) -> list[str]:
+        """As `Listener.gone`, of both."""
+        return [*self._inbox.gone(), *self._outbox.gone()]
+
+    def bind_again(self, endpoint: str) -> None:
+        """As `Listener.bind_again`, if it has a file."""
+        for listener in self._both:
+            if endpoint in listener:
+                listener.bind_again(endpoint)
+
+    def leave(self, endpoint: str) -> None:
+        """As `Listener.leave`, if it has a file."""
+        for listener in self._both:
+            if endpoint in listener:
+                listener.leave(endpoint)
+
+    def remove_files(self) -> None:
+        """As `Listener.remove_files`, of both."""
+        for listener in self._both:
+            listener.remove_files()
+
+    def move(self, *, inbox: ZmqSocket | None = None, outbox: ZmqSocket | None = None) -> None:
+        """That socket was closed and this one is to stand in its place: `follow_move` lets it accept."""
+        for listener, new in zip(self._both, (inbox, outbox), strict=True):
+            if new is not None:
+                self._moved[listener] = new
+
+    @property
+    def have_moved(self) -> bool:
+        """Whether a socket does not accept everywhere yet."""
+        return bool(self._moved)
+
+    def follow_move(self) -> bool:
+        """Let the sockets that were made anew accept; False: one does not everywhere, and is to be tried again."""
+        for listener, new in list(self._moved.items()):
+            try:
+                listener.move(new)
+            except OSError as error:
+                if not self._told:
+                    self._told = True
+                    where = " or ".join(listener.endpoints)
+                    _log.error("nobody new can connect to %s until that can be bound: %s", where, error.strerror)
+            else:
+                del self._moved[listener]
+        self._told = self._told and bool(self._moved)
+        return not self._moved
+
+    def close(self) -> None:
+        """Listen no more; the sockets are closed already."""
+        for listener in self._both:
+            listener.close()
+
+    def abandon(self) -> None:
+        """In a forked child: it is the parent who listens."""
+        for listener in self._both:
+            listener.abandon()
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -19,7 +19,17 @@ from typing import Final, cast
 from peerfabric.discovery.files import is_proven_dead
 from peerfabric.link.commands import Outcome
 
-__all__ = ["PROBE_TIMEOUT", "Address", "Outcome", "Probe", "address_of", "family_of", "is_dialable", "outcome_of"]
+__all__ = [
+    "PROBE_TIMEOUT",
+    "Address",
+    "Outcome",
+    "Probe",
+    "address_of",
+    "family_of",
+    "is_dialable",
+    "is_tcp",
+    "outcome_of",
+]
 
 PROBE_TIMEOUT: Final = 1.0
 """Seconds without an answer after which a probe is SILENT. A local refusal takes less than a millisecond and one
@@ -161,6 +171,11 @@ def is_dialable(endpoint: str) -> bool:
         return address_of(endpoint) is not None
     match = _TCP.fullmatch(endpoint)
     return match is not None and 0 < int(match[2]) < 65536
+
+
+def is_tcp(endpoint: str) -> bool:
+    """Whether whoever reaches this endpoint needs keys; else its file keeps all but our own user away."""
+    return not endpoint.startswith("ipc://")
 
 
 def family_of(address: Address) -> socket.AddressFamily:

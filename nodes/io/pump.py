@@ -76,6 +76,8 @@ class Pump:
         """Called, in this thread, with the addresses that hellos told."""
         self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
+        self.on_superseded: Callable[[str], None] = lambda endpoint: None
+        """Called, in this thread, with the endpoint of a later life of this very node."""
         self.on_disconnected: Callable[[], None] = lambda: None
         """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
@@ -133,9 +135,9 @@ class Pump:
         self._sockets.share()
 
     @property
-    def foreign(self) -> int:
-        """Messages dropped at the sockets, because they have too few or too many parts."""
-        return self._sockets.foreign
+    def counters(self) -> dict[str, int]:
+        """What the sockets dropped and whom they turned away, by name."""
+        return self._sockets.counters
 
     def wake(self, handle: Handle | None = None) -> None:
         """Make a turn now: `handle` has something to hand over, or somebody changed the engine under its lock.
@@ -208,7 +210,7 @@ class Pump:
                 self._sockets.publish(published.popleft())
             if engine.links.commands:
                 self._carry_out()
-            changed, records, learned, met = engine.poll_events()
+            changed, records, learned, met, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -223,6 +225,8 @@ class Pump:
             self.on_met(met)
         if learned:
             self.on_learned(learned)
+        if superseded:
+            self.on_superseded(superseded)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._look()
@@ -263,14 +267,14 @@ class Pump:
         sockets = self._sockets
         for command in self.engine.poll_commands():
             match command:
-                case Dial(wire, endpoint):
-                    sockets.dial(wire, endpoint)
+                case Dial(wire, endpoint, gate):
+                    sockets.dial(wire, endpoint, gate)
                 case HangUp(wire):
                     sockets.hang_up(wire)
                 case Probe(wire, endpoint, node_id, epoch):
                     sockets.probe(wire, endpoint, (node_id, epoch))
-                case Follow(endpoint):
-                    sockets.follow(endpoint)
+                case Follow(endpoint, key):
+                    sockets.follow(endpoint, key)
                 case Unfollow(endpoint):
                     sockets.unfollow(endpoint)
                 case Subscribe(prefix):

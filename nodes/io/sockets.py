@@ -20,14 +20,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import zmq
 
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.nodes.io.descriptors import (
     ENOUGH,
-    FILES_RESERVE,
     NODE,
     PENDING,
     PER_WIRE,
@@ -37,11 +35,22 @@ from peerfabric.nodes.io.descriptors import (
     table,
     too_few,
 )
+from peerfabric.nodes.io.events import (
+    Connected,
+    Disconnected,
+    Event,
+    Probed,
+    Published,
+    Received,
+    Refused,
+    Writable,
+)
 from peerfabric.nodes.io.growth import Watch, keep_freed_memory, threads
-from peerfabric.nodes.io.listener import Kernel, Listener
-from peerfabric.nodes.io.monitor import Connected, Disconnected, Monitor, Refused
-from peerfabric.nodes.io.probe import Outcome, Probe, is_dialable
-from peerfabric.nodes.io.transport import EVENTS, Buffer, Intake, Wire, is_ready, plain_send, send_frames
+from peerfabric.nodes.io.listener import Kernel, Listeners
+from peerfabric.nodes.io.monitor import Monitor
+from peerfabric.nodes.io.probe import Outcome, is_dialable, is_tcp
+from peerfabric.nodes.io.probes import Probes
+from peerfabric.nodes.io.transport import EVENTS, Buffer, Intake, Wire, is_ready, open_socket, plain_send, send_frames
 from peerfabric.nodes.io.updates import Updates
 from peerfabric.nodes.io.waiting import Doorbell
 from peerfabric.nodes.platform import poller
@@ -49,6 +58,8 @@ from peerfabric.nodes.platform import poller
 if TYPE_CHECKING:
     ZmqContext = zmq.Context[zmq.Socket[bytes]]
     ZmqSocket = zmq.Socket[bytes]
+
+    from peerfabric.nodes.io.curve import Curve
 
 __all__ = [
     "Connected",
@@ -83,54 +94,32 @@ _SOCKETS_MAX: Final = 65535  # ZMQ_SOCKET_LIMIT
 _POLLOUT: Final = int(zmq.POLLOUT)
 
 
-class Probed(msgspec.Struct, frozen=True):
-    """What was found where `probe(wire, …)` asked."""
-
-    wire: int
-    outcome: Outcome
-
-
-class Received(msgspec.Struct, frozen=True):
-    """`[header]` or `[header, body]` from the inbox; large bodies are views, which keep their memory alive."""
-
-    frames: list[bytes | memoryview]
-    sender: str = ""
-    """The node id that its key has proven; empty over ipc, and in the clear."""
-
-
-class Published(msgspec.Struct, frozen=True):
-    """`[topic, header]` or `[topic, header, body]` from an outbox that we follow."""
-
-    frames: list[bytes | memoryview]
-
-
-class Writable(msgspec.Struct, frozen=True):
-    """`wire` refused a frame at its high-water mark and would take one now."""
-
-    wire: int
-
-
-Event = Connected | Disconnected | Refused | Probed | Received | Published | Writable
-
-
 class Sockets:
     """Everything of ZeroMQ that one node holds.
 
     Construct and `bind` anywhere, then hand over to one thread.
     """
 
-    def __init__(self, *, frame_bytes_max: int, peers_max: int) -> None:
+    def __init__(
+        self, *, frame_bytes_max: int, peers_max: int, curve: Curve | None = None, exposed: bool = False
+    ) -> None:
         """Open a private context for `peers_max` peers, with frames of up to `frame_bytes_max` bytes.
+
+        With `curve` nothing goes over TCP but under its keys. `exposed`: strangers may connect, as they may on a LAN.
 
         Raises:
             ConfigError: libzmq is too old, or the process may not open the descriptors that 64 peers need.
         """
         if zmq.zmq_version_info() < (4, 3, 4):
             raise ConfigError(f"libzmq {zmq.zmq_version()} has known holes; install pyzmq >= 27 from its wheel")
-        raise_descriptor_limit(peers_max)
+        raise_descriptor_limit(peers_max, exposed=exposed)
         keep_freed_memory()
         self._peers_max = peers_max
         self._frame_bytes_max = frame_bytes_max
+        self._curve = curve
+        self._exposed = exposed
+        self.is_known: Callable[[str], bool] = lambda node_id: False
+        """Says of a node whether it has a link with us or said hello; asked in `read`, when it calls at the outbox."""
         with table.taking(NODE, RESERVE) as there_are:
             if not there_are:
                 raise too_few(NODE, "a node")
@@ -156,9 +145,8 @@ class Sockets:
         self._ready: set[int] = set()  # descriptors that epoll named and read() has not yet looked at
         self._monitored: dict[int, Wire] = {}  # by the descriptor of the monitor
         self._refusing: dict[int, Wire] = {}  # by the descriptor of the PUSH
-        self._probes: dict[int, tuple[int, Probe]] = {}  # by descriptor
         self._dialling: dict[int, float] = {}  # until when, by wire; oldest first, as all have the same patience
-        self._undialled: dict[int, str] = {}  # endpoints of wires that wait for descriptors
+        self._undialled: dict[int, tuple[str, str]] = {}  # endpoints and gates of wires that wait for descriptors
 
         self.resting = False
         """Whether `wait` first rests, deaf to all but `wake`: see REST. Any thread may look."""
@@ -167,23 +155,34 @@ class Sockets:
         self._rest.register(self._bell.fd, select.POLLIN)
         self._poller = poller()
         self._poller.register(self._bell.fd, select.POLLIN)
+        self._probes = Probes(self._poller)
         others = threads()
-        self._inbox = Intake(self._open(zmq.PULL), parts_min=1, parts_max=2)
-        self._updates = Updates(self._open(zmq.SUB), self._peers_max)
+        curve = self._curve
+        self._zap = curve.handler(self._context) if curve is not None else None  # before anything can connect
+        self._zap_fd = -1
+        if self._zap is not None:
+            self._zap_fd = self._zap.fd
+            self._poller.register(self._zap_fd, select.POLLIN)
+        self._inbox = Intake(
+            self._open(zmq.PULL),
+            parts_min=1,
+            parts_max=2,
+            sender_of=None if curve is None else curve.sender_of,
+            observes=self._exposed,
+        )
+        self._updates = Updates(self._open(zmq.SUB), self._peers_max, curve)
         for intake in (self._inbox, self._updates):
             self._poller.register(intake.fd, select.POLLIN)
         self._outbox = self._open_outbox()
-        self._listeners = (Listener(self._inbox.socket), Listener(self._outbox))
+        self._listeners = Listeners(self._inbox.socket, self._outbox, curve)
         self._low = False  # few descriptors are left: nobody is to be let in
         self._shut = False  # and nobody new finds us over ipc
-        self._unbound: dict[Listener, ZmqSocket] = {}  # that were made anew, and do not accept everywhere yet
-        self._unbound_told = False
         self._look_at = 0.0
         self._moved = 0  # bytes of bodies that were sent
         self._watch = Watch(
             threads() - others,  # ZeroMQ's, which began with the first socket
             (self._renew_inbox, self._renew_outbox, self._renew_updates, self._renew_wires),
-            lambda: " or ".join(endpoint for listener in self._listeners for endpoint in listener.endpoints),
+            lambda: " or ".join(self._listeners.endpoints),
         )
         self._complain: Callable[[str], None] = _log.warning
         self._closed = False
@@ -192,6 +191,21 @@ class Sockets:
     def foreign(self) -> int:
         """Messages from the inbox and from outboxes that were dropped: too few or too many parts, or an empty one."""
         return self._inbox.foreign + self._updates.foreign
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was dropped and who was turned away, as far as there was any, by name."""
+        denied = self._curve.denied if self._curve is not None else 0
+        found = {
+            "foreign messages": self.foreign,
+            "messages of nodes not admitted": self._inbox.unadmitted,
+            "handshakes denied": denied,
+        }
+        return {name: count for name, count in found.items() if count}
+
+    def admit_anew(self) -> None:
+        """The access of the keys was replaced: what is received from now on is judged by it. Any thread may call it."""
+        self._inbox.ask_anew()
 
     def complain_by(self, complain: Callable[[str], None]) -> None:
         """From now on `complain` is called with what a person may have to see to.
@@ -202,27 +216,44 @@ class Sockets:
         self._complain = self._updates.complain = complain
 
     def bind(
-        self, inbox: Sequence[str], outbox: Sequence[str], held: dict[str, Kernel] | None = None
+        self,
+        inbox: Sequence[str],
+        outbox: Sequence[str],
+        held: dict[str, Kernel] | None = None,
+        *,
+        gates: Sequence[str] = (),
     ) -> tuple[list[str], list[str]]:
-        """Listen at each endpoint and return the real ones, in the same order, with ports and without wildcards.
+        """Listen at each endpoint and return the real ones, in the same order, with ports.
 
         An endpoint is `ipc://PATH`, `tcp://HOST:PORT` or `tcp://HOST:*`, with a numeric HOST. The socket files are
-        made accessible for our user only, and are removed by `close`.
+        made accessible for our user only, and are removed by `close`. TCP stays bound until then, since ZeroMQ would
+        leave connections there that lead nowhere.
 
         Args:
             held: Sockets of the kernel that listen already, by endpoint; those that are bound here are taken out.
+            gates: With keys, the key id of each TCP endpoint of the inbox; by default all gates, in their order.
 
         Raises:
             EndpointInUse: Somebody listens there. Endpoints before it stay bound until `close`.
             ConfigError: Not such an endpoint, or one that cannot be bound here.
         """
-        held = {} if held is None else held
-        bound = tuple(
-            [listener.bind(endpoint, held.pop(endpoint, None)) for endpoint in endpoints]
-            for listener, endpoints in zip(self._listeners, (inbox, outbox), strict=True)
-        )
+        bound = self._listeners.bind(inbox, outbox, {} if held is None else held, gates)
         self._look_at_bound()
-        return bound[0], bound[1]
+        return bound
+
+    def self_test(self) -> None:
+        """See that strangers are kept out of what is bound, and we are not; to be called before anybody is told.
+
+        Raises:
+            ConfigError: Somebody was let in who should not be, or we were not.
+        """
+        if self._curve is not None:
+            inboxes, outboxes = self._listeners.inbox_gates.items(), self._listeners.outboxes
+            self._happened[:0] = self._curve.self_test(self._context, inboxes, outboxes, self._short_turn)
+
+    def _short_turn(self) -> list[Event]:
+        self.wait(0.002)
+        return self.read()
 
     def gone(self) -> list[str]:
         """Return the endpoints whose socket file is not there, or is not ours any more: nobody new can connect to them.
@@ -230,9 +261,9 @@ class Sockets:
         Raises:
             OSError: The files cannot be looked at, which says nothing about them.
         """
-        if self._shut or self._unbound:
+        if self._shut or self._listeners.have_moved:
             return []  # we removed them, and put them back when there are descriptors; or no socket can be bound now
-        return [endpoint for listener in self._listeners for endpoint in listener.gone()]
+        return self._listeners.gone()
 
     def bind_again(self, endpoint: str) -> None:
         """Listen anew at an endpoint that is gone. Those who are connected stay, or connect again: see `Listener`.
@@ -240,20 +271,18 @@ class Sockets:
         Raises:
             EndpointInUse, ConfigError: As `bind`; it is still gone.
         """
-        for listener in self._listeners:
-            if endpoint in listener:
-                listener.bind_again(endpoint)
+        self._listeners.bind_again(endpoint)
         self._look_at_bound()
 
     def leave(self, endpoint: str) -> None:
         """Be found at an ipc endpoint no more, and remove its file; others are none of it. Those connected stay."""
-        for listener in self._listeners:
-            if endpoint in listener:
-                listener.leave(endpoint)
+        self._listeners.leave(endpoint)
         self._look_at_bound()
 
-    def dial(self, wire: int, endpoint: str) -> None:
+    def dial(self, wire: int, endpoint: str, gate: str = "") -> None:
         """Connect a PUSH of its own to `endpoint`, in place of what `wire` was before.
+
+        With keys, what is dialled over TCP is behind the gate of that key id.
 
         Connected or Refused follows. A peer that is lost later is Disconnected, and then Connected or Refused. After
         Refused the wire is hung up: when to dial again is for the caller to say. An endpoint that ZeroMQ may not be
@@ -265,13 +294,16 @@ class Sockets:
         if not is_dialable(endpoint):
             self._happened.append(Refused(wire))
             return
+        if self._curve is not None and not self._curve.can_dial(endpoint, gate):
+            self._happened.append(Refused(wire, "secret"))
+            return
         try:
             with table.taking(PER_WIRE, RESERVE) as there_are:
                 if self._low or not there_are:
-                    self._undialled[wire] = endpoint
+                    self._undialled[wire] = endpoint, gate
                     self._low, self._look_at = True, 0.0
                     return
-                line = self._wires[wire] = self._connect(wire, endpoint)
+                line = self._wires[wire] = self._connect(wire, endpoint, gate)
         except zmq.ZMQError as error:
             self._complain(f"cannot connect to {endpoint}: {error}; see `ulimit -n` and Options(peers_max=)")
             self._happened.append(Refused(wire))
@@ -286,6 +318,7 @@ class Sockets:
         Nothing is heard of it any more; events that were found before stay.
         """
         self._undialled.pop(wire, None)
+        self._probes.forget(wire)
         line = self._wires.pop(wire, None)
         if line is None:
             return
@@ -330,12 +363,13 @@ class Sockets:
         send_frames(self._send_update, frames)
         self._moved += len(frames[-1])
 
-    def follow(self, endpoint: str) -> bool:
+    def follow(self, endpoint: str, key: bytes = b"") -> bool:
         """Receive what the outbox at `endpoint` publishes under our prefixes, over connections that may come and go.
 
-        A second call changes nothing. False: not an endpoint, or more of them than peers.
+        With keys, that of an outbox over TCP is `key`. A second call changes nothing, but with another key it connects
+        anew. False: not an endpoint, or more of them than peers.
         """
-        return self._updates.follow(endpoint)
+        return self._updates.follow(endpoint, key)
 
     def unfollow(self, endpoint: str) -> None:
         """Disconnect from an outbox. One that is not followed is no error."""
@@ -354,15 +388,9 @@ class Sockets:
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
-        if not table.has(FILES_RESERVE):
-            self._happened.append(Probed(wire, Outcome.SILENT))
-            return
-        probe = Probe(endpoint, time.monotonic(), life)
-        if probe.outcome is not None:
-            self._happened.append(Probed(wire, probe.outcome))
-            return
-        self._probes[probe.fd] = (wire, probe)
-        self._poller.register(probe.fd, select.POLLOUT)
+        found = self._probes.ask(wire, endpoint, time.monotonic(), life)
+        if found is not None:
+            self._happened.append(found)
 
     def share(self) -> None:
         """From now on received bodies are views of ZeroMQ's memory however large they are."""
@@ -384,7 +412,7 @@ class Sockets:
             bell.sleep(self._rest_for, REST)
             self.resting = False
             ready = poll(0.0, 64)
-        elif self._inbox.readable or self._updates.readable or self._happened:
+        elif self._inbox.readable or self._updates.readable or self._happened or self._ready:
             ready = bell.sleep(poll, 0.0)  # To see the others too: a busy inbox must not starve the monitors.
         else:
             until = math.inf if timeout is None else now + timeout
@@ -416,7 +444,7 @@ class Sockets:
             if now >= until or now < self._look_at:
                 return []
             self._look(now)
-            if self._happened or self._inbox.readable or self._updates.readable:
+            if self._happened or self._inbox.readable or self._updates.readable or self._ready:
                 return []
             ready = self._bell.sleep(self._poller.poll, max(0.0, min(until, self._look_at) - now))
             if ready or self._bell.heard:
@@ -434,7 +462,11 @@ class Sockets:
             self._expire(events)
         if self._inbox.readable:
             taken = self._inbox.take(limit)
-            events += map(Received, taken)
+            if self._inbox.marked:
+                marks = self._inbox.marks
+                events += [Received(frames, *mark) for frames, mark in zip(taken, marks, strict=True)]
+            else:
+                events += map(Received, taken)
             if self._inbox.large:
                 self._inbox.large = False
                 now = time.monotonic()
@@ -455,13 +487,11 @@ class Sockets:
         self._closed = True
         for wire in list(self._wires):
             self.hang_up(wire)
-        for _, probe in self._probes.values():
-            probe.close()
-        self._probes.clear()
-        for socket in (self._inbox.socket, self._updates.socket, self._outbox):
-            socket.close()
-        for listener in self._listeners:
-            listener.close()
+        self._probes.close()
+        for socket in (self._inbox.socket, self._updates.socket, self._outbox, self._zap):
+            if socket is not None:
+                socket.close()
+        self._listeners.close()
         # Does not hang: every socket of this context is closed by now, with linger 0.
         self._context.term()
         self._poller.close()
@@ -479,31 +509,14 @@ class Sockets:
         self._closed = True
         # Refuses what is sent, and keeps pyzmq from complaining that the sockets were not closed.
         self._abandoned, self._wires = self._wires, {}
-        for _, probe in self._probes.values():
-            probe.close()
-        for listener in self._listeners:
-            listener.abandon()
+        self._probes.close()
+        self._listeners.abandon()
         self._poller.close()
         self._bell.abandon()
 
     def _open(self, kind: int) -> ZmqSocket:
-        """Make a socket with all its options, which ZeroMQ wants before bind and connect."""
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.immediate = 1
-        socket.sndhwm = socket.rcvhwm = 4096  # a fuse above the 64 frames of PROTOCOL.md, section 5
-        socket.maxmsgsize = self._frame_bytes_max + 64
-        socket.handshake_ivl = 2000
-        socket.heartbeat_ivl = 5000  # heartbeats only reap connections; whether a peer lives, our PING judges
-        socket.heartbeat_timeout = socket.heartbeat_ttl = 30000
-        socket.reconnect_ivl = 50
-        if kind == zmq.SUB:
-            socket.reconnect_ivl_max = 2000  # nobody redials an outbox, so its attempts must slow down by themselves
-        socket.connect_timeout = 2000
-        socket.tcp_maxrt = 8000
-        socket.backlog = 1024
-        socket.ipv6 = 1
-        return socket
+        strangers = self._exposed or self._curve is not None
+        return open_socket(self._context, kind, self._frame_bytes_max, 1.0 if strangers else 2.0)
 
     def _open_outbox(self) -> ZmqSocket:
         outbox = self._open(zmq.PUB)
@@ -529,35 +542,20 @@ class Sockets:
         if self._low:
             # libzmq ends the process if it cannot accept over ipc; over TCP it tries again, as fast as it can.
             self._shut = True
-            for listener in self._listeners:
-                listener.remove_files()
+            self._listeners.remove_files()
         if self._low or self._watch.judging:
             return
-        if self._unbound:
-            self._bind_unbound(now)
-        if self._shut and not self._unbound:
+        if self._listeners.have_moved:
+            if not self._listeners.follow_move():
+                self._look_at = min(self._look_at, now + LOOK_EVERY)
+            self._look_at_bound()
+        if self._shut and not self._listeners.have_moved:
             self._open_again()
         if self._updates.waits:
             self._updates.follow_others()
         while self._undialled and not self._low:
-            wire, endpoint = next(iter(self._undialled.items()))  # who has waited longest; `dial` takes it out
-            self.dial(wire, endpoint)
-
-    def _bind_unbound(self, now: float) -> None:
-        """Let the sockets that were made anew accept; who does not everywhere is tried again at the next look."""
-        for listener, socket in list(self._unbound.items()):
-            try:
-                listener.move(socket)
-            except OSError as error:
-                self._look_at = min(self._look_at, now + LOOK_EVERY)
-                if not self._unbound_told:
-                    self._unbound_told = True
-                    where = " or ".join(listener.endpoints)
-                    _log.error("nobody new can connect to %s until that can be bound: %s", where, error.strerror)
-            else:
-                del self._unbound[listener]
-        self._unbound_told = self._unbound_told and bool(self._unbound)
-        self._look_at_bound()
+            wire, (endpoint, gate) = next(iter(self._undialled.items()))  # the longest; `dial` takes it out
+            self.dial(wire, endpoint, gate)
 
     def _look_at_bound(self) -> None:
         """After calls that may have taken the news of what is bound."""
@@ -581,7 +579,7 @@ class Sockets:
 
     def _renew_inbox(self) -> None:
         self._renew(self._inbox, zmq.PULL)
-        self._unbound[self._listeners[0]] = self._inbox.socket
+        self._listeners.move(inbox=self._inbox.socket)
 
     def _renew_updates(self) -> None:
         self._renew(self._updates, zmq.SUB)
@@ -590,14 +588,14 @@ class Sockets:
         self._forget(self._outbox_fd)
         self._outbox.close()
         self._outbox = self._open_outbox()
-        self._unbound[self._listeners[1]] = self._outbox
+        self._listeners.move(outbox=self._outbox)
 
     def _renew_wires(self) -> None:
         for wire in list(self._wires):
             self.hang_up(wire)
             self._happened.append(Refused(wire))
 
-    def _connect(self, wire: int, endpoint: str) -> Wire:
+    def _connect(self, wire: int, endpoint: str, gate: str) -> Wire:
         push = self._open(zmq.PUSH)
         try:
             monitor = Monitor(self._context, push, f"monitor-{next(self._names)}")
@@ -605,12 +603,14 @@ class Sockets:
             push.close()
             raise
         try:
+            if self._curve is not None:
+                self._curve.dial(push, endpoint, gate)
             push.connect(endpoint)
         except zmq.ZMQError:
             monitor.close()
             push.close()
             raise
-        return Wire(wire, push, monitor)
+        return Wire(wire, endpoint, push, monitor, gated=bool(gate), now=time.monotonic())
 
     def _await_handshake(self, wire: int) -> None:
         self._end_dialling(wire)
@@ -655,12 +655,16 @@ class Sockets:
                 self._read_monitor(line, events)
             elif (line := self._refusing.get(fd)) is not None:
                 self._recheck(line, events)
-            elif fd in self._probes:
-                self._end_probe(fd, self._probes[fd][1].poll(), events)
+            elif fd == self._zap_fd:
+                if self._zap is not None and self._zap.answer(self.is_known):
+                    self._ready.add(fd)  # more, in the next turn
+            elif fd in self._probes and (found := self._probes.read(fd)) is not None:
+                events.append(found)
 
     def _read_monitor(self, line: Wire, events: list[Event]) -> None:
-        for heard in line.monitor.read():
-            event = line.connection.hear(heard)
+        now = time.monotonic()
+        for heard, value in line.monitor.read():
+            event = line.connection.hear(heard, value, now)
             if event is None:
                 continue
             events.append(event)
@@ -672,6 +676,8 @@ class Sockets:
                     self._await_handshake(line.number)
                 case Refused():
                     self.hang_up(line.number)
+                    if line.connection.in_doubt and is_tcp(line.endpoint):  # it is told when that is clear
+                        events[-1:] = self._probes.ask_why(event, line.endpoint, now, gated=line.connection.gated)
                     return
 
     def _recheck(self, line: Wire, events: list[Event]) -> None:
@@ -679,18 +685,9 @@ class Sockets:
             self._settle(line)
             events.append(Writable(line.number))
 
-    def _end_probe(self, fd: int, outcome: Outcome | None, events: list[Event]) -> None:
-        """Report and close the probe at `fd` if it has an outcome."""
-        if outcome is not None:
-            wire, probe = self._probes.pop(fd)
-            self._forget(fd)
-            probe.close()
-            events.append(Probed(wire, outcome))
-
     def _expire(self, events: list[Event]) -> None:
         now = time.monotonic()
-        for fd, (_, probe) in list(self._probes.items()):
-            self._end_probe(fd, probe.expire(now), events)
+        events += self._probes.expired(now)
         for wire, until in list(self._dialling.items()):
             if now < until:
                 break
@@ -699,5 +696,4 @@ class Sockets:
 
     def _expires_at(self) -> float:
         """When `_expire` has something to do."""
-        probes = (probe.expires_at for _, probe in self._probes.values())
-        return min((*probes, *itertools.islice(self._dialling.values(), 1)))
+        return min((self._probes.expires_at, *itertools.islice(self._dialling.values(), 1)))

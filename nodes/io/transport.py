@@ -27,6 +27,12 @@ SKIPPED_PARTS_MAX: Final = 4096
 """Parts of a foreign message thrown away in one `read`, about 2 ms of work."""
 
 
+_OBSERVED_KIND: Final = b"\x01"
+"""The kind of frame of which it matters from where it came: HELLO."""
+
+_SENDERS_MAX: Final = 4096
+"""Marks of ZAP whose meaning is remembered; a member may come back under any number of ids."""
+
 # As plain integers: pyzmq's enums cost as much as the calls they are passed to.
 EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
@@ -34,10 +40,32 @@ _DONTWAIT: Final = int(zmq.DONTWAIT)
 
 
 class Intake:
-    """A socket to receive from, with the rules for what is a message of ours."""
+    """A socket to receive from, with the rules for what is a message of ours.
 
-    def __init__(self, socket: ZmqSocket, *, parts_min: int, parts_max: int) -> None:
+    Args:
+        sender_of: The node id that a frame's User-Id names, None if it may not send; without it nobody is asked.
+        observes: Whether it is to be told from which address a HELLO came.
+    """
+
+    def __init__(
+        self,
+        socket: ZmqSocket,
+        *,
+        parts_min: int,
+        parts_max: int,
+        sender_of: Callable[[str], str | None] | None = None,
+        observes: bool = False,
+    ) -> None:
         self.replace(socket)
+        self._sender_of = sender_of
+        self._senders: dict[str, str | None] = {}
+        self._observes = observes
+        self.marked = sender_of is not None or observes
+        """Whether `marks` says something of each message."""
+        self.marks: list[tuple[str, str]] = []
+        """Sender and observed address of each message that the last `take` returned."""
+        self.unadmitted = 0
+        """Messages that were dropped because of whom they came from."""
         self.large = False
         """A body of LARGE_BYTES_MIN has come since somebody last cleared this."""
         self.shared_bytes_max = READ_SHARED_BYTES_MAX
@@ -60,6 +88,10 @@ class Intake:
         if is_ready(_POLLIN, self.socket):
             self.readable = True
 
+    def ask_anew(self) -> None:
+        """Others may send now than before. Any thread may call it."""
+        self._senders = {}
+
     def take(self, limit: int) -> list[list[bytes | memoryview]]:
         """Receive up to `limit` messages; `readable` tells afterwards whether there may be more.
 
@@ -67,6 +99,8 @@ class Intake:
         (5 us for the exception): the first is cheaper for a lone message, the second for many.
         """
         taken: list[list[bytes | memoryview]] = []
+        if self.marked:
+            self.marks = []
         try:
             if self._skipping:
                 self._skip()
@@ -87,7 +121,7 @@ class Intake:
     def _receive(self) -> list[bytes | memoryview] | None:
         """Receive one message, whose parts have all arrived with its first; None if it is foreign."""
         receive: Any = self.socket.recv  # its type differs with `copy`, which by keyword takes twice as long to pass
-        frame = receive(_DONTWAIT, False)
+        frame = first = receive(_DONTWAIT, False)
         parts: list[bytes | memoryview] = [frame.bytes]
         while frame.more:
             if len(parts) == self._parts_max:
@@ -103,7 +137,41 @@ class Intake:
         if len(parts) < self._parts_min or not parts[0] or not parts[self._parts_min - 1]:
             self.foreign += 1
             return None
+        if self.marked and not self._mark(first):
+            self.unadmitted += 1
+            return None
         return parts
+
+    def _mark(self, first: zmq.Frame) -> bool:
+        """Note whose message it is, by its first frame; False: of nobody who may send."""
+        sender: str | None = ""
+        if self._sender_of is not None:
+            senders = self._senders  # this one, as `ask_anew` may put another in its place meanwhile
+            try:
+                user_id = str(first.get("User-Id"))  # 0.7 us
+                sender = senders[user_id]
+            except zmq.ZMQError:
+                return False  # it came past ZAP
+            except KeyError:
+                if len(senders) >= _SENDERS_MAX:
+                    senders.clear()
+                sender = senders[user_id] = self._sender_of(user_id)
+        if sender is None:
+            return False
+        self.marks.append((sender, self._observed(first) if self._observes else ""))
+        return True
+
+    def _observed(self, first: zmq.Frame) -> str:
+        head = first.bytes[:4]
+        # An array of fewer than 16 elements has a header of one byte, of fewer than 65,536 one of three.
+        if ((head[:1] == b"\xdc" and head[3:4]) or head[1:2]) != _OBSERVED_KIND:
+            return ""
+        try:
+            address = str(first.get("Peer-Address"))
+        except zmq.ZMQError:
+            return ""
+        # Over ipc it names a process of this host.
+        return "" if address.startswith("localhost") else address.removeprefix("::ffff:")
 
     def _skip(self) -> None:
         """Throw away the rest of a message, as much of it as may be done in one turn.
@@ -134,18 +202,46 @@ _DONTWAIT_MORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
 
 
 class Wire:
-    """One PUSH and what is known of it."""
+    """One PUSH and what is known of it; `gated` if it is dialled under a key, at `now`."""
 
-    __slots__ = ("connection", "fd", "monitor", "number", "push", "refusing", "send")
+    __slots__ = ("connection", "endpoint", "fd", "monitor", "number", "push", "refusing", "send")
 
-    def __init__(self, number: int, push: ZmqSocket, monitor: Monitor) -> None:
+    def __init__(
+        self, number: int, endpoint: str, push: ZmqSocket, monitor: Monitor, *, gated: bool, now: float
+    ) -> None:
         self.number = number
+        self.endpoint = endpoint
         self.push = push
         self.send = plain_send(push)
         self.monitor = monitor
-        self.connection = Connection(number)
+        self.connection = Connection(number, gated=gated, now=now)
         self.fd = int(push.fd)
         self.refusing = False
+
+
+def open_socket(
+    context: zmq.Context[ZmqSocket], kind: int, frame_bytes_max: int, listening_patience: float
+) -> ZmqSocket:
+    """Make a socket with all its options but keys, which ZeroMQ wants before bind and connect.
+
+    One that listens gives who connects `listening_patience` seconds to shake hands.
+    """
+    socket = context.socket(kind)
+    socket.linger = 0
+    socket.immediate = 1
+    socket.sndhwm = socket.rcvhwm = 4096  # a fuse above the 64 frames of PROTOCOL.md, section 5
+    socket.maxmsgsize = frame_bytes_max + 64
+    socket.handshake_ivl = int(1000 * listening_patience) if kind in (zmq.PULL, zmq.PUB) else 2000
+    socket.heartbeat_ivl = 5000  # heartbeats only reap connections; whether a peer lives, our PING judges
+    socket.heartbeat_timeout = socket.heartbeat_ttl = 30000
+    socket.reconnect_ivl = 50
+    if kind == zmq.SUB:
+        socket.reconnect_ivl_max = 2000  # nobody redials an outbox, so its attempts must slow down by themselves
+    socket.connect_timeout = 2000
+    socket.tcp_maxrt = 8000
+    socket.backlog = 1024
+    socket.ipv6 = 1
+    return socket
 
 
 def plain_send(socket: ZmqSocket) -> Callable[..., Any]:

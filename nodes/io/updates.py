@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -12,12 +13,18 @@ from peerfabric.nodes.io.descriptors import PENDING, RESERVE, table
 from peerfabric.nodes.io.probe import is_dialable
 from peerfabric.nodes.io.transport import Intake, ZmqSocket
 
+if TYPE_CHECKING:
+    from peerfabric.nodes.io.curve import Curve
+
 
 class Updates(Intake):
     """A SUB, which may be followed by another that goes on with the same."""
 
-    def __init__(self, sub: ZmqSocket, outboxes_max: int) -> None:
+    def __init__(self, sub: ZmqSocket, outboxes_max: int, curve: Curve | None = None) -> None:
         self._outboxes_max = outboxes_max
+        self._curve = curve
+        self._keys: dict[str, bytes] = {}
+        """Of the outboxes that have one."""
         self._followed: dict[str, bool] = {}
         """Whether we are to be connected there."""
         self._prefixes: dict[bytes, int] = {}
@@ -34,12 +41,21 @@ class Updates(Intake):
         self._followed = dict.fromkeys(self._followed, False)
         self.waits = bool(self._followed)
 
-    def follow(self, endpoint: str) -> bool:
-        """Follow the outbox there, now or when there are descriptors; False: not an endpoint, or too many."""
+    def follow(self, endpoint: str, key: bytes = b"") -> bool:
+        """Follow the outbox there, now or when there are descriptors; False: not an endpoint, or too many.
+
+        With keys, one over TCP is followed under `key` only, and not without it.
+        """
         if endpoint in self._followed:
-            return True
+            if self._keys.get(endpoint, b"") == key:
+                return True
+            self.unfollow(endpoint)
         if not is_dialable(endpoint) or len(self._followed) >= self._outboxes_max:
             return False
+        if self._curve is not None and not self._curve.can_follow(endpoint, key):
+            return False
+        if key:
+            self._keys[endpoint] = key
         self._connect(endpoint)
         return endpoint in self._followed
 
@@ -57,15 +73,19 @@ class Updates(Intake):
             self.waits = True
             return
         try:
+            if self._curve is not None:  # before each connect: options of a socket count from the next one on
+                self._curve.follow(self.socket, endpoint, self._keys.get(endpoint, b""))
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.complain(f"cannot follow {endpoint}: {error}")
             self._followed.pop(endpoint, None)
+            self._keys.pop(endpoint, None)
         else:
             self._followed[endpoint] = True
         self.look()
 
     def unfollow(self, endpoint: str) -> None:
+        self._keys.pop(endpoint, None)
         if self._followed.pop(endpoint, False):
             # ENOENT: libzmq gave up on that endpoint by itself, after a protocol error.
             with suppress(zmq.ZMQError):

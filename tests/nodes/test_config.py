@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peerfabric import ConfigError, Options
-from peerfabric.nodes.config import VARIABLES, Configuration, merged
+from peerfabric import ConfigError, Node, Options
+from peerfabric.nodes.config import VARIABLES, Configuration, configured, merged
 
 A, B = "a" * 32, "0123456789abcdef" * 2
 
@@ -325,3 +325,47 @@ def test_any_variables_give_a_configuration_or_our_error(environ: dict[str, str]
     assert set(found.values) == set(found.sources)
     if len(secret) > 8:
         assert secret not in repr(found.values.get("secret"))
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No variables of whoever runs the tests."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return monkeypatch
+
+
+def test_a_node_follows_its_configuration(write: Any, bare: pytest.MonkeyPatch) -> None:
+    """And an argument that says what is the default anyway still counts."""
+    path = write('[node]\nname = "a"\nfabric = "shop"\nreach = "lan"\nsecret = "insecure"\nlisten = "tcp://*:7700"')
+    node = Node(config=path)
+    assert (node.name, node.fabric) == ("a", "shop")
+    bare.setenv("PEERFABRIC_CONFIG", str(path))
+    bare.setenv("PEERFABRIC_FABRIC", "other")
+    found = configured({"reach": "host", "listen": "auto", "name": None})
+    assert (found.name, found.fabric, found.reach, found.listen) == ("a", "other", "host", "auto")
+    assert found.config == str(path)
+    found = configured({})
+    assert (found.reach, found.listen) == ("lan", "tcp://*:7700")
+
+
+def test_an_error_says_where_it_was_given(write: Any, bare: pytest.MonkeyPatch) -> None:
+    """Who reads the program would not find it there."""
+    bare.setenv("PEERFABRIC_REACH", "wan")
+    with pytest.raises(ConfigError, match=r"reach='wan' is not known; .* \(it is given by PEERFABRIC_REACH\)"):
+        Node()
+    path = write('[node]\nreach = "world"')
+    with pytest.raises(ConfigError, match=r"reach='wan' .*PEERFABRIC_REACH"):
+        Node(config=path)
+    bare.delenv("PEERFABRIC_REACH")
+    with pytest.raises(ConfigError, match=r"reach='world' .* \(it is given by .*node.toml \[node\].reach\)"):
+        Node(config=path)
+    with pytest.raises(ConfigError, match=r"leave them out$|'lan'$"):
+        Node(reach="wan", config=path)  # type: ignore[arg-type]
+
+
+def test_a_secret_in_the_wrong_place_is_not_shown(bare: pytest.MonkeyPatch) -> None:
+    """Neither in the text of the error, nor in what a traceback prints of it."""
+    with pytest.raises(ConfigError) as error:
+        Node(reach="lan", secret="pf1-canary")
+    assert "canary" not in str(error.value)

@@ -19,10 +19,7 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
-
-TAKEN_OVER_AFTER, TAKEN_OVER_AFAR_AFTER = 1.5, 4.5
-"""Seconds until nobody leaves messages with a process that was killed, on its own host and on others: to prove a death
-takes longer between hosts, where a firewall may refuse in the name of the living."""
+from tests.world.witness import NOTICED_FAR, NOTICED_NEARBY
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -117,6 +114,8 @@ class Supervisor:
         for pattern in role.subscribes:
             process.engine.open_subscriber(pattern, 2**20, process.clock())
         process.wake()
+        if self.world.theme.sleepy and not self.world.troubles.healed:
+            self.world.troubles.sleep(process)
         if process.disk is not None:
             process.look()
         self._introduce(process)
@@ -128,12 +127,22 @@ class Supervisor:
         for other in self.living():
             if other is not process:
                 for a, b in ((process, other), (other, process)):
+                    if not self._hears_of(a, b):
+                        continue
                     if a.role.static and self.random.random() < 0.7:
                         endpoint = self.world.lan.at_lan(b) if self.world.theme.lan else b.address.inbox[-1]
                         find: Callable[[float], None] = partial(a.engine.handle_candidate, endpoint)
                     else:
                         find = partial(a.engine.handle_discovered, b.address)
                     self.world.after(self.random.uniform(0, 0.3), partial(a.post, find))
+
+    def _hears_of(self, a: Process, b: Process) -> bool:
+        """Whether discovery tells `a` of `b`; between hosts not always in both directions."""
+        if not self.world.theme.lan or self.world.troubles.healed:
+            return True
+        if a.address.node_id == b.address.node_id:
+            return self.random.random() < 0.3
+        return not self.world.theme.sleepy or a.role.static or not b.role.static
 
     def copy(self, victim: Process) -> None:
         """Start the same node once more, on another host, as its next life."""
@@ -181,9 +190,8 @@ class Supervisor:
             record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
-            for near in (True, False):
-                after = TAKEN_OVER_AFTER if near else TAKEN_OVER_AFAR_AFTER
-                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now, near=near))
+            for after in (NOTICED_NEARBY, NOTICED_FAR):
+                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now))
         if self.random.random() < 0.7 or how == "left":
             self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
 

@@ -8,7 +8,7 @@ from random import Random
 import msgspec
 import pytest
 
-from peerfabric.link.addresses import REDIAL_MAX, RETRIES_MAX, RETRY_MAX, Addresses
+from peerfabric.link.addresses import MET_LATELY, REDIAL_MAX, RETRIES_MAX, Addresses
 from peerfabric.wire.frames import Address
 
 
@@ -30,35 +30,75 @@ def test_news_of_an_earlier_life_is_stale(addresses: Addresses) -> None:
     assert not addresses.is_stale(address("other", life=1))
 
 
-def test_what_a_node_says_of_itself_does_not_replace_what_discovery_says(addresses: Addresses) -> None:
-    """Nor is it kept if there is no room."""
+def test_what_a_node_says_of_itself_comes_first(addresses: Addresses) -> None:
+    """What discovery says is tried besides; but no earlier life, and no earlier news of one life, counts."""
     addresses.put(address(life=5))
-    addresses.met(address(life=4))
+    addresses.met(address(life=4), 0.0)
     assert addresses.get("n") == address(life=5)
-    for name in ("a", "b", "c"):
-        addresses.met(address(name))
-    assert ["n" in addresses, "a" in addresses, "b" in addresses, "c" in addresses] == [True, True, True, False]
-    assert (addresses.has_room("a"), addresses.has_room("c")) == (True, False)
+    moved = msgspec.structs.replace(address(life=5), inbox=["ipc:///elsewhere"], version=3)
+    addresses.met(moved, 0.0)
+    both = msgspec.structs.replace(moved, inbox=["ipc:///elsewhere", "tcp://n:1"])
+    assert addresses.get("n") == both
+    addresses.met(address(life=5), 0.0)
+    assert addresses.get("n") == both
+    assert addresses.is_stale(msgspec.structs.replace(moved, version=2))
+    assert not addresses.is_stale(msgspec.structs.replace(moved, version=4))
+    addresses.put(msgspec.structs.replace(moved, version=4, inbox=["tcp://n:9"]))
+    later = addresses.get("n")
+    assert later is not None
+    assert later.inbox == ["tcp://n:9", "ipc:///elsewhere"], "later news of it come first"
 
 
-def test_what_a_node_of_our_host_says_of_itself_counts(addresses: Addresses) -> None:
-    """Its endpoints mean the same to us, and it knows them first; but no earlier life speaks for a later one."""
-    moved = msgspec.structs.replace(address(life=5), inbox=["ipc:///elsewhere"])
-    addresses.put(address(life=5))
-    addresses.met(moved, same_host=True)
-    assert addresses.get("n") == moved
-    addresses.met(address(life=4), same_host=True)
-    assert addresses.get("n") == moved
+def test_a_table_that_is_full_takes_no_more(addresses: Addresses) -> None:
+    """Those that are known may still say more."""
+    for name in ("a", "b", "c", "d"):
+        addresses.met(address(name), 0.0)
+    assert ["a" in addresses, "c" in addresses, "d" in addresses] == [True, True, False]
+    assert (addresses.has_room("a"), addresses.has_room("d")) == (True, False)
 
 
-@pytest.mark.parametrize("how", ["unreachable", "given_up"])
-def test_waits_grow_until_nobody_believes_in_the_node(addresses: Addresses, how: str) -> None:
-    """By doubling, within a quarter more or less; then only news of it count."""
-    most = REDIAL_MAX if how == "unreachable" else RETRY_MAX
+def test_a_node_of_another_host_that_was_met_lately_is_not_forgotten(addresses: Addresses) -> None:
+    """A forged goodbye of mDNS, or its cache, proves nothing."""
     addresses.put(address())
+    addresses.met(address(), 100.0)
+    addresses.lost("n", 100.0 + MET_LATELY - 1.0, patient=True)
+    assert "n" in addresses
+    addresses.lost("n", 100.0 + MET_LATELY + 1.0, patient=True)
+    assert "n" not in addresses
+    addresses.put(address())
+    addresses.met(address(), 1000.0)
+    addresses.lost("n", 1000.0, patient=False)
+    assert "n" not in addresses
+
+
+def test_who_vanished_is_sought_often_for_ten_minutes(addresses: Addresses) -> None:
+    """Then ever more seldom; for ever, as long as discovery names it."""
+    addresses.put(address())
+    waits: list[float] = []
+    now = 0.0
+    while now < 3000.0:
+        at = addresses.given_up("n", now) if not waits else addresses.unreachable("n", now)
+        waits.append(at - now)
+        now = at
+        assert addresses.take_due_nodes(now) == ["n"]
+    often = [wait for wait in waits if wait <= 2.5]
+    assert 240 <= len(often) <= 400
+    assert all(22.5 <= wait <= 37.5 for wait in waits[-20:])
+    assert sum(1 for wait in waits if wait > 2.5) > RETRIES_MAX
+
+
+def test_who_does_not_let_us_in_is_asked_seldom(addresses: Addresses) -> None:
+    """Somebody may change that."""
+    addresses.put(address())
+    assert 22.5 <= addresses.unwelcome("n", 0.0) <= 37.5
+
+
+def test_waits_grow_until_nobody_believes_in_the_node(addresses: Addresses) -> None:
+    """By doubling, within a quarter more or less; then only news of it count, unless discovery names it."""
+    addresses.met(address(), 0.0)
     now, waits = 100.0, []
     for _ in range(RETRIES_MAX):
-        at = getattr(addresses, how)("n", now)
+        at = addresses.unreachable("n", now)
         assert addresses.deadline() == at
         assert addresses.take_due_nodes(at - 0.001) == []
         assert addresses.take_due_nodes(at) == ["n"]
@@ -67,8 +107,8 @@ def test_waits_grow_until_nobody_believes_in_the_node(addresses: Addresses, how:
         now = at
     first = waits[0]
     assert waits[1] > 1.2 * first
-    assert all(0.75 * most <= wait <= 1.25 * most for wait in waits[6:])
-    assert getattr(addresses, how)("n", now) == inf
+    assert all(0.75 * REDIAL_MAX <= wait <= 1.25 * REDIAL_MAX for wait in waits[6:])
+    assert addresses.unreachable("n", now) == inf
     assert "n" not in addresses
     assert addresses.deadline() == inf
 

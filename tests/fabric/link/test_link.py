@@ -129,4 +129,4 @@ def test_belief() -> None:
     link.receive_hello(hello(7, 10), 6.5)
     assert (link.belief, link.heard_at) == (Belief.SUSPECT, 0.0)
     link.receive_hello(hello(8, 0), 7.0)
-    assert (link.belief, link.heard_at) == (Belief.ALIVE, 7.0)
+    assert (link.belief, link.heard_at) == (Belief.ALIVE, 0.0), "a hello is no evidence"

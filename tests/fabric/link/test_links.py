@@ -8,6 +8,7 @@ from random import Random
 import msgspec
 
 from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
+from peerfabric.link.endpoints import Door
 from peerfabric.link.link import CameUp, Change, Gone, LifeEnded, Moved
 from peerfabric.link.links import Links
 from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
@@ -315,38 +316,70 @@ def test_discovery_tells_where_a_lost_peer_is() -> None:
     """The same life of a node at other endpoints: if its link is not up, it is dialled there at once."""
     peers = node()
     up(peers)
-    assert peers.discovered(MOVED, 0.5) == []
-    assert peers.poll_commands() == []
     peers.disconnected(1, 1.0)
     peers.unreachable(1, 1.0)
     peers.unreachable(1, 1.0)
     peers.poll_commands()
-    assert peers.discovered(MOVED, 1.5) == []
+    peers.discovered(MOVED, 1.5)
     assert peers.poll_commands() == [Dial(1, "ipc:///there")]
+    assert [door.endpoint for door in peers.by_wire[1].doors] == ["ipc:///them", "ipc:///there", "tcp://them:1"]
 
 
-def test_endpoints_of_another_host_are_what_discovery_says() -> None:
-    """What a node calls itself there may mean something else here."""
+def test_discovery_does_not_end_a_link() -> None:
+    """A new address, or a later epoch, of a node whose link is up is one more endpoint to try; its hello decides."""
+    peers = node()
+    up(peers)
+    peers.discovered(MOVED, 0.5)
+    assert (peers.poll_commands(), peers.by_wire[1].up) == ([], True)
+    later = msgspec.structs.replace(THEM, epoch=6 << 20, inbox=["tcp://later:1"])
+    peers.discovered(later, 1.0)
+    assert peers.poll_commands() == [Dial(2, "tcp://later:1")]
+    assert peers.by_wire[1].up
+    peers.discovered(later, 1.1)
+    assert peers.poll_commands() == []
+    peers.connected(2, 1.2)
+    _, (_, [header]) = peers.hello_frames(1.2)
+    said = decode_frame(header)
+    assert isinstance(said, Hello)
+    assert said.to == "", "whoever is there may answer"
+    changes = peers.receive_hello(hello(3, peers.by_wire[2].mine, later), 1.3)
+    assert [type(change) for change in changes] == [Gone, CameUp]
+    peers.check()
+
+
+def test_an_announced_life_that_does_not_show_up_changes_nothing() -> None:
+    """Whoever is met is believed, and nobody is told that it is superseded because of what was only announced."""
+    peers = node()
+    peers.discovered(msgspec.structs.replace(THEM, epoch=9 << 20), 0.0)
+    peers.receive_hello(hello(7, 0), 0.1)
+    assert list(peers.by_peer) == [f"them:{5 << 20}"]
+    assert peers.rejections.wires == {}
+
+
+def test_a_loopback_of_another_host_is_not_dialled() -> None:
+    """It would lead to this one; where discovery has seen the node is tried all the same."""
     peers, far = node(), msgspec.structs.replace(THEM, host="h2")
     peers.discovered(far, 0.0)
     peers.connected(1, 0.0)
     named = msgspec.structs.replace(far, inbox=["tcp://127.0.0.1:1"])
-    assert [type(c) for c in peers.receive_hello(hello(7, peers.by_wire[1].mine, named), 0.0)] == [CameUp]
-    assert peers.by_wire[1].endpoints == ["tcp://them:1"]
+    changes = peers.receive_hello(hello(7, peers.by_wire[1].mine, named), 0.0)
+    assert [type(change) for change in changes] == [Moved, CameUp]
+    assert peers.by_wire[1].doors == [Door("tcp://them:1")]
 
 
 def test_everybody_hears_that_we_moved() -> None:
-    """By a hello with the new endpoints, which changes nothing on a link that is up."""
+    """By a hello with the new endpoints, which changes nothing on a link that is up; its version has grown."""
     peers = node()
     up(peers)
     assert list(peers.hello_frames(0.0)) != []
     assert peers.hello_frames(0.0) == []
     elsewhere = msgspec.structs.replace(US, inbox=["tcp://us:2"])
-    peers.moved(elsewhere)
+    assert peers.readdress(elsewhere, 0.5) == []
     [(link, [header])] = peers.hello_frames(1.0)
     frame = decode_frame(header)
     assert isinstance(frame, Hello)
-    assert (link.wire, link.up, frame.address) == (1, True, elsewhere)
+    assert (link.wire, link.up) == (1, True)
+    assert frame.address == peers.address == msgspec.structs.replace(elsewhere, version=1)
 
 
 def test_only_who_is_wanted_is_dialled() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from math import inf
 
+from msgspec.structs import replace
+
 from peerfabric.link.rejections import PATIENCE, REJECTED_FOR, REJECTIONS_MAX, REMNANT, Rejections
-from peerfabric.wire.frames import OTHER_FABRIC, Bye, decode_frame
+from peerfabric.wire.frames import OTHER_FABRIC, Address, Bye, decode_frame
+
+THEM = Address("them", 1, "", "", [], [])
 
 
 def test_a_farewell_is_said_until_it_has_left() -> None:
     """Then the wire stays open a moment longer."""
     rejections = Rejections("us", 10)
-    assert rejections.begin(7, "them", OTHER_FABRIC, 0.0)
+    assert rejections.begin(7, THEM, OTHER_FABRIC, 0.0)
     for _ in range(2):
         [(wire, [frame])] = rejections.frames()
         bye = decode_frame(frame)
@@ -29,7 +33,7 @@ def test_a_farewell_is_said_until_it_has_left() -> None:
 def test_a_wire_that_takes_nothing_is_closed_in_the_end() -> None:
     """Whoever it leads to does not answer."""
     rejections = Rejections("us", 10)
-    assert rejections.begin(7, "them", OTHER_FABRIC, 0.0)
+    assert rejections.begin(7, THEM, OTHER_FABRIC, 0.0)
     assert (rejections.over(PATIENCE - 0.01), rejections.over(PATIENCE)) == ([], [7])
 
 
@@ -51,8 +55,8 @@ def test_so_many_are_told_at_once() -> None:
     """A crowd of strangers does not cost a wire each."""
     rejections = Rejections("us", 100)
     for wire in range(REJECTIONS_MAX):
-        assert rejections.begin(wire, f"n{wire}", OTHER_FABRIC, 0.0)
-    assert not rejections.begin(1000, "one more", OTHER_FABRIC, 0.0)
+        assert rejections.begin(wire, replace(THEM, node_id=f"n{wire}"), OTHER_FABRIC, 0.0)
+    assert not rejections.begin(1000, replace(THEM, node_id="one more"), OTHER_FABRIC, 0.0)
     rejections.end(0)
-    assert rejections.begin(1000, "one more", OTHER_FABRIC, 0.0)
-    assert not rejections.begin(1001, "one more", OTHER_FABRIC, 0.0)
+    assert rejections.begin(1000, replace(THEM, node_id="one more"), OTHER_FABRIC, 0.0)
+    assert not rejections.begin(1001, replace(THEM, node_id="one more"), OTHER_FABRIC, 0.0)

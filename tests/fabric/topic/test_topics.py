@@ -131,7 +131,7 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
     pair.meet()
     pair.settle(1.0)
     before = pair.a.address
-    pair.a.handle_moved(msgspec.structs.replace(pair.a.address, inbox=["tcp://a:3"], outbox=["tcp://a:4"]))
+    pair.a.readdress(msgspec.structs.replace(pair.a.address, outbox=["tcp://a:4"]), pair.now)
     pair.settle(1.0)
     assert list(pair.b.poll_events().met) == [(before, True), (pair.a.address, True)]
     pair.a.topics.publish(publisher, [b"1"], 0)
@@ -145,6 +145,20 @@ def test_a_publisher_that_moved_is_followed_anew_with_the_next_life() -> None:
     pair.a.links.broken(link, pair.now)
     pair.settle(1.0)
     assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:4")]
+
+
+def test_a_publisher_is_followed_at_the_host_where_it_was_met() -> None:
+    """With its key. Of several addresses only one may lead to it; one that it does not name is that of a forwarder."""
+    for named, follows in (("tcp://a:9", "tcp://a:9"), ("tcp://other:9", "tcp://a:9")):
+        pair = Pair()
+        outbox = ["tcp://other:9", named] if named != "tcp://other:9" else [named]
+        pair.a.readdress(msgspec.structs.replace(pair.a.address, outbox=outbox, outbox_key=b"k" * 32), pair.now)
+        pair.a.open_publisher("news", RAW, pair.now)
+        pair.b.open_subscriber("news", HUGE, pair.now)
+        pair.meet()
+        pair.b.handle_discovered(pair.a.address, pair.now)
+        pair.settle(1.0)
+        assert [c for who, c in pair.commands if who == "b" and isinstance(c, Follow)] == [Follow(follows, b"k" * 32)]
 
 
 def test_a_subscription_that_is_renewed_is_confirmed() -> None:

@@ -26,7 +26,7 @@ RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
         ([SUCCEEDED, DISCONNECTED, RETRIED, RETRIED], [Connected(1), Disconnected(1), Refused(1)]),
         ([SUCCEEDED, DISCONNECTED, RETRIED, SUCCEEDED], [Connected(1), Disconnected(1), Connected(1)]),
         ([FAILED, DISCONNECTED, RETRIED], [Refused(1)]),
-        ([int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)], [Refused(1)]),
+        ([int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)], [Refused(1, "denied")]),
         ([int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)], [Refused(1)]),
         ([DISCONNECTED], [Refused(1)]),
         ([RETRIED, RETRIED, SUCCEEDED, DISCONNECTED], [Refused(1)]),
@@ -37,6 +37,43 @@ def test_meaning(heard: list[int], meaning: list[object]) -> None:
     """A retry right after a connection is a plan; any other one, and any failed handshake, is a refusal, once."""
     connection = Connection(1)
     assert [event for event in map(connection.hear, heard) if event is not None] == meaning
+
+
+AUTH, PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH), int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+MISMATCH = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+
+
+@pytest.mark.parametrize(
+    ("event", "value", "after", "gated", "why"),
+    [
+        (FAILED, 0, 0.001, True, "secret"),
+        (DISCONNECTED, 0, 0.2, True, "secret"),
+        (PROTOCOL, int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC), 0.001, True, "secret"),
+        (FAILED, 0, 1.0, True, "silent"),
+        (DISCONNECTED, 0, 1.0, True, "silent"),
+        (AUTH, 400, 0.001, True, "denied"),
+        (AUTH, 400, 2.0, True, "denied"),
+        (PROTOCOL, MISMATCH, 0.001, True, "mechanism"),
+        (PROTOCOL, MISMATCH, 0.001, False, "mechanism"),
+        (RETRIED, 0, 0.001, True, ""),
+        (FAILED, 0, 0.001, False, ""),
+        (FAILED, 0, 2.0, False, ""),
+    ],
+)
+@pytest.mark.parametrize("lost_before", [False, True])
+def test_why(*, event: int, value: int, after: float, gated: bool, why: str, lost_before: bool) -> None:
+    """A failure says what can be done about it, in the first attempt and in one after a connection was lost."""
+    connection = Connection(1, gated=gated, now=-60.0 if lost_before else 0.0)
+    if lost_before:
+        connection.hear(SUCCEEDED, 0, -30.0)
+        connection.hear(DISCONNECTED, 0, 0.0)
+        connection.hear(RETRIED, 0, 0.0)
+    assert connection.hear(event, value, after) == Refused(1, why)
+
+
+def test_lost_patience() -> None:
+    """Who says nothing at all is silent, if he was to shake hands under a key."""
+    assert Connection(1, gated=True).give_up() == Refused(1, "silent")
 
 
 def test_up_only_while_connected() -> None:
@@ -75,7 +112,7 @@ def test_events_come_from_a_real_socket(context: zmq.Context[zmq.Socket[bytes]],
     deadline = monotonic() + 10
     while not heard and monotonic() < deadline:
         zmq.zmq_poll([(monitor.fd, zmq.POLLIN)], 1000)
-        heard += monitor.read()
+        heard += [event for event, _ in monitor.read()]
     assert heard[0] == RETRIED
     assert heard[0] & WATCHED
     monitor.close()

@@ -1,0 +1,1 @@
+"""Hosts as network namespaces, and what happens between them: cables that are cut, firewalls, addresses that move."""
