@@ -71,9 +71,9 @@ def runtime_folder() -> Path:
     return private_folder(_Environment().runtime_folder())
 
 
-def fabric_folder(fabric: str) -> Path:
-    """Return the folder of one fabric inside of the runtime folder; the same promises and errors."""
-    return FabricFolder(fabric).make()
+def fabric_folder(fabric: str, key_id: str = "") -> Path:
+    """Return the folder of a fabric, or of one of its secrets, in the runtime folder; promises and errors as there."""
+    return FabricFolder(fabric, key_id).make()
 
 
 class FabricFolder:
@@ -81,10 +81,15 @@ class FabricFolder:
 
     The folder of a session goes when its user logs out, and comes with the next log-in. Meanwhile new nodes meet beside
     temporary files, so that is where those are to be found that have lost their folder.
+
+    Args:
+        key_id: Of the secret that they share. They meet in a folder of their own, or a process of this user that has
+            not the secret would meet them there, over sockets that ask for none.
     """
 
-    def __init__(self, fabric: str) -> None:
-        self._name = check_name("fabric", fabric)
+    def __init__(self, fabric: str, key_id: str = "") -> None:
+        # No name has a '~'.
+        self._name = check_name("fabric", fabric) + (f"~{key_id}" if key_id else "")
         self._environment = _Environment()
 
     def where(self) -> Path:

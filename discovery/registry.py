@@ -52,6 +52,8 @@ from peerfabric.discovery.remarks import later, remark
 from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
 
+REGISTRY: Final = "registry"
+
 REGISTRY_FILES_MAX: Final = 8192
 """Entries of the folder that one scan looks at: four times the default of `peers_max`. Others are not seen."""
 
@@ -83,16 +85,15 @@ class RegistryBackend:
     declare the parent dead, keeping it would let a dead parent seem alive.)
     """
 
-    name: Final = "registry"
-
-    def __init__(self, fabric: str) -> None:
-        """Open the folder of `fabric`.
+    def __init__(self, fabric: str, key_id: str = "") -> None:
+        """Open the folder of `fabric`, or of the secret of that id.
 
         Raises:
             ConfigError: The folder cannot be trusted, or `fabric` is no name.
         """
+        self.name: Final = f"{REGISTRY}~{key_id}" if key_id else REGISTRY
         self.fabric = fabric
-        self._home = FabricFolder(fabric)
+        self._home = FabricFolder(fabric, key_id)
         self.folder = self._home.make()
         """Where nodes meet; another one when the folder of the session is gone, or back."""
         self._lock = Lock()  # guards the four below: announce() and the thread both put the file in place

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.discovery.locks import Lock, Rank
-from peerfabric.errors import ForkedNode, NodeClosed, WrongLoop
+from peerfabric.errors import FabricError, ForkedNode, NodeClosed, WrongLoop
 from peerfabric.nodes.io.waiting import Gate, Suspending, Waiting, running_loop
 from peerfabric.nodes.settings import Settings
 
@@ -71,6 +71,8 @@ class NodeContext:
         self.disk: Disk | None = None
         """Of a node with a spool, when it has started."""
         self.started_at = 0.0
+        self.failure: FabricError | None = None
+        """Why a node that was not told to close has stopped."""
 
     def enter(self, life: Life) -> None:
         """Go on to the next stage."""
@@ -92,6 +94,7 @@ class NodeContext:
         Raises:
             NodeClosed, ForkedNode, WrongLoop: As they say; with `closing`, and for handlers that finish, a node
                 that is closing will do.
+            IdentityInUse: It has stopped, as another copy of it runs.
         """
         life = self.life
         if life is not Life.RUNNING:
@@ -100,9 +103,13 @@ class NodeContext:
             elif life is Life.FORKED:
                 raise ForkedNode
             elif life is Life.CLOSED or not (closing or self.is_handler()):
-                raise NodeClosed
+                raise self.refusal()
         if self.loop is not None and self.current_loop() not in (self.loop, None):
             raise WrongLoop
+
+    def refusal(self, what: str = "this node") -> FabricError:
+        """The error of a call that comes when `what` is closed, or why the node has stopped."""
+        return self.failure or NodeClosed(what)
 
     async def started(self, *, closing: bool = False) -> None:
         """As `ensure`; the part of a start that waits for the disk is done beside the event loop.

@@ -23,6 +23,7 @@ LEFT_OUT: Final = ("docker*", "br-*", "veth*", "virbr*", "cni*", "flannel*", "tu
 
 ADDRESSES_MAX: Final = 8
 
+_REMEMBERED_MAX: Final = 4096
 _SIOCGIFFLAGS: Final = 0x8913
 _IFF_UP: Final = 1
 
@@ -113,6 +114,33 @@ def subnets(interfaces: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.subnet for each in survey(interfaces) if not each.why_not))
 
 
+class Near:
+    """Says of numeric addresses whether they are in one of our subnets. Remembers what it said, of the last few.
+
+    Args:
+        subnets: As of `subnets`.
+    """
+
+    def __init__(self, subnets: Sequence[str]) -> None:
+        self._networks = [ipaddress.ip_network(each) for each in subnets]
+        self._said: dict[str, bool] = {}
+
+    def __call__(self, host: str) -> bool:
+        found = self._said.get(host)
+        if found is None:
+            if len(self._said) >= _REMEMBERED_MAX:
+                self._said.clear()
+            found = self._said[host] = self._judge(host)
+        return found
+
+    def _judge(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+
 class Advertised(NamedTuple):
     """What `advertise=` names: an address, and the port of the first inbox there; None: the one that is bound."""
 
@@ -128,7 +156,7 @@ def parse_advertised(text: str) -> Advertised:
     """
     rest = text.removeprefix("tcp://")
     host, colon, port = rest.rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
+    if not colon or rest.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = rest, ""
     try:
         ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))

@@ -1,9 +1,11 @@
-"""PROTOCOL.md against the code: frames and their fields, numbers, socket options, keys of announcements."""
+"""PROTOCOL.md against the code: frames and their fields, numbers, socket options, keys, answers, announcements."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -13,12 +15,16 @@ import msgspec
 import pytest
 import zmq
 from msgspec import inspect
+from zeroconf import ServiceInfo
 
-from peerfabric.discovery.base import Announcement
-from peerfabric.discovery.mdns import service_info
+from peerfabric.discovery.base import AnnounceKey, Announcement
+from peerfabric.discovery.txt import write_txt
+from peerfabric.nodes.io.curve import Access, Curve, Gate, curve_public
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.queue.runs import ISOLATION
+from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire import frames
+from tests.vectors.make import FILE
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "PROTOCOL.md").read_text(encoding="utf-8")
@@ -30,6 +36,9 @@ ROOMS = {
     "fabric/topic/*.py": "peerfabric.topic",
     "discovery/*.py": "peerfabric.discovery",
     "nodes/io/sockets.py": "peerfabric.nodes.io",
+    "nodes/io/curve.py": "peerfabric.nodes.io",
+    "nodes/io/greeting.py": "peerfabric.nodes.io",
+    "nodes/io/monitor.py": "peerfabric.nodes.io",
 }
 """Where the protocol is, and its numbers are."""
 
@@ -250,6 +259,59 @@ def test_socket_options() -> None:
         sockets.close()
 
 
+def test_derivations() -> None:
+    """Each key is BLAKE2b of what its row says, as the vectors have it."""
+    vectors = json.loads(FILE.read_text(encoding="utf-8"))["keys"]
+    names = {"gate, secret": "gate_secret", "client, secret": "client_secret", "outbox, secret": "outbox_secret"}
+    for vector in vectors:
+        known = {
+            "": b"",
+            "`F`": vector.get("fabric", "").encode(),
+            "`K`": bytes.fromhex(vector.get("secret", "")),
+            "`N`": bytes.fromhex(vector.get("key", "")),
+            "client, public": bytes.fromhex(vector.get("client_public", "")),
+        }
+        found = {}
+        for name, data, key, person, size in table("name | data | key"):
+            digest = hashlib.blake2b(
+                known[data], key=known[key], person=person.strip("`").encode(), digest_size=int(size)
+            )
+            found[names.get(name, name.replace(" ", "_"))] = digest.hexdigest()
+        derived = {name: vector[name] for name in found if name in vector}
+        assert derived == {name: found[name] for name in derived}
+        assert len(derived) == 3
+
+
+def test_answers_of_zap() -> None:
+    """The rows of the table, given by a handler that admits one node and knows one."""
+    secret, keys = new_secret(bytes(32)), [NodeKey(bytes([n]) * 32, curve_public) for n in range(3)]
+    gate, ids = Gate(secret, "default"), [key.node_id for key in keys]
+    curve = Curve(keys[0], [gate], Access(key_ids=frozenset({gate.key_id}), allow=frozenset({ids[1]})))
+
+    def answer(domain: str, mechanism: bytes, *credentials: bytes) -> list[str]:
+        request = [b"1.0", b"1", domain.encode(), b"", b"", mechanism, *credentials]
+        answered = curve.answer(request, lambda node_id: node_id == ids[1])
+        return [answered[2].decode(), answered[4].decode()]
+
+    given = [
+        [domain, *answer(domain.replace("KEYID", gate.key_id), mechanism, *credentials)]
+        for domain, mechanism, *credentials in (
+            ("in:KEYID", b"CURVE", keys[1].client_public),
+            ("in:KEYID", b"CURVE", keys[2].client_public),
+            ("out", b"CURVE", keys[1].client_public),
+            ("out", b"CURVE", keys[2].client_public),
+            ("ipc", b"NULL"),
+        )
+    ]
+    shown = {"KEYID": gate.key_id, "NODE_ID": ids[1], "empty": "", "`": ""}
+    rows = []
+    for domain, _, status, user in table("domain | who"):
+        for name, value in shown.items():
+            user = user.replace(name, value)
+        rows.append([domain.strip("`"), status, user])
+    assert given == rows
+
+
 def test_announcements() -> None:
     """The keys of a file of the registry, and of the mDNS record."""
     announced = Announcement(
@@ -258,6 +320,11 @@ def test_announcements() -> None:
     discovery = section("16. Discovery")
     registry, record = [rows[1:] for rows in tables(discovery)]
     assert [row[0].strip("`") for row in registry] == list(msgspec.to_builtins(announced))
-    info = service_info(announced, ["127.0.0.1"])
-    assert info is not None
-    assert [row[0].strip("`") for row in record] == list(info.decoded_properties)
+    written = {}
+    for key in (AnnounceKey("a1b2c3d4", bytes(32)), None):
+        data = write_txt(msgspec.structs.replace(announced, digest=b"d"), key, ["127.0.0.1"])
+        assert data is not None
+        info = ServiceInfo("_a._tcp.local.", "a._a._tcp.local.", properties=data)
+        written[key is None] = [name.decode() for name in info.properties]
+    keys = [row[0].strip("`") for row in record]
+    assert written == {False: [k for k in keys if k != "f"], True: [k for k in keys if k != "mac"]}

@@ -19,7 +19,7 @@ import peerfabric
 FRONTS = {
     "Node": (
         {"producer", "consumer", "publisher", "subscriber", "on_message", "on_topic", "peers", "statistics"},
-        {"run", "dead_letters", "ping", "close"},
+        {"run", "reload", "dead_letters", "ping", "close"},
     ),
     "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),
     "Consumer": ({"batches", "close"}, {"get"}),

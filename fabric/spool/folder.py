@@ -55,13 +55,18 @@ def remove(files: Files, folders: list[str]) -> None:
             return  # it was not made after all, or somebody else begins there
 
 
-def unmake(files: Files, folder: str) -> None:
-    """Remove what a first start has made that did not come as far as the file `node`. Called with the lock."""
+def unmake(files: Files, folder: str, *, keys: bool) -> None:
+    """Remove what a first start has made that did not come as far as the file `node`. Called with the lock.
+
+    Args:
+        keys: Whether a key in it is of that start, too, and not one that somebody has put there.
+    """
     try:
         found = files.names(folder)
         if set(found) <= BEGUN:
             for name in found:
-                files.unlink(f"{folder}/{name}")
+                if keys or not name.startswith(_KEY):
+                    files.unlink(f"{folder}/{name}")
     except OSError:
         pass  # the next start takes what is left for its own
 
@@ -196,7 +201,9 @@ _EPOCH_BITS_MAX: Final = 53
 """Integers up to there are exact in every language."""
 _NODE_BYTES_MAX: Final = 64 * 1024
 _LOCK_BYTES_MAX: Final = 20
-BEGUN: Final = frozenset({"lock", "node.tmp"})
+_KEY: Final = "node.key"
+_KEY_MAGIC: Final = b"pfn1-"
+BEGUN: Final = frozenset({"lock", "node.tmp", _KEY, f"{_KEY}.tmp"})
 """What a first start makes before there is the file `node`."""
 
 
@@ -398,6 +405,9 @@ def _is_begun(files: Files, folder: str, name: str) -> bool:
     if name == "lock":
         text = start.strip(b"\0\n")
         return len(start) <= _LOCK_BYTES_MAX and (not text or text.isdigit())
+    if name.startswith(_KEY):
+        magic = start[: len(_KEY_MAGIC)]
+        return not magic.strip(b"\0") or _KEY_MAGIC.startswith(magic)
     magic = start[: len(NODE_MAGIC)]
     return not magic.strip(b"\0") or NODE_MAGIC.startswith(magic)
 

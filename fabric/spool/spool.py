@@ -96,7 +96,7 @@ class Spool:
         fsync: bool = False,
         counter_min: int = 0,
         random_bits: int,
-        node_id: str,
+        node_id: str | Callable[[], str],
         segment_bytes: int = SEGMENT_BYTES,
         limit_bytes: int | None = None,
         spare: bool = True,
@@ -109,7 +109,8 @@ class Spool:
             fsync: Whether what is synced must survive the loss of power; without, it survives that of the process.
             counter_min: The new epoch's counter is at least that.
             random_bits: 20 of them, which keep the epochs of copies of a folder apart.
-            node_id: Used only if the folder has none yet.
+            node_id: Used only if the folder has none yet. A function is called with the lock held, and may write a file
+                `node.key` there first.
             segment_bytes: Size from which on a segment is followed by another.
             limit_bytes: Of all segments of all queues; None: what the disk has.
             spare: Keep one preallocated segment, so that dead letters can be written on a full disk.
@@ -126,8 +127,8 @@ class Spool:
         """
         if not 0 <= random_bits < 1 << EPOCH_RANDOM_BITS:
             raise ValueError(f"random_bits {random_bits} are not {EPOCH_RANDOM_BITS} bits")
-        if not 0 < len(node_id.encode()) <= _NODE_ID_BYTES_MAX:
-            raise ValueError(f"node_id of {len(node_id.encode())} bytes; it must have 1 to {_NODE_ID_BYTES_MAX}")
+        if isinstance(node_id, str):
+            _check_node_id(node_id)
         files = files or RealFiles()
         lock = -1
         claim: Claim | None = None
@@ -141,7 +142,11 @@ class Spool:
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
             found = find_logs(files, folder)
-            owner = next_owner(files, before or Owner(node_id=node_id), place, counter_min, random_bits)
+            first = before
+            if first is None:
+                first = Owner(node_id=node_id if isinstance(node_id, str) else node_id())
+                _check_node_id(first.node_id)
+            owner = next_owner(files, first, place, counter_min, random_bits)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
                 claim.sign(owner.pid)
@@ -167,7 +172,7 @@ class Spool:
             )
         except BaseException as error:
             if lock >= 0 and before is None:
-                unmake(files, folder)
+                unmake(files, folder, keys=bool(made))
             if claim is not None:
                 claim.release()
             if lock >= 0:
@@ -362,3 +367,9 @@ def _is_name(name: str) -> bool:
     except BadName:
         return False
     return True
+
+
+def _check_node_id(node_id: str) -> None:
+    size = len(node_id.encode())
+    if not 0 < size <= _NODE_ID_BYTES_MAX:
+        raise ValueError(f"node_id of {size} bytes; it must have 1 to {_NODE_ID_BYTES_MAX}")

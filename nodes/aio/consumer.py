@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from peerfabric.arguments import checked_batches, text_of
 from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
-from peerfabric.errors import BadFrame, DecodeError, NodeClosed, TimedOut
+from peerfabric.errors import BadFrame, DecodeError, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import ConsumerOptions
 from peerfabric.nodes.context import Life, NodeContext
@@ -399,7 +399,7 @@ class AsyncConsumer(Generic[T_co]):
         message = await self.next_message(self._node.waiting, timeout)
         if message is None:
             self.ending.check()
-            raise NodeClosed("this consumer" if not self._open else "this node")
+            raise self._node.refusal("this consumer" if not self._open else "this node")
         return message
 
     async def next_message(self, waiting: Waiting, timeout: float | None = None) -> Message[T_co] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from peerfabric.discovery.remarks import later
-from peerfabric.errors import ConfigError, ForkedNode, NodeClosed
+from peerfabric.errors import ConfigError, ForkedNode
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.opened import open_store
 from peerfabric.nodes.aio.options import (
@@ -145,7 +145,7 @@ class Handles:
     def _refuse_if_over(self) -> None:
         life = self._node.life
         if life is Life.CLOSED or (life is Life.CLOSING and not self._node.is_handler()):
-            raise NodeClosed
+            raise self._node.refusal()
         if life is Life.FORKED:
             raise ForkedNode
 

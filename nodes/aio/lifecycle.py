@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
-from peerfabric.discovery.host import FabricFolder, fabric_folder, host_id
-from peerfabric.discovery.locks import Lock, Rank, refuse_in_own_thread
+from peerfabric.discovery.host import FabricFolder
+from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.errors import NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.errors import IdentityInUse, NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
+from peerfabric.nodes.aio.binding import bind, curve_of
 from peerfabric.nodes.aio.handles import Handles
-from peerfabric.nodes.aio.opened import Opened, epoch_counter
+from peerfabric.nodes.aio.opened import Opened
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.io.listening import endpoints, new_files
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
@@ -39,7 +38,9 @@ from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 if TYPE_CHECKING:
     from asyncio import Task
 
+    from peerfabric.nodes.io.curve import Curve
     from peerfabric.nodes.io.ports import Announced
+    from peerfabric.nodes.rekeying import Rekeying
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -56,9 +57,12 @@ class Lifecycle:
     Args:
         front: What users call it, for texts.
         waiting: How its calls wait.
+        reread: Finds the settings anew, for who may come in; None: they are always these.
     """
 
-    def __init__(self, settings: Settings, front: str, waiting: Waiting) -> None:
+    def __init__(
+        self, settings: Settings, front: str, waiting: Waiting, reread: Callable[[], Settings] | None = None
+    ) -> None:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
         self.handles = Handles(node, self.handlers.of)
@@ -75,6 +79,11 @@ class Lifecycle:
         self._last: Statistics | None = None
         """The statistics of that instant."""
         self._membership: Membership | None = None
+        self._reread = reread or (lambda: settings)
+        self._failed = False
+        """Whether the node has stopped by itself, and nobody has closed it yet."""
+        self._rekeying: Rekeying | None = None
+        """Of a node with a secret, when it has started."""
         self._front = front
         self._task: Task[None] | None = None
         """The newest start beside the event loop."""
@@ -105,8 +114,8 @@ class Lifecycle:
         node.loop = None
         try:
             complete(self.close(node.settings.options.drain_timeout))
-        except Undelivered as undelivered:
-            _log.error("%s", undelivered)
+        except (Undelivered, IdentityInUse) as error:
+            _log.error("%s", error)
 
     # Reports
 
@@ -133,6 +142,26 @@ class Lifecycle:
         """The messages of `queue` that this node has given up, oldest first."""
         await self.node.started(closing=True)
         return reports.dead_letters(self.node, self.handles.producers, queue)
+
+    async def reload(self) -> None:
+        """Read the secrets and the lists of who may come in again, and return when they are in use.
+
+        Raises:
+            ConfigError: One of them cannot be used; everything stays as it was.
+        """
+        node = self.node
+        await node.started()
+        rekeying = self._rekeying
+        if rekeying is None:
+            return
+        number = rekeying.reload()
+        await wait_until(
+            node.waiting,
+            node.pump.turned,
+            lambda: True if rekeying.applied >= number or node.is_closed else None,
+            None,
+            lambda: "waiting for the I/O thread to use the new secrets",
+        )
 
     # Starting: in the thread that asks for it, or beside an event loop that a disk would keep waiting
 
@@ -225,8 +254,7 @@ class Lifecycle:
         await beside(node.waiting, opened.close, None, name)
 
     def _to_open(self) -> Opened:
-        settings = self.node.settings
-        return Opened(settings.spool, settings.fsync, settings.options.spool_bytes)
+        return Opened(self.node.settings)
 
     # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
 
@@ -235,66 +263,83 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         with ExitStack() as undo:
             undo.callback(self._forget_disk)
+            curve = curve_of(opened, settings)
             sockets = Sockets(
                 frame_bytes_max=max(settings.options.message_bytes_max + 1024, HEADER_BYTES_MAX),
                 peers_max=settings.options.peers_max,
+                curve=curve,
+                exposed=settings.reach == "lan",
             )
             undo.callback(sockets.close)
-            address, announced = self._bind(sockets, opened)
+            address, announced = bind(sockets, opened, settings)
+            sockets.self_test()
             self._make_machines(address, opened)
             backends = build_backends(
-                fabric=settings.fabric, discovery=settings.discovery, peers=settings.peers, rng=random.Random()
+                fabric=settings.fabric,
+                discovery=settings.discovery,
+                peers=settings.peers,
+                rng=random.Random(),
+                keys=opened.announce_keys,
+                reach=settings.reach,
+                folder=settings.folder,
+                interfaces=announced.multicast_at if announced is not None else None,
             )
-            node.pump = Pump(node.engine, sockets, settings.name)
-            self._membership = Membership(
-                address, settings.fabric, settings.options.peers_max, node.engine, node.pump, backends
+            pump = node.pump = Pump(node.engine, sockets, settings.name)
+            membership = self._membership = Membership(
+                address, settings.fabric, settings.options.peers_max, node.engine, pump, backends
             )
-            self._set_going(self._membership, undo)
-            home = FabricFolder(settings.fabric) if settings.listen == "auto" or settings.reach == "lan" else None
-            reachability = Reachability(settings.name, address, sockets, home, self._membership.moved, announced)
-            node.pump.look_after(reachability.look)
-            node.pump.on_disconnected = reachability.disconnected
+            home = None
+            if settings.listen == "auto" or settings.reach == "lan":
+                home = FabricFolder(settings.fabric, opened.first_key_id)
+            reachability = Reachability(
+                settings.name, address, sockets, home, membership.moved, announced, membership.settle
+            )
+            pump.look_after(reachability.look)
+            pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
+            if curve is not None:
+                self._look_after_keys(opened, curve, sockets, announced, reachability)
+            self._set_going(membership, undo)
             self._begin()
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
         remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
-    def _bind(self, sockets: Sockets, opened: Opened) -> tuple[Address, Announced | None]:
-        """Listen, in a new epoch, and under a new id if no spool keeps one."""
-        settings = self.node.settings
-        if opened.spool is not None:
-            node_id, epoch = opened.spool.node_id, opened.spool.epoch
-        else:
-            node_id, epoch = secrets.token_hex(8), (epoch_counter() << 20) | secrets.randbits(20)
-        announced = None
-        if settings.reach == "lan":
-            (inbox, outbox), announced = self._bind_on_lan(sockets, node_id)
-            return Address(node_id, epoch, settings.name, host_id(), inbox, outbox), announced
-        tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
-        inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, node_id, tcp_too=tcp_too))
-        return Address(node_id, epoch, settings.name, host_id(), inbox, outbox), announced
+    def _look_after_keys(
+        self,
+        opened: Opened,
+        curve: Curve,
+        sockets: Sockets,
+        announced: Announced | None,
+        reachability: Reachability,
+    ) -> None:
+        """Let in whom the keys let in, now and when they change."""
+        from peerfabric.nodes.rekeying import Rekeying
 
-    def _bind_on_lan(self, sockets: Sockets, node_id: str) -> tuple[tuple[list[str], list[str]], Announced]:
-        """Listen over ipc for this host and over TCP for others; return the endpoints to announce."""
-        from peerfabric.nodes.io.ports import Announced, hold, parse_listen  # with what only nodes of a LAN need
+        node, membership = self.node, self._membership
+        assert membership is not None
+        sockets.is_known = node.engine.is_known
+        node.engine.handle_gates(opened.key_ids, node.started_at)
+        node.engine.handle_access(curve.admits_node, node.started_at)
+        ports = announced.ports if announced is not None else None
+        rekeying = Rekeying(
+            node.settings,
+            self._reread,
+            opened.secrets,
+            curve,
+            sockets,
+            ports,
+            node.pump,
+            membership,
+            reachability,
+        )
 
-        settings = self.node.settings
-        files = new_files(fabric_folder(settings.fabric), node_id)
-        ipc = ([files[0]], [files[1]]) if files is not None else ([], [])
-        ports = hold(parse_listen(settings.listen))
-        try:
-            sockets.bind([*ipc[0], *ports.bound_inboxes], [*ipc[1], ports.bound_outbox], ports.held)
-        finally:
-            ports.close()
-        announced = Announced(ports, settings.interfaces, settings.advertise, local=files is None)
-        inbox, outbox = announced.now()
-        if not inbox:
-            text = (
-                "%s: this host has no address that others could use, so none of them can connect yet; see interfaces="
-            )
-            remark(logging.WARNING, text, settings.name)
-        return ([*ipc[0], *inbox], [*ipc[1], *outbox]), announced
+        def look() -> None:
+            rekeying.look()
+            reachability.look()
+
+        node.pump.look_after(look)
+        self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings
@@ -345,6 +390,7 @@ class Lifecycle:
         Raises:
             Undelivered: Accepted messages were not settled by then; the node is closed all the same.
             WouldDeadlock: It is a handler that asks.
+            IdentityInUse: It has stopped, as another copy of it runs; this call has closed what was left.
             TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
         """
         timeout = check_timeout(timeout)
@@ -358,10 +404,14 @@ class Lifecycle:
         refuse_in_own_thread()
         with node.life_lock:
             begun = node.life is Life.RUNNING
+            failed, self._failed = self._failed, False
             if begun:
                 node.enter(Life.CLOSING)
             elif node.life is Life.NEW:
                 node.enter(Life.CLOSED)
+        if failed and node.failure is not None:
+            await self._shut()
+            raise node.failure
         if not begun:
             await self._given_up()
             return
@@ -370,8 +420,38 @@ class Lifecycle:
             await self._part()
         finally:
             await self._shut()
+        if node.failure is not None:
+            raise node.failure
         if any(self.undelivered):
             raise Undelivered(*self.undelivered)
+
+    # Stopping, because another copy of this node runs
+
+    def superseded(self, endpoint: str) -> None:
+        """Stop, as fast as that goes: whatever this one still says could be taken for what the other one says.
+
+        Called in the pump's thread, which another one has to end.
+        """
+        OwnThread(
+            target=self._stop_for, args=(IdentityInUse(endpoint),), name=f"{self.node.settings.name}-stop", daemon=True
+        ).start()
+
+    def _stop_for(self, error: IdentityInUse) -> None:
+        node = self.node
+        with node.life_lock:
+            if node.life not in (Life.RUNNING, Life.CLOSING):
+                return
+            self._failed = node.life is Life.RUNNING  # else the call that closes it comes to its end by itself
+            node.failure = error
+            node.enter(Life.CLOSED)
+        _log.error("%s stops: %s", node.settings.name, error)
+        for handle in self.handles:
+            handle.stop()
+        node.closed.open()
+        node.pump.stop()
+        node.pump.turned.open()
+        if self._membership is not None:
+            self._membership.leave()
 
     # Draining
 
@@ -440,7 +520,9 @@ class Lifecycle:
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
         try:
-            await wait_until(node.waiting, node.pump.turned, lambda: condition() or None, left, what)
+            await wait_until(
+                node.waiting, node.pump.turned, lambda: condition() or node.failure is not None or None, left, what
+            )
         except TimedOut:
             pass
 
@@ -465,7 +547,7 @@ class Lifecycle:
 
     def _parted(self) -> bool | None:
         with self.node.pump.lock:
-            return True if self.node.engine.finished(clock()) else None
+            return True if self.node.engine.finished(clock()) or self.node.failure is not None else None
 
     # Shutting
 

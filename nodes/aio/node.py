@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from peerfabric.errors import Undelivered
+from peerfabric.errors import IdentityInUse, Undelivered
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.lifecycle import Lifecycle
 from peerfabric.nodes.aio.options import (
@@ -30,6 +31,7 @@ from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
+from peerfabric.nodes.notify import READY, STOPPING, notify
 from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.nodes.signals import until_signal
 from peerfabric.options import Options
@@ -136,7 +138,9 @@ class AsyncNode:
         }
         settings = configured(self._arguments)
         self.name, self.fabric = settings.name, settings.fabric
-        self._lifecycle = Lifecycle(settings, type(self).__name__.removeprefix("_Blocking"), self._waiting)
+        self._lifecycle = Lifecycle(
+            settings, type(self).__name__.removeprefix("_Blocking"), self._waiting, partial(configured, self._arguments)
+        )
         self._context = self._lifecycle.node
 
     # Handles
@@ -278,7 +282,14 @@ class AsyncNode:
         return self._lifecycle.handlers.decorator(pattern, 1, Update, updates)
 
     async def run(self) -> None:
-        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
+
+        Under systemd, a service of `Type=notify` is told when the node has started, and when it stops.
+
+        Raises:
+            IdentityInUse: Another copy of this node runs, and this one has stopped. A command should exit with 78 then,
+                which tells its supervisor not to start it again.
+        """
         node = self._context
         await node.started()
         node.ending.stop()  # this call hears signals, and returns
@@ -287,8 +298,20 @@ class AsyncNode:
             node.closed,
             lambda: not node.is_running or node.ending.signal != 0,
             f"{self.name} runs until SIGINT or SIGTERM",
+            lambda: notify(READY),
         )
+        notify(STOPPING)
         await self.close(node.settings.options.drain_timeout)
+
+    async def reload(self) -> None:
+        """Read the secrets and the lists of who may come in again, and return when they are in use.
+
+        Files are looked at every two seconds anyway; what cannot be used then is logged, and the old stays.
+
+        Raises:
+            ConfigError: One of them cannot be used; everything stays as it was.
+        """
+        await self._lifecycle.reload()
 
     # Reports
 
@@ -344,10 +367,10 @@ class AsyncNode:
         ending = self._context.ending
         try:
             await self.close(self._context.settings.options.drain_timeout)
-        except Undelivered as undelivered:
+        except (Undelivered, IdentityInUse) as failure:
             if error is None and not ending.signal:
                 raise
-            _log.error("%s", undelivered)
+            _log.error("%s", failure)
         except KeyboardInterrupt:
             if not ending.signal:
                 raise

@@ -1,13 +1,15 @@
-"""Opened files of a starting node: its spool, the store of each queue, the ledgers of its consumers."""
+"""Opened files of a starting node: its spool, the store of each queue, the ledgers of its consumers, and its keys."""
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
@@ -19,30 +21,55 @@ from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import MSGPACK
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.settings import Settings
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
     from peerfabric.queue.durable import DurableQueue
+    from peerfabric.secret import NodeKey, Secret
     from peerfabric.spool import Spool
 
 EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
+
+_NODE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Opened:
     """Opened in one thread or several, one after the other; `read` as often as handles are added meanwhile.
 
     Args:
-        path: The folder of the spool; None if the node has none.
-        fsync: Whether it shall survive the loss of power.
-        limit_bytes: What it may take of the disk; None: what that has.
+        settings: Of the node, which say where all this lies.
     """
 
-    def __init__(self, path: str | None, fsync: bool, limit_bytes: int | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.spool: Spool | None = None
-        self._path, self._fsync, self._limit_bytes = path, fsync, limit_bytes
+        self.node_id = ""
+        """Of the node; there when `read` has returned, as the two after it."""
+        self.key: NodeKey | None = None
+        """By which the node proves its id; None if nobody asks it to, and the id is not to be the same again."""
+        self.secrets: list[Secret] = []
+        """Of the fabric, the preferred one first; none in the clear."""
+        self._settings = settings
+        self._path, self._fsync = settings.spool, settings.fsync
         self._ledger_stores: list[LedgerStore] = []
         self._stores: dict[str, Store] = {}
         self._letters: dict[str, list[DeadLetter]] = {}
+
+    @property
+    def key_ids(self) -> list[str]:
+        """The public names of the secrets; there are none in the clear."""
+        return [secret.key_id(self._settings.fabric) for secret in self.secrets]
+
+    @property
+    def first_key_id(self) -> str:
+        """That of the preferred one; empty in the clear."""
+        return next(iter(self.key_ids), "")
+
+    @property
+    def announce_keys(self) -> list[AnnounceKey]:
+        """What proves announcements, by each secret."""
+        fabric = self._settings.fabric
+        return [AnnounceKey(secret.key_id(fabric), secret.announce_key(fabric)) for secret in self.secrets]
 
     def read(self, producers: Mapping[str, AsyncProducer[Any]], consumers: Mapping[str, AsyncConsumer[Any]]) -> None:
         """Open what is not opened yet, and read what a start needs of it.
@@ -61,10 +88,13 @@ class Opened:
             if consumer.ledger_store is not None and consumer.ledger_store not in self._ledger_stores:
                 consumer.ledger_store.open()
                 self._ledger_stores.append(consumer.ledger_store)
+        if not self.node_id:
+            self._read_keys()
         if self._path is None:
             return
         if self.spool is None:
             self.spool = self._open_spool(self._path)
+            self._adopt_identity(self._path, self.spool)
             for queue in self.spool.queues():
                 self._read_store(self.spool, queue, self._fsync)
         for queue, producer in list(producers.items()):
@@ -81,14 +111,76 @@ class Opened:
             fsync=self._fsync,
             counter_min=epoch_counter(),
             random_bits=secrets.randbits(20),
-            node_id=secrets.token_hex(8),
-            limit_bytes=self._limit_bytes,
+            node_id=lambda: self._first_id(path),
+            limit_bytes=self._settings.options.spool_bytes,
             claims=str(private_folder(runtime_folder() / "spools")),
             unix_ms=time.time_ns() // 1_000_000,
         )
         for warning in spool.warnings:
             remark(logging.WARNING, "%s", warning)
         return spool
+
+    # Who the node is
+
+    def _read_keys(self) -> None:
+        """Find the secrets, and who the node is; with a spool that has to agree.
+
+        Raises:
+            ConfigError: One of them cannot be used.
+        """
+        settings = self._settings
+        if settings.secrets:
+            from peerfabric.nodes.keys import read_secrets
+
+            self.secrets = read_secrets(settings.secrets)
+        if settings.identity is not None:
+            from peerfabric.nodes.keys import keep_node_key
+
+            self.key = keep_node_key(settings.identity, _curve_public())
+        elif settings.secrets and settings.spool is None:
+            from peerfabric.nodes.keys import new_node_key
+
+            self.key = new_node_key(_curve_public())
+        # An id that nobody will ask for a proof of is as good without a key, and costs no module.
+        self.node_id = self.key.node_id if self.key is not None else secrets.token_hex(16)
+
+    def _first_id(self, path: str) -> str:
+        """The id of the node whose spool this becomes; its key is there before it is used."""
+        from peerfabric.nodes.keys import first_node_key
+
+        if self.key is None:
+            self.key = first_node_key(path, _curve_public())
+        return self.key.node_id
+
+    def _adopt_identity(self, path: str, spool: Spool) -> None:
+        """The node is the one that the spool belongs to.
+
+        Raises:
+            ConfigError: Its key is another one's, or one is needed and there is none.
+        """
+        from peerfabric.nodes.keys import KEY_FILE, read_node_key
+
+        settings, given = self._settings, self.key
+        if given is None:
+            self.key = read_node_key(f"{path}/{KEY_FILE}", _curve_public())
+        self.node_id = spool.node_id
+        if self.key is not None:
+            if self.key.node_id != spool.node_id:
+                whose = settings.identity if settings.identity is not None else f"{path}/{KEY_FILE}"
+                raise ConfigError(
+                    f"the spool {path} belongs to node {spool.node_id}, and the key {whose} to node "
+                    f"{self.key.node_id}; give each node the key and the spool that it began with"
+                )
+        elif settings.reach == "lan" and not _NODE_ID.fullmatch(spool.node_id):
+            raise ConfigError(
+                f"the spool {path} is of a version whose nodes have no key, so others could not tell who sends; "
+                f"drain it with reach='host', or begin a new one"
+            )
+        elif settings.secrets:
+            raise ConfigError(
+                f"the spool {path} has no {KEY_FILE}, by which node {spool.node_id} proves who it is; put it back, or "
+                f"drain the spool without secret= and begin a new one"
+            )
 
     def _read_store(self, spool: Spool, queue: str, fsync: bool) -> None:
         store = open_store(spool, queue, fsync)
@@ -153,3 +245,9 @@ def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
 def epoch_counter() -> int:
     """The counter of epochs that begin now, if those before had lower ones."""
     return max(1, int(time.time()) - EPOCH_START)
+
+
+def _curve_public() -> Callable[[bytes], bytes]:
+    from peerfabric.nodes.io.curve import curve_public  # with what only nodes with a key need
+
+    return curve_public

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from peerfabric.arguments import check_count, checked_batches
 from peerfabric.discovery.locks import Lock, Rank
 from peerfabric.engine import Engine
-from peerfabric.errors import DecodeError, NodeClosed, TimedOut
+from peerfabric.errors import DecodeError, TimedOut
 from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import PublisherOptions, SubscriberOptions
 from peerfabric.nodes.context import NodeContext
@@ -342,7 +342,7 @@ class AsyncSubscriber(Generic[T_co]):
         update = await self.next_update(self._node.waiting, timeout)
         if update is None:
             self.ending.check()
-            raise NodeClosed("this subscriber" if not self._open else "this node")
+            raise self._node.refusal("this subscriber" if not self._open else "this node")
         return update
 
     async def next_update(self, waiting: Waiting, timeout: float | None = None) -> Update[T_co] | None:

@@ -251,8 +251,25 @@ class Node:
         return self._async.on_topic(pattern)
 
     def run(self) -> None:
-        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close."""
+        """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
+
+        Under systemd, a service of `Type=notify` is told when the node has started, and when it stops.
+
+        Raises:
+            IdentityInUse: Another copy of this node runs, and this one has stopped. A command should exit with 78 then,
+                which tells its supervisor not to start it again.
+        """
         complete(self._async.run())
+
+    def reload(self) -> None:
+        """Read the secrets and the lists of who may come in again, and return when they are in use.
+
+        Files are looked at every two seconds anyway; what cannot be used then is logged, and the old stays.
+
+        Raises:
+            ConfigError: One of them cannot be used; everything stays as it was.
+        """
+        complete(self._async.reload())
 
     def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node produced and that were given up, oldest first."""

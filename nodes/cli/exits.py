@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from peerfabric.errors import ConfigError, FabricError, QueueFull, SpoolError, SpoolLocked, TimedOut
+from peerfabric.errors import ConfigError, FabricError, IdentityInUse, QueueFull, SpoolError, SpoolLocked, TimedOut
 
 
 class Exit(IntEnum):
@@ -25,6 +25,7 @@ class Exit(IntEnum):
     NOTHING = 3
     IN_USE = 4
     NO_SPOOL = 5
+    COPY = 78
     HUNG_UP = 129
     INTERRUPTED = 130
     PIPE_CLOSED = 141
@@ -39,6 +40,7 @@ Exit codes:
   3    nothing happened within --timeout: nobody there, or no message
   4    the spool is in use: its node runs
   5    the spool cannot be used: not there, not ours alone, of a later version, or the disk refused
+  78   another copy of this node runs, under the same key; starting it again does not help
   130  Ctrl-C; 129 and 143: hung up or told to end
   141  whoever read the output has gone
 """
@@ -58,6 +60,8 @@ def exit_code(error: FabricError) -> Exit:
             return code
         case TimedOut() | QueueFull():
             return Exit.NOTHING
+        case IdentityInUse():
+            return Exit.COPY
         case ConfigError():
             return Exit.USAGE
         case SpoolLocked():

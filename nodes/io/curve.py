@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 ZAP_ANSWERS: Final = 64
 """Handshakes that are answered in one turn, about 2 ms of work; the rest wait for the next one."""
 
+NODES_MAX: Final = 4096
+"""Nodes of which it is remembered under which secret they came; twice as many as there are peers by default."""
+
 OUTBOX_DOMAIN: Final = "out"
 IPC_DOMAIN: Final = "ipc"
 _INBOX_DOMAIN: Final = "in:"
@@ -95,8 +98,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 class Curve:
     """All that the sockets of one node need of keys.
 
-    `access` may be replaced by any thread; `Sockets.admit_anew` is to follow. `gates` belongs to the thread of the
-    sockets.
+    Belongs to the thread of the sockets; when `access` was replaced, `Sockets.admit_anew` is to follow.
     """
 
     def __init__(self, key: NodeKey, gates: Iterable[Gate], access: Access | None = None) -> None:
@@ -115,6 +117,12 @@ class Curve:
         self.access = access if access is not None else Access(key_ids=frozenset(self.gates))
         self.denied = 0
         """Handshakes of others than strangers that were turned away."""
+        self._came_by: dict[str, str] = {}
+        """The key id under which each node was let in last."""
+        self._followers: set[str] = set()
+        """Nodes that were let in at the outbox since `forget_followers`."""
+        self._too_many = False
+        """Some of them are forgotten."""
 
     def __repr__(self) -> str:
         return f"<keys of node {self.key.node_id} with {list(self.gates.values())}>"
@@ -200,7 +208,7 @@ class Curve:
         return node_id if self.admits(key_id, node_id) else None
 
     def answer(self, request: Sequence[bytes], is_known: Callable[[str], bool]) -> list[bytes]:
-        """Answer a request of ZAP: frames in, frames out, and nothing else is touched.
+        """Answer a request of ZAP: frames in, frames out, and only a note of who came.
 
         An inbox turns away with 400, which says so at once, and our peer redials. An outbox does with 300, after
         which a SUB tries again by itself; after a 400 it never would (libzmq 4.3.5). `is_known` says whether a node
@@ -215,13 +223,39 @@ class Curve:
         elif mechanism == b"CURVE" and len(request) == 7 and len(request[6]) == KEY_BYTES:
             node_id = node_id_of(bytes(request[6]))
             if domain == OUTBOX_DOMAIN:
-                if self.admits_node(node_id) and is_known(node_id):
+                if self._may_follow(node_id) and is_known(node_id):
+                    self._note_follower(node_id)
                     return self._answered(request, b"200", b"OK", node_id)
                 return self._answered(request, b"300", b"say hello first")
             key_id = domain.removeprefix(_INBOX_DOMAIN)
             if key_id != domain and self.admits(key_id, node_id):
+                self._came_by.pop(node_id, None)
+                self._came_by[node_id] = key_id
+                if len(self._came_by) > NODES_MAX:
+                    del self._came_by[next(iter(self._came_by))]  # who has not come for longest
                 return self._answered(request, b"200", b"OK", f"{key_id}/{node_id}")
         return self._answered(request, b"400", b"not admitted")
+
+    def _may_follow(self, node_id: str) -> bool:
+        """Whether the outbox is open to this node: the secret under which it came, if any, must count, too."""
+        key_id = self._came_by.get(node_id)
+        return self.admits_node(node_id) if key_id is None else self.admits(key_id, node_id)
+
+    def _note_follower(self, node_id: str) -> None:
+        if len(self._followers) >= NODES_MAX:
+            self._followers.clear()
+            self._too_many = True
+        self._followers.add(node_id)
+
+    @property
+    def is_overheard(self) -> bool:
+        """Whether somebody may still be connected to the outbox who would not be let in any more."""
+        return self._too_many or not all(map(self._may_follow, self._followers))
+
+    def forget_followers(self) -> None:
+        """The outbox is another one, to which nobody is connected."""
+        self._followers.clear()
+        self._too_many = False
 
     def _answered(self, request: Sequence[bytes], status: bytes, text: bytes, user_id: str = "") -> list[bytes]:
         self.denied += status != b"200"

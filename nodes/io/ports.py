@@ -12,10 +12,13 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes import interfaces as nics
+from peerfabric.nodes.io.listener import Kernel
+from peerfabric.nodes.io.listening import new_files
 from peerfabric.nodes.io.probe import address_of, family_of
 
 _TCP: Final = re.compile(r"tcp://(?P<host>\*|\[[^\]]+\]|[^:\[\]]+):(?P<first>\*|\d{1,5})(-(?P<last>\d{1,5}))?")
@@ -74,22 +77,50 @@ def _refused(listen: str) -> ConfigError:
     )
 
 
+class Place(NamedTuple):
+    """Where a node with keys, or on a LAN, is to listen."""
+
+    files: tuple[str, str] | None
+    """Inbox and outbox over ipc, for nodes of this host and user; None if there are none."""
+    ports: Listening | None
+    """And over TCP."""
+
+
+def place(listen: str, reach: str, folder: Path, node_id: str, *, tcp_too: bool) -> Place:
+    """Where that is, by `listen=` and `reach=`, which were checked.
+
+    Args:
+        folder: Of the socket files, unless `listen` names one.
+        tcp_too: Whether a port is wanted for peers of this host that are found by multicast.
+    """
+    if reach == "lan":
+        return Place(new_files(folder, node_id), parse_listen(listen))
+    if listen == "auto":
+        files = new_files(folder, node_id)
+        return Place(files, Listening("127.0.0.1", 0, 0) if tcp_too or files is None else None)
+    if listen.startswith("ipc://"):
+        return Place((listen, f"{listen}.outbox"), None)
+    return Place(None, parse_listen(listen.replace("localhost", "127.0.0.1")))
+
+
 class Ports:
     """The bound ports of one node.
 
     Args:
-        inboxes: Ports of the inbox, one for each gate.
+        inboxes: Ports of the inbox, by the key id of the gate before each; by "" in the clear.
+        held: What the kernel listens with, by endpoint, until somebody takes it over.
     """
 
-    def __init__(self, host: str, inboxes: tuple[int, ...], outbox: int, held: dict[str, socket.socket]) -> None:
-        self.host, self.inboxes, self.outbox = host, inboxes, outbox
-        self.held = held
-        """What the kernel listens with, by endpoint, until somebody takes it over."""
+    def __init__(
+        self, listening: Listening, host: str, inboxes: dict[str, int], outbox: int, held: dict[str, Kernel]
+    ) -> None:
+        self.host, self.inboxes, self.outbox, self.held = host, inboxes, outbox, held
+        self._listening = listening
 
     @property
     def bound_inboxes(self) -> list[str]:
         """What the inbox is bound to, one for each gate."""
-        return [f"tcp://{self.host}:{port}" for port in self.inboxes]
+        return [f"tcp://{self.host}:{port}" for port in self.inboxes.values()]
 
     @property
     def bound_outbox(self) -> str:
@@ -100,6 +131,28 @@ class Ports:
         """Whether they are bound on all interfaces."""
         return self.host in _WILDCARDS
 
+    def add(self, gate: str) -> str:
+        """Hold one more port for the inbox, behind another gate, and return its endpoint.
+
+        That is the one behind the others if a port was chosen and it is free, else any that is.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        last = max(self.outbox, *self.inboxes.values()) if self._listening.first else 0
+        for port in (last + 1, 0) if 0 < last < 65535 else (0,):
+            try:
+                held = _hold(self.host, (port,))
+            except OSError as error:
+                if port:
+                    continue
+                raise ConfigError(f"no port is free for another secret: {error.strerror}; try again") from error
+            self.held.update(held)
+            (endpoint,) = held
+            self.inboxes[gate] = _port(endpoint)
+            return endpoint
+        raise AssertionError
+
     def close(self) -> None:
         """Let go of what nobody took over."""
         for each in self.held.values():
@@ -107,8 +160,11 @@ class Ports:
         self.held.clear()
 
 
-def hold(listening: Listening, gates: int = 1) -> Ports:
+def hold(listening: Listening, gates: Sequence[str] = ("",)) -> Ports:
     """Listen at the first set of ports that is free as a whole.
+
+    Args:
+        gates: Key ids of the gates before the inbox; [""] in the clear.
 
     Raises:
         EndpointInUse: None is.
@@ -116,7 +172,7 @@ def hold(listening: Listening, gates: int = 1) -> Ports:
     """
     error: OSError | None = None
     for host in _hosts(listening.host):
-        for ports in listening.sets(gates):
+        for ports in listening.sets(len(gates)):
             try:
                 held = _hold(host, ports)
             except OSError as raised:
@@ -125,16 +181,19 @@ def hold(listening: Listening, gates: int = 1) -> Ports:
                     break  # no IPv6 here, or not our address
                 continue
             inbox, outbox, *more = held
-            taken = [int(endpoint.rpartition(":")[2]) for endpoint in (inbox, *more)]
-            return Ports(host, tuple(taken), int(outbox.rpartition(":")[2]), held)
+            inboxes = dict(zip(gates, map(_port, (inbox, *more)), strict=True))
+            return Ports(listening, host, inboxes, _port(outbox), held)
         if error is not None and error.errno == errno.EADDRINUSE:
             break
     assert error is not None
-    host = "0.0.0.0" if listening.host == "*" else listening.host
+    where = f"tcp://{'0.0.0.0' if listening.host == '*' else listening.host}:{_told(listening, len(gates))}"
     if error.errno == errno.EADDRINUSE:
-        raise EndpointInUse(f"tcp://{host}:{_told(listening, gates)}") from error
-    where = f"tcp://{host}:{_told(listening, gates)}"
+        raise EndpointInUse(where) from error
     raise ConfigError(f"cannot listen at {where}: {error.strerror}; use an address of this host, or '*'") from error
+
+
+def _port(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
 
 
 def _told(listening: Listening, gates: int) -> str:
@@ -147,13 +206,13 @@ def _hosts(host: str) -> tuple[str, ...]:
     return ("[::]", "0.0.0.0") if host == "*" else (host,)
 
 
-def _hold(host: str, ports: Sequence[int]) -> dict[str, socket.socket]:
+def _hold(host: str, ports: Sequence[int]) -> dict[str, Kernel]:
     """Sockets that listen at all of `ports`, by endpoint, in that order.
 
     Raises:
         OSError: One of them cannot; none is held.
     """
-    held: dict[str, socket.socket] = {}
+    held: dict[str, Kernel] = {}
     with ExitStack() as undo:
         for port in ports:
             address = address_of(f"tcp://{host}:{port}")
@@ -182,17 +241,19 @@ class Announced:
     """
 
     def __init__(self, ports: Ports, interfaces: Sequence[str], advertise: Sequence[str], *, local: bool) -> None:
-        self._ports, self._interfaces, self._local = ports, interfaces, local
+        self.ports, self._interfaces, self._local = ports, interfaces, local
+        self.gates = tuple(ports.inboxes)
+        """Those under which others are told to come: one that is on its way out is not among them."""
         self._advertise = [nics.parse_advertised(text) for text in advertise]
 
     @property
     def fixed(self) -> bool:
-        """Whether they never change."""
-        return bool(self._advertise) or not self._ports.everywhere
+        """Whether they stay as they are whatever addresses this host has."""
+        return bool(self._advertise) or not self.ports.everywhere
 
     def now(self) -> tuple[list[str], list[str]]:
         """Endpoints of the inbox and of the outbox, the best first. Asks the system, in a quarter of a millisecond."""
-        ports = self._ports
+        ports = self.ports
         at: list[tuple[str, int | None]]
         if self._advertise:
             at = [(each.host, each.port) for each in self._advertise]
@@ -200,21 +261,27 @@ class Announced:
             at = [(ports.host.strip("[]"), None)]
         else:
             at = [(address, None) for address in nics.addresses(self._interfaces)]
-        if self._local:
+        if self._local and ports.everywhere:
             at.append(("127.0.0.1", None))
         inbox, outbox = [], []
+        places = {gate: place for place, gate in enumerate(ports.inboxes)}
         # An address has at most 16 endpoints, one of which is for ipc.
-        for host, forwarded in at[: 15 // len(ports.inboxes)]:
+        for host, forwarded in at[: 15 // len(self.gates)]:
             host = f"[{host}]" if ":" in host else host
-            inboxes = ports.inboxes
-            out = ports.outbox
-            if forwarded is not None:
-                out = forwarded + 1
-                inboxes = (forwarded, *range(forwarded + 2, forwarded + 1 + len(ports.inboxes)))
-            inbox += [f"tcp://{host}:{port}" for port in inboxes]
-            outbox.append(f"tcp://{host}:{out}")
+            for gate in self.gates:
+                port = ports.inboxes[gate]
+                if forwarded is not None:
+                    port = forwarded + places[gate] + (places[gate] > 0)
+                inbox.append(f"tcp://{host}:{port}")
+            outbox.append(f"tcp://{host}:{ports.outbox if forwarded is None else forwarded + 1}")
         return inbox, outbox
 
+    def multicast_at(self) -> list[str]:
+        """The addresses of this host's interfaces by which the node is found by multicast."""
+        if not self.ports.everywhere:
+            return [self.ports.host.strip("[]")]
+        return nics.addresses(self._interfaces)
+
     def subnets(self) -> tuple[str, ...]:
-        """The subnets of this host, for whom it is better to reach there."""
+        """The subnets of this host, in which others are reached best."""
         return nics.subnets(self._interfaces)

@@ -18,7 +18,7 @@ from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.discovery.log import log as _log
 from peerfabric.engine import Engine
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
-from peerfabric.nodes.io.sockets import (
+from peerfabric.nodes.io.events import (
     Connected,
     Disconnected,
     Event,
@@ -26,9 +26,9 @@ from peerfabric.nodes.io.sockets import (
     Published,
     Received,
     Refused,
-    Sockets,
     Writable,
 )
+from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Gate, clock
 
 LOOK_EVERY: Final = 1.0
@@ -87,6 +87,7 @@ class Pump:
         # A line of the log could call a user's handler under `lock`. The records need no lock here: nobody but this
         # pump's thread, which is the one that complains, takes them.
         sockets.complain_by(lambda text: engine.records.add("warning", text))
+        self._calls: deque[Callable[[], None]] = deque()
         self._alerts: deque[Handle] = deque()
         self._watched: list[Handle] = []
         """Those that are asked again in the next turn, though they may have nothing to hand over."""
@@ -114,6 +115,11 @@ class Pump:
         """Call `look` every `LOOK_EVERY` seconds, in this thread, which owns the sockets, and outside of the lock."""
         self._look = look
         self._look_at = clock() + LOOK_EVERY
+
+    def call(self, act: Callable[[], None]) -> None:
+        """Have `act` called in this thread, which owns the sockets, in its next turn and outside of the lock."""
+        self._calls.append(act)
+        self._sockets.wake()
 
     def attach(self, handle: Handle) -> None:
         """`handle` is told when its end has changed. Called under the engine's lock."""
@@ -190,6 +196,8 @@ class Pump:
             watched, self._watched = self._watched, []
             alerts.extend(watched)
         handed = []
+        while self._calls:
+            self._calls.popleft()()
         events = self._sockets.read()
         engine = self.engine
         now = clock()
@@ -246,7 +254,7 @@ class Pump:
     def _feed(self, event: Event, now: float) -> None:
         engine = self.engine
         if type(event) is Received:  # nearly always, and a ladder of patterns asks at each step
-            engine.handle_frames(event.frames, now, event.sender)
+            engine.handle_frames(event.frames, now, event.sender, event.observed)
             return
         match event:
             case Published(frames):

@@ -12,7 +12,8 @@ the new ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +48,7 @@ class Reachability:
         address: Where it listens now.
         home: Where nodes meet, for a node that listens there; None if the user chose its endpoints.
         moved: Is called with the new address when it listens elsewhere.
+        settled: Is called with the subnets of this host, at first and when they change.
         announced: Its endpoints on the LAN; None if it has none.
     """
 
@@ -58,10 +60,14 @@ class Reachability:
         home: FabricFolder | None,
         moved: Callable[[Address], None],
         announced: Announced | None = None,
+        settled: Callable[[Sequence[str]], None] = lambda subnets: None,
     ) -> None:
         self._name, self._address, self._sockets, self._home, self._moved = name, address, sockets, home, moved
-        self._announced = announced if announced is not None and not announced.fixed else None
-        self._addresses_at = clock() + ADDRESSES_EVERY
+        self._announced, self._settled = announced, settled
+        self._subnets: Sequence[str] = ()
+        if announced is not None:
+            self._look_at_subnets(announced)
+        self._addresses_at = inf if announced is None or announced.fixed else clock() + ADDRESSES_EVERY
         self._folder = self._folder_now()
         self._wait = 0.0
         self._look_at = clock()
@@ -97,7 +103,18 @@ class Reachability:
 
     def disconnected(self) -> None:
         """A connection was lost, maybe with an address of this host: look at them next time."""
-        self._addresses_at = 0.0
+        if self._addresses_at < inf:
+            self._addresses_at = 0.0
+
+    def rekey(self, key_ids: Sequence[str], home: FabricFolder) -> None:
+        """Others are to come under these secrets from now on, and new nodes of this host meet in `home`."""
+        if self._home is not None:
+            self._home = home
+            self._look_at = 0.0
+        if self._announced is not None:
+            self._announced.gates = tuple(key_ids)
+            self._look_at_addresses(self._announced, clock())
+        self.look()
 
     def _look_at_addresses(self, announced: Announced, now: float) -> None:
         try:
@@ -106,13 +123,20 @@ class Reachability:
             if self._reminders.due("addresses", now):
                 _log.warning("%s: the addresses of this host cannot be read, the old ones stay: %s", self._name, error)
             return
+        self._look_at_subnets(announced)
         before = self._address
         inbox, outbox = [*_files(before.inbox), *inbox], [*_files(before.outbox), *outbox]
         if (inbox, outbox) == (before.inbox, before.outbox):
             return
         self._address = msgspec.structs.replace(before, inbox=inbox, outbox=outbox)
-        _log.info("%s: the addresses of this host have changed; others are told %s", self._name, ", ".join(inbox))
+        _log.info("%s: others are told to reach it at %s now", self._name, ", ".join(inbox) or "no address")
         self._moved(self._address)
+
+    def _look_at_subnets(self, announced: Announced) -> None:
+        subnets = announced.subnets()
+        if subnets != self._subnets:
+            self._subnets = subnets
+            self._settled(subnets)
 
     def _restore(self, folder: Path, now: float) -> None:
         home = self._home

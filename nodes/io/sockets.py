@@ -39,7 +39,6 @@ from peerfabric.nodes.io.events import (
     Connected,
     Disconnected,
     Event,
-    Probed,
     Published,
     Received,
     Refused,
@@ -48,7 +47,7 @@ from peerfabric.nodes.io.events import (
 from peerfabric.nodes.io.growth import Watch, keep_freed_memory, threads
 from peerfabric.nodes.io.listener import Kernel, Listeners
 from peerfabric.nodes.io.monitor import Monitor
-from peerfabric.nodes.io.probe import Outcome, is_dialable, is_tcp
+from peerfabric.nodes.io.probe import is_dialable, is_tcp
 from peerfabric.nodes.io.probes import Probes
 from peerfabric.nodes.io.transport import EVENTS, Buffer, Intake, Wire, is_ready, open_socket, plain_send, send_frames
 from peerfabric.nodes.io.updates import Updates
@@ -60,19 +59,6 @@ if TYPE_CHECKING:
     ZmqSocket = zmq.Socket[bytes]
 
     from peerfabric.nodes.io.curve import Curve
-
-__all__ = [
-    "Connected",
-    "Disconnected",
-    "Event",
-    "Outcome",
-    "Probed",
-    "Published",
-    "Received",
-    "Refused",
-    "Sockets",
-    "Writable",
-]
 
 DIAL_PATIENCE: Final = 5.0
 """Seconds until an attempt that libzmq calls neither connected nor failed is refused. Its own limits, 2 s for the
@@ -204,8 +190,16 @@ class Sockets:
         return {name: count for name, count in found.items() if count}
 
     def admit_anew(self) -> None:
-        """The access of the keys was replaced: what is received from now on is judged by it. Any thread may call it."""
+        """The access of the keys was replaced: what is received from now on is judged by it.
+
+        Who is connected to the outbox and would not be let in any more is cut off with all others, who come back by
+        themselves and miss what is published meanwhile: ZeroMQ has no way to close one connection.
+        """
         self._inbox.ask_anew()
+        if self._curve is not None and self._curve.is_overheard:
+            self._curve.forget_followers()
+            self._renew_outbox()
+            self._look_at = 0.0
 
     def complain_by(self, complain: Callable[[str], None]) -> None:
         """From now on `complain` is called with what a person may have to see to.

@@ -89,8 +89,8 @@ class Intake:
             self.readable = True
 
     def ask_anew(self) -> None:
-        """Others may send now than before. Any thread may call it."""
-        self._senders = {}
+        """Others may send now than before."""
+        self._senders.clear()
 
     def take(self, limit: int) -> list[list[bytes | memoryview]]:
         """Receive up to `limit` messages; `readable` tells afterwards whether there may be more.
@@ -146,7 +146,7 @@ class Intake:
         """Note whose message it is, by its first frame; False: of nobody who may send."""
         sender: str | None = ""
         if self._sender_of is not None:
-            senders = self._senders  # this one, as `ask_anew` may put another in its place meanwhile
+            senders = self._senders
             try:
                 user_id = str(first.get("User-Id"))  # 0.7 us
                 sender = senders[user_id]

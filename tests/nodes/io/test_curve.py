@@ -361,6 +361,75 @@ def test_outbox(make: Make) -> None:
     assert published(b, wrong, clear, within=0.3) == [False] * 2
 
 
+def followers_of(make: Make, b: Sockets, keys_b: Curve, *callers: tuple[int, Secret]) -> list[Sockets]:
+    """Nodes that came in under a secret each and follow the outbox."""
+    b.is_known = lambda node_id: True
+    inboxes, (outbox,) = b.bind([LOOPBACK] * len(keys_b.gates), [LOOPBACK])
+    behind = dict(zip(keys_b.gates, inboxes, strict=True))
+    made = []
+    for number, secret in callers:
+        a = make(curve(number, secret))
+        a.dial(1, behind[gate(secret)], gate(secret))
+        assert outcome(a, b) == Connected(1)
+        a.subscribe(b"")
+        a.follow(outbox, keys_b.key.outbox_public)
+        made.append(a)
+    assert published(b, *made, within=DEADLINE) == [True] * len(made)
+    return made
+
+
+def test_the_revoked_hear_nothing_more(make: Make) -> None:
+    """Not of topics either, to which they are connected; the others are cut off for a moment, and come back."""
+    keys_b = curve(2)
+    b = make(keys_b)
+    stays, goes = followers_of(make, b, keys_b, (1, OLD), (3, OLD))
+    keys_b.access = Access(key_ids=frozenset({gate(OLD)}), revoked=frozenset({id_of(3)}))
+    b.admit_anew()
+    for each in (stays, goes):  # what was on its way
+        gather_all(each)
+    assert published(b, stays, within=4.0) == [True]
+    assert published(b, goes, within=1.5) == [False]
+    # A change that concerns nobody who is connected cuts nobody off.
+    outbox = b._outbox
+    keys_b.access = Access(key_ids=frozenset({gate(OLD)}), revoked=frozenset({id_of(3), id_of(5)}))
+    b.admit_anew()
+    assert b._outbox is outbox
+
+
+def gather_all(sockets: Sockets) -> None:
+    """Take what is there."""
+    for _ in range(20):
+        turn(sockets)
+
+
+def test_who_knows_only_a_removed_secret_hears_nothing_more(make: Make) -> None:
+    """The outbox has one key for all; who may follow depends on the secret under which one came."""
+    keys_b = curve(2, NEW, OLD)
+    b = make(keys_b)
+    stays, goes = followers_of(make, b, keys_b, (1, NEW), (3, OLD))
+    keys_b.access = Access(key_ids=frozenset({gate(NEW)}))
+    b.admit_anew()
+    for each in (stays, goes):
+        gather_all(each)
+    assert published(b, stays, within=4.0) == [True]
+    assert published(b, goes, within=1.5) == [False]
+
+
+def test_many_nodes_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond that a change of access cuts all followers off, as one of them may be unwelcome."""
+    monkeypatch.setattr(keys, "NODES_MAX", 4)
+    mine = curve(9)
+    for number in range(10):
+        public = node_key(number).client_public
+        for domain in (f"in:{gate(OLD)}", "out"):
+            assert mine.answer(request(domain, public), lambda node_id: True)[2] == b"200"
+    assert len(mine._came_by) == 4
+    assert len(mine._followers) <= 4
+    assert mine.is_overheard
+    mine.forget_followers()
+    assert not mine.is_overheard
+
+
 def test_an_outbox_with_another_key(make: Make) -> None:
     """At the same endpoint there is another node by now: it is followed anew, under its key."""
     first, second = curve(2), curve(3)

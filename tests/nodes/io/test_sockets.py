@@ -26,18 +26,18 @@ from peerfabric.errors import ConfigError, EndpointInUse
 from peerfabric.nodes.io import sockets as edge
 from peerfabric.nodes.io import transport
 from peerfabric.nodes.io.descriptors import table
-from peerfabric.nodes.io.sockets import (
+from peerfabric.nodes.io.events import (
     Connected,
     Disconnected,
     Event,
-    Outcome,
     Probed,
     Published,
     Received,
     Refused,
-    Sockets,
     Writable,
 )
+from peerfabric.nodes.io.probe import Outcome
+from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Doorbell
 
 DEADLINE = 20.0  # seconds; far beyond what anything here takes
