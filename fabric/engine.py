@@ -211,7 +211,7 @@ class Engine:
         """
         before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
-        if gone - {""}:
+        if before - after - {""}:
             self.topics.follow_anew()
 
     def handle_gates(self, gates: Sequence[str], now: float) -> None:
