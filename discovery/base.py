@@ -73,7 +73,22 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-Report: TypeAlias = Callable[[Sighting | Lost], None]
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """`source` no longer proposes the candidate: its name leads elsewhere now, for one."""
+
+    endpoint: str
+    source: str
+
+
+Event: TypeAlias = Sighting | Lost | Withdrawn
+Report: TypeAlias = Callable[[Event], None]
+
+
+class Linked(NamedTuple):
+    """A peer whose link is up: the endpoint that its hello has confirmed, and those that it says it listens at."""
+
+    endpoint: str
+    inbox: tuple[str, ...]
 
 
 class AnnounceKey(NamedTuple):
@@ -85,6 +100,18 @@ class AnnounceKey(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<announce key {self.key_id}>"
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the factory of a backend from another package is told; see `peerfabric.discovery.packages`."""
+
+    fabric: str
+    reach: str
+    """"host" or "lan": who else there may be."""
+
+    key_ids: tuple[str, ...]
+    """Public ids of the fabric's secrets, the preferred one first; none in the clear. Nodes without a common one cannot
+    talk to each other."""
 
 
 class Backend(Protocol):
@@ -104,7 +131,7 @@ class Backend(Protocol):
         ...
 
     def watch(self, report: Report) -> None:
-        """Report everybody who is there and, from now on, every change.
+        """Report everybody who is there and, from now on, every change. Endpoints are numeric: no names of hosts.
 
         `report` is called from any thread, one call at a time, and should return soon. Called once at most.
         """

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from peerfabric.discovery.base import ENDPOINTS_MAX, Announcement, Candidate, Lost, Sighting
+from peerfabric.discovery.base import ENDPOINTS_MAX, Announcement, Candidate, Event, Lost, Sighting, Withdrawn
 from peerfabric.discovery.host import reaches
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.remarks import later, remark
@@ -46,12 +46,13 @@ class Roster:
     """Merges sightings into one entry for each node. Has no thread: it works in those of the backends.
 
     - The life with the highest epoch counter wins, and the announcements of earlier ones are dropped.
-    - Within a life the endpoints of all sources are joined, ipc before tcp before others; those that mean nothing on
-      this host are left out.
-    - A node is lost when none of its sources sees it any more.
+    - Within a life the highest version wins. What several sources say in that version is joined, ipc endpoints before
+      tcp before others; those that mean nothing on this host are left out. A version never goes back.
+    - A node is lost when none of its sources sees it any more. Whether it is forgotten, its links decide.
+    - A candidate is withdrawn when no source proposes it any more.
 
-    Each change is passed to `on_peer`, `on_candidate` or `on_lost`: outside of the lock, in the order in which things
-    happened, one at a time, in the thread of whoever reported.
+    Each change is passed to one of the `on_…`: outside of the lock, in the order in which things happened, one at a
+    time, in the thread of whoever reported.
     """
 
     # len(peers) <= peers_max; each peer has at least one source, and all its announcements have the same counter
@@ -60,36 +61,41 @@ class Roster:
         self,
         *,
         node_id: str,
+        epoch: int,
         fabric: str,
         host: str,
         on_peer: Callable[[Announcement], None],
         on_candidate: Callable[[str], None],
         on_lost: Callable[[str], None],
+        on_withdrawn: Callable[[str], None] = lambda endpoint: None,
         peers_max: int = 2048,
     ) -> None:
-        """`node_id`, `fabric` and `host` are our own. At `peers_max` further nodes are refused and counted, with one
-        warning; a refused node is taken when it is sighted again and there is room."""
-        self._node_id, self._fabric, self._host = node_id, fabric, host
+        """The first four are our own. At `peers_max` further nodes are refused and counted, with one warning; a refused
+        node is taken when it is sighted again and there is room."""
+        self._node_id, self._epoch, self._fabric, self._host = node_id, epoch, fabric, host
         self._on_peer, self._on_candidate, self._on_lost = on_peer, on_candidate, on_lost
+        self._on_withdrawn = on_withdrawn
         self._peers_max = peers_max
         self._lock = Lock()
         self._seen: dict[str, dict[str, Announcement]] = {}  # node id -> source -> what it says
         self._merged: dict[str, Announcement] = {}
-        self._candidates: set[str] = set()
+        self._candidates: dict[str, set[str]] = {}  # endpoint -> sources
         self._refused = self._foreign = self._stale = 0
         self._changes: deque[Callable[[], None]] = deque()
         self._delivering = False
 
-    def report(self, event: Sighting | Lost) -> None:
+    def report(self, event: Event) -> None:
         """Take what a backend reports; this is what its `watch` is given."""
         with later(), self._lock:
             match event:
-                case Sighting(seen=Candidate(endpoint=endpoint)):
-                    self._add_candidate_locked(endpoint)
+                case Sighting(seen=Candidate(endpoint=endpoint), source=source):
+                    self._add_candidate_locked(endpoint, source)
                 case Sighting(seen=Announcement() as announcement, source=source):
                     self._add_locked(announcement, source)
                 case Lost(node_id=node_id, source=source):
                     self._remove_locked(node_id, source)
+                case Withdrawn(endpoint=endpoint, source=source):
+                    self._withdraw_locked(endpoint, source)
         self._deliver()
 
     def forget(self, node_id: str) -> None:
@@ -105,6 +111,11 @@ class Roster:
         """Return everybody, in the order of first sighting."""
         with self._lock:
             return [Peer(merged, tuple(self._seen[node_id])) for node_id, merged in self._merged.items()]
+
+    def known_without(self, source: str) -> int:
+        """How many nodes others than `source` tell of."""
+        with self._lock:
+            return sum(1 for sources in self._seen.values() if sources.keys() != {source})
 
     def statistics(self) -> RosterStatistics:
         with self._lock:
@@ -124,18 +135,32 @@ class Roster:
             for sources in self._seen.values():
                 assert len({_counter(announcement) for announcement in sources.values()}) == 1
 
-    def _add_candidate_locked(self, endpoint: str) -> None:
-        if endpoint in self._candidates:
+    def _add_candidate_locked(self, endpoint: str, source: str) -> None:
+        sources = self._candidates.get(endpoint)
+        if sources is not None:
+            sources.add(source)
             return
         if len(self._candidates) >= CANDIDATES_MAX:
             self._refused += 1
             return
-        self._candidates.add(endpoint)
+        self._candidates[endpoint] = {source}
         self._changes.append(lambda: self._on_candidate(endpoint))
+
+    def _withdraw_locked(self, endpoint: str, source: str) -> None:
+        sources = self._candidates.get(endpoint, set())
+        if source not in sources:
+            return
+        sources.remove(source)
+        if not sources:
+            del self._candidates[endpoint]
+            self._changes.append(lambda: self._on_withdrawn(endpoint))
 
     def _add_locked(self, announcement: Announcement, source: str) -> None:
         node_id = announcement.node_id
         if node_id == self._node_id:
+            if announcement.epoch != self._epoch and announcement.fabric == self._fabric:
+                # Another life of ours, perhaps a copy that runs: links find out.
+                self._changes.append(lambda: self._on_peer(announcement))
             return
         if announcement.fabric != self._fabric:
             self._foreign += 1
@@ -152,6 +177,10 @@ class Roster:
             return
         if _counter(announcement) > known:
             sources = {}
+        before = sources.get(source)
+        if before is not None and before.epoch == announcement.epoch and announcement.version < before.version:
+            self._stale += 1  # hearsay of a time before
+            return
         sources[source] = announcement
         self._seen[node_id] = sources
         self._merge_locked(node_id)
@@ -177,7 +206,10 @@ class Roster:
 
     def _merge_locked(self, node_id: str) -> None:
         merged = merge(list(self._seen[node_id].values()), self._host)
-        if merged != self._merged.get(node_id):
+        known = self._merged.get(node_id)
+        if known is not None and known.epoch == merged.epoch and merged.version < known.version:
+            return  # whoever told of it is gone, and the others are behind
+        if merged != known:
             self._merged[node_id] = merged
             self._changes.append(lambda: self._on_peer(merged))
 
@@ -202,18 +234,22 @@ def merge(announcements: list[Announcement], our_host: str) -> Announcement:
     """Join what several sources say about one node, all with the same epoch counter, oldest source first.
 
     Two epochs with one counter are a copied folder, or a restart within one second: the higher one wins, so that all
-    nodes choose alike. The longest name wins, because mDNS shortens it.
+    nodes choose alike. Of the highest version everything is joined: mDNS tells no name, and no large digest.
     """
-    epoch = max(one.epoch for one in announcements)
-    same = [one for one in announcements if one.epoch == epoch]
+    epoch, version = max((one.epoch, one.version) for one in announcements)
+    same = [one for one in announcements if (one.epoch, one.version) == (epoch, version)]
     return Announcement(
         node_id=same[0].node_id,
         epoch=epoch,
-        name=max((one.name for one in same), key=len),
+        name=max((one.name for one in announcements), key=len),
         fabric=same[0].fabric,
         host=same[0].host,
         inbox=_joined([(endpoint, one.host) for one in same for endpoint in one.inbox], our_host),
         outbox=_joined([(endpoint, one.host) for one in same for endpoint in one.outbox], our_host),
+        outbox_key=max((one.outbox_key for one in same), key=len),
+        version=version,
+        digest=next((one.digest for one in same if one.digest is not None), None),
+        passes_on=any(one.passes_on for one in same),
     )
 
 

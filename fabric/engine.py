@@ -26,6 +26,7 @@ from peerfabric.errors import BadFrame
 from peerfabric.health import Health
 from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
+from peerfabric.link.endpoints import host_of
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link, Moved
 from peerfabric.link.links import OURSELVES, Links
@@ -208,7 +209,10 @@ class Engine:
 
         Its `version` grows: `Engine.address` is what others shall be told.
         """
+        before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
+        if before - after - {""}:
+            self.topics.follow_anew()
 
     def handle_gates(self, gates: Sequence[str], now: float) -> None:
         """Peers are dialled under these keys from now on, the first is the best; [""] in the clear."""
@@ -224,6 +228,10 @@ class Engine:
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""
         self.links.candidate(endpoint, now)
+
+    def handle_withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more; a link that it led to stays."""
+        self.links.withdrawn(endpoint)
 
     def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
-from peerfabric.discovery.base import AnnounceKey, Announcement, Backend
+from peerfabric.discovery.base import AnnounceKey, Announcement, Backend, Linked
 from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
+
+KNOWN_ELSEWHERE_MAX: Final = 512
+"""Nodes known from elsewhere from which on mDNS does not browse: with so many, its traffic grows out of hand."""
+
+
+@runtime_checkable
+class LooksAtLinks(Protocol):
+    """A backend that asks which peers are linked, in its own thread."""
+
+    linked: Callable[[], list[Linked]]
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A backend that can browse or not."""
+
+    name: str
+
+    def pause(self, paused: bool) -> None: ...
 
 
 class Membership:
@@ -31,13 +51,16 @@ class Membership:
         self._engine, self._pump, self._backends = engine, pump, backends
         self._roster = Roster(
             node_id=address.node_id,
+            epoch=address.epoch,
             fabric=fabric,
             host=address.host,
             on_peer=self._found,
             on_candidate=self._proposed,
             on_lost=self._lost,
+            on_withdrawn=self._withdrawn,
             peers_max=peers_max,
         )
+        self._pausing = next((b for b in backends if isinstance(b, Pausing)), None)
         self._exchange = next((b for b in backends if isinstance(b, ExchangeBackend)), None)
 
     def join(self) -> None:
@@ -46,6 +69,10 @@ class Membership:
         if exchange is not None:
             self._pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
             self._pump.on_met = lambda met: self._pass_on(exchange, met)
+        for backend in self._backends:
+            looks = getattr(backend, "resolver", backend)
+            if isinstance(looks, LooksAtLinks):
+                looks.linked = self._linked
         announcement = self._announcement(self._address)
         for backend in self._backends:
             backend.announce(announcement)
@@ -62,6 +89,11 @@ class Membership:
         for backend in self._backends:
             backend.announce(announcement)
         self._pump.wake()
+
+    def tell_again(self) -> None:
+        """Report everybody who is announced, as if that were news."""
+        for peer in self._roster.view():
+            self._found(peer.announcement)
 
     def settle(self, subnets: Sequence[str]) -> None:
         """Addresses in these subnets are tried before others from now on."""
@@ -98,19 +130,38 @@ class Membership:
             else:
                 self._engine.links.sample = sample
 
+    def _linked(self) -> list[Linked]:
+        """Who is linked over TCP, by what endpoint."""
+        with self._pump.lock:
+            return [
+                Linked(link.endpoint, tuple(link.address.inbox))
+                for link in self._engine.links.by_wire.values()
+                if link.up and link.address is not None and link.endpoint.startswith("tcp://")
+            ]
+
     def _found(self, announcement: Announcement) -> None:
         with self._pump.lock:
             self._engine.handle_discovered(_address(announcement), clock())
         self._pump.wake()
+        self._look_at_numbers()
 
     def _proposed(self, endpoint: str) -> None:
         with self._pump.lock:
             self._engine.handle_candidate(endpoint, clock())
         self._pump.wake()
 
+    def _withdrawn(self, endpoint: str) -> None:
+        with self._pump.lock:
+            self._engine.handle_withdrawn(endpoint)
+
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
             self._engine.handle_lost(node_id, clock())
+        self._look_at_numbers()
+
+    def _look_at_numbers(self) -> None:
+        if self._pausing is not None:
+            self._pausing.pause(self._roster.known_without(self._pausing.name) >= KNOWN_ELSEWHERE_MAX)
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -75,6 +76,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     advertise: tuple[str, ...] = ()
     config: str | None = None
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the node keeps what it is to know after the next start; None: nowhere."""
+        if self.spool is not None:
+            return Path(self.spool)
+        return Path(self.identity).parent if self.identity is not None else None
+
 
 def checked_settings(
     name: str | None,
@@ -130,9 +138,9 @@ def checked_settings(
         )
     if spool is not None and not os.fspath(spool):
         raise ConfigError("spool='' is no folder; give a path, or None for no spool")
-    check_choice(discovery, peers)
     if reach not in REACHES:
         raise ConfigError(f"reach={reach!r} is not known; give 'host' for this machine only, or 'lan'")
+    check_choice(discovery, peers, reach)
     sources = _sources(secret if isinstance(secret, Hidden) else Hidden(secret), reach)
     interfaces = _texts("interfaces", interfaces, "the names of interfaces, such as ['eth0']")
     advertise = _texts("advertise", advertise, "addresses such as ['10.0.0.5']")

@@ -28,6 +28,7 @@ ZMQ_FILES = {
     "nodes/io/sockets.py",
     "nodes/io/transport.py",
     "nodes/io/listener.py",
+    "nodes/io/handshake.py",
     "nodes/io/monitor.py",
     "nodes/io/updates.py",
 }

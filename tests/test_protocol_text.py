@@ -15,9 +15,10 @@ import msgspec
 import pytest
 import zmq
 from msgspec import inspect
+from zeroconf import ServiceInfo
 
-from peerfabric.discovery.base import Announcement
-from peerfabric.discovery.mdns import service_info
+from peerfabric.discovery.base import AnnounceKey, Announcement
+from peerfabric.discovery.txt import write_txt
 from peerfabric.nodes.io.curve import Access, Curve, Gate, curve_public
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.queue.runs import ISOLATION
@@ -319,6 +320,11 @@ def test_announcements() -> None:
     discovery = section("16. Discovery")
     registry, record = [rows[1:] for rows in tables(discovery)]
     assert [row[0].strip("`") for row in registry] == list(msgspec.to_builtins(announced))
-    info = service_info(announced, ["127.0.0.1"])
-    assert info is not None
-    assert [row[0].strip("`") for row in record] == list(info.decoded_properties)
+    written = {}
+    for key in (AnnounceKey("a1b2c3d4", bytes(32)), None):
+        data = write_txt(msgspec.structs.replace(announced, digest=b"d"), key, ["127.0.0.1"])
+        assert data is not None
+        info = ServiceInfo("_a._tcp.local.", "a._a._tcp.local.", properties=data)
+        written[key is None] = [name.decode() for name in info.properties]
+    keys = [row[0].strip("`") for row in record]
+    assert written == {False: [k for k in keys if k != "f"], True: [k for k in keys if k != "mac"]}

@@ -124,6 +124,8 @@ class Addresses:
         if not self.has_room(node_id):
             return
         told = self._told.get(node_id)
+        if told is not None and told.epoch != address.epoch:
+            self._observed.pop(node_id, None)
         if told is None or newer(address, told) or (address.epoch == told.epoch and address.version >= told.version):
             self._told[node_id] = address
             known = self._known.get(node_id)
@@ -212,10 +214,16 @@ class Addresses:
         self._candidates[endpoint] = (now, REDIAL_FIRST)
         return True
 
+    def withdraw_candidate(self, endpoint: str) -> None:
+        """Nobody proposes the endpoint any more: it is not dialled again. A link that it led to stays."""
+        self._candidates.pop(endpoint, None)
+        self._served.pop(endpoint, None)
+        self._ours.discard(endpoint)
+
     def candidate_unreachable(self, endpoint: str, now: float) -> float:
         """Nobody listens there; when to dial again."""
         if endpoint not in self._candidates:
-            return inf  # it was asked once, since somebody may have moved there
+            return inf  # it was withdrawn, or asked once, since somebody may have moved there
         _, wait = self._candidates[endpoint]
         again_at = now + self._jitter(wait)
         self._candidates[endpoint] = (again_at, min(REDIAL_MAX, wait * 2))

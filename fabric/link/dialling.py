@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from peerfabric.link.addresses import newer
 from peerfabric.link.commands import HangUp
-from peerfabric.link.endpoints import Door, after
+from peerfabric.link.endpoints import Door, after, host_of
 from peerfabric.link.link import Belief, Change, LifeEnded, Link
 from peerfabric.link.liveness import VANISHED_AFTER
 from peerfabric.link.tables import OURSELVES, Tables
@@ -81,6 +81,10 @@ class Dialling(Tables):
         """Somebody may listen at `endpoint`; who, its hello will tell."""
         if endpoint not in self.address.inbox and self._addresses.add_candidate(endpoint, now):
             self._wake_at(now)
+
+    def withdrawn(self, endpoint: str) -> None:
+        """Nobody proposes the candidate any more."""
+        self._addresses.withdraw_candidate(endpoint)
 
     def lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
@@ -156,6 +160,9 @@ class Dialling(Tables):
             return
         known = self._addresses.get(link.node_id)
         found = self._doors(known if known is not None and known.epoch == link.address.epoch else link.address)
+        if link.confirmed is not None:
+            host = host_of(link.confirmed.endpoint)  # there is a way from here to there
+            found.sort(key=lambda door: not door.endpoint.startswith("ipc://") and host_of(door.endpoint) != host)
         if link.unlisted is not None and link.unlisted not in found:
             found.insert(0, link.unlisted)
         link.doors = found or link.doors

@@ -162,7 +162,13 @@ class Hellos(Dialling):
             self._whys.pop(link.node_id, None)
             self._whys.pop(link.endpoint, None)
             changes.append(CameUp(link))
-        if wanted and link.connected:
+        door = link.leads(hello)
+        if door is not None and not self.closing:
+            # Two that try each other's doors in turn may never both be at the right one, if neither says which it was.
+            changes += self._end_life(link, now)
+            self._pace.forget(link)
+            self._dial(link, door, now)
+        elif wanted and link.connected:
             link.plan_hello(now)
             self.hello_due[link] = None
         elif not link.connected and not link.dialling:

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from peerfabric.link.commands import Outcome
 from peerfabric.link.endpoints import Door
 from peerfabric.link.liveness import FENCE, FENCE_STEP, SILENCE, VANISHED_AFTER, ping_due, silent_since
+from peerfabric.link.sending import Sending, Sent
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -29,6 +30,7 @@ HELLO_MAX: Final = 1.0
 HELLO_PATIENCE: Final = 1.0
 """So long after it was connected the next endpoint is tried if no hello has answered ours; doubled with each round."""
 HELLO_PATIENCE_MAX: Final = 8.0
+DOORS_REMEMBERED: Final = 32
 PIPE_BYTES_MIN: Final = 256 * 1024
 PIPE_SECONDS: Final = 0.25
 PIPE_FRAMES_MAX: Final = 64
@@ -56,73 +58,6 @@ class Belief(Enum):
     ALIVE = "alive"
     SUSPECT = "suspect"  # disconnected or silent, being probed
     HUNG = "hung"  # its inbox accepts, it does not answer
-
-
-class Sent:
-    """A DATA frame that the peer has not echoed yet."""
-
-    __slots__ = ("number", "queue", "size", "start", "stop")
-
-    def __init__(self, number: int, size: int, queue: str, start: int, stop: int) -> None:
-        self.number, self.size, self.queue, self.start, self.stop = number, size, queue, start, stop
-
-
-class Sending:
-    """Written by the producer side only; each life of a link begins with a new one."""
-
-    __slots__ = ("acks_applied", "acks_settled", "credits", "leases", "live_due", "releases", "told")
-
-    def __init__(self) -> None:
-        self.credits: dict[str, ProducerCredit] = {}
-        self.acks_applied = 0
-        self.acks_settled = 0
-        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
-        self.releases: dict[str, list[int]] = {}
-        """Stream -> ranges of what the peer need not run."""
-        self.live_due = False
-        """The peer is to be told which of our streams go on."""
-        self.leases: dict[str, float] = {}
-        """Queue -> seconds that the peer, as its consumer, may keep a message."""
-        self.told = 0
-        """Up to which change of our queues the peer was told what waits: see `Sender.ping_contents`."""
-
-    def credit(self, queue: str) -> ProducerCredit:
-        """Our credit for `queue` at this peer."""
-        credit = self.credits.get(queue)
-        if credit is None:
-            credit = self.credits[queue] = ProducerCredit()
-        return credit
-
-
-class ProducerCredit:
-    """What the consumer at one link allows for one queue, seen from the producer.
-
-    sent_messages <= limit_messages; sent_bytes <= limit_bytes, or one message outstanding; limits never fall.
-    """
-
-    __slots__ = ("limit_bytes", "limit_messages", "sent_bytes", "sent_messages")
-
-    def __init__(self) -> None:
-        self.limit_messages = self.limit_bytes = 0
-        self.sent_messages = self.sent_bytes = 0
-
-    def grant(self, messages: int, size: int) -> None:
-        """Adopt the totals that the consumer granted."""
-        self.limit_messages = max(self.limit_messages, messages)
-        self.limit_bytes = max(self.limit_bytes, size)
-
-    def available(self) -> tuple[int, int]:
-        """Messages and bytes that may be sent now; (0, 0) if none."""
-        messages, size = self.limit_messages - self.sent_messages, self.limit_bytes - self.sent_bytes
-        return (messages, size if size > 0 else 0) if messages > 0 else (0, 0)
-
-    def spend(self, messages: int, size: int, *, outstanding: int) -> None:
-        """Count what is sent while `outstanding` messages are unsettled there."""
-        self.sent_messages += messages
-        self.sent_bytes += size
-        assert self.sent_messages <= self.limit_messages, "more messages than were granted"
-        alone = messages == 1 and not outstanding
-        assert self.sent_bytes <= self.limit_bytes or alone, "more bytes than were granted"
 
 
 class Link:
@@ -154,6 +89,10 @@ class Link:
         """Where it was met though it does not name that endpoint: something forwards to it."""
         self.strangers: set[str] = set()
         """Endpoints at which another node was met instead of the peer."""
+        self._said: dict[int, Door] = {}
+        """Half -> the door at which it was told in a hello; the newest."""
+        self._led_by = 0
+        """The half by which the peer has last told which door leads to it."""
         self.sender = ""
         """The node id that the key behind its hello has proven; empty over ipc, and in the clear."""
         self.answer_by = inf
@@ -197,7 +136,9 @@ class Link:
         # belief
         self.belief = Belief.ALIVE
         self.heard_at = now
-        """When its last numbered frame came: its fence may stand on our echo of that."""
+        """When its last numbered frame came."""
+        self.told_at = now
+        """When the last of those came that we may have echoed, in any life: the fence of the peer may stand on that."""
         self.hello_heard_at = -inf
         self.suspect_at = inf
         self.hung_at = inf
@@ -205,6 +146,8 @@ class Link:
         self._gives_up_at = inf
         self.refusals = 0
         self.refused_at = -inf
+        self._is_fresh = False
+        """It was dialled anew since it is suspect."""
         self.probe_at = inf
         self.probing = False
         # liveness
@@ -251,6 +194,11 @@ class Link:
     def was_up(self) -> bool:
         """Whether the link was ever up. Before that the peer holds nothing of ours, and nobody need judge it."""
         return self.confirmed is not None
+
+    @property
+    def probed_at(self) -> str:
+        """Where it is looked whether the peer still listens: only where it was met can that prove something."""
+        return self.confirmed.endpoint if self.confirmed is not None else ""
 
     @property
     def endpoint(self) -> str:
@@ -335,6 +283,10 @@ class Link:
 
     def hello_sent(self, now: float) -> None:
         """A HELLO left; when to repeat it if it is not answered."""
+        if self.mine not in self._said:
+            self._said[self.mine] = self.door
+            if len(self._said) > DOORS_REMEMBERED:
+                del self._said[next(iter(self._said))]
         self.hello_at = now + self.hello_wait if not self.up or self.belief is not Belief.ALIVE else inf
         self.hello_wait = min(HELLO_MAX, self.hello_wait * 2)
 
@@ -368,6 +320,17 @@ class Link:
             self.ping_at = -inf
         return ended, came_up, not hello.welcome
 
+    def leads(self, hello: Hello) -> Door | None:
+        """The door that leads to the peer, if it has just told so, and is not the one that is dialled now.
+
+        It names a half that was told at that door, before others were tried. That counts once.
+        """
+        door = self._said.get(hello.yours)
+        if door is None or hello.yours <= self._led_by or self.up:
+            return None
+        self._led_by = hello.yours
+        return door if door != self.door and door in self.doors else None
+
     def plan_hello(self, at: float) -> None:
         """HELLO is due at that time, if the wire has a connection then."""
         self.hello_at = at
@@ -378,6 +341,7 @@ class Link:
         """The number of the frame that is being made."""
         self.out_number += 1
         self.echo_sent = self.in_number
+        self.told_at = self.heard_at
         self.echo_at = inf
         self.unread_bytes = 0
         return self.out_number
@@ -523,6 +487,7 @@ class Link:
     def excuse(self, late: float, now: float) -> None:
         """We were late ourselves by so many seconds: nobody is accused for them."""
         self.heard_at += late
+        self.told_at += late
         self.hello_heard_at += late
         self.answer_by += late
         self.hung_at += late
@@ -540,6 +505,7 @@ class Link:
                 self.down_at = self._excused_at = now
                 self.asked_at = now if self.asked_at < inf else inf
             self.belief = Belief.ALIVE
+            self._is_fresh = False
             self.suspect_at = self.hung_at = self._gives_up_at = self.probe_at = inf
             self.refusals = 0
 
@@ -568,8 +534,8 @@ class Link:
         self.probing = False
         if self.belief is Belief.ALIVE:
             return None
-        if outcome is Outcome.ACCEPTED and self.endpoint in self.strangers:
-            outcome = Outcome.SILENT  # that was another node
+        if outcome is not Outcome.SILENT and (self.confirmed not in self.doors or self.probed_at in self.strangers):
+            outcome = Outcome.SILENT  # it listens elsewhere by now, or that was another node
         match outcome:
             case Outcome.REFUSED:
                 proves_at = max(self.heard_at, self.hello_heard_at) + REFUSED_FAR_AFTER if far else -inf
@@ -592,6 +558,11 @@ class Link:
                     return False
         return None
 
+    def wants_fresh_connection(self) -> bool:
+        """Whether its inbox accepts and our connection may be a dead one, as after a change of addresses; once."""
+        fresh, self._is_fresh = self._is_fresh, True
+        return self.belief is Belief.HUNG and self.connected and not fresh and self.confirmed is not None
+
     @property
     def silent_at(self) -> float:
         """When the peer is suspect if nothing of ours is echoed."""
@@ -600,12 +571,12 @@ class Link:
     @property
     def vanishes_at(self) -> float:
         """When a suspect is given up, unless something of ours is echoed."""
-        return max(self._gives_up_at, self.heard_at + FENCE)
+        return max(self._gives_up_at, self.told_at + FENCE)
 
     @property
     def down_until(self) -> float:
         """When a peer whose link is not up is given up, unless it comes up, though we hear it."""
-        return max(self.down_at + VANISHED_AFTER, self.heard_at + FENCE)
+        return max(self.down_at + VANISHED_AFTER, self.told_at + FENCE)
 
     def is_hung_for_too_long(self, now: float) -> bool:
         """Whether a peer on another host has had its time to wake up."""

@@ -101,10 +101,15 @@ class Links(Hellos):
         link = self.by_wire.get(wire)
         if link is None:
             return []
-        verdict = link.probed(outcome, now, far=self._is_far(link.address))
+        far = self._is_far(link.address)
+        verdict = link.probed(outcome, now, far=far)
         if verdict is not None:
             return self._part(link, now, proven=verdict, died=verdict)
         self.look(link, link.probe_at)
+        if far and outcome is Outcome.ACCEPTED and not self.closing and link.wants_fresh_connection():
+            changes = self._end_life(link, now)
+            self._dial(link, link.confirmed or link.door, now)
+            return changes
         return []
 
     # Hello
@@ -186,8 +191,8 @@ class Links(Hellos):
         if link.belief is not Belief.ALIVE:
             if link.vanishes_at <= now and link.belief is Belief.SUSPECT and not link.refusals:
                 return self._part(link, now, proven=False, died=False)
-            if link.address is not None and link.endpoint and link.takes_probe(now):
-                self.commands.append(Probe(link.wire, link.endpoint, link.node_id, link.address.epoch))
+            if link.address is not None and link.probed_at and link.takes_probe(now):
+                self.commands.append(Probe(link.wire, link.probed_at, link.node_id, link.address.epoch))
             if link.connected and link.hello_at == inf:
                 # It may have forgotten us, and nothing else that we send tells it who we are.
                 link.plan_hello(now + HELLO_MAX)

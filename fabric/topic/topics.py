@@ -366,6 +366,14 @@ class Topics(Machine):
         if endpoint is not None and endpoint not in self._followed.values():
             self._links.commands.append(Unfollow(endpoint))
 
+    def follow_anew(self) -> None:
+        """An address of this node is gone, and with it connections that were made from there, though nothing tells."""
+        links = self._links
+        for peer, endpoint in self._followed.items():
+            link = links.by_peer.get(peer)
+            if link is not None and link.address is not None and endpoint.startswith("tcp://"):
+                links.commands += [Unfollow(endpoint), Follow(endpoint, link.address.outbox_key)]
+
     # Time
 
     def handle_timeout(self, now: float) -> None:

@@ -280,6 +280,9 @@ class Lifecycle:
                 peers=settings.peers,
                 rng=random.Random(),
                 keys=opened.announce_keys,
+                reach=settings.reach,
+                folder=settings.folder,
+                interfaces=announced.multicast_at if announced is not None else None,
             )
             pump = node.pump = Pump(node.engine, sockets, settings.name)
             membership = self._membership = Membership(

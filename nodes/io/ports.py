@@ -276,6 +276,12 @@ class Announced:
             outbox.append(f"tcp://{host}:{ports.outbox if forwarded is None else forwarded + 1}")
         return inbox, outbox
 
+    def multicast_at(self) -> list[str]:
+        """The addresses of this host's interfaces by which the node is found by multicast."""
+        if not self.ports.everywhere:
+            return [self.ports.host.strip("[]")]
+        return nics.addresses(self._interfaces)
+
     def subnets(self) -> tuple[str, ...]:
         """The subnets of this host, in which others are reached best."""
         return nics.subnets(self._interfaces)

@@ -13,7 +13,7 @@ import sys
 import time
 
 from peerfabric.discovery.backends import build_backends
-from peerfabric.discovery.base import Announcement, Lost, Sighting
+from peerfabric.discovery.base import Announcement, Event, Sighting
 from peerfabric.discovery.host import fabric_folder, host_id
 
 
@@ -37,7 +37,7 @@ def main(kind: str, fabric: str, node_id: str, epoch: int, *, fork: bool) -> Non
     )
     started_at = time.monotonic()
 
-    def report(event: Sighting | Lost) -> None:
+    def report(event: Event) -> None:
         if isinstance(event, Sighting) and isinstance(event.seen, Announcement):
             print(f"saw {event.seen.node_id} {time.monotonic() - started_at:.3f}", flush=True)
 

@@ -6,59 +6,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from peerfabric.discovery.base import Announcement, Lost, Sighting
-from peerfabric.discovery.host import host_id
+from peerfabric.discovery.conformance import DEADLINE, Recorder, announcement_for, eventually
 
-DEADLINE = 20.0
-"""Seconds after which something that should happen has not. Wide: machines that run tests are busy."""
-
-
-def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait until `condition` holds."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {DEADLINE:g} s"
-        time.sleep(0.01)
-
-
-class Recorder:
-    """Keeps what a backend reports. The lists grow only, so they may be read at any time."""
-
-    def __init__(self) -> None:
-        self.events: list[Sighting | Lost] = []
-
-    def __call__(self, event: Sighting | Lost) -> None:
-        self.events.append(event)
-
-    def announcements(self) -> list[Announcement]:
-        return [e.seen for e in self.events if isinstance(e, Sighting) and isinstance(e.seen, Announcement)]
-
-    def saw(self, announcement: Announcement) -> bool:
-        return announcement in self.announcements()
-
-    def lost(self, node_id: str) -> bool:
-        return any(isinstance(event, Lost) and event.node_id == node_id for event in self.events)
-
-
-def announcement_for(fabric: str = "tests", **changes: object) -> Announcement:
-    """An announcement of a new node; `changes` replace fields."""
-    fields: dict[str, object] = {
-        "node_id": uuid.uuid4().hex,
-        "epoch": 7 << 20,
-        "name": "kitchen",
-        "fabric": fabric,
-        "host": host_id(),
-        "inbox": ("tcp://127.0.0.1:4000",),
-        "outbox": ("tcp://127.0.0.1:4001",),
-    }
-    return Announcement(**{**fields, **changes})  # type: ignore[arg-type]
+__all__ = ["DEADLINE", "Child", "Recorder", "announcement_for", "eventually"]
 
 
 class Child:

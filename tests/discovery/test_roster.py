@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peerfabric.discovery.base import Announcement, Candidate, Lost, Sighting
+from peerfabric.discovery.base import Announcement, Candidate, Lost, Sighting, Withdrawn
 from peerfabric.discovery.roster import CANDIDATES_MAX, Peer, Roster
 from tests.discovery.conftest import announcement_for
 
@@ -22,11 +22,13 @@ class Node:
         self.changes: list[tuple[str, Any]] = []
         self.roster = Roster(
             node_id="us",
+            epoch=5 << 20,
             fabric="tests",
             host=OURS,
             on_peer=lambda announcement: self.changes.append(("peer", announcement)),
             on_candidate=lambda endpoint: self.changes.append(("candidate", endpoint)),
             on_lost=lambda node_id: self.changes.append(("lost", node_id)),
+            on_withdrawn=lambda endpoint: self.changes.append(("withdrawn", endpoint)),
             peers_max=peers_max,
         )
 
@@ -85,6 +87,51 @@ def test_lost_only_when_all_sources_lost_it() -> None:
     assert node.roster.view() == []
 
 
+def test_larger_version_wins() -> None:
+    """Endpoints are joined only of the same version; a source that is behind adds nothing, and takes nothing back."""
+    node = Node()
+    first = peer(inbox=("tcp://192.0.2.1:1",), outbox=(), version=3)
+    node.see(first, "mdns")
+    node.see(peer(inbox=("ipc:///a",), outbox=(), version=2), "exchange")
+    assert node.changes == [("peer", first)]
+    node.see(peer(inbox=("ipc:///a",), outbox=(), version=3, digest=b"d", outbox_key=b"k" * 32), "registry")
+    joined = peer(inbox=("ipc:///a", "tcp://192.0.2.1:1"), outbox=(), version=3, digest=b"d", outbox_key=b"k" * 32)
+    assert node.changes[1:] == [("peer", joined)]
+    node.see(peer(inbox=("tcp://192.0.2.9:1",), outbox=(), version=2), "registry")
+    assert (len(node.changes), node.roster.statistics().stale) == (2, 1)
+    moved = peer(inbox=("tcp://192.0.2.2:1",), outbox=(), version=4)
+    node.see(moved, "mdns")
+    assert node.changes[2:] == [("peer", moved)]
+    node.lose("them", "mdns")
+    assert len(node.changes) == 3
+    node.see(peer(epoch=8 << 20, version=1), "exchange")
+    assert node.changes[3:] == [("peer", peer(epoch=8 << 20, version=1))]
+
+
+def test_candidate_is_withdrawn_by_all_who_proposed_it() -> None:
+    """And may come again; whoever did not propose it has no say."""
+    node = Node()
+    for source in ("static", "dns"):
+        node.roster.report(Sighting(seen=Candidate("tcp://192.0.2.1:1"), source=source))
+    for source in ("remembered", "dns", "dns"):
+        node.roster.report(Withdrawn(endpoint="tcp://192.0.2.1:1", source=source))
+    assert node.changes == [("candidate", "tcp://192.0.2.1:1")]
+    node.roster.report(Withdrawn(endpoint="tcp://192.0.2.1:1", source="static"))
+    node.roster.report(Sighting(seen=Candidate("tcp://192.0.2.1:1"), source="dns"))
+    assert [kind for kind, _ in node.changes] == ["candidate", "withdrawn", "candidate"]
+    assert node.roster.statistics().candidates == 1
+
+
+def test_nodes_known_from_elsewhere() -> None:
+    """Those that another source than the given one tells of."""
+    node = Node()
+    node.see(peer(node_id="a"), "mdns")
+    node.see(peer(node_id="b"), "mdns")
+    node.see(peer(node_id="b"), "exchange")
+    node.see(peer(node_id="c"), "registry")
+    assert (node.roster.known_without("mdns"), node.roster.known_without("registry")) == (2, 2)
+
+
 def test_newer_life_replaces_and_older_is_ignored() -> None:
     """The epoch's counter decides, and sources of an earlier life count no more."""
     node = Node()
@@ -120,11 +167,19 @@ def test_source_that_corrects_itself_is_followed() -> None:
 
 
 def test_ourselves_and_strangers_are_ignored() -> None:
-    """Our own id says nothing; other fabrics are counted."""
+    """Our own announcement says nothing; other fabrics are counted."""
     node = Node()
-    node.see(peer(node_id="us"))
+    node.see(peer(node_id="us", epoch=5 << 20))
     node.see(peer(fabric="others"))
     assert (node.changes, node.roster.statistics().foreign) == ([], 1)
+
+
+def test_another_life_of_ours_is_told() -> None:
+    """A copy of this node may run elsewhere. It is nobody whom people are shown."""
+    node = Node()
+    copy = peer(node_id="us", epoch=6 << 20)
+    node.see(copy)
+    assert (node.changes, node.roster.view()) == ([("peer", copy)], [])
 
 
 def test_candidates_are_told_once() -> None:
@@ -175,7 +230,13 @@ def test_callbacks_may_use_the_roster_and_may_fail(caplog: pytest.LogCaptureFixt
             raise RuntimeError("a mistake of the node")
 
     roster = Roster(
-        node_id="us", fabric="tests", host=OURS, on_peer=on_peer, on_candidate=told.append, on_lost=told.append
+        node_id="us",
+        epoch=5 << 20,
+        fabric="tests",
+        host=OURS,
+        on_peer=on_peer,
+        on_candidate=told.append,
+        on_lost=told.append,
     )
     with caplog.at_level(logging.ERROR, "peerfabric"):
         roster.report(Sighting(seen=peer(node_id="a"), source="registry"))

@@ -56,7 +56,7 @@ POINTS: Final = {
                 "test_long_one_way",
                 "test_firewall_rejects",
                 "test_firewall_rejects_for_long",
-                "test_killed_worker",
+                "test_killed_workers",
             )
         ),
     ),

@@ -109,7 +109,7 @@ def main() -> int:
     work = sources(folder)
     say(f"{len(work):,} files under {folder}; three hosts, one secret")
     began_at = time.monotonic()
-    with Lan(fabric="demo") as lan:
+    with Lan(fabric="demo", quiet=True) as lan:
         report = index(lan, folder)
     took = time.monotonic() - began_at
     alone = Totals()

@@ -175,10 +175,14 @@ class Running:
 
     def finish(self, within: float = HUNG) -> list[str]:
         """Wait for its end, which is to be without an error, and return what it printed since."""
-        code = self.process.wait(within)
-        found = self._left()
+        code, found = self.end(within)
         assert code == 0, f"{self._name} ended with {code}\n" + "\n".join(found) + self.errors()
         return found
+
+    def end(self, within: float = HUNG) -> tuple[int, list[str]]:
+        """Wait for its end, whichever it is; return its exit code, and what it printed since."""
+        code = self.process.wait(within)
+        return code, self._left()
 
     def _left(self) -> list[str]:
         self._reader.join(HUNG)
@@ -201,8 +205,6 @@ class Running:
                 except BrokenPipeError:
                     pass
         self._reader.join(HUNG)
-        if errors := self.errors():
-            print(f"--- {self._name}, standard error:\n{errors[-4000:]}")
 
 
 class Host(Namespace):
@@ -311,19 +313,23 @@ class Host(Namespace):
     def close(self) -> None:
         for running in self._started:
             running.close()
+            if (errors := running.errors()) and not self.lan.quiet:
+                print(f"--- {self.name}, standard error:\n{errors[-4000:]}")
         super().close()
 
 
 class Lan:
     """Hosts on a switch. What its methods do to frames on their way adds up, until `heal`.
 
-    Methods that break or mend something return the monotonic instant after which it holds; the clock is the same on all
+    At the end what processes on the hosts wrote to their standard error is printed, unless it is to be `quiet`. Methods
+    that break or mend something return the monotonic instant after which it holds; the clock is the same on all
     hosts, since they are one machine.
     """
 
-    def __init__(self, fabric: str = "") -> None:
+    def __init__(self, fabric: str = "", *, quiet: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pfl"))
         self.fabric = fabric or f"l{os.urandom(4).hex()}"
+        self.quiet = quiet
         self.hosts: dict[str, Host] = {}
         self._serial = itertools.count(1)
         self._rules: dict[str, str] = {}

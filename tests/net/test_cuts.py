@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.net.hosts import Host, Lan
+from tests.net.hosts import Host, Lan, wait_for
 from tests.net.pipeline import Cut, Outcome, Pipeline, count, figure, unexcused
 
 RESUMED = 2.5
@@ -19,11 +19,19 @@ GIVEN_UP = 5.0
 """Seconds after which the work of a host that is out of reach has been given to others."""
 
 
-def running(lan: Lan, hosts: tuple[Host, ...], **options: object) -> Pipeline:
-    """A pipeline over `hosts`, with work in hand everywhere."""
-    made = Pipeline(lan, **options)  # type: ignore[arg-type]
+def running(lan: Lan, hosts: tuple[Host, ...], *, rate: float = 14.0) -> Pipeline:
+    """A pipeline over `hosts`, with a second of work in hand everywhere."""
+    made = Pipeline(lan, rate=rate)
     made.start(*hosts)
-    made.wait_until_flowing(*(host.name for host in hosts[1:]))
+    made.wait_until_flowing(*(host.name for host in hosts[1:]), count=12)
+    return made
+
+
+def running_full(lan: Lan, hosts: tuple[Host, ...]) -> Pipeline:
+    """The same with two seconds of work in hand, which takes a while to come to."""
+    made = Pipeline(lan, burst=130)
+    made.start(*hosts)
+    made.wait_until_flowing(*(host.name for host in hosts[1:]), count=34)
     return made
 
 
@@ -68,7 +76,7 @@ def test_cut(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 @pytest.mark.parametrize("seconds", [3.0, 8.0, 20.0, 60.0])
 def test_long_cuts(lan: Lan, three: tuple[Host, Host, Host], seconds: float) -> None:
     """The same for cuts of any length."""
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     cut = cut_and_heal(pipeline, lan, seconds)
     judge(f"cut of {seconds:g} s", pipeline.finish(), [cut])
 
@@ -90,7 +98,7 @@ def test_one_way(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 @pytest.mark.parametrize("way", ["to its inbox", "to it", "from it"])
 def test_long_one_way(lan: Lan, three: tuple[Host, Host, Host], seconds: float, way: str) -> None:
     """In whichever direction nothing comes through."""
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     match way:
         case "to its inbox":
             at = lan.drop_port("b", 7700, "a")
@@ -130,7 +138,7 @@ def test_firewall_rejects(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 @pytest.mark.parametrize("name", ["b", "a"])
 def test_firewall_rejects_for_long(lan: Lan, three: tuple[Host, Host, Host], name: str) -> None:
     """The same for 5 s, at the worker and at the producer."""
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     at = time.monotonic()
     cut = reject_and_open(pipeline, lan, name, 5.0)
     count(f"REJECT of 5 s at {name}: b given up after", pipeline.given_up("b", at))
@@ -156,20 +164,27 @@ def test_vanished_host(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     judge("vanished host", pipeline.finish(), [Cut("b", at, healed_at)])
 
 
-def test_killed_worker(lan: Lan, three: tuple[Host, Host, Host]) -> None:
-    """A worker that is killed while its host lives is proven dead by the refusal of its port within 4 s."""
-    pipeline = running(lan, three)
+def test_killed_workers(lan: Lan, three: tuple[Host, Host, Host]) -> None:
+    """A worker that is killed is proven dead by the refusal of its port: within 4 s from another host, at once here."""
+    pipeline = Pipeline(lan, rate=20.0)
+    pipeline.start_one("produce", three[0])
+    pipeline.start_one("consume", three[0], name="near", listen="auto")
+    pipeline.start_one("consume", three[1])
+    pipeline.start_one("consume", three[2], work=0.02)
+    pipeline.wait_until_flowing("near", "b", "c", count=8)
     at = time.monotonic()
     pipeline.processes["b"].kill()
-    pipeline.elsewhere("b", at)
+    pipeline.processes["near"].kill()
+    wait_for(lambda: pipeline.given_up("b", at) and pipeline.given_up("near", at), "that both are given up")
+    figure("kill -9 on the same host: given up", pipeline.given_up("near", at)[0], 1.0)
     figure("kill -9 on another host: given up", pipeline.given_up("b", at)[0], 4.0)
-    judge("kill -9 on another host", pipeline.finish(), [Cut("b", at, at)])
+    judge("kill -9", pipeline.finish(), [Cut("b", at, at), Cut("near", at, at)])
 
 
 @pytest.mark.long
 def test_flapping(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """A cable that is cut for one of every two seconds, for two minutes."""
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     cuts = [Cut("b", *each) for each in lan.flap("b", 2.0, 120.0)]
     figure("flapping for 2 min: resumed", pipeline.resumed("b", cuts[-1].healed_at), RESUMED)
     judge("flapping for 2 min", pipeline.finish(), cuts)
@@ -178,7 +193,7 @@ def test_flapping(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 @pytest.mark.long
 def test_loss(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """5 % of all frames are lost on the way, for 20 s."""
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     at = lan.lose(5.0)
     time.sleep(20.0)
     lan.heal()
@@ -191,7 +206,7 @@ def test_loss(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 def test_delay_and_reorder(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """Frames to and from a worker take 50 ± 50 ms and overtake each other; one in a hundred is lost."""
     forwarder = lan.delay("b", 0.05, 0.05, loss=0.01)
-    pipeline = running(lan, three)
+    pipeline = running_full(lan, three)
     at = time.monotonic()
     time.sleep(20.0)
     assert pipeline.given_up("b", at) == []
@@ -204,6 +219,8 @@ def test_delay_and_reorder(lan: Lan, three: tuple[Host, Host, Host]) -> None:
 @pytest.mark.parametrize("seconds", [1.0, 8.0])
 def test_bulk(lan: Lan, three: tuple[Host, Host, Host], seconds: float) -> None:
     """Bodies of 256 KiB are on their way when the cable is cut."""
-    pipeline = running(lan, three, work=0.01, in_hand=1.0, rate=100.0, burst=300, body_bytes=256 * 1024)
+    pipeline = Pipeline(lan, work=0.01, in_hand=1.0, rate=100.0, burst=300, body_bytes=256 * 1024)
+    pipeline.start(*three)
+    pipeline.wait_until_flowing("b", "c", count=50)
     cut = cut_and_heal(pipeline, lan, seconds)
     judge(f"256 KiB bodies, cut of {seconds:g} s", pipeline.finish(), [cut])

@@ -154,6 +154,14 @@ class Lan:
         nobody = address.startswith("10.0.0.") and address not in self.addresses.values()
         return None, "stall" if nobody else "refuse"
 
+    def seen_at(self, line: Line, target: Process) -> str:
+        """The address from which frames on a connection come; empty over ipc."""
+        if line.endpoint.startswith("ipc"):
+            return ""
+        if line.owner.network == target.network:
+            return line.endpoint.removeprefix("tcp://").rpartition(":")[0]
+        return line.source
+
     # What is in the way
 
     def between(self, a: Process, b: Process) -> str:

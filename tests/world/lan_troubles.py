@@ -162,4 +162,6 @@ class LanTroubles:
         if victim.role.spooled:
             return
         self.world.record.excuse("copied", victim.peer)
+        for after in (0.0, 1.0):  # until those who work with it have met the copy
+            self.world.after(after, partial(self.world.record.disturb, victim.peer, 6.0))
         self.world.supervisor.copy(victim)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.link.link import Belief, Link
+from peerfabric.link.liveness import FENCE
 
 if TYPE_CHECKING:
     from peerfabric.engine import Engine
@@ -61,7 +62,8 @@ class LanWatch:
         elif ours.network != theirs.network:
             since = now - self._hung_at.setdefault(pair, now)
             assert since < HUNG_MAX + SLACK, f"{ours.peer} takes {theirs.peer} for hung for {since:.1f} s"
-        if now - cut_at > HELD_MAX + SLACK and not hung and not ours.leaving:
+        told_at = ours.told.get(theirs.peer, 0.0)  # that may have arrived, and let it start something
+        if now > max(cut_at + HELD_MAX, told_at + FENCE) + SLACK and not hung and not ours.leaving:
             raise AssertionError(f"{ours.peer} leaves {held} with {theirs.peer}, cut off for {now - cut_at:.1f} s")
         revoked_at = self.lan.revoked.get(theirs.address.node_id, now)
         if now - revoked_at > REVOKED_AFTER + EVERY and ours.address.node_id not in self.lan.revoked:
@@ -107,6 +109,8 @@ class LanWatch:
     def judge_second(self, key: tuple[str, int], first: Run, second: Run) -> None:
         """A second run that is due to a cut: the first was running then, or started before its fence fell."""
         producer = key[0].rpartition(":")[0]
+        if any(what == "copied" and who in (first.peer, producer) for _, what, who in self.record.excuses):
+            return  # the hello of its later copy says that it is gone, though it may run until it hears of that
         for peer in (first.peer, producer):
             for began_at, over_at in self.record.disturbances.get(peer, ()):
                 if first.end >= began_at - ACK_UNDERWAY and first.start <= began_at + HEARD_WITHIN and over_at:

@@ -22,6 +22,9 @@ CONNECT = (0.001, 0.004)
 RECONNECT = (0.05, 0.09)
 GIVES_UP_AFTER = 2.0
 PROBE_PATIENCE = 1.0
+HEARTBEAT = 5.0
+EVERY = 0.25
+"""The period in which connections that have died are looked for."""
 
 
 class Line:
@@ -30,6 +33,8 @@ class Line:
     def __init__(self, owner: Process, wire: int, endpoint: str, gate: str) -> None:
         self.owner, self.wire, self.endpoint, self.gate = owner, wire, endpoint, gate
         self.target: Process | Stranger | None = None
+        self.source = ""
+        """The address of the owner's host when the connection was made."""
         self.up = False
         self.refusing = False
         self.attempt = 0
@@ -101,6 +106,8 @@ class Network:
     def dial(self, owner: Process, wire: int, endpoint: str, gate: str = "") -> None:
         """Connect, once; the owner hears whether it is."""
         line = owner.lines[wire] = Line(owner, wire, endpoint, gate)
+        if self.world.theme.lan:
+            self.world.log(f"{owner.peer} dials {endpoint} {gate}")
         self._attempt(line, CONNECT)
 
     def _attempt(self, line: Line, within: tuple[float, float]) -> None:
@@ -131,6 +138,9 @@ class Network:
             self._refuse(line, why)
         else:
             line.up, line.target, line.dead, line.stalled_at = True, target, False, inf
+            if self.world.theme.lan:
+                line.source = self.world.lan.address_of(owner.network)
+                self.world.log(f"{owner.peer} is connected to {target.peer} at {line.endpoint} {line.gate}")
             owner.post(partial(_connected, owner, line))
 
     def _give_up(self, line: Line, attempt: int, why: str = "") -> None:
@@ -138,6 +148,8 @@ class Network:
             self._refuse(line, why)
 
     def _refuse(self, line: Line, why: str = "") -> None:
+        if self.world.theme.lan:
+            self.world.log(f"{line.owner.peer} is not let in at {line.endpoint} {line.gate} {why}")
         del line.owner.lines[line.wire]
         line.owner.post(lambda now: line.owner.engine.handle_unreachable(line.wire, now, why))
 
@@ -159,7 +171,9 @@ class Network:
 
     def _deliver(self, line: Line, target: Process | Stranger | None, frames: Frames) -> None:
         if target is not None and not isinstance(target, Stranger) and self.world.lan.takes_from(line, target):
-            target.receive(line.owner.peer, frames, line.owner.address.node_id if line.gate else "")
+            key = line.owner.address.node_id if line.gate else ""
+            observed = self.world.lan.seen_at(line, target) if self.world.theme.lan else ""
+            target.receive(line.owner.peer, frames, key, observed)
 
     def _cut(self, line: Line) -> None:
         """The connection of `line` breaks; ZeroMQ tries once more by itself."""
@@ -352,7 +366,11 @@ class Network:
                     line.stalled_at = inf
                 elif self.world.now - line.stalled_at > TCP_MAXRT:
                     self._cut(line)
-        self.world.after(0.25, self.watch)
+            for feed in process.feeds.values():
+                # Nobody sends anything on it but heartbeats.
+                if feed.dead and self.random.random() < EVERY / (HEARTBEAT + TCP_MAXRT):
+                    self._cut_feed(feed)
+        self.world.after(EVERY, self.watch)
 
     def reset(self, owner: Process, target: Process) -> None:
         """The connection of `owner` to the inbox of `target` is refused in the middle."""

@@ -69,6 +69,8 @@ class Process:
         how many it was given."""
         self.echoes: dict[str, float] = {}
         """Peer of a producer -> when we sent the newest frame that it echoed, by our clock."""
+        self.told: dict[str, float] = {}
+        """Peer -> when a frame on a link that was up last left for it, whether it arrived or not."""
         self.heard: dict[str, float] = {}
         """Peer -> when a frame of it was last taken in, by our clock."""
         self.left_at: dict[tuple[bytes, int], float] = {}
@@ -211,6 +213,8 @@ class Process:
         def send(wire: int, frames: list[bytes]) -> bool:
             link, number, _ = numbers(frames)
             self.left_at.setdefault((link, number), now)
+            if number and wire in engine.links.by_wire:
+                self.told[engine.links.by_wire[wire].peer] = world.now
             return world.network.send(self, wire, frames)
 
         engine.transmit(send, now)
@@ -239,8 +243,8 @@ class Process:
                     self.subscriptions[prefix] -= 1
                     world.network.tell_prefixes(self)
 
-    def receive(self, sender: str, frames: Frames, key: str = "") -> None:
-        """A frame came to the inbox from the peer `sender`, whose key has proven this node id."""
+    def receive(self, sender: str, frames: Frames, key: str = "", observed: str = "") -> None:
+        """A frame came to the inbox from the peer `sender`, whose key has proven this node id, from this address."""
 
         def read(now: float) -> None:
             link, _, echo = numbers(frames)
@@ -249,7 +253,7 @@ class Process:
             known = self.engine.links.by_id.get(link)
             if known is not None and known.peer == sender:
                 self.heard[sender] = now
-            self.engine.handle_frames(frames, now, key)
+            self.engine.handle_frames(frames, now, key, observed)
 
         self.post(read)
 

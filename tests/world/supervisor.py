@@ -19,7 +19,10 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
-from tests.world.witness import NOTICED_FAR, NOTICED_NEARBY
+
+TAKEN_OVER_AFTER, TAKEN_OVER_AFAR_AFTER = 1.5, 4.5
+"""Seconds until nobody leaves messages with a process that was killed, on its own host and on others: to prove a death
+takes longer between hosts, where a firewall may refuse in the name of the living."""
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -178,8 +181,9 @@ class Supervisor:
             record.excuse(how, process.peer)
         self.world.network.close(process)
         if how == "died":
-            for after in (NOTICED_NEARBY, NOTICED_FAR):
-                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now))
+            for near in (True, False):
+                after = TAKEN_OVER_AFTER if near else TAKEN_OVER_AFAR_AFTER
+                self.world.after(after, partial(self.world.witness.taken_over, process, self.world.now, near=near))
         if self.random.random() < 0.7 or how == "left":
             self.world.after(self.random.uniform(0.1, 5.0), partial(self._lost, process))
 

@@ -7,7 +7,6 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.engine import Engine
-from peerfabric.link.endpoints import network_of
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Machine
@@ -29,8 +28,6 @@ DEATHS_FORGOTTEN = 3
 """Deaths of one message that may go unnoticed with the death of its producer."""
 
 
-NOTICED_NEARBY, NOTICED_FAR = 1.5, 4.0
-"""When a death has been noticed: on the same host, and on others, whose refusals prove something only in time."""
 CLOSED_OUT = ("refused", "copied", "revoked")
 """Excuses to take somebody who lives for dead."""
 
@@ -194,11 +191,10 @@ class Witness:
             )
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, peer, by))
 
-    def taken_over(self, dead: Process, since: float) -> None:
-        """What a process held goes to others a second or so after its death, at other hosts a bit later."""
-        far = self.world.now - since > NOTICED_NEARBY + 0.1
+    def taken_over(self, dead: Process, since: float, *, near: bool) -> None:
+        """What a process held goes to others within a second or so after its death, or a few between hosts."""
         for process in self.world.supervisor.living():
-            if far == (network_of(process.address.host) == network_of(dead.address.host)):
+            if (process.network == dead.network) is not near:
                 continue
             if self.record.calm_for(process.peer) > self.world.now - since + 0.5 and not process.leaving:
                 for producer in process.producers.values():

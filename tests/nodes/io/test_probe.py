@@ -79,8 +79,11 @@ def test_address_of_an_endpoint(endpoint: str, address: object) -> None:
     ("endpoint", "allowed"),
     [
         ("tcp://127.0.0.1:80", True),
-        ("tcp://example.org:80", True),
-        ("tcp://[fe80::1%eth0]:80", True),
+        ("tcp://example.org:80", False),
+        ("tcp://localhost:80", False),
+        ("tcp://[fe80::1%lo]:80", True),
+        ("tcp://[::1]:80", True),
+        ("ipc:///run/a:0", True),
         ("ipc:///run/a.sock", True),
         ("tcp://eth0;127.0.0.1:80", False),
         ("tcp://*:80", False),
