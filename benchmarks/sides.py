@@ -74,7 +74,7 @@ def raw_socket(kind: int, *, hwm: int) -> Any:
     socket.set_hwm(hwm)
     if SECRET is not None:  # CURVE with fixed keys, which cost the same, and no ZAP
         server, client = z85.encode(bytes(range(32))), z85.encode(bytes(range(32, 64)))
-        if kind in (zmq.PULL, zmq.PUB):
+        if kind in (zmq.PULL, zmq.XPUB):
             socket.curve_secretkey = server
             socket.curve_server = True
         else:
