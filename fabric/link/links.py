@@ -274,6 +274,11 @@ class Links(Hellos):
                     "see whether its process is stopped, or something between the two closes this way",
                 )
 
+    @property
+    def known_count(self) -> int:
+        """How many other nodes this one knows of, in whatever way."""
+        return len(self._addresses)
+
     def view(self) -> list[PeerView]:
         """Every node that we know of, and every candidate that has not answered."""
         views = {}
