@@ -126,7 +126,7 @@ def test_a_hello_for_another_node_is_answered_and_changes_nothing() -> None:
     """Over the link with its sender, or over a wire for that; it names the half that came here."""
     peers = node()
     assert peers.receive_hello(hello(7, 0, to="else"), 0.0) == []
-    assert (peers.by_wire, peers.learned, peers.view()) == ({}, [], [])
+    assert (peers.by_wire, peers.view()) == ({}, [])
     assert dials(peers) == [(1, DOCKER)]
     [(wire, [header])] = peers.rejections.frames()
     bye = decode_frame(header)
