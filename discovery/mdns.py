@@ -58,6 +58,10 @@ _ASKED_MAX: Final = 64
 """Instances asked for at once, in one packet or two."""
 
 _ASKED_TIMES: Final = 3
+_ADVERTISE_EVERY: Final = 1.0
+"""Seconds between two changes of what is announced, each of which is three packets to everybody. The first is at once;
+a node that opens a thousand queues changes its digest as often."""
+
 _OPEN_AGAIN: Final = 30.0
 """Seconds until multicast that did not work is tried again."""
 
@@ -137,7 +141,10 @@ class MdnsBackend:
         """Name -> how often it was asked for its TXT record."""
         self._asks: asyncio.TimerHandle | None = None
         self._old_news = self._over_limit = 0
-        self._broadcasts: set[asyncio.Future[Any]] = set()
+        self._advertise_at = 0.0
+        self._later: asyncio.TimerHandle | None = None
+        self._broadcasts: dict[str, asyncio.Future[Any]] = {}
+        """Name -> the packets of its newest announcement, some of which are still to be sent."""
         self._reminders = Reminders()
 
     def announce(self, announcement: Announcement) -> None:
@@ -312,7 +319,7 @@ class MdnsBackend:
             if self._closed:
                 return
             await self._use(zeroconf, self._wanted_interfaces())
-            if wanted is not None and (wanted, keys) != self._announced:
+            if wanted is not None and (wanted, keys) != self._announced and self._is_time_to_advertise(wake):
                 await self._advertise(zeroconf, wanted, keys)
                 self._announced = (wanted, keys)
             if self._browser is not None and (paused or keys != self._browses):
@@ -347,9 +354,13 @@ class MdnsBackend:
         if self._asks is not None:
             self._asks.cancel()
             self._asks = None
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        self._advertise_at = 0.0
         self._unconfirmed = set(self._instances)
         # A broadcast that is still under way would announce us again after the goodbye.
-        for task in self._broadcasts:
+        for task in self._broadcasts.values():
             task.cancel()
         self._infos.clear()
         self._announced = None
@@ -357,6 +368,23 @@ class MdnsBackend:
         await zeroconf.async_close()
 
     # Announcing
+
+    def _is_time_to_advertise(self, wake: asyncio.Event) -> bool:
+        """Whether it may be done now; if not, we are woken when it may."""
+        loop = asyncio.get_running_loop()
+        if self._later is not None:
+            return False
+        wait = self._advertise_at - loop.time()
+        if wait <= 0:
+            self._advertise_at = loop.time() + _ADVERTISE_EVERY
+            return True
+
+        def ring() -> None:
+            self._later = None
+            wake.set()
+
+        self._later = loop.call_later(wait, ring)
+        return False
 
     async def _advertise(
         self, zeroconf: AsyncZeroconf, announcement: Announcement, keys: tuple[AnnounceKey, ...]
@@ -372,18 +400,22 @@ class MdnsBackend:
         old, self._infos = self._infos, infos
         for name, info in infos.items():
             if name in old:
-                self._keep(await zeroconf.async_update_service(info))
+                self._keep(name, await zeroconf.async_update_service(info))
             else:
                 # The name is unique by construction, so there is nothing to probe for, which would take 1.5 s.
-                self._keep(await zeroconf.async_register_service(info, cooperating_responders=True))
+                self._keep(name, await zeroconf.async_register_service(info, cooperating_responders=True))
         for name, info in old.items():
             if name not in infos:  # last, so that others see one that stays before they hear of one that goes
-                self._keep(await zeroconf.async_unregister_service(info))
+                self._keep(name, await zeroconf.async_unregister_service(info))
 
-    def _keep(self, broadcast: Any) -> None:
-        # The loop itself holds tasks weakly. Each sends three packets over half a second; nobody waits for them.
-        self._broadcasts.add(broadcast)
-        broadcast.add_done_callback(self._broadcasts.discard)
+    def _keep(self, name: str, broadcast: Any) -> None:
+        # The loop itself holds tasks weakly. Each sends three packets over half a second; nobody waits for them. What
+        # is left of the one before would take back what this one says.
+        before = self._broadcasts.get(name)
+        if before is not None:
+            before.cancel()
+        self._broadcasts[name] = broadcast
+        broadcast.add_done_callback(lambda done: self._broadcasts.get(name) is done and self._broadcasts.pop(name))
 
     # Browsing
 

@@ -18,7 +18,17 @@ from typing import Annotated, Final
 
 import msgspec
 
-from peerfabric.discovery.base import Announcement, Candidate, Endpoint, Event, Linked, Report, Sighting, Withdrawn
+from peerfabric.discovery.base import (
+    AnnounceKey,
+    Announcement,
+    Candidate,
+    Endpoint,
+    Event,
+    Linked,
+    Report,
+    Sighting,
+    Withdrawn,
+)
 from peerfabric.discovery.host import LOOPBACK
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.discovery.log import log
@@ -70,7 +80,7 @@ class RememberedBackend:
     ) -> None:
         """Keeps a file for each secret in `folder`, so that it survives when one of two is taken away."""
         self._folder = folder
-        self.files = tuple(folder / f"peers-{key_id}.json" for key_id in (key_ids or ("clear",)))
+        self.files = self._files_for(key_ids)
         self._clock, self._unix = clock, unix
         self.linked: Callable[[], list[Linked]] = list
         """Which peers are linked now."""
@@ -88,6 +98,15 @@ class RememberedBackend:
         self._alone_since: float | None = None
         self._write_at = 0.0
         self._reminders = Reminders()
+
+    def _files_for(self, key_ids: Sequence[str]) -> tuple[Path, ...]:
+        return tuple(self._folder / f"peers-{key_id}.json" for key_id in (key_ids or ("clear",)))
+
+    def rekey(self, keys: Sequence[AnnounceKey]) -> None:
+        """The fabric has these secrets from now on: there is a file for each, with all that is known."""
+        self.files = self._files_for([key.key_id for key in keys])
+        self._changed = True
+        self._doorbell.put(None)
 
     def announce(self, announcement: Announcement) -> None:
         """Nobody learns of us in this way."""

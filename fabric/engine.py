@@ -225,12 +225,10 @@ class Engine:
 
         Its `version` grows: `Engine.address` is what others shall be told.
         """
-        gone = {host_of(endpoint) for endpoint in self.address.inbox} - {
-            host_of(endpoint) for endpoint in address.inbox
-        }
+        before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
         self.roster.announce(now)
-        if gone - {""}:
+        if before - after - {""}:
             self.topics.follow_anew()
 
     def handle_gates(self, gates: Sequence[str], now: float) -> None:

@@ -90,6 +90,11 @@ class Membership:
             self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
         self._pump.wake()
 
+    def tell_again(self) -> None:
+        """Report everybody who is announced, as if that were news."""
+        for peer in self._roster.view():
+            self._found(peer.announcement)
+
     def settle(self, subnets: Sequence[str]) -> None:
         """Addresses in these subnets are tried before others from now on."""
         from peerfabric.nodes.interfaces import Near  # with what only nodes of a LAN need

@@ -160,8 +160,10 @@ class Rekeying:
         for key_id in before:
             if key_id not in after:
                 self._retired[key_id] = now + GRACE
-        self._now = wanted
+        known, self._now = self._now, wanted
         self._admit(now)
+        if (known.allow, known.revoked) != (wanted.allow, wanted.revoked):
+            self._membership.tell_again()  # some of them may come in now
         if before != after:
             with self._pump.lock:
                 self._pump.engine.handle_gates(after, now)

@@ -136,8 +136,13 @@ class Ending:
         return SystemExit(CODE_BASE + self.signal)
 
 
-async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str) -> None:
-    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people."""
+async def until_signal(
+    waiting: Waiting, gate: Gate, is_over: Callable[[], bool], what: str, heard: Callable[[], None]
+) -> None:
+    """Return when SIGINT or SIGTERM comes, or when `is_over` at an opening of `gate`; `what` says so to people.
+
+    `heard` is called when signals are heard: one that comes from then on ends the wait, and not the process.
+    """
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -148,6 +153,7 @@ async def until_signal(waiting: Waiting, gate: Gate, is_over: Callable[[], bool]
     before = {number: signal.signal(number, on_signal) for number in HEARD} if _in_main_thread() else {}
     _look_up(lambda: not received and not is_over())
     try:
+        heard()
         await wait_until(
             waiting,
             gate,

@@ -127,6 +127,8 @@ class Addresses:
         if not self.has_room(node_id):
             return
         told = self._told.get(node_id)
+        if told is not None and told.epoch != address.epoch:
+            self._observed.pop(node_id, None)
         if told is None or newer(address, told) or (address.epoch == told.epoch and address.version >= told.version):
             self._told[node_id] = address
             known = self._known.get(node_id)

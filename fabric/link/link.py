@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from peerfabric.link.commands import Outcome
 from peerfabric.link.endpoints import Door
 from peerfabric.link.liveness import FENCE, FENCE_STEP, SILENCE, VANISHED_AFTER, ping_due, silent_since
+from peerfabric.link.sending import Sending, Sent
 from peerfabric.reports import PeerView
 from peerfabric.wire.frames import Address, Hello, Interest
 
@@ -57,73 +58,6 @@ class Belief(Enum):
     ALIVE = "alive"
     SUSPECT = "suspect"  # disconnected or silent, being probed
     HUNG = "hung"  # its inbox accepts, it does not answer
-
-
-class Sent:
-    """A DATA frame that the peer has not echoed yet."""
-
-    __slots__ = ("number", "queue", "size", "start", "stop")
-
-    def __init__(self, number: int, size: int, queue: str, start: int, stop: int) -> None:
-        self.number, self.size, self.queue, self.start, self.stop = number, size, queue, start, stop
-
-
-class Sending:
-    """Written by the producer side only; each life of a link begins with a new one."""
-
-    __slots__ = ("acks_applied", "acks_settled", "credits", "leases", "live_due", "releases", "told")
-
-    def __init__(self) -> None:
-        self.credits: dict[str, ProducerCredit] = {}
-        self.acks_applied = 0
-        self.acks_settled = 0
-        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
-        self.releases: dict[str, list[int]] = {}
-        """Stream -> ranges of what the peer need not run."""
-        self.live_due = False
-        """The peer is to be told which of our streams go on."""
-        self.leases: dict[str, float] = {}
-        """Queue -> seconds that the peer, as its consumer, may keep a message."""
-        self.told = 0
-        """Up to which change of our queues the peer was told what waits: see `Sender.ping_contents`."""
-
-    def credit(self, queue: str) -> ProducerCredit:
-        """Our credit for `queue` at this peer."""
-        credit = self.credits.get(queue)
-        if credit is None:
-            credit = self.credits[queue] = ProducerCredit()
-        return credit
-
-
-class ProducerCredit:
-    """What the consumer at one link allows for one queue, seen from the producer.
-
-    sent_messages <= limit_messages; sent_bytes <= limit_bytes, or one message outstanding; limits never fall.
-    """
-
-    __slots__ = ("limit_bytes", "limit_messages", "sent_bytes", "sent_messages")
-
-    def __init__(self) -> None:
-        self.limit_messages = self.limit_bytes = 0
-        self.sent_messages = self.sent_bytes = 0
-
-    def grant(self, messages: int, size: int) -> None:
-        """Adopt the totals that the consumer granted."""
-        self.limit_messages = max(self.limit_messages, messages)
-        self.limit_bytes = max(self.limit_bytes, size)
-
-    def available(self) -> tuple[int, int]:
-        """Messages and bytes that may be sent now; (0, 0) if none."""
-        messages, size = self.limit_messages - self.sent_messages, self.limit_bytes - self.sent_bytes
-        return (messages, size if size > 0 else 0) if messages > 0 else (0, 0)
-
-    def spend(self, messages: int, size: int, *, outstanding: int) -> None:
-        """Count what is sent while `outstanding` messages are unsettled there."""
-        self.sent_messages += messages
-        self.sent_bytes += size
-        assert self.sent_messages <= self.limit_messages, "more messages than were granted"
-        alone = messages == 1 and not outstanding
-        assert self.sent_bytes <= self.limit_bytes or alone, "more bytes than were granted"
 
 
 class Link:
@@ -202,7 +136,9 @@ class Link:
         # belief
         self.belief = Belief.ALIVE
         self.heard_at = now
-        """When its last numbered frame came: its fence may stand on our echo of that."""
+        """When its last numbered frame came."""
+        self.told_at = now
+        """When the last of those came that we may have echoed, in any life: the fence of the peer may stand on that."""
         self.hello_heard_at = -inf
         self.suspect_at = inf
         self.hung_at = inf
@@ -405,6 +341,7 @@ class Link:
         """The number of the frame that is being made."""
         self.out_number += 1
         self.echo_sent = self.in_number
+        self.told_at = self.heard_at
         self.echo_at = inf
         self.unread_bytes = 0
         return self.out_number
@@ -550,6 +487,7 @@ class Link:
     def excuse(self, late: float, now: float) -> None:
         """We were late ourselves by so many seconds: nobody is accused for them."""
         self.heard_at += late
+        self.told_at += late
         self.hello_heard_at += late
         self.answer_by += late
         self.hung_at += late
@@ -633,12 +571,12 @@ class Link:
     @property
     def vanishes_at(self) -> float:
         """When a suspect is given up, unless something of ours is echoed."""
-        return max(self._gives_up_at, self.heard_at + FENCE)
+        return max(self._gives_up_at, self.told_at + FENCE)
 
     @property
     def down_until(self) -> float:
         """When a peer whose link is not up is given up, unless it comes up, though we hear it."""
-        return max(self.down_at + VANISHED_AFTER, self.heard_at + FENCE)
+        return max(self.down_at + VANISHED_AFTER, self.told_at + FENCE)
 
     def is_hung_for_too_long(self, now: float) -> bool:
         """Whether a peer on another host has had its time to wake up."""

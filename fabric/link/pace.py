@@ -22,7 +22,7 @@ class Rate:
 
     def __init__(self, per_second: int, at_once: int) -> None:
         self._gap = 1 / per_second
-        self._rest = self._gap * (at_once - 1)
+        self._rest = self._gap * (at_once - 1) + 1e-9
         self._full_at = -inf
 
     def free_at(self) -> float:

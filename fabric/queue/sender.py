@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from peerfabric.health import NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
-from peerfabric.link.link import Link, ProducerCredit, Sent
+from peerfabric.link.link import Link
 from peerfabric.link.links import Links
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
+from peerfabric.link.sending import ProducerCredit, Sent
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue

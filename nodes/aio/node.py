@@ -31,6 +31,7 @@ from peerfabric.nodes.fronts import ASYNC_WITH, refusing
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
+from peerfabric.nodes.notify import READY, STOPPING, notify
 from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.nodes.signals import until_signal
 from peerfabric.options import Options
@@ -283,6 +284,8 @@ class AsyncNode:
     async def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
 
+        Under systemd, a service of `Type=notify` is told when the node has started, and when it stops.
+
         Raises:
             IdentityInUse: Another copy of this node runs, and this one has stopped. A command should exit with 78 then,
                 which tells its supervisor not to start it again.
@@ -295,7 +298,9 @@ class AsyncNode:
             node.closed,
             lambda: not node.is_running or node.ending.signal != 0,
             f"{self.name} runs until SIGINT or SIGTERM",
+            lambda: notify(READY),
         )
+        notify(STOPPING)
         await self.close(node.settings.options.drain_timeout)
 
     async def reload(self) -> None:

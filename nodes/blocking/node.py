@@ -253,6 +253,8 @@ class Node:
     def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.
 
+        Under systemd, a service of `Type=notify` is told when the node has started, and when it stops.
+
         Raises:
             IdentityInUse: Another copy of this node runs, and this one has stopped. A command should exit with 78 then,
                 which tells its supervisor not to start it again.

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from peerfabric.errors import FabricError
+from peerfabric.nodes.config import VARIABLES
 
 FAREWELL_MAX: Final = 5.0
 """Seconds that children have for closing before they are killed: as long as a node drains."""
@@ -31,11 +32,12 @@ class Children:
     kernel closes it if we are killed. They are in a session of their own, so Ctrl-C reaches us alone.
 
     Args:
-        environment: Set for them in addition to our own.
+        environment: Set for them in addition to our own, of which they do not get what configures a node: a secret is
+            passed on to nobody.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = os.environ | environment
+        self._environment = {k: v for k, v in os.environ.items() if k not in VARIABLES} | environment
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, module: str, *arguments: str, name: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from peerfabric.discovery.host import RUNTIME_VARIABLE
+from peerfabric.nodes.config import VARIABLES
 from peerfabric.nodes.settings import FABRIC_VARIABLE
 
 
@@ -16,17 +17,17 @@ from peerfabric.nodes.settings import FABRIC_VARIABLE
 def own_fabric(job: str) -> Iterator[dict[str, str]]:
     """Let nodes of this process meet in a new fabric; yields the environment with which children join it.
 
-    Its runtime folder is its own too: what a killed process leaves there goes with the folder.
+    Its runtime folder is its own too: what a killed process leaves there goes with the folder. What else configures
+    nodes in the environment does not count meanwhile: they stay on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="peerfabric-", ignore_cleanup_errors=True) as runtime:
         variables = {RUNTIME_VARIABLE: runtime, FABRIC_VARIABLE: f"{job}-{secrets.token_hex(4)}"}
-        before = {name: os.environ.get(name) for name in variables}
+        before = {name: os.environ.pop(name, None) for name in (*VARIABLES, *variables)}
         os.environ.update(variables)
         try:
             yield variables
         finally:
             for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
+                os.environ.pop(name, None)
+                if value is not None:
                     os.environ[name] = value

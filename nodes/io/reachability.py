@@ -129,7 +129,7 @@ class Reachability:
         if (inbox, outbox) == (before.inbox, before.outbox):
             return
         self._address = msgspec.structs.replace(before, inbox=inbox, outbox=outbox)
-        _log.info("%s: the addresses of this host have changed; others are told %s", self._name, ", ".join(inbox))
+        _log.info("%s: others are told to reach it at %s now", self._name, ", ".join(inbox) or "no address")
         self._moved(self._address)
 
     def _look_at_subnets(self, announced: Announced) -> None:

@@ -294,6 +294,24 @@ def test_interfaces_change() -> None:
         backend.close()
 
 
+def test_many_changes_are_few_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is announced at once, the last one soon, and not each of those between."""
+    monkeypatch.setattr(mdns, "_ADVERTISE_EVERY", 0.3)
+    node, watcher = (MdnsBackend("tests", keys=[KEY]) for _ in range(2))
+    recorder = Recorder()
+    watcher.watch(recorder)
+    first = announcement_for(name="", digest=b"")
+    node.announce(first)
+    eventually(lambda: recorder.saw(first), "the first")
+    for version in range(1, 500):
+        node.announce(msgspec.structs.replace(first, version=version, digest=b"%d" % version))
+    last = msgspec.structs.replace(first, version=499, digest=b"499")
+    eventually(lambda: recorder.saw(last), "the last")
+    assert len(recorder.events) <= 4
+    for backend in (node, watcher):
+        backend.close()
+
+
 def test_two_processes_find_each_other(start_child: Callable[..., Child]) -> None:
     """In less than two seconds after the start of the second, by mDNS alone."""
     fabric = f"tests-{uuid.uuid4().hex[:8]}"

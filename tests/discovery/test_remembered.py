@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peerfabric.discovery.base import Candidate, Linked, Sighting, Withdrawn
+from peerfabric.discovery.base import AnnounceKey, Candidate, Linked, Sighting, Withdrawn
 from peerfabric.discovery.remembered import ALONE_AFTER, REMEMBERED_MAX, WRITE_EVERY, RememberedBackend
 from tests.discovery.conftest import Recorder, eventually
 
@@ -115,6 +115,16 @@ def test_a_secret_is_taken_away(tmp_path: Path) -> None:
     node.look()
     assert list(Node(tmp_path, "bbbbbbbb").backend._known) == ["tcp://10.0.0.1:1"]
     assert list(Node(tmp_path, "cccccccc").backend._known) == []
+
+
+def test_a_secret_is_added(tmp_path: Path) -> None:
+    """All that is known is written for it, too."""
+    node = Node(tmp_path, "aaaaaaaa")
+    node.links = ["tcp://10.0.0.1:1"]
+    node.look()
+    node.backend.rekey([AnnounceKey("bbbbbbbb", b""), AnnounceKey("aaaaaaaa", b"")])
+    node.look(WRITE_EVERY)
+    assert list(content(tmp_path / "peers-bbbbbbbb.json")) == ["tcp://10.0.0.1:1"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from peerfabric.engine import Engine
-from peerfabric.link.link import Sending
 from peerfabric.link.liveness import FENCE
+from peerfabric.link.sending import Sending
 from peerfabric.options import Options
 from peerfabric.queue.delivery import Verdict
 from peerfabric.queue.durable import DurableQueue, Recovered

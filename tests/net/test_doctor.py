@@ -112,7 +112,7 @@ def test_closed_port(pair: Pair, action: str) -> None:
 def test_closed_port_here(pair: Pair) -> None:
     """A firewall at one's own host: the other one cannot dial back, and the port to open here is named."""
     pair.node()
-    pair.b.firewall("ct state new tcp dport != 22 drop")
+    pair.b.firewall("iifname != lo ct state new tcp dport != 22 drop")
     code, found = pair.doctor(SEED, PEERFABRIC_LISTEN="tcp://*:7710")
     assert code == 1
     problem(found, "7710", "firewall of this host")

@@ -109,6 +109,8 @@ class LanWatch:
     def judge_second(self, key: tuple[str, int], first: Run, second: Run) -> None:
         """A second run that is due to a cut: the first was running then, or started before its fence fell."""
         producer = key[0].rpartition(":")[0]
+        if any(what == "copied" and who in (first.peer, producer) for _, what, who in self.record.excuses):
+            return  # the hello of its later copy says that it is gone, though it may run until it hears of that
         for peer in (first.peer, producer):
             for began_at, over_at in self.record.disturbances.get(peer, ()):
                 if first.end >= began_at - ACK_UNDERWAY and first.start <= began_at + HEARD_WITHIN and over_at:

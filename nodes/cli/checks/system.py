@@ -195,11 +195,9 @@ class RealSystem:
         return f"nothing within {3 * ANSWER_TIME:g} s"
 
     def announced(self, settings: Settings, secrets: Sequence[Secret], seconds: float) -> Announced:
-        from peerfabric.discovery import base, mdns
+        from peerfabric.discovery.base import AnnounceKey
+        from peerfabric.discovery.mdns import MdnsBackend
 
-        AnnounceKey, MdnsBackend = getattr(base, "AnnounceKey", None), mdns.MdnsBackend  # noqa: N806
-        if AnnounceKey is None:
-            return Announced()
         keys = [AnnounceKey(s.key_id(settings.fabric), s.announce_key(settings.fabric)) for s in secrets]
         found: dict[str, Announcement] = {}
 
@@ -208,8 +206,9 @@ class RealSystem:
                 found[event.seen.node_id] = event.seen
 
         names = settings.interfaces
-        make: Any = MdnsBackend
-        backend = make(settings.fabric, reach=settings.reach, keys=keys, interfaces=lambda: interfaces.addresses(names))
+        backend = MdnsBackend(
+            settings.fabric, reach=settings.reach, keys=keys, interfaces=lambda: interfaces.addresses(names)
+        )
         try:
             backend.watch(report)
             time.sleep(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.link.link import ProducerCredit
+from peerfabric.link.sending import ProducerCredit
 from peerfabric.queue.sources import ConsumerCredit, Window
 
 

@@ -14,8 +14,8 @@ import pytest
 from peerfabric.link.control import Control
 from peerfabric.link.digest import (
     CLEAR_KEY,
-    FILTER_BYTES_MAX,
     ENTRIES_MAX,
+    FILTER_BYTES_MAX,
     OwnDigest,
     has,
     make,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peerfabric.link.link import HELLO_MAX, PIPE_FRAMES_MAX, Belief, Link, Sent
+from peerfabric.link.link import HELLO_MAX, PIPE_FRAMES_MAX, Belief, Link
+from peerfabric.link.sending import Sent
 from peerfabric.wire.frames import MAGIC, Address, Hello
 
 THEM = Address("them", 1, "them", "h", ["tcp://them:1"], [])

@@ -83,7 +83,9 @@ def test_only_an_echo_ends_suspicion() -> None:
     assert link.silent_at == 3.0
     link.suspect(3.0, link.asked_at)
     assert link.accept(1, 0, 10, 3.5)
-    assert (link.belief, link.suspect_at, link.vanishes_at) == (Belief.SUSPECT, 3.0, 6.0)
+    assert (link.belief, link.suspect_at, link.vanishes_at) == (Belief.SUSPECT, 3.0, 5.0)
+    link.next_number()
+    assert link.vanishes_at == 6.0, "what came at 3.5 may have been echoed, and be the peer's evidence"
     link.take_echo(1, 4.0)
     assert (link.belief, link.vanishes_at) == (Belief.ALIVE, inf)
 

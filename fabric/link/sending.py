@@ -1,0 +1,70 @@
+"""Sending side of one life of a link: what is not echoed yet, and what the peer allows for each queue."""
+
+from __future__ import annotations
+
+
+class Sent:
+    """A DATA frame that the peer has not echoed yet."""
+
+    __slots__ = ("number", "queue", "size", "start", "stop")
+
+    def __init__(self, number: int, size: int, queue: str, start: int, stop: int) -> None:
+        self.number, self.size, self.queue, self.start, self.stop = number, size, queue, start, stop
+
+
+class Sending:
+    """Written by the producer side only; each life of a link begins with a new one."""
+
+    __slots__ = ("acks_applied", "acks_settled", "credits", "leases", "live_due", "releases", "told")
+
+    def __init__(self) -> None:
+        self.credits: dict[str, ProducerCredit] = {}
+        self.acks_applied = 0
+        self.acks_settled = 0
+        """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
+        self.releases: dict[str, list[int]] = {}
+        """Stream -> ranges of what the peer need not run."""
+        self.live_due = False
+        """The peer is to be told which of our streams go on."""
+        self.leases: dict[str, float] = {}
+        """Queue -> seconds that the peer, as its consumer, may keep a message."""
+        self.told = 0
+        """Up to which change of our queues the peer was told what waits: see `Sender.ping_contents`."""
+
+    def credit(self, queue: str) -> ProducerCredit:
+        """Our credit for `queue` at this peer."""
+        credit = self.credits.get(queue)
+        if credit is None:
+            credit = self.credits[queue] = ProducerCredit()
+        return credit
+
+
+class ProducerCredit:
+    """What the consumer at one link allows for one queue, seen from the producer.
+
+    sent_messages <= limit_messages; sent_bytes <= limit_bytes, or one message outstanding; limits never fall.
+    """
+
+    __slots__ = ("limit_bytes", "limit_messages", "sent_bytes", "sent_messages")
+
+    def __init__(self) -> None:
+        self.limit_messages = self.limit_bytes = 0
+        self.sent_messages = self.sent_bytes = 0
+
+    def grant(self, messages: int, size: int) -> None:
+        """Adopt the totals that the consumer granted."""
+        self.limit_messages = max(self.limit_messages, messages)
+        self.limit_bytes = max(self.limit_bytes, size)
+
+    def available(self) -> tuple[int, int]:
+        """Messages and bytes that may be sent now; (0, 0) if none."""
+        messages, size = self.limit_messages - self.sent_messages, self.limit_bytes - self.sent_bytes
+        return (messages, size if size > 0 else 0) if messages > 0 else (0, 0)
+
+    def spend(self, messages: int, size: int, *, outstanding: int) -> None:
+        """Count what is sent while `outstanding` messages are unsettled there."""
+        self.sent_messages += messages
+        self.sent_bytes += size
+        assert self.sent_messages <= self.limit_messages, "more messages than were granted"
+        alone = messages == 1 and not outstanding
+        assert self.sent_bytes <= self.limit_bytes or alone, "more bytes than were granted"
