@@ -15,9 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from peerfabric.errors import BadFrame, ConfigError
-from peerfabric.nodes.config import values_of
-from peerfabric.secret import parse_secret
+from peerfabric.errors import BadFrame
 from peerfabric.wire.bodies import message_count, rejoin, split
 from peerfabric.wire.frames import MSGPACK, RAW, decode_frame, decode_outbox, encode_frame
 from tests.fabric.helpers import Pair, bodies, transmitted
@@ -291,31 +289,7 @@ def _change_bytes(choices: Bytes, data: bytes) -> bytes:
     return data[:at] + new + data[at + skip :]
 
 
-def secret_text(data: bytes) -> None:
-    """A text is a secret, written in the one way that there is, or refused without being repeated."""
-    text = data.decode("utf-8", "surrogateescape")
-    refused = ""
-    try:
-        written = parse_secret(text).text()
-    except ConfigError as error:
-        refused, written = str(error), text.strip()
-    assert written == text.strip()
-    assert len(text) <= 8 or text not in refused
-
-
-def configuration(data: bytes) -> None:
-    """A file is the configuration of a node, or refused by its name."""
-    refused = start = "configuration /etc/node.toml: "
-    try:
-        values_of("/etc/node.toml", data)
-    except ConfigError as error:
-        refused = str(error)
-    assert refused.startswith(start)
-
-
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    "secret text": secret_text,
-    "configuration": configuration,
     "header": header,
     "outbox header": outbox_header,
     "body": body,
