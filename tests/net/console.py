@@ -32,10 +32,12 @@ def main(name: str, arguments: dict[str, Any]) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", level="INFO")
     counted = count_frames()
     with Node(name, **arguments) as node:
+        node.consumer("console", int)
+        node.producer("console", int)  # without something in common there would be no links
 
         def peers() -> dict[str, list[str]]:
-            """State and reason of each peer by its name, or by its endpoint as long as that is all that is known."""
-            return {peer.name or peer.endpoint: [peer.state, peer.reason] for peer in node.peers()}
+            """State and reason of each peer by its name, or by what else is known of it."""
+            return {peer.name or peer.endpoint or peer.node_id: [peer.state, peer.reason] for peer in node.peers()}
 
         print("ready", flush=True)
         known = {"node": node, "peers": peers, "frames": lambda: counted[0], "time": time}
