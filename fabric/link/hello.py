@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
 from typing import Final
 
 from msgspec.structs import replace
 
-from peerfabric.link.addresses import elsewhere, newer
+from peerfabric.link.addresses import elsewhere, later, newer
 from peerfabric.link.commands import Dial
 from peerfabric.link.dialling import Dialling
 from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link, Moved
@@ -27,10 +26,6 @@ from peerfabric.wire.frames import (
     encode_frame,
 )
 
-INTRODUCE_AFTER: Final = 0.25
-"""How long newcomers are collected before the peers hear of them."""
-LEARNED_MAX: Final = 1024
-"""Addresses kept for the driver to take, from hellos of up to 65 each."""
 REJECTED: Final = {
     OTHER_FABRIC: "hellos of another fabric",
     OTHER_VERSION: "hellos of another version",
@@ -43,16 +38,6 @@ class Hellos(Dialling):
     """Who says hello to whom."""
 
     # Ours
-
-    def introduce(self, sample: list[Address], now: float) -> None:
-        """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
-
-        A hello on a link that is up changes nothing on it. At most one round of them in INTRODUCE_AFTER.
-        """
-        self.sample = sample
-        if self._introduce_at == inf and not self.closing:
-            self._introduce_at = now + INTRODUCE_AFTER
-            self._wake_at(self._introduce_at)
 
     def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
         """The HELLOs that are due; a socket that refuses one only delays it."""
@@ -77,7 +62,8 @@ class Hellos(Dialling):
                 link.theirs,
                 link.up,
                 self.frame_bytes_max,
-                [a for a in self.sample if a.node_id != link.node_id],
+                self.news_for(link),
+                self.asks(link),
             )
             frames.append((link, [encode_frame(hello)]))
             link.hello_sent(now)
@@ -102,9 +88,6 @@ class Hellos(Dialling):
         if not self.admits(theirs.node_id):
             self.count("hellos of nodes that are not let in")
             return []
-        if len(self.learned) < LEARNED_MAX:
-            self.learned.append(theirs)
-            self.learned += hello.known
         link = self._by_node.get(theirs.node_id)
         changes: list[Change] = []
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
@@ -118,7 +101,9 @@ class Hellos(Dialling):
                 self._drop(link)  # a later life was announced, by whomever, and did not show up
             link = None
         changes += self._replaced(hello, now)
-        news = observed != "" and observed != self._addresses.observed(theirs.node_id, theirs.epoch)
+        known = self._addresses.get(theirs.node_id)
+        news = known is None or later(theirs, known)
+        seen = observed != "" and observed != self._addresses.observed(theirs.node_id, theirs.epoch)
         self._addresses.met(theirs, now, observed)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
@@ -137,7 +122,7 @@ class Hellos(Dialling):
             if link is None:
                 return changes
         changes += self._told_address(link, theirs, now)
-        if news:
+        if seen:
             changes += self._seen_at(link, now)
         if link.mine < hello.yours <= self._half:
             # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
@@ -145,6 +130,7 @@ class Hellos(Dialling):
         changes += self._greeted(link, hello, now)
         if hello.mine == link.theirs:
             link.sender = sender
+        self.heard(link, hello, news, now)
         return changes
 
     def _greeted(self, link: Link, hello: Hello, now: float) -> list[Change]:
@@ -154,7 +140,7 @@ class Hellos(Dialling):
         ended, came_up, wanted = link.receive_hello(hello, now)
         self.look(link, now)
         if link.in_id != old_id:
-            self.by_id.pop(old_id, None)
+            self._life_over(link, old_id)
         if ended:
             changes.append(LifeEnded(link))
         if came_up:

@@ -163,12 +163,6 @@ class Links(Hellos):
         for wire in self.rejections.over(now):
             self._end_rejection(wire)
         self._wake_at(self.rejections.deadline())
-        if self._introduce_at <= now:
-            self._introduce_at = inf
-            for link in self.by_wire.values():
-                if link.up and link.wire != OURSELVES:
-                    self.hello_due[link] = None
-        self._wake_at(self._introduce_at)
         if not self.closing:
             self._dial_due(now)
 
@@ -219,7 +213,7 @@ class Links(Hellos):
             self.rejections.reject(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
-            self._addresses.forget(link.node_id)
+            self.forget(link.node_id, now)
         elif reason == UNWELCOME:
             self._note_why(link, "denied")
             self._wake_at(self._addresses.unwelcome(link.node_id, now))

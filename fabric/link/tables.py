@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from random import Random
 from typing import Final
@@ -14,7 +14,7 @@ from peerfabric.link.endpoints import LOOPBACK, Door, doors, network_of
 from peerfabric.link.link import Change, Gone, Link
 from peerfabric.link.pace import Pace
 from peerfabric.link.rejections import Rejections
-from peerfabric.wire.frames import Address
+from peerfabric.wire.frames import Address, Hello
 
 OURSELVES: Final = 0
 """The wire that leads back to this node."""
@@ -31,12 +31,14 @@ class Tables:
         self.by_wire: dict[int, Link] = {}
         self.by_peer: dict[str, Link] = {}
         self.counters: dict[str, int] = {}
-        self.sample: list[Address] = []
-        """Addresses worth telling others about, put here by the driver."""
-        self.learned: list[Address] = []
-        """Addresses that hellos told, for the driver to take."""
         self.wanted: Callable[[Address], bool] = lambda address: True
         """Whether a link with the node may be of use: asked before it is dialled, never when its hello has come."""
+        self.news_for: Callable[[Link], list[Address]] = lambda link: []
+        """Addresses that the next hello on the link tells; taken by that."""
+        self.asks: Callable[[Link], bool] = lambda link: False
+        """Whether a hello on the link asks for news of other nodes."""
+        self.heard: Callable[[Link, Hello, bool, float], None] = lambda link, hello, news, now: None
+        """A hello came on the link; whether the address in it is newer than what was known."""
         self.admits: Callable[[str], bool] = lambda node_id: True
         """Whether a node is let in: whoever is not is neither dialled nor listened to."""
         self.near: Callable[[str], bool] = lambda host: False
@@ -67,6 +69,8 @@ class Tables:
         """Those that have not said hello yet, and some that have."""
         self.by_id: dict[bytes, Link] = {}
         """Up links, by the link id of the frames that they accept."""
+        self.ended: dict[bytes, Link] = {}
+        """Links by that of the last life in which they were up, if it has ended and the peer is not given up."""
         self._addresses = Addresses(peers_max, random)
         self._pace = Pace()
         self._whys: dict[str, str] = {}
@@ -77,8 +81,34 @@ class Tables:
         """Other epochs of this very node -> where they were dialled."""
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
-        self._introduce_at = inf
         self._wake_at(-inf)
+
+    # Nodes
+
+    def known(self) -> Iterator[Address]:
+        """Every node of which an address is known."""
+        return iter(self._addresses)
+
+    def known_address(self, node_id: str) -> Address | None:
+        """What is known of the node."""
+        return self._addresses.get(node_id)
+
+    def is_useless(self, address: Address) -> bool:
+        """Whether a link with the node has shown that there is nothing in common, and nothing is new since."""
+        return self._addresses.is_useless(address)
+
+    def seeds(self) -> list[str]:
+        """The nodes that were met at endpoints given by hand, and have a link."""
+        return [node_id for node_id in self._addresses.seeds() if node_id in self._by_node]
+
+    def link_with(self, node_id: str) -> Link | None:
+        """The link with the node, in whatever state."""
+        return self._by_node.get(node_id)
+
+    def is_up(self, node_id: str) -> bool:
+        """Whether a link with the node is up."""
+        link = self._by_node.get(node_id)
+        return link is not None and link.up
 
     # Links
 
@@ -143,8 +173,15 @@ class Tables:
         """The links that are dialled to where a node says that it listens."""
         return [link for endpoint in address.inbox for link in self._by_endpoint.get(endpoint, ())]
 
+    def _life_over(self, link: Link, in_id: bytes) -> None:
+        """Frames with that link id belong to no life any more."""
+        if self.by_id.pop(in_id, None) is not None:
+            self.ended.pop(link.ended_id, None)
+            self.ended[in_id] = link
+            link.ended_id = in_id
+
     def _restart(self, link: Link, now: float) -> None:
-        self.by_id.pop(link.in_id, None)
+        self._life_over(link, link.in_id)
         self._half = max(self._half + 1, link.mine + 1)
         link.restart(self._half, now)
         self._halves[link.mine] = link
@@ -165,6 +202,7 @@ class Tables:
         if self.by_peer.get(link.peer) is link:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
+        self.ended.pop(link.ended_id, None)
         link.end()
         self._wake_at(now)  # a candidate that led to it may be dialled again
         return [Gone(link, proven, died)]
@@ -178,6 +216,7 @@ class Tables:
         if self.by_peer.get(link.peer) is link:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
+        self.ended.pop(link.ended_id, None)
         self._leave_endpoint(link)
         self._pace.forget(link)
         self._wake_at(self._pace.free_at())
@@ -221,6 +260,7 @@ class Tables:
         """Assert that the tables agree and every link holds its invariants."""
         for link in self.by_wire.values():
             link.check()
+            assert not link.ended_id or self.ended.get(link.ended_id) in (link, None), "an ended life of another link"
             assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
         dialled = {link for links in self._by_endpoint.values() for link in links}
         assert dialled == {link for link in self.by_wire.values() if link.endpoint}, "links by their endpoints"
