@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,6 @@ def build_backends(
     fabric: str,
     discovery: str | Iterable[str] = "auto",
     peers: str | Iterable[str] = (),
-    rng: random.Random | None = None,
     reach: str = "host",
     keys: Sequence[AnnounceKey] = (),
     folder: Path | None = None,
@@ -36,7 +34,6 @@ def build_backends(
             peers if there are any, and the exchange; with `reach="lan"` also the names to look up in DNS if there are
             any, the remembered peers if there is a folder for them, and mDNS.
         peers: Static peers, see `parse_peers`; those of the environment are added.
-        rng: Chooses what the exchange passes on; None draws a seed.
         reach: "host", or "lan" for nodes that listen to other hosts.
         keys: Prove announcements, one for each secret, the preferred one first; none in the clear.
         folder: Where peers are remembered; None: nowhere.
@@ -72,7 +69,7 @@ def build_backends(
 
                 backends[name] = MdnsBackend(fabric, reach=reach, keys=keys, interfaces=interfaces)
             case "exchange":
-                backends[name] = ExchangeBackend(rng=rng or random.Random())
+                backends[name] = ExchangeBackend()
             case _:
                 from peerfabric.discovery.packages import load_backend
 

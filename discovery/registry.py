@@ -46,7 +46,7 @@ from peerfabric.discovery.files import (
     opened,
     remove_socket_if_deaf,
 )
-from peerfabric.discovery.host import FabricFolder
+from peerfabric.discovery.host import FabricFolder, host_id
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.discovery.reminder import Reminders
@@ -63,8 +63,17 @@ ANNOUNCEMENT_BYTES_MAX: Final = 16 * 1024
 _PERIOD: Final = 0.5
 """Seconds between two looks at the folder's time stamp: one system call each, far below 0.1 % of a core."""
 
-_PROBES_MAX: Final = 8
-"""Locks probed in one period. With 500 nodes each file is still probed 16 times a second, by one or another of them."""
+_PERIOD_MIN: Final = 0.005
+"""The first looks after a start or a change of ours, as what others do at the same time concerns us: two nodes that
+open their ends at once link in some milliseconds. Later ones come after a quarter of the time since then."""
+
+_PROBES: Final = 2
+"""Locks probed in one period, and as many again for as long as one of them is free. However many nodes there are, each
+file is probed four times a second, by one or another of them."""
+
+_OTHER_HOST_AGE: Final = 3600.0
+"""Seconds for which the file of a node of another host, or of this one before it was booted, stays though its lock is
+free. A node that lives puts its file back if it is removed."""
 
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that `close` waits for its thread, which is late only if `report` does not return."""
@@ -93,15 +102,19 @@ class RegistryBackend:
         """
         self.name: Final = f"{REGISTRY}~{key_id}" if key_id else REGISTRY
         self.fabric = fabric
+        self._host = host_id()
         self._home = FabricFolder(fabric, key_id)
         self.folder = self._home.make()
         """Where nodes meet; another one when the folder of the session is gone, or back."""
-        self._lock = Lock()  # guards the four below: announce() and the thread both put the file in place
+        self._lock = Lock()  # guards the five below: announce() and the thread both put the file in place
         self._announcement: Announcement | None = None
         self._own_path: Path | None = None
         self._descriptor: int | None = None
+        self._written: Announcement | None = None
+        """What our file says."""
         self._closed = False
         self._stop = threading.Event()
+        self._woken = threading.Event()
         self._thread: threading.Thread | None = None
         # The rest belongs to watch() until it starts the thread, and then to the thread.
         self._report: Report | None = None
@@ -112,10 +125,11 @@ class RegistryBackend:
         self._warned: set[str] = set()
         self._reminders = Reminders()
         self._sweep_at = inf
+        self._changed_at = self._period_at = 0.0
         _all.add(self)
 
     def announce(self, announcement: Announcement) -> None:
-        """Put our file in place, or replace it.
+        """Put our file in place; once `watch` has begun, its thread replaces it as soon as it comes to it.
 
         Raises:
             ConfigError: The announcement breaks a limit of `Announcement`; nothing changed.
@@ -127,15 +141,22 @@ class RegistryBackend:
             if self._closed:
                 return
             self._announcement = announcement
-            try:
-                self._publish_locked(announcement, content)
-            except OSError as error:
-                self._warn(
-                    "announce",
-                    "registry: cannot announce in %s: %s; other processes of this host may not find us",
-                    self.folder,
-                    error,
-                )
+            if self._thread is None:
+                self._write_locked(content)
+        self._woken.set()
+
+    def _write_locked(self, content: bytes) -> None:
+        assert self._announcement is not None
+        self._written = self._announcement
+        try:
+            self._publish_locked(self._announcement, content)
+        except OSError as error:
+            self._warn(
+                "announce",
+                "registry: cannot announce in %s: %s; other processes of this host may not find us",
+                self.folder,
+                error,
+            )
 
     def watch(self, report: Report) -> None:
         """Report everybody in the folder before returning; changes follow from a thread within a second."""
@@ -153,6 +174,7 @@ class RegistryBackend:
             return
         self._closed = True
         self._stop.set()
+        self._woken.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_TIMEOUT)
         with self._lock:
@@ -201,6 +223,7 @@ class RegistryBackend:
                 return
             self.folder = folder
             if self._announcement is not None:
+                self._written = self._announcement
                 self._publish_locked(self._announcement, _encode(self._announcement))
 
     def _abandon(self) -> None:
@@ -215,10 +238,30 @@ class RegistryBackend:
     # Everybody else's
 
     def _run(self) -> None:
-        while not self._stop.wait(_PERIOD):
-            self._turn(self._stay_announced, self._rescan_if_changed, self._probe_some)
-            if time.monotonic() >= self._sweep_at:
+        self._changed_at = time.monotonic()
+        while not self._stop.is_set():
+            now = time.monotonic()
+            soon = max(_PERIOD_MIN, (now - self._changed_at) / 4)
+            self._woken.wait(min(soon, max(0.0, self._period_at - now)))
+            self._woken.clear()
+            if self._stop.is_set():
+                return
+            self._turn(self._announce_anew, self._rescan_if_changed)
+            now = time.monotonic()
+            if now >= self._period_at:
+                self._period_at = now + _PERIOD
+                self._turn(self._stay_announced, self._probe_some)
+            if now >= self._sweep_at:
                 self._turn(self._sweep)
+
+    def _announce_anew(self) -> None:
+        """Let our file say what is to be announced now."""
+        if self._announcement is self._written:
+            return
+        self._changed_at = time.monotonic()
+        with self._lock:
+            if not self._closed and self._announcement is not None:
+                self._write_locked(_encode(self._announcement))
 
     def _turn(self, *steps: Callable[[], None]) -> None:
         for step in steps:
@@ -328,11 +371,15 @@ class RegistryBackend:
         names = sorted(name for name, file in self._files.items() if file.announcement is not None)
         own_name = self._own_path.name if self._own_path is not None else ""
         start = bisect_right(names, self._probed or own_name)
-        turn = (names[start:] + names[:start])[:_PROBES_MAX]
-        if not turn:
-            return
-        self._probed = turn[-1]
-        removed = [name for name in turn if self._remove_if_dead_by_name(name)]
+        turn = names[start:] + names[:start]
+        removed: set[str] = set()
+        for at in range(0, len(turn), _PROBES):
+            some = turn[at : at + _PROBES]
+            self._probed = some[-1]
+            dead = [name for name in some if self._remove_if_dead_by_name(name)]
+            removed.update(dead)
+            if not dead:
+                break
         if removed:
             self._adopt({name: file for name, file in self._files.items() if name not in removed})
 
@@ -345,6 +392,8 @@ class RegistryBackend:
     def _remove_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
         """Remove the file of a dead node; return whether it was dead. Its sockets go with a later sweep."""
         path = self.folder / name
+        if announcement.host != self._host and not is_old(path, _OTHER_HOST_AGE):
+            return False  # on a folder that hosts share, a free lock may only mean that locks are not
         if not lockable(descriptor) or not is_at(descriptor, path):
             return False
         for endpoint in (*announcement.inbox, *announcement.outbox):

@@ -33,6 +33,7 @@ from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
 from peerfabric.link.pings import Pings
+from peerfabric.link.roster import Roster
 from peerfabric.link.round_trips import RoundTrips
 from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
@@ -79,21 +80,21 @@ End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
 class Events(NamedTuple):
     """What has come of the calls since the last `poll_events`.
 
-    changed  ends whose users may have something to go on with
-    records  lines for the log
-    learned  addresses of nodes that hellos told
-    met      (address, whether it is there) of peers whose link came up, or who are gone
+    changed     ends whose users may have something to go on with
+    records     lines for the log
+    announced   our own address, if it has changed, for all who look for us
+    met         (address, whether it is there) of peers whose link came up, or who are gone
     superseded  where a later life of this very node is: this one must stop; empty if there is none
     """
 
     changed: Iterable[End]
     records: Iterable[LogRecord]
-    learned: Sequence[Address]
+    announced: Address | None
     met: Sequence[tuple[Address, bool]]
     superseded: str = ""
 
 
-NOTHING: Final = Events((), (), (), ())
+NOTHING: Final = Events((), (), None, ())
 
 
 class Engine:
@@ -115,15 +116,18 @@ class Engine:
         self.changed: set[End] = set()
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
-        self.interests = Interests(self.links, self.control, self.machines, self._part_idle)
+        self.roster = Roster(self.links)
+        self.interests = Interests(
+            self.links, self.control, self.machines, self._part_idle, self._tell_fabric, self.roster.keeps
+        )
         self.producers = Sender(address, self.links, self.control, self.records, random, self.changed)
         self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
         self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
         self.round_trips = RoundTrips(self.links, self.control)
         self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
-        self.machines += (self.interests, self.producers, self.consumers, self.topics, self.parting, self.round_trips)
-        self.machines.append(self.pings)
+        self.machines += (self.interests, self.producers, self.consumers, self.topics, self.roster)
+        self.machines += (self.parting, self.round_trips, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
             for kind, handler in machine.handlers().items():
@@ -201,9 +205,21 @@ class Engine:
 
     # What discovery and the sockets bring
 
-    def handle_discovered(self, address: Address, now: float) -> None:
-        """Discovery proposes an address."""
-        self.links.discovered(address, now)
+    def handle_discovered(self, address: Address, now: float, *, sighted: bool = True) -> None:
+        """Discovery proposes an address; `sighted`: registry or mDNS shows the node itself."""
+        self.roster.discovered(address, now, sighted=sighted)
+
+    def exchange(self, *, sights: bool) -> None:
+        """Pass on what is known of other nodes, and ask them to; `sights`: registry or mDNS shows some to this node."""
+        self.roster.exchanges, self.roster.sights = True, sights
+
+    def handle_digest_keys(self, keys: Sequence[bytes], now: float) -> None:
+        """Digests are made and read under these keys from now on, those of the fabric's secrets; none in the clear."""
+        self.roster.rekey(keys, now)
+
+    def look_at_all(self, on: bool, now: float) -> None:
+        """Link with every node of the fabric, to see what it uses, until this is off again."""
+        self.roster.look_at_all(on, now)
 
     def readdress(self, address: Address, now: float) -> None:
         """The sockets of this node listen elsewhere from now on, or it says something else of itself.
@@ -212,6 +228,7 @@ class Engine:
         """
         before, after = ({host_of(endpoint) for endpoint in each.inbox} for each in (self.address, address))
         self._apply(self.links.readdress(address, now), now)
+        self.roster.announce(now)
         if before - after - {""}:
             self.topics.follow_anew()
 
@@ -236,7 +253,7 @@ class Engine:
 
     def handle_lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more."""
-        self.links.lost(node_id, now)
+        self.roster.lost(node_id, now)
 
     def handle_connected(self, wire: int, now: float) -> None:
         """The socket of `wire` has a connection."""
@@ -378,6 +395,10 @@ class Engine:
             self._met.append((link.address, False))
         self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
+    def _tell_fabric(self, now: float) -> None:
+        wants = self.interests
+        self.roster.interest_changed(wants.produces, wants.consumes, wants.publishes, wants.subscribes, now)
+
     def _part_idle(self, link: Link, now: float) -> None:
         self.parting.part_idle(link, now)
 
@@ -496,14 +517,14 @@ class Engine:
 
     def poll_events(self) -> Events:
         """What is for users, discovery and the log."""
-        if not (self.changed or self.records.lines or self.links.learned or self._met or self.links.superseded):
+        announced, self.roster.announced = self.roster.announced, None
+        if not (self.changed or self.records.lines or announced or self._met or self.links.superseded):
             return NOTHING
         changed = list(self.changed)
         self.changed.clear()
-        learned, self.links.learned = self.links.learned, []
         met, self._met = self._met, []
         superseded, self.links.superseded = self.links.superseded, ""
-        return Events(changed, self.records.take() if self.records.lines else (), learned, met, superseded)
+        return Events(changed, self.records.take() if self.records.lines else (), announced, met, superseded)
 
     # Closing
 
@@ -549,7 +570,8 @@ class Engine:
         )
 
     def view(self) -> list[PeerView]:
-        return self.links.view()
+        """Every node that we know of, with or without a link, and every candidate that has not answered."""
+        return self.roster.view()
 
     def check(self) -> None:
         """Assert the invariants of every machine, and those between them."""

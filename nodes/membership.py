@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
 from peerfabric.discovery.base import AnnounceKey, Announcement, Backend, Linked
-from peerfabric.discovery.exchange import ExchangeBackend
 from peerfabric.discovery.roster import Roster
 from peerfabric.engine import Engine
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
 
+SIGHTING: Final = ("registry", "mdns")
+"""Backends that show nodes themselves, with what they announce."""
 KNOWN_ELSEWHERE_MAX: Final = 512
 """Nodes known from elsewhere from which on mDNS does not browse: with so many, its traffic grows out of hand."""
 
@@ -47,7 +48,7 @@ class Membership:
         pump: Pump,
         backends: Sequence[Backend],
     ) -> None:
-        self._address, self._fabric = address, fabric
+        self._fabric = fabric
         self._engine, self._pump, self._backends = engine, pump, backends
         self._roster = Roster(
             node_id=address.node_id,
@@ -61,33 +62,32 @@ class Membership:
             peers_max=peers_max,
         )
         self._pausing = next((b for b in backends if isinstance(b, Pausing)), None)
-        self._exchange = next((b for b in backends if isinstance(b, ExchangeBackend)), None)
 
     def join(self) -> None:
         """Announce this node everywhere, then watch for others."""
-        exchange = self._exchange
-        if exchange is not None:
-            self._pump.on_learned = lambda addresses: exchange.learned(map(self._announcement, addresses))
-            self._pump.on_met = lambda met: self._pass_on(exchange, met)
+        names = {backend.name for backend in self._backends}
+        if "exchange" in names:
+            with self._pump.lock:
+                self._engine.exchange(sights=not names.isdisjoint(SIGHTING))
         for backend in self._backends:
             looks = getattr(backend, "resolver", backend)
             if isinstance(looks, LooksAtLinks):
                 looks.linked = self._linked
-        announcement = self._announcement(self._address)
-        for backend in self._backends:
-            backend.announce(announcement)
+        self._announce(self._engine.address)
+        self._pump.on_announced = self._announce
         for backend in self._backends:
             backend.watch(self._roster.report)
 
-    def moved(self, address: Address) -> None:
-        """The node listens at the endpoints of `address`: tell its peers, and all who look for it."""
-        with self._pump.lock:
-            now = self._engine.address  # may have changed in what is none of ours
-            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
-            self._address = address = self._engine.address
+    def _announce(self, address: Address) -> None:
         announcement = self._announcement(address)
         for backend in self._backends:
             backend.announce(announcement)
+
+    def moved(self, address: Address) -> None:
+        """The node listens at the endpoints of `address`: tell its peers, and soon all who look for it."""
+        with self._pump.lock:
+            now = self._engine.address  # may have changed in what is none of ours
+            self._engine.readdress(msgspec.structs.replace(now, inbox=address.inbox, outbox=address.outbox), clock())
         self._pump.wake()
 
     def tell_again(self) -> None:
@@ -108,27 +108,14 @@ class Membership:
             rekey = getattr(backend, "rekey", None)
             if rekey is not None:
                 rekey(keys)
+        with self._pump.lock:
+            self._engine.handle_digest_keys([each.key for each in keys], clock())
+        self._pump.wake()
 
     def leave(self) -> None:
         """Withdraw what was announced, and watch no more."""
         for backend in self._backends:
             backend.close()
-
-    def _pass_on(self, exchange: ExchangeBackend, met: Iterable[tuple[Address, bool]]) -> None:
-        """Tell peers of those who came, and no longer of those who went."""
-        newcomers = False
-        for address, present in met:
-            if present:
-                exchange.met(self._announcement(address))
-                newcomers = True
-            else:
-                exchange.gone(address.node_id)
-        sample = [_address(a) for a in exchange.sample(exclude=(self._address.node_id,))]
-        with self._pump.lock:
-            if newcomers:
-                self._engine.links.introduce(sample, clock())
-            else:
-                self._engine.links.sample = sample
 
     def _linked(self) -> list[Linked]:
         """Who is linked over TCP, by what endpoint."""
@@ -157,11 +144,16 @@ class Membership:
     def _lost(self, node_id: str) -> None:
         with self._pump.lock:
             self._engine.handle_lost(node_id, clock())
+        self._pump.wake()
         self._look_at_numbers()
 
     def _look_at_numbers(self) -> None:
-        if self._pausing is not None:
-            self._pausing.pause(self._roster.known_without(self._pausing.name) >= KNOWN_ELSEWHERE_MAX)
+        if self._pausing is None:
+            return
+        alone = self._roster.known_only_to(self._pausing.name)
+        with self._pump.lock:
+            elsewhere = self._engine.links.known_count - alone
+        self._pausing.pause(elsewhere >= KNOWN_ELSEWHERE_MAX)
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

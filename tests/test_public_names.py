@@ -18,7 +18,17 @@ import peerfabric
 
 FRONTS = {
     "Node": (
-        {"producer", "consumer", "publisher", "subscriber", "on_message", "on_topic", "peers", "statistics"},
+        {
+            "producer",
+            "consumer",
+            "publisher",
+            "subscriber",
+            "on_message",
+            "on_topic",
+            "peers",
+            "look_at_all",
+            "statistics",
+        },
         {"run", "reload", "dead_letters", "ping", "close"},
     ),
     "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),

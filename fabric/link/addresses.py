@@ -61,8 +61,8 @@ class Addresses:
         self._observed: dict[str, str] = {}
         """Node -> the address under which its newest hello came."""
         self._retry: dict[str, Retry] = {}
-        self._idle: dict[str, None] = {}
-        """Nodes with whom we parted because nothing was in common."""
+        self._idle: dict[str, tuple[int, int]] = {}
+        """Nodes with whom we parted because nothing was in common -> epoch and version that they had."""
         self._candidates: dict[str, tuple[float, float]] = {}
         """Endpoint -> (when to dial it next, wait after that); inf while a link serves it."""
         self._served: dict[str, str] = {}
@@ -72,6 +72,9 @@ class Addresses:
 
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def __iter__(self) -> Iterator[Address]:
         return iter([address for node_id in list(self._known) if (address := self.get(node_id)) is not None])
@@ -87,9 +90,10 @@ class Addresses:
         inbox = [*first.inbox, *(endpoint for endpoint in second.inbox if endpoint not in first.inbox)]
         return first if inbox == first.inbox else replace(first, inbox=inbox[:INBOX_MAX])
 
-    def observed(self, node_id: str) -> str:
-        """The address under which the node's newest hello came; empty if that is not known."""
-        return self._observed.get(node_id, "")
+    def observed(self, node_id: str, epoch: int) -> str:
+        """The address under which the newest hello of this life of the node came; empty if that is not known."""
+        told = self._told.get(node_id)
+        return self._observed.get(node_id, "") if told is None or told.epoch == epoch else ""
 
     def was_met(self, node_id: str) -> bool:
         """Whether the node has said hello to this one."""
@@ -97,12 +101,10 @@ class Addresses:
 
     def is_stale(self, address: Address) -> bool:
         """Whether a later life of its node is known, or later news of the same."""
-        known = self._told.get(address.node_id) or self._known.get(address.node_id)
-        if known is None:
-            return False
-        if address.epoch == known.epoch:
-            return address.version < known.version
-        return not newer(address, known)
+        return any(
+            known is not None and later(known, address)
+            for known in (self._told.get(address.node_id), self._known.get(address.node_id))
+        )
 
     def has_room(self, node_id: str) -> bool:
         """Whether the node is known, or may be."""
@@ -110,6 +112,11 @@ class Addresses:
 
     def put(self, address: Address) -> None:
         """There is news of a node: it is to be found at `address`, and dialled as if for the first time."""
+        known = self._known.get(address.node_id)
+        if known is not None and not later(address, known):
+            # Not every way to hear of one and the same address tells everything.
+            digest = address.digest if address.digest is not None else known.digest
+            address = replace(address, digest=digest, name=address.name or known.name)
         self._known[address.node_id] = address
         self._named[address.node_id] = None
         self._retry.pop(address.node_id, None)
@@ -144,7 +151,7 @@ class Addresses:
 
     def forget(self, node_id: str) -> None:
         """Nobody says any more that the node exists."""
-        for each in (self._known, self._told, self._named, self._observed, self._retry):
+        for each in (self._known, self._told, self._named, self._observed, self._retry, self._idle):
             each.pop(node_id, None)
 
     # Nodes
@@ -154,9 +161,14 @@ class Addresses:
 
         So many are remembered; then the oldest goes, and if it has a candidate it is asked once more.
         """
-        self._idle[node_id] = None
+        known = self.get(node_id)
+        self._idle[node_id] = (known.epoch, known.version) if known is not None else (0, 0)
         if len(self._idle) > self._peers_max:
             del self._idle[next(iter(self._idle))]
+
+    def is_useless(self, address: Address) -> bool:
+        """Whether we parted from the node, and `address` is not of a later time."""
+        return self._idle.get(address.node_id, (-1, -1)) >= (address.epoch, address.version)
 
     def dialled(self, node_id: str) -> None:
         """A link with the node begins."""
@@ -256,6 +268,10 @@ class Addresses:
         if endpoint in self._candidates:
             self._served[endpoint] = node_id
 
+    def seeds(self) -> list[str]:
+        """Nodes that were met at candidates."""
+        return list(dict.fromkeys(self._served.values()))
+
     def take_due_candidates(self, now: float, linked: Container[str]) -> list[str]:
         """The endpoints to dial now, each once; also those whose node is not `linked` any more."""
         due = []
@@ -283,6 +299,11 @@ class Addresses:
 def elsewhere(a: Address, b: Address) -> bool:
     """Whether two addresses of one life of a node name different endpoints."""
     return set(a.inbox) != set(b.inbox) or set(a.outbox) != set(b.outbox)
+
+
+def later(a: Address, b: Address) -> bool:
+    """Whether `a` says something later of its node than `b`: in a later life, or under a larger version."""
+    return (a.epoch, a.version) > (b.epoch, b.version)
 
 
 def newer(a: Address, b: Address) -> bool:

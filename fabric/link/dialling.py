@@ -90,17 +90,17 @@ class Dialling(Tables):
         """Discovery does not see the node any more; only its link decides whether it lives."""
         self._addresses.lost(node_id, now, patient=self._is_far(self._addresses.get(node_id)))
 
+    def forget(self, node_id: str, now: float) -> None:
+        """The node has ended; a candidate that led to it may lead to another one soon."""
+        self._addresses.forget(node_id)
+        self._wake_at(now)
+
     # Whom to dial
 
-    def redial_all(self, now: float) -> None:
-        """Say hello again to everybody with whom there was nothing in common."""
-        for address in self._addresses:
-            self.redial(address.node_id, now)
-
     def redial(self, node_id: str, now: float) -> None:
-        """Say hello again to a node with whom there was nothing in common."""
+        """A link with the node may be of use now, whatever came of the last one."""
         address = self._addresses.get(node_id)
-        if address is not None and node_id not in self._by_node and not self.closing and self.wanted(address):
+        if address is not None and node_id not in self._by_node and not self.closing:
             self._dial_peer(address, now)
 
     def _dial_peer(self, address: Address, now: float) -> Link | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import inf
 from typing import Final
 
 from msgspec.structs import replace
 
-from peerfabric.link.addresses import elsewhere, newer
+from peerfabric.link.addresses import elsewhere, later, newer
 from peerfabric.link.commands import Dial
 from peerfabric.link.dialling import Dialling
 from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link, Moved
+from peerfabric.link.rejections import REMNANT
 from peerfabric.link.tables import OURSELVES
 from peerfabric.wire.frames import (
     MAGIC,
@@ -26,10 +26,6 @@ from peerfabric.wire.frames import (
     encode_frame,
 )
 
-INTRODUCE_AFTER: Final = 0.25
-"""How long newcomers are collected before the peers hear of them."""
-LEARNED_MAX: Final = 1024
-"""Addresses kept for the driver to take, from hellos of up to 65 each."""
 REJECTED: Final = {
     OTHER_FABRIC: "hellos of another fabric",
     OTHER_VERSION: "hellos of another version",
@@ -42,16 +38,6 @@ class Hellos(Dialling):
     """Who says hello to whom."""
 
     # Ours
-
-    def introduce(self, sample: list[Address], now: float) -> None:
-        """Pass on `sample` from now on, and soon to those who are up: two that came together know only us.
-
-        A hello on a link that is up changes nothing on it. At most one round of them in INTRODUCE_AFTER.
-        """
-        self.sample = sample
-        if self._introduce_at == inf and not self.closing:
-            self._introduce_at = now + INTRODUCE_AFTER
-            self._wake_at(self._introduce_at)
 
     def hello_frames(self, now: float) -> Iterable[tuple[Link, list[bytes]]]:
         """The HELLOs that are due; a socket that refuses one only delays it."""
@@ -76,7 +62,8 @@ class Hellos(Dialling):
                 link.theirs,
                 link.up,
                 self.frame_bytes_max,
-                [a for a in self.sample if a.node_id != link.node_id],
+                self.news_for(link),
+                self.asks(link),
             )
             frames.append((link, [encode_frame(hello)]))
             link.hello_sent(now)
@@ -101,23 +88,22 @@ class Hellos(Dialling):
         if not self.admits(theirs.node_id):
             self.count("hellos of nodes that are not let in")
             return []
-        if len(self.learned) < LEARNED_MAX:
-            self.learned.append(theirs)
-            self.learned += hello.known
         link = self._by_node.get(theirs.node_id)
         changes: list[Change] = []
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
             if newer(theirs, link.address):
-                changes += self._part(link, now, proven=True, died=True)
+                changes += self._superseded(link, now)
             elif link.met:
                 self.count("hellos of an earlier epoch")
-                self.reject(theirs, SUPERSEDED, now)
+                self.reject(theirs, SUPERSEDED, now, hello.mine)
                 return []
             else:
                 self._drop(link)  # a later life was announced, by whomever, and did not show up
             link = None
-        changes += self._replaced(theirs, now)
-        news = observed != "" and observed != self._addresses.observed(theirs.node_id)
+        changes += self._replaced(hello, now)
+        known = self._addresses.get(theirs.node_id)
+        news = known is None or later(theirs, known)
+        seen = observed != "" and observed != self._addresses.observed(theirs.node_id, theirs.epoch)
         self._addresses.met(theirs, now, observed)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
@@ -136,7 +122,7 @@ class Hellos(Dialling):
             if link is None:
                 return changes
         changes += self._told_address(link, theirs, now)
-        if news:
+        if seen:
             changes += self._seen_at(link, now)
         if link.mine < hello.yours <= self._half:
             # A half that we gave up, perhaps before it was known whose endpoint it led to; only a larger one counts.
@@ -144,6 +130,7 @@ class Hellos(Dialling):
         changes += self._greeted(link, hello, now)
         if hello.mine == link.theirs:
             link.sender = sender
+        self.heard(link, hello, news, now)
         return changes
 
     def _greeted(self, link: Link, hello: Hello, now: float) -> list[Change]:
@@ -205,7 +192,7 @@ class Hellos(Dialling):
             if newer(hello.address, self.address):
                 self.superseded = next((door.endpoint for door in self._doors(hello.address)), hello.address.name)
             else:
-                self.reject(hello.address, SUPERSEDED, now)
+                self.reject(hello.address, SUPERSEDED, now, hello.mine)
             return []
         link = self.by_wire.get(OURSELVES)
         if link is not None and hello.mine == link.mine:
@@ -237,13 +224,30 @@ class Hellos(Dialling):
         self.by_peer[link.peer] = link
         return link
 
-    def _replaced(self, theirs: Address, now: float) -> list[Change]:
-        """Another node answers at the endpoint of a peer, where both mean the same by it: that peer has gone."""
+    def _superseded(self, link: Link, now: float) -> list[Change]:
+        """A later life of the peer said hello. Should the earlier one run all the same, it is told, and must stop."""
+        if not link.up:
+            return self._part(link, now, proven=True, died=True)
+        self.answers.append((link.wire, [encode_frame(self.rejections.bye(SUPERSEDED, link.theirs))]))
+        changes = self._forget(link, now, proven=True, died=True)
+        link.close_at = now + REMNANT
+        self.look(link, link.close_at)
+        return changes
+
+    def _replaced(self, hello: Hello, now: float) -> list[Change]:
+        """Another node answers at the endpoint of a peer, where both mean the same by it: that peer has gone.
+
+        Only where our half went and came back from: what a hello lists, and its host, may be another's.
+        """
+        theirs, asked = hello.address, self._halves.get(hello.yours) if hello.yours else None
+        if asked is None or asked.mine != hello.yours or asked.node_id not in ("", theirs.node_id):
+            return []  # to a hello for the peer itself another would have answered NOT_ME
         changes: list[Change] = []
-        for link in self._at(theirs):
-            if link.address is None or link.node_id == theirs.node_id or link.up:
+        for link in list(self._by_node.values()):
+            here = link.address is not None and asked.endpoint in link.address.inbox
+            if link.address is None or not here or link.node_id == theirs.node_id or link.up:
                 continue
-            local = link.endpoint.startswith("ipc://")
+            local = asked.endpoint.startswith("ipc://")
             same = link.address.host == theirs.host if local else self._share_network(link.address, theirs)
             if same:
                 changes += self._part(link, now, proven=True, died=True)
@@ -256,7 +260,8 @@ class Hellos(Dialling):
         """A hello for another node came here: its sender is told so, and nothing else happens."""
         theirs = hello.address
         if theirs.node_id == self.address.node_id:
-            return self.not_there(hello.mine, now) if theirs.epoch == self.address.epoch else []
+            ours = theirs.epoch == self.address.epoch
+            return self.not_there(hello.mine, now) if ours else self._hello_from_ourselves(hello, now)
         self.count("hellos for another node")
         link = self._by_node.get(theirs.node_id)
         if link is not None and link.up:

@@ -48,6 +48,8 @@ class Interests(Machine):
         control: Takes the frames.
         machines: All of the engine's, this one among them: they say what INTEREST holds, and hear what peers tell.
         part: Called with a link that has been of no use for long.
+        tell_fabric: Called in each round, before the links are told: what changed is for those without one, too.
+        keeps: Whether a link stays though nothing is in common.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Interests(Machine):
         control: Control,
         machines: Iterable[Machine],
         part: Callable[[Link, float], None] = lambda link, now: None,
+        tell_fabric: Callable[[float], None] = lambda now: None,
+        keeps: Callable[[Link], bool] = lambda link: False,
     ) -> None:
         super().__init__()
         self.version = 1
@@ -65,6 +69,7 @@ class Interests(Machine):
         """Pattern -> serial."""
         self.publishes: set[str] = set()
         self._links, self._control, self._machines, self._part = links, control, machines, part
+        self._tell_fabric, self._keeps = tell_fabric, keeps
         self._told: dict[Link, Told] = {}
         self._again: dict[Link, None] = {}
         """Links for which the next round is meant even if nothing has changed."""
@@ -107,7 +112,7 @@ class Interests(Machine):
         self._round_at, self._pause = now, min(PAUSE_MAX, max(PAUSE_FIRST, 2 * self._pause))
         if self._round_version != self.version:
             self._round_version = self.version
-            self._links.redial_all(now)
+            self._tell_fabric(now)
             concerned = list(self._told)
         for link in concerned:
             self.due[link] = None
@@ -167,7 +172,8 @@ class Interests(Machine):
             told.useless_since = inf  # until one of us changes its interest
             self.deadlines.move(link, inf)
             return
-        if told.useless_since == inf or any(machine.needs(link) for machine in self._machines):
+        needed = self._keeps(link) or any(machine.needs(link) for machine in self._machines)
+        if needed or told.useless_since == inf:
             told.useless_since = now
         if now - told.useless_since >= IDLE_CLOSE_AFTER:
             self._part(link, now)

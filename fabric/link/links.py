@@ -163,12 +163,6 @@ class Links(Hellos):
         for wire in self.rejections.over(now):
             self._end_rejection(wire)
         self._wake_at(self.rejections.deadline())
-        if self._introduce_at <= now:
-            self._introduce_at = inf
-            for link in self.by_wire.values():
-                if link.up and link.wire != OURSELVES:
-                    self.hello_due[link] = None
-        self._wake_at(self._introduce_at)
         if not self.closing:
             self._dial_due(now)
 
@@ -219,7 +213,7 @@ class Links(Hellos):
             self.rejections.reject(link.node_id, now)
         changes = self._forget(link, now, proven=reason == LEAVING, died=False)
         if reason == LEAVING:
-            self._addresses.forget(link.node_id)
+            self.forget(link.node_id, now)
         elif reason == UNWELCOME:
             self._note_why(link, "denied")
             self._wake_at(self._addresses.unwelcome(link.node_id, now))
@@ -235,6 +229,8 @@ class Links(Hellos):
             return self.not_there(int.from_bytes(bye.link[4:], "big"), now)
         link = self._by_node.get(bye.node_id)
         if bye.reason == SUPERSEDED:
+            if int.from_bytes(bye.link[4:], "big") not in self._halves:
+                return []  # it is for another life of this node, which listened here, or is seen where this one is
             teller = link.endpoint if link is not None else bye.node_id
             copies = [where for epoch, where in self._copies.items() if epoch > self.address.epoch]
             self.superseded = self.superseded or (copies[-1] if copies else f"an endpoint that {teller} knows")
@@ -279,6 +275,11 @@ class Links(Hellos):
                     DIALLED_AFTER,
                     "see whether its process is stopped, or something between the two closes this way",
                 )
+
+    @property
+    def known_count(self) -> int:
+        """How many other nodes this one knows of, in whatever way."""
+        return len(self._addresses)
 
     def view(self) -> list[PeerView]:
         """Every node that we know of, and every candidate that has not answered."""

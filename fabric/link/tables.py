@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 from random import Random
 from typing import Final
@@ -14,7 +14,7 @@ from peerfabric.link.endpoints import LOOPBACK, Door, doors, network_of
 from peerfabric.link.link import Change, Gone, Link
 from peerfabric.link.pace import Pace
 from peerfabric.link.rejections import Rejections
-from peerfabric.wire.frames import Address
+from peerfabric.wire.frames import Address, Hello
 
 OURSELVES: Final = 0
 """The wire that leads back to this node."""
@@ -31,12 +31,14 @@ class Tables:
         self.by_wire: dict[int, Link] = {}
         self.by_peer: dict[str, Link] = {}
         self.counters: dict[str, int] = {}
-        self.sample: list[Address] = []
-        """Addresses worth telling others about, put here by the driver."""
-        self.learned: list[Address] = []
-        """Addresses that hellos told, for the driver to take."""
         self.wanted: Callable[[Address], bool] = lambda address: True
         """Whether a link with the node may be of use: asked before it is dialled, never when its hello has come."""
+        self.news_for: Callable[[Link], list[Address]] = lambda link: []
+        """Addresses that the next hello on the link tells; taken by that."""
+        self.asks: Callable[[Link], bool] = lambda link: False
+        """Whether a hello on the link asks for news of other nodes."""
+        self.heard: Callable[[Link, Hello, bool, float], None] = lambda link, hello, news, now: None
+        """A hello came on the link; whether the address in it is newer than what was known."""
         self.admits: Callable[[str], bool] = lambda node_id: True
         """Whether a node is let in: whoever is not is neither dialled nor listened to."""
         self.near: Callable[[str], bool] = lambda host: False
@@ -79,8 +81,34 @@ class Tables:
         """Other epochs of this very node -> where they were dialled."""
         self._half = random.randrange(1, 2**30)
         self._next_wire = OURSELVES + 1
-        self._introduce_at = inf
         self._wake_at(-inf)
+
+    # Nodes
+
+    def known(self) -> Iterator[Address]:
+        """Every node of which an address is known."""
+        return iter(self._addresses)
+
+    def known_address(self, node_id: str) -> Address | None:
+        """What is known of the node."""
+        return self._addresses.get(node_id)
+
+    def is_useless(self, address: Address) -> bool:
+        """Whether a link with the node has shown that there is nothing in common, and nothing is new since."""
+        return self._addresses.is_useless(address)
+
+    def seeds(self) -> list[str]:
+        """The nodes that were met at endpoints given by hand, and have a link."""
+        return [node_id for node_id in self._addresses.seeds() if node_id in self._by_node]
+
+    def link_with(self, node_id: str) -> Link | None:
+        """The link with the node, in whatever state."""
+        return self._by_node.get(node_id)
+
+    def is_up(self, node_id: str) -> bool:
+        """Whether a link with the node is up."""
+        link = self._by_node.get(node_id)
+        return link is not None and link.up
 
     # Links
 
@@ -116,7 +144,7 @@ class Tables:
 
     def _doors(self, address: Address) -> list[Door]:
         """Where to dial a node, best first."""
-        observed = self._addresses.observed(address.node_id)
+        observed = self._addresses.observed(address.node_id, address.epoch)
         return doors(address, self.address.host, self.gates, self.near, observed)
 
     def _is_far(self, address: Address | None) -> bool:

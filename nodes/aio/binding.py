@@ -49,7 +49,7 @@ def bind(sockets: Sockets, opened: Opened, settings: Settings) -> tuple[Address,
     else:
         (inbox, outbox), announced = _bind_with_ports(sockets, opened, settings, tcp_too=tcp_too)
     key = opened.key.outbox_public if opened.key is not None and opened.secrets else b""
-    return Address(opened.node_id, epoch, settings.name, host_id(), inbox, outbox, key), announced
+    return Address(opened.node_id, epoch, settings.name, host_id(), inbox, outbox, key, digest=b""), announced
 
 
 def _bind_with_ports(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -128,6 +129,16 @@ class Lifecycle:
         with node.pump.lock:
             return node.engine.view()
 
+    def look_at_all(self, on: bool) -> None:
+        """Link with every node to see what it uses; this starts the node, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return
+        node.ensure(closing=True)
+        with node.pump.lock:
+            node.engine.look_at_all(on, clock())
+        node.pump.wake()
+
     def statistics(self) -> Statistics:
         """Counters and depths; of a closed node, its last ones. This starts it, unless that takes a thread."""
         node = self.node
@@ -154,11 +165,12 @@ class Lifecycle:
         rekeying = self._rekeying
         if rekeying is None:
             return
-        number = rekeying.reload()
+        name = f"{node.settings.name}-reload"
+        is_done = await beside(node.waiting, rekeying.reload, None, name)
         await wait_until(
             node.waiting,
             node.pump.turned,
-            lambda: True if rekeying.applied >= number or node.is_closed else None,
+            lambda: is_done() or node.is_closed or None,
             None,
             lambda: "waiting for the I/O thread to use the new secrets",
         )
@@ -193,8 +205,9 @@ class Lifecycle:
 
     def needs_thread(self) -> bool:
         """Whether starting here would keep an event loop waiting for a disk."""
-        node = self.node
-        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or self.handles.have_ledger())
+        node, settings = self.node, self.node.settings
+        has_files = settings.spool is not None or settings.identity is not None or self.handles.have_ledger()
+        return node.spares_loop and in_event_loop() and has_files
 
     async def start_beside(self) -> None:
         """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
@@ -274,11 +287,11 @@ class Lifecycle:
             address, announced = bind(sockets, opened, settings)
             sockets.self_test()
             self._make_machines(address, opened)
+            node.engine.handle_digest_keys([each.key for each in opened.announce_keys], node.started_at)
             backends = build_backends(
                 fabric=settings.fabric,
                 discovery=settings.discovery,
                 peers=settings.peers,
-                rng=random.Random(),
                 keys=opened.announce_keys,
                 reach=settings.reach,
                 folder=settings.folder,
@@ -345,6 +358,7 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
+        node.engine.pings.unix_ms = lambda: time.time_ns() // 1_000_000
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it

@@ -48,8 +48,10 @@ class Node:
         listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*". With
             reach="lan" also "tcp://*:7700", with 7701 for topics, or "tcp://*:7700-7719" for the first two that are
             free.
-        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
-        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them: `tcp://127.0.0.1:7700` or
+            `ipc:///path`; with `reach="lan"` also `HOST:7700`, and `dns:NAME:7700` for each address of a name.
+        discovery: "auto", or the backends to use out of "registry", "static", "dns", "remembered", "mdns", "exchange"
+            and those of other packages.
         options: Limits and periods.
         spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
         fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
@@ -276,8 +278,15 @@ class Node:
         return complete(self._async.dead_letters(queue))
 
     def peers(self) -> list[PeerView]:
-        """Every node that this one knows of."""
+        """Every node that this one knows of: those with a link, and as "idle" those with nothing in common."""
         return self._async.peers()
+
+    def look_at_all(self, on: bool = True) -> None:
+        """Link with every node of the fabric from now on, so that `peers()` shows what each of them uses.
+
+        A node links by itself only with those with whom it has something in common. With `on=False` it does so again.
+        """
+        self._async.look_at_all(on)
 
     def ping(self, peer: str, timeout: float | None = 5.0) -> float:
         """Ask a peer over the link with it, and return the seconds until the answer was here.

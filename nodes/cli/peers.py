@@ -40,6 +40,7 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
     The reason says why there is no link with a node, if that is known; `peerfabric doctor` says what to do about it.
     """
     with settings.node() as node:
+        node.look_at_all()
         if watch:
             _watch(node, settings.output)
             return
@@ -61,7 +62,6 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
 
 def _watch(node: Node, form: Form) -> None:
     """Show who is there until somebody ends it."""
-    node.peers()  # starts the node
     if form is Form.JSON or not Console().is_terminal:
         for text in watched(lambda: _next_look(node), form):
             print_line(text)

@@ -72,8 +72,8 @@ class Pump:
         self.lock = Lock(Rank.ENGINE)
         self.turned = Gate()
         """Opens after every turn in which a link or the closing of the node may have moved on."""
-        self.on_learned: Callable[[Sequence[Any]], None] = lambda addresses: None
-        """Called, in this thread, with the addresses that hellos told."""
+        self.on_announced: Callable[[Any], None] = lambda address: None
+        """Called, in this thread, with the node's own address when it has changed."""
         self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
         """Called, in this thread, with (address, present) of peers that came or went."""
         self.on_superseded: Callable[[str], None] = lambda endpoint: None
@@ -218,7 +218,7 @@ class Pump:
                 self._sockets.publish(published.popleft())
             if engine.links.commands:
                 self._carry_out()
-            changed, records, learned, met, superseded = engine.poll_events()
+            changed, records, announced, met, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -231,8 +231,8 @@ class Pump:
                 found.changed()
         if met:
             self.on_met(met)
-        if learned:
-            self.on_learned(learned)
+        if announced is not None:
+            self.on_announced(announced)
         if superseded:
             self.on_superseded(superseded)
         if now >= self._look_at:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import msgspec
 import pytest
 
 from peerfabric.discovery.base import AnnounceKey, Announcement, Backend, Candidate
-from peerfabric.discovery.conformance import Conformance, Recorder, World
-from peerfabric.discovery.exchange import ExchangeBackend
+from peerfabric.discovery.conformance import Conformance, World
 from peerfabric.discovery.mdns import MdnsBackend
 from peerfabric.discovery.packages import PackagedBackend
 from peerfabric.discovery.registry import RegistryBackend
@@ -95,42 +93,6 @@ class RememberedWorld(StaticWorld):
         self._folder.cleanup()
 
 
-class ExchangeWorld(World):
-    """A wire: each announcement, change and end is carried to all others, as hellos and dead links would."""
-
-    kind = "exchange"
-    tells_lives_apart = False  # its node says who is gone, and does so by links
-
-    def _make(self) -> Backend:
-        return ExchangeBackend(rng=random.Random(1))
-
-    def announce(self, backend: Backend, announcement: Announcement) -> None:
-        super().announce(backend, announcement)
-        self._carry(backend)
-
-    def watch(self, backend: Backend) -> Recorder:
-        recorder = super().watch(backend)
-        for other in self.backends:
-            self._carry(other)
-        return recorder
-
-    def close(self, backend: Backend) -> None:
-        assert isinstance(backend, ExchangeBackend)
-        own = backend.sample()
-        super().close(backend)
-        for other in self.backends:
-            assert isinstance(other, ExchangeBackend)
-            for announcement in own:
-                other.gone(announcement.node_id)
-
-    def _carry(self, sender: Backend) -> None:
-        assert isinstance(sender, ExchangeBackend)
-        for other in self.backends:
-            if other is not sender:
-                assert isinstance(other, ExchangeBackend)
-                other.learned(sender.sample())
-
-
 class PackagedWorld(RegistryWorld):
     """A backend as if it were of another package."""
 
@@ -163,10 +125,6 @@ class TestDns(Conformance):
 
 class TestRemembered(Conformance):
     world_type = RememberedWorld
-
-
-class TestExchange(Conformance):
-    world_type = ExchangeWorld
 
 
 class TestPackaged(Conformance):
