@@ -24,11 +24,10 @@ encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 HELLO, INTEREST, DATA, ACK, PING, PONG, BYE = 1, 2, 3, 4, 6, 7, 13
 
 
-def host() -> str:
-    """This host, as section 1 has it: over loopback it is dialled only by its own network, over ipc it need not be."""
+def network() -> str:
+    """The first part of the host id, as section 1 has it: without it nobody dials our loopback address."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    network = hashlib.blake2b(f"{boot} {os.readlink('/proc/self/ns/net')}".encode(), digest_size=8)
-    return f"{network.hexdigest()}-elsewhere"
+    return hashlib.blake2b(f"{boot} {os.readlink('/proc/self/ns/net')}".encode(), digest_size=8).hexdigest()
 
 
 class Second:
@@ -40,7 +39,7 @@ class Second:
         self._context.linger = 0
         self._inbox = self._context.socket(zmq.PULL)
         port = self._inbox.bind_to_random_port("tcp://127.0.0.1")
-        self._address = ["second", 5 << 20, "second", host(), [f"tcp://127.0.0.1:{port}"], []]
+        self._address = ["second", 5 << 20, "second", f"{network()}-other", [f"tcp://127.0.0.1:{port}"], []]
         self.stream = f"second:{5 << 20}:orders"
         self._push = self._context.socket(zmq.PUSH)
         self._push.immediate = True
