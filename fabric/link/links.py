@@ -229,6 +229,8 @@ class Links(Hellos):
             return self.not_there(int.from_bytes(bye.link[4:], "big"), now)
         link = self._by_node.get(bye.node_id)
         if bye.reason == SUPERSEDED:
+            if int.from_bytes(bye.link[4:], "big") not in self._halves:
+                return []  # it is for another life of this node, which listened here, or is seen where this one is
             teller = link.endpoint if link is not None else bye.node_id
             copies = [where for epoch, where in self._copies.items() if epoch > self.address.epoch]
             self.superseded = self.superseded or (copies[-1] if copies else f"an endpoint that {teller} knows")
@@ -273,6 +275,11 @@ class Links(Hellos):
                     DIALLED_AFTER,
                     "see whether its process is stopped, or something between the two closes this way",
                 )
+
+    @property
+    def known_count(self) -> int:
+        """How many other nodes this one knows of, in whatever way."""
+        return len(self._addresses)
 
     def view(self) -> list[PeerView]:
         """Every node that we know of, and every candidate that has not answered."""

@@ -38,6 +38,8 @@ class Pings(Machine):
         self.deadlines = links.echoes
         self._links, self._control, self._machines = links, control, machines
         self._contents, self._random = contents, random
+        self.unix_ms: Callable[[], int] = _no_clock
+        """Wall-clock time, which a driver hands in: for people who compare two hosts, and for no rule of ours."""
         self._stamps: dict[Link, float] = {}
         """Of PINGs that are not answered yet."""
 
@@ -95,7 +97,7 @@ class Pings(Machine):
         """Queue a PONG, a PING and an echo, if they are due."""
         self.due.pop(link, None)
         if link in self._stamps:
-            self._control.put(link, Pong(b"", 0, 0, self._stamps.pop(link)))
+            self._control.put(link, Pong(b"", 0, 0, self._stamps.pop(link), self.unix_ms()))
         if link.ping_at <= now and self._is_due(link, now):
             settled, backlogs, more = self._contents(link)
             self._control.put(link, Ping(b"", 0, 0, now, settled, backlogs))
@@ -113,6 +115,11 @@ class Pings(Machine):
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         self.link_down(link)
+
+
+def _no_clock() -> int:
+    """0: not told."""
+    return 0
 
 
 __all__ = ["Pings"]

@@ -24,6 +24,8 @@ class RoundTrip:
     def __init__(self, link: Link, asked_at: float) -> None:
         self.link, self.asked_at = link, asked_at
         self.seconds: float | None = None
+        self.their_unix_ms = 0
+        """Wall-clock time of the peer when it answered; 0: it did not say."""
         self.lost = False
         """The link's life ended before the answer came."""
 
@@ -81,7 +83,7 @@ class RoundTrips(Machine):
         if waiting:
             for trip in waiting:
                 if trip.asked_at <= pong.stamp <= now:  # a stranger's stamp, or NaN, is no answer
-                    trip.seconds = now - pong.stamp
+                    trip.seconds, trip.their_unix_ms = now - pong.stamp, pong.sent_ms
             self._waiting[link] = [trip for trip in waiting if trip.seconds is None]
 
     def handle_timeout(self, now: float) -> None:

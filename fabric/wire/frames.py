@@ -218,6 +218,7 @@ class Pong(msgspec.Struct, array_like=True, tag=7):
     number: Count
     echo: Count
     stamp: float
+    sent_ms: Count = 0
 
 
 class Drain(msgspec.Struct, array_like=True, tag=12):

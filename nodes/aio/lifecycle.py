@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -164,11 +165,12 @@ class Lifecycle:
         rekeying = self._rekeying
         if rekeying is None:
             return
-        number = rekeying.reload()
+        name = f"{node.settings.name}-reload"
+        is_done = await beside(node.waiting, rekeying.reload, None, name)
         await wait_until(
             node.waiting,
             node.pump.turned,
-            lambda: True if rekeying.applied >= number or node.is_closed else None,
+            lambda: is_done() or node.is_closed or None,
             None,
             lambda: "waiting for the I/O thread to use the new secrets",
         )
@@ -203,8 +205,9 @@ class Lifecycle:
 
     def needs_thread(self) -> bool:
         """Whether starting here would keep an event loop waiting for a disk."""
-        node = self.node
-        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or self.handles.have_ledger())
+        node, settings = self.node, self.node.settings
+        has_files = settings.spool is not None or settings.identity is not None or self.handles.have_ledger()
+        return node.spares_loop and in_event_loop() and has_files
 
     async def start_beside(self) -> None:
         """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
@@ -355,6 +358,7 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
+        node.engine.pings.unix_ms = lambda: time.time_ns() // 1_000_000
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it

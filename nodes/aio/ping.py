@@ -14,6 +14,17 @@ async def ping(node: NodeContext, peer: str, timeout: float | None) -> float:
     """The seconds that a PING to `peer` and its PONG took, both I/O threads included.
 
     Raises:
+        TimedOut, ConfigError: As `round_trip`.
+    """
+    seconds = (await round_trip(node, peer, timeout)).seconds
+    assert seconds is not None
+    return seconds
+
+
+async def round_trip(node: NodeContext, peer: str, timeout: float | None) -> RoundTrip:
+    """An answered question to `peer`.
+
+    Raises:
         TimedOut: There is no such peer, no link with it, or no answer.
         ConfigError: Several nodes have that name, or it is this node.
     """
@@ -23,7 +34,7 @@ async def ping(node: NodeContext, peer: str, timeout: float | None) -> float:
     await node.started()
     asked: RoundTrip | None = None
 
-    def attempt() -> float | None:
+    def attempt() -> RoundTrip | None:
         nonlocal asked
         node.ensure()
         if asked is None or asked.lost:
@@ -32,7 +43,7 @@ async def ping(node: NodeContext, peer: str, timeout: float | None) -> float:
             if asked is not None:
                 node.pump.wake()
         elif asked.seconds is not None:
-            return asked.seconds
+            return asked
         node.ending.check()
         return None
 

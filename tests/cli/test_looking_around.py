@@ -46,7 +46,21 @@ def test_help_and_docs_name_every_command_and_exit_code(start: Start) -> None:
     code, out, _ = ended(start("--help"))
     assert code == 0
     text = DOCS.read_text()
-    for command in ("demo", "peers", "send", "take", "pub", "sub", "spool", "dead", "bench"):
+    for command in (
+        "demo",
+        "keygen",
+        "id",
+        "peers",
+        "ping",
+        "doctor",
+        "send",
+        "take",
+        "pub",
+        "sub",
+        "spool",
+        "dead",
+        "bench",
+    ):
         assert command in out
         assert f"peerfabric {command}" in text
     for number in ("0", "1", "2", "3", "4", "5", "130", "141"):

@@ -19,11 +19,12 @@ from peerfabric.errors import BadFrame
 from peerfabric.wire.bodies import message_count, rejoin, split
 from peerfabric.wire.frames import MSGPACK, RAW, decode_frame, decode_outbox, encode_frame
 from tests.fabric.helpers import Pair, bodies, transmitted
+from tests.fuzz import readers
 
 VECTORS: Final = json.loads((Path(__file__).parent.parent / "vectors" / "vectors.json").read_text())
 GOLDEN: Final = [bytes.fromhex(entry["hex"]) for entry in VECTORS["frames"] + VECTORS["accepted"]]
 """Good headers, of the inbox and of the outbox."""
-SEEDS: Final = [*GOLDEN, *(bytes.fromhex(entry["hex"]) for entry in VECTORS["refused"])]
+HEADERS: Final = [*GOLDEN, *(bytes.fromhex(entry["hex"]) for entry in VECTORS["refused"])]
 
 NASTY: Final[tuple[Any, ...]] = (
     *(0, 1, -1, 2, 7, 255, 2**31, 2**32 - 1, 2**53 - 1, 2**53, 2**63, 2**64 - 1, -(2**63)),
@@ -294,4 +295,16 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "body": body,
     "engine": engine,
     "published": published,
+    "secret": readers.secret,
+    "txt": readers.txt,
+    "config": readers.config,
+    "variables": readers.variables,
 }
+SEEDS: Final[dict[str, list[bytes]]] = {
+    "header": HEADERS,
+    "outbox header": HEADERS,
+    "secret": readers.SECRET_SEEDS,
+    "txt": readers.TXT_SEEDS,
+    "config": readers.CONFIG_SEEDS,
+}
+"""Inputs to begin with."""

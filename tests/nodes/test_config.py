@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -369,3 +370,24 @@ def test_a_secret_in_the_wrong_place_is_not_shown(bare: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError) as error:
         Node(reach="lan", secret="pf1-canary")
     assert "canary" not in str(error.value)
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_documented_file_can_be_used(write: Any) -> None:
+    """As it stands there, but for the ids, which are cut."""
+    [text] = re.findall(r"```toml\n(.*?)```", (DOCS / "configuration.md").read_text(), re.DOTALL)
+    text = re.sub(r'id = "(\w+)…"', lambda found: f'id = "{found[1] * 8}"', text)
+    values = merged({}, {}, write(text)).values
+    assert values["name"] == "billing-1"
+    assert values["allow"] == ("0f3c" * 8, "77ab" * 8)
+
+
+@pytest.mark.parametrize("file", ["configuration.md", "deploy.md", "command-line.md", "security.md", "../README.md"])
+def test_documented_variables_are_there(file: str) -> None:
+    """And all that there are stand in the table."""
+    named = set(re.findall(r"\bPEERFABRIC_[A-Z_]+\b", (DOCS / file).read_text()))
+    assert named <= {*VARIABLES, "PEERFABRIC_RUNTIME", "PEERFABRIC_"}
+    if file == "configuration.md":
+        assert set(VARIABLES) <= named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.link.link import Belief, Link
@@ -26,6 +27,8 @@ ACK_UNDERWAY: Final = 0.6
 """The ack of what ended so long before a cut may have been lost in it."""
 COPIES_MAX: Final = 6.0
 """So long both copies of one node may run: until they meet, and two seconds."""
+REDIALLED_AFTER: Final = 1.0
+"""So long after a key was taken from us all connections under it are made anew."""
 REVOKED_AFTER: Final = 1.0
 """So long after a node was revoked nobody has a link with it."""
 
@@ -46,6 +49,7 @@ class LanWatch:
             for theirs in self.world.supervisor.processes:
                 if theirs is not ours:
                     self._look_at(ours, theirs)
+            self._look_at_gates(ours)
         self._look_at_copies()
         self.world.after(EVERY, self.look)
 
@@ -62,8 +66,9 @@ class LanWatch:
         elif ours.network != theirs.network:
             since = now - self._hung_at.setdefault(pair, now)
             assert since < HUNG_MAX + SLACK, f"{ours.peer} takes {theirs.peer} for hung for {since:.1f} s"
-        told_at = ours.told.get(theirs.peer, 0.0)  # that may have arrived, and let it start something
-        if now > max(cut_at + HELD_MAX, told_at + FENCE) + SLACK and not hung and not ours.leaving:
+        # What was heard was answered, perhaps, and may have let it start something.
+        heard_at = ours.heard.get(theirs.peer, -inf) - ours.offset
+        if now > max(cut_at + HELD_MAX, heard_at + FENCE) + SLACK and not hung and not ours.leaving:
             raise AssertionError(f"{ours.peer} leaves {held} with {theirs.peer}, cut off for {now - cut_at:.1f} s")
         revoked_at = self.lan.revoked.get(theirs.address.node_id, now)
         if now - revoked_at > REVOKED_AFTER + EVERY and ours.address.node_id not in self.lan.revoked:
@@ -76,6 +81,12 @@ class LanWatch:
         if self.lan.between(a, b) or self.lan.between(b, a):
             return False
         return not (self.lan.on_wire(a, b) or self.lan.on_wire(b, a))
+
+    def _look_at_gates(self, ours: Process) -> None:
+        """No connection stays under a key that was taken from us."""
+        if self.world.now - ours.gates_at > REDIALLED_AFTER and not ours.stopped and not ours.leaving:
+            under = {line.gate for line in ours.lines.values() if line.up} - {*ours.gates, ""}
+            assert not under, f"{ours.peer} still has connections under {under}"
 
     def _look_at_copies(self) -> None:
         living: dict[str, list[Process]] = {}

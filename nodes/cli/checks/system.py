@@ -21,12 +21,14 @@ from peerfabric.discovery.host import host_id
 from peerfabric.errors import EndpointInUse, SpoolError, SpoolLocked, TimedOut
 from peerfabric.nodes import interfaces
 from peerfabric.nodes.aio.opened import EPOCH_START
+from peerfabric.nodes.aio.ping import round_trip
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.checks.here import fixed_port
 from peerfabric.nodes.cli.checks.situation import Announced, Resolved, Seen, Session, Situation, Tcp, port_of
 from peerfabric.nodes.cli.common import OURS
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.io.probe import address_of, family_of
+from peerfabric.nodes.io.waiting import complete
 from peerfabric.nodes.keys import KEY_FILE, new_node_key, read_node_key, read_secret
 from peerfabric.nodes.settings import Settings
 from peerfabric.options import Options
@@ -252,12 +254,13 @@ class _Session:
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._log = _Log()
+        self._ahead: dict[str, float] = {}
         logger = logging.getLogger("peerfabric")
         self._node = Node("doctor", **arguments)
         logger.addHandler(self._log)
         self._before, logger.propagate = logger.propagate, False
         try:
-            self._node.peers()  # starts it
+            self._node.look_at_all()  # starts it
         except BaseException:
             self._quiet()
             raise
@@ -285,6 +288,7 @@ class _Session:
                     inbox=tuple(address.inbox) if address is not None else (),
                     outbox=tuple(address.outbox) if address is not None else (),
                     started_unix=_started(address.epoch) if address is not None else 0.0,
+                    ahead=self._ahead.get(view.node_id),
                 )
             )
         return found
@@ -293,13 +297,18 @@ class _Session:
         return list(self._log.lines)
 
     def round_trips(self, node_id: str, count: int) -> list[float]:
-        trips = []
+        trips: list[float] = []
         for _ in range(count):
             try:
-                trips.append(self._node.ping(node_id, ANSWER_TIME))
+                trip = complete(round_trip(self._node._async._context, node_id, ANSWER_TIME))
             except TimedOut:
                 if not trips:
                     break  # nobody is there, and the others would take as long
+                continue
+            seconds = trip.seconds or 0.0
+            trips.append(seconds)
+            if trip.their_unix_ms:
+                self._ahead[node_id] = trip.their_unix_ms / 1e3 - (time.time() - seconds / 2)
         return trips
 
     def close(self) -> None:

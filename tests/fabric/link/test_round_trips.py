@@ -24,8 +24,10 @@ def test_a_question_is_answered() -> None:
     assert pair.a.round_trips.find(link.name) == pair.a.round_trips.find(link.endpoint) == [link]
     trip = pair.a.round_trips.ask(link, pair.now)
     asked_at = pair.now
+    pair.b.pings.unix_ms = lambda: 1_764_403_200_000
     pair.settle(0.01)
     assert trip.seconds is not None
+    assert trip.their_unix_ms == 1_764_403_200_000
     assert 0.0 <= trip.seconds <= pair.now - asked_at
     assert pair.a.round_trips.needs(link)
     pair.pass_time(11.0)
