@@ -70,10 +70,10 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def is_old(path: Path) -> bool:
-    """Whether the file is there and too old to be still in the making."""
+def is_old(path: Path, age: float | None = None) -> bool:
+    """Whether the file is there and was not touched for `age` seconds, by default for too long to be in the making."""
     try:
-        return time.time() - path.lstat().st_mtime > LEFTOVER_AGE
+        return time.time() - path.lstat().st_mtime > (LEFTOVER_AGE if age is None else age)
     except FileNotFoundError:
         return False
 

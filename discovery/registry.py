@@ -46,7 +46,7 @@ from peerfabric.discovery.files import (
     opened,
     remove_socket_if_deaf,
 )
-from peerfabric.discovery.host import FabricFolder
+from peerfabric.discovery.host import FabricFolder, host_id
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.discovery.reminder import Reminders
@@ -70,6 +70,10 @@ open their ends at once link in some milliseconds. Later ones come after a quart
 _PROBES: Final = 2
 """Locks probed in one period, and as many again for as long as one of them is free. However many nodes there are, each
 file is probed four times a second, by one or another of them."""
+
+_OTHER_HOST_AGE: Final = 3600.0
+"""Seconds for which the file of a node of another host, or of this one before it was booted, stays though its lock is
+free. A node that lives puts its file back if it is removed."""
 
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that `close` waits for its thread, which is late only if `report` does not return."""
@@ -98,6 +102,7 @@ class RegistryBackend:
         """
         self.name: Final = f"{REGISTRY}~{key_id}" if key_id else REGISTRY
         self.fabric = fabric
+        self._host = host_id()
         self._home = FabricFolder(fabric, key_id)
         self.folder = self._home.make()
         """Where nodes meet; another one when the folder of the session is gone, or back."""
@@ -387,6 +392,8 @@ class RegistryBackend:
     def _remove_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
         """Remove the file of a dead node; return whether it was dead. Its sockets go with a later sweep."""
         path = self.folder / name
+        if announcement.host != self._host and not is_old(path, _OTHER_HOST_AGE):
+            return False  # on a folder that hosts share, a free lock may only mean that locks are not
         if not lockable(descriptor) or not is_at(descriptor, path):
             return False
         for endpoint in (*announcement.inbox, *announcement.outbox):

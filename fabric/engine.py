@@ -51,6 +51,7 @@ from peerfabric.wire.frames import (
     OTHER_FABRIC,
     OTHER_VERSION,
     TOO_MANY_PEERS,
+    Ack,
     Address,
     Bye,
     ForeignHello,
@@ -318,6 +319,9 @@ class Engine:
             return
         link = self.links.by_id.get(frame.link)
         if link is None:
+            ended = self.links.ended.get(frame.link) if isinstance(frame, Ack) else None
+            if ended is not None and isinstance(frame, Ack) and ended.sender == sender:
+                self.producers.receive_late_ack(ended, frame)
             self.links.stray(frame.link, now)
             return
         if link.sender != sender:

@@ -89,23 +89,26 @@ class Rekeying:
         """Until when each removed secret still counts."""
         self._look_at = clock() + LOOK_EVERY
         self._stamps = self._stamped()
-        self.applied = 0
-        """How many reloads have been carried out; any thread may look."""
-        self._asked = 0
 
     # Any thread
 
-    def reload(self) -> int:
-        """Read all again, and have the pump carry out what is new; it has when `applied` is at least what this returns.
+    def reload(self) -> Callable[[], bool]:
+        """Read all again, and have the pump carry out what is new; return what says whether it has.
 
         Raises:
             ConfigError: Something cannot be used; everything stays as it is.
         """
         wanted = self._read()
-        self._asked += 1
-        number = self._asked
-        self._pump.call(lambda: self._carry_out(wanted, number))
-        return number
+        carried_out: list[bool] = []
+
+        def carry_out() -> None:
+            try:
+                self._carry_out(wanted)
+            finally:
+                carried_out.append(True)
+
+        self._pump.call(carry_out)
+        return lambda: bool(carried_out)
 
     def _read(self) -> Credentials:
         settings = self._reread()
@@ -135,20 +138,18 @@ class Rekeying:
         except ConfigError as error:
             _log.error("%s: the old secrets and lists stay in use: %s", self._settings.name, error)
             return
-        self._carry_out(wanted, 0)
+        self._carry_out(wanted)
 
     def _stamped(self) -> list[Stamp]:
         paths = [*self._sources, *([self._settings.config] if self._settings.config else [])]
         return [stamp(path) for path in paths]
 
-    def _carry_out(self, wanted: Credentials, number: int) -> None:
+    def _carry_out(self, wanted: Credentials) -> None:
         try:
             if wanted != self._now:
                 self._change_to(wanted, clock())
         except ConfigError as error:
             _log.error("%s: not all of the new secrets and lists is in use: %s", self._settings.name, error)
-        finally:
-            self.applied = max(self.applied, number)
 
     def _change_to(self, wanted: Credentials, now: float) -> None:
         fabric, curve = self._settings.fabric, self._curve

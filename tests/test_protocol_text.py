@@ -318,7 +318,7 @@ def test_announcements() -> None:
         node_id="a", epoch=1, name="n", fabric="f", host="h-h", inbox=("tcp://127.0.0.1:1",), outbox=()
     )
     discovery = section("16. Discovery")
-    registry, record = [rows[1:] for rows in tables(discovery)]
+    _, registry, record = [rows[1:] for rows in tables(discovery)]
     assert [row[0].strip("`") for row in registry] == list(msgspec.to_builtins(announced))
     written = {}
     for key in (AnnounceKey("a1b2c3d4", bytes(32)), None):

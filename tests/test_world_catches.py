@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
+from peerfabric.wire.frames import SUPERSEDED, Hello, decode_frame, encode_frame
 from tests.world import World, hooks
 from tests.world.hooks import original
 
@@ -373,6 +375,127 @@ def lost_updates_not_counted(patch: Patch) -> None:
     patch("topic.receive", broken)
 
 
+# Several hosts
+
+
+def who_accepts_is_the_peer(patch: Patch) -> None:
+    patch("links.unanswered", lambda self, link, now: [])
+
+
+def hello_for_another_node_believed(patch: Patch) -> None:
+    handle_frames = original("engine.handle_frames")
+
+    def broken(self: Any, frames: Any, *rest: Any) -> None:
+        try:
+            frame = decode_frame(bytes(frames[0]))
+        except BadFrame:
+            frame = None
+        if isinstance(frame, Hello):
+            frame.to = ""
+            frames = [encode_frame(frame)]
+        handle_frames(self, frames, *rest)
+
+    patch("engine.handle_frames", broken)
+
+
+def endpoints_mean_the_same_everywhere(patch: Patch) -> None:
+    patch("links.share_network", staticmethod(lambda a, b: True))
+
+
+def candidate_belongs_to_who_lists_it(patch: Patch) -> None:
+    candidate_for = original("links.candidate_for")
+
+    def broken(self: Any, hello: Any) -> Any:
+        found = candidate_for(self, hello)
+        return found or next((k for k in hooks.linked_at(self, hello.address) if k.address is None), None)
+
+    patch("links.candidate_for", broken)
+
+
+def refusals_prove_deaths_on_other_hosts(patch: Patch) -> None:
+    probed = original("link.probed")
+
+    def broken(self: Any, outcome: Any, now: float, *, far: bool) -> Any:
+        return probed(self, outcome, now, far=False)
+
+    patch("link.probed", broken)
+
+
+def hung_on_another_host_for_ever(patch: Patch) -> None:
+    patch("link.is_hung_for_too_long", lambda self, now: False)
+
+
+def who_is_heard_is_well(patch: Patch) -> None:
+    accept = original("link.accept")
+
+    def broken(self: Any, number: int, echo: int, size: int, now: float) -> Any:
+        self.asked_at = max(now, self.asked_at)
+        hooks.believe_alive(self, now)
+        return accept(self, number, echo, size, now)
+
+    patch("link.accept", broken)
+
+
+def discovery_proves_deaths(patch: Patch) -> None:
+    discovered = original("links.discovered")
+
+    def broken(self: Any, address: Any, now: float) -> Any:
+        known = next((k.address for k in self.by_wire.values() if k.node_id == address.node_id and k.up), None)
+        if known is None or address.epoch <= known.epoch:
+            return discovered(self, address, now)
+        hooks.part(self, address.node_id, now)
+        return discovered(self, address, now)
+
+    patch("links.discovered", broken)
+
+
+def new_addresses_not_read(patch: Patch) -> None:
+    patch("links.told_address", lambda self, link, theirs, now: [])
+
+
+def own_address_not_told(patch: Patch) -> None:
+    def broken(self: Any, address: Any, now: float) -> None:
+        self.links.address = address
+
+    patch("engine.readdress", broken)
+
+
+def senders_not_checked(patch: Patch) -> None:
+    handle_frames = original("engine.handle_frames")
+
+    def broken(self: Any, frames: Any, now: float, sender: str = "", observed: str = "") -> None:
+        try:
+            frame = decode_frame(bytes(frames[0]))
+        except BadFrame:
+            return
+        link = None if isinstance(frame, Hello) else self.links.by_id.get(frame.link)
+        handle_frames(self, frames, now, link.sender if link is not None else "", observed)
+
+    patch("engine.handle_frames", broken)
+
+
+def revoked_nodes_stay(patch: Patch) -> None:
+    patch("engine.handle_access", lambda self, admits, now: None)
+
+
+def wires_under_a_removed_key_stay(patch: Patch) -> None:
+    def broken(self: Any, gates: list[str], now: float) -> list[Any]:
+        self.gates = list(gates)
+        return []
+
+    patch("links.change_gates", broken)
+
+
+def copies_not_told(patch: Patch) -> None:
+    reject = original("links.reject")
+
+    def broken(self: Any, address: Any, reason: int, *rest: Any) -> None:
+        if reason != SUPERSEDED:
+            reject(self, address, reason, *rest)
+
+    patch("links.reject", broken)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -419,6 +542,20 @@ CASES = [
     (ledger_not_read, "ledgers"),
     (updates_out_of_order, "topics"),
     (lost_updates_not_counted, "topics"),
+    (who_accepts_is_the_peer, "addresses"),
+    (hello_for_another_node_believed, "docker"),
+    (endpoints_mean_the_same_everywhere, "docker"),
+    (candidate_belongs_to_who_lists_it, "liars"),
+    (refusals_prove_deaths_on_other_hosts, "rejects"),
+    (hung_on_another_host_for_ever, "lost hosts"),
+    (who_is_heard_is_well, "wires"),
+    (discovery_proves_deaths, "addresses"),
+    (new_addresses_not_read, "secrets"),
+    (own_address_not_told, "moves"),
+    (senders_not_checked, "liars"),
+    (revoked_nodes_stay, "revoked"),
+    (wires_under_a_removed_key_stay, "secrets"),
+    (copies_not_told, "copies"),
 ]
 
 

@@ -30,10 +30,10 @@ CLEAR_KEY: Final = b"peerfabric digest"
 BITS_OF_NAME: Final = 8
 """Bits that each entry sets."""
 BYTES_OF_NAME: Final = 2
-DIGEST_BYTES_MIN: Final = 16
+FILTER_BYTES_MIN: Final = 16
 """For few names the filter is larger than they need, as more of the tests are about them."""
-DIGEST_BYTES_MAX: Final = 2048
-ENTRIES_MAX: Final = DIGEST_BYTES_MAX // BYTES_OF_NAME
+FILTER_BYTES_MAX: Final = 2048
+ENTRIES_MAX: Final = FILTER_BYTES_MAX // BYTES_OF_NAME
 """A node with more of them announces no digest."""
 
 Entry = str
@@ -54,7 +54,7 @@ def make(hashed: Iterable[Positions], count: int) -> bytes | None:
         return None
     if not count:
         return b""
-    digest = bytearray(max(DIGEST_BYTES_MIN, BYTES_OF_NAME * count))
+    digest = bytearray(max(FILTER_BYTES_MIN, BYTES_OF_NAME * count))
     bits = 8 * len(digest)
     for each in hashed:
         for position in each:

@@ -139,7 +139,7 @@ class Hellos(Dialling):
         ended, came_up, wanted = link.receive_hello(hello, now)
         self.look(link, now)
         if link.in_id != old_id:
-            self.by_id.pop(old_id, None)
+            self._life_over(link, old_id)
         if ended:
             changes.append(LifeEnded(link))
         if came_up:

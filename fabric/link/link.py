@@ -102,6 +102,8 @@ class Link:
         self.dialling = False
         """An attempt to connect is under way; its outcome will be reported."""
         self._name(half, 0)
+        self.ended_id = b""
+        """The link id of the frames that were accepted in the last life that was up, if it has ended."""
         self.up = False
         self.frame_bytes_max = 0
         self.opened_at = now

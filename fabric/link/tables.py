@@ -69,6 +69,8 @@ class Tables:
         """Those that have not said hello yet, and some that have."""
         self.by_id: dict[bytes, Link] = {}
         """Up links, by the link id of the frames that they accept."""
+        self.ended: dict[bytes, Link] = {}
+        """Links by that of the last life in which they were up, if it has ended and the peer is not given up."""
         self._addresses = Addresses(peers_max, random)
         self._pace = Pace()
         self._whys: dict[str, str] = {}
@@ -171,8 +173,15 @@ class Tables:
         """The links that are dialled to where a node says that it listens."""
         return [link for endpoint in address.inbox for link in self._by_endpoint.get(endpoint, ())]
 
+    def _life_over(self, link: Link, in_id: bytes) -> None:
+        """Frames with that link id belong to no life any more."""
+        if self.by_id.pop(in_id, None) is not None:
+            self.ended.pop(link.ended_id, None)
+            self.ended[in_id] = link
+            link.ended_id = in_id
+
     def _restart(self, link: Link, now: float) -> None:
-        self.by_id.pop(link.in_id, None)
+        self._life_over(link, link.in_id)
         self._half = max(self._half + 1, link.mine + 1)
         link.restart(self._half, now)
         self._halves[link.mine] = link
@@ -193,6 +202,7 @@ class Tables:
         if self.by_peer.get(link.peer) is link:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
+        self.ended.pop(link.ended_id, None)
         link.end()
         self._wake_at(now)  # a candidate that led to it may be dialled again
         return [Gone(link, proven, died)]
@@ -206,6 +216,7 @@ class Tables:
         if self.by_peer.get(link.peer) is link:
             del self.by_peer[link.peer]
         self.by_id.pop(link.in_id, None)
+        self.ended.pop(link.ended_id, None)
         self._leave_endpoint(link)
         self._pace.forget(link)
         self._wake_at(self._pace.free_at())
@@ -249,6 +260,7 @@ class Tables:
         """Assert that the tables agree and every link holds its invariants."""
         for link in self.by_wire.values():
             link.check()
+            assert not link.ended_id or self.ended.get(link.ended_id) in (link, None), "an ended life of another link"
             assert not link.up or self.by_id.get(link.in_id) is link, "an up link cannot be found by its id"
         dialled = {link for links in self._by_endpoint.values() for link in links}
         assert dialled == {link for link in self.by_wire.values() if link.endpoint}, "links by their endpoints"

@@ -228,6 +228,17 @@ class Sender(Machine):
                 link.sending.credit(grant.queue).grant(grant.messages, grant.bytes)
                 self.touched[end] = None
 
+    def receive_late_ack(self, link: Link, ack: Ack) -> None:
+        """An ACK of the last life of the link, which has ended: what was processed was, whatever came of the rest."""
+        for result in ack.results:
+            end = self.by_queue.get(result.queue)
+            if end is not None and result.done:
+                for start, stop in end.numbers(result.stream, result.done):
+                    end.acked(link.peer, start, stop)
+                self._touch(end)
+                if end.releases:
+                    self._collect_releases(end)
+
     def _acks_applied(self, link: Link) -> None:
         if not self.durable:
             link.sending.acks_settled = link.sending.acks_applied

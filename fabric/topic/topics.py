@@ -8,12 +8,13 @@ From there on a gap is a loss; what was published before is the baseline that th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 from typing import Any
 
 from peerfabric.errors import BadFrame
+from peerfabric.health import DIALLED_AFTER, Finding
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.link.endpoints import host_of, with_host
 from peerfabric.link.link import Belief, Link
@@ -414,6 +415,17 @@ class Topics(Machine):
             self.outbox.append([publisher.topic.encode() + b"\0", encode_frame(tails)])
         self._beats_at = now + BEAT if due else inf
         self.deadlines.put(None, self._beats_at)
+
+    def findings(self, now: float) -> Iterator[Finding]:
+        """Outboxes that bring nothing, not even the markers that answer a subscription."""
+        for peer, endpoint in self._followed.items():
+            link = self._links.by_peer.get(peer)
+            if self.subscribers and link is not None and link.up and peer not in self._heard:
+                yield Finding(
+                    f"the outbox {endpoint} of {link.name} does not answer, so its topics do not come",
+                    DIALLED_AFTER,
+                    "open that port there, as that of its inbox is, or set advertise= if another address leads to it",
+                )
 
     def check(self) -> None:
         """Assert the invariants of every subscriber."""

@@ -165,11 +165,12 @@ class Lifecycle:
         rekeying = self._rekeying
         if rekeying is None:
             return
-        number = rekeying.reload()
+        name = f"{node.settings.name}-reload"
+        is_done = await beside(node.waiting, rekeying.reload, None, name)
         await wait_until(
             node.waiting,
             node.pump.turned,
-            lambda: True if rekeying.applied >= number or node.is_closed else None,
+            lambda: is_done() or node.is_closed or None,
             None,
             lambda: "waiting for the I/O thread to use the new secrets",
         )
@@ -204,8 +205,9 @@ class Lifecycle:
 
     def needs_thread(self) -> bool:
         """Whether starting here would keep an event loop waiting for a disk."""
-        node = self.node
-        return node.spares_loop and in_event_loop() and (node.settings.spool is not None or self.handles.have_ledger())
+        node, settings = self.node, self.node.settings
+        has_files = settings.spool is not None or settings.identity is not None or self.handles.have_ledger()
+        return node.spares_loop and in_event_loop() and has_files
 
     async def start_beside(self) -> None:
         """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.

@@ -61,8 +61,10 @@ class AsyncNode:
         listen: "auto", or an endpoint on this machine such as "tcp://127.0.0.1:7700" or "tcp://127.0.0.1:*". With
             reach="lan" also "tcp://*:7700", with 7701 for topics, or "tcp://*:7700-7719" for the first two that are
             free.
-        peers: Endpoints of nodes to talk to, for when discovery cannot find them.
-        discovery: "auto", or the backends to use out of "registry", "static", "mdns" and "exchange".
+        peers: Endpoints of nodes to talk to, for when discovery cannot find them: `tcp://127.0.0.1:7700` or
+            `ipc:///path`; with `reach="lan"` also `HOST:7700`, and `dns:NAME:7700` for each address of a name.
+        discovery: "auto", or the backends to use out of "registry", "static", "dns", "remembered", "mdns", "exchange"
+            and those of other packages.
         options: Limits and periods.
         spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
         fsync: What is in the spool survives a loss of power, too, and not only the death of this process.

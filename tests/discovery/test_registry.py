@@ -73,6 +73,17 @@ def test_newcomer_never_sees_the_dead(start_child: StartChild) -> None:
     assert names(fabric_folder("tests")) == sorted([f"{dead}.0.inbox", f"{living}.0.inbox", f"{living}.{7 << 20}.json"])
 
 
+def test_files_of_another_host_stay(watched: Recorder) -> None:
+    """On a folder that hosts share, a lock that is free here may be held there; after an hour it is not believed."""
+    there = announcement_for(host="another-host")
+    path = plant(fabric_folder("tests"), there)
+    eventually(lambda: there.node_id in {one.node_id for one in watched.announcements()}, "the sighting")
+    assert path.exists()
+    os.utime(path, (time.time() - 7200,) * 2)
+    eventually(lambda: watched.lost(there.node_id), "the loss")
+    assert not path.exists()
+
+
 def test_lock_dies_with_the_node_although_its_fork_lives(start_child: StartChild, watched: Recorder) -> None:
     """A forked child shares the open file: it must neither keep the lock nor end it."""
     node_id = uuid.uuid4().hex

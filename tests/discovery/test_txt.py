@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from peerfabric.discovery.txt import (
     write_txt,
 )
 from tests.discovery.conftest import announcement_for
+from tests.vectors.make import FILE
 
 KEY = AnnounceKey("a1b2c3d4", bytes(range(32)))
 OTHER = AnnounceKey("a1b2c3d4", bytes(32))
@@ -193,6 +195,32 @@ def test_what_is_cut() -> None:
     items = items_of(data)
     with pytest.raises(NotARecord):
         read_txt(packed([*items[:-1], "n=9", items[-1]]), "tests")
+
+
+@pytest.mark.parametrize(
+    "vector", json.loads(FILE.read_text(encoding="utf-8"))["records"], ids=lambda each: each["name"]
+)
+def test_vectors_by_another_hand(vector: dict[str, Any]) -> None:
+    """What they say, computed from their bytes and from the text of the protocol alone."""
+    items = items_of(bytes.fromhex(vector["hex"]))
+    values = dict(item.split("=", 1) for item in items)
+    proven = values["k"] == "-"
+    if "key_id" in vector:
+        key = bytes.fromhex(vector["announce_key"])
+        mac = hashlib.blake2b("\n".join(items[:-1]).encode(), key=key, digest_size=16).digest()
+        proven = values["k"] == vector["key_id"] and values["mac"] == base64.urlsafe_b64encode(mac).decode()[:22]
+    plain = values["v"] == "2" and len(values) == len(items) and values["a"] != "0.0.0.0"
+    assert (vector["value"] is not None) is (proven and plain)
+    if vector["value"] is not None:
+        named = f"{values['id']} {values['e']} {values['k']}".encode()
+        assert vector["instance"] == hashlib.blake2b(named, digest_size=10).hexdigest()
+        hosts = [f"[{a}]" if ":" in a else a for a in values["a"].split(",")]
+        ports = values["in"].split(",")
+        assert vector["value"]["inbox"] == [f"tcp://{host}:{port}" for host in hosts for port in ports]
+        digest = values.get("d")
+        told = None if digest is None else base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
+        assert vector["value"]["digest"] == told
+        assert (vector["value"]["version"], vector["value"]["name"]) == (int(values["n"]), "")
 
 
 numbers = st.integers(0, 2**53 - 1)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "build" / "fuzz"
 """Inputs that reach something new, and those that fail."""
 INPUTS = 5_000_000
-SHARES = {"engine": 0.02, "published": 0.02, "configuration": 0.02}
+SHARES = {"engine": 0.02, "published": 0.02, "config": 0.01}
 """Of all inputs, for targets that are slow; the others share the rest."""
 SECONDS_EACH_MAX = 20
 """An input that takes longer is taken for one that hangs."""
@@ -41,7 +41,7 @@ def _run_one(name: str, inputs: int, seconds: int, kept: Path) -> None:
     target = TARGETS[name]
     corpus = kept / name.replace(" ", "-")
     corpus.mkdir(parents=True, exist_ok=True)
-    for at, seed in enumerate(SEEDS):
+    for at, seed in enumerate(SEEDS.get(name, [])):
         (corpus / f"seed-{at}").write_bytes(seed)
     arguments = [
         sys.argv[0],

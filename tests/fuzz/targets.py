@@ -15,17 +15,16 @@ from typing import Any, Final
 
 import msgspec
 
-from peerfabric.errors import BadFrame, ConfigError
-from peerfabric.nodes.config import values_of
-from peerfabric.secret import parse_secret
+from peerfabric.errors import BadFrame
 from peerfabric.wire.bodies import message_count, rejoin, split
 from peerfabric.wire.frames import MSGPACK, RAW, decode_frame, decode_outbox, encode_frame
 from tests.fabric.helpers import Pair, bodies, transmitted
+from tests.fuzz import readers
 
 VECTORS: Final = json.loads((Path(__file__).parent.parent / "vectors" / "vectors.json").read_text())
 GOLDEN: Final = [bytes.fromhex(entry["hex"]) for entry in VECTORS["frames"] + VECTORS["accepted"]]
 """Good headers, of the inbox and of the outbox."""
-SEEDS: Final = [*GOLDEN, *(bytes.fromhex(entry["hex"]) for entry in VECTORS["refused"])]
+HEADERS: Final = [*GOLDEN, *(bytes.fromhex(entry["hex"]) for entry in VECTORS["refused"])]
 
 NASTY: Final[tuple[Any, ...]] = (
     *(0, 1, -1, 2, 7, 255, 2**31, 2**32 - 1, 2**53 - 1, 2**53, 2**63, 2**64 - 1, -(2**63)),
@@ -290,34 +289,22 @@ def _change_bytes(choices: Bytes, data: bytes) -> bytes:
     return data[:at] + new + data[at + skip :]
 
 
-def secret_text(data: bytes) -> None:
-    """A text is a secret, written in the one way that there is, or refused without being repeated."""
-    text = data.decode("utf-8", "surrogateescape")
-    refused = ""
-    try:
-        written = parse_secret(text).text()
-    except ConfigError as error:
-        refused, written = str(error), text.strip()
-    assert written == text.strip()
-    assert len(text) <= 8 or text not in refused
-
-
-def configuration(data: bytes) -> None:
-    """A file is the configuration of a node, or refused by its name."""
-    refused = start = "configuration /etc/node.toml: "
-    try:
-        values_of("/etc/node.toml", data)
-    except ConfigError as error:
-        refused = str(error)
-    assert refused.startswith(start)
-
-
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    "secret text": secret_text,
-    "configuration": configuration,
     "header": header,
     "outbox header": outbox_header,
     "body": body,
     "engine": engine,
     "published": published,
+    "secret": readers.secret,
+    "txt": readers.txt,
+    "config": readers.config,
+    "variables": readers.variables,
 }
+SEEDS: Final[dict[str, list[bytes]]] = {
+    "header": HEADERS,
+    "outbox header": HEADERS,
+    "secret": readers.SECRET_SEEDS,
+    "txt": readers.TXT_SEEDS,
+    "config": readers.CONFIG_SEEDS,
+}
+"""Inputs to begin with."""

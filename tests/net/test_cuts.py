@@ -62,6 +62,7 @@ def test_short_cuts(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     judge("cuts of 0.1 and 1 s", pipeline.finish(), cuts)
 
 
+@pytest.mark.long
 def test_cut(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """After 4 s the work of a host that was cut off runs elsewhere; it comes back by itself."""
     pipeline = running(lan, three)

@@ -26,6 +26,7 @@ def test_multicast(three: tuple[Host, Host, Host]) -> None:
     figure("mdns: all know each other after", all_known_at - began_at, 3.0)
 
 
+@pytest.mark.long
 def test_one_seed(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """Where no multicast comes through, one known address is enough."""
     lan.filter_multicast()

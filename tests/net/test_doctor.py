@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,7 @@ def problem(found: list[Finding], *words: str) -> Finding:
     raise AssertionError(f"no problem with {words} among {problems}")
 
 
+@pytest.mark.long
 def test_nothing_is_wrong(pair: Pair) -> None:
     """With one secret and nothing in between, doctor finds the node by multicast, links, and has no problem."""
     pair.node()
@@ -88,6 +90,7 @@ def test_wrong_secret(pair: Pair) -> None:
     problem(found, "another secret")
 
 
+@pytest.mark.long
 def test_no_multicast(lan: Lan, pair: Pair) -> None:
     """Where neither multicast comes through nor an address is known, doctor says to name one."""
     lan.filter_multicast()
@@ -148,7 +151,7 @@ def test_wrong_clock(pair: Pair) -> None:
     code, found = pair.doctor(SEED)
     assert code == 0
     (clock,) = [finding for finding in found if finding.check == "clocks"]
-    assert "3,600 s ahead" in clock.text or "3,599 s ahead" in clock.text
+    assert re.search(r"3,(5|6)\d\d s ahead", clock.text), clock.text
     assert "time server" in clock.step
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.net.pipeline import figure
 from tests.net.test_secrets import keygen
 
 OPEN = {"reach": "lan", "secret": "insecure"}
-BY_MULTICAST = OPEN | {"discovery": ["mdns"]}
+BY_MULTICAST: dict[str, Any] = OPEN | {"discovery": ["mdns"]}
 
 
 def linked(*nodes: Console, since: float = 0.0) -> float:

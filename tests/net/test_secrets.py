@@ -50,6 +50,7 @@ def test_wrong_secret(lan: Lan) -> None:
     seed.wait_for_link("b")
 
 
+@pytest.mark.long
 def test_no_secret(lan: Lan) -> None:
     """Who speaks in the clear where others do not is told so, whichever side it is, and gets nothing through."""
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
@@ -59,6 +60,7 @@ def test_no_secret(lan: Lan) -> None:
     assert seed.ask("frames()") == 0
 
 
+@pytest.mark.long
 def test_removed_secret(lan: Lan) -> None:
     """Who still has only the old secret loses his link 10 s after it was removed, and is in again with the new one."""
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
@@ -79,6 +81,7 @@ def test_removed_secret(lan: Lan) -> None:
     figure("the new secret: connected after", late.wait_for_link("a") - began_at, CONNECTED)
 
 
+@pytest.mark.long
 def test_allow(lan: Lan) -> None:
     """Who is not in `allow` is denied, gets nothing through, and is in within 2 s of being added."""
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
@@ -118,6 +121,7 @@ def test_revoked(lan: Lan) -> None:
     figure("no longer revoked: connected after", guest.wait_for_link("a") - began_at, CONNECTED)
 
 
+@pytest.mark.long
 def test_two_copies_of_one_identity(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """Of two nodes with one key the earlier one stops within 2 s of their meeting; nothing is lost at the other."""
     a, b, c = three

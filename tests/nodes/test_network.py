@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from peerfabric import Node
+from peerfabric.discovery import resolving
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.wire.frames import Address, Hello, encode_frame
 
@@ -211,6 +212,29 @@ def test_first_message_by_each_discovery(how: str) -> None:
                 assert body == 1
             print(f"first message by {how}: {(time.monotonic() - started_at) * 1000:.0f} ms")
             shop.producer("orders", int).flush(timeout=DEADLINE)
+
+
+def test_a_name_leads_to_one_node_and_then_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but numeric endpoints is dialled; what a name no longer leads to is left alone."""
+    answers = ["127.0.0.1"]
+    monkeypatch.setattr(resolving, "addresses_of", lambda host, port: {"kitchen.test": list(answers)}[host])
+    monkeypatch.setattr(resolving, "RESOLVE_EVERY", 0.05)
+    monkeypatch.setattr(resolving, "RESOLVE_UNANSWERED", 0.05)
+    options: dict[str, Any] = {"discovery": ("static",)}
+    with Node("one", listen="tcp://127.0.0.1:*", **options) as one:
+        one.statistics()
+        (inbox,) = one._async._context.engine.address.inbox
+        port = inbox.rpartition(":")[2]
+        with (
+            Node("two", listen=f"tcp://127.0.0.2:{port}", **options) as two,
+            Node("shop", listen="tcp://127.0.0.1:*", peers=[f"tcp://kitchen.test:{port}"], **options) as shop,
+        ):
+            two.statistics()
+            eventually(lambda: [peer.name for peer in shop.peers()] == ["one"], "the peer that the name leads to")
+            answers[:] = ["127.0.0.2"]
+            eventually(lambda: "two" in {peer.name for peer in shop.peers()}, "the other one")
+            addresses = shop._async._context.engine.links._addresses
+            assert list(addresses._candidates) == [f"tcp://127.0.0.2:{port}"]
 
 
 def test_an_introduction_is_enough() -> None:

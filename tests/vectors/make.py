@@ -12,6 +12,8 @@ the order of the wire; link ids, keys, digests and messages of raw bytes are hex
     broken    bodies that are not what a header of theirs with `count` says
     keys      what a fabric and a node derive from their secrets: of a secret its `text`, `fabric`, and the gate's two
               keys, `key_id` and `announce_key`; of a node's `key` its two pairs and its `node_id`
+    records   TXT records of multicast DNS, under the secret with this `key_id` and `announce_key`, or in the clear;
+              `instance` names the service, and `value` is what a node of `fabric` reads, None: nothing
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from peerfabric.discovery.base import AnnounceKey, Announcement
+from peerfabric.discovery.txt import NotARecord, instance_label, read_txt, write_txt
 from peerfabric.link.digest import CLEAR_KEY, OwnDigest, told
 from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire.frames import (
@@ -148,6 +152,7 @@ def vectors() -> dict[str, list[Vector]]:
         "broken": list(_broken()),
         "digests": list(_digests()),
         "keys": list(_keys()),
+        "records": list(_records()),
     }
 
 
@@ -325,6 +330,51 @@ def _keys() -> Iterator[Vector]:
         names = ("client_secret", "client_public", "outbox_secret", "outbox_public")
         pairs = {name: getattr(node, name).hex() for name in names}
         yield {"name": f"node {key[0]}", "of": "node", "key": key.hex(), **pairs, "node_id": node.node_id}
+
+
+def _records() -> Iterator[Vector]:
+    secret = new_secret(bytes(range(32)))
+    key = AnnounceKey(secret.key_id("default"), secret.announce_key("default"))
+    node = Announcement(
+        node_id="6a088d003bc4227556e0b665675a567b",
+        epoch=7340037,
+        name="kitchen",
+        fabric="default",
+        host="0123456789abcdef-fedcba9876543210",
+        inbox=("tcp://10.0.0.5:7700",),
+        outbox=("tcp://10.0.0.5:7701",),
+        version=3,
+    )
+    two = msgspec.structs.replace(node, inbox=("tcp://10.0.0.5:7700", "tcp://10.0.0.5:7702"), digest=b"\xff\xfe\x00")
+    for name, announced, used, addresses in (
+        ("a node", node, key, ["10.0.0.5"]),
+        ("two ports, two addresses and a digest", two, key, ["10.0.0.5", "fd00::1"]),
+        ("a digest of nothing", msgspec.structs.replace(node, digest=b""), key, ["10.0.0.5"]),
+        ("in the clear", node, None, ["10.0.0.5"]),
+    ):
+        yield _record(name, write_txt(announced, used, addresses) or b"", used)
+    good = write_txt(node, key, ["10.0.0.5"]) or b""
+    yield _record(
+        "a mac of another secret", write_txt(node, AnnounceKey(key.key_id, bytes(32)), ["10.0.0.5"]) or b"", key
+    )
+    yield _record("another version", good.replace(b"n=3", b"n=4"), key)
+    yield _record("an item twice", good[:4] + good, key)
+    yield _record("another version of the protocol", good.replace(b"v=2", b"v=3"), key)
+    yield _record("an address that is none", (write_txt(node, None, ["0.0.0.0"]) or b""), None)
+
+
+def _record(name: str, data: bytes, key: AnnounceKey | None) -> Vector:
+    found: Vector | None = None
+    instance = ""
+    try:
+        record = read_txt(data, "default")
+        if key is None or record.is_proven_by(key):
+            found = named(record.announcement)
+            instance = instance_label(record.announcement, record.key_id)
+    except NotARecord:
+        pass
+    proof = {} if key is None else {"key_id": key.key_id, "announce_key": key.key.hex()}
+    return {"name": name, "fabric": "default", **proof, "instance": instance, "hex": data.hex(), "value": found}
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def play(world: World) -> None:
         left -= size
     for _ in range(random.randrange(1, 7) if theme.faults else 0):
         world.at(random.uniform(0.2, length), partial(world.troubles.happen, random.choice(theme.faults)))
-    for act in theme.acts:
-        world.at(random.uniform(0.2, length), partial(world.troubles.happen, act))
+    for number, act in enumerate(theme.acts):
+        world.at(random.uniform(0.1, 1.5 if number % 2 else length), partial(world.troubles.happen, act))
     for _ in range(3 if theme.closes else 0):
         world.at(random.uniform(0.2, length), partial(_close_some, world))
     for _ in range(2 if theme.letters else 0):

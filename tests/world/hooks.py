@@ -52,6 +52,19 @@ HOOKS: Final = {
     "log.abandon": "peerfabric.spool.log:Log.abandon",
     "spool.next_owner": "peerfabric.spool.spool:next_owner",
     # Links and topics
+    "engine.handle_frames": "peerfabric.engine:Engine.handle_frames",
+    "engine.handle_access": "peerfabric.engine:Engine.handle_access",
+    "engine.readdress": "peerfabric.engine:Engine.readdress",
+    "links.discovered": "peerfabric.link.dialling:Dialling.discovered",
+    "links.unanswered": "peerfabric.link.dialling:Dialling._unanswered",
+    "links.change_gates": "peerfabric.link.dialling:Dialling.change_gates",
+    "links.not_for_us": "peerfabric.link.hello:Hellos._not_for_us",
+    "links.share_network": "peerfabric.link.tables:Tables._share_network",
+    "links.candidate_for": "peerfabric.link.hello:Hellos._candidate_for",
+    "links.told_address": "peerfabric.link.hello:Hellos._told_address",
+    "links.reject": "peerfabric.link.hello:Hellos.reject",
+    "link.probed": "peerfabric.link.link:Link.probed",
+    "link.is_hung_for_too_long": "peerfabric.link.link:Link.is_hung_for_too_long",
     "link.accept": "peerfabric.link.link:Link.accept",
     "link.take_echo": "peerfabric.link.link:Link.take_echo",
     "link.ask_at_once": "peerfabric.link.link:Link._ask_at_once",
@@ -91,6 +104,24 @@ def original(name: str) -> Any:
 def source(queue: Any, peer: str) -> Any:
     """All that a consumed queue knows of one producer: `done`, `buffer`, `credit`; None if it knows nothing."""
     return queue._sources.get(peer)
+
+
+def part(links: Any, node_id: str, now: float) -> list[Any]:
+    """Take the peer of a node for dead."""
+    link = links._by_node.get(node_id)
+    changes: list[Any] = links._part(link, now, proven=True, died=True) if link is not None else []
+    return changes
+
+
+def believe_alive(link: Any, now: float) -> None:
+    """Take the peer of a link for alive."""
+    link._alive(now)
+
+
+def linked_at(links: Any, address: Any) -> list[Any]:
+    """The links that are dialled to where a node says that it listens."""
+    found: list[Any] = links._at(address)
+    return found
 
 
 def settled(queue: Any) -> Any:

@@ -4,7 +4,7 @@ A host is named by the network part of `host`. Each process listens at some addr
 free there, so that the first process of every host has the same one:
 
     lan       10.0.0.K     leads to the host that has that address now
-    docker    172.17.0.1   leads to whoever listens there on the dialler's own host
+    docker    172.17.0.1   leads to whoever listens there on the dialler's own host; so do 172.18.0.1, 172.19.0.1
     dead      10.9.0.K     swallows everything that comes from other hosts
     closed    10.8.0.K     refuses other hosts
     proxy     10.7.0.K     accepts other hosts, and says nothing
@@ -18,6 +18,8 @@ from functools import partial
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Final
+
+from peerfabric.link.endpoints import network_of
 
 if TYPE_CHECKING:
     from tests.world.network import Line
@@ -34,15 +36,12 @@ DENIES_AFTER: Final = 10.0
 """A listener lets nobody in any more so long after its secret was removed."""
 TCP_MAXRT: Final = 8.0
 """A connection on which nothing is acknowledged for so long breaks."""
-LOCAL: Final = ("172.17.", "127.0.")
+EVERYWHERE: Final = {"docker": "172.17.0.1", "docker 2": "172.18.0.1", "docker 3": "172.19.0.1"}
 """Addresses that every host has."""
+LOCAL: Final = ("172.", "127.0.")
+"""How those begin."""
 HALF_OPEN: Final = {"10.9.0": "stall", "10.8.0": "refuse", "10.7.0": "accept"}
 """What becomes of those who dial such an address from another host."""
-
-
-def network_of(host: str) -> str:
-    """The part of a host's name that says which endpoints mean the same."""
-    return host.partition("-")[0]
 
 
 class Stranger:
@@ -103,7 +102,7 @@ class Lan:
             number = self.number_of(network)
             address = {
                 "lan": self.address_of(network),
-                "docker": "172.17.0.1",
+                **EVERYWHERE,
                 "dead": f"10.9.0.{number}",
                 "closed": f"10.8.0.{number}",
                 "proxy": f"10.7.0.{number}",

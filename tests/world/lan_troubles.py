@@ -159,7 +159,7 @@ class LanTroubles:
 
     def _copy(self, victim: Process) -> None:
         """The key of a node was copied to another host, and somebody starts the copy."""
-        if victim.role.spooled:
+        if any(p is not victim and p.address.node_id == victim.address.node_id for p in self.world.supervisor.living()):
             return
         self.world.record.excuse("copied", victim.peer)
         for after in (0.0, 1.0):  # until those who work with it have met the copy

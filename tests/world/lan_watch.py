@@ -26,6 +26,8 @@ ACK_UNDERWAY: Final = 0.6
 """The ack of what ended so long before a cut may have been lost in it."""
 COPIES_MAX: Final = 6.0
 """So long both copies of one node may run: until they meet, and two seconds."""
+REDIALLED_AFTER: Final = 1.0
+"""So long after a key was taken from us all connections under it are made anew."""
 REVOKED_AFTER: Final = 1.0
 """So long after a node was revoked nobody has a link with it."""
 
@@ -46,6 +48,7 @@ class LanWatch:
             for theirs in self.world.supervisor.processes:
                 if theirs is not ours:
                     self._look_at(ours, theirs)
+            self._look_at_gates(ours)
         self._look_at_copies()
         self.world.after(EVERY, self.look)
 
@@ -76,6 +79,12 @@ class LanWatch:
         if self.lan.between(a, b) or self.lan.between(b, a):
             return False
         return not (self.lan.on_wire(a, b) or self.lan.on_wire(b, a))
+
+    def _look_at_gates(self, ours: Process) -> None:
+        """No connection stays under a key that was taken from us."""
+        if self.world.now - ours.gates_at > REDIALLED_AFTER and not ours.stopped and not ours.leaving:
+            under = {line.gate for line in ours.lines.values() if line.up} - {*ours.gates, ""}
+            assert not under, f"{ours.peer} still has connections under {under}"
 
     def _look_at_copies(self) -> None:
         living: dict[str, list[Process]] = {}

@@ -13,13 +13,14 @@ import msgspec
 
 from peerfabric.errors import SpoolError
 from peerfabric.link.commands import Dial, Follow, HangUp, Probe, Subscribe, Unfollow, Unsubscribe
+from peerfabric.link.endpoints import network_of
 from peerfabric.nodes.storage.disk_thread import RETRY_AFTER, Disk
 from peerfabric.nodes.storage.ledger_store import LedgerStore
 from peerfabric.nodes.storage.store import Store
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.frames import Address, Hello, decode_frame
 from tests.world.disks import Drive, Killed
-from tests.world.lan import DENIES_AFTER, network_of
+from tests.world.lan import DENIES_AFTER
 from tests.world.network import Frames
 from tests.world.witness import WatchedEngine
 
@@ -46,6 +47,8 @@ class Process:
         self.peer = f"{address.node_id}:{address.epoch}"
         self.gates = list(role.gates)
         """Ids of the keys under which it listens and dials, the first first; "" in the clear."""
+        self.gates_at = world.now
+        """Since when it has those."""
         self.closed_gates: dict[str, float] = {}
         """Gate that it has given up -> from when on its listener denies everybody."""
         if role.gates != [""]:
@@ -188,7 +191,7 @@ class Process:
         events = engine.poll_events()
         for record in events.records:
             world.log(f"{self.peer} {record.level}: {record.text}")
-        if superseded := getattr(events, "superseded", ""):
+        if superseded := events.superseded:
             self.superseded_by = superseded
             world.log(f"{self.peer} is another copy of the node at {superseded}")
             world.supervisor.end(self, "died")
@@ -281,7 +284,7 @@ class Process:
             self.closed_gates[gate] = self.world.now + DENIES_AFTER
         for gate in gates:
             self.closed_gates.pop(gate, None)
-        self.gates = gates
+        self.gates, self.gates_at = gates, self.world.now
         self.world.log(f"{self.peer} has the gates {gates} from now on")
         self.world.lan.listen(self)
         self.post(lambda now: self.engine.handle_gates(list(gates), now))

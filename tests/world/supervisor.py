@@ -117,6 +117,8 @@ class Supervisor:
         for pattern in role.subscribes:
             process.engine.open_subscriber(pattern, 2**20, process.clock())
         process.wake()
+        if self.world.theme.sleepy and not self.world.troubles.healed:
+            self.world.troubles.sleep(process)
         if process.disk is not None:
             process.look()
         self._introduce(process)
@@ -128,12 +130,22 @@ class Supervisor:
         for other in self.living():
             if other is not process:
                 for a, b in ((process, other), (other, process)):
+                    if not self._hears_of(a, b):
+                        continue
                     if a.role.static and self.random.random() < 0.7:
                         endpoint = self.world.lan.at_lan(b) if self.world.theme.lan else b.address.inbox[-1]
                         find: Callable[[float], None] = partial(a.engine.handle_candidate, endpoint)
                     else:
                         find = partial(a.engine.handle_discovered, b.address)
                     self.world.after(self.random.uniform(0, 0.3), partial(a.post, find))
+
+    def _hears_of(self, a: Process, b: Process) -> bool:
+        """Whether discovery tells `a` of `b`; between hosts not always in both directions."""
+        if not self.world.theme.lan or self.world.troubles.healed:
+            return True
+        if a.address.node_id == b.address.node_id:
+            return self.random.random() < 0.3
+        return not self.world.theme.sleepy or a.role.static or not b.role.static
 
     def copy(self, victim: Process) -> None:
         """Start the same node once more, on another host, as its next life."""

@@ -48,7 +48,9 @@ class Theme:
     up_within: float = inf
     """Seconds after the last node began until all who have something in common are linked."""
     acts: tuple[str, ...] = ()
-    """Faults of which there are many."""
+    """Faults of which there are many, half of them while nodes meet."""
+    sleepy: bool = False
+    """Processes may take a second after they have begun to listen."""
 
 
 THEMES = {
@@ -144,7 +146,12 @@ THEMES = {
     ),
     # Several hosts
     "docker": Theme(
-        kinds=("ok", "ok", "slow"), lan=True, strict=True, addresses=("docker", "lan"), up_within=3.0, messages=40
+        kinds=("ok", "ok", "slow"),
+        lan=True,
+        strict=True,
+        addresses=("docker", "docker 2", "docker 3", "lan"),
+        up_within=3.0,
+        messages=40,
     ),
     "addresses": Theme(
         faults=("cut", "cut", "rumour", "rumour"),
@@ -192,7 +199,8 @@ THEMES = {
     ),
     "liars": Theme(
         faults=("cut",),
-        acts=("lie",) * 40,
+        acts=("lie",) * 60,
+        sleepy=True,
         kinds=("ok", "ok", "slow"),
         lan=True,
         lease=60.0,

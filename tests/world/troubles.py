@@ -143,6 +143,11 @@ class Troubles:
             process.stuck = self.random.random() < 0.5 if stuck is None else stuck
             self.world.after(duration, partial(self._go_on, process))
 
+    def sleep(self, process: Process) -> None:
+        """It takes a moment until the process looks at its sockets for the first time."""
+        if self.random.random() < 0.6:
+            self._stop(process, self.random.uniform(0.1, 1.2), stuck=True)
+
     def _go_on(self, process: Process) -> None:
         if process.stopped:
             process.stopped = False

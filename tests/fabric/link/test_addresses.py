@@ -154,6 +154,22 @@ def test_a_candidate_with_nothing_in_common_is_left_alone(addresses: Addresses) 
     assert addresses.take_due_candidates(20.0, ()) == ["tcp://x:1"]
 
 
+def test_a_candidate_that_nobody_proposes_any_more(addresses: Addresses) -> None:
+    """It is not dialled again, whatever is still heard of it, and may be proposed anew."""
+    addresses.add_candidate("tcp://x:1", 0.0)
+    addresses.take_due_candidates(0.0, ())
+    addresses.candidate_leads_to("tcp://x:1", "n")
+    addresses.withdraw_candidate("tcp://x:1")
+    addresses.withdraw_candidate("tcp://y:1")
+    assert addresses.candidate_unreachable("tcp://x:1", 1.0) == inf
+    addresses.candidate_silent("tcp://x:1", 1.0)
+    addresses.candidate_leads_to("tcp://x:1", "n")
+    assert addresses.take_due_candidates(60.0, ()) == []
+    assert list(addresses.unanswered(())) == []
+    assert addresses.add_candidate("tcp://x:1", 60.0)
+    assert addresses.take_due_candidates(60.0, ()) == ["tcp://x:1"]
+
+
 def test_candidates_that_lead_nowhere(addresses: Addresses) -> None:
     """To ourselves: never again. To somebody who does not answer: later."""
     for endpoint in ("tcp://us:1", "tcp://silent:1"):

@@ -14,8 +14,8 @@ import pytest
 from peerfabric.link.control import Control
 from peerfabric.link.digest import (
     CLEAR_KEY,
-    DIGEST_BYTES_MAX,
     ENTRIES_MAX,
+    FILTER_BYTES_MAX,
     OwnDigest,
     has,
     make,
@@ -107,7 +107,7 @@ def test_a_name_that_is_not_there_is_found_in_two_of_a_hundred_at_most(names: in
     own.produces = {f"there.{n}" for n in range(names)}
     digest = own.own().digest
     assert digest is not None
-    assert len(digest) <= DIGEST_BYTES_MAX
+    assert len(digest) <= FILTER_BYTES_MAX
     false = sum(has(digest, positions(f"pmissing.{n}", CLEAR_KEY)) for n in range(5000))
     assert false / 5000 <= 0.02
 

@@ -126,7 +126,7 @@ def test_a_hello_for_another_node_is_answered_and_changes_nothing() -> None:
     """Over the link with its sender, or over a wire for that; it names the half that came here."""
     peers = node()
     assert peers.receive_hello(hello(7, 0, to="else"), 0.0) == []
-    assert (peers.by_wire, peers.learned, peers.view()) == ({}, [], [])
+    assert (peers.by_wire, peers.view()) == ({}, [])
     assert dials(peers) == [(1, DOCKER)]
     [(wire, [header])] = peers.rejections.frames()
     bye = decode_frame(header)
@@ -264,7 +264,8 @@ def test_who_is_heard_is_not_dead_whatever_refuses() -> None:
     peers = node()
     up(peers)
     peers.disconnected(1, 1.0)
-    now, seen = 1.0, []
+    seen: list[Change] = []
+    now = 1.0
     while now < 7.0 and not seen:
         seen += [change for _, change in turns(peers, now, now + 0.5, Outcome.REFUSED)]
         now += 0.5

@@ -161,6 +161,23 @@ def test_a_publisher_is_followed_at_the_host_where_it_was_met() -> None:
         assert [c for who, c in pair.commands if who == "b" and isinstance(c, Follow)] == [Follow(follows, b"k" * 32)]
 
 
+def test_an_outbox_that_brings_nothing_is_told() -> None:
+    """Only the port of the inbox was opened: queues work, topics do not, and a person must hear why."""
+    pair = Pair()
+    pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", HUGE, pair.now)
+    held: list[object] = []
+    pair.b.handle_published = lambda frames, now: held.append(frames)  # type: ignore[method-assign]
+    pair.meet()
+    pair.pass_time(30.0)
+    told = [record.text for record in pair.b.poll_events().records if "outbox" in record.text]
+    assert told
+    assert "tcp://a:2 of a does not answer" in told[0]
+    del pair.b.handle_published
+    pair.pass_time(10.0)
+    assert list(pair.b.topics.findings(pair.now)) == []
+
+
 def test_a_subscription_that_is_renewed_is_confirmed() -> None:
     """A marker that was still due for the one before does not stand for the new one."""
     pair = Pair()
