@@ -310,7 +310,7 @@ def test_each_field_of_a_link_has_one_owner() -> None:
                 writers.setdefault(path.name, set()).add(node.attr)  # type: ignore[attr-defined]
     assert writers == {
         "links.py": {"close_at", "stray_at"},
-        "hello.py": {"sender", "unlisted"},
+        "hello.py": {"close_at", "sender", "unlisted"},
         "dialling.py": {"doors"},
         "tables.py": {"ended_id"},
         "control.py": {"kept"},

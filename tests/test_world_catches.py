@@ -451,6 +451,13 @@ def discovery_proves_deaths(patch: Patch) -> None:
 
 def new_addresses_not_read(patch: Patch) -> None:
     patch("links.told_address", lambda self, link, theirs, now: [])
+    met = original("addresses.met")
+
+    def broken(self: Any, address: Any, *rest: Any) -> None:
+        known = self.get(address.node_id)
+        met(self, known if known is not None and known.epoch == address.epoch else address, *rest)
+
+    patch("addresses.met", broken)
 
 
 def own_address_not_told(patch: Patch) -> None:

@@ -90,9 +90,10 @@ class Addresses:
         inbox = [*first.inbox, *(endpoint for endpoint in second.inbox if endpoint not in first.inbox)]
         return first if inbox == first.inbox else replace(first, inbox=inbox[:INBOX_MAX])
 
-    def observed(self, node_id: str) -> str:
-        """The address under which the node's newest hello came; empty if that is not known."""
-        return self._observed.get(node_id, "")
+    def observed(self, node_id: str, epoch: int) -> str:
+        """The address under which the newest hello of this life of the node came; empty if that is not known."""
+        told = self._told.get(node_id)
+        return self._observed.get(node_id, "") if told is None or told.epoch == epoch else ""
 
     def was_met(self, node_id: str) -> bool:
         """Whether the node has said hello to this one."""

@@ -11,6 +11,7 @@ from peerfabric.link.addresses import elsewhere, later, newer
 from peerfabric.link.commands import Dial
 from peerfabric.link.dialling import Dialling
 from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link, Moved
+from peerfabric.link.rejections import REMNANT
 from peerfabric.link.tables import OURSELVES
 from peerfabric.wire.frames import (
     MAGIC,
@@ -91,18 +92,18 @@ class Hellos(Dialling):
         changes: list[Change] = []
         if link is not None and link.address is not None and link.address.epoch != theirs.epoch:
             if newer(theirs, link.address):
-                changes += self._part(link, now, proven=True, died=True)
+                changes += self._superseded(link, now)
             elif link.met:
                 self.count("hellos of an earlier epoch")
-                self.reject(theirs, SUPERSEDED, now)
+                self.reject(theirs, SUPERSEDED, now, hello.mine)
                 return []
             else:
                 self._drop(link)  # a later life was announced, by whomever, and did not show up
             link = None
-        changes += self._replaced(theirs, now)
+        changes += self._replaced(hello, now)
         known = self._addresses.get(theirs.node_id)
         news = known is None or later(theirs, known)
-        seen = observed != "" and observed != self._addresses.observed(theirs.node_id)
+        seen = observed != "" and observed != self._addresses.observed(theirs.node_id, theirs.epoch)
         self._addresses.met(theirs, now, observed)
         candidate = self._candidate_for(hello)
         if link is None and candidate is not None:
@@ -191,7 +192,7 @@ class Hellos(Dialling):
             if newer(hello.address, self.address):
                 self.superseded = next((door.endpoint for door in self._doors(hello.address)), hello.address.name)
             else:
-                self.reject(hello.address, SUPERSEDED, now)
+                self.reject(hello.address, SUPERSEDED, now, hello.mine)
             return []
         link = self.by_wire.get(OURSELVES)
         if link is not None and hello.mine == link.mine:
@@ -223,13 +224,30 @@ class Hellos(Dialling):
         self.by_peer[link.peer] = link
         return link
 
-    def _replaced(self, theirs: Address, now: float) -> list[Change]:
-        """Another node answers at the endpoint of a peer, where both mean the same by it: that peer has gone."""
+    def _superseded(self, link: Link, now: float) -> list[Change]:
+        """A later life of the peer said hello. Should the earlier one run all the same, it is told, and must stop."""
+        if not link.up:
+            return self._part(link, now, proven=True, died=True)
+        self.answers.append((link.wire, [encode_frame(self.rejections.bye(SUPERSEDED, link.theirs))]))
+        changes = self._forget(link, now, proven=True, died=True)
+        link.close_at = now + REMNANT
+        self.look(link, link.close_at)
+        return changes
+
+    def _replaced(self, hello: Hello, now: float) -> list[Change]:
+        """Another node answers at the endpoint of a peer, where both mean the same by it: that peer has gone.
+
+        Only where our half went and came back from: what a hello lists, and its host, may be another's.
+        """
+        theirs, asked = hello.address, self._halves.get(hello.yours) if hello.yours else None
+        if asked is None or asked.mine != hello.yours or asked.node_id not in ("", theirs.node_id):
+            return []  # to a hello for the peer itself another would have answered NOT_ME
         changes: list[Change] = []
-        for link in self._at(theirs):
-            if link.address is None or link.node_id == theirs.node_id or link.up:
+        for link in list(self._by_node.values()):
+            here = link.address is not None and asked.endpoint in link.address.inbox
+            if link.address is None or not here or link.node_id == theirs.node_id or link.up:
                 continue
-            local = link.endpoint.startswith("ipc://")
+            local = asked.endpoint.startswith("ipc://")
             same = link.address.host == theirs.host if local else self._share_network(link.address, theirs)
             if same:
                 changes += self._part(link, now, proven=True, died=True)
@@ -242,7 +260,8 @@ class Hellos(Dialling):
         """A hello for another node came here: its sender is told so, and nothing else happens."""
         theirs = hello.address
         if theirs.node_id == self.address.node_id:
-            return self.not_there(hello.mine, now) if theirs.epoch == self.address.epoch else []
+            ours = theirs.epoch == self.address.epoch
+            return self.not_there(hello.mine, now) if ours else self._hello_from_ourselves(hello, now)
         self.count("hellos for another node")
         link = self._by_node.get(theirs.node_id)
         if link is not None and link.up:

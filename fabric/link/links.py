@@ -229,6 +229,8 @@ class Links(Hellos):
             return self.not_there(int.from_bytes(bye.link[4:], "big"), now)
         link = self._by_node.get(bye.node_id)
         if bye.reason == SUPERSEDED:
+            if int.from_bytes(bye.link[4:], "big") not in self._halves:
+                return []  # it is for another life of this node, which listened here, or is seen where this one is
             teller = link.endpoint if link is not None else bye.node_id
             copies = [where for epoch, where in self._copies.items() if epoch > self.address.epoch]
             self.superseded = self.superseded or (copies[-1] if copies else f"an endpoint that {teller} knows")

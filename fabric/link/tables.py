@@ -144,7 +144,7 @@ class Tables:
 
     def _doors(self, address: Address) -> list[Door]:
         """Where to dial a node, best first."""
-        observed = self._addresses.observed(address.node_id)
+        observed = self._addresses.observed(address.node_id, address.epoch)
         return doors(address, self.address.host, self.gates, self.near, observed)
 
     def _is_far(self, address: Address | None) -> bool:

@@ -62,6 +62,7 @@ HOOKS: Final = {
     "links.share_network": "peerfabric.link.tables:Tables._share_network",
     "links.candidate_for": "peerfabric.link.hello:Hellos._candidate_for",
     "links.told_address": "peerfabric.link.hello:Hellos._told_address",
+    "addresses.met": "peerfabric.link.addresses:Addresses.met",
     "links.reject": "peerfabric.link.hello:Hellos.reject",
     "link.probed": "peerfabric.link.link:Link.probed",
     "link.is_hung_for_too_long": "peerfabric.link.link:Link.is_hung_for_too_long",

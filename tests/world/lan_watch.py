@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.link.link import Belief, Link
@@ -65,8 +66,9 @@ class LanWatch:
         elif ours.network != theirs.network:
             since = now - self._hung_at.setdefault(pair, now)
             assert since < HUNG_MAX + SLACK, f"{ours.peer} takes {theirs.peer} for hung for {since:.1f} s"
-        told_at = ours.told.get(theirs.peer, 0.0)  # that may have arrived, and let it start something
-        if now > max(cut_at + HELD_MAX, told_at + FENCE) + SLACK and not hung and not ours.leaving:
+        # What was heard was answered, perhaps, and may have let it start something.
+        heard_at = ours.heard.get(theirs.peer, -inf) - ours.offset
+        if now > max(cut_at + HELD_MAX, heard_at + FENCE) + SLACK and not hung and not ours.leaving:
             raise AssertionError(f"{ours.peer} leaves {held} with {theirs.peer}, cut off for {now - cut_at:.1f} s")
         revoked_at = self.lan.revoked.get(theirs.address.node_id, now)
         if now - revoked_at > REVOKED_AFTER + EVERY and ours.address.node_id not in self.lan.revoked:

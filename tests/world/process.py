@@ -72,8 +72,6 @@ class Process:
         how many it was given."""
         self.echoes: dict[str, float] = {}
         """Peer of a producer -> when we sent the newest frame that it echoed, by our clock."""
-        self.told: dict[str, float] = {}
-        """Peer -> when a frame on a link that was up last left for it, whether it arrived or not."""
         self.heard: dict[str, float] = {}
         """Peer -> when a frame of it was last taken in, by our clock."""
         self.left_at: dict[tuple[bytes, int], float] = {}
@@ -216,8 +214,6 @@ class Process:
         def send(wire: int, frames: list[bytes]) -> bool:
             link, number, _ = numbers(frames)
             self.left_at.setdefault((link, number), now)
-            if number and wire in engine.links.by_wire:
-                self.told[engine.links.by_wire[wire].peer] = world.now
             return world.network.send(self, wire, frames)
 
         engine.transmit(send, now)

@@ -150,7 +150,7 @@ THEMES = {
         lan=True,
         strict=True,
         addresses=("docker", "docker 2", "docker 3", "lan"),
-        up_within=3.0,
+        up_within=1.5,
         messages=40,
     ),
     "addresses": Theme(

@@ -421,7 +421,7 @@ def test_an_earlier_life_is_told_that_it_is_superseded() -> None:
     assert peers.receive_hello(hello(3, 0, earlier), 1.0) == []
     assert dials(peers) == [(2, "tcp://10.0.0.8:1")]
     [(_, [header])] = peers.rejections.frames()
-    assert decode_frame(header) == Bye(bytes(8), 0, 0, "us", SUPERSEDED)
+    assert decode_frame(header) == Bye(bytes(4) + (3).to_bytes(4, "big"), 0, 0, "us", SUPERSEDED)
     peers.receive_hello(hello(3, 0, earlier), 1.5)
     assert dials(peers) == []
     assert not peers.rejections.is_rejected("far", 2.0)
@@ -440,15 +440,66 @@ def test_two_copies_of_this_node(epoch: int, stops: bool) -> None:
     assert bool(dials(peers)) is not stops
 
 
+def superseded(half: int) -> Bye:
+    """A BYE of another that answers our hello with this half."""
+    return Bye(bytes(4) + half.to_bytes(4, "big"), 0, 0, "far", SUPERSEDED)
+
+
 def test_to_be_told_by_a_copy_or_by_others_is_the_same() -> None:
     """The endpoint is known if the other copy was announced."""
     peers = node()
     peers.discovered(replace(US, epoch=6 << 20, host="net4-a", inbox=["tcp://10.0.0.4:1"]), 0.0)
-    peers.rejected_by(Bye(bytes(8), 0, 0, "far", SUPERSEDED), 1.0)
+    peers.rejected_by(superseded(next(iter(peers.by_wire.values())).mine), 1.0)
     assert peers.superseded == "tcp://10.0.0.4:1"
     peers = node()
+    up(peers)
+    mine = peers.by_wire[1].mine
+    peers.rejected_by(superseded(mine), 1.0)
+    assert LAN in peers.superseded
+
+
+def test_what_another_life_is_told_is_not_for_this_one() -> None:
+    """A BYE to the earlier copy may come to the later one, which was seen there last: it goes on."""
+    peers = node()
+    up(peers)
+    mine = peers.by_wire[1].mine
+    peers.rejected_by(superseded(mine + 1), 1.0)
     peers.rejected_by(Bye(bytes(8), 0, 0, "far", SUPERSEDED), 1.0)
-    assert "far" in peers.superseded
+    assert peers.superseded == ""
+
+
+def test_a_copy_that_is_up_is_told_at_once() -> None:
+    """By whoever meets the later one; its link ends."""
+    peers = node()
+    up(peers)
+    theirs = peers.by_peer[f"far:{FAR.epoch}"].theirs
+    later = replace(FAR, epoch=FAR.epoch + (1 << 20), inbox=["tcp://10.0.0.8:1"])
+    [change] = peers.receive_hello(hello(3, 0, later), 1.0)
+    assert isinstance(change, Gone)
+    [(wire, [header])] = peers.answers
+    assert (wire, decode_frame(header)) == (1, Bye(bytes(4) + theirs.to_bytes(4, "big"), 0, 0, "us", SUPERSEDED))
+    peers.check()
+
+
+def test_a_copy_says_hello_to_another_node_here() -> None:
+    """Its peer was at this endpoint before; it learns that it is the earlier one all the same."""
+    peers = node()
+    earlier = replace(US, epoch=4 << 20, inbox=["tcp://10.0.0.4:1"])
+    assert peers.receive_hello(hello(3, 0, earlier, to="far"), 1.0) == []
+    [(_, [header])] = peers.rejections.frames()
+    assert decode_frame(header) == Bye(bytes(4) + (3).to_bytes(4, "big"), 0, 0, "us", SUPERSEDED)
+
+
+def test_what_a_hello_lists_proves_no_death() -> None:
+    """A member may name the endpoints and the host of another; only our half that went there and came back counts."""
+    peers = node()
+    up(peers)
+    mine = peers.by_wire[1].mine
+    peers.disconnected(1, 1.0)
+    liar = replace(FAR, node_id="liar")
+    for yours in (0, mine, mine + 1, mine + 2):
+        assert not [change for change in peers.receive_hello(hello(4, yours, liar), 1.0) if isinstance(change, Gone)]
+    assert f"far:{FAR.epoch}" in peers.by_peer
 
 
 def test_who_does_not_let_us_in_is_asked_again_later() -> None:

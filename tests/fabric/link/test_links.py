@@ -11,7 +11,7 @@ from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
 from peerfabric.link.endpoints import Door
 from peerfabric.link.link import CameUp, Change, Gone, LifeEnded, Moved
 from peerfabric.link.links import Links
-from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, Address, Hello, decode_frame
+from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, NOT_ME, Address, Bye, Hello, decode_frame
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
 THEM = Address("them", 5 << 20, "them", "h1", ["ipc:///them", "tcp://them:1"], [])
@@ -171,13 +171,18 @@ def test_a_later_life_replaces_an_earlier_one() -> None:
 
 
 def test_somebody_else_at_the_endpoint() -> None:
-    """The wanted one has gone from there."""
+    """The wanted one has gone from there, once a hello to whoever is there was answered."""
     peers = node()
-    up(peers)
+    mine = up(peers)
     peers.disconnected(1, 1.0)
+    peers.connected(1, 1.0)
+    not_me = Bye(bytes(4) + (mine + 1).to_bytes(4, "big"), 0, 0, "other", NOT_ME)
+    assert peers.rejected_by(not_me, 1.0) == []
+    [asked] = [link for link in peers.by_wire.values() if link.address is None]
     other = msgspec.structs.replace(THEM, node_id="other")
-    [change] = peers.receive_hello(hello(4, 0, other), 1.0)
+    change, came_up = peers.receive_hello(hello(4, asked.mine, other), 1.0)
     assert isinstance(change, Gone)
+    assert isinstance(came_up, CameUp)
     assert (change.link.node_id, change.proven) == ("them", True)
     assert list(peers.by_peer) == [f"other:{5 << 20}"]
 
