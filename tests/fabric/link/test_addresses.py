@@ -53,9 +53,9 @@ def test_where_an_earlier_life_was_seen_means_nothing_to_the_next(addresses: Add
     """Another process, on another host perhaps."""
     addresses.met(address(life=5), 0.0, "10.0.0.1")
     addresses.met(address(life=5), 1.0)
-    assert addresses.observed("n") == "10.0.0.1"
+    assert addresses.observed("n", 5 << 20) == "10.0.0.1"
     addresses.met(address(life=6), 2.0)
-    assert addresses.observed("n") == ""
+    assert addresses.observed("n", 6 << 20) == ""
 
 
 def test_a_table_that_is_full_takes_no_more(addresses: Addresses) -> None:
