@@ -157,6 +157,34 @@ def test_a_changed_file_is_taken_up_by_itself(
     assert time.monotonic() - changed_at < 10.0
 
 
+def test_where_a_node_is_to_be_found_while_its_secret_changes(
+    front: Front, files: Files, fresh: Callable[[], Secret]
+) -> None:
+    """The second one has a port of its own beside the first; in the end there is that one alone, and another folder."""
+    old, new = fresh(), fresh()
+    sources = [files.put("current", old), files.put("next", old)]
+    with front.node("shop", secret=sources, reach="lan", listen="tcp://127.0.0.1:*") as shop:
+        shop.producer("orders", int)
+
+        def inbox() -> list[str]:
+            shop.statistics()
+            return list(getattr(shop, "_async", shop)._context.engine.address.inbox)
+
+        ipc, first = inbox()
+        assert f"~{old.key_id(shop.fabric)}/" in ipc
+        files.put("next", new)
+        shop.reload()
+        assert inbox()[:2] == [ipc, first]
+        second = inbox()[2]
+        with Node("kitchen", secret=files.put("kitchen", new), peers=[second], discovery=["static"], **TCP) as kitchen:
+            kitchen.consumer("orders", int)
+            eventually(lambda: states(kitchen).get("shop") == "up", "the link under the new one")
+        files.put("current", new)
+        shop.reload()
+        assert inbox()[1:] == [second]
+        assert f"~{new.key_id(shop.fabric)}/" in inbox()[0]
+
+
 def test_reload_without_a_secret_does_nothing(front: Front) -> None:
     """There is nothing to read again."""
     with front.node("shop") as node:
