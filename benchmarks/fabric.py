@@ -196,7 +196,8 @@ def spread(nodes: int) -> None:
     links, fds = sum(sum(each["up"]) for each in found), sum(each["fds"] for each in found)
     print(
         f"{nodes} nodes in {processes_n} processes, {queues} queues: open after {opened:.1f} s, all linked after "
-        f"{took:.1f} s and {cpu:.1f} s of processor; {links / nodes:.1f} links and {fds / nodes:.1f} descriptors a node",
+        f"{took:.1f} s and {cpu:.1f} s of processor; {links / nodes:.1f} links and "
+        f"{fds / nodes:.1f} descriptors a node",
         flush=True,
     )
 
