@@ -39,6 +39,7 @@ def main(name: str, arguments: dict[str, Any]) -> None:
             """State and reason of each peer by its name, or by what else is known of it."""
             return {peer.name or peer.endpoint or peer.node_id: [peer.state, peer.reason] for peer in node.peers()}
 
+        node.look_at_all()  # else it has no link with nodes with which it has nothing in common
         print("ready", flush=True)
         known = {"node": node, "peers": peers, "frames": lambda: counted[0], "time": time}
         for line in sys.stdin:
