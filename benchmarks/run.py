@@ -35,6 +35,8 @@ class Run(NamedTuple):
     size: int = 128
     options: tuple[dict[str, int], ...] = ({}, {})
     """Of the first side, of the second one, …; the last ones are also those of all that follow."""
+    keyed: bool = False
+    """Whether ours has a secret, and raw pyzmq has CURVE."""
 
 
 class Aim(NamedTuple):
@@ -92,9 +94,22 @@ def paced(pause_ms: int, count: int) -> Run:
     return Run(("paced_send", "paced_handler"), count, options=({"pause_ms": pause_ms}, {"pause_ms": pause_ms}))
 
 
+def keyed(title: str, ours: tuple[str, str], beside: tuple[str, str], count: int, size: int, *aims: Aim) -> Case:
+    """Encrypted, beside the same in the clear or beside raw pyzmq with CURVE."""
+    return Case(title, Run(ours, count, size, keyed=True), Run(beside, count, size, keyed=beside == RAW), aims)
+
+
+def keyed_topic(subscribers: int, count: int) -> Case:
+    ours, raw = (run._replace(keyed=True) for run in topic(subscribers, count))
+    title = f"encrypted topic 1 → {subscribers} / raw CURVE"
+    return Case(title, ours, raw, (Aim("rate", None), Aim("missed", None, "missed")))
+
+
 RAW = ("raw_push", "raw_pull")
 MANY = ("queue_send_many", "queue_batches")
 ONE = ("queue_send", "queue_messages")
+VIEWS = ("queue_send", "queue_views")
+PING = ("queue_ping", "queue_pong")
 STRUCTS = ("queue_send_structs", "queue_structs")
 CASES: Final[dict[str, Case]] = {
     "calls": Case(
@@ -110,7 +125,7 @@ CASES: Final[dict[str, Case]] = {
     ),
     "round-trip": Case(
         "round trip over two queues, acked",
-        Run(("queue_ping", "queue_pong"), 3_000),
+        Run(PING, 3_000),
         Run(("raw_ping", "raw_pong"), 3_000),
         (Aim("microseconds", 4.5),),
     ),
@@ -171,8 +186,17 @@ CASES: Final[dict[str, Case]] = {
     ),
     "topic": Case("topic 1 → 1 / raw", *topic(1, 2_000_000), (Aim("rate", 1.4), Aim("missed", None, "missed"))),
     "topic-32": Case("topic 1 → 32 / raw", *topic(32, 200_000), (Aim("rate", 0.9), Aim("missed", None, "missed"))),
-    "large-views": beside_raw("1 MiB as memoryview / raw", ("queue_send", "queue_views"), RAW, 2_000, 1 << 20, 0.85),
+    "large-views": beside_raw("1 MiB as memoryview / raw", VIEWS, RAW, 2_000, 1 << 20, 0.85),
     "large-bytes": beside_raw("1 MiB as bytes / raw", ONE, RAW, 2_000, 1 << 20, 0.75),
+    "keys-messages": keyed("encrypted, send_many → batches / clear", MANY, MANY, 2_000_000, 128, Aim("rate", 0.7)),
+    "keys-256k": keyed("encrypted, 256 KiB views / raw CURVE", VIEWS, RAW, 4_000, 1 << 18, Aim("rate", 0.85)),
+    "keys-1m": keyed("encrypted, 1 MiB views / raw CURVE", VIEWS, RAW, 1_000, 1 << 20, Aim("rate", 0.85)),
+    "keys-256k-clear": keyed("encrypted, 256 KiB views / clear", VIEWS, VIEWS, 4_000, 1 << 18, Aim("rate", None)),
+    "keys-1m-clear": keyed("encrypted, 1 MiB views / clear", VIEWS, VIEWS, 1_000, 1 << 20, Aim("rate", None)),
+    "keys-round-trip": keyed("encrypted round trip, acked / clear", PING, PING, 3_000, 128, Aim("microseconds", 1.25)),
+    "keys-topic": keyed_topic(1, 1_000_000),
+    "keys-topic-8": keyed_topic(8, 400_000),
+    "keys-topic-32": keyed_topic(32, 100_000),
     "idle-queue": Case(
         "10 producers, 50 consumers, idle",
         Run(("idle",) * 60, 20, options=({"sides": 60}, {"sides": 60, "consumers": 1})),
@@ -203,6 +227,13 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def write_secret(path: Path) -> None:
+    from peerfabric.secret import new_secret  # a tool that compares other checkouts need not have it
+
+    path.touch(mode=0o600)
+    path.write_text(new_secret(os.urandom(32)).text())
+
+
 def measure(run: Run, python: str = sys.executable) -> dict[str, float]:
     """Run all sides with an interpreter that has peerfabric, and return what they reported together."""
     ports = free_ports(max(2, len(run.sides)))
@@ -212,6 +243,9 @@ def measure(run: Run, python: str = sys.executable) -> dict[str, float]:
         meeting = Path(folder) / "meet"
         meeting.mkdir()
         environment = os.environ | {"PEERFABRIC_RUNTIME": folder, "BENCH_MEET": str(meeting)}
+        if run.keyed:
+            environment["BENCH_SECRET"] = f"{folder}/secret"
+            write_secret(Path(folder) / "secret")
         children = []
         try:
             for index, side in reversed(list(enumerate(run.sides))):

@@ -112,10 +112,10 @@ class Roster:
         with self._lock:
             return [Peer(merged, tuple(self._seen[node_id])) for node_id, merged in self._merged.items()]
 
-    def known_without(self, source: str) -> int:
-        """How many nodes others than `source` tell of."""
+    def known_only_to(self, source: str) -> int:
+        """How many nodes nobody but `source` tells of."""
         with self._lock:
-            return sum(1 for sources in self._seen.values() if sources.keys() != {source})
+            return sum(1 for sources in self._seen.values() if sources.keys() == {source})
 
     def statistics(self) -> RosterStatistics:
         with self._lock:

@@ -206,7 +206,17 @@ def _from_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"config={shown(path)} is no path; give that of a TOML file")
     name = os.path.abspath(os.fsdecode(path))
-    document = _parsed(name, _read(name))
+    values = values_of(name, _read(name))
+    return values, {key: f"{name} {_place(key)}" for key in values}
+
+
+def values_of(name: str, data: bytes) -> dict[str, Any]:
+    """The arguments of a node that are in a file of that absolute path, which holds `data`.
+
+    Raises:
+        ConfigError: As of `merged`.
+    """
+    document = _parsed(name, data)
     reader = _Reader(name)
     values = {
         **reader.node(reader.table(document, "node")),
@@ -216,7 +226,7 @@ def _from_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     for key in document:
         if key not in ("node", "options", "access"):
             raise reader.unknown("", key, ("node", "options", "access"))
-    return values, {key: f"{name} {_place(key)}" for key in values}
+    return values
 
 
 def _place(key: str) -> str:

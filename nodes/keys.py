@@ -7,6 +7,7 @@ can read it.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import secrets
 import stat
@@ -24,6 +25,8 @@ FILE_BYTES_MAX: Final = 4096
 """A secret has 63 bytes with its line end; the rest is for blanks around it."""
 
 _CHECK_BYTES: Final = 4
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Of file systems that have no second names."""
 
 Stamp = tuple[int, ...]
 """Changes when a file does."""
@@ -150,30 +153,30 @@ def write_node_key(path: str, key: NodeKey, temporary: str) -> bool:
         temporary: A path beside it, which is overwritten.
 
     Raises:
-        ConfigError: It cannot be written.
+        OSError: It cannot be written; nothing is left of it.
     """
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        data = (_text(key.reveal()) + "\n").encode()
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+        try:
+            os.link(temporary, path)  # unlike a rename it replaces nothing
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS or os.path.lexists(path):
+                raise
+            os.rename(temporary, path)
+        _sync_folder(os.path.dirname(path) or ".")
+    finally:
+        data = b""
+        os.close(descriptor)
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            data = (_text(key.reveal()) + "\n").encode()
-            if os.write(descriptor, data) != len(data):
-                raise OSError(28, "No space left on device")
-            os.fsync(descriptor)
-            try:
-                os.link(temporary, path)  # unlike a rename it replaces nothing
-            except FileExistsError:
-                return False
-            _sync_folder(os.path.dirname(path) or ".")
-        finally:
-            data = b""
-            os.close(descriptor)
-            os.unlink(temporary)
-    except OSError as error:
-        raise ConfigError(
-            f"the node's key {path} cannot be written: {error.strerror}; give a folder that this user can write to"
-        ) from None
     return True
 
 
@@ -186,8 +189,13 @@ def keep_node_key(path: str, curve_public: Callable[[bytes], bytes]) -> NodeKey:
     found = read_node_key(path, curve_public)
     if found is None:
         made = new_node_key(curve_public)
-        if write_node_key(path, made, f"{path}.{secrets.token_hex(4)}.tmp"):
-            return made
+        try:
+            if write_node_key(path, made, f"{path}.{secrets.token_hex(4)}.tmp"):
+                return made
+        except OSError as error:
+            raise ConfigError(
+                f"the node's key {path} cannot be written: {error.strerror}; give a folder that this user can write to"
+            ) from None
         found = read_node_key(path, curve_public)  # somebody else was quicker
     if found is None:
         raise ConfigError(f"the node's key {path} was removed just now; let one process at a time make it")
@@ -198,7 +206,8 @@ def first_node_key(folder: str, curve_public: Callable[[bytes], bytes]) -> NodeK
     """The key in the folder of a new spool, whose lock the caller holds: what a start has left, or a new one.
 
     Raises:
-        ConfigError: It cannot be written.
+        ConfigError: What is there cannot be used.
+        OSError: It cannot be written.
     """
     path = f"{folder}/{KEY_FILE}"
     try:

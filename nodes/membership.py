@@ -148,8 +148,12 @@ class Membership:
         self._look_at_numbers()
 
     def _look_at_numbers(self) -> None:
-        if self._pausing is not None:
-            self._pausing.pause(self._roster.known_without(self._pausing.name) >= KNOWN_ELSEWHERE_MAX)
+        if self._pausing is None:
+            return
+        alone = self._roster.known_only_to(self._pausing.name)
+        with self._pump.lock:
+            elsewhere = self._engine.links.known_count - alone
+        self._pausing.pause(elsewhere >= KNOWN_ELSEWHERE_MAX)
 
     def _announcement(self, address: Address) -> Announcement:
         return Announcement(

@@ -73,6 +73,9 @@ class Addresses:
     def __contains__(self, node_id: str) -> bool:
         return node_id in self._known
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def __iter__(self) -> Iterator[Address]:
         return iter([address for node_id in list(self._known) if (address := self.get(node_id)) is not None])
 

@@ -276,12 +276,19 @@ class Links(Hellos):
                     "see whether its process is stopped, or something between the two closes this way",
                 )
 
+    @property
+    def known_count(self) -> int:
+        """How many other nodes this one knows of, in whatever way."""
+        return len(self._addresses)
+
     def view(self) -> list[PeerView]:
         """Every node that we know of, and every candidate that has not answered."""
         views = {}
         for address in self._addresses:
             reason = self._whys.get(address.node_id, "")
-            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle", reason=reason)
+            views[address.node_id] = PeerView(
+                node_id=address.node_id, name=address.name or address.node_id, state="idle", reason=reason
+            )
         for link in self._by_node.values():
             if link.wire != OURSELVES:
                 views[link.node_id] = link.view(self._whys.get(link.node_id, ""))

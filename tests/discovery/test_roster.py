@@ -122,14 +122,14 @@ def test_candidate_is_withdrawn_by_all_who_proposed_it() -> None:
     assert node.roster.statistics().candidates == 1
 
 
-def test_nodes_known_from_elsewhere() -> None:
-    """Those that another source than the given one tells of."""
+def test_nodes_known_to_one_source() -> None:
+    """And to no other."""
     node = Node()
     node.see(peer(node_id="a"), "mdns")
     node.see(peer(node_id="b"), "mdns")
     node.see(peer(node_id="b"), "exchange")
     node.see(peer(node_id="c"), "registry")
-    assert (node.roster.known_without("mdns"), node.roster.known_without("registry")) == (2, 2)
+    assert (node.roster.known_only_to("mdns"), node.roster.known_only_to("exchange")) == (1, 0)
 
 
 def test_newer_life_replaces_and_older_is_ignored() -> None:

@@ -37,6 +37,7 @@ def main(name: str, arguments: dict[str, Any]) -> None:
             """State and reason of each peer by its name, or by its endpoint as long as that is all that is known."""
             return {peer.name or peer.endpoint: [peer.state, peer.reason] for peer in node.peers()}
 
+        node.look_at_all()  # else it has no link with nodes with which it has nothing in common
         print("ready", flush=True)
         known = {"node": node, "peers": peers, "frames": lambda: counted[0], "time": time}
         for line in sys.stdin:

@@ -138,6 +138,21 @@ def test_a_key_is_made_once_and_kept(tmp_path: Path, umask: None) -> None:
     assert keep_node_key(path, public).node_id == made.node_id
 
 
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is put in place by its name, and still never replaces another one."""
+
+    def refuse(*paths: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = str(tmp_path / KEY_FILE)
+    made = keep_node_key(path, public)
+    with pytest.raises(PermissionError):
+        write_node_key(path, new_node_key(public), f"{path}.tmp")
+    assert keep_node_key(path, public).node_id == made.node_id
+    assert os.listdir(tmp_path) == [KEY_FILE]
+
+
 def test_a_damaged_key_is_not_replaced(tmp_path: Path) -> None:
     """It may have been the key of a spool with messages."""
     path = tmp_path / KEY_FILE
