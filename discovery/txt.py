@@ -1,6 +1,6 @@
 """TXT record of a node in multicast DNS: its items, their proof, and the limits of what strangers may send.
 
-    v=2 k=KEYID id=NODE_ID e=EPOCH n=VERSION in=7700,7702 out=7701 a=10.0.0.5,fd00::1 h=HOST [d=DIGEST] mac=MAC
+    v=2 k=KEYID id=NODE_ID e=EPOCH n=VERSION in=7700,7702 out=7701 a=10.0.0.5,fd00::1 h=HOST [d=DIGEST] [p=1] mac=MAC
 
 No name, no fabric and no queue or topic is in it: everybody on the network reads it. `mac` is BLAKE2b, keyed with the
 announce key of the secret, over the items before it as they stand, joined by line feeds. In the clear `k` is `-`, `f`
@@ -25,7 +25,7 @@ from peerfabric.discovery.base import ENDPOINTS_MAX, AnnounceKey, Announcement
 TXT_VERSION: Final = "2"
 
 TXT_BYTES_MAX: Final = 400
-"""All items but `d`, with their length bytes: some ten of such records go into one packet."""
+"""All items but `d` and `p`, with their length bytes: some ten of such records go into one packet."""
 
 DIGEST_BYTES_MAX: Final = 128
 """The largest digest in a record; a larger one is left out, which means that the node may match anything."""
@@ -39,7 +39,7 @@ CLEAR: Final = "-"
 
 _ITEM_BYTES_MAX: Final = 255
 _MAC_BYTES: Final = 16
-_RECORD_BYTES_MAX: Final = TXT_BYTES_MAX + 1 + len("d=") + (DIGEST_BYTES_MAX * 4 + 2) // 3
+_RECORD_BYTES_MAX: Final = TXT_BYTES_MAX + 1 + len("d=") + (DIGEST_BYTES_MAX * 4 + 2) // 3 + 1 + len("p=1")
 
 _KEY_ID = re.compile(r"[0-9a-f]{8}|-", re.ASCII)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
@@ -112,6 +112,8 @@ def write_txt(announcement: Announcement, key: AnnounceKey | None, addresses: It
         return None
     if digest is not None and len(digest) <= DIGEST_BYTES_MAX:
         items.append(f"d={_encoded(digest)}")
+    if announcement.passes_on:
+        items.append("p=1")
     if key is not None:
         items.append(f"mac={_encoded(_mac(key, _joined(items)))}")
     return b"".join(bytes([len(item.encode())]) + item.encode() for item in items)
@@ -159,6 +161,7 @@ def read_txt(data: bytes, fabric: str) -> Record:
                 "inbox": _endpoints(hosts, _ports(values, "in", least=1)),
                 "outbox": _endpoints(hosts, _ports(values, "out", least=0)),
                 "version": _number(values, "n"),
+                "passes_on": values.get("p") == "1",
             },
             Announcement,
         )

@@ -322,7 +322,7 @@ def test_announcements() -> None:
     assert [row[0].strip("`") for row in registry] == list(msgspec.to_builtins(announced))
     written = {}
     for key in (AnnounceKey("a1b2c3d4", bytes(32)), None):
-        data = write_txt(msgspec.structs.replace(announced, digest=b"d"), key, ["127.0.0.1"])
+        data = write_txt(msgspec.structs.replace(announced, digest=b"d", passes_on=True), key, ["127.0.0.1"])
         assert data is not None
         info = ServiceInfo("_a._tcp.local.", "a._a._tcp.local.", properties=data)
         written[key is None] = [name.decode() for name in info.properties]

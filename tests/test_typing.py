@@ -189,6 +189,9 @@ def looking(node: Node) -> None:
         assert_type(letter, DeadMessage[Any])
         print(letter.id, letter.reason, letter.error, letter.attempts, letter.body, letter.headers, letter.sent_at)
         print(letter.retry() or letter.drop())
+    node.look_at_all()
+    assert_type(node.ping("kitchen", timeout=2.0), float)
+    node.reload()
     for peer in node.peers():
         print(peer.name, peer.state, peer.endpoint, peer.consumes)
     statistics = node.statistics()

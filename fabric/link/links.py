@@ -264,7 +264,7 @@ class Links(Hellos):
         if self.closing:
             return
         for endpoint in sorted(self._addresses.unanswered(self._by_node)):
-            step = "start a node that listens there, or take it out of peers= and PEERFABRIC_PEERS"
+            step = "start a node that listens there, or, if peers= or PEERFABRIC_PEERS names it, take it out"
             yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
         for link in list(self._unmet):
             if link.met or link.wire not in self.by_wire:

@@ -233,7 +233,7 @@ addresses = st.lists(
     max_size=8,
 )
 announcements = st.builds(
-    lambda node_id, epoch, version, digest, host, inbox, outbox: announcement_for(
+    lambda node_id, epoch, version, digest, host, inbox, outbox, passes_on: announcement_for(
         node_id=node_id,
         epoch=epoch,
         version=version,
@@ -241,6 +241,7 @@ announcements = st.builds(
         host=host,
         inbox=tuple(f"tcp://10.0.0.1:{port}" for port in inbox),
         outbox=tuple(f"tcp://10.0.0.1:{port}" for port in outbox),
+        passes_on=passes_on,
     ),
     st.text("abcXYZ019-_", min_size=1, max_size=64),
     numbers,
@@ -249,6 +250,7 @@ announcements = st.builds(
     st.text("0123456789abcdef-", max_size=33),
     ports,
     ports,
+    st.booleans(),
 )
 
 

@@ -349,6 +349,7 @@ def _records() -> Iterator[Vector]:
     for name, announced, used, addresses in (
         ("a node", node, key, ["10.0.0.5"]),
         ("two ports, two addresses and a digest", two, key, ["10.0.0.5", "fd00::1"]),
+        ("one that passes on news", msgspec.structs.replace(node, passes_on=True), key, ["10.0.0.5"]),
         ("a digest of nothing", msgspec.structs.replace(node, digest=b""), key, ["10.0.0.5"]),
         ("in the clear", node, None, ["10.0.0.5"]),
     ):
