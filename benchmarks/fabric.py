@@ -165,11 +165,12 @@ def pool(nodes: int) -> None:
             return all(process.ask()["up"][0] >= links for process, links in zip(processes, wanted, strict=True))
 
         took = until(linked)
-        calm = until_calm(processes)
+        rates = idle(processes)
         fds = [process.ask()["fds"] for process in processes]
     print(
-        f"{producers} producers for {nodes - producers} consumers: all linked {took:.1f} s after the last was open, "
-        f"calm {calm:.1f} s later; {fds[0]} descriptors at a producer, {fds[-1]} at a consumer",
+        f"{producers} producers for {nodes - producers} consumers: all linked {took:.1f} s after the last was open; "
+        f"idle, each takes {rates[len(rates) // 2]:.3%}, the busiest {rates[-1]:.3%}; "
+        f"{fds[0]} descriptors at a producer, {fds[-1]} at a consumer",
         flush=True,
     )
 
@@ -190,12 +191,13 @@ def spread(nodes: int) -> None:
 
         until(linked)
         took = time.monotonic() - began
-        calm = until_calm(processes)
+        cpu = sum(process.cpu for process in processes)
         found = [process.ask() for process in processes]
     links, fds = sum(sum(each["up"]) for each in found), sum(each["fds"] for each in found)
     print(
         f"{nodes} nodes in {processes_n} processes, {queues} queues: open after {opened:.1f} s, all linked after "
-        f"{took:.1f} s, calm {calm:.1f} s later; {links / nodes:.1f} links and {fds / nodes:.1f} descriptors a node",
+        f"{took:.1f} s and {cpu:.1f} s of processor; {links / nodes:.1f} links and "
+        f"{fds / nodes:.1f} descriptors a node",
         flush=True,
     )
 

@@ -63,9 +63,13 @@ ANNOUNCEMENT_BYTES_MAX: Final = 16 * 1024
 _PERIOD: Final = 0.5
 """Seconds between two looks at the folder's time stamp: one system call each, far below 0.1 % of a core."""
 
-_PERIOD_MIN: Final = 0.005
+_PERIOD_MIN: Final = 0.008
 """The first looks after a start or a change of ours, as what others do at the same time concerns us: two nodes that
-open their ends at once link in some milliseconds. Later ones come after a quarter of the time since then."""
+open their ends at once link in some milliseconds. Later ones come after half of the time since then."""
+
+_PERIOD_OF_FILE: Final = 0.005
+"""Seconds for each file by which looks are further apart in a folder of more than a hundred: a change makes every node
+look at every file. Who has changed looks soon all the same, and dials whom it concerns."""
 
 _PROBES: Final = 2
 """Locks probed in one period, and as many again for as long as one of them is free. However many nodes there are, each
@@ -238,16 +242,21 @@ class RegistryBackend:
     # Everybody else's
 
     def _run(self) -> None:
-        self._changed_at = time.monotonic()
+        self._changed_at = scan_at = time.monotonic()
         while not self._stop.is_set():
             now = time.monotonic()
-            soon = max(_PERIOD_MIN, (now - self._changed_at) / 4)
-            self._woken.wait(min(soon, max(0.0, self._period_at - now)))
+            self._woken.wait(max(0.0, min(scan_at, self._period_at) - now))
             self._woken.clear()
             if self._stop.is_set():
                 return
-            self._turn(self._announce_anew, self._rescan_if_changed)
+            if self._announcement is not self._written:
+                self._turn(self._announce_anew)
+                scan_at = min(scan_at, self._changed_at + _PERIOD_MIN)
             now = time.monotonic()
+            if now >= scan_at:
+                self._turn(self._rescan_if_changed)
+                soon = max(_PERIOD_MIN, (now - self._changed_at) / 2)
+                scan_at = now + min(soon, max(_PERIOD, _PERIOD_OF_FILE * len(self._files)))
             if now >= self._period_at:
                 self._period_at = now + _PERIOD
                 self._turn(self._stay_announced, self._probe_some)
@@ -256,8 +265,6 @@ class RegistryBackend:
 
     def _announce_anew(self) -> None:
         """Let our file say what is to be announced now."""
-        if self._announcement is self._written:
-            return
         self._changed_at = time.monotonic()
         with self._lock:
             if not self._closed and self._announcement is not None:
@@ -350,15 +357,22 @@ class RegistryBackend:
 
     def _adopt(self, found: dict[str, _File]) -> None:
         before, self._files = self._files, found
-        self._warned &= found.keys() | {name for name in self._warned if not name.endswith(".json")}
+        if self._warned:
+            self._warned &= found.keys() | {name for name in self._warned if not name.endswith(".json")}
+        gone = [before[name].announcement for name in before.keys() - found.keys()]
         for name, file in found.items():
             old = before.get(name)
-            if file.announcement is not None and (old is None or old.announcement != file.announcement):
+            if file is old:
+                continue  # as nearly all
+            if file.announcement is None:
+                gone.append(old.announcement if old is not None else None)
+            elif old is None or old.announcement != file.announcement:
                 self._tell(Sighting(seen=file.announcement, source=self.name))
-        there = {file.announcement.node_id for file in found.values() if file.announcement is not None}
-        were = {file.announcement.node_id for file in before.values() if file.announcement is not None}
-        for node_id in sorted(were - there):
-            self._tell(Lost(node_id=node_id, source=self.name))
+        were = {announcement.node_id for announcement in gone if announcement is not None}
+        if were:
+            there = {file.announcement.node_id for file in found.values() if file.announcement is not None}
+            for node_id in sorted(were - there):
+                self._tell(Lost(node_id=node_id, source=self.name))
 
     def _tell(self, event: Sighting | Lost) -> None:
         if self._report is not None and not self._stop.is_set():

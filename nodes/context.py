@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from copy import copy
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ class NodeContext:
 
     def refusal(self, what: str = "this node") -> FabricError:
         """The error of a call that comes when `what` is closed, or why the node has stopped."""
-        return self.failure or NodeClosed(what)
+        return copy(self.failure) if self.failure is not None else NodeClosed(what)
 
     async def started(self, *, closing: bool = False) -> None:
         """As `ensure`; the part of a start that waits for the disk is done beside the event loop.

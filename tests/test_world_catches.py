@@ -402,14 +402,16 @@ def endpoints_mean_the_same_everywhere(patch: Patch) -> None:
     patch("links.share_network", staticmethod(lambda a, b: True))
 
 
-def candidate_belongs_to_who_lists_it(patch: Patch) -> None:
-    candidate_for = original("links.candidate_for")
+def what_a_hello_lists_proves_deaths(patch: Patch) -> None:
+    receive_hello = original("links.receive_hello")
 
-    def broken(self: Any, hello: Any) -> Any:
-        found = candidate_for(self, hello)
-        return found or next((k for k in hooks.linked_at(self, hello.address) if k.address is None), None)
+    def broken(self: Any, hello: Any, now: float, *rest: Any) -> Any:
+        listed = hooks.linked_at(self, hello.address)
+        gone = [k.node_id for k in listed if k.node_id not in ("", hello.address.node_id) and not k.up]
+        changes = [change for node_id in gone for change in hooks.part(self, node_id, now)]
+        return changes + receive_hello(self, hello, now, *rest)
 
-    patch("links.candidate_for", broken)
+    patch("links.receive_hello", broken)
 
 
 def refusals_prove_deaths_on_other_hosts(patch: Patch) -> None:
@@ -501,6 +503,7 @@ def copies_not_told(patch: Patch) -> None:
             reject(self, address, reason, *rest)
 
     patch("links.reject", broken)
+    patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
 CASES = [
@@ -552,7 +555,7 @@ CASES = [
     (who_accepts_is_the_peer, "addresses"),
     (hello_for_another_node_believed, "docker"),
     (endpoints_mean_the_same_everywhere, "docker"),
-    (candidate_belongs_to_who_lists_it, "liars"),
+    (what_a_hello_lists_proves_deaths, "liars"),
     (refusals_prove_deaths_on_other_hosts, "rejects"),
     (hung_on_another_host_for_ever, "lost hosts"),
     (who_is_heard_is_well, "wires"),

@@ -286,7 +286,9 @@ class Links(Hellos):
         views = {}
         for address in self._addresses:
             reason = self._whys.get(address.node_id, "")
-            views[address.node_id] = PeerView(node_id=address.node_id, name=address.name, state="idle", reason=reason)
+            views[address.node_id] = PeerView(
+                node_id=address.node_id, name=address.name or address.node_id, state="idle", reason=reason
+            )
         for link in self._by_node.values():
             if link.wire != OURSELVES:
                 views[link.node_id] = link.view(self._whys.get(link.node_id, ""))

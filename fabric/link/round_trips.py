@@ -68,12 +68,15 @@ class RoundTrips(Machine):
             waiting.remove(trip)
 
     def call_up(self, peer: str, now: float) -> None:
-        """Dial the nodes of that id or name that are known, and with whom there is no link since there is no work."""
+        """Dial the nodes of that id or name that are known, and with whom there is no link since there is no work.
+
+        Those whose names are not known yet, as multicast does not tell them, may be the one that is meant.
+        """
         if self._redial_at.get(peer, now) <= now:
-            self._redial_at = {peer: now + REDIAL_EVERY}
             for view in self._links.view():
-                if view.state == "idle" and peer in (view.node_id, view.name, view.endpoint):
+                if view.state == "idle" and (peer in (view.node_id, view.endpoint) or view.name in ("", peer)):
                     self._links.redial(view.node_id, now)
+                    self._redial_at = {peer: now + REDIAL_EVERY}
 
     def needs(self, link: Link) -> bool:
         return link in self._kept

@@ -425,7 +425,7 @@ class Lifecycle:
                 node.enter(Life.CLOSED)
         if failed and node.failure is not None:
             await self._shut()
-            raise node.failure
+            raise node.refusal()
         if not begun:
             await self._given_up()
             return
@@ -435,7 +435,7 @@ class Lifecycle:
         finally:
             await self._shut()
         if node.failure is not None:
-            raise node.failure
+            raise node.refusal()
         if any(self.undelivered):
             raise Undelivered(*self.undelivered)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerfabric import ConfigError
+from peerfabric import ConfigError, Node
 from peerfabric.nodes.cli.checks import links
 from peerfabric.nodes.cli.checks.situation import Announced, Finding, Level, Resolved, Seen, Session, Situation, Tcp
 from peerfabric.nodes.cli.doctor import CHECKS, examined, show
@@ -474,3 +475,39 @@ def test_of_an_unusable_configuration(start: Start, monkeypatch: pytest.MonkeyPa
     code, out, err = ended(start("doctor"))
     assert (code, err) == (1, "")
     assert "PROBLEM     configuration: configuration /nowhere/node.toml: No such file" in out
+
+
+def test_beside_the_node_of_this_host(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unused_port: int
+) -> None:
+    """With its environment: its port, its key and its spool stay with it, and it goes on."""
+    file = tmp_path / "node.toml"
+    file.write_text(
+        f'[node]\nreach = "lan"\nsecret = "insecure"\nlisten = "tcp://*:{unused_port}"\nidentity = "node.key"\n'
+        'spool = "spool"\nname = "billing"\ndiscovery = ["registry", "exchange"]\nfabric = "cli"\n'
+    )
+    monkeypatch.setenv("PEERFABRIC_CONFIG", str(file))
+    with Node() as node:
+        node_id = node.statistics().node_id
+        _, out, err = ended(start("doctor", "-o", "json"))
+        found = [json.loads(line) for line in out.splitlines()]
+        assert err == ""
+        [ours] = [each["text"] for each in found if each["check"] == "node"]
+        assert "a node of this fabric starts here" in ours
+        assert node_id not in ours
+        assert any(f"billing ({node_id}) is linked" in each["text"] for each in found)
+        assert any("is in use by process" in each["text"] for each in found)
+        assert node.statistics().node_id == node_id
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """The first of two ports that nobody uses."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = int(server.getsockname()[1])
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except OSError:
+                continue
+            return port

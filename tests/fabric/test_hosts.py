@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from peerfabric.engine import Engine
+from peerfabric.link.commands import Follow, Unfollow
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.wire.frames import RAW, SUPERSEDED, UNWELCOME, Ack, Address, Bye, Hello, decode_frame, encode_frame
 from tests.fabric.helpers import Pair, bodies, claim
@@ -162,3 +163,24 @@ def test_an_address_that_changes_grows_its_version() -> None:
     [link] = pair.b.links.by_peer.values()
     assert link.address == pair.a.address == msgspec.structs.replace(moved, version=1)
     assert (link.up, link.endpoint) == (True, "tcp://a:7")
+
+
+def test_outboxes_are_followed_anew_when_an_address_of_ours_is_gone() -> None:
+    """Connections that were made from there are dead, and nothing tells; one more address changes nothing."""
+    pair = Pair()
+    pair.a.open_publisher("news", RAW, pair.now)
+    pair.b.open_subscriber("news", 2**20, pair.now)
+    pair.meet()
+    pair.settle(1.0)
+
+    def told() -> list[object]:
+        return [command for who, command in pair.commands if who == "b" and isinstance(command, Follow | Unfollow)]
+
+    assert told() == [Follow("tcp://a:2")]
+    more = ["tcp://b:1", "tcp://more:1"]
+    pair.b.readdress(msgspec.structs.replace(pair.b.address, inbox=more), pair.now)
+    pair.settle()
+    assert told() == [Follow("tcp://a:2")]
+    pair.b.readdress(msgspec.structs.replace(pair.b.address, inbox=more[1:]), pair.now)
+    pair.settle()
+    assert told() == [Follow("tcp://a:2"), Unfollow("tcp://a:2"), Follow("tcp://a:2")]

@@ -29,7 +29,7 @@ class Point(NamedTuple):
 POINTS: Final = {
     1: Point(
         "three hosts with one secret find each other, by multicast or from one seed; else doctor says why not",
-        (f"{NET}/test_discovery.py", f"{NET}/test_doctor.py"),
+        (f"{NET}/test_discovery.py", f"{NET}/test_finding.py", f"{NET}/test_doctor.py"),
     ),
     2: Point(
         "cuts, firewalls, loss and delay: nothing lost, little run twice, soon resumed",
@@ -83,7 +83,8 @@ POINTS: Final = {
         ),
     ),
     6: Point(
-        "what a member with a key of its own cannot do", ("tests/nodes/io/test_curve.py", "tests/nodes/test_curve.py")
+        "what a member with a key of its own cannot do",
+        ("tests/nodes/io/test_curve.py", "tests/fabric/link/test_hosts.py"),
     ),
     7: Point("rotation of the secret under load", (f"{NET}/test_secrets.py::test_rotation",)),
     8: Point("strangers at the port and on the segment", (f"{NET}/test_strangers.py",)),
@@ -106,8 +107,7 @@ POINTS: Final = {
 def run(point: Point, *, quick: bool) -> bool:
     """Run the tests of a point, show their figures, and return whether all passed."""
     marks = "not long" if quick else "long or not long"
-    tests = [test for test in point.tests if (ROOT / test.partition("::")[0]).exists()]
-    command = [sys.executable, "-m", "pytest", "-s", "-v", "--no-header", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-s", "-v", "--no-header", "-p", "no:cacheprovider", *point.tests]
     with subprocess.Popen(
         [*command, "-o", f"addopts=--import-mode=importlib --strict-markers -m '{marks}'"],
         cwd=ROOT,

@@ -1,4 +1,6 @@
-"""Node that answers expressions of Python: `console.py NAME ARGUMENTS`, started by its path; arguments are JSON.
+"""Node that answers expressions of Python: `console.py NAME ROLE ARGUMENTS`, started by its path; arguments are JSON.
+
+Its role is to `produce` or to `consume` on one queue, or to do `both`, so that it also has a link with itself.
 
 Each line of standard input is one expression over `node`, `peers()`, `frames()` and the module `time`; the answer is a
 line of JSON after `=`.
@@ -28,15 +30,21 @@ def count_frames() -> list[int]:
     return counted
 
 
-def main(name: str, arguments: dict[str, Any]) -> None:
+def main(name: str, role: str, arguments: dict[str, Any]) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", level="INFO")
     counted = count_frames()
     with Node(name, **arguments) as node:
+        # Without something in common there would be no links.
+        if role != "produce":
+            node.consumer("console", int)
+        if role != "consume":
+            node.producer("console", int)
 
         def peers() -> dict[str, list[str]]:
-            """State and reason of each peer by its name, or by its endpoint as long as that is all that is known."""
-            return {peer.name or peer.endpoint: [peer.state, peer.reason] for peer in node.peers()}
+            """State and reason of each peer by its name, or by what else is known of it."""
+            return {peer.name or peer.endpoint or peer.node_id: [peer.state, peer.reason] for peer in node.peers()}
 
+        node.look_at_all()  # else it has no link with nodes with which it has nothing in common
         print("ready", flush=True)
         known = {"node": node, "peers": peers, "frames": lambda: counted[0], "time": time}
         for line in sys.stdin:
@@ -44,4 +52,4 @@ def main(name: str, arguments: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

@@ -12,11 +12,11 @@ CONSOLE: Final = Path(__file__).with_name("console.py")
 
 
 class Console:
-    """A node on a host; `arguments` are those of `Node`."""
+    """A node on a host, which produces or consumes on one queue, or does both; `arguments` are those of `Node`."""
 
-    def __init__(self, host: Host, name: str = "", **arguments: Any) -> None:
+    def __init__(self, host: Host, name: str = "", role: str = "both", **arguments: Any) -> None:
         self.host, self.name = host, name or host.name
-        self.running: Running = host.start(CONSOLE, self.name, json.dumps(arguments))
+        self.running: Running = host.start(CONSOLE, self.name, role, json.dumps(arguments))
         self.running.until("ready")
 
     def ask(self, expression: str) -> Any:

@@ -327,7 +327,8 @@ class Lan:
     """
 
     def __init__(self, fabric: str = "", *, quiet: bool = False) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="pfl"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"pfl{os.getpid()}-"))
         self.fabric = fabric or f"l{os.urandom(4).hex()}"
         self.quiet = quiet
         self.hosts: dict[str, Host] = {}
@@ -476,6 +477,14 @@ class Lan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sweep() -> None:
+    """Remove the folders of those who were killed, which is all that they have left."""
+    for folder in Path(tempfile.gettempdir()).glob("pfl*-*"):
+        pid = folder.name.removeprefix("pfl").partition("-")[0]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _family(address: str) -> str:

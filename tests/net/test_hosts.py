@@ -230,4 +230,5 @@ time.sleep(600)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     wait_for(lambda: network not in networks().values(), "the end of the hosts")
-    subprocess.run(["rm", "-r", folder], check=True)
+    with hosts.Lan():
+        assert not Path(folder).exists()

@@ -39,8 +39,8 @@ def test_wrong_secret(lan: Lan) -> None:
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
     right = keygen(a)
     wrong = keygen(b)
-    seed = Console(a, **SEED, secret=f"file:{right}")
-    stranger = Console(b, **JOIN, secret=f"file:{wrong}")
+    seed = Console(a, role="produce", **SEED, secret=f"file:{right}")
+    stranger = Console(b, role="consume", **JOIN, secret=f"file:{wrong}")
     stranger.wait_for_reason("secret")
     assert seed.ask("frames()") == 0
     lay(b, "secret", right.read_text())
@@ -54,8 +54,8 @@ def test_wrong_secret(lan: Lan) -> None:
 def test_no_secret(lan: Lan) -> None:
     """Who speaks in the clear where others do not is told so, whichever side it is, and gets nothing through."""
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
-    seed = Console(a, **SEED, secret=f"file:{keygen(a)}")
-    stranger = Console(b, **JOIN, secret="insecure")
+    seed = Console(a, role="produce", **SEED, secret=f"file:{keygen(a)}")
+    stranger = Console(b, role="consume", **JOIN, secret="insecure")
     stranger.wait_for_reason("mechanism")
     assert seed.ask("frames()") == 0
 
@@ -67,8 +67,8 @@ def test_removed_secret(lan: Lan) -> None:
     old, new = keygen(a, "old"), keygen(a, "new")
     own = lay(b, "secret", old.read_text())
     both, alone = f'["file:{old}", "file:{new}"]', f'["file:{new}"]'
-    seed = Console(a, **SEED, config=str(lay(a, "node.toml", f"[node]\nsecret = {both}\n")))
-    late = Console(b, **JOIN, secret=f"file:{own}")
+    seed = Console(a, role="produce", **SEED, config=str(lay(a, "node.toml", f"[node]\nsecret = {both}\n")))
+    late = Console(b, role="consume", **JOIN, secret=f"file:{own}")
     late.wait_for_link("a")
     lay(a, "node.toml", f"[node]\nsecret = {alone}\n")
     began_at = time.monotonic()
@@ -88,8 +88,14 @@ def test_allow(lan: Lan) -> None:
     secret = keygen(a)
     own = lay(b, "secret", secret.read_text())
     other = "0" * 32
-    seed = Console(a, **SEED, secret=f"file:{secret}", config=config(a, f'allow = [{{id = "{other}", name = "x"}}]'))
-    guest = Console(b, **JOIN, secret=f"file:{own}")
+    seed = Console(
+        a,
+        role="produce",
+        **SEED,
+        secret=f"file:{secret}",
+        config=config(a, f'allow = [{{id = "{other}", name = "x"}}]'),
+    )
+    guest = Console(b, role="consume", **JOIN, secret=f"file:{own}")
     guest.wait_for_reason("denied")
     assert seed.ask("frames()") == 0
     config(a, f'allow = [{{id = "{other}", name = "x"}}, {{id = "{guest.node_id}", name = "b"}}]')
@@ -103,8 +109,8 @@ def test_revoked(lan: Lan) -> None:
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b", "10.77.0.2/24")
     secret = keygen(a)
     own = lay(b, "secret", secret.read_text())
-    seed = Console(a, **SEED, secret=f"file:{secret}", config=config(a, "revoked = []"))
-    guest = Console(b, **JOIN, secret=f"file:{own}")
+    seed = Console(a, role="produce", **SEED, secret=f"file:{secret}", config=config(a, "revoked = []"))
+    guest = Console(b, role="consume", **JOIN, secret=f"file:{own}")
     guest.wait_for_link("a")
     seed.wait_for_link("b")
     config(a, f'revoked = ["{guest.node_id}"]')

@@ -105,7 +105,8 @@ def test_rotation_under_load(
             for _ in range(10):
                 producer.send(sent, timeout=DEADLINE)
                 sent += 1
-            beliefs.update(*(states(node).values() for node in there.values()))
+            beliefs.update(states(there["shop"]).values())  # the others have nothing in common
+            beliefs.update(states(there[name]).get("shop", "gone") for name in ("kitchen", "bakery"))
             time.sleep(0.01)
 
     work(0.5)
@@ -123,7 +124,7 @@ def test_rotation_under_load(
     assert sorted(seen) == list(range(sent))
     assert (account.acked, account.redelivered, account.closes) == (sent, 0, True)
     assert beliefs <= {"up", "connecting", "suspect", "one-way", "hung"}  # for some 20 ms, while all are dialled anew
-    assert {state for node in there.values() for state in states(node).values()} == {"up"}
+    assert states(there["shop"]) == {"kitchen": "up", "bakery": "up"}
     key_ids = {there["shop"]._async._context.engine.links.gates[0]}
     assert key_ids == {new.key_id(there["shop"].fabric)}
     with Node("late", secret=files.put("late", old), **TCP) as late:
@@ -154,6 +155,34 @@ def test_a_changed_file_is_taken_up_by_itself(
     with consumer.get(timeout=DEADLINE) as body:
         assert body == 1
     assert time.monotonic() - changed_at < 10.0
+
+
+def test_where_a_node_is_to_be_found_while_its_secret_changes(
+    front: Front, files: Files, fresh: Callable[[], Secret]
+) -> None:
+    """The second one has a port of its own beside the first; in the end there is that one alone, and another folder."""
+    old, new = fresh(), fresh()
+    sources = [files.put("current", old), files.put("next", old)]
+    with front.node("shop", secret=sources, reach="lan", listen="tcp://127.0.0.1:*") as shop:
+        shop.producer("orders", int)
+
+        def inbox() -> list[str]:
+            shop.statistics()
+            return list(getattr(shop, "_async", shop)._context.engine.address.inbox)
+
+        ipc, first = inbox()
+        assert f"~{old.key_id(shop.fabric)}/" in ipc
+        files.put("next", new)
+        shop.reload()
+        assert inbox()[:2] == [ipc, first]
+        second = inbox()[2]
+        with Node("kitchen", secret=files.put("kitchen", new), peers=[second], discovery=["static"], **TCP) as kitchen:
+            kitchen.consumer("orders", int)
+            eventually(lambda: states(kitchen).get("shop") == "up", "the link under the new one")
+        files.put("current", new)
+        shop.reload()
+        assert inbox()[1:] == [second]
+        assert f"~{new.key_id(shop.fabric)}/" in inbox()[0]
 
 
 def test_reload_without_a_secret_does_nothing(front: Front) -> None:

@@ -222,6 +222,9 @@ def unchecked(situation: Situation) -> Iterator[Finding]:
         text = "rules of this host's firewall, and whether it drops what leaves"
         step = "as root: nft list ruleset"
         yield Finding(check="firewall", level=Level.UNCHECKED, text=text, step=step)
+    text = "whether large frames pass: a path with a small MTU that nobody tells of"
+    step = "if small messages come and large ones do not, compare the MTU in `ip link` of both hosts"
+    yield Finding(check="network", level=Level.UNCHECKED, text=text, step=step)
     text = "firewalls and switches between hosts, beyond what their answers show"
     step = "run `peerfabric doctor` on the other host as well"
     yield Finding(check="network", level=Level.UNCHECKED, text=text, step=step)

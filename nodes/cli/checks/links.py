@@ -54,7 +54,7 @@ def links(situation: Situation) -> Iterator[Finding]:
     for warning in warnings:
         text, step = split(warning)
         yield Finding(check="links", level=Level.NOTE, text=text, step=step)
-    if not situation.seen and not situation.endpoints:
+    if not situation.seen and not situation.endpoints and not situation.announced.keys:
         asked = situation.peer or "any other node"
         text, step = f"nothing is known of {asked}", "name it by its address: peerfabric doctor HOST:7700"
         yield Finding(check="links", level=Level.PROBLEM, text=text, step=step)

@@ -165,7 +165,11 @@ def _listed(situation: Situation, settings: Settings) -> Iterator[Finding]:
         node for node in situation.announced.nodes if situation.key is None or node.node_id != situation.key.node_id
     ]
     if peer and not named:
-        nodes = [node for node in nodes if peer in (node.node_id, node.name)]
+        nodes = [node for node in nodes if peer in (node.node_id, node.name)] or [
+            node
+            for node in nodes
+            if not node.name  # multicast tells no names
+        ]
     elif peer:
         nodes = []
     for node in nodes:

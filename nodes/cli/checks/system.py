@@ -25,7 +25,7 @@ from peerfabric.nodes.aio.ping import round_trip
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.checks.here import fixed_port
 from peerfabric.nodes.cli.checks.situation import Announced, Resolved, Seen, Session, Situation, Tcp, port_of
-from peerfabric.nodes.cli.common import OURS
+from peerfabric.nodes.cli.common import OURS, forget_variables
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.io.probe import address_of, family_of
 from peerfabric.nodes.io.waiting import complete
@@ -238,6 +238,7 @@ class RealSystem:
         arguments["identity"] = situation.identity
         peers = [*arguments.get("peers", ()), *situation.endpoints]
         arguments["peers"] = list(dict.fromkeys(peers))
+        forget_variables()  # read already; the rest of them is of the node that runs here
         settings = situation.settings
         if settings is not None and settings.reach == "lan" and fixed_port(situation):
             try:
@@ -245,7 +246,7 @@ class RealSystem:
                 return self._session
             except EndpointInUse:
                 pass  # the node of this host runs
-        self._session = _Session(arguments)
+        self._session = _Session({**arguments, "listen": "auto"})
         return self._session
 
 

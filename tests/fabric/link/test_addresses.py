@@ -49,6 +49,15 @@ def test_what_a_node_says_of_itself_comes_first(addresses: Addresses) -> None:
     assert later.inbox == ["tcp://n:9", "ipc:///elsewhere"], "later news of it come first"
 
 
+def test_where_an_earlier_life_was_seen_means_nothing_to_the_next(addresses: Addresses) -> None:
+    """Another process, on another host perhaps."""
+    addresses.met(address(life=5), 0.0, "10.0.0.1")
+    addresses.met(address(life=5), 1.0)
+    assert addresses.observed("n", 5 << 20) == "10.0.0.1"
+    addresses.met(address(life=6), 2.0)
+    assert addresses.observed("n", 6 << 20) == ""
+
+
 def test_a_table_that_is_full_takes_no_more(addresses: Addresses) -> None:
     """Those that are known may still say more."""
     for name in ("a", "b", "c", "d"):

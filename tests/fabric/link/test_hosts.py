@@ -114,12 +114,29 @@ def test_an_answer_to_an_earlier_half_does_not_prove_this_endpoint() -> None:
 
 def test_the_only_endpoint_is_not_left() -> None:
     """Nor the one at which the peer was met: it may be slow, or stopped."""
+    for address in (AT_LAN, FAR):
+        peers = node()
+        up(peers, address)
+        peers.disconnected(1, 1.0)
+        peers.connected(1, 1.1)
+        peers.handle_timeout(2.9, 0.0)
+        assert dials(peers) == []
+
+
+def test_who_was_never_up_is_not_judged() -> None:
+    """It is heard, and not reached: nothing of ours is with it, so there is nothing to give up."""
     peers = node()
-    up(peers)
-    peers.disconnected(1, 1.0)
-    peers.connected(1, 1.1)
-    peers.handle_timeout(2.9, 0.0)
-    assert dials(peers) == []
+    peers.discovered(AT_LAN, 0.0)
+    now = 0.0
+    while now < 20.0:
+        now += 0.5
+        for command in peers.poll_commands():
+            assert not isinstance(command, Probe)
+            if isinstance(command, Dial):
+                peers.unreachable(command.wire, now)
+        peers.receive_hello(hello(7, 0, AT_LAN), now)
+        assert peers.handle_timeout(now, 0.0) == []
+    assert [(view.state, view.reason) for view in peers.view()] == [("one-way", "one-way")]
 
 
 def test_a_hello_for_another_node_is_answered_and_changes_nothing() -> None:
@@ -320,7 +337,9 @@ def test_a_new_life_does_not_pay_what_the_last_one_owed() -> None:
     link = peers.by_wire[1]
     link.next_number()
     link.pinged(1.0)
-    now, mine = 1.0, 7
+    peers.look(link, link.silent_at)
+    assert peers.handle_timeout(3.0, 0.0) == []
+    now, mine = 3.0, 7
     seen: list[Change] = []
     while not seen and now < 20.0:
         now += 0.5
