@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -216,12 +217,19 @@ CASES: Final[dict[str, Case]] = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses: probed together, or the kernel may give one twice."""
-    probes = [socket.socket() for _ in range(count)]
+    """Ports that nobody uses, nor the ones after them, where outboxes listen: probed together, so that all differ."""
+    probes: list[socket.socket] = []
+    found: list[int] = []
     try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        while len(found) < count:
+            first, second = socket.socket(), socket.socket()
+            probes += [first, second]
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                found.append(port)
+        return found
     finally:
         for probe in probes:
             probe.close()
