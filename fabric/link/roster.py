@@ -105,6 +105,10 @@ class Roster(Machine):
         self.own.update(produces, consumes, publishes, subscribes)
         self._tell_digest(now)
         self._dial_all(self.own.may_match_fresh, now)
+        if not self.exchanges:
+            for address in self._links.known():
+                if address.node_id not in self._sighted:  # only a hello tells it what this node uses now
+                    self._links.redial(address.node_id, now)
 
     def rekey(self, keys: Sequence[bytes], now: float) -> None:
         """Digests are made and read under these keys from now on."""
@@ -333,6 +337,8 @@ class Roster(Machine):
         if passes_on != links.address.passes_on:
             self._change(now, passes_on=passes_on)
         waiting = [until for node_id, until in self._chosen.items() if not links.is_up(node_id)]
+        if len(kept) < ROSTER_LINKS:
+            waiting.extend(self._avoided.values())
         if self.sights:
             shown_by = (since + SIGHTED_WITHIN for since in self._unsighted.values())
             waiting.append(min((at for at in shown_by if at > now), default=inf))
@@ -397,7 +403,9 @@ class Roster(Machine):
         self._news.pop(link, None)
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        kept = self._mates.pop(link, 0) is None or self._chosen.pop(link.node_id, None) is not None
+        was_mate, was_chosen = link in self._mates, link.node_id in self._chosen
+        self._mates.pop(link, None)
+        self._chosen.pop(link.node_id, None)
         self._news.pop(link, None)
         self._choose_soon(now)
         if link.address is None or link.wire == OURSELVES:
@@ -409,7 +417,7 @@ class Roster(Machine):
             return  # a later life, or it was heard of since
         if proven and link.node_id not in self._sighted:
             self._bury(link.address, now)
-        elif kept:
+        elif was_mate or was_chosen:
             self.deadlines.put(link.node_id, now + DOUBT_FOR)
 
     def handle_timeout(self, now: float) -> None:

@@ -326,3 +326,37 @@ def test_without_exchange_nothing_is_told_and_nothing_taken() -> None:
     assert not two.engine.roster._mates
     crowd.run(20)
     assert two.links == 0, "it keeps no link for news"
+
+
+def test_two_seeds_of_each_other_hear_of_changes_after_a_cut() -> None:
+    """Each had chosen the other: neither avoids the other for having been cut off."""
+    crowd = Crowd()
+    one, two = (crowd.start(number, f"h{number}", [endpoint_of(1 - number)]) for number in range(2))
+    crowd.run(20)
+    for member, other in ((one, two), (two, one)):
+        engine = member.engine
+        link = engine.links.link_with(other.name)
+        assert link is not None
+        engine.parting._apply(engine.links._part(link, crowd.now, proven=False, died=False), crowd.now)
+        member.wake()
+    crowd.run(30)
+    one.consume("jobs")
+    crowd.run(2)
+    two.produce("jobs")
+    assert crowd.run_until(lambda: one.is_linked(two), 60) <= 3.0
+
+
+def test_without_exchange_a_node_tells_its_change_itself() -> None:
+    """Two that had nothing in common, and that nothing shows to each other any more."""
+    crowd = Crowd()
+    one, two = crowd.start(0, "h0"), crowd.start(1, "h1", [SEED])
+    for member in (one, two):
+        member.engine.roster.exchanges = False
+    one.consume("own")
+    two.produce("other")
+    crowd.run(20)
+    assert (one.links, two.links) == (0, 0)
+    one.consume("jobs")
+    crowd.run(20)
+    two.produce("jobs")
+    assert crowd.run_until(lambda: one.is_linked(two), 60) <= 3.0
