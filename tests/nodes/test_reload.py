@@ -214,6 +214,26 @@ def test_a_new_secret_without_a_port_keeps_nobody_from_being_revoked(
     eventually(lambda: states(shop).get("late") == "up")
 
 
+def test_relative_paths_are_meant_from_where_the_node_was_made(
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may go to another folder, where somebody else's file of that name may lie."""
+    monkeypatch.chdir(tmp_path)
+    files.put("secret", fresh())
+    Path("node.toml").write_text("")
+    kitchen = nodes.enter_context(Node("kitchen", secret="file:secret", config="node.toml", **TCP))
+    shop = nodes.enter_context(Node("shop", secret="file:secret", **TCP))
+    kitchen.look_at_all()
+    shop.look_at_all()
+    eventually(lambda: states(kitchen).get("shop") == "up")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "node.toml").write_text(f'[access]\nrevoked = ["{node_id(shop)}"]\n')
+    kitchen.reload()
+    eventually(lambda: states(kitchen).get("shop") != "up")
+
+
 def test_reload_without_a_secret_does_nothing(front: Front) -> None:
     """There is nothing to read again."""
     with front.node("shop") as node:
