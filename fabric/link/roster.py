@@ -225,13 +225,14 @@ class Roster(Machine):
             if known is None or later(address, known):
                 self._set_grave(address, now, source)
             return
-        if known is None or later(address, known):
+        news = known is None or later(address, known)
+        if not news and source is not None:
+            return  # a rumour that is no news; discovery may know one more way
+        self._links.discovered(address, now)
+        if news and self._links.known_address(node_id) is not None:  # there is room for it, and it is let in
             self._graves.pop(node_id, None)
             self._unsighted_since(node_id, now)
             self._pass_on(node_id, now, source=source)
-        elif source is not None:
-            return  # a rumour that is no news; discovery may know one more way
-        self._links.discovered(address, now)
 
     def _unsighted_since(self, node_id: str, now: float) -> None:
         if node_id not in self._sighted and node_id not in self._unsighted and self.exchanges:
@@ -356,6 +357,8 @@ class Roster(Machine):
             return sorted(nodes, key=lambda node_id: blake2b(f"{ours} {node_id}".encode()).digest())
 
         ours = self._links.address.node_id
+        for node_id in [each for each in self._unsighted if self._links.known_address(each) is None]:
+            del self._unsighted[node_id]  # it did not answer for long, and is forgotten
         others = [node_id for node_id in self._unsighted if self._is_unsighted(node_id, now)]
         guides = spread(self._guides - self._avoided.keys())
         if not seeds and (guides or (self._guides and self._chosen)):

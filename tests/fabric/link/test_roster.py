@@ -7,6 +7,7 @@ import pytest
 
 from peerfabric.link.links import IDLE_CLOSE_AFTER
 from peerfabric.link.roster import GRAVES_MAX, MATES_MAX, ROSTER_LINKS
+from peerfabric.options import Options
 from peerfabric.wire.frames import Address
 from tests.fabric.crowd import Crowd, Member, endpoint_of
 
@@ -360,3 +361,15 @@ def test_without_exchange_a_node_tells_its_change_itself() -> None:
     crowd.run(20)
     two.produce("jobs")
     assert crowd.run_until(lambda: one.is_linked(two), 60) <= 3.0
+
+
+def test_rumours_of_many_nodes_take_no_more_room_than_peers() -> None:
+    crowd = Crowd()
+    one, two = with_one_seed(crowd, 2)
+    crowd.run(5)
+    link = one.engine.links.link_with(two.name)
+    assert link is not None
+    for number in range(5000):
+        lie = Address(f"lie-{number}", 1 << 20, "", f"x{number}", ["tcp://nowhere:1"], [], digest=b"")
+        one.engine.roster._take(lie, crowd.now, link)
+    assert len(one.engine.roster._unsighted) <= Options().peers_max
