@@ -45,6 +45,11 @@ SIGHTED_WITHIN: Final = 2.0
 DOUBT_FOR: Final = 600.0
 """A node that vanished, and of which nothing is heard for so long, has ended."""
 GRAVES_MAX: Final = 256
+VERSION_MAX: Final = 2**53 - 1
+"""Of an Address: no larger one can be told."""
+VERSIONS_AHEAD_MAX: Final = 1 << 20
+"""A grave of our own is answered by a larger version if it is ahead of ours by no more. Its maker knows a version of
+ours and adds one; who is far ahead lies, and would have us use up all versions there are."""
 
 _NEWS, _CHOOSE = "news", "choose"
 """Stand among the deadlines, beside the ids of nodes in doubt."""
@@ -215,7 +220,7 @@ class Roster(Machine):
         if node_id == ours.node_id:
             if address.epoch != ours.epoch:
                 self._links.discovered(address, now)  # another life of this very node
-            elif not address.inbox and address.version >= ours.version:
+            elif not address.inbox and 0 <= address.version - ours.version <= VERSIONS_AHEAD_MAX:
                 self._change(now, above=address.version)  # we have not ended
             return
         known, grave = self._links.known_address(node_id), self._graves.get(node_id)
@@ -247,7 +252,12 @@ class Roster(Machine):
         """The node has ended: tell those who cannot find out."""
         if self.exchanges:
             grave = msgspec.structs.replace(
-                address, inbox=[], outbox=[], version=address.version + 1, digest=b"", passes_on=False
+                address,
+                inbox=[],
+                outbox=[],
+                version=min(address.version + 1, VERSION_MAX),
+                digest=b"",
+                passes_on=False,
             )
             self._set_grave(grave, now, None)
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from peerfabric.link.links import IDLE_CLOSE_AFTER
-from peerfabric.link.roster import GRAVES_MAX, MATES_MAX, ROSTER_LINKS
+from peerfabric.link.roster import GRAVES_MAX, MATES_MAX, ROSTER_LINKS, VERSION_MAX
 from peerfabric.options import Options
 from peerfabric.wire.frames import Address
 from tests.fabric.crowd import Crowd, Member, endpoint_of
@@ -373,3 +373,19 @@ def test_rumours_of_many_nodes_take_no_more_room_than_peers() -> None:
         lie = Address(f"lie-{number}", 1 << 20, "", f"x{number}", ["tcp://nowhere:1"], [], digest=b"")
         one.engine.roster._take(lie, crowd.now, link)
     assert len(one.engine.roster._unsighted) <= Options().peers_max
+
+
+def test_a_grave_of_the_last_version_uses_up_no_versions() -> None:
+    """No frame may hold a larger one: the node could say nothing any more."""
+    crowd = Crowd()
+    one, two = with_one_seed(crowd, 2)
+    crowd.run(5)
+    link, before = one.engine.links.link_with(two.name), one.engine.address
+    assert link is not None
+    one.engine.roster._take(msgspec.structs.replace(before, inbox=[], version=VERSION_MAX), crowd.now, link)
+    assert one.engine.address == before
+    one.engine.roster._take(msgspec.structs.replace(before, inbox=[], version=before.version + 1), crowd.now, link)
+    assert one.engine.address.version == before.version + 2
+    liar = msgspec.structs.replace(two.engine.address, version=VERSION_MAX)
+    one.engine.roster._bury(liar, crowd.now)
+    assert one.engine.roster._graves[two.name].version == VERSION_MAX
