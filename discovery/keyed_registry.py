@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from peerfabric.discovery.base import AnnounceKey, Announcement, Report
+from peerfabric.discovery.base import AnnounceKey, Announcement, Event, Lost, Report, Sighting
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.registry import REGISTRY, RegistryBackend
 
@@ -30,6 +30,8 @@ class KeyedRegistry:
         self._folders = {key_id: RegistryBackend(fabric, key_id) for key_id in key_ids}
         self._announcement: Announcement | None = None
         self._report: Report | None = None
+        self._seen: dict[str, set[str]] = {}
+        """Folder -> the nodes that it shows."""
         self._closed = False
 
     def announce(self, announcement: Announcement) -> None:
@@ -46,7 +48,23 @@ class KeyedRegistry:
             self._report = report
             folders = list(self._folders.values())
         for folder in folders:
-            folder.watch(report)
+            folder.watch(self._noting(folder.name, report))
+
+    def _noting(self, name: str, report: Report) -> Report:
+        """As `report`, and remember whom the folder of that name shows."""
+        seen = self._seen[name] = set()
+
+        def take(event: Event) -> None:
+            match event:
+                case Sighting(seen=Announcement(node_id=node_id)):
+                    seen.add(node_id)
+                case Lost(node_id=node_id):
+                    seen.discard(node_id)
+                case _:
+                    pass
+            report(event)
+
+        return take
 
     def rekey(self, keys: Sequence[AnnounceKey]) -> None:
         """The fabric has these secrets from now on: join their folders, and leave the others.
@@ -68,9 +86,13 @@ class KeyedRegistry:
             if announcement is not None:
                 folder.announce(announcement)
             if report is not None:
-                folder.watch(report)
+                folder.watch(self._noting(folder.name, report))
         for folder in left:
             folder.close()
+            # Nobody will tell of them under that name any more, not even that they are gone.
+            for node_id in sorted(self._seen.pop(folder.name, ())):
+                if report is not None:
+                    report(Lost(node_id=node_id, source=folder.name))
 
     def close(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.host import FabricFolder
 from peerfabric.discovery.log import log as _log
+from peerfabric.discovery.reminder import Reminders
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.io.curve import Access, Curve, Gate
 from peerfabric.nodes.io.waiting import clock
@@ -89,6 +90,7 @@ class Rekeying:
         """Until when each removed secret still counts."""
         self._look_at = clock() + LOOK_EVERY
         self._stamps = self._stamped()
+        self._reminders = Reminders()
 
     # Any thread
 
@@ -96,19 +98,26 @@ class Rekeying:
         """Read all again, and have the pump carry out what is new; return what says whether it has.
 
         Raises:
-            ConfigError: Something cannot be used; everything stays as it is.
+            ConfigError: Something cannot be used; everything stays as it is. What is returned raises it, too: a new
+                secret may find no port, and then only the lists are in use.
         """
         wanted = self._read()
-        carried_out: list[bool] = []
+        carried_out: list[ConfigError | None] = []
 
         def carry_out() -> None:
+            problem: ConfigError | None = None
             try:
-                self._carry_out(wanted)
+                problem = self._carry_out(wanted)
             finally:
-                carried_out.append(True)
+                carried_out.append(problem)
+
+        def is_done() -> bool:
+            if carried_out and carried_out[0] is not None:
+                raise carried_out[0]
+            return bool(carried_out)
 
         self._pump.call(carry_out)
-        return lambda: bool(carried_out)
+        return is_done
 
     def _read(self) -> Credentials:
         settings = self._reread()
@@ -138,46 +147,62 @@ class Rekeying:
         except ConfigError as error:
             _log.error("%s: the old secrets and lists stay in use: %s", self._settings.name, error)
             return
-        self._carry_out(wanted)
+        if self._carry_out(wanted) is not None:
+            self._stamps = []  # it is tried again
 
     def _stamped(self) -> list[Stamp]:
         paths = [*self._sources, *([self._settings.config] if self._settings.config else [])]
         return [stamp(path) for path in paths]
 
-    def _carry_out(self, wanted: Credentials) -> None:
+    def _carry_out(self, wanted: Credentials) -> ConfigError | None:
+        now = clock()
         try:
             if wanted != self._now:
-                self._change_to(wanted, clock())
+                self._change_to(wanted, now)
         except ConfigError as error:
-            _log.error("%s: not all of the new secrets and lists is in use: %s", self._settings.name, error)
+            if self._reminders.due("ports", now):
+                _log.error("%s: the new lists are in use, not all of the new secrets: %s", self._settings.name, error)
+            return error
+        return None
 
     def _change_to(self, wanted: Credentials, now: float) -> None:
         fabric, curve = self._settings.fabric, self._curve
+        lists = self._now._replace(allow=wanted.allow, revoked=wanted.revoked)
+        if lists != self._now:
+            self._now = lists  # first, since what follows may fail
+            self._admit(now)
+            self._membership.tell_again()  # some of them may come in now
         before, after = self._now.key_ids(fabric), wanted.key_ids(fabric)
+        if before == after:
+            return
         for secret in wanted.secrets:
-            self._retired.pop(secret.key_id(fabric), None)
             if secret.key_id(fabric) not in curve.gates:
                 self._open(Gate(secret, fabric))
+        for key_id in after:
+            self._retired.pop(key_id, None)
         for key_id in before:
             if key_id not in after:
                 self._retired[key_id] = now + GRACE
-        known, self._now = self._now, wanted
+        self._now = wanted
         self._admit(now)
-        if (known.allow, known.revoked) != (wanted.allow, wanted.revoked):
-            self._membership.tell_again()  # some of them may come in now
-        if before != after:
-            with self._pump.lock:
-                self._pump.engine.handle_gates(after, now)
-            self._membership.rekey(announce_keys(wanted, fabric))
-            self._reachability.rekey(after, FabricFolder(fabric, after[0]))
-            _log.info("%s: the secrets are %s now, and were %s", self._settings.name, after, before)
+        with self._pump.lock:
+            self._pump.engine.handle_gates(after, now)
+        self._membership.rekey(announce_keys(wanted, fabric))
+        self._reachability.rekey(after, FabricFolder(fabric, after[0]))
+        _log.info("%s: the secrets are %s now, and were %s", self._settings.name, after, before)
 
     def _open(self, gate: Gate) -> None:
         """Listen behind one more gate."""
-        self._curve.gates[gate.key_id] = gate
-        if self._ports is not None:
+        self._curve.add(gate)
+        if self._ports is None:
+            return
+        try:
             endpoint = self._ports.add(gate.key_id)
             self._sockets.bind([endpoint], [], gates=[gate.key_id], held=self._ports.held)
+        except BaseException:
+            self._ports.inboxes.pop(gate.key_id, None)
+            self._curve.remove(gate)
+            raise
 
     def _admit(self, now: float) -> None:
         """From now on only those come in, and stay, who may."""

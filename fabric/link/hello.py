@@ -165,8 +165,8 @@ class Hellos(Dialling):
     def _told_address(self, link: Link, theirs: Address, now: float) -> list[Change]:
         """The peer says where it listens; an endpoint that it has left is left."""
         before = link.address
-        if before is None or theirs == before or theirs.version < before.version:
-            return []
+        if before is None or theirs == before or (link.met and theirs.version < before.version):
+            return []  # before it was met, `before` is what others say of it
         link.meet(theirs)
         self._find_doors(link)
         if not elsewhere(theirs, before):

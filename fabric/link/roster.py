@@ -45,6 +45,11 @@ SIGHTED_WITHIN: Final = 2.0
 DOUBT_FOR: Final = 600.0
 """A node that vanished, and of which nothing is heard for so long, has ended."""
 GRAVES_MAX: Final = 256
+VERSION_MAX: Final = 2**53 - 1
+"""Of an Address: no larger one can be told."""
+VERSIONS_AHEAD_MAX: Final = 1 << 20
+"""A grave of our own is answered by a larger version if it is ahead of ours by no more. Its maker knows a version of
+ours and adds one; who is far ahead lies, and would have us use up all versions there are."""
 
 _NEWS, _CHOOSE = "news", "choose"
 """Stand among the deadlines, beside the ids of nodes in doubt."""
@@ -105,6 +110,10 @@ class Roster(Machine):
         self.own.update(produces, consumes, publishes, subscribes)
         self._tell_digest(now)
         self._dial_all(self.own.may_match_fresh, now)
+        if not self.exchanges:
+            for address in self._links.known():
+                if address.node_id not in self._sighted:  # only a hello tells it what this node uses now
+                    self._links.redial(address.node_id, now)
 
     def rekey(self, keys: Sequence[bytes], now: float) -> None:
         """Digests are made and read under these keys from now on."""
@@ -211,7 +220,7 @@ class Roster(Machine):
         if node_id == ours.node_id:
             if address.epoch != ours.epoch:
                 self._links.discovered(address, now)  # another life of this very node
-            elif not address.inbox and address.version >= ours.version:
+            elif not address.inbox and 0 <= address.version - ours.version <= VERSIONS_AHEAD_MAX:
                 self._change(now, above=address.version)  # we have not ended
             return
         known, grave = self._links.known_address(node_id), self._graves.get(node_id)
@@ -221,13 +230,14 @@ class Roster(Machine):
             if known is None or later(address, known):
                 self._set_grave(address, now, source)
             return
-        if known is None or later(address, known):
+        news = known is None or later(address, known)
+        if not news and source is not None:
+            return  # a rumour that is no news; discovery may know one more way
+        self._links.discovered(address, now)
+        if news and self._links.known_address(node_id) is not None:  # there is room for it, and it is let in
             self._graves.pop(node_id, None)
             self._unsighted_since(node_id, now)
             self._pass_on(node_id, now, source=source)
-        elif source is not None:
-            return  # a rumour that is no news; discovery may know one more way
-        self._links.discovered(address, now)
 
     def _unsighted_since(self, node_id: str, now: float) -> None:
         if node_id not in self._sighted and node_id not in self._unsighted and self.exchanges:
@@ -242,7 +252,12 @@ class Roster(Machine):
         """The node has ended: tell those who cannot find out."""
         if self.exchanges:
             grave = msgspec.structs.replace(
-                address, inbox=[], outbox=[], version=address.version + 1, digest=b"", passes_on=False
+                address,
+                inbox=[],
+                outbox=[],
+                version=min(address.version + 1, VERSION_MAX),
+                digest=b"",
+                passes_on=False,
             )
             self._set_grave(grave, now, None)
 
@@ -333,6 +348,8 @@ class Roster(Machine):
         if passes_on != links.address.passes_on:
             self._change(now, passes_on=passes_on)
         waiting = [until for node_id, until in self._chosen.items() if not links.is_up(node_id)]
+        if len(kept) < ROSTER_LINKS:
+            waiting.extend(self._avoided.values())
         if self.sights:
             shown_by = (since + SIGHTED_WITHIN for since in self._unsighted.values())
             waiting.append(min((at for at in shown_by if at > now), default=inf))
@@ -350,6 +367,8 @@ class Roster(Machine):
             return sorted(nodes, key=lambda node_id: blake2b(f"{ours} {node_id}".encode()).digest())
 
         ours = self._links.address.node_id
+        for node_id in [each for each in self._unsighted if self._links.known_address(each) is None]:
+            del self._unsighted[node_id]  # it did not answer for long, and is forgotten
         others = [node_id for node_id in self._unsighted if self._is_unsighted(node_id, now)]
         guides = spread(self._guides - self._avoided.keys())
         if not seeds and (guides or (self._guides and self._chosen)):
@@ -397,7 +416,9 @@ class Roster(Machine):
         self._news.pop(link, None)
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
-        kept = self._mates.pop(link, 0) is None or self._chosen.pop(link.node_id, None) is not None
+        was_mate, was_chosen = link in self._mates, link.node_id in self._chosen
+        self._mates.pop(link, None)
+        self._chosen.pop(link.node_id, None)
         self._news.pop(link, None)
         self._choose_soon(now)
         if link.address is None or link.wire == OURSELVES:
@@ -409,7 +430,7 @@ class Roster(Machine):
             return  # a later life, or it was heard of since
         if proven and link.node_id not in self._sighted:
             self._bury(link.address, now)
-        elif kept:
+        elif was_mate or was_chosen:
             self.deadlines.put(link.node_id, now + DOUBT_FOR)
 
     def handle_timeout(self, now: float) -> None:

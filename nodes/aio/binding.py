@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import TYPE_CHECKING
 
 from peerfabric.discovery.host import fabric_folder, host_id
 from peerfabric.discovery.remarks import remark
-from peerfabric.nodes.aio.opened import Opened, epoch_counter
+from peerfabric.nodes.aio.opened import Opened, epoch_now
 from peerfabric.nodes.io.listening import endpoints
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.settings import Settings
@@ -41,7 +40,7 @@ def bind(sockets: Sockets, opened: Opened, settings: Settings) -> tuple[Address,
     Raises:
         EndpointInUse, ConfigError: It cannot listen there.
     """
-    epoch = opened.spool.epoch if opened.spool is not None else epoch_counter() << 20 | secrets.randbits(20)
+    epoch = opened.spool.epoch if opened.spool is not None else epoch_now()
     tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
     announced = None
     if settings.reach == "host" and not opened.secrets:

@@ -139,6 +139,10 @@ class AsyncNode:
             "config": config,
         }
         settings = configured(self._arguments)
+        # They are read again later, when this process may be in another folder.
+        self._arguments["config"] = settings.config
+        if hidden.value is not None and settings.secrets:
+            self._arguments["secret"] = Hidden(settings.secrets)
         self.name, self.fabric = settings.name, settings.fabric
         self._lifecycle = Lifecycle(
             settings, type(self).__name__.removeprefix("_Blocking"), self._waiting, partial(configured, self._arguments)

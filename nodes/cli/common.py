@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values, _ = merged(given, os.environ, self.config)
         options = msgspec.structs.replace(values.get("options", Options()), drain_timeout=DRAIN_TIMEOUT)
         found = {key: value for key, value in values.items() if key in OURS} | {"options": options}
+        if not isinstance(found.get("discovery", ""), str):
+            # What the node remembers is in a folder of its own.
+            found["discovery"] = [name for name in found["discovery"] if name != "remembered"]
         if self.identity is not None:
             found["identity"] = self.identity
         return found

@@ -81,12 +81,13 @@ def watched(look: Callable[[], Iterable[PeerView]], form: Form) -> Iterator[str]
     """A line for each change between two looks: JSON objects with `event` "came", "changed" or "went", or texts."""
     before: dict[str, PeerView] = {}
     while True:
-        now = {peer.node_id: peer for peer in _sorted(look())}
-        for node_id, peer in now.items():
-            if peer != before.get(node_id):
-                yield _change("changed" if node_id in before else "came", peer, form)
-        for node_id, peer in before.items():
-            if node_id not in now:
+        # An endpoint in peers= that has not answered is there without an id.
+        now = {peer.node_id or peer.endpoint: peer for peer in _sorted(look())}
+        for key, peer in now.items():
+            if peer != before.get(key):
+                yield _change("changed" if key in before else "came", peer, form)
+        for key, peer in before.items():
+            if key not in now:
                 yield _change("went", peer, form)
         before = now
 

@@ -131,6 +131,10 @@ class Curve:
         """Have another secret beside those there are; `Sockets.bind` may then listen under it."""
         self.gates[gate.key_id] = gate
 
+    def remove(self, gate: Gate) -> None:
+        """Do without it: nothing listens behind it."""
+        del self.gates[gate.key_id]
+
     # Options
 
     def inbox_options(self, endpoints: Sequence[str], key_ids: Sequence[str] = ()) -> list[Options]:

@@ -42,6 +42,14 @@ def test_a_command_is_not_a_copy_of_the_node(tmp_path: Path, monkeypatch: pytest
     }
 
 
+def test_a_command_has_no_folder_to_remember_peers_in(tmp_path: Path) -> None:
+    """The node that the file was written for has one."""
+    path = tmp_path / "node.toml"
+    path.write_text('[node]\nspool = "spool"\ndiscovery = ["registry", "remembered"]\n')
+    settings = Settings(fabric="shop", peers=(), name=None, output=Form.TABLE, config=str(path))
+    assert settings.arguments()["discovery"] == ["registry"]
+
+
 def test_a_running_node_is_left_alone(start: Start, tmp_path: Path) -> None:
     """The command of its own configuration lists it, though its spool is locked."""
     path = tmp_path / "node.toml"

@@ -77,6 +77,14 @@ def test_changes_between_two_looks() -> None:
     assert json.loads(line)["peer"]["node_id"] == "1"
 
 
+def test_endpoints_that_do_not_answer_are_told_apart() -> None:
+    """They have no id yet."""
+    silent = [PeerView(node_id="", name=e, state="connecting", endpoint=e) for e in ("tcp://a:1", "tcp://b:1")]
+    looks = [silent, silent, silent[1:]]
+    lines = list(islice(watched(lambda: looks.pop(0), Form.TABLE), 3))
+    assert [line.split()[:2] for line in lines] == [["came", "tcp://a:1"], ["came", "tcp://b:1"], ["went", "tcp://a:1"]]
+
+
 def test_watching(start: Start, node: Node) -> None:
     """A line when a node is seen, with what it is, until it is told to end."""
     node.consumer("orders", int)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from peerfabric.discovery.base import AnnounceKey
+from peerfabric.discovery.base import AnnounceKey, Lost
 from peerfabric.discovery.host import fabric_folder
 from peerfabric.discovery.keyed_registry import KeyedRegistry
 from peerfabric.discovery.registry import RegistryBackend
@@ -76,3 +76,18 @@ def test_rekeying(stack: ExitStack) -> None:
     backend.rekey([NEW])
     eventually(lambda: of_old.lost(moving), "the loss under the old one")
     assert not of_new.lost(moving)
+
+
+def test_a_folder_that_is_left_shows_nobody_any_more(stack: ExitStack) -> None:
+    """Or a node that was in it while secrets changed would never be lost."""
+    backend, recorder, _ = node(stack, OLD, NEW)
+    other, _, found = node(stack, OLD, NEW)
+    old = f"registry~{OLD.key_id}"
+    eventually(lambda: [one.node_id for one in recorder.announcements()].count(found) == 2, "both sightings")
+    backend.rekey([NEW])
+    lost = [event for event in recorder.events if isinstance(event, Lost)]
+    assert Lost(node_id=found, source=old) in lost
+    assert all(event.source == old for event in lost)
+    other.close()
+    new = Lost(node_id=found, source=f"registry~{NEW.key_id}")
+    eventually(lambda: new in recorder.events, "the loss under the new one")

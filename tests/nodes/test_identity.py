@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 import traceback
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Node
+from peerfabric.nodes.aio.opened import epoch_now
 from peerfabric.nodes.keys import (
     KEY_FILE,
     first_node_key,
@@ -248,3 +250,13 @@ def test_a_spool_with_the_key_of_another_node(runtime: Path, tmp_path: Path) -> 
     write(tmp_path / "secret")
     with pytest.raises(ConfigError, match="put it back, or drain the spool without"):
         Node("a", spool=tmp_path / "a", secret=f"file:{tmp_path / 'secret'}").statistics()
+
+
+def test_the_next_life_is_later_also_within_one_second() -> None:
+    """Or a node with `identity=` that a supervisor starts again at once would be told that a later copy runs."""
+    epochs = []
+    for _ in range(50):
+        epochs.append(epoch_now())
+        time.sleep(0.001)
+    assert epochs == sorted(set(epochs))
+    assert len({epoch >> 20 for epoch in epochs}) < len(epochs)

@@ -17,6 +17,7 @@ import pytest
 from peerfabric import AsyncNode, ConfigError, IdentityInUse, Node
 from peerfabric.nodes import rekeying
 from peerfabric.nodes.cli.exits import Exit, exit_code
+from peerfabric.nodes.io.ports import Ports
 from peerfabric.secret import Secret, new_secret
 from tests.nodes.conftest import DEADLINE, Front, eventually
 
@@ -183,6 +184,54 @@ def test_where_a_node_is_to_be_found_while_its_secret_changes(
         shop.reload()
         assert inbox()[1:] == [second]
         assert f"~{new.key_id(shop.fabric)}/" in inbox()[0]
+
+
+def test_a_new_secret_without_a_port_keeps_nobody_from_being_revoked(
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for it is told; and once there is a port, the secret is in use."""
+    config, old, new = tmp_path / "node.toml", fresh(), fresh()
+    config.write_text("")
+    shop = nodes.enter_context(Node("shop", secret=files.put("shop", old), config=config, **TCP))
+    astray = nodes.enter_context(Node("astray", secret=files.put("astray", old), **TCP))
+    shop.look_at_all()
+    astray.look_at_all()
+    eventually(lambda: states(shop).get("astray") == "up")
+
+    def none_free(ports: Ports, gate: str) -> str:
+        raise ConfigError("no port is free")
+
+    config.write_text(f'[access]\nrevoked = ["{node_id(astray)}"]\n')
+    with monkeypatch.context() as patched:
+        patched.setattr(Ports, "add", none_free)
+        files.put("shop", new)
+        with pytest.raises(ConfigError, match="no port is free"):
+            shop.reload()
+        eventually(lambda: states(shop).get("astray") != "up")
+    shop.reload()
+    late = nodes.enter_context(Node("late", secret=files.put("late", new), **TCP))
+    late.look_at_all()
+    eventually(lambda: states(shop).get("late") == "up")
+
+
+def test_relative_paths_are_meant_from_where_the_node_was_made(
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may go to another folder, where somebody else's file of that name may lie."""
+    monkeypatch.chdir(tmp_path)
+    files.put("secret", fresh())
+    Path("node.toml").write_text("")
+    kitchen = nodes.enter_context(Node("kitchen", secret="file:secret", config="node.toml", **TCP))
+    shop = nodes.enter_context(Node("shop", secret="file:secret", **TCP))
+    kitchen.look_at_all()
+    shop.look_at_all()
+    eventually(lambda: states(kitchen).get("shop") == "up")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "node.toml").write_text(f'[access]\nrevoked = ["{node_id(shop)}"]\n')
+    kitchen.reload()
+    eventually(lambda: states(kitchen).get("shop") != "up")
 
 
 def test_reload_without_a_secret_does_nothing(front: Front) -> None:

@@ -557,3 +557,30 @@ def test_who_is_known_to_an_outbox() -> None:
     assert (peers.is_known("far"), HangUp(1) in peers.poll_commands()) == (False, True)
     peers.receive_hello(hello(7, 0), 1.0)
     assert peers.is_known("far")
+
+
+# What others say of it
+
+
+MONGER = replace(AT_LAN, name="other", host="net1-b", outbox=["tcp://10.0.0.66:2"], outbox_key=b"M" * 32, version=10**6)
+
+
+def test_a_hello_counts_more_than_a_rumour_of_a_larger_version() -> None:
+    """Or a member could have its own outbox followed in the name of the peer, and the peer judged as of this host."""
+    genuine = replace(AT_LAN, outbox=["tcp://10.0.0.2:2"], outbox_key=b"X" * 32, version=3)
+    peers = node()
+    peers.discovered(MONGER, 0.0)
+    peers.connected(1, 0.0)
+    said(peers, 0.0)
+    peers.receive_hello(hello(7, peers.by_wire[1].mine, genuine), 0.0, "far")
+    assert peers.by_wire[1].up
+    assert peers.by_wire[1].address == genuine
+    peers.part_idle(peers.by_wire[1], 1.0)
+    peers.redial("far", 2.0)
+    wire = max(peers.by_wire)
+    assert peers.by_wire[wire].address != genuine
+    peers.connected(wire, 2.0)
+    said(peers, 2.0)
+    peers.receive_hello(hello(8, peers.by_wire[wire].mine, genuine), 2.0, "far")
+    assert peers.by_wire[wire].up
+    assert peers.by_wire[wire].address == genuine

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from peerfabric.link.links import IDLE_CLOSE_AFTER
-from peerfabric.link.roster import GRAVES_MAX, MATES_MAX, ROSTER_LINKS
+from peerfabric.link.roster import GRAVES_MAX, MATES_MAX, ROSTER_LINKS, VERSION_MAX
+from peerfabric.options import Options
 from peerfabric.wire.frames import Address
 from tests.fabric.crowd import Crowd, Member, endpoint_of
 
@@ -326,3 +327,65 @@ def test_without_exchange_nothing_is_told_and_nothing_taken() -> None:
     assert not two.engine.roster._mates
     crowd.run(20)
     assert two.links == 0, "it keeps no link for news"
+
+
+def test_two_seeds_of_each_other_hear_of_changes_after_a_cut() -> None:
+    """Each had chosen the other: neither avoids the other for having been cut off."""
+    crowd = Crowd()
+    one, two = (crowd.start(number, f"h{number}", [endpoint_of(1 - number)]) for number in range(2))
+    crowd.run(20)
+    for member, other in ((one, two), (two, one)):
+        engine = member.engine
+        link = engine.links.link_with(other.name)
+        assert link is not None
+        engine.parting._apply(engine.links._part(link, crowd.now, proven=False, died=False), crowd.now)
+        member.wake()
+    crowd.run(30)
+    one.consume("jobs")
+    crowd.run(2)
+    two.produce("jobs")
+    assert crowd.run_until(lambda: one.is_linked(two), 60) <= 3.0
+
+
+def test_without_exchange_a_node_tells_its_change_itself() -> None:
+    """Two that had nothing in common, and that nothing shows to each other any more."""
+    crowd = Crowd()
+    one, two = crowd.start(0, "h0"), crowd.start(1, "h1", [SEED])
+    for member in (one, two):
+        member.engine.roster.exchanges = False
+    one.consume("own")
+    two.produce("other")
+    crowd.run(20)
+    assert (one.links, two.links) == (0, 0)
+    one.consume("jobs")
+    crowd.run(20)
+    two.produce("jobs")
+    assert crowd.run_until(lambda: one.is_linked(two), 60) <= 3.0
+
+
+def test_rumours_of_many_nodes_take_no_more_room_than_peers() -> None:
+    crowd = Crowd()
+    one, two = with_one_seed(crowd, 2)
+    crowd.run(5)
+    link = one.engine.links.link_with(two.name)
+    assert link is not None
+    for number in range(5000):
+        lie = Address(f"lie-{number}", 1 << 20, "", f"x{number}", ["tcp://nowhere:1"], [], digest=b"")
+        one.engine.roster._take(lie, crowd.now, link)
+    assert len(one.engine.roster._unsighted) <= Options().peers_max
+
+
+def test_a_grave_of_the_last_version_uses_up_no_versions() -> None:
+    """No frame may hold a larger one: the node could say nothing any more."""
+    crowd = Crowd()
+    one, two = with_one_seed(crowd, 2)
+    crowd.run(5)
+    link, before = one.engine.links.link_with(two.name), one.engine.address
+    assert link is not None
+    one.engine.roster._take(msgspec.structs.replace(before, inbox=[], version=VERSION_MAX), crowd.now, link)
+    assert one.engine.address == before
+    one.engine.roster._take(msgspec.structs.replace(before, inbox=[], version=before.version + 1), crowd.now, link)
+    assert one.engine.address.version == before.version + 2
+    liar = msgspec.structs.replace(two.engine.address, version=VERSION_MAX)
+    one.engine.roster._bury(liar, crowd.now)
+    assert one.engine.roster._graves[two.name].version == VERSION_MAX
