@@ -38,7 +38,11 @@ def _undecided(delivery: Delivery) -> bool:
     started = min(delivery.next, delivery.limit)
     if delivery.gone is None and not delivery.verdicts:  # all that is decided was acked in order
         return max(delivery.acked, delivery.reported) < started
-    count = sum(high - low for low, high in delivery.unsettled(delivery.acked, started))
+    try:
+        unsettled = delivery.unsettled(delivery.acked, started)
+    except IndexError:  # the machine, in the I/O thread, is just settling some of it: the next look tells
+        return True
+    count = sum(high - low for low, high in unsettled)
     return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import errno
 import os
 import shutil
 import signal
@@ -38,7 +39,14 @@ def names(folder: Path) -> list[str]:
 
 def remove(folder: Path, what: str) -> None:
     if what == "folder":
-        shutil.rmtree(folder)
+        while True:
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:  # a node is just putting its file there
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
+            if not folder.exists():
+                return
     else:
         for path in folder.glob(what):
             path.unlink()
