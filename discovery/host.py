@@ -47,6 +47,14 @@ def _short_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def shares_kernel(host: str, other: str) -> bool:
+    """Whether two hosts are surely one machine, booted once: containers may share its network or its files, not both.
+
+    Each part of a host is a hash over the boot id.
+    """
+    return any(a == b for a, b in zip(host.split("-"), other.split("-"), strict=False))
+
+
 def reaches(endpoint: str, their_host: str, our_host: str) -> bool:
     """Whether `endpoint`, announced from `their_host`, can mean the same thing on `our_host`.
 

@@ -46,7 +46,7 @@ from peerfabric.discovery.files import (
     opened,
     remove_socket_if_deaf,
 )
-from peerfabric.discovery.host import FabricFolder, host_id
+from peerfabric.discovery.host import FabricFolder, host_id, shares_kernel
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.discovery.reminder import Reminders
@@ -406,7 +406,7 @@ class RegistryBackend:
     def _remove_if_dead(self, descriptor: int, name: str, announcement: Announcement) -> bool:
         """Remove the file of a dead node; return whether it was dead. Its sockets go with a later sweep."""
         path = self.folder / name
-        if announcement.host != self._host and not is_old(path, _OTHER_HOST_AGE):
+        if not shares_kernel(announcement.host, self._host) and not is_old(path, _OTHER_HOST_AGE):
             return False  # on a folder that hosts share, a free lock may only mean that locks are not
         if not lockable(descriptor) or not is_at(descriptor, path):
             return False

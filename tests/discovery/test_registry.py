@@ -17,7 +17,7 @@ import pytest
 
 from peerfabric.discovery.base import Announcement
 from peerfabric.discovery.files import is_proven_dead
-from peerfabric.discovery.host import fabric_folder
+from peerfabric.discovery.host import fabric_folder, host_id
 from peerfabric.discovery.registry import ANNOUNCEMENT_BYTES_MAX, RegistryBackend
 from peerfabric.errors import ConfigError
 from tests.discovery.conftest import Child, Recorder, announcement_for, eventually
@@ -82,6 +82,15 @@ def test_files_of_another_host_stay(watched: Recorder) -> None:
     os.utime(path, (time.time() - 7200,) * 2)
     eventually(lambda: watched.lost(there.node_id), "the loss")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("part", ["network", "files"])
+def test_the_dead_of_another_container_of_this_machine_are_found(watched: Recorder, part: str) -> None:
+    """Who shares our network or our files shares our kernel, which tells of locks."""
+    network, _, files = host_id().partition("-")
+    there = announcement_for(host=f"{network}-elsewhere" if part == "network" else f"elsewhere-{files}")
+    path = plant(fabric_folder("tests"), there)
+    eventually(lambda: not path.exists(), "the end of its file")
 
 
 def test_lock_dies_with_the_node_although_its_fork_lives(start_child: StartChild, watched: Recorder) -> None:
