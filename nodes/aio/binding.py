@@ -24,8 +24,9 @@ def curve_of(opened: Opened, settings: Settings) -> Curve | None:
     Raises:
         ConfigError: libzmq has no CURVE.
     """
-    if not opened.secrets or opened.key is None:
+    if not opened.secrets:
         return None
+    assert opened.key is not None, "secrets, and no key of the node: it would talk in the clear"
     from peerfabric.nodes.io.curve import Curve, Gate  # with what only nodes with a secret need
     from peerfabric.nodes.rekeying import Credentials, access_of
 
