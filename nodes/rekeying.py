@@ -89,6 +89,8 @@ class Rekeying:
         """Until when each removed secret still counts."""
         self._look_at = clock() + LOOK_EVERY
         self._stamps = self._stamped()
+        self._failed = ""
+        """Why what was read last is not in use, if it is not."""
 
     # Any thread
 
@@ -149,7 +151,12 @@ class Rekeying:
             if wanted != self._now:
                 self._change_to(wanted, clock())
         except ConfigError as error:
-            _log.error("%s: not all of the new secrets and lists is in use: %s", self._settings.name, error)
+            self._stamps = []  # tried again at the next look
+            if str(error) != self._failed:
+                _log.error("%s: not all of the new secrets and lists is in use: %s", self._settings.name, error)
+            self._failed = str(error)
+        else:
+            self._failed = ""
 
     def _change_to(self, wanted: Credentials, now: float) -> None:
         fabric, curve = self._settings.fabric, self._curve
@@ -175,9 +182,15 @@ class Rekeying:
     def _open(self, gate: Gate) -> None:
         """Listen behind one more gate."""
         self._curve.gates[gate.key_id] = gate
-        if self._ports is not None:
+        if self._ports is None:
+            return
+        try:
             endpoint = self._ports.add(gate.key_id)
             self._sockets.bind([endpoint], [], gates=[gate.key_id], held=self._ports.held)
+        except BaseException:
+            del self._curve.gates[gate.key_id]  # it is not open, and must be opened before anybody is told
+            self._ports.inboxes.pop(gate.key_id, None)
+            raise
 
     def _admit(self, now: float) -> None:
         """From now on only those come in, and stay, who may."""
