@@ -237,11 +237,12 @@ class Engine:
         self._apply(self.links.change_gates(list(gates), now), now)
 
     def handle_access(self, admits: Callable[[str], bool], now: float) -> None:
-        """Only nodes that `admits` names are let in from now on; links with others end."""
+        """Only nodes that `admits` names are let in from now on; links with others end, new ones are dialled."""
         self.links.admits = admits
         for link in list(self.links.by_peer.values()):
             if link.wire != OURSELVES and not admits(link.node_id):
                 self.parting.shut_out(link, now)
+        self.links.let_in(now)
 
     def handle_candidate(self, endpoint: str, now: float) -> None:
         """Somebody may listen at `endpoint`."""

@@ -7,7 +7,7 @@ from math import inf
 
 from msgspec.structs import replace
 
-from peerfabric.link.addresses import newer
+from peerfabric.link.addresses import later, newer
 from peerfabric.link.commands import HangUp
 from peerfabric.link.endpoints import Door, after, host_of
 from peerfabric.link.link import Belief, Change, LifeEnded, Link
@@ -26,7 +26,10 @@ class Dialling(Tables):
         if address.node_id == self.address.node_id:
             self._discovered_ourselves(address, now)
             return
-        if not self.admits(address.node_id) or self._addresses.is_stale(address):
+        if not self.admits(address.node_id):
+            self._shut_out_at(address)
+            return
+        if self._addresses.is_stale(address):
             return
         if not self._addresses.has_room(address.node_id):
             self.count("peers over the limit")
@@ -88,12 +91,30 @@ class Dialling(Tables):
 
     def lost(self, node_id: str, now: float) -> None:
         """Discovery does not see the node any more; only its link decides whether it lives."""
+        self._shut_out.pop(node_id, None)
         self._addresses.lost(node_id, now, patient=self._is_far(self._addresses.get(node_id)))
 
     def forget(self, node_id: str, now: float) -> None:
         """The node has ended; a candidate that led to it may lead to another one soon."""
+        self._shut_out.pop(node_id, None)
         self._addresses.forget(node_id)
         self._wake_at(now)
+
+    # Who may not come in
+
+    def _shut_out_at(self, address: Address) -> None:
+        """A node that is not let in is to be found at `address`."""
+        known = self._shut_out.get(address.node_id)
+        if (known is None and len(self._shut_out) < self.peers_max) or (known is not None and later(address, known)):
+            self._shut_out[address.node_id] = address
+
+    def let_in(self, now: float) -> None:
+        """Dial those who may come in from now on: they ask seldom, and nobody may show them to us once more."""
+        for node_id in [node_id for node_id in self._shut_out if self.admits(node_id)]:
+            address = self._shut_out.pop(node_id)
+            if self._addresses.has_room(node_id) and not self._addresses.is_stale(address):
+                self._addresses.put(address)
+            self.redial(node_id, now)
 
     # Whom to dial
 

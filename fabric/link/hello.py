@@ -87,6 +87,7 @@ class Hellos(Dialling):
             return self._hello_from_ourselves(hello, now)
         if not self.admits(theirs.node_id):
             self.count("hellos of nodes that are not let in")
+            self._shut_out_at(theirs)
             return []
         link = self._by_node.get(theirs.node_id)
         changes: list[Change] = []

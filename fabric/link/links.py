@@ -244,7 +244,10 @@ class Links(Hellos):
     def shut_out(self, link: Link, now: float) -> list[Change]:
         """The peer is not let in any more. The caller has sent BYE, if the link was up."""
         changes = self._forget(link, now, proven=False, died=False)
+        known = self._addresses.get(link.node_id) or link.address
         self._addresses.forget(link.node_id)
+        if known is not None:
+            self._shut_out_at(known)
         link.close_at = now + REMNANT
         self.look(link, link.close_at)
         return changes

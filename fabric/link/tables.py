@@ -77,6 +77,8 @@ class Tables:
         """Node, or endpoint of a candidate -> why it was not reached, when that was tried last."""
         self.rejections = Rejections(address.node_id, peers_max)
         self._halves: dict[int, Link] = {}
+        self._shut_out: dict[str, Address] = {}
+        """Where those are who are not let in."""
         self._copies: dict[int, str] = {}
         """Other epochs of this very node -> where they were dialled."""
         self._half = random.randrange(1, 2**30)

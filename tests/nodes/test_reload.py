@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from peerfabric import AsyncNode, ConfigError, IdentityInUse, Node
 from peerfabric.nodes import rekeying
 from peerfabric.nodes.cli.exits import Exit, exit_code
+from peerfabric.nodes.io import ports
 from peerfabric.nodes.io.ports import Ports
 from peerfabric.secret import Secret, new_secret
 from tests.nodes.conftest import DEADLINE, Front, eventually
@@ -232,6 +234,30 @@ def test_relative_paths_are_meant_from_where_the_node_was_made(
     (tmp_path / "node.toml").write_text(f'[access]\nrevoked = ["{node_id(shop)}"]\n')
     kitchen.reload()
     eventually(lambda: states(kitchen).get("shop") != "up")
+
+
+def test_a_port_that_cannot_be_had_is_asked_for_again(
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old secrets stay until it is there; nobody is told of a secret behind which nothing listens."""
+    monkeypatch.setattr(rekeying, "LOOK_EVERY", 0.1)
+    old, new, hold = fresh(), fresh(), ports._hold
+    sources = [files.put("fabric.secret", old), files.put("next.secret", old)]
+    node = nodes.enter_context(Node("a", secret=sources, **TCP))
+    tried = threading.Event()
+
+    def fail(*arguments: Any) -> Any:
+        tried.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(ports, "_hold", fail)
+    files.put("next.secret", new)
+    assert tried.wait(DEADLINE)
+    monkeypatch.setattr(ports, "_hold", hold)
+    other = nodes.enter_context(Node("b", secret=files.put("other.secret", new), **TCP))
+    node.consumer("jobs", int)
+    other.producer("jobs", int)
+    eventually(lambda: states(other).get("a") == "up")
 
 
 def test_reload_without_a_secret_does_nothing(front: Front) -> None:
