@@ -28,6 +28,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.announced,
     network.endpoints,
     links.links,
+    network.strangers,
     links.round_trips,
     links.clocks,
     here.unchecked,
