@@ -484,7 +484,10 @@ def test_a_start_that_fails(system: FakeSystem) -> None:
     system.session_error = ConfigError("the self-test of the keys failed: tcp://x lets a stranger in; install pyzmq")
     assert "lets a stranger in → install pyzmq" in the_problem(system)
     system = FakeSystem()
-    system.warnings = ["b refused this node: it is in another fabric; give both nodes the same fabric="]
+    system.warnings = [
+        "b refused this node: it is in another fabric; give both nodes the same fabric=",
+        "mdns: nodes here have another secret; if they should meet, ask `peerfabric doctor`",
+    ]
     [note] = [each for each in findings(system) if each.level is Level.NOTE]
     assert (note.text, note.step) == (
         "b refused this node: it is in another fabric",
