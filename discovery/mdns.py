@@ -68,6 +68,12 @@ _OPEN_AGAIN: Final = 30.0
 _CONFIRM_WITHIN: Final = 10.0
 """Seconds in which the instances of before are seen once more after all was opened anew; the others are gone."""
 
+_TELL_AFTER: Final = 0.5
+"""Seconds until strangers are told of: a node that changes its secret is announced under one of ours, too."""
+
+_TOLD_MAX: Final = 16
+"""Key ids that are told of; anybody can make up more."""
+
 _START_TIMEOUT: Final = 2.0
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds that `close` waits for its thread; three goodbyes take a quarter of a second."""
@@ -137,6 +143,9 @@ class MdnsBackend:
         """Node id -> epoch, version and content of the newest news, oldest entry first."""
         self._strangers: dict[str, str] = {}
         """Name -> its key id, or one of the words below."""
+        self._astray: dict[str, str] = {}
+        """Node id -> key id of strangers that are still to be told of."""
+        self._told: set[str] = set()
         self._unresolved: dict[str, int] = {}
         """Name -> how often it was asked for its TXT record."""
         self._asks: asyncio.TimerHandle | None = None
@@ -503,6 +512,8 @@ class MdnsBackend:
         strange = self._judge(record)
         if strange:
             self._note_stranger(name, strange)
+            if strange == record.key_id and self._browses and self._reach != "host":
+                self._tell_later(record.announcement.node_id, strange)
             return
         self._strangers.pop(name, None)
         self._take_news(name, record)
@@ -524,6 +535,27 @@ class MdnsBackend:
             self._strangers[name] = kind
         else:
             self._over_limit += 1
+
+    def _tell_later(self, node_id: str, key_id: str) -> None:
+        """A node of this network has another secret or none, which is often a mistake: say so, once for each."""
+        if key_id in self._told or len(self._told) >= _TOLD_MAX or len(self._astray) >= _TOLD_MAX:
+            return
+        if not self._astray:
+            asyncio.get_running_loop().call_later(_TELL_AFTER, self._tell_of_strangers)
+        self._astray[node_id] = key_id
+
+    def _tell_of_strangers(self) -> None:
+        ours = {node_id for _, node_id in self._instances.values()}
+        found = {key_id for node_id, key_id in self._astray.items() if node_id not in ours}
+        self._astray.clear()
+        if found and self._reminders.due("strangers", asyncio.get_running_loop().time()):
+            self._told |= found
+            log.warning(
+                "mdns: nodes here have another secret or another fabric: key id %s, and this one has %s; "
+                "if they should meet, ask `peerfabric doctor`",
+                ", ".join("none, in the clear" if each == CLEAR else each for each in sorted(found)),
+                ", ".join(key.key_id for key in self._browses),
+            )
 
     def _take_news(self, name: str, record: Record) -> None:
         announcement = record.announcement

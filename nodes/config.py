@@ -17,6 +17,8 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from msgspec import structs
+
 from peerfabric.arguments import shown
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.settings import Hidden, Settings, checked_settings
@@ -119,13 +121,15 @@ def configured(arguments: Mapping[str, Any], environ: Mapping[str, str] | None =
     values, sources = merged({key: value for key, value in arguments.items() if key != "config"}, environ, path)
     config = path if path is not None else environ.get(CONFIG_VARIABLE) or None
     try:
-        return checked_settings(**{**_DEFAULTS, **values}, config=config)
+        settings = checked_settings(**{**_DEFAULTS, **values}, config=config)
     except ConfigError as error:
         wrong = re.match(r"\w+(?==)", str(error))
         source = sources.get(wrong[0], "argument") if wrong is not None else "argument"
         if source == "argument" or type(error) is not ConfigError:
             raise
         raise ConfigError(f"{error} (it is given by {source})") from None
+    source = sources.get("listen", "argument")
+    return structs.replace(settings, listen_source=source) if source != "argument" else settings
 
 
 def _join_peers(

@@ -66,6 +66,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     spool: str | None
     fsync: bool
     signals: bool
+    listen_source: str = ""
+    """The variable or file that gives `listen`; empty: the argument."""
     reach: Reach = "host"
     secrets: tuple[str, ...] = ()
     """Where its secrets are, as `file:PATH` or `env:NAME`; none in the clear."""

@@ -74,7 +74,9 @@ class RoundTrips(Machine):
         """
         if self._redial_at.get(peer, now) <= now:
             for view in self._links.view():
-                if view.state == "idle" and (peer in (view.node_id, view.endpoint) or view.name in ("", peer)):
+                if view.state == "idle" and (
+                    peer in (view.node_id, view.endpoint) or view.name in (view.node_id, peer)
+                ):
                     self._links.redial(view.node_id, now)
                     self._redial_at = {peer: now + REDIAL_EVERY}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from peerfabric.discovery.host import fabric_folder, host_id
 from peerfabric.discovery.remarks import remark
+from peerfabric.errors import EndpointInUse
 from peerfabric.nodes.aio.opened import Opened, epoch_now
 from peerfabric.nodes.io.listening import endpoints
 from peerfabric.nodes.io.sockets import Sockets
@@ -44,10 +45,15 @@ def bind(sockets: Sockets, opened: Opened, settings: Settings) -> tuple[Address,
     epoch = opened.spool.epoch if opened.spool is not None else epoch_now()
     tcp_too = settings.discovery != "auto" and "mdns" in settings.discovery
     announced = None
-    if settings.reach == "host" and not opened.secrets:
-        inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, opened.node_id, tcp_too=tcp_too))
-    else:
-        (inbox, outbox), announced = _bind_with_ports(sockets, opened, settings, tcp_too=tcp_too)
+    try:
+        if settings.reach == "host" and not opened.secrets:
+            inbox, outbox = sockets.bind(*endpoints(settings.listen, settings.fabric, opened.node_id, tcp_too=tcp_too))
+        else:
+            (inbox, outbox), announced = _bind_with_ports(sockets, opened, settings, tcp_too=tcp_too)
+    except EndpointInUse as error:
+        if not settings.listen_source:
+            raise
+        raise EndpointInUse(error.endpoint, settings.listen_source) from error
     key = opened.key.outbox_public if opened.key is not None and opened.secrets else b""
     return Address(opened.node_id, epoch, settings.name, host_id(), inbox, outbox, key, digest=b""), announced
 

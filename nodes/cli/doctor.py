@@ -28,6 +28,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     network.announced,
     network.endpoints,
     links.links,
+    network.strangers,
     links.round_trips,
     links.clocks,
     here.unchecked,
@@ -63,7 +64,9 @@ def doctor(
     )
     problems = 0
     form = Form(output)
-    logging.getLogger("peerfabric").setLevel(logging.WARNING)
+    logger = logging.getLogger("peerfabric")
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(logging.NullHandler())  # else its warnings go to stderr; those that matter are findings
     try:
         for finding in examined(situation, CHECKS):
             problems += finding.level is Level.PROBLEM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import click
@@ -37,6 +38,8 @@ def cli() -> None:
 
     Bodies are JSON here. `peerfabric COMMAND --help` says more about a command.
     """
+    # It writes tracebacks where a socket cannot send; what that means is said by the node, or by doctor.
+    logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 
 for command in (demo, keygen, identify, peers, ping, doctor, send, take, pub, sub, spool, dead, bench):

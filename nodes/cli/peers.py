@@ -55,7 +55,7 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
     if not found:
         raise Failure(
             f"nobody else is in fabric {fabric!r}; start a node, name another --fabric, or name one of its nodes "
-            f"with --peer",
+            f"with --peer; `peerfabric doctor` finds out why one that runs is not seen",
             Exit.NOTHING,
         )
 
@@ -104,5 +104,6 @@ def _sorted(found: Iterable[PeerView]) -> list[PeerView]:
 
 def _row(peer: PeerView) -> list[str]:
     lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes)
-    cells = [peer.name, peer.state, peer.reason, peer.endpoint, *(" ".join(names) for names in lists)]
+    reason = f"cannot reach {peer.endpoint}" if peer.reason == "one-way" else peer.reason
+    cells = [peer.name, peer.state, reason, peer.endpoint, *(" ".join(names) for names in lists)]
     return [printable(cell) for cell in cells]

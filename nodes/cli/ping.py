@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import time
+from functools import partial
 from typing import Final
 
 import click
 import msgspec
 
+from peerfabric.discovery.resolving import addresses_of, endpoint_of, is_numeric
 from peerfabric.errors import TimedOut
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
+from peerfabric.nodes.cli.daemons import beside
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
@@ -75,20 +77,22 @@ def _meant(peer: str) -> tuple[list[str], list[str]]:
     """What PEER may be called by `Node.ping`, and the endpoints to dial for it.
 
     Raises:
-        Failure: It is a host that nobody knows.
+        Failure: It is a host that nobody knows, or has no port.
     """
     if peer.startswith("ipc://"):
         return [peer], [peer]
     host, colon, port = peer.removeprefix("tcp://").rpartition(":")
+    if is_numeric(peer.removeprefix("tcp://").strip("[]")):
+        raise Failure(f"{peer!r} has no port; give HOST:PORT, of the peer's inbox", Exit.USAGE)
     if not colon:
         return [peer], []
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Failure(f"{peer!r} has no port that can be; give HOST:PORT, of the peer's inbox", Exit.USAGE)
     try:
-        # Here a thread of ours may wait for a resolver; libzmq gets numbers.
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        addresses = beside(partial(addresses_of, host.strip("[]"), int(port))).result()
     except (OSError, UnicodeError) as error:
         raise Failure(f"{host!r} cannot be resolved ({error}); give an address, or see `peerfabric doctor`") from None
-    addresses = dict.fromkeys(address[0] for *_, address in found)
-    endpoints = [f"tcp://[{each}]:{port}" if ":" in str(each) else f"tcp://{each}:{port}" for each in addresses]
+    endpoints = [endpoint_of(each, int(port)) for each in addresses]
     return endpoints, endpoints
 
 

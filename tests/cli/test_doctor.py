@@ -113,7 +113,8 @@ class FakeSystem:
         return self.files
 
     def connect(self, endpoint: str) -> Tcp:
-        return self.tcp.get(endpoint, Tcp("accepted"))
+        listens = endpoint.endswith((":7700", ":7701"))
+        return self.tcp.get(endpoint, Tcp("accepted" if listens else "refused"))
 
     def resolve(self, host: str) -> Resolved:
         return self.names.get(host, Resolved((host,), 0.0))
@@ -180,7 +181,7 @@ def test_a_wrong_secret(system: FakeSystem) -> None:
     """By multicast: the other key id is named; by an address: the handshake is closed."""
     system.announcements = Announced(keys={"deadbeef": 2})
     system.met = []
-    text = problems(system)[0]
+    text = the_problem(system)
     assert "2 nodes have another secret or another fabric: key id deadbeef, ours " + OURS.key_id("default") in text
     assert "peerfabric id" in text
     system.announcements = Announced()
@@ -270,7 +271,7 @@ def test_one_side_in_the_clear(system: FakeSystem) -> None:
     assert "wants a secret, and this node has none" in the_problem(system, "10.0.0.2:7700")
     system.whys, system.met = {}, []
     system.announcements = Announced(keys={"deadbeef": 1})
-    assert "1 nodes have a secret, and this one has none" in problems(system)[0]
+    assert "1 nodes have a secret, and this one has none" in the_problem(system)
 
 
 def test_a_resolver_that_does_not_answer(system: FakeSystem) -> None:
@@ -294,8 +295,59 @@ def test_they_cannot_reach_us(system: FakeSystem) -> None:
     system.session_port = 40_000
     [note] = [each for each in findings(system, "10.0.0.2:7700") if each.level is Level.NOTE]
     assert "port 7700 is in use" in note.text
-    system.met = [Seen(node_id="b" * 32, name="b", state="one-way", inbox=B.inbox)]
-    assert "is heard, and does not hear this node" in the_problem(system, "10.0.0.2:7700")
+    assert "40000" not in f"{note.text} {note.step}"
+    system.without("PEERFABRIC_LISTEN")
+    text = the_problem(system, "10.0.0.2:7700")
+    assert "it cannot reach this node, or one of the two does not let the other in → give listen=" in text
+    assert "40000" not in text
+
+
+def test_a_node_that_is_heard_and_not_reached(system: FakeSystem) -> None:
+    """Its own port is in the way, and said once."""
+    system.met = [Seen(node_id="b" * 32, name="b", state="one-way", inbox=B.inbox, endpoint=B.endpoint)]
+    text = the_problem(system)
+    assert "reaches this node, and does not hear it at tcp://10.0.0.2:7700 → open TCP 7700" in text
+    assert "firewall of 10.0.0.2" in text
+    system.tcp = {"tcp://10.0.0.2:7700": Tcp("silent")}
+    assert "a firewall drops it" in the_problem(system)
+
+
+def test_who_may_not_come_in_is_named_as_a_cause(system: FakeSystem) -> None:
+    """A node that is revoked says no hello, as one behind a firewall does."""
+    system.met = []
+    assert "take the other's id out of revoked=, or into allow=" in the_problem(system, "10.0.0.2:7700")
+
+
+def test_a_command_that_has_just_ended(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is announced and refuses, and a moment later is not announced: no problem."""
+    command = Seen(node_id="c" * 32, name="c", host="x-y", inbox=("tcp://10.0.0.3:40001",))
+    looks = [Announced(nodes=(B, command)), Announced(nodes=(B,))]
+    monkeypatch.setattr(system, "announced", lambda *_: looks.pop(0))
+    assert problems(system) == []
+    assert looks == []
+
+
+def test_an_outbox_is_named_by_mistake(system: FakeSystem) -> None:
+    """Its port is the inbox's and one."""
+    system.met, system.announcements = [], Announced()
+    system.whys = {"tcp://10.0.0.2:7701": "secret"}
+    text = the_problem(system, "10.0.0.2:7701")
+    assert "tcp://10.0.0.2:7701 looks like the outbox of a node" in text
+    assert "name the inbox instead: 10.0.0.2:7700" in text
+
+
+def test_strangers_beside_a_node_of_this_host(system: FakeSystem) -> None:
+    """Our own node on this host proves no secret right; one on another host does."""
+    here = Seen(node_id="c" * 32, name="c", host="net-x", inbox=("tcp://10.0.0.1:7700",), state="up")
+    system.announcements = Announced(nodes=(here,), keys={"deadbeef": 1})
+    system.met = [here]
+    text = the_problem(system)
+    assert "1 nodes have another secret or another fabric: key id deadbeef" in text
+    assert "file:/run/fabric.key" in text
+    system.announcements = Announced(nodes=(here,), keys={"-": 1})
+    assert "file:/run/fabric.key" in the_problem(system)
+    system.met = [here, B]
+    assert problems(system) == []
 
 
 def test_a_wrong_clock_is_a_remark(system: FakeSystem) -> None:
@@ -320,7 +372,9 @@ def test_a_configuration_that_cannot_be_used(system: FakeSystem, tmp_path: Path)
     assert "needs a secret" in the_problem(system)
     system = FakeSystem()
     system.secret_error = ConfigError("secret='file:/run/fabric.key': others may use it (mode 0644); chmod 600")
-    assert "others may use it (mode 0644) → chmod 600" in problems(system)[0]
+    system.announcements, system.met = Announced(keys={OURS.key_id("default"): 1}), []
+    assert "others may use it (mode 0644) → chmod 600" in the_problem(system)
+    assert any("since the secret cannot be used" in each.text for each in findings(system))
 
 
 def test_variables_that_mean_nothing(system: FakeSystem) -> None:
@@ -411,8 +465,10 @@ def test_a_peer_by_name(system: FakeSystem) -> None:
     )
     assert problems(system, "b") == []
     assert not any("10.0.0.3" in each.text for each in findings(system, "b"))
+    text = the_problem(system, "nobody")
+    assert "no node of that name or id is known, 'nobody'; known: b, c" in text
     system.announcements, system.met = Announced(), []
-    assert "nothing is known of nobody → name it by its address" in problems(system, "nobody")[-1]
+    assert "'nobody'; known: nobody → " in problems(system, "nobody")[-1]
 
 
 def test_messages_are_lost(system: FakeSystem) -> None:
@@ -428,7 +484,10 @@ def test_a_start_that_fails(system: FakeSystem) -> None:
     system.session_error = ConfigError("the self-test of the keys failed: tcp://x lets a stranger in; install pyzmq")
     assert "lets a stranger in → install pyzmq" in the_problem(system)
     system = FakeSystem()
-    system.warnings = ["b refused this node: it is in another fabric; give both nodes the same fabric="]
+    system.warnings = [
+        "b refused this node: it is in another fabric; give both nodes the same fabric=",
+        "mdns: nodes here have another secret; if they should meet, ask `peerfabric doctor`",
+    ]
     [note] = [each for each in findings(system) if each.level is Level.NOTE]
     assert (note.text, note.step) == (
         "b refused this node: it is in another fabric",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 from peerfabric import Node, __version__
+from peerfabric.nodes.cli.main import cli
 from tests.cli.conftest import Start, ended
 
 DOCS = Path(__file__).parents[2] / "docs" / "command-line.md"
@@ -30,6 +35,7 @@ def test_nobody_is_there(start: Start) -> None:
     code, out, err = ended(start("peers", "--wait", "0"))
     assert (code, out) == (3, "")
     assert "nobody else is in fabric 'cli'" in err
+    assert "`peerfabric doctor` finds out" in err
 
 
 def test_bench_prints_figures(start: Start) -> None:
@@ -39,6 +45,13 @@ def test_bench_prints_figures(start: Start) -> None:
     figures = json.loads(out)
     assert figures["messages"] > 0
     assert all(value > 0 for value in figures.values())
+
+
+def test_tracebacks_of_multicast_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is blocked, zeroconf writes one for each socket."""
+    monkeypatch.setattr(logging.getLogger("zeroconf"), "level", logging.WARNING)
+    CliRunner().invoke(cli, ["id", "/nowhere"])
+    assert not logging.getLogger("zeroconf").isEnabledFor(logging.ERROR)
 
 
 def test_help_and_docs_name_every_command_and_exit_code(start: Start) -> None:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import islice
+from pathlib import Path
+
+import pytest
 
 from peerfabric import Node
 from peerfabric.nodes.cli.output import Form
-from peerfabric.nodes.cli.peers import watched
+from peerfabric.nodes.cli.peers import _row, watched
 from peerfabric.nodes.cli.ping import summary
 from peerfabric.reports import PeerView
 from tests.cli.conftest import Start, ended
+
+SLOW_RESOLVER = """
+import socket, sys, time
+_getaddrinfo = socket.getaddrinfo
+def getaddrinfo(host, *arguments, **more):
+    if str(host).endswith(".example"):
+        print("looking up", file=sys.stderr, flush=True)
+        time.sleep(30)
+    return _getaddrinfo(host, *arguments, **more)
+socket.getaddrinfo = getaddrinfo
+"""
+"""A module that Python loads when it starts."""
 
 
 def test_a_peer_answers(start: Start, node: Node) -> None:
@@ -51,6 +67,42 @@ def test_nobody_answers(start: Start) -> None:
     assert "cannot be resolved" in err
 
 
+def test_a_port_is_missing(start: Start) -> None:
+    """An address is no name of a node."""
+    for peer in ("10.77.0.1", "tcp://10.77.0.1", "fd00::1", "host:none"):
+        code, out, err = ended(start("ping", peer))
+        assert (code, out) == (2, "")
+        assert f"'{peer}' has no port" in err
+        assert "give HOST:PORT" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ping", "slow.example:7700"),
+        ("peers", "--wait", "60", "--peer", "slow.example:7700"),
+        ("doctor", "s.example:7700"),
+    ],
+)
+def test_an_end_while_a_name_is_looked_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """It is at once, and says nothing, however long the resolver takes."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_RESOLVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PEERFABRIC_REACH", "lan")
+    monkeypatch.setenv("PEERFABRIC_SECRET", "insecure")
+    monkeypatch.setenv("PEERFABRIC_DISCOVERY", "static,exchange")
+    process = start(*arguments)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "looking up\n"
+    process.terminate()
+    started_at = time.monotonic()
+    code, _, err = ended(process)
+    assert time.monotonic() - started_at < 5.0
+    assert (code, err) == (143, "")
+
+
 def test_figures() -> None:
     """Of one, and of a hundred."""
     one = summary("p", [2.0], 0)
@@ -83,6 +135,12 @@ def test_endpoints_that_do_not_answer_are_told_apart() -> None:
     looks = [silent, silent, silent[1:]]
     lines = list(islice(watched(lambda: looks.pop(0), Form.TABLE), 3))
     assert [line.split()[:2] for line in lines] == [["came", "tcp://a:1"], ["came", "tcp://b:1"], ["went", "tcp://a:1"]]
+
+
+def test_a_node_that_only_reaches_us() -> None:
+    """The reason is in words, and not the state once more."""
+    view = PeerView(node_id="1", name="a", state="one-way", endpoint="tcp://a:1", reason="one-way")
+    assert _row(view)[:4] == ["a", "one-way", "cannot reach tcp://a:1", "tcp://a:1"]
 
 
 def test_watching(start: Start, node: Node) -> None:

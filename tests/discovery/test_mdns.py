@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -91,6 +92,31 @@ def test_only_what_is_proven_is_reported() -> None:
     assert wire.recorder.announcements() == [msgspec.structs.replace(good, name="", outbox=good.outbox)]
     strangers = wire.backend.strangers()
     assert (strangers.keys, strangers.unreadable) == ({"ffffffff": 1, "-": 1}, 1)
+
+
+def test_strangers_are_told_of_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """One line with the key ids, and none for a node that is announced under our secret as well."""
+    monkeypatch.setattr("peerfabric.discovery.mdns._TELL_AFTER", 0.01)
+    wire = Wire(KEY)
+    wire.backend._reach = "lan"
+    both = announcement_for()
+
+    async def hear() -> None:
+        wire.hear(both, NEXT)
+        wire.hear(both, KEY)
+        await asyncio.sleep(0.05)
+        assert caplog.records == []
+        for _ in range(3):
+            for key in (NEXT, None):
+                wire.hear(announcement_for(), key)
+            await asyncio.sleep(0.05)
+
+    with caplog.at_level(logging.WARNING, "peerfabric"):
+        asyncio.run(hear())
+    [record] = caplog.records
+    text = record.getMessage()
+    assert "key id none, in the clear, ffffffff, and this one has a1b2c3d4; if they should meet" in text
+    assert "`peerfabric doctor`" in text
 
 
 def test_fabrics_in_the_clear() -> None:

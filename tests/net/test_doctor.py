@@ -91,6 +91,52 @@ def test_wrong_secret(pair: Pair) -> None:
 
 
 @pytest.mark.long
+def test_wrong_secret_beside_a_node_of_this_host(pair: Pair) -> None:
+    """The own node on this host, which has the same wrong secret, does not make it right."""
+    pair.node()
+    other = keygen(pair.b, "other")
+    Console(pair.b, reach="lan", secret=f"file:{other}", listen="tcp://*:7700")
+    code, found = pair.doctor(secret=other.read_text())
+    assert code == 1
+    problem(found, "another secret", "file:")
+
+
+@pytest.mark.long
+def test_ping_by_name(pair: Pair) -> None:
+    """Multicast tells no names, and doctor and ping find the node by its own all the same."""
+    pair.node()
+    usual = {"PEERFABRIC_REACH": "lan", "PEERFABRIC_SECRET_FILE": str(pair.secret)}
+    code, lines = pair.b.command("ping", "a", "-n", "2", "-o", "json", **usual).end()
+    assert code == 0
+    assert json.loads(lines[-1])["answers"] == 2
+    code, found = pair.doctor("a")
+    assert (code, [finding for finding in found if finding.level == "problem"]) == (0, [])
+    code, found = pair.doctor("nobody")
+    assert code == 1
+    problem(found, "no node of that name", "known: a")
+
+
+@pytest.mark.long
+def test_an_outbox_by_mistake(pair: Pair) -> None:
+    """The inbox is named."""
+    pair.node()
+    code, found = pair.doctor("10.77.0.1:7701")
+    assert code == 1
+    problem(found, "looks like the outbox", SEED)
+
+
+@pytest.mark.long
+def test_a_revoked_node(pair: Pair) -> None:
+    """Who is revoked here says no hello, which need not be a firewall."""
+    node = pair.node(identity=str(pair.a.folder / "node.key"))
+    code, found = pair.doctor(
+        SEED, PEERFABRIC_CONFIG=str(lay(pair.b, "b.toml", f'[access]\nrevoked = ["{node.node_id}"]\n'))
+    )
+    assert code == 1
+    problem(found, "revoked=")
+
+
+@pytest.mark.long
 def test_no_multicast(lan: Lan, pair: Pair) -> None:
     """Where neither multicast comes through nor an address is known, doctor says to name one."""
     lan.filter_multicast()

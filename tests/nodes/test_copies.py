@@ -45,6 +45,7 @@ COPIES: list[Callable[[Any], Any]] = [lambda it: pickle.loads(pickle.dumps(it)),
 ERRORS: list[Exception] = [
     BadName("queue", "a b", "has a blank"),
     EndpointInUse("tcp://127.0.0.1:7700"),
+    EndpointInUse("tcp://0.0.0.0:7700-7701", "PEERFABRIC_LISTEN"),
     IdentityInUse("tcp://10.0.0.5:7700"),
     EncodeError("no", accepted=3),
     MessageTooLarge(20, 10, accepted=3),

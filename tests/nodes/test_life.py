@@ -171,7 +171,7 @@ def test_close_wakes_everybody_who_waits(front: Any) -> None:
     assert sorted(map(str, outcomes)) == ["[]", "closed", "closed", "closed"]
 
 
-def test_a_port_in_use_is_an_error_with_a_way_out(front: Any) -> None:
+def test_a_port_in_use_is_an_error_with_a_way_out(front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found at the start; the node stays new, so that a later start may work."""
     with front.node(listen="tcp://127.0.0.1:*") as first:
         inner = first.target if front.is_async else first._async
@@ -180,6 +180,9 @@ def test_a_port_in_use_is_an_error_with_a_way_out(front: Any) -> None:
         with pytest.raises(EndpointInUse, match=r"tcp://127.0.0.1:\*"):
             second.statistics()
         assert issubclass(EndpointInUse, OSError)
+        monkeypatch.setenv("PEERFABRIC_LISTEN", endpoint)
+        with pytest.raises(EndpointInUse, match=r"given by PEERFABRIC_LISTEN; choose .*'tcp://\*:7700-7719'"):
+            front.node().statistics()
 
 
 def test_nodes_cannot_be_pickled_or_copied(front: Any) -> None:

@@ -18,6 +18,19 @@ def test_a_peer_answers(front: Front) -> None:
         assert 0.0 < a.ping(seen.endpoint, 10.0) < 10.0
 
 
+def test_a_name_that_discovery_does_not_tell(runtime: object) -> None:
+    """Multicast shows nodes without their names: those that may be meant are called up, with nothing in common."""
+    with (
+        Node("a", discovery=["mdns"]) as a,
+        Node("b", discovery=["mdns"]) as b,
+        Node("c", discovery=["mdns"]) as c,
+    ):
+        known = {b.statistics().node_id, c.statistics().node_id}
+        eventually(lambda: {peer.node_id for peer in a.peers()} == known)
+        assert {peer.name for peer in a.peers()} == known
+        assert a.ping("b", 10.0) > 0.0
+
+
 def test_who_is_meant(front: Front) -> None:
     """A name of two nodes, and the node itself, are errors that say what to give."""
     with front.node("a") as a, front.node("b") as b, front.node("b") as other:

@@ -191,7 +191,8 @@ def ports(situation: Situation) -> Iterator[Finding]:
                 step = "listen at tcp://*, or let this host's firewall pass its own address"
                 yield Finding(check="ports", level=Level.PROBLEM, text=text, step=step)
         if working and all(outcomes[address] == "accepted" for address in addresses[1:]):
-            yield _ok("ports", f"port {number} ({what}) accepts at {', '.join(working)}")
+            text = f"port {number} ({what}) accepts at {', '.join(working)}"
+            yield _ok("ports", f"{text}, asked from this host itself: its firewall is seen only from another one")
 
 
 def fixed_port(situation: Situation) -> int:

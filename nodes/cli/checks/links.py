@@ -9,11 +9,13 @@ from typing import Final
 
 from peerfabric.errors import FabricError
 from peerfabric.nodes.cli.checks.here import fixed_port
+from peerfabric.nodes.cli.checks.network import is_here
 from peerfabric.nodes.cli.checks.situation import Finding, Level, Seen, Session, Situation, host_of, port_of, split
 
 LINKED_WITHIN: Final = 4.0
 """Seconds for links to come up: a hello each way, after an address or two that did not work."""
 PINGS: Final = 100
+NAMED_MAX: Final = 10
 PINGED_MAX: Final = 5
 """Peers that are measured."""
 CLOCK_OFF: Final = 5.0
@@ -22,7 +24,10 @@ CLOCK_OFF: Final = 5.0
 
 def links(situation: Situation) -> Iterator[Finding]:
     """Whether each node that let us in says hello back, and its outbox works, too."""
-    if situation.settings is None:
+    if situation.joins is None:
+        if situation.settings is not None:
+            text, step = "other nodes, since the secret cannot be used", "mend that first, and ask again"
+            yield Finding(check="links", level=Level.UNCHECKED, text=text, step=step)
         return
     try:
         session = situation.session = situation.system.session(situation)
@@ -34,11 +39,12 @@ def links(situation: Situation) -> Iterator[Finding]:
     _await(situation, session)
     answered = set()
     for peer in situation.seen:
-        if not _is_asked(situation, peer):
-            continue
         found = _of(situation, session, peer)
         if found is not None:
             answered |= {peer.endpoint, *peer.inbox}
+        if not _is_asked(situation, peer):
+            continue
+        if found is not None:
             yield found
         if peer.state == "up":
             yield from _outbox(situation, peer)
@@ -53,10 +59,25 @@ def links(situation: Situation) -> Iterator[Finding]:
             yield _no_hello(situation, session, whose, endpoints)
     for warning in warnings:
         text, step = split(warning)
+        if "peerfabric doctor" in step:
+            continue  # that is what runs, and what it says is among its own findings
         yield Finding(check="links", level=Level.NOTE, text=text, step=step)
-    if not situation.seen and not situation.endpoints and not situation.announced.keys:
+    if situation.asks_by_name:
+        yield from _unknown(situation)
+    elif not situation.seen and not situation.endpoints and not situation.announced.keys:
         asked = situation.peer or "any other node"
         text, step = f"nothing is known of {asked}", "name it by its address: peerfabric doctor HOST:7700"
+        yield Finding(check="links", level=Level.PROBLEM, text=text, step=step)
+
+
+def _unknown(situation: Situation) -> Iterator[Finding]:
+    """Whether nobody has the name, or the id, that is asked about."""
+    known = {peer.node_id: peer.name or peer.node_id for peer in situation.announced.nodes}
+    known |= {peer.node_id or peer.endpoint: peer.name for peer in situation.seen}
+    if situation.peer not in {*known, *known.values()}:
+        some = ", ".join(sorted(known.values())[:NAMED_MAX]) or "nobody"
+        text = f"no node of that name or id is known, {situation.peer!r}; known: {some}"
+        step = "see how it is spelt there, or name it by its address: peerfabric doctor HOST:7700"
         yield Finding(check="links", level=Level.PROBLEM, text=text, step=step)
 
 
@@ -77,8 +98,9 @@ def _is_asked(situation: Situation, peer: Seen) -> bool:
     asked = situation.peer
     if not asked:
         return True
-    theirs = {peer.endpoint, *peer.inbox}
-    return asked in (peer.node_id, peer.name) or not theirs.isdisjoint(situation.endpoints)
+    if situation.asks_by_name:
+        return asked in (peer.node_id, peer.name) or peer.name in ("", peer.node_id)
+    return not {peer.endpoint, *peer.inbox}.isdisjoint(situation.endpoints)
 
 
 def _of(situation: Situation, session: Session, peer: Seen) -> Finding | None:
@@ -86,14 +108,22 @@ def _of(situation: Situation, session: Session, peer: Seen) -> Finding | None:
     who = f"{peer.name or peer.node_id} ({peer.node_id})"
     reason = peer.reason or ("one-way" if peer.state == "one-way" else "")
     if peer.state == "up":
-        return Finding(check="links", level=Level.OK, text=f"{who} is linked, at {peer.endpoint}")
+        text = f"{who} is linked, at {peer.endpoint}"
+        if session.port and session.port == fixed_port(situation) and peer.host and not is_here(situation, peer):
+            text += f"; from that host it reaches port {session.port} here"
+        return Finding(check="links", level=Level.OK, text=text)
     if reason == "not-me":
         text = f"at {peer.endpoint} is another node than {who}, which says that it is there"
         step = "on its host, leave that address out of interfaces= and advertise=: other hosts have it, too"
         return Finding(check="links", level=Level.PROBLEM, text=text, step=step)
     if reason == "one-way":
-        text = f"{who} is heard, and does not hear this node: one of the two ways is closed"
-        step = f"{_opened(situation, session)}; and see that its own port can be reached from here"
+        if any(situation.fails(endpoint) for endpoint in (peer.endpoint, *peer.inbox)):
+            return None
+        text = f"{who} reaches this node, and does not hear it at {peer.endpoint}"
+        step = "look at its process, and restart it"
+        if peer.endpoint.startswith("tcp://"):
+            where = f"TCP {port_of(peer.endpoint)} in the firewall of {host_of(peer.endpoint)}"
+            step = f"open {where}, and see allow= and revoked= there"
         return Finding(check="links", level=Level.PROBLEM, text=text, step=step)
     if peer.state in ("hung", "suspect"):
         text = f"{who} accepts connections, and does not answer: its process is stopped or hangs"
@@ -101,19 +131,21 @@ def _of(situation: Situation, session: Session, peer: Seen) -> Finding | None:
     return None
 
 
-def _opened(situation: Situation, session: Session) -> str:
-    return f"open TCP {session.port or fixed_port(situation)} in the firewall of this host, or set advertise="
-
-
 def _no_hello(situation: Situation, session: Session, whose: str, endpoints: list[str]) -> Finding:
     """It let us in, and has not said hello: it cannot dial us, or will not."""
     fixed = fixed_port(situation)
-    text = f"{whose} lets this node in at {endpoints[0]}, and says no hello: it cannot reach port {session.port} here"
+    text = f"{whose} lets this node in at {endpoints[0]}, and says no hello"
+    access = "; or take the other's id out of revoked=, or into allow=, on either host"
     if fixed and session.port != fixed:
-        text += f" (port {fixed} is in use, so this command had another one)"
-        step = f"see whether `peerfabric peers` shows it; else open TCP {fixed} in the firewall of this host"
+        text += f" to this command, which has a free port since port {fixed} is in use"
+        step = f"see whether `peerfabric peers` shows it; else open TCP {fixed} in the firewall of this host{access}"
         return Finding(check="links", level=Level.NOTE, text=text, step=step)
-    return Finding(check="links", level=Level.PROBLEM, text=text, step=_opened(situation, session))
+    where = f"port {fixed} here" if fixed else "this node"
+    text += f": it cannot reach {where}, or one of the two does not let the other in"
+    step = f"open TCP {fixed} in the firewall of this host, or set advertise={access}"
+    if not fixed:
+        step = f"give listen='tcp://*:7700', {step.replace('TCP 0', 'TCP 7700 and 7701')}"
+    return Finding(check="links", level=Level.PROBLEM, text=text, step=step)
 
 
 def _outbox(situation: Situation, peer: Seen) -> Iterator[Finding]:

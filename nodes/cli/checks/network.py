@@ -21,6 +21,8 @@ from peerfabric.nodes.settings import Settings
 
 ANNOUNCED_WITHIN: Final = 3.0
 """Seconds to listen for announcements: somebody who runs answers within one."""
+ENDED_WITHIN: Final = 1.5
+"""Seconds to listen again for who refuses."""
 SLOW: Final = 1.0
 ENDPOINTS_MAX: Final = 64
 """Endpoints that are looked at; the rest of a large fabric is likely to fare alike."""
@@ -57,15 +59,15 @@ def multicast(situation: Situation) -> Iterator[Finding]:
 
 def announced(situation: Situation) -> Iterator[Finding]:
     """Who announces himself by multicast: nodes of this fabric, and those that are none."""
-    settings = situation.settings
+    settings = situation.joins
     if settings is None or settings.reach == "host":
         return
     if settings.discovery != "auto" and "mdns" not in settings.discovery:
         return
     found = situation.announced = situation.system.announced(settings, situation.secrets, ANNOUNCED_WITHIN)
-    others = [node for node in found.nodes if situation.key is None or node.node_id != situation.key.node_id]
+    others = _others(situation)
     for node in found.nodes:
-        if node not in others and node.host and not _is_here(situation, node):
+        if node not in others and node.host and not is_here(situation, node):
             text = f"another copy of this node, {node.node_id}, runs at {', '.join(node.inbox)}"
             step = "remove node.key and the spool from one of them"
             yield Finding(check="identity", level=Level.PROBLEM, text=text, step=step)
@@ -73,18 +75,6 @@ def announced(situation: Situation) -> Iterator[Finding]:
         names = ", ".join(sorted(node.name or node.node_id for node in others)[:10])
         yield Finding(check="announced", level=Level.OK, text=f"{len(others)} nodes of this fabric: {names}")
     missing = Level.NOTE if others or settings.peers or situation.peer else Level.PROBLEM
-    ours = ", ".join(key_id for key_id, _ in situation.gates) or "none"
-    for key_id, count in sorted(found.keys.items()):
-        if key_id == CLEAR:
-            text = f"{count} nodes run in the clear, and this one has a secret"
-            step = "give them the secret, or this one secret='insecure'"
-        elif not situation.gates:
-            text = f"{count} nodes have a secret, and this one has none: key id {key_id}"
-            step = "give this node the secret of their fabric"
-        else:
-            text = f"{count} nodes have another secret or another fabric: key id {key_id}, ours {ours}"
-            step = "compare `peerfabric id` on both hosts; both need one secret file, and one fabric="
-        yield Finding(check="announced", level=missing, text=text, step=step)
     if found.versions:
         text, step = f"{found.versions} nodes are of another version", "install the same release on all"
         yield Finding(check="announced", level=missing, text=text, step=step)
@@ -98,7 +88,37 @@ def announced(situation: Situation) -> Iterator[Finding]:
         yield Finding(check="announced", level=missing, text=text, step=step)
 
 
-def _is_here(situation: Situation, node: Seen) -> bool:
+def _others(situation: Situation) -> list[Seen]:
+    """The nodes of this fabric that were announced, without the one of this configuration."""
+    own = situation.key.node_id if situation.key is not None else ""
+    return [node for node in situation.announced.nodes if node.node_id != own]
+
+
+def strangers(situation: Situation) -> Iterator[Finding]:
+    """Nodes that were heard and know another secret, or none: what is wrong, unless another host is in this fabric."""
+    settings = situation.joins
+    if settings is None or not situation.announced.keys:
+        return
+    elsewhere = [*situation.announced.nodes, *(peer for peer in situation.seen if peer.state == "up")]
+    # A node beside this one has what this one has: it says nothing about who is right.
+    known = any(node.host and not is_here(situation, node) for node in elsewhere)
+    level = Level.NOTE if known else Level.PROBLEM
+    ours = ", ".join(key_id for key_id, _ in situation.gates)
+    secrets = ", ".join(settings.secrets)
+    for key_id, count in sorted(situation.announced.keys.items()):
+        if key_id == CLEAR:
+            text = f"{count} nodes run in the clear, and this one has a secret"
+            step = f"give them a copy of the secret ({secrets}), or this one secret='insecure'"
+        elif not situation.gates:
+            text = f"{count} nodes have a secret, and this one has none: key id {key_id}"
+            step = "set PEERFABRIC_SECRET_FILE here to a copy of the file that they have"
+        else:
+            text = f"{count} nodes have another secret or another fabric: key id {key_id}, ours {ours}"
+            step = f"compare `peerfabric id` on both hosts; both need one secret, here {secrets}, and one fabric="
+        yield Finding(check="strangers", level=level, text=text, step=step)
+
+
+def is_here(situation: Situation, node: Seen) -> bool:
     """Whether a node is in this host's network, where its addresses are ours."""
     return node.host.partition("-")[0] == situation.system.host.partition("-")[0]
 
@@ -108,7 +128,7 @@ def _is_here(situation: Situation, node: Seen) -> bool:
 
 def endpoints(situation: Situation) -> Iterator[Finding]:
     """Names are resolved; then each inbox is connected to, and shaken hands with, and nothing is sent."""
-    settings = situation.settings
+    settings = situation.joins
     if settings is None:
         return
     yield from _listed(situation, settings)
@@ -123,6 +143,7 @@ def endpoints(situation: Situation) -> Iterator[Finding]:
     system = situation.system
     outcomes = system.at_once([partial(system.connect, endpoint) for endpoint in situation.endpoints])
     situation.tcp = dict(zip(situation.endpoints, outcomes, strict=True))
+    _leave_out_the_ended(situation, settings)
     accepted = [endpoint for endpoint, tcp in situation.tcp.items() if tcp.outcome == "accepted"]
     hands = system.at_once([partial(_shaken, situation, endpoint) for endpoint in accepted])
     situation.working = dict(zip(accepted, hands, strict=True))
@@ -132,10 +153,27 @@ def endpoints(situation: Situation) -> Iterator[Finding]:
         if tcp.outcome == "accepted" and not why:
             yield Finding(check="endpoints", level=Level.OK, text=f"{endpoint} of {whose} lets this node in")
             continue
-        text, step = _refusal(situation, endpoint, whose, tcp, why)
+        text, step = _outbox(situation, endpoint, whose) if why else ("", "")
+        if not text:
+            text, step = _refusal(situation, endpoint, whose, tcp, why)
         # A node with several addresses needs one that works.
         level = Level.NOTE if whose in reached else Level.PROBLEM
         yield Finding(check="endpoints", level=level, text=text, step=step)
+
+
+def _leave_out_the_ended(situation: Situation, settings: Settings) -> None:
+    """Who is announced and refuses may have just ended, as commands do: then nobody announces him any more."""
+    seen = {endpoint for node in situation.announced.nodes for endpoint in node.inbox}
+    doubtful = [endpoint for endpoint, tcp in situation.tcp.items() if tcp.outcome == "refused" and endpoint in seen]
+    if not doubtful:
+        return
+    again = situation.system.announced(settings, situation.secrets, ENDED_WITHIN)
+    left = {endpoint for node in again.nodes for endpoint in node.inbox}
+    for endpoint in doubtful:
+        if endpoint in left:
+            situation.tcp[endpoint] = situation.system.connect(endpoint)
+        else:
+            del situation.tcp[endpoint], situation.endpoints[endpoint]
 
 
 def _shaken(situation: Situation, endpoint: str) -> str:
@@ -149,7 +187,7 @@ def _shaken(situation: Situation, endpoint: str) -> str:
 def _listed(situation: Situation, settings: Settings) -> Iterator[Finding]:
     """Collect the endpoints to look at."""
     peer = situation.peer
-    named = [peer] if peer.rpartition(":")[2].isdecimal() else []
+    named = [] if situation.asks_by_name else [peer]
     if not peer:
         named = [each for each in settings.peers if not each.startswith("ipc://")]
     hosts = {host_of(each.removeprefix("dns:")): None for each in named}
@@ -161,9 +199,7 @@ def _listed(situation: Situation, settings: Settings) -> Iterator[Finding]:
     for each in named:
         for address in found[host_of(each.removeprefix("dns:"))].addresses:
             situation.endpoints.setdefault(endpoint_of(address, port_of(each)), each)
-    nodes = [
-        node for node in situation.announced.nodes if situation.key is None or node.node_id != situation.key.node_id
-    ]
+    nodes = _others(situation)
     if peer and not named:
         nodes = [node for node in nodes if peer in (node.node_id, node.name)] or [
             node
@@ -200,13 +236,25 @@ def _ours(situation: Situation) -> Iterator[Finding]:
         if interface is None or address in ("127.0.0.1", "::1"):
             continue
         node = nodes.get(endpoint)
-        if node is not None and _is_here(situation, node):
+        if node is not None and is_here(situation, node):
             continue
         del situation.endpoints[endpoint]
         text = f"{endpoint} of {whose} is an address of this host, too ({interface}), so it leads back here"
         step = "give another address of that host; on it, leave the bridge out of interfaces= and advertise="
         several = whose in situation.endpoints.values()
         yield Finding(check="endpoints", level=Level.NOTE if several else Level.PROBLEM, text=text, step=step)
+
+
+def _outbox(situation: Situation, endpoint: str, whose: str) -> tuple[str, str]:
+    """Text and step if that is an outbox, which the port below it shows: an inbox that lets this node in."""
+    port = port_of(endpoint) - 1
+    inbox = endpoint_of(host_of(endpoint), port)
+    if port_of(whose) != port + 1 or situation.system.connect(inbox).outcome != "accepted":
+        return "", ""
+    if _shaken(situation, inbox):
+        return "", ""
+    text = f"{endpoint} looks like the outbox of a node, which takes no calls: its inbox is at port {port}"
+    return text, f"name the inbox instead: {host_of(endpoint)}:{port}"
 
 
 def _refusal(situation: Situation, endpoint: str, whose: str, tcp: Tcp, why: str) -> tuple[str, str]:

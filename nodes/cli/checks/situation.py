@@ -185,6 +185,21 @@ class Situation:
         """Each address of this host, with its interface."""
         return {each.address: each.interface for each in self.found}
 
+    @property
+    def joins(self) -> Settings | None:
+        """The settings, if a node could start with them: without its secret it would be of another fabric."""
+        settings = self.settings
+        return settings if settings is not None and len(self.secrets) == len(settings.secrets) else None
+
+    @property
+    def asks_by_name(self) -> bool:
+        """Whether one node is asked about, by its name or its id."""
+        return bool(self.peer) and not (":" in self.peer and port_of(self.peer))
+
+    def fails(self, endpoint: str) -> bool:
+        """Whether an endpoint was tried from here, and did not let this node in."""
+        return endpoint in self.tcp and self.working.get(endpoint) != ""
+
 
 Check = Callable[[Situation], Iterator[Finding]]
 

@@ -11,8 +11,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLong
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.checks.here import fixed_port
 from peerfabric.nodes.cli.checks.situation import Announced, Resolved, Seen, Session, Situation, Tcp, port_of
 from peerfabric.nodes.cli.common import OURS, forget_variables
+from peerfabric.nodes.cli.daemons import beside
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.io.probe import address_of, family_of
 from peerfabric.nodes.io.waiting import complete
@@ -39,7 +40,7 @@ CONNECT_TIME: Final = 2.0
 RESOLVE_TIME: Final = 6.0
 """Seconds that a name may take; the C library gives up a server after 5."""
 ANSWER_TIME: Final = 1.0
-AT_ONCE: Final = 16
+AT_ONCE: Final = 64
 
 _MDNS: Final = ("224.0.0.251", 5353)
 _EPOCH_BITS: Final = 20
@@ -52,17 +53,21 @@ class RealSystem:
     def __init__(self) -> None:
         self.environ: Mapping[str, str] = dict(os.environ)
         self.host = host_id()
-        self._pool = ThreadPoolExecutor(AT_ONCE, "doctor")
         self._session: _Session | None = None
 
     def close(self) -> None:
-        """Leave the fabric. A look-up that never returns is left alone."""
+        """Leave the fabric."""
         if self._session is not None:
             self._session.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def at_once(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
-        return [future.result() for future in [self._pool.submit(call) for call in calls]]
+        found: list[Any] = []
+        waiting = list(calls)
+        while waiting:
+            started = [beside(call) for call in waiting[:AT_ONCE]]
+            found += [future.result() for future in started]
+            del waiting[:AT_ONCE]
+        return found
 
     # Keys and files
 
@@ -144,17 +149,13 @@ class RealSystem:
 
     def resolve(self, host: str) -> Resolved:
         started_at = time.monotonic()
-        # In a thread beside the pool's, which has to end when we do: a resolver may never return.
-        beside = ThreadPoolExecutor(1)
         try:
-            found = beside.submit(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM).result(RESOLVE_TIME)
+            found = beside(partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)).result(RESOLVE_TIME)
         except TooLong:
             return Resolved((), time.monotonic() - started_at, "no answer")
         except (OSError, UnicodeError) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return Resolved((), time.monotonic() - started_at, text)
-        finally:
-            beside.shutdown(wait=False, cancel_futures=True)
         addresses = dict.fromkeys(str(address[0]) for *_, address in found)
         return Resolved(tuple(addresses), time.monotonic() - started_at)
 
