@@ -1,9 +1,11 @@
 """Rekeying: what a running node does when its secrets change, or the lists of who may come in.
 
 A secret that is added gets a port of its own, behind its own gate, before anybody is told. One that is removed is not
-called at any more and told to nobody, and after GRACE seconds nobody comes in under it; its port listens until the node
-closes, since ZeroMQ leaves connections to what is unbound, which lead nowhere. Who may not come in any more loses its
-links at once.
+called at any more and told to nobody, and after GRACE seconds nobody comes in under it. Then a port that was chosen is
+that of the first secret again, and others are told so. The port that is left over goes on as it is until the next
+secret gets it: peers move from it to the other one meanwhile, and must not find it closed, which would prove a death.
+For none of that is a port unbound, since ZeroMQ leaves connections there, which lead nowhere; the inbox is closed as a
+whole, and another one goes on in its place. Who may not come in any more loses its links at once.
 """
 
 from __future__ import annotations
@@ -135,6 +137,8 @@ class Rekeying:
         if any(until <= now for until in self._retired.values()):
             self._retired = {key_id: until for key_id, until in self._retired.items() if until > now}
             self._admit(now)
+            if not self._retired:
+                self._settle()
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY
@@ -198,11 +202,27 @@ class Rekeying:
             return
         try:
             endpoint = self._ports.add(gate.key_id)
-            self._sockets.bind([endpoint], [], gates=[gate.key_id], held=self._ports.held)
+            if endpoint in self._ports.held:
+                self._sockets.bind([endpoint], [], gates=[gate.key_id], held=self._ports.held)
+            else:
+                self._sockets.regate({endpoint: gate.key_id})
         except BaseException:
             self._ports.inboxes.pop(gate.key_id, None)
             self._curve.remove(gate)
             raise
+
+    def _settle(self) -> None:
+        """No removed secret counts any more: its port is for those that are left."""
+        if self._ports is None:
+            return
+        fabric, gates = self._settings.fabric, self._curve.gates
+        key_ids = self._now.key_ids(fabric)
+        changed = self._ports.settle(key_ids)
+        for gate in [gate for key_id, gate in gates.items() if key_id not in self._ports.inboxes]:
+            self._curve.remove(gate)  # added again, it needs a port
+        if changed:
+            self._sockets.regate(changed)
+            self._reachability.rekey(key_ids, FabricFolder(fabric, key_ids[0]))
 
     def _admit(self, now: float) -> None:
         """From now on only those come in, and stay, who may."""

@@ -146,6 +146,10 @@ class Listener:
             if told not in self._lent:
                 self._lend(told, kernel)
 
+    def change(self, endpoint: str, options: Options) -> None:
+        """Use these options for a TCP endpoint, from the next `move` to another socket on."""
+        self._options[endpoint] = options
+
     def close(self) -> None:
         """Listen no more, and remove the files. The socket is closed already. May be called twice."""
         self.abandon()
@@ -284,6 +288,13 @@ class Listeners:
         if curve is not None:
             self.inbox_gates.update(zip(filter(is_tcp, inboxes), gates or curve.gates, strict=False))
         return inboxes, outboxes
+
+    def regate(self, gates: dict[str, str]) -> None:
+        """Have other gates before TCP endpoints of the inbox, from its next `move` on: key ids, by endpoint."""
+        assert self._curve is not None
+        for endpoint, key_id in gates.items():
+            self._inbox.change(endpoint, self._curve.gates[key_id].serve)
+        self.inbox_gates.update(gates)
 
     @property
     def endpoints(self) -> list[str]:

@@ -116,15 +116,20 @@ class Ports:
     ) -> None:
         self.host, self.inboxes, self.outbox, self.held = host, inboxes, outbox, held
         self._listening = listening
+        self._order = list(inboxes.values())
+        """All ports of the inbox, the preferred one first; those of no gate in `inboxes` are free for another one."""
 
     @property
     def bound_inboxes(self) -> list[str]:
         """What the inbox is bound to, one for each gate."""
-        return [f"tcp://{self.host}:{port}" for port in self.inboxes.values()]
+        return [self._endpoint(port) for port in self.inboxes.values()]
 
     @property
     def bound_outbox(self) -> str:
-        return f"tcp://{self.host}:{self.outbox}"
+        return self._endpoint(self.outbox)
+
+    def _endpoint(self, port: int) -> str:
+        return f"tcp://{self.host}:{port}"
 
     @property
     def everywhere(self) -> bool:
@@ -132,14 +137,19 @@ class Ports:
         return self.host in _WILDCARDS
 
     def add(self, gate: str) -> str:
-        """Hold one more port for the inbox, behind another gate, and return its endpoint.
+        """Have one more port for the inbox, behind another gate, and return its endpoint.
 
-        That is the one behind the others if a port was chosen and it is free, else any that is.
+        That is one which `settle` has left over, and which listens already; else one that is `held` from here on: the
+        one behind the others if a port was chosen and it is free, else any that is.
 
         Raises:
             ConfigError: There is none.
         """
-        last = max(self.outbox, *self.inboxes.values()) if self._listening.first else 0
+        left = next((port for port in self._order if port not in self.inboxes.values()), None)
+        if left is not None:
+            self.inboxes[gate] = left
+            return self._endpoint(left)
+        last = max(self.outbox, *self._order) if self._listening.first else 0
         for port in (last + 1, 0) if 0 < last < 65535 else (0,):
             try:
                 held = _hold(self.host, (port,))
@@ -150,8 +160,22 @@ class Ports:
             self.held.update(held)
             (endpoint,) = held
             self.inboxes[gate] = _port(endpoint)
+            self._order.append(self.inboxes[gate])
             return endpoint
         raise AssertionError
+
+    def settle(self, gates: Sequence[str]) -> dict[str, str]:
+        """There are only these gates from now on: if a port was chosen, the first one gets it, and so on.
+
+        Ports that are left over go on as they are, for those who still call there, until `add` gives them away.
+
+        Returns:
+            The gates that are to be before other endpoints than they were, by endpoint.
+        """
+        if not self._listening.first:
+            return {}
+        before, self.inboxes = self.inboxes, dict(zip(gates, self._order, strict=False))
+        return {self._endpoint(port): gate for gate, port in self.inboxes.items() if before.get(gate) != port}
 
     def close(self) -> None:
         """Let go of what nobody took over."""

@@ -235,6 +235,16 @@ class Sockets:
         self._look_at_bound()
         return bound
 
+    def regate(self, gates: dict[str, str]) -> None:
+        """Have other gates before TCP endpoints of the inbox than there were: key ids, by endpoint.
+
+        For that the inbox is closed, with all connections, and followed by another, which goes on at all endpoints.
+        Nobody is refused meanwhile, and peers come back by themselves, in new lives of their links.
+        """
+        self._listeners.regate(gates)
+        self._renew_inbox()
+        self._look(time.monotonic())  # lets it accept, now or when there are descriptors
+
     def self_test(self) -> None:
         """See that strangers are kept out of what is bound, and we are not; to be called before anybody is told.
 

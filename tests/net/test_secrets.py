@@ -79,6 +79,13 @@ def test_removed_secret(lan: Lan) -> None:
     began_at = time.monotonic()
     late.reload()
     figure("the new secret: connected after", late.wait_for_link("a") - began_at, CONNECTED)
+    # When the old one does not count any more, the port that was given by hand leads to the new one.
+    time.sleep(12.0)
+    c = lan.host("c", "10.77.0.3/24")
+    lay(c, "secret", new.read_text())
+    began_at = time.monotonic()
+    fresh = Console(c, role="consume", **JOIN | {"discovery": ["static"]}, secret=f"file:{c.folder / 'secret'}")
+    figure("a fresh node at the fixed port: connected after", fresh.wait_for_link("a") - began_at, 2 * CONNECTED)
 
 
 @pytest.mark.long

@@ -179,6 +179,28 @@ def test_a_second_secret_gets_the_next_port(held: ExitStack) -> None:
     assert list(ports.inboxes) == ["", "bbbbbbbb", "cccccccc"]
 
 
+def test_chosen_ports_go_back_to_the_gates_that_are_left(held: ExitStack) -> None:
+    """The first to the first, in their order; what is left over is for the next gate. Free ports stay as they are."""
+    first = free_ports(4)
+    p, p2 = f"tcp://[::]:{first}", f"tcp://[::]:{first + 2}"
+    ports = take(held, f"tcp://*:{first}", ["aaaaaaaa"])
+    for old, new in (("aaaaaaaa", "bbbbbbbb"), ("bbbbbbbb", "cccccccc")):
+        assert ports.add(new) == p2
+        assert ports.inboxes == {old: first, new: first + 2}
+        assert ports.settle([new]) == {p: new}
+        assert ports.inboxes == {new: first}
+    ports.add("dddddddd")
+    assert ports.settle(["cccccccc"]) == {}
+    ports.add("eeeeeeee")
+    ports.add("ffffffff")
+    assert ports.settle(["eeeeeeee", "ffffffff"]) == {p: "eeeeeeee", p2: "ffffffff"}
+    free = take(held, "auto", ["aaaaaaaa"])
+    free.add("bbbbbbbb")
+    before = dict(free.inboxes)
+    assert free.settle(["bbbbbbbb"]) == {}
+    assert free.inboxes == before
+
+
 def test_without_ipv6(held: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose kernel has none listens on IPv4."""
     real = socket.socket

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,29 @@ TCP: dict[str, Any] = {"listen": "tcp://127.0.0.1:*"}
 """All of it over TCP, and so under keys."""
 
 
+def chosen(first: int) -> dict[str, Any]:
+    """The same at a port that was given by hand."""
+    return {"listen": f"tcp://127.0.0.1:{first}"}
+
+
+def free_port() -> int:
+    """A port that is free with the three behind it, and which the kernel gives to nobody."""
+    for first in range(20_000 + os.getpid() % 97, 32_000, 97):
+        try:
+            with ExitStack() as stack:
+                for port in range(first, first + 4):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no ports")
+
+
+def inbox(node: Any) -> list[str]:
+    node.statistics()
+    return list(getattr(node, "_async", node)._context.engine.address.inbox)
+
+
 def states(node: Any) -> dict[str, str]:
     return {peer.name: peer.state for peer in node.peers()}
 
@@ -71,15 +95,22 @@ def node_id(node: Any) -> str:
 # The secret
 
 
+@pytest.mark.parametrize("rotations", [1, pytest.param(2, id="at ports that were chosen, twice")])
 def test_rotation_under_load(
-    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, monkeypatch: pytest.MonkeyPatch
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, monkeypatch: pytest.MonkeyPatch, rotations: int
 ) -> None:
     """Old, then both, then new, on one node after the other: nothing lost, nothing twice, nobody given up."""
     monkeypatch.setattr(rekeying, "GRACE", 2.0)
-    old, new = fresh(), fresh()
+    old = fresh()
     names = ("shop", "kitchen", "bakery")
     sources = {name: [files.put(f"{name}-current", old), files.put(f"{name}-next", old)] for name in names}
-    there = {name: nodes.enter_context(Node(name, secret=sources[name], **TCP)) for name in names}
+    at: dict[str, int] = {}
+    there: dict[str, Any] = {}
+    for name in names:
+        at[name] = free_port() if rotations > 1 else 0
+        listen = chosen(at[name]) if rotations > 1 else TCP
+        there[name] = nodes.enter_context(Node(name, secret=sources[name], **listen))
+        there[name].statistics()  # it listens
     producer = there["shop"].producer("orders", int)
     consumers = [there[name].consumer("orders", int) for name in ("kitchen", "bakery")]
     seen: list[int] = []
@@ -113,12 +144,14 @@ def test_rotation_under_load(
             time.sleep(0.01)
 
     work(0.5)
-    for which in ("next", "current"):
-        for name in names:
-            files.put(f"{name}-{which}", new)
-            there[name].reload()
-            work(0.3)
-        work(3.0)  # longer than the old one counts, and than a link without an answer
+    for _ in range(rotations):
+        new = fresh()
+        for which in ("next", "current"):
+            for name in names:
+                files.put(f"{name}-{which}", new)
+                there[name].reload()
+                work(0.3)
+            work(3.5)  # longer than the old one counts, and than a link without an answer
     producer.flush(timeout=DEADLINE)
     stop.set()
     for thread in threads:
@@ -128,6 +161,8 @@ def test_rotation_under_load(
     assert (account.acked, account.redelivered, account.closes) == (sent, 0, True)
     assert beliefs <= {"up", "connecting", "suspect", "one-way", "hung"}  # for some 20 ms, while all are dialled anew
     assert states(there["shop"]) == {"kitchen": "up", "bakery": "up"}
+    if rotations > 1:
+        assert {name: inbox(there[name]) for name in names} == {n: [f"tcp://127.0.0.1:{at[n]}"] for n in names}
     key_ids = {there["shop"]._async._context.engine.links.gates[0]}
     assert key_ids == {new.key_id(there["shop"].fabric)}
     with Node("late", secret=files.put("late", old), **TCP) as late:
@@ -160,6 +195,71 @@ def test_a_changed_file_is_taken_up_by_itself(
     assert time.monotonic() - changed_at < 10.0
 
 
+def test_a_chosen_port_leads_to_the_first_secret(
+    files: Files, fresh: Callable[[], Secret], nodes: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rotation takes the port behind the outbox and gives it back; who knows the chosen one alone gets a link.
+
+    Those who were linked come along: nobody is dialled at the other port any more.
+    """
+    monkeypatch.setattr(rekeying, "GRACE", 1.0)
+    first = free_port()
+    p, p2 = f"tcp://127.0.0.1:{first}", f"tcp://127.0.0.1:{first + 2}"
+    secret = fresh()
+    names = ("shop", "guest")
+    sources = {name: [files.put(f"{name}-current", secret), files.put(f"{name}-next", secret)] for name in names}
+    shop = nodes.enter_context(Node("shop", secret=sources["shop"], **chosen(first)))
+    consumer = shop.consumer("orders", int)
+    guest = nodes.enter_context(Node("guest", secret=sources["guest"], **TCP))
+    producer = guest.producer("orders", int)
+    beliefs: set[str] = set()
+
+    def put(which: str) -> None:
+        for name, node in (("shop", shop), ("guest", guest)):
+            files.put(f"{name}-{which}", secret)
+            node.reload()
+
+    def dialled() -> set[str]:
+        links = guest._async._context.engine.links
+        return {link.endpoint for link in list(links.by_wire.values()) if link.up}
+
+    def is_there(*inboxes: str) -> bool:
+        beliefs.update(states(guest).values())
+        return inbox(shop) == [*inboxes]
+
+    eventually(lambda: states(guest).get("shop") == "up", "the link")
+    for n in range(3):
+        secret = fresh()
+        put("next")
+        assert inbox(shop) == [p, p2]
+        put("current")
+        assert inbox(shop) == [p2]
+        eventually(lambda: is_there(p), "the return to the chosen port")
+        eventually(lambda: is_there(p) and dialled() == {p}, "the link at the chosen port")
+        late_secret = files.put(f"late-{n}", secret)
+        with Node(f"late-{n}", secret=late_secret, peers=[p], discovery=["static"], **TCP) as late:
+            late.producer("orders", int)
+            eventually(lambda: states(late).get("shop") == "up", "the link of one who comes later")
+        producer.send(n)
+        with consumer.get(timeout=DEADLINE) as body:
+            assert body == n
+    assert "gone" not in beliefs
+    assert guest.statistics().counters.get("deaths", 0) == 0
+    with socket.create_connection(("127.0.0.1", first + 2)):
+        pass  # whoever still asks there is not told of a death
+    # One that was removed can be taken back.
+    again = secret
+    secret = fresh()
+    put("current")
+    eventually(lambda: is_there(p2, p), "both, the new one first")
+    put("next")
+    eventually(lambda: is_there(p), "the first of them alone")
+    secret = again
+    put("next")
+    eventually(lambda: is_there(p, p2), "the one taken back")
+    eventually(lambda: states(guest).get("shop") == "up", "the link")
+
+
 def test_where_a_node_is_to_be_found_while_its_secret_changes(
     front: Front, files: Files, fresh: Callable[[], Secret]
 ) -> None:
@@ -169,23 +269,19 @@ def test_where_a_node_is_to_be_found_while_its_secret_changes(
     with front.node("shop", secret=sources, reach="lan", listen="tcp://127.0.0.1:*") as shop:
         shop.producer("orders", int)
 
-        def inbox() -> list[str]:
-            shop.statistics()
-            return list(getattr(shop, "_async", shop)._context.engine.address.inbox)
-
-        ipc, first = inbox()
+        ipc, first = inbox(shop)
         assert f"~{old.key_id(shop.fabric)}/" in ipc
         files.put("next", new)
         shop.reload()
-        assert inbox()[:2] == [ipc, first]
-        second = inbox()[2]
+        assert inbox(shop)[:2] == [ipc, first]
+        second = inbox(shop)[2]
         with Node("kitchen", secret=files.put("kitchen", new), peers=[second], discovery=["static"], **TCP) as kitchen:
             kitchen.consumer("orders", int)
             eventually(lambda: states(kitchen).get("shop") == "up", "the link under the new one")
         files.put("current", new)
         shop.reload()
-        assert inbox()[1:] == [second]
-        assert f"~{new.key_id(shop.fabric)}/" in inbox()[0]
+        assert inbox(shop)[1:] == [second]
+        assert f"~{new.key_id(shop.fabric)}/" in inbox(shop)[0]
 
 
 def test_a_new_secret_without_a_port_keeps_nobody_from_being_revoked(

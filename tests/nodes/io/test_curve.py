@@ -447,6 +447,39 @@ def test_an_outbox_with_another_key(make: Make) -> None:
     assert published(c, a, within=DEADLINE) == [True]
 
 
+def test_another_gate_at_a_port(make: Make, tmp_path: Path) -> None:
+    """The inbox is made anew, with the gates that its ports shall have now; nobody finds one of them closed."""
+    keys_b = curve(2, OLD, NEW)
+    b = make(keys_b)
+    (ipc, first, second), _ = b.bind([f"ipc://{tmp_path}/b", LOOPBACK, LOOPBACK], [])
+    a = make(curve(1, NEW))
+
+    def lets_in(endpoint: str, secret: Secret) -> bool:
+        c = make(curve(3, secret))
+        c.dial(1, endpoint, "" if endpoint == ipc else gate(secret))
+        found = outcome(c, a, b)
+        assert found in (Connected(1), Refused(1, "secret"))
+        return found == Connected(1)
+
+    a.dial(1, second, gate(NEW))
+    assert outcome(a, b) == Connected(1)
+    b.regate({first: gate(NEW)})
+    for endpoint in (first, second):
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        socket.create_connection((host, int(port))).close()
+    assert gather(a, lambda events: Connected(1) in events, b) == [Disconnected(1), Connected(1)]
+    a.send(1, [b"again"])
+    assert gather(b, bool) == [Received([b"again"], id_of(1))]
+    assert [lets_in(first, secret) for secret in (OLD, NEW)] == [False, True]
+    assert [lets_in(second, secret) for secret in (OLD, NEW)] == [False, True]
+    keys_b.gates[gate(OTHER)] = Gate(OTHER, FABRIC)
+    keys_b.access = Access(key_ids=frozenset({gate(NEW), gate(OTHER)}))
+    b.regate({second: gate(OTHER)})
+    assert [lets_in(first, secret) for secret in (NEW, OTHER)] == [True, False]
+    assert [lets_in(second, secret) for secret in (NEW, OTHER)] == [False, True]
+    assert lets_in(ipc, NEW)
+
+
 def test_keys_outlast_new_sockets(make: Make, tmp_path: Path) -> None:
     """A socket that is made anew has the same gates, in the clear over ipc, and follows under the same keys."""
     keys_b, keys_a = curve(2, OLD, NEW), curve(1)
