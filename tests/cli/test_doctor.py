@@ -325,6 +325,8 @@ def test_a_command_that_has_just_ended(system: FakeSystem, monkeypatch: pytest.M
     monkeypatch.setattr(system, "announced", lambda *_: looks.pop(0))
     assert problems(system) == []
     assert looks == []
+    looks = [Announced(nodes=(B, command)), Announced(nodes=(B,))]
+    assert "refuses: nobody listens there" in the_problem(system, "10.0.0.3:40001")
 
 
 def test_an_outbox_is_named_by_mistake(system: FakeSystem) -> None:

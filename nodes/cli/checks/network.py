@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from peerfabric.nodes.cli.checks.situation import (
     Finding,
     Level,
@@ -168,11 +170,13 @@ def _leave_out_the_ended(situation: Situation, settings: Settings) -> None:
     if not doubtful:
         return
     again = situation.system.announced(settings, situation.secrets, ENDED_WITHIN)
-    left = {endpoint for node in again.nodes for endpoint in node.inbox}
+    gone = set(doubtful).difference(*(node.inbox for node in again.nodes))
+    nodes = tuple(node for node in situation.announced.nodes if gone.isdisjoint(node.inbox))
+    situation.announced = msgspec.structs.replace(situation.announced, nodes=nodes)
     for endpoint in doubtful:
-        if endpoint in left:
+        if endpoint not in gone:
             situation.tcp[endpoint] = situation.system.connect(endpoint)
-        else:
+        elif not port_of(situation.endpoints[endpoint]):  # nobody has named it by its address
             del situation.tcp[endpoint], situation.endpoints[endpoint]
 
 
@@ -266,7 +270,7 @@ def _refusal(situation: Situation, endpoint: str, whose: str, tcp: Tcp, why: str
     match tcp.outcome:
         case "refused":
             if seen:
-                text = f"{endpoint} of {whose} refuses and is announced: a firewall rejects it, or it has just ended"
+                text = f"{endpoint} of {whose} refuses and is announced: a firewall rejects it"
             else:
                 text = f"{endpoint} of {whose} refuses: nobody listens there, or a firewall rejects it"
             return text, f"start the node there with that port, and open TCP {port} in the firewall of {host}"
