@@ -236,11 +236,8 @@ class Sockets:
         return bound
 
     def regate(self, gates: dict[str, str]) -> None:
-        """Have other gates before TCP endpoints of the inbox than there were: key ids, by endpoint.
-
-        For that the inbox is closed, with all connections, and followed by another, which goes on at all endpoints.
-        Nobody is refused meanwhile, and peers come back by themselves, in new lives of their links.
-        """
+        """Have other gates (key ids, by endpoint) before TCP endpoints of the inbox, which is closed, with all its
+        connections, and followed by another: nobody is refused, and peers come back in new lives of their links."""
         self._listeners.regate(gates)
         self._renew_inbox()
         self._look(time.monotonic())  # lets it accept, now or when there are descriptors

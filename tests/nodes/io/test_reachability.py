@@ -34,7 +34,8 @@ def folder_of(runtime: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    """Without the hidden ones that are just being written."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def remove(folder: Path, what: str) -> None:
