@@ -13,9 +13,9 @@ demo: $(READY)
 demo-lan: $(READY)
 	$(BIN)/python -m tests.net.demo_lan
 
-# By two processes: half of the time most tests wait for others. Each has ports and folders of its own.
+# By three processes: half of the time most tests wait for others. Each has ports and folders of its own.
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 # On every Python that is found, each in a virtual environment of its own.
 test-all:

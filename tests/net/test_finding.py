@@ -40,6 +40,7 @@ def test_ipv6_only(lan: Lan) -> None:
     figure("mdns over IPv6: linked after", linked(*nodes, since=time.monotonic()), 3.0)
 
 
+@pytest.mark.long
 def test_addresses_come_and_go(lan: Lan) -> None:
     """A host that gets its first address after its node has started is found, and again when it gets another one."""
     a, b = lan.host("a", "10.77.0.1/24"), lan.host("b")
@@ -54,6 +55,7 @@ def test_addresses_come_and_go(lan: Lan) -> None:
     figure("mdns: another address: all linked after", linked(*nodes, late, since=changed_at), 20.0)
 
 
+@pytest.mark.long
 def test_names_of_hosts(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """A name among the peers is looked up, and one of DNS leads to all of its addresses."""
     lan.filter_multicast()
