@@ -165,6 +165,7 @@ def test_vanished_host(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     judge("vanished host", pipeline.finish(), [Cut("b", at, healed_at)])
 
 
+@pytest.mark.long
 def test_killed_workers(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     """A worker that is killed is proven dead by the refusal of its port: within 4 s from another host, at once here."""
     pipeline = Pipeline(lan, rate=20.0)
