@@ -202,9 +202,10 @@ class RegistryBackend:
             raise
         if self._own_path != path:
             self._withdraw_locked()
-        elif self._descriptor is not None:
-            os.close(self._descriptor)  # frees the lock of the file that was just replaced, and not before
-        self._own_path, self._descriptor = path, descriptor
+        # Noted first: a child that is forked in between closes what is noted, and never what is closed already.
+        replaced, self._descriptor, self._own_path = self._descriptor, descriptor, path
+        if replaced is not None:
+            os.close(replaced)  # frees the lock of the file that was just replaced, and not before
 
     def _withdraw_locked(self) -> None:
         if self._descriptor is None or self._own_path is None:
@@ -212,8 +213,8 @@ class RegistryBackend:
         with suppress(OSError):  # where it cannot be reached it is not seen either
             if is_at(self._descriptor, self._own_path):
                 self._own_path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-        self._descriptor = self._own_path = None
+        withdrawn, self._descriptor, self._own_path = self._descriptor, None, None
+        os.close(withdrawn)
 
     def _stay_announced(self) -> None:
         """Go where new nodes look, and announce again if our file is not there: removed, say, or the disk was full."""
