@@ -28,7 +28,7 @@ from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.endpoints import host_of
 from peerfabric.link.interest import Interests
-from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link, Moved
+from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
@@ -83,18 +83,16 @@ class Events(NamedTuple):
     changed     ends whose users may have something to go on with
     records     lines for the log
     announced   our own address, if it has changed, for all who look for us
-    met         (address, whether it is there) of peers whose link came up, or who are gone
     superseded  where a later life of this very node is: this one must stop; empty if there is none
     """
 
     changed: Iterable[End]
     records: Iterable[LogRecord]
     announced: Address | None
-    met: Sequence[tuple[Address, bool]]
     superseded: str = ""
 
 
-NOTHING: Final = Events((), (), None, ())
+NOTHING: Final = Events((), (), None)
 
 
 class Engine:
@@ -133,7 +131,6 @@ class Engine:
             for kind, handler in machine.handlers().items():
                 self._handlers[kind] = (*self._handlers.get(kind, ()), handler)
         self._loop: deque[list[bytes]] = deque()
-        self._met: list[tuple[Address, bool]] = []
         self._expected = self._turned_at = now
 
     @property
@@ -373,8 +370,6 @@ class Engine:
                     self._came_up(link, now)
                 case Gone():
                     self._gone(link, now, proven=change.proven, died=change.died)
-                case Moved() if link.address is not None:
-                    self._met.append((link.address, True))
 
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
@@ -385,15 +380,12 @@ class Engine:
         for machine in self.machines:
             machine.link_up(link, now)
         if link.address is not None and link.wire != OURSELVES:
-            self._met.append((link.address, True))
             self.records.add("info", f"{link.name} joined")
 
     def _gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         self.control.unblock(link.wire)
         for machine in self.machines:
             machine.peer_gone(link, now, proven=proven, died=died)
-        if link.address is not None and proven:
-            self._met.append((link.address, False))
         self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
     def _tell_fabric(self, now: float) -> None:
@@ -519,13 +511,12 @@ class Engine:
     def poll_events(self) -> Events:
         """What is for users, discovery and the log."""
         announced, self.roster.announced = self.roster.announced, None
-        if not (self.changed or self.records.lines or announced or self._met or self.links.superseded):
+        if not (self.changed or self.records.lines or announced or self.links.superseded):
             return NOTHING
         changed = list(self.changed)
         self.changed.clear()
-        met, self._met = self._met, []
         superseded, self.links.superseded = self.links.superseded, ""
-        return Events(changed, self.records.take() if self.records.lines else (), announced, met, superseded)
+        return Events(changed, self.records.take() if self.records.lines else (), announced, superseded)
 
     # Closing
 

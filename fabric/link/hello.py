@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from peerfabric.link.addresses import elsewhere, later, newer
 from peerfabric.link.commands import Dial
 from peerfabric.link.dialling import Dialling
-from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link, Moved
+from peerfabric.link.link import HELLO_FIRST, CameUp, Change, LifeEnded, Link
 from peerfabric.link.rejections import REMNANT
 from peerfabric.link.tables import OURSELVES
 from peerfabric.wire.frames import (
@@ -172,13 +172,12 @@ class Hellos(Dialling):
         self._find_doors(link)
         if not elsewhere(theirs, before):
             return []
-        changes: list[Change] = [Moved(link)]
         left = link.met and link.endpoint in before.inbox and link.endpoint not in theirs.inbox
         if left and link.endpoint.startswith("tcp://") and not self.closing:
-            changes += self._redial(link, now)
-        elif not link.connected and not link.dialling and not self.closing:
+            return self._redial(link, now)
+        if not link.connected and not link.dialling and not self.closing:
             self._dial(link, link.doors[0], now)
-        return changes
+        return []
 
     def _seen_at(self, link: Link, now: float) -> list[Change]:
         """The peer is seen at another address than before: dialled there, unless it was met where it is dialled now."""

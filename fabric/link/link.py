@@ -645,10 +645,4 @@ class Gone(NamedTuple):
     died: bool
 
 
-class Moved(NamedTuple):
-    """The peer listens elsewhere than before."""
-
-    link: Link
-
-
-Change = LifeEnded | CameUp | Gone | Moved
+Change = LifeEnded | CameUp | Gone

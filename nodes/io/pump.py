@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -74,8 +74,6 @@ class Pump:
         """Opens after every turn in which a link or the closing of the node may have moved on."""
         self.on_announced: Callable[[Any], None] = lambda address: None
         """Called, in this thread, with the node's own address when it has changed."""
-        self.on_met: Callable[[Sequence[Any]], None] = lambda met: None
-        """Called, in this thread, with (address, present) of peers that came or went."""
         self.on_superseded: Callable[[str], None] = lambda endpoint: None
         """Called, in this thread, with the endpoint of a later life of this very node."""
         self.on_disconnected: Callable[[], None] = lambda: None
@@ -218,7 +216,7 @@ class Pump:
                 self._sockets.publish(published.popleft())
             if engine.links.commands:
                 self._carry_out()
-            changed, records, announced, met, superseded = engine.poll_events()
+            changed, records, announced, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -229,8 +227,6 @@ class Pump:
             found = self._handles.get(end)
             if found is not None:
                 found.changed()
-        if met:
-            self.on_met(met)
         if announced is not None:
             self.on_announced(announced)
         if superseded:

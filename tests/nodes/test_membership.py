@@ -51,8 +51,6 @@ class Pump:
     def __init__(self) -> None:
         self.lock = Lock(Rank.ENGINE)
         self.on_announced: object = None
-        self.on_met: object = None
-        self.on_learned: object = None
 
     def wake(self) -> None:
         pass

@@ -210,7 +210,7 @@ def test_in_a_thread_of_ours_nothing_waits() -> None:
             "statistics": node.statistics,
         }
 
-        def visit(met: object) -> None:
+        def visit(endpoint: str) -> None:
             for name, call in calls.items():
                 try:
                     call()
@@ -219,9 +219,9 @@ def test_in_a_thread_of_ours_nothing_waits() -> None:
                     outcomes[name] = str(error)
 
         pump = node._async._context.pump
-        pump.on_met = visit
+        pump.on_superseded = visit
         with pump.lock:
-            pump.engine._met.append((pump.engine.address, True))
+            pump.engine.links.superseded = "tcp://10.0.0.9:1"
         pump.wake()
         eventually(lambda: len(outcomes) == len(calls))
         worked = {name for name, outcome in outcomes.items() if outcome == "worked"}

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from peerfabric.link.commands import Command, Dial, HangUp, Outcome, Probe
 from peerfabric.link.endpoints import Door
-from peerfabric.link.link import HUNG_FAR_MAX, REFUSED_FAR_AFTER, CameUp, Change, Gone, LifeEnded, Moved
+from peerfabric.link.link import HUNG_FAR_MAX, REFUSED_FAR_AFTER, CameUp, Change, Gone, LifeEnded
 from peerfabric.link.links import Links
 from peerfabric.wire.frames import MAGIC, NOT_ME, SUPERSEDED, UNWELCOME, Address, Bye, Hello, decode_frame
 
@@ -359,7 +359,7 @@ def test_a_hello_that_names_the_endpoint_no_more_moves_the_link() -> None:
     up(peers)
     moved = replace(FAR, version=2, inbox=["tcp://10.0.0.9:1"])
     changes = peers.receive_hello(hello(7, peers.by_wire[1].mine, moved), 1.0)
-    assert [type(change) for change in changes] == [Moved, LifeEnded]
+    assert [type(change) for change in changes] == [LifeEnded]
     assert dials(peers) == [(1, "tcp://10.0.0.9:1")]
     peers.receive_hello(hello(7, 0, replace(FAR, version=1)), 1.1)
     assert peers.by_wire[1].address == moved
