@@ -170,6 +170,11 @@ class Pipeline:
                 was_up = is_up
         return found
 
+    def until_given_up(self, host: str, since: float) -> float:
+        """Wait until the producer has said that it gave up its peer on `host`; return how long after `since` that was."""
+        wait_for(lambda: self.given_up(host, since), f"that {host} is given up")
+        return self.given_up(host, since)[0]
+
     def elsewhere(self, host: str, since: float) -> float:
         """Wait until a message that was with `host` starts on another one; return how long after `since` that was.
 

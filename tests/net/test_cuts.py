@@ -89,7 +89,7 @@ def test_one_way(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     given_up = pipeline.elsewhere("b", at)
     healed_at = lan.heal()
     figure("one-way: its work elsewhere", given_up, GIVEN_UP + 2.0)  # c has 2 s of work in hand before
-    figure("one-way: given up", pipeline.given_up("b", at)[0], 4.5)
+    figure("one-way: given up", pipeline.until_given_up("b", at), 4.5)
     figure("one-way: resumed after healing", pipeline.resumed("b", healed_at), RESUMED)
     judge("one-way", pipeline.finish(), [Cut("b", at, healed_at)])
 
@@ -158,7 +158,7 @@ def test_vanished_host(lan: Lan, three: tuple[Host, Host, Host]) -> None:
     pipeline.wait_until_flowing("b", "c")
     at = three[1].vanish()
     figure("vanished host: its work elsewhere", pipeline.elsewhere("b", at), GIVEN_UP)
-    figure("vanished host: given up", pipeline.given_up("b", at)[0], 4.5)
+    figure("vanished host: given up", pipeline.until_given_up("b", at), 4.5)
     healed_at = lan.heal()
     pipeline.start_one("consume", three[1])
     figure("vanished host: works again after its start", pipeline.resumed("b", healed_at), RESUMED + 1.0)

@@ -50,7 +50,7 @@ def remove(folder: Path, what: str) -> None:
                 return
     else:
         for path in folder.glob(what):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a hidden file may just get its name
 
 
 def speak(speaker: Any, listener: Any, way: str) -> None:
