@@ -5,7 +5,6 @@ FabricError
 │   ├── BadName                         a queue, topic, fabric or node name that is not allowed
 │   ├── EndpointInUse (also OSError)    somebody else listens there
 │   └── IdentityInUse                   another node runs under the same key
-├── NotAuthorized (PermissionError)     the fabric does not let this node do that
 ├── EncodeError (ValueError)            a body that cannot be sent; nothing was accepted
 │   └── MessageTooLarge                 a body over the limit; nothing was accepted
 ├── DecodeError (ValueError)            a body that does not fit the consumer's type
@@ -52,7 +51,6 @@ __all__ = [
     "MessageTooLarge",
     "NewerFormat",
     "NodeClosed",
-    "NotAuthorized",
     "NotConfirmed",
     "QueueFull",
     "Rejected",
@@ -113,10 +111,6 @@ class IdentityInUse(ConfigError):
         super().__init__(
             f"another copy of this node runs at {endpoint}; remove node.key and the spool from one of them"
         )
-
-
-class NotAuthorized(FabricError, PermissionError):
-    """The fabric does not let this node do that."""
 
 
 class EncodeError(FabricError, ValueError):

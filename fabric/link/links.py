@@ -35,6 +35,8 @@ from peerfabric.wire.frames import (
 )
 
 IDLE_CLOSE_AFTER: Final = 10.0
+SILENT_MAX: Final = 5
+"""Nodes that were found and do not answer are named to people at a time, the first of them: all can make up more."""
 STRAY_EVERY: Final = 1.0
 """Frames of an unknown life are answered by one HELLO in this time."""
 
@@ -269,10 +271,12 @@ class Links(Hellos):
         for endpoint in sorted(self._addresses.unanswered(self._by_node)):
             step = "start a node that listens there, or, if peers= or PEERFABRIC_PEERS names it, take it out"
             yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
+        told = 0
         for link in list(self._unmet):
             if link.met or link.wire not in self.by_wire:
                 del self._unmet[link]
-            elif self._by_node.get(link.node_id) is link:
+            elif self._by_node.get(link.node_id) is link and told < SILENT_MAX:
+                told += 1
                 yield Finding(
                     f"{link.name} was found and does not answer at {link.endpoint}",
                     DIALLED_AFTER,

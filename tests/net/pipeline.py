@@ -171,7 +171,7 @@ class Pipeline:
         return found
 
     def until_given_up(self, host: str, since: float) -> float:
-        """Wait until the producer has said that it gave up its peer on `host`; return how long after `since` that was."""
+        """Wait until the producer says that it gave up its peer on `host`; return how long after `since` that was."""
         wait_for(lambda: self.given_up(host, since), f"that {host} is given up")
         return self.given_up(host, since)[0]
 

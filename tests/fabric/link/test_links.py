@@ -10,7 +10,7 @@ import msgspec
 from peerfabric.link.commands import Dial, HangUp, Outcome, Probe
 from peerfabric.link.endpoints import Door
 from peerfabric.link.link import CameUp, Change, Gone, LifeEnded
-from peerfabric.link.links import Links
+from peerfabric.link.links import SILENT_MAX, Links
 from peerfabric.wire.frames import IDLE, LEAVING, MAGIC, NOT_ME, Address, Bye, Hello, decode_frame
 
 US = Address("us", 5 << 20, "us", "h1", ["tcp://us:1"], [])
@@ -404,3 +404,13 @@ def test_only_who_is_wanted_is_dialled() -> None:
     assert [view.state for view in peers.view()] == ["idle"]
     peers.receive_hello(hello(7, 0), 11.0)
     assert peers.poll_commands() == [Dial(2, "ipc:///them")]
+
+
+def test_a_few_of_many_silent_nodes_are_named() -> None:
+    """Somebody may announce any number that do not exist: the log is for people."""
+    peers = node()
+    for number in range(20):
+        peers.discovered(
+            msgspec.structs.replace(THEM, node_id=f"made-up-{number}", inbox=[f"tcp://127.0.0.1:{number + 1}"]), 0.0
+        )
+    assert len(list(peers.findings())) == SILENT_MAX
