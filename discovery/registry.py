@@ -254,11 +254,12 @@ class RegistryBackend:
                 self._turn(self._announce_anew)
                 scan_at = min(scan_at, self._changed_at + _PERIOD_MIN)
             now = time.monotonic()
-            if now >= scan_at:
+            period = now >= self._period_at
+            if now >= scan_at or (period and now + _PERIOD / 2 >= scan_at):  # both in one wake-up from then on
                 self._turn(self._rescan_if_changed)
                 soon = max(_PERIOD_MIN, (now - self._changed_at) / 2)
                 scan_at = now + min(soon, max(_PERIOD, _PERIOD_OF_FILE * len(self._files)))
-            if now >= self._period_at:
+            if period:
                 self._period_at = now + _PERIOD
                 self._turn(self._stay_announced, self._probe_some)
             if now >= self._sweep_at:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from peerfabric.discovery import registry
 from peerfabric.discovery.base import Announcement
 from peerfabric.discovery.files import is_proven_dead
 from peerfabric.discovery.host import fabric_folder, host_id
@@ -91,6 +93,34 @@ def test_the_dead_of_another_container_of_this_machine_are_found(watched: Record
     there = announcement_for(host=f"{network}-elsewhere" if part == "network" else f"elsewhere-{files}")
     path = plant(fabric_folder("tests"), there)
     eventually(lambda: not path.exists(), "the end of its file")
+
+
+class CountingBell(threading.Event):
+    """Counts how often it was waited for."""
+
+    waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        return super().wait(timeout)
+
+
+def test_an_idle_watch_wakes_up_once_a_period(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The looks at the folder, which slow down after a start, and those at locks and our own file share it."""
+    monkeypatch.setattr(registry, "_PERIOD", 0.02)
+    backend, bell = RegistryBackend("tests"), CountingBell()
+    backend._woken = bell
+    looks, look = [], backend._probe_some
+
+    def probe_some() -> None:
+        looks.append(bell.waits)
+        look()
+
+    monkeypatch.setattr(backend, "_probe_some", probe_some)
+    backend.watch(Recorder())
+    eventually(lambda: len(looks) >= 60, "sixty periods")
+    backend.close()
+    assert looks[59] - looks[19] <= 42, "forty periods, and one or two that a busy machine cut in two"
 
 
 def test_lock_dies_with_the_node_although_its_fork_lives(start_child: StartChild, watched: Recorder) -> None:
