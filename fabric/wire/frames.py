@@ -35,12 +35,18 @@ OutboxKey = Annotated[bytes, Meta(max_length=32)]
 Digest = Annotated[bytes, Meta(max_length=2048)]
 
 # Reasons of a NACK, of a BYE, and flags of a DATA frame: numbers of the protocol.
-FAILED, LEASE, REFUSED, REJECTED, NO_INTEREST, BATCH_FAILED = 1, 2, 3, 4, 5, 6
+FAILED, LEASE, REFUSED, REJECTED, NO_INTEREST, BATCH_FAILED, EXPIRED = 1, 2, 3, 4, 5, 6, 7
 LEAVING, IDLE, OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS = 1, 2, 3, 4, 5
 UNWELCOME, SUPERSEDED, NOT_ME = 6, 7, 8
 ALONE, DURABLE = 1, 4
 """ALONE: one message, because the batch that it was in failed. DURABLE: its stream outlives the producer's process."""
 RAW, MSGPACK, RAW_ONE = 0, 1, 2
+STREAM: Final = 1
+"""Flag of a call: it is answered in parts."""
+OK, PART, END, ERROR, STALLED = 0, 1, 2, 3, 4
+NOT_STARTED: Final = 16
+"""From this status of an answer on the handler did not start; an unknown one below it reads as ERROR."""
+BUSY, SERVER_LEAVING, NOT_SERVED, CALL_EXPIRED, UNFIT, TOO_DEEP = 16, 17, 18, 19, 20, 21
 """Bodies are bytes in an array, msgpack documents in an array, or the frame body is the one message's bytes."""
 
 
@@ -109,6 +115,13 @@ class Consuming(msgspec.Struct, array_like=True):
     lease: float
 
 
+class Serving(msgspec.Struct, array_like=True):
+    """A service that a node answers, and how many calls of it may run at once."""
+
+    service: Name
+    capacity: Count
+
+
 class Interest(msgspec.Struct, array_like=True, tag=2):
     link: LinkId
     number: Count
@@ -121,6 +134,8 @@ class Interest(msgspec.Struct, array_like=True, tag=2):
     held: Annotated[list[StreamRanges], Meta(max_length=LIST_MAX)] = []
     done: Annotated[list[StreamRanges], Meta(max_length=LIST_MAX)] = []
     ack: Count = 0
+    serves: Annotated[list[Serving], Meta(max_length=NAMES_MAX)] = []
+    calls: Annotated[list[Name], Meta(max_length=NAMES_MAX)] = []
 
 
 class Extra(msgspec.Struct, array_like=True):
@@ -149,6 +164,10 @@ class Data(msgspec.Struct, array_like=True, tag=3):
     sent_bytes: Count
     settled: Count
     extras: Annotated[list[Extra], Meta(max_length=LIST_MAX)] = []
+    ttl_ms: Count = 0
+    """How long they may still be handed out; 0: for ever."""
+    depth: Count = 0
+    """How many messages before them wait for them to be settled."""
 
 
 class Nack(msgspec.Struct, array_like=True):
@@ -168,6 +187,7 @@ class Result(msgspec.Struct, array_like=True):
     done: Flat = []
     returned: Flat = []
     nacks: Annotated[list[Nack], Meta(max_length=4096)] = []
+    ran: Flat = []
 
 
 class Grant(msgspec.Struct, array_like=True):
@@ -221,6 +241,76 @@ class Pong(msgspec.Struct, array_like=True, tag=7):
     sent_ms: Count = 0
 
 
+class More(msgspec.Struct, array_like=True, tag=8):
+    """How much of the answers in parts may be sent in all."""
+
+    link: LinkId
+    number: Count
+    echo: Count
+    streams: Annotated[list[Parts], Meta(max_length=NAMES_MAX)]
+
+
+class Parts(msgspec.Struct, array_like=True):
+    """What the caller of a stream allows in all; both only grow."""
+
+    call: Count
+    parts: Count
+    bytes: Count
+
+
+class Call(msgspec.Struct, array_like=True):
+    """One question of a REQUEST; its body is the element of the same index."""
+
+    call: Count
+    left_ms: Count
+    flags: Count = 0
+    depth: Count = 0
+    headers: dict[Name, Annotated[str, Meta(max_length=8192)]] | None = None
+
+
+class Request(msgspec.Struct, array_like=True, tag=9):
+    link: LinkId
+    number: Count
+    echo: Count
+    service: Name
+    codec: Count
+    calls: Annotated[list[Call], Meta(max_length=NAMES_MAX)]
+
+
+class Answer(msgspec.Struct, array_like=True):
+    """One answer of a REPLY, or one part of a stream; its body is the element of the same index."""
+
+    call: Count
+    status: Count
+    text: Text = ""
+    type: Name = ""
+    retry_ms: Count = 0
+    headers: dict[Name, Annotated[str, Meta(max_length=8192)]] | None = None
+
+
+class Load(msgspec.Struct, array_like=True):
+    """How many calls of a service run and wait at its server."""
+
+    service: Name
+    count: Count
+
+
+class Reply(msgspec.Struct, array_like=True, tag=10):
+    link: LinkId
+    number: Count
+    echo: Count
+    codec: Count
+    answers: Annotated[list[Answer], Meta(max_length=NAMES_MAX)]
+    loads: Annotated[list[Load], Meta(max_length=64)] = []
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=11):
+    link: LinkId
+    number: Count
+    echo: Count
+    calls: Annotated[list[Count], Meta(max_length=NAMES_MAX)]
+
+
 class Drain(msgspec.Struct, array_like=True, tag=12):
     link: LinkId
     number: Count
@@ -270,9 +360,9 @@ class Marker(msgspec.Struct, array_like=True, tag=16):
     last: bool = False
 
 
-LinkFrame = Interest | Data | Ack | Release | Ping | Pong | Drain | Bye
+LinkFrame = Interest | Data | Ack | Release | Ping | Pong | More | Request | Reply | Cancel | Drain | Bye
 OutboxFrame = TopicData | Tails | Marker
-KINDS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15, 16})
+KINDS: Final = frozenset(range(1, 17))
 
 _encoder = msgspec.msgpack.Encoder()
 _inbox = msgspec.msgpack.Decoder(Hello | LinkFrame)

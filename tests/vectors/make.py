@@ -33,19 +33,27 @@ from peerfabric.link.digest import CLEAR_KEY, OwnDigest, told
 from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire.frames import (
     ALONE,
+    BUSY,
     DURABLE,
+    ERROR,
     IDLE,
     LEASE,
     MAGIC,
     MSGPACK,
     NOT_ME,
+    OK,
     OTHER_FABRIC,
+    PART,
     RAW,
     RAW_ONE,
+    STREAM,
     Ack,
     Address,
+    Answer,
     Backlog,
     Bye,
+    Call,
+    Cancel,
     Consuming,
     Data,
     Drain,
@@ -53,12 +61,18 @@ from peerfabric.wire.frames import (
     Grant,
     Hello,
     Interest,
+    Load,
     Marker,
+    More,
     Nack,
+    Parts,
     Ping,
     Pong,
     Release,
+    Reply,
+    Request,
     Result,
+    Serving,
     StreamRanges,
     Subscription,
     Tail,
@@ -77,7 +91,7 @@ SHOP_ON_LAN = Address(
     "6f1d" * 8, 7 << 20 | 5, "shop", SHOP.host, ["tcp://10.0.0.5:7700", "tcp://[fd00::1]:7700"],
     ["tcp://10.0.0.5:7701"], bytes(range(32)), 3, bytes.fromhex("0001020408102040"), True,
 )  # fmt: skip
-STREAM = "shop-1:7340037:orders"
+ORDERS = "shop-1:7340037:orders"
 
 FRAMES: dict[str, msgspec.Struct] = {
     "hello": Hello(MAGIC, 1, "default", "kitchen-1", SHOP, 17, 0, False, 16_778_240, [SHOP]),
@@ -95,29 +109,48 @@ FRAMES: dict[str, msgspec.Struct] = {
         [Subscription("prices.*", 2, True)],
         ["receipts"],
         ["news"],
-        [StreamRanges(STREAM, [4, 9])],
-        [StreamRanges(STREAM, [1, 4])],
+        [StreamRanges(ORDERS, [4, 9])],
+        [StreamRanges(ORDERS, [1, 4])],
         6,
+        [Serving("prices.get", 16)],
+        ["stock.get"],
     ),
-    "data": Data(LINK, 2, 1, STREAM, "orders", 9, 2, 4, 1, RAW, 0, 1_700_000_000_000, 5, 10, 1280, 6),
+    "data": Data(LINK, 2, 1, ORDERS, "orders", 9, 2, 4, 1, RAW, 0, 1_700_000_000_000, 5, 10, 1280, 6),
     "data with headers": Data(
-        LINK, 3, 1, STREAM, "orders", 11, 1, 4, 2, RAW, ALONE, 0, 0, 11, 1400, 6, [Extra(0, {"trace": "1"}, "old/7")]
+        LINK, 3, 1, ORDERS, "orders", 11, 1, 4, 2, RAW, ALONE, 0, 0, 11, 1400, 6, [Extra(0, {"trace": "1"}, "old/7")]
     ),
     "data at the limits": Data(
-        LINK, 2**53 - 1, 2**53 - 1, STREAM, "orders", 2**53 - 1, 16_777_216, 1, 1, RAW_ONE, DURABLE, 0, 0, 1, 1, 0
+        LINK, 2**53 - 1, 2**53 - 1, ORDERS, "orders", 2**53 - 1, 16_777_216, 1, 1, RAW_ONE, DURABLE, 0, 0, 1, 1, 0
     ),
+    "data that ends": Data(LINK, 4, 1, ORDERS, "orders", 12, 1, 4, 1, RAW, 0, 0, 0, 12, 1500, 6, [], 2_500, 3),
     "ack": Ack(
         LINK,
         4,
         2,
         7,
-        [Result(STREAM, "orders", [1, 9], [9, 10], [Nack(10, 11, 1, LEASE, 500, "slow")])],
+        [Result(ORDERS, "orders", [1, 9], [9, 10], [Nack(10, 11, 1, LEASE, 500, "slow")], [11, 13])],
         [Grant("orders", 64, 65_536)],
     ),
     "ack that only echoes": Ack(LINK, 5, 3, 7),
-    "release": Release(LINK, 5, 2, [StreamRanges(STREAM, [9, 11])], [STREAM]),
-    "ping": Ping(LINK, 6, 2, 12.5, 7, [Backlog("orders", STREAM, 3, 10, 1280, 9)]),
+    "release": Release(LINK, 5, 2, [StreamRanges(ORDERS, [9, 11])], [ORDERS]),
+    "ping": Ping(LINK, 6, 2, 12.5, 7, [Backlog("orders", ORDERS, 3, 10, 1280, 9)]),
     "pong": Pong(LINK, 7, 2, 12.5, 1_764_403_200_000),
+    "more": More(LINK, 8, 2, [Parts(5, 128, 2_097_152)]),
+    "request": Request(LINK, 8, 2, "prices.get", MSGPACK, [Call(4, 1_500), Call(5, 0, STREAM, 2, {"trace": "1"})]),
+    "reply": Reply(
+        LINK,
+        8,
+        2,
+        MSGPACK,
+        [
+            Answer(3, ERROR, "no such price", "KeyError"),
+            Answer(4, OK),
+            Answer(5, PART, headers={"trace": "1"}),
+            Answer(6, BUSY, retry_ms=250),
+        ],
+        [Load("prices.get", 7)],
+    ),
+    "cancel": Cancel(LINK, 8, 2, [4, 5]),
     "drain": Drain(LINK, 8, 2),
     "bye": Bye(LINK, 9, 2, "shop-1", IDLE),
     "bye to another node": Bye(bytes(8), 0, 0, "shop-1", NOT_ME),
@@ -130,10 +163,12 @@ FRAMES: dict[str, msgspec.Struct] = {
 SHORT: tuple[msgspec.Struct, ...] = (
     Hello(MAGIC, 1, "default", "", SHOP, 17, 0, False, 16_778_240),
     Interest(LINK, 1, 0, 3, [], [], [], []),
-    Data(LINK, 2, 1, STREAM, "orders", 9, 2, 4, 1, RAW, 0, 0, 5, 10, 1280, 6),
+    Data(LINK, 2, 1, ORDERS, "orders", 9, 2, 4, 1, RAW, 0, 0, 5, 10, 1280, 6),
     Ack(LINK, 4, 2, 7),
     Release(LINK, 5, 2),
     Ping(LINK, 6, 2, 12.5, 7),
+    Request(LINK, 8, 2, "prices.get", MSGPACK, [Call(4, 1_500)]),
+    Reply(LINK, 8, 2, MSGPACK, [Answer(4, OK)]),
     TopicData("shop-1", 7, "shop", "prices.eur", 5, 2, RAW, 0),
     Marker("shop-1", 7, "kitchen-1", "prices.*", 2, []),
 )
@@ -197,8 +232,8 @@ def _accepted() -> Iterator[Vector]:
         yield _header(f"older {type(frame).__name__}", frame, _encode(elements[:required]))
     yield _header(
         "older parts of an ACK",
-        Ack(LINK, 4, 2, 7, [Result(STREAM, "orders", nacks=[Nack(10, 11, 1, LEASE)])]),
-        _encode([4, LINK, 4, 2, 7, [[STREAM, "orders", [], [], [[10, 11, 1, LEASE]]]]]),
+        Ack(LINK, 4, 2, 7, [Result(ORDERS, "orders", nacks=[Nack(10, 11, 1, LEASE)])]),
+        _encode([4, LINK, 4, 2, 7, [[ORDERS, "orders", [], [], [[10, 11, 1, LEASE]]]]]),
     )
     yield _header(
         "older parts of an INTEREST",
@@ -230,7 +265,7 @@ def _refused() -> Iterator[Vector]:
     yield vector("kind above 127", [128, LINK, 7, 2])
     yield vector("kind of a later version", [99, LINK, 1, 0], "UnknownKind")
     yield vector("kind of a later version on the outbox", [99], "UnknownKind", "outbox")
-    yield vector("reserved kind", [8, LINK, 1, 0], "UnknownKind")
+    yield vector("reserved kind", [17, LINK, 1, 0], "UnknownKind")
     yield vector("frame of the inbox on the outbox", drain, on="outbox")
     yield vector("frame of the outbox on the inbox", encode_frame(FRAMES["tails"]))
     yield vector("bytes behind the array", drain + b"\0")
