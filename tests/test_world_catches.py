@@ -34,11 +34,11 @@ def ack_at_arrival(patch: Patch) -> None:
 def floor_too_high(patch: Patch) -> None:
     data_frame = original("sender.data_frame")
 
-    def broken(to: Any, end: Any, run: Any) -> Any:
+    def broken(to: Any, end: Any, run: Any, now: float) -> Any:
         settled = hooks.settled(end)
         floor, settled.floor = settled.floor, run.stop
         try:
-            return data_frame(to, end, run)
+            return data_frame(to, end, run, now)
         finally:
             settled.floor = floor
 
