@@ -44,6 +44,9 @@ from peerfabric.queue.receiver import Receiver
 from peerfabric.queue.sender import Sender
 from peerfabric.ranges import Ranges
 from peerfabric.reports import PeerView, Statistics
+from peerfabric.service.caller import Caller
+from peerfabric.service.responder import Responder
+from peerfabric.service.served import Served
 from peerfabric.topic.publisher import OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.topic.topics import Topics
@@ -74,7 +77,7 @@ REFUSALS: Final = {
 
 Send = Callable[[int, list[bytes]], bool]
 """Takes a wire and frames; False: its socket takes none now, and it will be told when it is writable."""
-End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
+End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic | Caller | Served
 
 
 class Events(NamedTuple):
@@ -121,10 +124,13 @@ class Engine:
         self.producers = Sender(address, self.links, self.control, self.records, random, self.changed)
         self.consumers = Receiver(options, self.links, self.control, self.records, self.changed)
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
+        self.responder = Responder(self.links, self.control, self.changed, random)
+        self.caller = Caller(self.links, self.control, self.interests, self.changed, now)
         self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
         self.round_trips = RoundTrips(self.links, self.control)
         self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
         self.machines += (self.interests, self.producers, self.consumers, self.topics, self.roster)
+        self.machines += (self.responder, self.caller)
         self.machines += (self.parting, self.round_trips, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         for machine in self.machines:
@@ -198,6 +204,21 @@ class Engine:
         """Nobody here wants what `pattern` selects any more."""
         if self.topics.close_subscriber(pattern):
             del self.interests.subscribes[pattern]
+            self.interests.changed(now)
+
+    def open_service(
+        self, service: str, capacity: int, waiting: int, waiting_bytes: int, stall: float, now: float
+    ) -> Served:
+        """This node answers calls of `service` from now on; the arguments are those of `Served`."""
+        served = self.responder.serve(service, capacity, waiting, waiting_bytes, stall)
+        self.interests.serves[service] = capacity
+        self.interests.changed(now)
+        return served
+
+    def close_service(self, served: Served, now: float) -> None:
+        """No call of that service starts here any more."""
+        if self.responder.unserve(served):
+            del self.interests.serves[served.service]
             self.interests.changed(now)
 
     # What discovery and the sockets bring
@@ -390,7 +411,8 @@ class Engine:
 
     def _tell_fabric(self, now: float) -> None:
         wants = self.interests
-        self.roster.interest_changed(wants.produces, wants.consumes, wants.publishes, wants.subscribes, now)
+        names = (wants.produces, wants.consumes, wants.publishes, wants.subscribes, wants.serves, wants.calls)
+        self.roster.interest_changed(names, now)
 
     def _part_idle(self, link: Link, now: float) -> None:
         self.parting.part_idle(link, now)
@@ -403,9 +425,12 @@ class Engine:
         self._turned_at = now
         if late > LATE:
             self.health.excuse(late)
+            self.responder.was_late(late, now)
             self._look_at_links(now, late)
         elif self.links.deadlines.first <= now:
             self._look_at_links(now, 0.0)
+        if self.responder.late and not (late > LATE or self.responder.unread):
+            self.responder.late = 0.0
         for machine in self.machines:
             if machine.deadlines.first <= now:
                 machine.handle_timeout(now)
@@ -422,6 +447,8 @@ class Engine:
             for machine in self.machines:
                 machine.peer_hung(link, now)
             self.links.look(link, now + LOOK_AT_HUNG_EVERY)
+        elif link.belief is Belief.SUSPECT:
+            self.caller.peer_suspect(link, now)
         if link.up:
             self.pings.look_at(link, now)
 
@@ -446,7 +473,14 @@ class Engine:
     def transmit(self, send: Send, now: float) -> None:
         """Send everything that there is to send now."""
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
+        responder, caller = self.responder, self.caller
         while True:
+            if responder.ready:
+                responder.start(now)
+            if responder.outgoing:
+                responder.transmit(send, self._to_ourselves, now)
+            if caller.waiting:
+                caller.transmit(send, self._to_ourselves, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if producers.touched or producers.held_up:
@@ -455,8 +489,12 @@ class Engine:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
+                if responder.outgoing:
+                    responder.transmit(send, self._to_ourselves, now)  # again, as control may have been in its way
+                if caller.waiting:
+                    caller.transmit(send, self._to_ourselves, now)
                 if producers.touched or producers.held_up:
-                    self._transmit_data(send, now)  # again, as control may have been in its way
+                    self._transmit_data(send, now)
             if not self._loop:
                 return
             while self._loop:
@@ -524,6 +562,9 @@ class Engine:
         """Take no new messages from anybody; return what was not started."""
         if not self.parting.draining:
             self.parting.drain()
+            self.responder.drain()
+            self.interests.serves.clear()
+            self.interests.changed(now)
             self.consumers.close(now, keep=self.producers.unsettled_queues())
 
     def settled(self, *, waits_for_consumers: bool = False) -> bool:
@@ -534,12 +575,14 @@ class Engine:
         return (
             self.producers.settled(waits_for_consumers=waits_for_consumers)
             and self.consumers.idle
+            and self.responder.idle
             and self.topics.flushed
         )
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
         self.consumers.close(now)
+        self.caller.close(now)
         self.parting.say_bye(now)
 
     def finished(self, now: float) -> bool:
@@ -557,6 +600,8 @@ class Engine:
             consumers=tuple(consumer.account() for consumer in self.consumers.by_queue.values()),
             publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
             subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
+            services=tuple(served.account() for served in self.responder.served.values()),
+            calls=self.caller.account(),
             peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.links.counters),
         )
