@@ -501,7 +501,7 @@ class Engine:
                 self.handle_frames(self._loop.popleft(), now)
 
     def _transmit_data(self, send: Send, now: float) -> None:
-        for wire, frames in self.producers.frames():
+        for wire, frames in self.producers.frames(now):
             if wire == OURSELVES:
                 self._loop.append(frames)
             elif not send(wire, frames):
