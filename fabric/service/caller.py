@@ -764,7 +764,7 @@ class Caller(Machine):
 def _is(server: Server, wanted: str) -> bool:
     """Whether `wanted` is the node id or the name of that server."""
     link = server.link
-    return link.node_id == wanted or link.name == wanted
+    return wanted in (link.node_id, link.name)
 
 
 __all__ = ["Caller"]

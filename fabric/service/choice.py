@@ -2,9 +2,9 @@
 
     least (calls of ours there + calls of others, as last told) / capacity + errors in a row
 
-Ties go in turn, and to this node itself first. Least outstanding alone would feed whoever fails fastest; calls of others
-are told in each REPLY, as they cannot be seen from here. What was told, and errors, count for a while only: a server
-that is not asked would else never be heard of again.
+Ties go in turn, and to this node itself first. Least outstanding alone would feed whoever fails fastest; calls of
+others are told in each REPLY, as they cannot be seen from here. What was told, and errors, count for a while only: a
+server that is not asked would else never be heard of again.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
+from peerfabric.reports import ServiceAccount
 from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX, NIL, Answer, ServedCall, Stage
 from peerfabric.service.served import Served
 from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, one_by_one
@@ -81,8 +82,6 @@ class Responder(Machine):
         """Those that may start something since the last `start`."""
         self.outgoing: dict[Link, deque[Answer]] = {}
         """What waits to be sent; never empty ones."""
-        self.unread = False
-        """The driver has more frames than it has given to the engine in this turn."""
         self.late = 0.0
         """So late was a turn, until all that lay there by then is read."""
         self._late_at = -inf
@@ -166,7 +165,8 @@ class Responder(Machine):
             call.cancelled = True
             return False
         if call.stage is Stage.RUNNING and not call.cancelled:
-            assert call.may_send, "a part that the caller does not allow"
+            allowed = call.may_send
+            assert allowed, "a part that the caller does not allow"
             call.sent_parts += 1
             call.sent_bytes += len(body) + CALL_OVERHEAD
             self._put(call, Answer(call.id, call.served.service, PART, body, codec))
@@ -318,9 +318,9 @@ class Responder(Machine):
         for call in self._arrived:
             call.ends_at -= late
 
-    def start(self, now: float) -> None:
-        """All frames of this turn are read: let handlers start what may start. After a late turn all are to be read."""
-        if self.late and self.unread and now < self._late_at + HOLD_MAX:
+    def start(self, now: float, *, unread: bool) -> None:
+        """All frames of this turn are read: let handlers start what may start. After a late one, none may be unread."""
+        if self.late and unread and now < self._late_at + HOLD_MAX:
             return
         self._arrived.clear()
         while self.ready:
@@ -408,6 +408,10 @@ class Responder(Machine):
         return not self.outgoing and not any(each.running or each.waiting for each in ends)
 
     # Reports
+
+    def accounts(self) -> tuple[ServiceAccount, ...]:
+        """Counters and depths of each service."""
+        return tuple(served.account() for served in self.served.values())
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Handlers that nobody waits for any more and that run on."""
