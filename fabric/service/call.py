@@ -1,22 +1,15 @@
-"""Call: one question to a service, as its caller and as its server see it.
-
-At the caller (`OpenCall`)      WAITING (in no frame) → SENT (at a server, in a life of a link) → an Outcome
-At the server (`ServedCall`)    WAITING → RUNNING → ANSWERED, or DROPPED: cancelled, or the life of its link is over
-"""
+"""Call: one question of this node to a service, until it has an outcome."""
 
 from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from peerfabric.wire.frames import MSGPACK, OK, STREAM
+from peerfabric.wire.frames import STREAM
 
 if TYPE_CHECKING:
-    from peerfabric.link.link import Link
     from peerfabric.service.choice import Server
-    from peerfabric.service.served import Served
 
 DEPTH_MAX: Final = 16
 """A call that so many calls led to is not answered: services that ask each other in a circle end here."""
@@ -25,9 +18,6 @@ PARTS_BYTES_AHEAD: Final = 1024 * 1024
 """Parts of a stream, and bytes of them, that may be on their way, or wait for their reader."""
 CALL_OVERHEAD: Final = 64
 """Bytes counted for a call or a part besides its body."""
-
-NIL: Final = b"\xc0"
-"""The element of an answer without a body."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -201,110 +191,4 @@ _NO_PARTS: Final[deque[tuple[Buffer, int]]] = deque()
 """Shared by all that have none, and never written."""
 
 
-class Stage(Enum):
-    """Where a call stands at its server."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    LEFT = "left"  # cancelled, and its handler still runs; its slot is free
-    ENDED = "ended"
-
-
-class ServedCall:
-    """One call that a service of this node got. The machine alone writes it, under the engine's lock.
-
-    Threads of handlers read `cancelled`, `may_send` and what came with it without one.
-    """
-
-    # sent_parts <= allowed_parts;  sent_bytes <= allowed_bytes, and one part
-
-    __slots__ = (
-        "allowed_bytes",
-        "allowed_parts",
-        "body",
-        "cancelled",
-        "codec",
-        "depth",
-        "ends_at",
-        "headers",
-        "id",
-        "link",
-        "owner",
-        "resting",
-        "sent_bytes",
-        "sent_parts",
-        "served",
-        "size",
-        "stage",
-        "started_at",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        served: Served,
-        link: Link,
-        number: int,
-        body: Buffer,
-        codec: int,
-        ends_at: float,
-        depth: int,
-        headers: dict[str, str] | None,
-        *,
-        stream: bool,
-    ) -> None:
-        self.served, self.link, self.id, self.body, self.codec = served, link, number, body, codec
-        """`body` is a frame body with one element: `Codec.decode_batch(call.body, call.codec)[0]`."""
-        self.ends_at = ends_at
-        """When nobody waits for it any more, by the driver's clock; inf: its caller waits for as long as it lives."""
-        self.depth, self.headers, self.stream = depth, headers, stream
-        self.size = len(body) + CALL_OVERHEAD
-        self.stage = Stage.WAITING
-        self.cancelled = False
-        """Nobody waits for the answer: the caller has said so, is gone, or lets a stream stall."""
-        self.resting = False
-        """Its handler waits in a call of ours, and needs no slot."""
-        self.started_at = inf
-        self.allowed_parts, self.allowed_bytes = (PARTS_AHEAD, PARTS_BYTES_AHEAD) if stream else (0, 0)
-        self.sent_parts = self.sent_bytes = 0
-        self.owner: Any = None
-        """Whatever the edge wants to find with it."""
-
-    @property
-    def caller_id(self) -> str:
-        """The node id of who asks."""
-        return self.link.node_id
-
-    @property
-    def caller_name(self) -> str:
-        """The name of who asks, for people."""
-        return self.link.name
-
-    @property
-    def may_send(self) -> bool:
-        """Whether the caller allows another part."""
-        return self.sent_parts < self.allowed_parts and self.sent_bytes < self.allowed_bytes
-
-
-class Answer:
-    """What leaves for one call: its end, or one part of a stream."""
-
-    __slots__ = ("body", "codec", "id", "retry_ms", "service", "size", "status", "text", "type")
-
-    def __init__(
-        self,
-        number: int,
-        service: str,
-        status: int = OK,
-        body: bytes = NIL,
-        codec: int = MSGPACK,
-        text: str = "",
-        type: str = "",
-        retry_ms: int = 0,
-    ) -> None:
-        self.id, self.service, self.status, self.body, self.codec = number, service, status, body, codec
-        self.text, self.type, self.retry_ms = text, type, retry_ms
-        self.size = len(body) + 4 * len(text) + CALL_OVERHEAD
-
-
-__all__ = ["Answer", "OpenCall", "Outcome", "ServedCall", "Stage"]
+__all__ = ["Buffer", "OpenCall", "Outcome"]

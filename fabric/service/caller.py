@@ -12,7 +12,7 @@ that were sent there. Who may run twice, or has run nowhere, goes on at another 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final
@@ -23,10 +23,10 @@ from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
-from peerfabric.link.peer_names import PeerNames
-from peerfabric.reports import CallAccount, ServerView
+from peerfabric.reports import CallAccount
 from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX, PARTS_AHEAD, PARTS_BYTES_AHEAD, OpenCall, Outcome
 from peerfabric.service.choice import Server, able, least
+from peerfabric.service.directory import NAME_KEPT, Directory, Service
 from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, one_by_one
 from peerfabric.wire.frames import (
     BUSY,
@@ -62,12 +62,6 @@ DEATHS_MAX: Final = 2
 LEFT_MAX: Final = 86_400.0
 """Seconds: no call tells that it has more time left."""
 REQUEST_BYTES_AIM: Final = 256 * 1024
-NAME_KEPT: Final = 60.0
-"""Seconds after its last call for which others are told that a service is called here."""
-JOINS_WITHIN: Final = 1.0
-"""Seconds after its start in which a node does not know yet who is there."""
-DIALLED_FOR: Final = 4.0
-"""Seconds after which a peer that was dialled, and is neither up nor refused, is not waited for."""
 SEEK_EVERY: Final = 0.02
 """Seconds between two looks whether somebody may still come who answers."""
 PRUNE_AT: Final = 256
@@ -79,24 +73,6 @@ _TIME, _SEEK, _NAMES = "time", "seek", "names"
 
 _LEFT: Final = {BUSY: Outcome.BUSY, CALL_EXPIRED: Outcome.EXPIRED, UNFIT: Outcome.UNFIT, TOO_DEEP: Outcome.TOO_DEEP}
 """Answers from `NOT_STARTED` on; all others say that there is no server."""
-
-
-class Service:
-    """One service, as it is called here: what waits, and who serves it."""
-
-    __slots__ = ("fresh", "held", "name", "odd", "servers", "used_at")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.servers: dict[str, Server] = {}
-        """By peer, whoever has told that it serves this, and is not gone; who was chosen last comes last."""
-        self.fresh: deque[OpenCall] = deque()
-        """Calls for whichever server, the longest first; among them some that have ended."""
-        self.odd: dict[OpenCall, None] = {}
-        """Calls for which not every server will do; some of them were sent, and are to be sent to another one, too."""
-        self.held = 0
-        """Users that mean to call it again."""
-        self.used_at = -inf
 
 
 class Caller(Machine):
@@ -120,17 +96,13 @@ class Caller(Machine):
         """Calls that have ended, or got parts, in this order; the driver takes them from the left."""
         self.waiting: dict[Service, None] = {}
         """Services with calls that may be sent now."""
-        self.joins_within = JOINS_WITHIN
-        """Seconds after the start in which others may not have been found yet."""
         self.open: dict[int, OpenCall] = {}
         self.open_bytes = 0
         self.started = self.late = 0
         """Calls so far; answers that nobody waited for any more."""
         self.ended: Counter[Outcome] = Counter()
-        self._links, self._control, self._interests, self._changed = links, control, interests, changed
-        self._born = now
-        self._services: dict[str, Service] = {}
-        self._serve = PeerNames()
+        self._links, self._control, self._changed = links, control, changed
+        self.directory = Directory(links, interests, now)
         self._sent: dict[Link, dict[int, tuple[OpenCall, Server]]] = {}
         """Up links -> what was sent there in this life and is not answered."""
         self._kept: dict[Link, tuple[list[bytes], list[OpenCall]]] = {}
@@ -159,7 +131,7 @@ class Caller(Machine):
         call.id = self.started
         self.open[call.id] = call
         self.open_bytes += call.size
-        service = self._services.get(call.service)
+        service = self.directory.by_name.get(call.service)
         if service is None or service.used_at < now - NAME_KEPT / 2:
             service = self._called(call.service, now)
         if call.ends_at < inf:
@@ -196,7 +168,7 @@ class Caller(Machine):
 
     def unuse(self, service: str) -> None:
         """One of them does not any more."""
-        self._services[service].held -= 1
+        self.directory.of(service).held -= 1
 
     def close(self, now: float) -> None:
         """The node closes: nobody waits for anything any more."""
@@ -204,46 +176,9 @@ class Caller(Machine):
             self._end(call, Outcome.CANCELLED)
 
     def _called(self, name: str, now: float) -> Service:
-        """The service of that name is called here: others hear of it, and those who may serve it are dialled."""
-        service, called = self._of(name), self._interests.calls
-        service.used_at = now
-        if name not in called and len(called) >= NAMES_MAX:
-            self._forget_names(now, used_before=inf)
-        if name not in called and len(called) < NAMES_MAX:
-            called.add(name)
-            self._interests.changed(now)
-            self.deadlines.put(_NAMES, now + NAME_KEPT)
+        service = self.directory.called(name, now, self.open.values())
+        self.deadlines.put(_NAMES, now + NAME_KEPT)
         return service
-
-    def _of(self, name: str) -> Service:
-        service = self._services.get(name)
-        if service is None:
-            service = self._services[name] = Service(name)
-        return service
-
-    def _forget_names(self, now: float, used_before: float) -> None:
-        """Services that nobody has called since then, and that nobody waits for, are not ours any more."""
-        called, waited_for = self._interests.calls, {call.service for call in self.open.values()}
-        idle = [
-            name
-            for name in called
-            if self._services[name].used_at <= used_before and not self._services[name].held and name not in waited_for
-        ]
-        for name in idle:
-            called.discard(name)
-            self._services[name].used_at = -inf
-            self._forget_service(self._services[name])
-        if idle:
-            self._interests.changed(now)
-        if called:
-            self.deadlines.put(_NAMES, now + NAME_KEPT)
-
-    def _forget_service(self, service: Service) -> None:
-        busy = service.servers or service.fresh or service.odd or service.held
-        if not busy and service.name not in self._interests.calls:
-            for each in (self.waiting, self._unserved):
-                each.pop(service, None)
-            self._services.pop(service.name, None)
 
     # Ends
 
@@ -313,7 +248,7 @@ class Caller(Machine):
             else:
                 self._answer(call, server, answer, content, codec, now)
         for load in reply.loads:
-            service = self._services.get(load.service)
+            service = self.directory.by_name.get(load.service)
             told = service.servers.get(link.peer) if service is not None else None
             if told is not None:
                 told.told(load.count, now)
@@ -392,7 +327,7 @@ class Caller(Machine):
             self._again(call)
 
     def _again(self, call: OpenCall) -> None:
-        service = self._of(call.service)
+        service = self.directory.of(call.service)
         if call.tried or call.server:
             service.odd[call] = None
         else:
@@ -402,37 +337,16 @@ class Caller(Machine):
     # Who serves what
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
-        told = {each.service: each.capacity for each in interest.serves}
-        added, removed = self._serve.tell(link.peer, told)
-        for name in removed:
-            self._not_serving(name, link.peer)
-        for name in added:
-            service = self._of(name)
-            service.servers[link.peer] = Server(link, told[name])
+        self._look_at(self.directory.told(link, interest))
+
+    def _look_at(self, services: Sequence[Service]) -> None:
+        """Others serve these now, or less."""
+        for service in services:
             self._unserved.pop(service, None)
             if service.fresh or service.odd:
                 self.waiting[service] = None
+        if services:
             self._changed.add(self)
-        for name, capacity in told.items():
-            self._services[name].servers[link.peer].capacity = max(1, capacity)
-
-    def _not_serving(self, name: str, peer: str) -> None:
-        service = self._services[name]
-        del service.servers[peer]
-        if service.fresh or service.odd:
-            self.waiting[service] = None
-        else:
-            self._forget_service(service)
-
-    def may_come(self, now: float) -> bool:
-        """Whether somebody may yet be found who is there already: this node is young, or is linking with somebody."""
-        if now < self._born + self.joins_within or not self._interests.is_told:
-            return True
-        return any(
-            now < link.opened_at + DIALLED_FOR and not (link.up and link.their_interest is not None)
-            for link in self._links.by_wire.values()
-            if link.wire != OURSELVES and link.close_at == inf and link.endpoint
-        )
 
     # Sending
 
@@ -577,7 +491,7 @@ class Caller(Machine):
             if call.refusal not in (None, Outcome.NO_SERVER):
                 self._end(call, call.refusal)
                 return True
-            if self.may_come(now):
+            if self.directory.may_come(now):
                 self._unserved[service] = now
                 self.deadlines.put(_SEEK, now + SEEK_EVERY)
                 return False
@@ -640,12 +554,11 @@ class Caller(Machine):
             if call.deaths + call.doubts < DEATHS_MAX:
                 self._again(call)
             else:  # it may kill whoever answers it: first it is to be known whether it has
-                self._of(call.service).odd[call] = None
+                self.directory.of(call.service).odd[call] = None
 
     def peer_gone(self, link: Link, now: float, *, proven: bool, died: bool) -> None:
         self.link_down(link)
-        for name in self._serve.tell(link.peer, ())[1]:
-            self._not_serving(name, link.peer)
+        self._look_at(self.directory.gone(link.peer))
         self._judge(link.peer, died=died)
 
     def _judge(self, peer: str, *, died: bool) -> None:
@@ -654,16 +567,16 @@ class Caller(Machine):
             call.doubts -= 1
             call.deaths += died
             if call.deaths >= DEATHS_MAX and call.at is None:
-                self._of(call.service).odd.pop(call, None)
+                self.directory.of(call.service).odd.pop(call, None)
                 self._end(call, Outcome.LOST)
             elif call.at is None:
-                self.waiting[self._of(call.service)] = None
+                self.waiting[self.directory.of(call.service)] = None
 
     def peer_suspect(self, link: Link, now: float) -> None:
         """The peer has fallen silent: what may run twice is asked of another one as well."""
         for call, _ in self._sent.get(link, {}).values():
             if call.idempotent and not call.also and not call.received_parts and not call.server:
-                service = self._of(call.service)
+                service = self.directory.of(call.service)
                 service.odd[call] = None
                 self.waiting[service] = None
 
@@ -679,8 +592,8 @@ class Caller(Machine):
             elif thing is _SEEK:
                 self.waiting |= dict.fromkeys(self._unserved)
                 self._unserved.clear()
-            else:
-                self._forget_names(now, used_before=now - NAME_KEPT)
+            elif self.directory.forget(now, self.open.values(), used_before=now - NAME_KEPT):
+                self.deadlines.put(_NAMES, now + NAME_KEPT)
 
     def _time_out(self, now: float) -> None:
         times = self._times
@@ -697,24 +610,6 @@ class Caller(Machine):
             self.deadlines.put(_TIME, times[0][0])
 
     # Reports
-
-    def services(self) -> list[str]:
-        """The names that somebody serves, this node among them."""
-        return [name for name, service in self._services.items() if service.servers]
-
-    def servers(self, service: str) -> list[ServerView]:
-        """Who serves it, and is not gone."""
-        found = self._services.get(service)
-        return [
-            ServerView(
-                node_id=each.link.node_id,
-                name=each.link.name,
-                capacity=each.capacity,
-                load=each.outstanding + each.others,
-                ready=each.link.up and each.link.belief is Belief.ALIVE and not each.link.draining,
-            )
-            for each in (found.servers.values() if found is not None else ())
-        ]
 
     def account(self) -> CallAccount:
         """Counters and depths."""
@@ -744,7 +639,7 @@ class Caller(Machine):
                 assert server.link is link
                 sent.setdefault(call, []).append(server)
         outstanding = Counter(server for servers in sent.values() for server in servers)
-        for service in self._services.values():
+        for service in self.directory.by_name.values():
             for server in service.servers.values():
                 assert server.outstanding == outstanding[server], "calls outstanding at a server"
         for call in self.open.values():
@@ -752,7 +647,7 @@ class Caller(Machine):
             there = sent.pop(call, [])
             assert {*there} == {*([call.at] if call.at else ()), *call.also}, "where a call was sent"
             assert len(there) <= 1 or call.idempotent, "a call that may not run twice is at two servers"
-            service = self._of(call.service)
+            service = self.directory.of(call.service)
             waits = call in service.odd or call in service.fresh
             assert waits or there, "an open call neither waits nor was sent"
             assert service in self.waiting or service in self._unserved or there or service.odd, (

@@ -20,8 +20,8 @@ from peerfabric.link.link import Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.reports import ServiceAccount
-from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX, NIL, Answer, ServedCall, Stage
-from peerfabric.service.served import Served
+from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX
+from peerfabric.service.served import Served, ServedCall, Stage
 from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, one_by_one
 from peerfabric.wire.frames import (
     BUSY,
@@ -39,6 +39,7 @@ from peerfabric.wire.frames import (
     STREAM,
     TOO_DEEP,
     UNFIT,
+    Answer,
     Cancel,
     Load,
     More,
@@ -46,8 +47,9 @@ from peerfabric.wire.frames import (
     Request,
     encode_frame,
 )
-from peerfabric.wire.frames import Answer as WireAnswer
 
+NIL: Final = b"\xc0"
+"""The element of an answer without a body."""
 TEXT_MAX: Final = 1024
 TYPE_MAX: Final = 255
 LOADS_MAX: Final = 64
@@ -80,7 +82,7 @@ class Responder(Machine):
         self.served: dict[str, Served] = {}
         self.ready: dict[Served, None] = {}
         """Those that may start something since the last `start`."""
-        self.outgoing: dict[Link, deque[Answer]] = {}
+        self.outgoing: dict[Link, deque[Unsent]] = {}
         """What waits to be sent; never empty ones."""
         self.late = 0.0
         """So late was a turn, until all that lay there by then is read."""
@@ -137,7 +139,7 @@ class Responder(Machine):
             return
         served = call.served
         if served.ended(call, now):
-            self._put(call, Answer(call.id, served.service, OK, body, codec))
+            self._put(call, Unsent(call.id, served.service, OK, body, codec))
         self._after_end(call)
 
     def fail(
@@ -149,7 +151,7 @@ class Responder(Machine):
             retry_ms = int(1000 * min(max(retry_after, 0.0), RETRY_MAX))
             self._put(
                 call,
-                Answer(call.id, served.service, status, NIL, MSGPACK, text[:TEXT_MAX], type[:TYPE_MAX], retry_ms),
+                Unsent(call.id, served.service, status, NIL, MSGPACK, text[:TEXT_MAX], type[:TYPE_MAX], retry_ms),
             )
         self._after_end(call)
 
@@ -169,7 +171,7 @@ class Responder(Machine):
             assert allowed, "a part that the caller does not allow"
             call.sent_parts += 1
             call.sent_bytes += len(body) + CALL_OVERHEAD
-            self._put(call, Answer(call.id, call.served.service, PART, body, codec))
+            self._put(call, Unsent(call.id, call.served.service, PART, body, codec))
             if not call.may_send:
                 self.deadlines.put(call, now + call.served.stall)
         return True
@@ -177,7 +179,7 @@ class Responder(Machine):
     def end(self, call: ServedCall, now: float) -> None:
         """The stream has ended."""
         if call.served.ended(call, now):
-            self._put(call, Answer(call.id, call.served.service, END))
+            self._put(call, Unsent(call.id, call.served.service, END))
         self._after_end(call)
 
     def rest(self, call: ServedCall) -> None:
@@ -205,10 +207,10 @@ class Responder(Machine):
         if served.waiting and not served.closed:
             self.ready[served] = None
 
-    def _put(self, call: ServedCall, answer: Answer) -> None:
+    def _put(self, call: ServedCall, answer: Unsent) -> None:
         self._queue(call.link, answer)
 
-    def _queue(self, link: Link, answer: Answer) -> None:
+    def _queue(self, link: Link, answer: Unsent) -> None:
         waits = self.outgoing.get(link)
         if waits is None:
             waits = self.outgoing[link] = deque()
@@ -267,7 +269,7 @@ class Responder(Machine):
 
     def _refuse(self, link: Link, number: int, service: str, status: int, retry_ms: int = 0) -> None:
         text = "the body is not what its header says" if status == UNFIT else ""
-        self._queue(link, Answer(number, service, status, text=text, retry_ms=retry_ms))
+        self._queue(link, Unsent(number, service, status, text=text, retry_ms=retry_ms))
         if len(self.outgoing[link]) > UNSENT_MAX:
             raise BadFrame("more calls than anybody has open")
 
@@ -349,7 +351,7 @@ class Responder(Machine):
             if not waits:
                 del self.outgoing[link]
 
-    def _frame(self, link: Link, waits: deque[Answer], now: float) -> list[bytes]:
+    def _frame(self, link: Link, waits: deque[Unsent], now: float) -> list[bytes]:
         """The next REPLY, with as many answers as belong together."""
         first = waits.popleft()
         size, codec = first.size, first.codec
@@ -365,7 +367,7 @@ class Responder(Machine):
             body, codec = join_one(first.body, codec)
         else:
             body, codec = join([each.body for each in answers], codec)
-        told = [WireAnswer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
+        told = [Answer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
         names = dict.fromkeys(each.service for each in answers)
         loads = [Load(name, self.served[name].load) for name in names if name in self.served][:LOADS_MAX]
         echo = link.in_number
@@ -397,7 +399,7 @@ class Responder(Machine):
     def handle_timeout(self, now: float) -> None:
         for call in self.deadlines.take_due(now):
             if call.stage is Stage.RUNNING and not call.cancelled and not call.may_send:
-                self._queue(call.link, Answer(call.id, call.served.service, STALLED))
+                self._queue(call.link, Unsent(call.id, call.served.service, STALLED))
                 self._calls[call.link].pop(call.id, None)
                 self._cancel(call)
 
@@ -436,6 +438,27 @@ class Responder(Machine):
         for link, waits in self.outgoing.items():
             assert waits, "a link is looked at for nothing"
             assert link.up, "answers for a life that is over"
+
+
+class Unsent:
+    """What leaves for one call: its end, or one part of a stream."""
+
+    __slots__ = ("body", "codec", "id", "retry_ms", "service", "size", "status", "text", "type")
+
+    def __init__(
+        self,
+        number: int,
+        service: str,
+        status: int = OK,
+        body: bytes = NIL,
+        codec: int = MSGPACK,
+        text: str = "",
+        type: str = "",
+        retry_ms: int = 0,
+    ) -> None:
+        self.id, self.service, self.status, self.body, self.codec = number, service, status, body, codec
+        self.text, self.type, self.retry_ms = text, type, retry_ms
+        self.size = len(body) + 4 * len(text) + CALL_OVERHEAD
 
 
 __all__ = ["Responder"]

@@ -1,12 +1,18 @@
-"""Served: one service at this node, with the calls that wait and run there."""
+"""Served: one service at this node, with the calls that wait and run there.
+
+A call is WAITING, then RUNNING, then ENDED: answered, or dropped if it was cancelled or the life of its link is over.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Final
+from enum import Enum
+from math import inf
+from typing import Any, Final
 
+from peerfabric.link.link import Link
 from peerfabric.reports import ServiceAccount
-from peerfabric.service.call import ServedCall, Stage
+from peerfabric.service.call import CALL_OVERHEAD, PARTS_AHEAD, PARTS_BYTES_AHEAD, Buffer
 
 RESTING_MAX: Final = 64
 """Handlers beyond the capacity that may run while as many others wait in calls of ours: each may be a thread."""
@@ -162,4 +168,89 @@ class Served:
                 assert call.sent_parts <= call.allowed_parts, "more parts than the caller allows"
 
 
-__all__ = ["Served"]
+class Stage(Enum):
+    """Where a call stands at its server."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    LEFT = "left"  # cancelled, and its handler still runs; its slot is free
+    ENDED = "ended"
+
+
+class ServedCall:
+    """One call that a service of this node got. The machine alone writes it, under the engine's lock.
+
+    Threads of handlers read `cancelled`, `may_send` and what came with it without one.
+    """
+
+    # sent_parts <= allowed_parts;  sent_bytes <= allowed_bytes, and one part
+
+    __slots__ = (
+        "allowed_bytes",
+        "allowed_parts",
+        "body",
+        "cancelled",
+        "codec",
+        "depth",
+        "ends_at",
+        "headers",
+        "id",
+        "link",
+        "owner",
+        "resting",
+        "sent_bytes",
+        "sent_parts",
+        "served",
+        "size",
+        "stage",
+        "started_at",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        served: Served,
+        link: Link,
+        number: int,
+        body: Buffer,
+        codec: int,
+        ends_at: float,
+        depth: int,
+        headers: dict[str, str] | None,
+        *,
+        stream: bool,
+    ) -> None:
+        self.served, self.link, self.id, self.body, self.codec = served, link, number, body, codec
+        """`body` is a frame body with one element: `Codec.decode_batch(call.body, call.codec)[0]`."""
+        self.ends_at = ends_at
+        """When nobody waits for it any more, by the driver's clock; inf: its caller waits for as long as it lives."""
+        self.depth, self.headers, self.stream = depth, headers, stream
+        self.size = len(body) + CALL_OVERHEAD
+        self.stage = Stage.WAITING
+        self.cancelled = False
+        """Nobody waits for the answer: the caller has said so, is gone, or lets a stream stall."""
+        self.resting = False
+        """Its handler waits in a call of ours, and needs no slot."""
+        self.started_at = inf
+        self.allowed_parts, self.allowed_bytes = (PARTS_AHEAD, PARTS_BYTES_AHEAD) if stream else (0, 0)
+        self.sent_parts = self.sent_bytes = 0
+        self.owner: Any = None
+        """Whatever the edge wants to find with it."""
+
+    @property
+    def caller_id(self) -> str:
+        """The node id of who asks."""
+        return self.link.node_id
+
+    @property
+    def caller_name(self) -> str:
+        """The name of who asks, for people."""
+        return self.link.name
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the caller allows another part."""
+        return self.sent_parts < self.allowed_parts and self.sent_bytes < self.allowed_bytes
+
+
+__all__ = ["Served", "ServedCall", "Stage"]
