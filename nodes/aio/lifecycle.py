@@ -307,6 +307,8 @@ class Lifecycle:
             reachability = Reachability(
                 settings.name, address, sockets, home, membership.moved, announced, membership.settle
             )
+            if settings.signals:
+                pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
@@ -346,12 +348,7 @@ class Lifecycle:
             membership,
             reachability,
         )
-
-        def look() -> None:
-            rekeying.look()
-            reachability.look()
-
-        node.pump.look_after(look)
+        node.pump.look_after(rekeying.look)
         self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
