@@ -144,7 +144,7 @@ class OpenCall:
         """Servers that died with it; and those that were lost with it of which that is not known yet."""
         # Of a stream
         self.parts: deque[tuple[Buffer, int, int]] = _NO_PARTS
-        """Those that are not read: the frame body of each, with one element, its codec, and how many bytes it counts."""
+        """Those that are not read: frame body with one element, codec, and how many bytes it counts."""
         self.granted_parts = self.granted_bytes = self.received_parts = self.received_bytes = 0
         self.read_parts = self.read_bytes = 0
         if stream:

@@ -54,6 +54,10 @@ def answer(member: Member, served: Served, how: Callable[[Any], Any] = lambda bo
     return count
 
 
+def is_open(call: OpenCall) -> bool:
+    return call.outcome is None
+
+
 def question(call: ServedCall) -> Any:
     return msgspec.msgpack.decode(call.body)[0]
 
@@ -66,8 +70,8 @@ def stop(member: Member) -> Callable[[], None]:
     """Stop its process, as SIGSTOP does; return what lets it go on."""
     kept: list[tuple[Callable[[float], None], float]] = []
     tell, wake = member.tell, member.wake
-    member.tell = lambda event, after=0.0: kept.append((event, after))  # type: ignore[assignment,method-assign]
-    member.wake = lambda at=0.0: None  # type: ignore[assignment,method-assign]
+    member.tell = lambda event, after=0.0: kept.append((event, after))  # type: ignore[method-assign]
+    member.wake = lambda at=0.0: None  # type: ignore[method-assign]
     member.turn_at = inf
 
     def go_on() -> None:
@@ -95,4 +99,4 @@ def cut(crowd: Crowd, one: Member, other: Member) -> None:
                 a.tell(again, 0.05)
 
 
-__all__ = ["MiB", "answer", "ask", "cut", "fabric", "question", "reply", "serve", "stop"]
+__all__ = ["MiB", "answer", "ask", "cut", "fabric", "is_open", "question", "reply", "serve", "stop"]
