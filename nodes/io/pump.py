@@ -31,6 +31,8 @@ from peerfabric.nodes.io.events import (
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Gate, clock
 
+READ_MAX: Final = 64
+"""Messages of each socket that a turn reads."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at what is outside of the engine; an idle engine makes no turns that often."""
 
@@ -196,8 +198,9 @@ class Pump:
         handed = []
         while self._calls:
             self._calls.popleft()()
-        events = self._sockets.read()
+        events = self._sockets.read(READ_MAX)
         engine = self.engine
+        engine.unread = len(events) >= READ_MAX
         now = clock()
         with self.lock:
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
