@@ -5,12 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending
 from peerfabric.nodes.message import Message
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.service.tasks import ServiceTasks
+    from peerfabric.nodes.service.threads import ServiceThreads
+
+    Served = ServiceTasks | ServiceThreads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,9 +28,9 @@ class Handlers:
 
     def __init__(self, node: NodeContext) -> None:
         self._node = node
-        self._all: list[Handler] = []
+        self._all: list[Handler | Served] = []
 
-    def __iter__(self) -> Iterator[Handler]:
+    def __iter__(self) -> Iterator[Handler | Served]:
         return iter(list(self._all))
 
     def of(self, handle: Any) -> str | None:
@@ -70,9 +76,13 @@ class Handlers:
 
     def _add(self, handler: Handler) -> None:
         with self._node.life_lock:
-            if self._node.life is Life.RUNNING:
-                handler.start(self._node)
-            self._all.append(handler)
+            self.add_locked(handler)
+
+    def add_locked(self, handler: Handler | Served) -> None:
+        """Have it called, from the start of the node on. The caller holds the life lock."""
+        if self._node.life is Life.RUNNING:
+            handler.start(self._node)
+        self._all.append(handler)
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""
