@@ -13,7 +13,7 @@ from peerfabric.queue.dead_letters import DIED_WITH_IT
 from peerfabric.queue.marks import Marks, News, state_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.outgoing import End, OutgoingQueue, Settled
-from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Run
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Kind, Run
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import Extra, Nack
@@ -54,7 +54,13 @@ class DurableQueue(OutgoingQueue):
     # Accepting
 
     def accept(
-        self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None, *, volatile: bool = False
+        self,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None = None,
+        *,
+        volatile: bool = False,
+        kind: Kind | None = None,
     ) -> int:
         first = self.next
         if not bodies:
@@ -63,13 +69,19 @@ class DurableQueue(OutgoingQueue):
         self._accepted_count += len(bodies)
         if volatile:
             self.backlog.pass_by(first, self.next)
-            self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras)
+            self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras, None, kind)
         else:
-            self._accepted_cost += self._take_in(first, bodies, sent_ms, extras)
+            self._accepted_cost += self._take_in(first, bodies, sent_ms, extras, None, kind)
         return first
 
     def _take_in(
-        self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None, codec: int | None = None
+        self,
+        first: int,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None,
+        codec: int | None = None,
+        kind: Kind | None = None,
     ) -> int:
         """Keep `bodies` in memory and return their cost; or on disk only, if memory is full or older ones are there."""
         bodies = self.backlog.fitting(first, bodies, self.held_bytes)
@@ -77,7 +89,7 @@ class DurableQueue(OutgoingQueue):
             return 0
         if extras is not None:
             extras = {at: extra for at, extra in extras.items() if at < len(bodies)} or None
-        return self.pending.append(first, bodies, sent_ms, extras, codec)
+        return self.pending.append(first, bodies, sent_ms, extras, codec, kind)
 
     def adopt_options(self, codec: int, max_attempts: int, memory_bytes: int) -> None:
         """The handle of a queue that was recovered before it was asked for says what it wants."""

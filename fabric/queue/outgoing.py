@@ -25,7 +25,7 @@ from peerfabric.log_records import LogRecords
 from peerfabric.queue.dead_letters import DIED_WITH_IT, DeadLetters, dead_letters_of
 from peerfabric.queue.numbering import Numbering
 from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
-from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Run
+from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Kind, Run
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import BATCH_FAILED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
@@ -97,18 +97,24 @@ class OutgoingQueue:
     # Accepting
 
     def accept(
-        self, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None = None, *, volatile: bool = False
+        self,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None = None,
+        *,
+        volatile: bool = False,
+        kind: Kind | None = None,
     ) -> int:
         """Take responsibility for `bodies` and return the number of the first.
 
         `extras` maps indexes in `bodies` to what those messages have besides a body. `volatile` ones are not on disk
-        though others of the queue are; nothing before them may be on disk only.
+        though others of the queue are; nothing before them may be on disk only. All are of `kind`.
         """
         first = self.next
         if bodies:
             self.next += len(bodies)
             self._accepted_count += len(bodies)
-            self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras)
+            self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras, None, kind)
         return first
 
     def _take_in(self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra], codec: int) -> int:

@@ -16,7 +16,7 @@ from random import Random
 from typing import Final
 
 from peerfabric.queue.numbering import Numbering
-from peerfabric.queue.runs import MESSAGE_OVERHEAD, Run, Runs, cost
+from peerfabric.queue.runs import MESSAGE_OVERHEAD, Kind, Run, Runs, cost, joins
 from peerfabric.ranges import Ranges
 from peerfabric.wire.bodies import cuts
 from peerfabric.wire.frames import Extra
@@ -81,7 +81,13 @@ class Pending:
     # Coming
 
     def append(
-        self, first: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra] | None, codec: int | None = None
+        self,
+        first: int,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra] | None,
+        codec: int | None = None,
+        kind: Kind | None = None,
     ) -> int:
         """Messages from number `first` on are new; return what they cost. One with a codec of its own has extras."""
         sizes = list(map(len, bodies))
@@ -91,7 +97,7 @@ class Pending:
             having = sorted(extras)
             edges = [0, *having[EXTRAS_MAX::EXTRAS_MAX], len(bodies)]
             for part, (low, high) in enumerate(pairwise(edges)):
-                run = Run(first + low, bodies[low:high], cost(bodies[low:high]), sent_ms)
+                run = Run(first + low, bodies[low:high], cost(bodies[low:high]), sent_ms, kind)
                 own = having[part * EXTRAS_MAX : (part + 1) * EXTRAS_MAX]
                 run.extras = {first + at: extras[at] for at in own}
                 run.codec = codec
@@ -105,14 +111,15 @@ class Pending:
             and last.stop == first
             and last.codec is None
             and first > self._numbering.base + 1
+            and (last.kind is kind or joins(last.kind, kind))
         ):
             last.extend(bodies, total)
         elif total <= FRAME_BYTES_AIM:
-            self._fresh.append(Run(first, bodies, total, sent_ms))
+            self._fresh.append(Run(first, bodies, total, sent_ms, kind))
         else:
             for low, high in pairwise(cuts(sizes, FRAME_BYTES_AIM, MESSAGE_OVERHEAD)):
                 part_cost = sum(sizes[low:high]) + MESSAGE_OVERHEAD * (high - low)
-                self._fresh.append(Run(first + low, bodies[low:high], part_cost, sent_ms))
+                self._fresh.append(Run(first + low, bodies[low:high], part_cost, sent_ms, kind))
         return total
 
     def add_loaded(self, run: Run) -> None:
@@ -311,6 +318,8 @@ class Pending:
             if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
                 break
             if run.cost + follower.cost > size or run.stop != follower.first or run.codec != follower.codec:
+                break
+            if run.kind is not follower.kind and not joins(run.kind, follower.kind):
                 break
             if follower.first <= self._numbering.base + 1 and self._numbering.begins_era(follower.first):
                 break

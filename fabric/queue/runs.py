@@ -24,6 +24,13 @@ attempt, too."""
 MESSAGE_OVERHEAD: Final = 64
 """Bytes counted for a message besides its body: about what a small `bytes` object and its places cost."""
 
+Kind = tuple[float, int]
+"""What has to be the same of all messages in a frame, besides what happens to them: when they expire, as an instant of
+the producer's clock (inf: never), and how many messages before them wait for them to be settled. None: never, and
+none, which is most of them and costs them nothing."""
+EXPIRIES_JOIN: Final = 0.01
+"""Seconds by which a message may expire early to share a run with the one before it; never late."""
+
 _first = attrgetter("first")
 _NOBODY: frozenset[str] = frozenset()
 
@@ -39,6 +46,7 @@ class Run:
     avoids      node ids of consumers that failed it, or died with it while isolated; others are preferred for a time
     died_at     node ids of consumers that died with it while it was isolated
     codec       how these bodies are encoded; None: as the queue's
+    kind        when they expire and how deep they are; None: never, and not at all
     """
 
     __slots__ = (
@@ -55,12 +63,13 @@ class Run:
         "error",
         "extras",
         "first",
+        "kind",
         "prefer_until",
         "refused_by",
         "sent_ms",
     )
 
-    def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int) -> None:
+    def __init__(self, first: int, bodies: list[bytes], cost: int, sent_ms: int, kind: Kind | None = None) -> None:
         self.first = first
         self.bodies = bodies
         self.cost = cost
@@ -77,6 +86,7 @@ class Run:
         self.error = ""
         self.extras: dict[int, Extra] | None = None
         self.codec: int | None = None
+        self.kind = kind
 
     @property
     def stop(self) -> int:
@@ -100,7 +110,7 @@ class Run:
 
     def like(self, first: int, bodies: list[bytes]) -> Run:
         """A run of `bodies`, which are part of this one's and otherwise untouched."""
-        made = Run(first, bodies, cost(bodies), self.sent_ms)
+        made = Run(first, bodies, cost(bodies), self.sent_ms, self.kind)
         made.codec = self.codec
         if self.extras is not None:
             made.extras = {n: e for n, e in self.extras.items() if first <= n < first + len(bodies)} or None
@@ -109,7 +119,7 @@ class Run:
     def cut(self, at: int) -> Run:
         """Keep `[first, at)` and return the rest as a run of its own."""
         count = at - self.first
-        rest = Run(at, self.bodies[count:], 0, self.sent_ms)
+        rest = Run(at, self.bodies[count:], 0, self.sent_ms, self.kind)
         rest.codec = self.codec
         rest.attempt, rest.breaks = self.attempt, self.breaks
         rest.deaths, rest.died_at = self.deaths, self.died_at
@@ -130,6 +140,18 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run [{self.first}, {self.stop}) attempt {self.attempt}>"
+
+
+def joins(kind: Kind | None, following: Kind | None) -> bool:
+    """Whether messages of the kind `following` may share a run with those of `kind`, and then be of that kind.
+
+    So a run never expires later than one of its messages should, and the chain of those that join it does not drift.
+    """
+    if kind is None or following is None:
+        return kind is following
+    if kind[0] == following[0]:  # as of those that never expire
+        return kind[1] == following[1]
+    return kind[1] == following[1] and kind[0] < following[0] <= kind[0] + EXPIRIES_JOIN
 
 
 def cost(bodies: list[bytes]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
+from math import inf
 from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from peerfabric.link.sending import ProducerCredit, Sent
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import Run
+from peerfabric.queue.runs import Kind, Run
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
@@ -139,11 +140,12 @@ class Sender(Machine):
         extras: dict[int, Extra] | None = None,
         *,
         volatile: bool = False,
+        kind: Kind | None = None,
     ) -> None:
-        """Take responsibility for `bodies`; they leave with the next `frames`."""
+        """Take responsibility for `bodies`, all of `kind`; they leave with the next `frames`."""
         if not end.waiting_count:
             end.begins_to_wait = True
-        end.accept(bodies, sent_ms, extras, volatile=volatile)
+        end.accept(bodies, sent_ms, extras, volatile=volatile, kind=kind)
         self.touched[end] = None
         self._unsettled[end] = None
 
@@ -333,7 +335,7 @@ class Sender(Machine):
 
     # What peers are told
 
-    def frames(self) -> Iterator[tuple[int, list[bytes]]]:
+    def frames(self, now: float) -> Iterator[tuple[int, list[bytes]]]:
         """All DATA that should leave now, as (wire, frames); a wire may refuse one before the next is made."""
         links = self._links.by_peer
         for peer in list(self.held_up) if self.held_up else ():
@@ -343,7 +345,7 @@ class Sender(Machine):
         while self.touched:
             end = next(iter(self.touched))
             if end.pending.count:
-                able = yield from data_frames(end, links)
+                able = yield from data_frames(end, links, now)
                 for candidate in able:
                     self._holding.setdefault(candidate.peer, {})[end] = None
                 if end.pending.count:
@@ -592,7 +594,7 @@ def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, i
 
 
 def data_frames(
-    end: OutgoingQueue, links: Mapping[str, Link]
+    end: OutgoingQueue, links: Mapping[str, Link], now: float
 ) -> Generator[tuple[int, list[bytes]], None, Sequence[Candidate]]:
     """Everything of this queue that should leave now, as (wire, frames); returned is to whom it could.
 
@@ -607,7 +609,7 @@ def data_frames(
         if run is None:
             able.remove(best)
             continue
-        frame = data_frame(best, end, run)
+        frame = data_frame(best, end, run, now)
         best.messages -= len(run.bodies)
         best.bytes -= run.cost
         best.outstanding += len(run.bodies)
@@ -617,7 +619,7 @@ def data_frames(
     return all_able
 
 
-def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
+def data_frame(to: Candidate, end: OutgoingQueue, run: Run, now: float) -> list[bytes]:
     """Put `run` in flight at the peer of `to`, and return the frame that carries it there."""
     link, credit, numbering = to.link, to.credit, end.numbering
     credit.spend(len(run.bodies), run.cost, outstanding=to.outstanding)
@@ -650,5 +652,9 @@ def data_frame(to: Candidate, end: OutgoingQueue, run: Run) -> list[bytes]:
     )
     if run.extras:
         data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
+    if run.kind is not None:
+        expires, data.depth = run.kind
+        if expires != inf:
+            data.ttl_ms = max(1, int((expires - now) * 1000))
     link.data_sent(Sent(number, run.cost, end.queue, run.first, run.first + len(run.bodies)))
     return [encode_frame(data), body]
