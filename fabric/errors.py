@@ -276,7 +276,8 @@ class Incomplete(FabricError):
 
     def __init__(self, service: str, wanted: int, gathered: Any) -> None:
         self.service, self.wanted, self.gathered = service, wanted, gathered
-        missing = "; ".join(f"{server}: {reason}" for server, reason in list(gathered.missing.items())[:5])
+        names = gathered.names
+        missing = "; ".join(f"{names.get(node, node)}: {why}" for node, why in list(gathered.missing.items())[:5])
         super().__init__(
             f"service {service!r}: {len(gathered.replies)} of {wanted} servers have answered"
             f"{f' ({missing})' if missing else ''}; look at error.gathered, or ask for fewer with require="

@@ -45,8 +45,8 @@ def test_every_public_name_is_there() -> None:
     assert sorted(peerfabric.__all__) == dir(peerfabric)
     for name in peerfabric.__all__:
         assert getattr(peerfabric, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Client'"):
-        peerfabric.Client  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Broker'"):
+        peerfabric.Broker  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -52,8 +52,8 @@ def services(node: NodeContext) -> list[ServiceView]:
     """Those that somebody serves. The caller holds the engine's lock."""
     caller = node.engine.caller
     found = []
-    for name in sorted(caller.services()):
-        servers = tuple(caller.servers(name))
+    for name in sorted(caller.directory.names()):
+        servers = tuple(caller.directory.servers(name))
         capacity = sum(server.capacity for server in servers)
         found.append(
             ServiceView(name=name, servers=servers, capacity=capacity, load=sum(server.load for server in servers))

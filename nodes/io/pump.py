@@ -232,6 +232,7 @@ class Pump:
                 handle.hand_over(engine, now)
             for event in events:
                 self._feed(event, now)
+            engine.unread = self._sockets.inbox.readable
             engine.handle_timeout(now)
             if engine.links.commands:
                 self._carry_out()

@@ -18,7 +18,7 @@ from peerfabric.wire.body_types import type_name
 from peerfabric.wire.frames import BUSY, CALL_EXPIRED, END, ERROR, MSGPACK, OK, UNFIT
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
+    from peerfabric.service.served import ServedCall
 
 TYPE_LENGTH_MAX: Final = 255
 
@@ -92,10 +92,9 @@ class Answers:
 
     def unfit(self, error: DecodeError) -> Answer:
         """The answer to a request that does not fit the type."""
-        where = f" at {error.path}" if error.path else ""
-        return Answer(
-            UNFIT, text=sendable(f"{type_name(self.service.body_type)} is served here: {error.reason}{where}")
-        )
+        path = error.path.replace("$[0]", "$", 1)  # it stands in an array
+        where = f" at {path}" if path.strip("$") else ""
+        return Answer(UNFIT, text=sendable(f"{type_name(self.service.body_type)} is wanted: {error.reason}{where}"))
 
     def refusal(self, call: ServedCall) -> Answer | None:
         """What to answer in place of running the function, if nobody waits for it by now."""

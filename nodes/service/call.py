@@ -11,7 +11,7 @@ from peerfabric.nodes.fronts import MESSAGE_COPIED, refusing
 from peerfabric.nodes.io.waiting import clock
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
+    from peerfabric.service.served import ServedCall
 
 
 class Busy(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
@@ -33,7 +34,6 @@ from peerfabric.wire.body_types import type_name
 if TYPE_CHECKING:
     from peerfabric.engine import Engine
     from peerfabric.nodes.service.reading import Reading
-    from peerfabric.service.caller import Caller
 
 TIMEOUT_MAX: Final = 86400.0
 PREPARED_MAX: Final = 1024
@@ -71,7 +71,7 @@ class Calls:
         self._room = Gate()
         """Where those wait for whom too many are open."""
         # As a handle of the pump:
-        self.end: Caller = None  # type: ignore[assignment]  # until the first call
+        self.end: Any = None  # until the first call, the Caller
         self.alerted = False
         self._handed: deque[OpenCall] = deque()
         self._dropped: deque[OpenCall] = deque()
@@ -221,7 +221,10 @@ class Calls:
             return prepared.decode(body, call.codec if codec is None else codec)[0]
         except DecodeError as error:
             raise DecodeError(
-                error.reason, path=error.path, sender=call.server_name, step="give both sides the same Service"
+                error.reason,
+                path=error.path.replace("$[0]", "$", 1),
+                sender=call.server_name,
+                step="give both sides the same Service",
             ) from None
 
     def reading(
@@ -312,7 +315,7 @@ class Calls:
         what = f"service {call.service!r}: not sent; this node has too many open calls: wait for some of them"
         await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
 
-    async def until(self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Any) -> bool:
+    async def until(self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Callable[[], bool]) -> bool:
         """Wait for it to be done, or until `ends_at`; whether it is done."""
         node = self._node
         waiting, ending, waiter = node.waiting, node.ending, call.owner
@@ -410,7 +413,7 @@ class Calls:
 
     def servers(self, service: str) -> list[ServerView]:
         """Those that can take a call now. The caller holds the engine's lock."""
-        return [server for server in self.end.servers(service) if server.ready]
+        return [server for server in self.end.directory.servers(service) if server.ready]
 
     # The life of the node
 
@@ -441,8 +444,6 @@ class Calls:
                 return RemoteError(call.type, call.text, server)
             case Outcome.BUSY:
                 return ServiceBusy(name, call.retry_after)
-            case Outcome.LEAVING:
-                return ServiceBusy(name, max(call.retry_after, 1.0), "its servers are closing")
             case Outcome.UNFIT:
                 sent = f"sent as {type_name(prepared.service.body_type)}; give both sides the same Service"
                 return DecodeError(f"{call.text} (at {server})", step=sent)

@@ -38,10 +38,11 @@ def decorator(
     stall: float,
 ) -> Callable[[F], F]:
     """As `AsyncNode.serve`."""
-    if not isinstance(service, Service | str):
-        if callable(service):
+    given: Any = service
+    if not isinstance(given, Service | str):
+        if callable(given):
             raise TypeError("the decorator takes a service before it takes the function; write @node.serve(SERVICE)")
-        raise ConfigError(f"{shown(service)} is no service; give a Service, or the name of one")
+        raise ConfigError(f"{shown(given)} is no service; give a Service, or the name of one")
     step = f"give how many calls may run at once, between 1 and {CONCURRENCY_MAX}"
     if concurrency is not None:
         concurrency = option_count("concurrency", concurrency, step, most=CONCURRENCY_MAX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -15,10 +16,9 @@ from peerfabric.nodes.service.service import Service
 from peerfabric.service.call import OpenCall, Outcome
 
 JOINING_MAX: Final = 0.2
-"""Seconds for which servers that are about to join are waited for."""
+"""Seconds for which servers that are about to join are waited for, but no more than a quarter of the time."""
 REASONS: Final = {
     Outcome.BUSY: "busy",
-    Outcome.LEAVING: "leaving",
     Outcome.LOST: "lost",
     Outcome.NO_SERVER: "lost",
     Outcome.TOO_LARGE: "too large",
@@ -51,7 +51,7 @@ async def gather(
                 await calls.start_when_room(call, timeout)
         with lease_paused(calls.node.pump):
             for call in asked.values():
-                await calls.until(call, call.ends_at, timeout, lambda call=call: call.outcome is not None)
+                await calls.until(call, call.ends_at, timeout, partial(_has_ended, call))
     except TimedOut:
         pass  # there was no room for more
     finally:
@@ -64,6 +64,10 @@ async def gather(
     if len(gathered.replies) < require:
         raise Incomplete(prepared.service.name, require, gathered)
     return gathered
+
+
+def _has_ended(call: OpenCall) -> bool:
+    return call.outcome is not None
 
 
 async def _servers(calls: Calls, prepared: Prepared, ends_at: float) -> dict[str, str]:
@@ -79,10 +83,10 @@ async def _servers(calls: Calls, prepared: Prepared, ends_at: float) -> dict[str
         node.ensure()
         node.ending.check()
         with pump.lock:
-            return None if calls.end.may_come(clock()) else True
+            return None if calls.end.directory.may_come(clock()) else True
 
     try:
-        left = min(JOINING_MAX, max(0.0, ends_at - clock()))
+        left = min(JOINING_MAX, max(0.0, ends_at - clock()) / 4)
         await wait_until(node.waiting, pump.turned, attempt, left, lambda: "servers that join")
     except TimedOut:
         pass

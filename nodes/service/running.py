@@ -10,7 +10,7 @@ from peerfabric.errors import Cancelled
 from peerfabric.nodes.io.waiting import Waiter, clock
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
+    from peerfabric.service.served import ServedCall
 
 
 class Pool(Protocol):

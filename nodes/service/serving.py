@@ -13,8 +13,7 @@ from peerfabric.options import MiB
 from peerfabric.wire.frames import BUSY, END, OK
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
-    from peerfabric.service.served import Served
+    from peerfabric.service.served import Served, ServedCall
 
 WAITING_BYTES: int = 16 * MiB
 """Of the requests of one service that wait for a handler."""

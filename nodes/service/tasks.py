@@ -17,8 +17,7 @@ from peerfabric.nodes.service.call import Call
 from peerfabric.nodes.service.running import Running
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
-    from peerfabric.service.served import Served
+    from peerfabric.service.served import ServedCall
 
 
 class ServiceTasks:
@@ -33,7 +32,8 @@ class ServiceTasks:
         self.name, self.service = answers.name, answers.service.name
         self._options = concurrency, waiting, stall
         self.alerted = False
-        self.end: Served = None  # type: ignore[assignment]  # until the node starts
+        self.end: Any = None
+        """The `Served`, from the start of the node on."""
         self._tasks: dict[asyncio.Task[None], Running] = {}
         self._loop: asyncio.AbstractEventLoop
         self._called = False
@@ -52,7 +52,8 @@ class ServiceTasks:
 
     def start(self, node: NodeContext) -> None:
         """Serve from now on. The caller holds the life lock, and nothing runs before it lets go."""
-        self._loop = asyncio.get_running_loop()
+        assert node.loop is not None
+        self._loop = node.loop
         serving.serve(node, self, self.service, *self._options)
 
     def give_up(self) -> None:

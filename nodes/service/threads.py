@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import copy_context
@@ -21,8 +22,7 @@ from peerfabric.nodes.service.call import Call
 from peerfabric.nodes.service.running import Running
 
 if TYPE_CHECKING:
-    from peerfabric.service.call import ServedCall
-    from peerfabric.service.served import Served
+    from peerfabric.service.served import ServedCall
 
 PAUSE: Final = 0.1
 """Seconds until a thread goes on that failed outside of what it was to run."""
@@ -52,7 +52,8 @@ class ServiceThreads:
         self._threads_max = 2 * concurrency + 64 + 1  # that run, rest and are left behind, and the next
         self._keep = concurrency + 1
         self.alerted = False
-        self.end: Served = None  # type: ignore[assignment]  # until the node starts
+        self.end: Any = None
+        """The `Served`, from the start of the node on."""
         self._threads: dict[threading.Thread, Running | None] = {}
         """And what each of them runs."""
         self._idle: list[ThreadWaiter] = []
@@ -158,7 +159,8 @@ class ServiceThreads:
 
     def _next(self, waiter: ThreadWaiter) -> ServedCall | None:
         """Wait for a call; None: this thread is not needed any more."""
-        started, idle = self.end.started, self._idle
+        started: deque[ServedCall] = self.end.started
+        idle = self._idle
         while self._node.is_running:
             idle.append(waiter)  # before it looks: whoever comes after that wakes it
             try:
@@ -168,9 +170,8 @@ class ServiceThreads:
                     with suppress(ValueError):
                         idle.remove(waiter)
                         return None
-                if not self._node.is_running:
-                    return None
-                waiter.wait(None)
+                if self._node.is_running:  # looked at once more: who closes the node wakes all that are idle by then
+                    waiter.wait(None)
                 continue
             try:
                 idle.remove(waiter)
@@ -193,7 +194,7 @@ class ServiceThreads:
         serving.end_with(self._node, call, answer)
         if self._node.life is not Life.RUNNING:
             self._node.pump.turned.open()  # whoever closes the node waits there for running calls
-        started = self.end.started
+        started: deque[ServedCall] = self.end.started
         if not started:
             return None
         try:
