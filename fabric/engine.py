@@ -139,6 +139,8 @@ class Engine:
         self._random = random
         self.unread = False
         """The driver has read more frames than it has given to this engine, or may have."""
+        self.joins_within = 1.0
+        """Seconds after the start in which others may not have been found yet."""
         self._loop: deque[list[bytes]] = deque()
         self._expected = self._turned_at = self._began = now
 
@@ -170,7 +172,7 @@ class Engine:
         from peerfabric.service.responder import Responder
 
         self._responder = Responder(self.links, self.control, self.changed, self._random)
-        self._caller = Caller(self.links, self.control, self.interests, self.changed, self._began)
+        self._caller = Caller(self.links, self.control, self.interests, self.changed, self._began + self.joins_within)
         begun = (self._responder, self._caller)
         at = self.machines.index(self.parting)
         self.machines[at:at] = begun

@@ -83,14 +83,16 @@ class Caller(Machine):
         control: Told of links that have something to say.
         interests: Told which services are called.
         changed: Takes this machine when calls have ended, or got parts.
-        now: The driver's clock.
+        joined_at: From when on this node knows who is there.
     """
 
     # open = waiting + sent;  started = open + ended, by outcome
     # a call that is sent is in `_sent` of an up link, in the life in which it left
     # a call that may not run twice is in one frame at most that nobody has answered by `NOT_STARTED` or above
 
-    def __init__(self, links: Links, control: Control, interests: Interests, changed: set[Any], now: float) -> None:
+    def __init__(
+        self, links: Links, control: Control, interests: Interests, changed: set[Any], joined_at: float
+    ) -> None:
         super().__init__()
         self.news: deque[OpenCall] = deque()
         """Calls that have ended, or got parts, in this order; the driver takes them from the left."""
@@ -102,7 +104,7 @@ class Caller(Machine):
         """Calls so far; answers that nobody waited for any more."""
         self.ended: Counter[Outcome] = Counter()
         self._links, self._control, self._changed = links, control, changed
-        self.directory = Directory(links, interests, now)
+        self.directory = Directory(links, interests, joined_at)
         self._sent: dict[Link, dict[int, tuple[OpenCall, Server]]] = {}
         """Up links -> what was sent there in this life and is not answered."""
         self._kept: dict[Link, tuple[list[bytes], list[OpenCall]]] = {}

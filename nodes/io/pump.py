@@ -34,6 +34,8 @@ from peerfabric.nodes.io.waiting import Gate, clock
 if TYPE_CHECKING:
     from peerfabric.service.served import Served
 
+READ_MAX: Final = 64
+"""Messages of each socket that a turn reads."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at what is outside of the engine; an idle engine makes no turns that often."""
 
@@ -221,8 +223,9 @@ class Pump:
         handed = []
         while self._calls:
             self._calls.popleft()()
-        events = self._sockets.read()
+        events = self._sockets.read(READ_MAX)
         engine = self.engine
+        engine.unread = len(events) >= READ_MAX
         now = clock()
         with self.lock:
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
@@ -232,7 +235,6 @@ class Pump:
                 handle.hand_over(engine, now)
             for event in events:
                 self._feed(event, now)
-            engine.unread = self._sockets.inbox.readable
             engine.handle_timeout(now)
             if engine.links.commands:
                 self._carry_out()

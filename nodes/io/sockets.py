@@ -152,7 +152,7 @@ class Sockets:
         if self._zap is not None:
             self._zap_fd = self._zap.fd
             self._poller.register(self._zap_fd, select.POLLIN)
-        self.inbox = self._inbox = Intake(
+        self._inbox = Intake(
             self._open(zmq.PULL),
             parts_min=1,
             parts_max=2,
