@@ -5,22 +5,43 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending
 from peerfabric.nodes.message import Message
 
-if TYPE_CHECKING:
-    from peerfabric.nodes.service.tasks import ServiceTasks
-    from peerfabric.nodes.service.threads import ServiceThreads
-
-    Served = ServiceTasks | ServiceThreads
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 Source = Callable[[Handler], tuple[Any, Take, Again]]
+
+
+class Called(Protocol):
+    """What calls one decorated function: a `Handler`, or the threads or tasks of a service."""
+
+    name: str
+    service: str | None
+    handle: Any
+
+    @property
+    def busy(self) -> int:
+        """How many of its calls are running."""
+
+    def is_current(self) -> bool:
+        """Whether one of them asks."""
+
+    def start(self, node: NodeContext) -> None:
+        """Begin. The caller holds the life lock."""
+
+    def give_up(self) -> None:
+        """The start came to nothing."""
+
+    def join(self, timeout: float) -> None:
+        """Wait for its threads."""
+
+    async def finish(self) -> None:
+        """End its tasks."""
 
 
 class Handlers:
@@ -28,9 +49,9 @@ class Handlers:
 
     def __init__(self, node: NodeContext) -> None:
         self._node = node
-        self._all: list[Handler | Served] = []
+        self._all: list[Called] = []
 
-    def __iter__(self) -> Iterator[Handler | Served]:
+    def __iter__(self) -> Iterator[Called]:
         return iter(list(self._all))
 
     def of(self, handle: Any) -> str | None:
@@ -78,7 +99,7 @@ class Handlers:
         with self._node.life_lock:
             self.add_locked(handler)
 
-    def add_locked(self, handler: Handler | Served) -> None:
+    def add_locked(self, handler: Called) -> None:
         """Have it called, from the start of the node on. The caller holds the life lock."""
         if self._node.life is Life.RUNNING:
             handler.start(self._node)

@@ -468,8 +468,10 @@ class AsyncNode:
         Raises:
             ConfigError, EncodeError: As `request`.
         """
+        from peerfabric.nodes.service.reading import Reading
+
         calls = self._lifecycle.calls or self._lifecycle.open_calls()
-        return AsyncParts(calls.reading(service, body, reply_type, timeout, server, headers))
+        return AsyncParts(Reading(calls, service, body, reply_type, timeout, server, headers))
 
     @overload
     async def gather(

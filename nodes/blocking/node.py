@@ -402,9 +402,11 @@ class Node:
         Raises:
             ConfigError, EncodeError: As `request`.
         """
+        from peerfabric.nodes.service.reading import Reading
+
         lifecycle = self._async._lifecycle
         calls = lifecycle.calls or lifecycle.open_calls()
-        return Parts(calls.reading(service, body, reply_type, timeout, server, headers))
+        return Parts(Reading(calls, service, body, reply_type, timeout, server, headers))
 
     @overload
     def gather(

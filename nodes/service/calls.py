@@ -33,7 +33,6 @@ from peerfabric.wire.body_types import type_name
 
 if TYPE_CHECKING:
     from peerfabric.engine import Engine
-    from peerfabric.nodes.service.reading import Reading
 
 TIMEOUT_MAX: Final = 86400.0
 PREPARED_MAX: Final = 1024
@@ -226,21 +225,6 @@ class Calls:
                 sender=call.server_name,
                 step="give both sides the same Service",
             ) from None
-
-    def reading(
-        self,
-        service: Service[Any, Any] | str,
-        body: Any,
-        reply_type: Any,
-        timeout: float | None,
-        server: str | None,
-        headers: dict[str, str] | None,
-    ) -> Reading:
-        """What is answered in parts. As `AsyncNode.stream`."""
-        from peerfabric.nodes.service.reading import Reading
-
-        prepared = self.prepared(service, body, reply_type, stream=True)
-        return Reading(self, prepared, body, checked_timeout(timeout), server, headers)
 
     async def answered(self, call: OpenCall, timeout: float | None) -> None:
         """Have it asked, and return when it has an outcome.

@@ -8,7 +8,8 @@ from typing import Any, Final
 from peerfabric.errors import TimedOut
 from peerfabric.nodes.handler_context import handling, lease_paused
 from peerfabric.nodes.io.waiting import answering, clock
-from peerfabric.nodes.service.calls import Calls, Prepared
+from peerfabric.nodes.service.calls import Calls, checked_timeout
+from peerfabric.nodes.service.service import Service
 from peerfabric.service.call import OpenCall, Outcome
 
 OVER: Final = object()
@@ -25,14 +26,16 @@ class Reading:
     def __init__(
         self,
         calls: Calls,
-        prepared: Prepared,
+        service: Service[Any, Any] | str,
         body: Any,
+        reply_type: Any,
         timeout: float | None,
         server: str | None,
         headers: dict[str, str] | None,
     ) -> None:
-        self._calls, self._prepared, self._timeout = calls, prepared, timeout
-        self._data: bytes | None = prepared.encode(body)
+        self._calls, self._timeout = calls, checked_timeout(timeout)
+        self._prepared = calls.prepared(service, body, reply_type, stream=True)
+        self._data: bytes | None = self._prepared.encode(body)
         self._server, self._headers = server, headers
         self._call: OpenCall | None = None
         self._over = False
