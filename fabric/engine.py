@@ -526,7 +526,7 @@ class Engine:
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
             if self._caller is not None:
-                self._transmit_calls(send, now)
+                self.transmit_calls(send, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if producers.touched or producers.held_up:
@@ -536,7 +536,7 @@ class Engine:
             if control.due:
                 self._transmit_control(send, now)
                 if self._caller is not None:
-                    self._transmit_calls(send, now)  # again, as control may have been in its way
+                    self.transmit_calls(send, now)  # again, as control may have been in its way
                 if producers.touched or producers.held_up:
                     self._transmit_data(send, now)
             if not self._loop:
@@ -551,7 +551,8 @@ class Engine:
             elif not send(wire, frames):
                 self.control.keep(self.links.by_wire[wire], frames)
 
-    def _transmit_calls(self, send: Send, now: float) -> None:
+    def transmit_calls(self, send: Send, now: float) -> bool:
+        """Send calls and answers, and nothing else; whether there is more to do now than that."""
         responder, caller = self._responder, self._caller
         assert responder is not None
         assert caller is not None
@@ -561,6 +562,7 @@ class Engine:
             responder.transmit(send, self._to_ourselves, now)
         if caller.waiting:
             caller.transmit(send, self._to_ourselves, now)
+        return bool(self._loop or self.control.due)
 
     def _transmit_hellos(self, send: Send, now: float) -> None:
         for link, frames in self.links.hello_frames(now):

@@ -110,6 +110,15 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
 
 
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One service as seen from here: who serves it, how many calls may run at once there, and how many run and wait."""
+
+    name: str
+    servers: tuple[ServerView, ...] = ()
+    capacity: int = 0
+    load: int = 0
+
+
 class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     """One peer as seen from here.
 

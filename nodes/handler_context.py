@@ -22,6 +22,8 @@ _handling: ContextVar[tuple[tuple[IncomingQueue, Delivery], ...]] = ContextVar("
 """The deliveries that the current thread or task took from, newest last; some may be decided since."""
 handling: Final = _handling.get
 _judge: ContextVar[Callable[[BaseException], bool] | None] = ContextVar("peerfabric_judge", default=None)
+in_handler: Final = _judge.get
+"""Not None in the thread or task of a handler."""
 IN_HAND_MAX: Final = 256
 
 
