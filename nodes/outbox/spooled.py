@@ -600,11 +600,11 @@ class SpooledOutbox(Outbox):
 
 
 def _stored(kind: Kind, unix_ms: int) -> tuple[Kind | None, int]:
-    """The kind of messages that are on disk, for which nothing before them waits; and when they expire, in Unix time."""
+    """The kind of messages on disk, for which nothing before them waits; and when they expire, in Unix time."""
     expires = kind[0]
     if expires == inf:
         return None, 0
-    """The kind of messages on disk, for which nothing before them waits; and when they expire, in Unix time."""
+    return (expires, 0), unix_ms + max(0, int((expires - clock()) * 1000))
 
 
 class _Relay:
