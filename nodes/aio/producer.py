@@ -272,7 +272,7 @@ class AsyncProducer(Generic[T_contra]):
     # Afterwards
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all that was accepted before is acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -305,7 +305,8 @@ class AsyncProducer(Generic[T_contra]):
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
+        "damaged"."""
         self._node.ensure(closing=True)
         if not self.opened:
             raise stranger(receipt)
@@ -316,7 +317,7 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         await self._started()
         check_state(state)

@@ -326,7 +326,7 @@ class Disk:
         if item.bodies:
             expires = item.expires_at(now, time.time_ns() // 1_000_000)
             kind = (expires, 0) if expires is not None else None
-            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras, kind)
+            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras, kind, now)
         self._lose(end, min(stop, end.next), lost)
         return stop <= end.next
 
