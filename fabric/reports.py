@@ -73,6 +73,48 @@ class SubscriberAccount(msgspec.Struct, frozen=True, kw_only=True):
     buffered: int = 0
 
 
+class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of one service of this node: received = refused + dropped + answered + waiting + running + left.
+
+    `refused` did not start; `dropped` were cancelled, or their callers were lost; of these `left` still run.
+    """
+
+    service: str
+    received: int = 0
+    refused: int = 0
+    dropped: int = 0
+    answered: int = 0
+    waiting: int = 0
+    running: int = 0
+    left: int = 0
+    capacity: int = 0
+
+
+class CallAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of this node: started = open + all that have ended, by what came of them.
+
+    `late` counts answers that nobody waited for any more.
+    """
+
+    started: int = 0
+    open: int = 0
+    late: int = 0
+    ended: dict[str, int] = {}
+
+
+class ServerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One node that serves something, as seen from here: how many calls it runs at once, and has by what it told last.
+
+    `ready`: it may be asked now.
+    """
+
+    node_id: str
+    name: str
+    capacity: int = 0
+    load: int = 0
+    ready: bool = False
+
+
 class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     """One peer as seen from here.
 
@@ -89,6 +131,7 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     produces: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    serves: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -101,6 +144,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerAccount, ...] = ()
     publishers: tuple[PublisherAccount, ...] = ()
     subscribers: tuple[SubscriberAccount, ...] = ()
+    services: tuple[ServiceAccount, ...] = ()
+    calls: CallAccount = CallAccount()
     peers: int = 0
     counters: dict[str, int] = {}
 

@@ -88,6 +88,22 @@ def message_count(body: Buffer, codec: int) -> int | None:
     return None
 
 
+def one_by_one(body: Buffer, codec: int, count: int) -> list[Any]:
+    """The frame body of each of `count` calls or answers: each with one element; None for each if it is none such.
+
+    Those of several are documents of msgpack, whatever the codec of the frame.
+    """
+    if message_count(body, codec) != count:
+        return [None] * count
+    if count == 1:
+        return [body]
+    try:
+        elements = split(body, codec)
+    except BadFrame:
+        return [None] * count
+    return [b"\x91" + element for element in elements] if len(elements) == count else [None] * count
+
+
 def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:
     """Where to cut messages of `sizes` bytes and `overhead` each, so that a part has at most `limit`, or is one."""
     if sizes and sum(sizes) + overhead * len(sizes) <= limit:
