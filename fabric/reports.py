@@ -12,7 +12,8 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     + dead-lettered + expired + dropped + damaged + left at close.
 
     `recovered` were found in the spool at the start; `damaged` of them, or of what was read back later, were not as
-    they had been written. `redelivered` counts second deliveries, whatever came of them.
+    they had been written. `redelivered` counts second deliveries, whatever came of them. Of those in flight `handed_on`
+    have run, and wait until what their handlers sent is safe.
     """
 
     queue: str
@@ -29,6 +30,7 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int = 0
     left_at_close: int = 0
     redelivered: int = 0
+    handed_on: int = 0
 
     @property
     def closes(self) -> bool:
@@ -39,9 +41,10 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that came to one consumer: received = processed + given back + buffered + started.
+    """The messages that came to one consumer: received = processed + given back + buffered + started + handed on.
 
-    Given back are those nacked, returned, refused (they did not fit), or expired (not handed out in time).
+    Given back are those nacked, returned, refused (they did not fit), or expired (not handed out in time). Handed on
+    are those that have run and wait until what their handlers sent is safe.
     """
 
     queue: str
@@ -54,6 +57,7 @@ class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     buffered: int = 0
     started: int = 0
+    handed_on: int = 0
     window: int = 0
 
 
