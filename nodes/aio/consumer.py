@@ -17,9 +17,9 @@ from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import ConsumerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import handling, has_failed, take_in_hand
+from peerfabric.nodes.handler_context import hand_here, has_failed, take_in_hand
 from peerfabric.nodes.io.pump import NAP
-from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
+from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Suspending, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import LedgerWriter, Offloaded
@@ -64,6 +64,8 @@ class AsyncConsumer(Generic[T_co]):
         # After the codec: not opened for a type that cannot be.
         self.ledger_store = ledger_store = ledger_store_of(options)
         self.alerted = False
+        self.waits_for_outputs = options.ack_after == "outputs"
+        self.in_tasks = isinstance(node.waiting, Suspending)
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Offloaded[None] | None = None
@@ -302,9 +304,11 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             self._last = message = Message(self, delivery, index, body)
             self._taken += 1
-            held = handling()
-            if not held or held[-1][1] is not delivery:  # another thread may have fetched it
-                take_in_hand(self.end, delivery)
+            hand = hand_here()
+            if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
+                take_in_hand(message)
+            else:
+                hand.newest = message
             return message
         finally:
             try:
@@ -336,7 +340,6 @@ class AsyncConsumer(Generic[T_co]):
                 with pump.lock:
                     self.end.park(delivery)
                 raise
-        take_in_hand(self.end, delivery)
         return delivery
 
     def _decode(self, delivery: Delivery) -> list[Any]:
@@ -420,10 +423,12 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             message = found
         self._taken += 1
-        held = handling()
-        if not held or held[-1][1] is not message._delivery:  # another thread may have fetched it
-            take_in_hand(self.end, message._delivery)
         self._last = message
+        hand = hand_here()
+        if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
+            take_in_hand(message)
+        else:
+            hand.newest = message
         return message
 
     async def _wait_for(self, waiting: Waiting, take: Callable[[], Any], at_least: int, timeout: float | None) -> Any:
@@ -442,6 +447,9 @@ class AsyncConsumer(Generic[T_co]):
                 return None  # what comes opens the gate after it is there
             return take()
 
+        hand = hand_here()
+        if hand is not None and (held := hand.newest) is not None and held._settled:
+            hand.newest = None  # whoever waits keeps no body
         # Another call of a handler that goes on is no message that was forgotten.
         idle = IDLE if self._takers or not self._is_stalled else STALLED
         try:
@@ -492,9 +500,9 @@ class AsyncConsumer(Generic[T_co]):
         self._told = waiting = len(self._waits)
         self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
 
-    def declare_takers(self, count: int, at_once: int) -> None:
-        """`count` threads or tasks take from here for good; `at_once` of them to begin with."""
-        self._takers, self._at_once = count, at_once
+    def declare_takers(self, count: int, at_once: int, *, tasks: bool) -> None:
+        """`count` tasks or threads take from here for good; `at_once` of them to begin with."""
+        self._takers, self._at_once, self.in_tasks = count, at_once, tasks
 
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)
@@ -534,6 +542,7 @@ class AsyncConsumer(Generic[T_co]):
                 return None
         if max_wait > 0 and len(batch) < max_size:
             batch = await self._fill(batch, max_size, max_wait)
+        take_in_hand(batch)
         return batch
 
     async def _fill(self, batch: Batch[T_co], max_size: int, max_wait: float) -> Batch[T_co]:
