@@ -86,8 +86,8 @@ def held_forgotten(patch: Patch) -> None:
         return [(start, stop)], []
 
     patch("dedup.receive", broken)
-    possession = original("incoming.possession")
-    patch("incoming.possession", lambda self, peer: ([], possession(self, peer)[1]))
+    possession = original("producers.possession")
+    patch("producers.possession", lambda self, peer: ([], possession(self, peer)[1]))
 
 
 def done_forgotten_when_told(patch: Patch) -> None:
@@ -101,8 +101,8 @@ def done_forgotten_when_told(patch: Patch) -> None:
 
 
 def done_not_told_on_return(patch: Patch) -> None:
-    possession = original("incoming.possession")
-    patch("incoming.possession", lambda self, peer: (possession(self, peer)[0], []))
+    possession = original("producers.possession")
+    patch("producers.possession", lambda self, peer: (possession(self, peer)[0], []))
 
 
 def gap_accepted(patch: Patch) -> None:
@@ -266,7 +266,7 @@ def held_in_the_last_life_not_adopted(patch: Patch) -> None:
 
 
 def earlier_lives_not_inherited(patch: Patch) -> None:
-    patch("incoming.inherited", lambda self, peer: None)
+    patch("producers.inherited", lambda self, peer: None)
 
 
 def cursors_never_written(patch: Patch) -> None:

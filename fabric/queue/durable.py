@@ -106,7 +106,15 @@ class DurableQueue(OutgoingQueue):
         """How much should now be read from disk; 0 as long as memory is well filled."""
         return self.backlog.load_bytes(self.next, self.held_bytes)
 
-    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> bool:
+    def loaded(
+        self,
+        stream: str,
+        sequence: int,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra],
+        kind: Kind | None = None,
+    ) -> bool:
         """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage.
 
         Returns whether all of it was taken: what is stored and not accepted yet must be read once more.
@@ -114,6 +122,7 @@ class DurableQueue(OutgoingQueue):
         parts, whole = self.backlog.unread(stream, sequence, bodies, sent_ms, extras, self.next)
         for part in parts:
             self.lose(part.first)
+            part.kind = kind
             for run in self.backlog.runs(part.first, part.bodies, part):
                 self._accepted_cost += run.cost
                 if self._is_fatal(run):  # this node died with it

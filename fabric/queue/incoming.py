@@ -6,7 +6,7 @@ granted   =  by the pace of the handlers (sources.py), one budget over all links
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import Final
 
@@ -25,8 +25,7 @@ from peerfabric.queue.delivery import (
     slices,
     take_unstarted,
 )
-from peerfabric.queue.received import Streams
-from peerfabric.queue.sources import ConsumerCredit, Granting, Source, Turns
+from peerfabric.queue.sources import Granting, Producers, Source, Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
@@ -39,16 +38,11 @@ from peerfabric.wire.frames import (
     REJECTED,
     Backlog,
     Data,
-    Grant,
     Nack,
-    Result,
-    StreamRanges,
 )
 
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
-DETACHED_MAX: Final = 4096
-"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 UNREADABLE: Final = "its frame has another body than its header says"
 
 _REASONS: Final = {
@@ -88,72 +82,35 @@ class IncomingQueue:
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
-        self._sources: dict[str, Source] = {}
         self.turns = Turns()
-        self._speaking: dict[str, Source] = {}
-        """Those that may have something to be told, by peer."""
+        self.producers = Producers(queue, self.granting, remembered)
+        self._sources, self._speaking = self.producers.by_peer, self.producers.speaking
+        self._streams = self.producers.streams
         self._open: dict[Delivery, None] = {}
-        self._streams = Streams(remembered)
+        """Those that are being handled."""
         self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
 
     # Links
 
     def attach(self, peer: str) -> None:
         """A new link life with `peer`: if it is a producer of ours, totals start at 0 on both sides."""
-        if peer not in self._sources and any(_node(n) == _node(peer) for n in (*self._streams, *self._sources)):
+        if peer not in self._sources and self.producers.knows(_node(peer)):
             self.meet(peer)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
         source = self._sources.get(peer)
         if source is None:
             return
-        source.attached = self.granting.changed = True
-        source.credit = ConsumerCredit()
         if source.proven_gone:
             source.proven_gone = False
             self.fence(peer, -inf)  # it is back, and may give them to others: only its echoes count from now on
-        self._streams.keep(source.streams)
-        source.nothing_to_tell()
         held = [d for d in self._everything() if d.peer == peer]
-        # What we still hold was granted in the last life; it is charged to this one from the start.
-        source.credit.freed_messages = -sum(d.left for d in held)
-        source.credit.freed_bytes = -sum(d.cost for d in held)
+        self.producers.attach(source, sum(d.left for d in held), sum(d.cost for d in held))
 
     def meet(self, peer: str) -> None:
         """`peer` produces for this queue."""
-        source = self._sources.get(peer)
-        if source is None:
-            source = self._inherited(peer) or Source(peer)
-            self._sources[peer] = source
-            source.streams = {stream: dedup for stream, dedup in self._streams.items() if _node(stream) == _node(peer)}
-            for stream, dedup in source.streams.items():
-                if dedup.done:  # if no INTEREST of ours says so, the next ACK does
-                    source.done[stream] = Ranges(dedup.done)
-        source.attached = self.granting.changed = True
-        source.credit.told = (0, 0)  # it may not have known this queue when it was last told
-        self._speaking[peer] = source
-
-    def _inherited(self, peer: str) -> Source | None:
-        """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
-        for earlier in self._sources:
-            if _node(earlier) == _node(peer) and not self._sources[earlier].attached:
-                for delivery in self._everything():
-                    if delivery.peer == earlier:
-                        delivery.peer = peer
-                self._speaking.pop(earlier, None)
-                source = self._sources.pop(earlier)
-                source.peer = peer
-                return source
-        return None
-
-    def told_all(self, peer: str, ack: int) -> None:
-        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
-        source = self._sources.get(peer)
-        for dedup in source.streams.values() if source is not None else ():
-            dedup.reported_again(ack)
-
-    def possession(self, peer: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
-        """What is held and what is done of this producer's streams, for INTEREST."""
-        source = self._sources.get(peer)
-        return source.possession() if source is not None else ([], [])
+        earlier = self.producers.meet(peer)
+        for delivery in self._everything() if earlier else ():
+            if delivery.peer == earlier:
+                delivery.peer = peer
 
     def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
         """The producer `peer` is gone, or has vanished.
@@ -169,33 +126,14 @@ class IncomingQueue:
         if proven_gone:
             source.proven_gone = True
             self.fence(peer, inf)
-            self._streams.producer_died(source.streams, now)
-            self._streams.limit_durable(self._is_of_somebody)
+            self.producers.died(source, now)
         else:
             self.fence(peer, -inf)
             self._take_back(peer, None, report=False)
-            self._sources[peer] = self._sources.pop(peer)  # the newest of those that left
-            self._forget_the_oldest()
+            oldest = self.producers.vanished(peer)
+            if oldest and not self.holds_from(oldest):
+                self.producers.forget(oldest)
         self._drop_if_empty(peer)
-
-    def _forget_the_oldest(self) -> None:
-        if len(self._sources) <= DETACHED_MAX:
-            return
-        detached = [peer for peer, source in self._sources.items() if not source.attached]
-        if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
-            self._speaking.pop(detached[0], None)
-            for stream in self._sources.pop(detached[0]).streams:
-                self._streams.drop(stream)
-
-    def _is_of_somebody(self, stream: str) -> bool:
-        """Whether its producer is there."""
-        return any(stream in source.streams for source in self._sources.values() if source.attached)
-
-    def live_streams(self, peer: str, live: Iterable[str], now: float) -> None:
-        """The producer names its live streams; others of it can be forgotten once they are idle."""
-        source = self._sources.get(peer)
-        if source is not None:
-            self._streams.over(source.streams.keys() - set(live), now)
 
     def fence(self, peer: str, until: float) -> None:
         """Messages of `peer` may be handed out before `until`: it still believes in us until then."""
@@ -305,21 +243,6 @@ class IncomingQueue:
         dedup = self._streams.raise_floor(stream, floor)
         if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
-
-    def settle(self, peer: str, ack: int) -> bool:
-        """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
-        source = self._sources.get(peer)
-        there_are_others = False
-        for stream, dedup in source.streams.items() if source is not None else ():
-            if dedup.first_reported <= ack:
-                self._streams.settle(stream, ack)
-                self.granting.changed = True
-            there_are_others = there_are_others or dedup.first_reported < inf
-        return not there_are_others
-
-    def take_forgotten(self) -> dict[str, Ranges]:
-        """What the ledger may forget, since the last call."""
-        return self._streams.take_forgotten()
 
     def release(self, peer: str, stream: str, ranges: Ranges) -> None:
         """These messages were given to somebody else or are settled: unstarted copies are dropped."""
@@ -531,8 +454,7 @@ class IncomingQueue:
     def _drop_if_empty(self, peer: str) -> None:
         source = self._sources.get(peer)
         if source is not None and source.proven_gone and not any(d.peer == peer for d in self._everything()):
-            del self._sources[peer]
-            self._speaking.pop(peer, None)
+            self.producers.remove(peer)
 
     def _everything(self) -> list[Delivery]:
         """All deliveries with something unfinished: being handled first, then buffered, each once."""
@@ -548,9 +470,7 @@ class IncomingQueue:
             self._end_leases(delivery, now)
         if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
             self.give_back_unstarted()
-        for stream in self._streams.drop_due(now):
-            for source in self._sources.values():
-                source.forget(stream)
+        self.producers.drop_due(now)
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         """Take back what user code has kept for too long."""
@@ -572,7 +492,7 @@ class IncomingQueue:
         granted_at = granting.paused_until if granting.paused_until > now else granting.stalled_at
         if now < granted_at < at:
             at = granted_at
-        if now + OBSERVE_EVERY < at and (self._open or self.turns or self.starves):
+        if now + OBSERVE_EVERY < at and (self._open or self.turns or self.producers.starves):
             at = now + OBSERVE_EVERY
         for delivery in self._open:
             at = min(at, look_at(delivery, self.lease, now))
@@ -590,45 +510,11 @@ class IncomingQueue:
         """Messages in the hands of user code."""
         return sum(d.left - max(0, d.limit - d.next) for d in self._open)
 
-    # Telling the producers
-
     def grant(self, now: float) -> None:
         """Raise the totals as far as the window and the budget allow."""
         if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
-
-    def take_told(self, peer: str, ack: int) -> tuple[list[Result], Grant | None]:
-        """What `peer` is to be told and was not yet, to leave in ACK number `ack`."""
-        source = self._sources.get(peer)
-        if source is None or not source.attached:
-            return [], None
-        return source.take_results(self.queue, ack), source.take_grant(self.queue)
-
-    def news(self) -> list[tuple[str, bool]]:
-        """The peers that have something to be told, and whether they may be waiting for it."""
-        told = []
-        for peer, source in list(self._speaking.items()):
-            credit = source.credit
-            if source.done or source.returned or source.nacks:
-                if source.attached:
-                    told.append((peer, True))
-            elif credit.told == (credit.granted_messages, credit.granted_bytes):
-                del self._speaking[peer]
-            elif source.attached:
-                told.append((peer, credit.waiting > 0))
-        return told
-
-    @property
-    def starves(self) -> bool:
-        """Whether a producer waits for credit, of which it has none left as far as it was told."""
-        for source in self._sources.values():
-            credit = source.credit
-            if credit.waiting > 0 and source.attached:
-                messages, size = credit.told
-                if credit.seen_messages >= messages or credit.seen_bytes >= size:
-                    return True
-        return False
 
     def holds_from(self, peer: str) -> bool:
         """Whether unfinished messages of `peer` are here."""
@@ -652,10 +538,6 @@ class IncomingQueue:
         if self._open:
             return False
         return not any(s.buffer or s.has_results or s.credit.waiting for s in self._sources.values())
-
-    def knows(self, node_id: str) -> bool:
-        """Whether anything of that node is remembered."""
-        return any(_node(name) == node_id for name in (*self._streams, *self._sources))
 
     @property
     def was_taken_from(self) -> bool:
@@ -682,16 +564,12 @@ class IncomingQueue:
         for delivery in self._everything():
             assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
             held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
-        self._streams.check()
+        self.producers.check()
         for stream, dedup in self._streams.items():
             below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
             assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
             started = self.unsettled_started
             assert below <= started, f"{stream}: an unstarted message lies below the floor"
-        for source in self._sources.values():
-            assert all(stream in self._streams for stream in source.streams), "a stream of a producer is not there"
-            source.check()
-        self.granting.check(self._sources)
         self.turns.check()
 
 

@@ -102,7 +102,7 @@ class Receiver(Machine):
         self._known = {
             node_id: kept
             for node_id, ends in self._known.items()
-            if (kept := {end: None for end in ends if end.knows(node_id)})
+            if (kept := {end: None for end in ends if end.producers.knows(node_id)})
         }
         self._known_max = 2 * len(self._known) + 256
 
@@ -120,7 +120,7 @@ class Receiver(Machine):
         end.grant(now)
         self._watched[end] = None
         self.deadlines.put(end, end.deadline(now))
-        for peer, urgent in end.news():
+        for peer, urgent in end.producers.news():
             link = self._links.by_peer.get(peer)
             if link is None:
                 continue
@@ -196,7 +196,7 @@ class Receiver(Machine):
         reported = self._reported.get(link.peer, {})
         for end in list(reported):
             concerned[end] = None
-            if end.settle(link.peer, ping.settled):
+            if end.producers.settle(link.peer, ping.settled):
                 del reported[end]
         for end in concerned:
             self._after_progress(end, now)
@@ -222,7 +222,7 @@ class Receiver(Machine):
         if release.live is not None:
             live = frozenset(release.live)
             for end in self._of(link.peer):
-                end.live_streams(link.peer, live, now)
+                end.producers.live_streams(link.peer, live, now)
                 self._after_progress(end, now)
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
@@ -253,7 +253,7 @@ class Receiver(Machine):
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(peer, ()):
-            told, grant = end.take_told(peer, ack)
+            told, grant = end.producers.take_told(peer, ack)
             if told:
                 results += told
                 self._reported.setdefault(peer, {})[end] = None
@@ -284,12 +284,12 @@ class Receiver(Machine):
             end.attach(link.peer)
             if end.holds_from(link.peer):
                 self._holding.setdefault(link.peer, {})[end] = None
-            some_held, some_done = end.possession(link.peer)
+            some_held, some_done = end.producers.possession(link.peer)
             held += some_held
             done += some_done
         ack = link.next_ack()
         for end in concerned:
-            end.told_all(link.peer, ack)
+            end.producers.told_all(link.peer, ack)
             self._reported.setdefault(link.peer, {})[end] = None
             self._after_progress(end, now)
         return held, done

@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.received import Dedup
+from peerfabric.queue.received import Dedup, Streams
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Grant, Nack, Result, StreamRanges
 
@@ -424,3 +424,188 @@ class Turns(deque[Source]):
         """Assert that each is here once and knows."""
         assert all(source.queued for source in self), "a producer has a turn and does not know"
         assert len(set(map(id, self))) == len(self), "a producer has two turns"
+
+
+DETACHED_MAX: Final = 4096
+"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+
+
+class Producers:
+    """The sources of one queue by peer instance, with the streams that came from them.
+
+    Args:
+        queue: The queue's name.
+        granting: Told when there is another reason to grant.
+        remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
+    """
+
+    def __init__(self, queue: str, granting: Granting, remembered: Mapping[str, Ranges] | None) -> None:
+        self.queue = queue
+        self.granting = granting
+        self.by_peer: dict[str, Source] = {}
+        self.streams = Streams(remembered)
+        self.speaking: dict[str, Source] = {}
+        """Those that may have something to be told, by peer."""
+
+    # Who is there
+
+    def knows(self, node_id: str) -> bool:
+        """Whether anything of that node is remembered."""
+        return any(_node(name) == node_id for name in (*self.streams, *self.by_peer))
+
+    def meet(self, peer: str) -> str:
+        """`peer` produces for this queue.
+
+        Returns:
+            The earlier life of that node whose place it takes, with what that had sent; "": none.
+        """
+        source, earlier = self.by_peer.get(peer), ""
+        if source is None:
+            earlier = self._inherited(peer)
+            source = self.by_peer.pop(earlier) if earlier else Source(peer)
+            source.peer = peer
+            self.by_peer[peer] = source
+            source.streams = {stream: dedup for stream, dedup in self.streams.items() if _node(stream) == _node(peer)}
+            for stream, dedup in source.streams.items():
+                if dedup.done:  # if no INTEREST of ours says so, the next ACK does
+                    source.done[stream] = Ranges(dedup.done)
+        source.attached = self.granting.changed = True
+        source.credit.told = (0, 0)  # it may not have known this queue when it was last told
+        self.speaking[peer] = source
+        return earlier
+
+    def _inherited(self, peer: str) -> str:
+        """Which earlier life of this node has left something; the present one knows its messages, or lets them run."""
+        for earlier, source in self.by_peer.items():
+            if _node(earlier) == _node(peer) and not source.attached:
+                self.speaking.pop(earlier, None)
+                return earlier
+        return ""
+
+    def attach(self, source: Source, messages: int, size: int) -> None:
+        """A new link life with a producer: totals start at 0 on both sides.
+
+        What is still here of it, `messages` of `size` bytes, was granted in the last life; it is charged to this one
+        from the start.
+        """
+        source.attached = self.granting.changed = True
+        source.credit = ConsumerCredit()
+        self.streams.keep(source.streams)
+        source.nothing_to_tell()
+        source.credit.freed_messages, source.credit.freed_bytes = -messages, -size
+
+    def died(self, source: Source, now: float) -> None:
+        """A producer is proven gone: its streams are forgotten in a while, unless it keeps them on disk."""
+        self.streams.producer_died(source.streams, now)
+        self.streams.limit_durable(self._is_of_somebody)
+
+    def vanished(self, peer: str) -> str:
+        """A producer may return with what it sent. Return whom to forget, as too many are remembered; "": nobody."""
+        self.by_peer[peer] = self.by_peer.pop(peer)  # the newest of those that left
+        if len(self.by_peer) > DETACHED_MAX:
+            detached = [each for each, source in self.by_peer.items() if not source.attached]
+            if len(detached) > DETACHED_MAX:
+                return detached[0]
+        return ""
+
+    def forget(self, peer: str) -> None:
+        """Nothing of a producer is remembered any more."""
+        self.speaking.pop(peer, None)
+        for stream in self.by_peer.pop(peer).streams:
+            self.streams.drop(stream)
+
+    def remove(self, peer: str) -> None:
+        """A producer is dead and nothing of it is here; its streams are remembered as long as they may return."""
+        del self.by_peer[peer]
+        self.speaking.pop(peer, None)
+
+    def _is_of_somebody(self, stream: str) -> bool:
+        """Whether its producer is there."""
+        return any(stream in source.streams for source in self.by_peer.values() if source.attached)
+
+    # What they say
+
+    def live_streams(self, peer: str, live: Iterable[str], now: float) -> None:
+        """The producer names its live streams; others of it can be forgotten once they are idle."""
+        source = self.by_peer.get(peer)
+        if source is not None:
+            self.streams.over(source.streams.keys() - set(live), now)
+
+    def settle(self, peer: str, ack: int) -> bool:
+        """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
+        source = self.by_peer.get(peer)
+        there_are_others = False
+        for stream, dedup in source.streams.items() if source is not None else ():
+            if dedup.first_reported <= ack:
+                self.streams.settle(stream, ack)
+                self.granting.changed = True
+            there_are_others = there_are_others or dedup.first_reported < inf
+        return not there_are_others
+
+    def take_forgotten(self) -> dict[str, Ranges]:
+        """What the ledger may forget, since the last call."""
+        return self.streams.take_forgotten()
+
+    def drop_due(self, now: float) -> None:
+        """Forget the streams whose time is over."""
+        for stream in self.streams.drop_due(now):
+            for source in self.by_peer.values():
+                source.forget(stream)
+
+    # What they are told
+
+    def possession(self, peer: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """What is held and what is done of this producer's streams, for INTEREST."""
+        source = self.by_peer.get(peer)
+        return source.possession() if source is not None else ([], [])
+
+    def told_all(self, peer: str, ack: int) -> None:
+        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
+        source = self.by_peer.get(peer)
+        for dedup in source.streams.values() if source is not None else ():
+            dedup.reported_again(ack)
+
+    def take_told(self, peer: str, ack: int) -> tuple[list[Result], Grant | None]:
+        """What `peer` is to be told and was not yet, to leave in ACK number `ack`."""
+        source = self.by_peer.get(peer)
+        if source is None or not source.attached:
+            return [], None
+        return source.take_results(self.queue, ack), source.take_grant(self.queue)
+
+    def news(self) -> list[tuple[str, bool]]:
+        """The peers that have something to be told, and whether they may be waiting for it."""
+        told = []
+        for peer, source in list(self.speaking.items()):
+            credit = source.credit
+            if source.done or source.returned or source.nacks:
+                if source.attached:
+                    told.append((peer, True))
+            elif credit.told == (credit.granted_messages, credit.granted_bytes):
+                del self.speaking[peer]
+            elif source.attached:
+                told.append((peer, credit.waiting > 0))
+        return told
+
+    @property
+    def starves(self) -> bool:
+        """Whether a producer waits for credit, of which it has none left as far as it was told."""
+        for source in self.by_peer.values():
+            credit = source.credit
+            if credit.waiting > 0 and source.attached:
+                messages, size = credit.told
+                if credit.seen_messages >= messages or credit.seen_bytes >= size:
+                    return True
+        return False
+
+    def check(self) -> None:
+        """Assert the invariants of each, and of what is granted to all."""
+        self.streams.check()
+        for source in self.by_peer.values():
+            assert all(stream in self.streams for stream in source.streams), "a stream of a producer is not there"
+            source.check()
+        self.granting.check(self.by_peer)
+
+
+def _node(name: str) -> str:
+    """The node id of a peer or a stream."""
+    return name.partition(":")[0]

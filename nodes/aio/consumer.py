@@ -172,7 +172,7 @@ class AsyncConsumer(Generic[T_co]):
         if self._takers > 1:
             self._look_at_calls(now)
         if self.ledger_store is not None:
-            forgotten = self.end.take_forgotten()
+            forgotten = self.end.producers.take_forgotten()
             if forgotten:
                 self.ledger_store.forget(forgotten)
 
@@ -488,7 +488,7 @@ class AsyncConsumer(Generic[T_co]):
             self._tell(now)
             # What was decided is read by the pump, if it is to come anyway.
             if self.alerted or self._node.engine.consumers.progress(self.end, now):
-                if self.end.starves:
+                if self.end.producers.starves:
                     pump.wake()
                 else:
                     pump.wake_unless_resting()  # for acks alone

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from peerfabric.arguments import check_count, check_timeout
+from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.nodes.aio.options import ProducerOptions
@@ -17,6 +17,7 @@ from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, st
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.runs import Kind
 from peerfabric.receipt import Receipt, State
 from peerfabric.wire.bodies import Codec
 
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
+
+TTL_MIN: Final = 0.001
+"""Seconds; a frame tells whole milliseconds."""
+
+
+def kind_for(ttl: float) -> Kind:
+    """The kind of messages that expire in `ttl` seconds.
+
+    Raises:
+        ConfigError: Nothing can.
+    """
+    step = "give a positive number of seconds, at most a year, or None for messages that never expire"
+    return clock() + option_seconds("ttl", ttl, step, least=TTL_MIN, most=DELAY_MAX), 0
 
 
 class AsyncProducer(Generic[T_contra]):
@@ -62,8 +76,9 @@ class AsyncProducer(Generic[T_contra]):
         self._outbox = make(node, self._encode, queue, options.on_full, options.buffer_bytes, self._gate)
         self._outcomes: Confirmations = None  # type: ignore[assignment]  # until the node starts
         # The way into memory has no step too many: at its pace all small messages go.
-        self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = self._outbox.try_send
-        """Accept a body, with headers or None, if that can be done at once; None: it cannot, and nothing was accepted.
+        self.try_send: Callable[[T_contra, dict[str, str] | None, Kind | None], Receipt | None] = self._outbox.try_send
+        """Accept a body, with headers or None, of a kind, if that can be done at once; None: it cannot, and nothing was
+        accepted.
 
         Raises EncodeError if it cannot be sent, NodeClosed if the node, or the program, is past sending.
         """
@@ -152,6 +167,7 @@ class AsyncProducer(Generic[T_contra]):
         *,
         headers: dict[str, str] | None = None,
         confirm: State | None = None,
+        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
@@ -165,20 +181,23 @@ class AsyncProducer(Generic[T_contra]):
             headers: Text for the handler, at most 8 KiB.
             confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
                 "delivered" (in a consumer's memory) or "processed" (acked).
+            ttl: Seconds from now after which it is not handed out any more, but ends as expired; None: never.
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message; or a ttl that is none. Not accepted.
             QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
             SpoolError: The disk refused. Not accepted.
             NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
-            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            Rejected: Accepted and dead-lettered, or expired, while waiting for the confirmation.
         """
-        node = self._node
+        node, kind = self._node, None
+        if ttl is not None:
+            kind = kind_for(ttl)
         if confirm is None and not self.ending.signal and node.loop is not None and node.loop is node.current_loop():
-            receipt = self.try_send(body, headers)
+            receipt = self.try_send(body, headers, kind)
             if receipt is not None:
                 return receipt
         ends_at = None
@@ -194,36 +213,42 @@ class AsyncProducer(Generic[T_contra]):
             refuse_to_wait(node.waiting)
             if confirm == "stored":
                 self._outcomes.check_stored()
-        receipt = self.try_send(body, headers)
+        receipt = self.try_send(body, headers, kind)
         if receipt is None:
-            receipt = await self._send_when_room(body, headers, timeout)
+            receipt = await self._send_when_room(body, headers, timeout, kind)
         if confirm is not None and confirm not in ("queued", "stored"):
             left = None if ends_at is None else max(0.0, ends_at - clock())
             await self._outcomes.confirm(receipt, confirm, left, timeout)
         return receipt
 
-    async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
+    async def _send_when_room(
+        self, body: T_contra, headers: dict[str, str] | None, timeout: float | None, kind: Kind | None
+    ) -> Receipt:
         with lease_paused(self._node.pump):
-            return await self._outbox.send_when_room(body, headers, Patience(timeout))
+            return await self._outbox.send_when_room(body, headers, Patience(timeout), kind)
 
-    async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+    async def send_many(
+        self, bodies: Iterable[T_contra], *, ttl: float | None = None, timeout: float | None = None
+    ) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
+        `ttl` is of all of them, and as of `send`.
 
         Whatever this raises, cancellation and Ctrl-C included, has an attribute `accepted`: so many of them, the first
         ones, are accepted and will be delivered, and the others never. Cancelled while the disk has some in hand, it
         waits until it is known what became of these.
 
         Raises:
-            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
-                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+            ConfigError, EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the
+                first of the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
         progress = Progress()
         try:
+            kind = kind_for(ttl) if ttl is not None else None
             timeout = check_timeout(timeout)
             await self._started()
             self.ending.check_sending()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-            await self._accept_many(encoded, progress, Patience(timeout))
+            await self._accept_many(encoded, progress, Patience(timeout), kind)
             if fault is not None:
                 raise fault
         except BaseException as error:
@@ -232,15 +257,17 @@ class AsyncProducer(Generic[T_contra]):
             raise
         return progress.accepted
 
-    async def _accept_many(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def _accept_many(
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None
+    ) -> None:
         outbox = self._outbox
-        outbox.try_extend(encoded, progress)
+        outbox.try_extend(encoded, progress, kind)
         if progress.accepted == len(encoded):
             return
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
                 self.ending.check_sending()
-                await outbox.extend_when_room(encoded, progress, patience)
+                await outbox.extend_when_room(encoded, progress, patience, kind)
 
     # Afterwards
 

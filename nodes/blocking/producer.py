@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from peerfabric.nodes.aio.producer import AsyncProducer
+from peerfabric.nodes.aio.producer import AsyncProducer, kind_for
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.io.waiting import complete
 from peerfabric.receipt import Receipt, State
@@ -31,6 +31,7 @@ class Producer(Generic[T_contra]):
         *,
         headers: dict[str, str] | None = None,
         confirm: State | None = None,
+        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
@@ -42,35 +43,37 @@ class Producer(Generic[T_contra]):
             headers: Text for the handler, at most 8 KiB.
             confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
                 "delivered" (in a consumer's memory) or "processed" (acked).
+            ttl: Seconds from now after which it is not handed out any more, but ends as expired; None: never.
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message; or a ttl that is none. Not accepted.
             QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
             SpoolError: The disk refused. Not accepted.
             NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
-            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            Rejected: Accepted and dead-lettered, or expired, while waiting for the confirmation.
             WouldDeadlock: A finaliser or a signal handler sends, and would wait for what it interrupts. Not accepted.
         """
         if confirm is None and not self._ending.signal:
-            receipt = self._try_send(body, headers)
+            receipt = self._try_send(body, headers, None if ttl is None else kind_for(ttl))
             if receipt is not None:
                 return receipt
-        return complete(self._async.send(body, headers=headers, confirm=confirm, timeout=timeout))
+        return complete(self._async.send(body, headers=headers, confirm=confirm, ttl=ttl, timeout=timeout))
 
-    def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+    def send_many(self, bodies: Iterable[T_contra], *, ttl: float | None = None, timeout: float | None = None) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
+        `ttl` is of all of them, and as of `send`.
 
         Whatever this raises, Ctrl-C included, has an attribute `accepted`: so many of them, the first ones, are
         accepted and will be delivered, and the others never.
 
         Raises:
-            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
-                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+            ConfigError, EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the
+                first of the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
-        return complete(self._async.send_many(bodies, timeout=timeout))
+        return complete(self._async.send_many(bodies, ttl=ttl, timeout=timeout))
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.

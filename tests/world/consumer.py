@@ -88,7 +88,7 @@ class Consumer:
                 self._later(self._claim)
         self.process.engine.consumers.progress(self.end, now)
         if self.ledger_store is not None:
-            self.ledger_store.forget(self.end.take_forgotten())
+            self.ledger_store.forget(self.end.producers.take_forgotten())
 
     def _watch_fence(self, now: float, *, wanted: bool) -> None:
         """After a quiet time a message is handed out as soon as its producer has echoed one PING."""
