@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from threading import get_ident
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from peerfabric.arguments import check_timeout
 from peerfabric.nodes.io.waiting import clock, running_loop
 from peerfabric.queue.delivery import Delivery, pause, resume
-from peerfabric.queue.handon import Outputs
 from peerfabric.queue.incoming import IncomingQueue
 
 if TYPE_CHECKING:
     from peerfabric.nodes.io.pump import Pump
-    from peerfabric.queue.outgoing import OutgoingQueue
+    from peerfabric.queue.handon import Outputs
 
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
@@ -32,6 +31,9 @@ class Taker(Protocol):
     """Tasks of an event loop take from it: one that was started with an input in hand shares its starter's hand."""
     waits_for_outputs: bool
     """An input is acked when what was sent because of it is safe."""
+
+    def open_handon(self) -> None:
+        """Inputs have outputs from now on."""
 
 
 class Input(Protocol):
@@ -154,23 +156,12 @@ def in_hand() -> list[Input]:
 # Outputs
 
 
-def inputs_in(hand: Hand) -> list[Input]:
-    """What waits for that which is sent with this in hand."""
-    return [each for each in hand.unsettled() if each._owner.waits_for_outputs]
-
-
-def depth_below(inputs: Iterable[Input]) -> int:
-    """How many messages before an output of `inputs` wait for it, at the most."""
-    return 1 + max((delivery.depth for each in inputs for delivery in each._deliveries), default=-1)
-
-
-def add_outputs(inputs: Iterable[Input], end: OutgoingQueue, first: int, stop: int) -> None:
-    """The messages `[first, stop)` of `end` were sent because of `inputs`, and are not stored."""
-    for each in inputs:
-        outputs = each._outputs
-        if outputs is None:
-            outputs = each._outputs = Outputs()
-        outputs.add(end, first, stop)
+def inputs_in(hand: Hand) -> Sequence[Input]:
+    """What is acked only when that is safe which is sent with this in hand."""
+    if hand.earlier:
+        return [each for each in hand.unsettled() if each._owner.waits_for_outputs]
+    newest = hand.newest
+    return (newest,) if newest is not None and not newest._settled and newest._owner.waits_for_outputs else ()
 
 
 # Waiting inside of handlers

@@ -154,7 +154,9 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         self._settled = True
         owner = self._owner
         if self._outputs is not None:
-            self._delivery.hand_on(self._index, self._index + 1, self._outputs)
+            handon = owner.end.handon
+            assert handon is not None
+            handon.defer(self._delivery, self._index, self._index + 1, self._outputs)
             owner.decided()
             return
         if owner.ledger_store is not None and not _record(
@@ -320,9 +322,11 @@ class Batch(Sequence[T_co]):
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
         if self._outputs is not None:
-            for delivery, low, high in parts:
-                delivery.hand_on(low, high, self._outputs)
-            self._owner.decided()
+            handon = self._owner.end.handon
+            assert handon is not None
+            if parts:
+                handon.defer(*parts[0], self._outputs, parts[1:])
+                self._owner.decided()
             return
         ledger_store = self._owner.ledger_store
         if ledger_store is None or _record(self, ledger_store, parts, lambda: self._acked(parts)):
@@ -498,7 +502,9 @@ def _record(
         if ledger_writer is None:
             ledger_store.record(parts)
         else:
-            ledger_writer.record(parts, acked, not_recorded)
+            from peerfabric.nodes.storage.ledger_store import entries  # it is there, as there is a ledger
+
+            ledger_writer.record(entries(parts), acked, not_recorded)
     except BaseException as error:
         give_up(error)
         raise

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
+_log = logging.getLogger("peerfabric")
+
 STALLED: Final = (1.0, logging.WARNING)
 
 WATCH_MIN: Final = 0.5 * NAP
@@ -145,6 +147,12 @@ class AsyncConsumer(Generic[T_co]):
         """Whether acks are on their way to the ledger."""
         return self._ledger_writer is not None and not self._ledger_writer.idle
 
+    @property
+    def handing_on(self) -> bool:
+        """Whether acks wait until what was sent because of their messages is safe."""
+        handon = self.end.handon if self.opened else None
+        return handon is not None and (handon.count > 0 or len(handon.fresh) > 0)
+
     def close_ledger(self) -> None:
         """Write what is acked, and give the ledger up."""
         if self.opening is not None:
@@ -176,6 +184,29 @@ class AsyncConsumer(Generic[T_co]):
             if forgotten:
                 self.ledger_store.forget(forgotten)
 
+    def _record_safe(self, ledger_writer: LedgerWriter) -> None:
+        """Have written down what is processed and waited until what was sent because of it is safe."""
+        handon = self.end.handon
+        if handon is None or not handon.unrecorded:
+            return
+        from peerfabric.spool.ledger import Entry  # it is there, as there is a ledger
+
+        entries = []
+        while handon.unrecorded:
+            entries.append(Entry(*handon.unrecorded.popleft()))
+
+        def recorded(*, written: bool = True) -> None:
+            for entry in entries:
+                handon.recorded(entry.stream, entry.start, entry.stop, written=written)
+            self.decided()
+
+        def not_recorded(error: Exception) -> None:
+            text = "messages of queue %r were processed and are not acked, as the ledger cannot be written: %s"
+            _log.error(text, self.queue, error)
+            recorded(written=False)
+
+        ledger_writer.record(entries, recorded, not_recorded)
+
     def _look_at_calls(self, now: float) -> None:
         """Let more take at one time if messages wait and calls are long, or one if they are short."""
         at_it = self._takers - len(self._waits) - self._suspended
@@ -205,6 +236,8 @@ class AsyncConsumer(Generic[T_co]):
         return self._takers - len(self._waits) - self._suspended < self._at_once
 
     def handed_over(self) -> None:
+        if self._ledger_writer is not None:
+            self._record_safe(self._ledger_writer)
         if self._wakes:
             self._wakes = False
             if self._may_begin:
@@ -213,6 +246,8 @@ class AsyncConsumer(Generic[T_co]):
                 self._node.pump.watch(self)
 
     def changed(self) -> None:
+        if self._ledger_writer is not None:
+            self._record_safe(self._ledger_writer)
         if self._takers <= 1:
             self._gate.open()
         elif self._may_begin:  # they are alike, and each that leaves with a message looks whether there is more
@@ -237,6 +272,13 @@ class AsyncConsumer(Generic[T_co]):
         """A decision was written into a delivery: let the machine read it."""
         if not self.alerted:
             self._node.pump.wake_soon(self)
+
+    def open_handon(self) -> None:
+        """Some of its messages are acked only when others are safe, from now on."""
+        if self.end.handon is None:
+            with self._node.pump.lock:
+                wake = partial(self._node.pump.wake_soon, self)
+                self.end.open_handon(wake, ledgered=self.ledger_store is not None)
 
     def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
         with self._node.pump.lock:

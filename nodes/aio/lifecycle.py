@@ -494,6 +494,11 @@ class Lifecycle:
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
+        await self._await_turns(self._handed_on, ends_at)
+
+    def _handed_on(self) -> bool:
+        """Whether what is settled by now, here or at another node of this process, is known to the acks that wait."""
+        return self._recorded() and not any(c.handing_on for c in list(self.handles.consumers.values()))
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
