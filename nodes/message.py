@@ -13,7 +13,7 @@ import msgspec
 from peerfabric.arguments import DELAY_MAX, LEASE_MAX, check_seconds, described, shown, text_of
 from peerfabric.errors import reduced
 from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
-from peerfabric.nodes.handler_context import Hand, has_failed, hand_here, take_over
+from peerfabric.nodes.handler_context import Hand, hand_here, has_failed, take_over
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.bodies import split

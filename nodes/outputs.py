@@ -5,10 +5,10 @@ Loaded with the first of them, as programs that hand nothing on need none of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.queue.handon import DEPTH_MAX, KINDS, Outputs
 
@@ -30,7 +30,7 @@ class OutputsTo:
         node: Its node.
     """
 
-    def __init__(self, producer: AsyncProducer[object], node: NodeContext) -> None:
+    def __init__(self, producer: AsyncProducer[Any], node: NodeContext) -> None:
         self._base = producer.end.numbering.base
         with node.pump.lock:
             self._watch = producer.end.open_watch(partial(node.pump.wake_soon, producer))
@@ -53,7 +53,7 @@ def depth_below(inputs: Iterable[Input]) -> int:
     return min(1 + max(delivery.depth for each in inputs for delivery in each._deliveries), DEPTH_MAX)
 
 
-def output_kind(inputs: Sequence[Input], kind: Kind | None) -> Kind | None:
+def output_kind(inputs: Iterable[Input], kind: Kind | None) -> Kind | None:
     """The kind of an output of `inputs` that else would be of `kind`."""
     depth = depth_below(inputs)
     return KINDS[depth] if kind is None else (kind[0], depth)

@@ -547,7 +547,7 @@ class Lifecycle:
             pass
 
     def _give_back_own(self) -> Counter[str]:
-        """What the closing thread or task took here and did not settle, nobody will settle any more: how much of what."""
+        """What the closing thread or task took and did not settle, nobody will settle any more: how much of what."""
         given: Counter[str] = Counter()
         consumers = self.handles.consumers.values()
         for taken in in_hand():

@@ -261,10 +261,11 @@ class AsyncNode:
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, when what it sent is safe; `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
-        tasks, `concurrency` of them. `lease`, `ledger`, `fsync` and `ack_after` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. A `def`
+        runs in threads of its own, an `async def` as tasks, `concurrency` of them. `lease`, `ledger`, `fsync` and
+        `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is

@@ -203,9 +203,7 @@ class Node:
                 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
-        consumer = self._async.consumer(
-            queue, body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
-        )
+        consumer = self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after)
         return self._wrap(Consumer, consumer)
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
@@ -239,10 +237,10 @@ class Node:
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, when what it sent is safe; `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. It runs in `concurrency` threads of its own. `lease`,
-        `ledger`, `fsync` and `ack_after` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. It runs
+        in `concurrency` threads of its own. `lease`, `ledger`, `fsync` and `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is

@@ -75,9 +75,7 @@ class Producer(Generic[T_contra]):
                 if inputs:
                     self._async.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
                 return receipt
-        sending = self._async.send(
-            body, headers=headers, confirm=confirm, ttl=ttl, timeout=timeout, cause=cause
-        )
+        sending = self._async.send(body, headers=headers, confirm=confirm, ttl=ttl, timeout=timeout, cause=cause)
         return complete(sending)
 
     def send_many(

@@ -99,7 +99,7 @@ class LedgerWriter:
         self._thread: threading.Thread | None = None
 
     def record(self, entries: list[Entry], acked: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        """Write `entries` down, which are processed, then call `acked`, or, if that cannot be, `failed`. In its thread."""
+        """Write down what is processed, then call `acked`, or, if that cannot be, `failed`. In its thread."""
         with self._lock:
             stopped = self._stopped
             if not stopped:
