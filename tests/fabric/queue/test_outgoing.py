@@ -481,7 +481,7 @@ def test_what_is_settled_is_not_remembered_as_delivered() -> None:
     settled = Settled()
     settled.delivered(1, 10)
     settled.settle("acked", 3, 5)
-    assert settled._delivered == Ranges([(1, 3), (5, 10)])
+    assert settled.arrived == Ranges([(1, 3), (5, 10)])
 
 
 def test_the_floor_is_the_lowest_that_is_not_settled() -> None:
