@@ -12,7 +12,8 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     + dead-lettered + dropped + damaged + left at close.
 
     `recovered` were found in the spool at the start; `damaged` of them, or of what was read back later, were not as
-    they had been written. `redelivered` counts second deliveries, whatever came of them.
+    they had been written. `redelivered` counts second deliveries, whatever came of them. Of those in flight `handed_on`
+    have run, and wait until what their handlers sent is safe.
     """
 
     queue: str
@@ -28,6 +29,7 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int = 0
     left_at_close: int = 0
     redelivered: int = 0
+    handed_on: int = 0
 
     @property
     def closes(self) -> bool:
@@ -38,7 +40,8 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that came to one consumer: received = processed + given back + buffered + started."""
+    """The messages that came to one consumer: received = processed + given back + buffered + started
+    + handed on, which have run and wait until what their handlers sent is safe."""
 
     queue: str
     received: int = 0
@@ -49,6 +52,7 @@ class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int = 0
     buffered: int = 0
     started: int = 0
+    handed_on: int = 0
     window: int = 0
 
 

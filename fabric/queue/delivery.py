@@ -56,6 +56,7 @@ class Delivery:
         "codec",
         "cost",
         "count",
+        "depth",
         "extended",
         "extras",
         "first",
@@ -95,6 +96,7 @@ class Delivery:
         alone: bool = False,
         extras: dict[int, Extra] | None = None,
         floor: int = 1,
+        depth: int = 0,
     ) -> None:
         self.peer, self.sender = peer, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
@@ -103,6 +105,8 @@ class Delivery:
         self.extras = extras
         self.floor = floor
         """Everything of the stream below it was settled when this was sent."""
+        self.depth = depth
+        """How many messages before these wait for them to be settled."""
         self.bodies: list[Any] | None = None
         """The decoded bodies, once the handling side needed them."""
         self.next = 0
@@ -187,6 +191,7 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,
             floor=whole.floor,
+            depth=whole.depth,
         )
         if whole.extras is not None:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
@@ -326,8 +331,15 @@ class Overdue:
         """User code acked `[low, high)` of `delivery`, some of which is overdue."""
         self.late.append((delivery, low, high))
 
-    def take_acked(self) -> list[tuple[Delivery, int, int]]:
-        """The index ranges that were acked after their leases, since the last call."""
+    def deferred(self, delivery: Delivery, low: int, high: int) -> None:
+        """Of what user code acked, `[low, high)` is processed later, once its outputs are safe."""
+        if delivery.overdue:
+            delivery.overdue.remove(low, high)
+            if not delivery.overdue:
+                self.closed.pop(delivery, None)
+
+    def read(self) -> None:
+        """Take note of what user code has acked."""
         for delivery in self.closed:
             if delivery.acked > delivery.reported:
                 self.late.append((delivery, delivery.reported, delivery.acked))
@@ -336,6 +348,9 @@ class Overdue:
                 verdict, low, high, _, _ = delivery.verdicts.popleft()
                 if verdict is Verdict.ACK:
                     self.late.append((delivery, low, high))
+
+    def take_acked(self) -> list[tuple[Delivery, int, int]]:
+        """The index ranges that were acked after their leases, since the last call, as of the last `read`."""
         acked, self.late = self.late, []
         late = []
         for delivery, low, high in acked:

@@ -150,8 +150,11 @@ class DurableQueue(OutgoingQueue):
                     self._states_changed()
                 self.in_flight.add(peer, run)
                 adopted.remove(run.first, run.stop)
+                for start, stop in self.backlog.ran.get(peer, Ranges()).common(run.first, run.stop):
+                    self.in_flight.has_run(peer, start, stop)
         if not adopted:
             del self.backlog.adopted[peer]
+            self.backlog.ran.pop(peer, None)
 
     # To disk
 
@@ -167,7 +170,9 @@ class DurableQueue(OutgoingQueue):
         return self.backlog.take_news(self._news(), self._runs())
 
     def _news(self) -> News:
-        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated), None)
+        running = next(
+            (state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated and not run.ran), None
+        )
         return News(None, self._ourselves in self.consumers, running or self.backlog.isolated, self.max_attempts)
 
     def dead_letters_stored(self, numbers: list[int]) -> None:
@@ -220,6 +225,11 @@ class DurableQueue(OutgoingQueue):
                 for other in self.backlog.adopted:
                     self.backlog.give_back(other, low, high)
 
+    def ran(self, peer: str, start: int, stop: int) -> None:
+        super().ran(peer, start, stop)
+        if peer in self.backlog.adopted:  # what was not read yet will be in flight there
+            self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
+
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         self.backlog.give_back(peer, nack.start, nack.stop)
         self._own_changed(peer)
@@ -252,6 +262,7 @@ class DurableQueue(OutgoingQueue):
 
     def gone(self, peer: str, now: float, *, died: bool) -> None:
         self.backlog.adopted.pop(peer, None)
+        self.backlog.ran.pop(peer, None)
         super().gone(peer, now, died=died)
 
     def set_consumer(self, peer: str, node_id: str, *, consumes: bool) -> None:
