@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
@@ -11,8 +11,15 @@ from peerfabric.engine import Engine
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import Patience, lease_paused
+from peerfabric.nodes.handler_context import (
+    Input,
+    Patience,
+    hand_here,
+    inputs_in,
+    lease_paused,
+)
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
+from peerfabric.nodes.message import IN_HAND, Cause, hand_of
 from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.storage.offload import Offloaded
@@ -23,6 +30,7 @@ from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
     from peerfabric.nodes.outbox.spooled import SpooledOutbox
+    from peerfabric.nodes.outputs import OutputsTo
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
@@ -56,6 +64,9 @@ class AsyncProducer(Generic[T_contra]):
         self.options = options
         self.queue = queue = options.name
         self.spooled = spooled = bool(options.spool)
+        self._is_safe = spooled and options.on_full != "spool"
+        """What is accepted is stored: no ack waits for it."""
+        self._outputs: OutputsTo | None = None
         self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
@@ -169,6 +180,7 @@ class AsyncProducer(Generic[T_contra]):
         confirm: State | None = None,
         ttl: float | None = None,
         timeout: float | None = None,
+        cause: Cause = IN_HAND,
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
@@ -183,6 +195,8 @@ class AsyncProducer(Generic[T_contra]):
                 "delivered" (in a consumer's memory) or "processed" (acked).
             ttl: Seconds from now after which it is not handed out any more, but ends as expired; None: never.
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+            cause: A message or batch that is acked only when this one is settled, or in a spool; None: none is. Left
+                out, what this task or thread has in hand, such as the message of a handler.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
@@ -196,9 +210,14 @@ class AsyncProducer(Generic[T_contra]):
         node, kind = self._node, None
         if ttl is not None:
             kind = kind_for(ttl)
+        inputs: Sequence[Input] = ()
+        if hand_here() is not None or cause is not IN_HAND:
+            inputs, kind = self.inputs_of(cause, kind)
         if confirm is None and not self.ending.signal and node.loop is not None and node.loop is node.current_loop():
             receipt = self.try_send(body, headers, kind)
             if receipt is not None:
+                if inputs:
+                    self.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
                 return receipt
         ends_at = None
         if timeout is not None:
@@ -216,6 +235,8 @@ class AsyncProducer(Generic[T_contra]):
         receipt = self.try_send(body, headers, kind)
         if receipt is None:
             receipt = await self._send_when_room(body, headers, timeout, kind)
+        if inputs:
+            self.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
         if confirm is not None and confirm not in ("queued", "stored"):
             left = None if ends_at is None else max(0.0, ends_at - clock())
             await self._outcomes.confirm(receipt, confirm, left, timeout)
@@ -227,11 +248,42 @@ class AsyncProducer(Generic[T_contra]):
         with lease_paused(self._node.pump):
             return await self._outbox.send_when_room(body, headers, Patience(timeout), kind)
 
+    def inputs_of(self, cause: Cause, kind: Kind | None) -> tuple[Sequence[Input], Kind | None]:
+        """What is acked only when that is safe which is sent because of `cause`; and of what kind that then is.
+
+        Raises:
+            TypeError: It is no cause.
+        """
+        hand = hand_here() if cause is IN_HAND else hand_of(cause)
+        if hand is None or self._is_safe:
+            return (), kind
+        inputs = inputs_in(hand)
+        if inputs:
+            from peerfabric.nodes.outputs import output_kind  # with the first of them
+
+            kind = output_kind(inputs, kind)
+        return inputs, kind
+
+    def add_outputs(self, inputs: Sequence[Input], first: int, stop: int) -> None:
+        """What has the sequences `[first, stop)` was sent because of `inputs`."""
+        outputs = self._outputs
+        if outputs is None:
+            from peerfabric.nodes.outputs import OutputsTo
+
+            outputs = self._outputs = OutputsTo(self, self._node)
+        outputs.add(inputs, first, stop)
+
     async def send_many(
-        self, bodies: Iterable[T_contra], *, ttl: float | None = None, timeout: float | None = None
+        self,
+        bodies: Iterable[T_contra],
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        cause: Cause = IN_HAND,
     ) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
-        `ttl` is of all of them, and as of `send`.
+
+        `ttl` and `cause` are of all of them, and as of `send`.
 
         Whatever this raises, cancellation and Ctrl-C included, has an attribute `accepted`: so many of them, the first
         ones, are accepted and will be delivered, and the others never. Cancelled while the disk has some in hand, it
@@ -241,9 +293,13 @@ class AsyncProducer(Generic[T_contra]):
             ConfigError, EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the
                 first of the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
-        progress = Progress()
+        progress, before = Progress(), self._outbox.count
+        inputs: Sequence[Input] = ()
         try:
             kind = kind_for(ttl) if ttl is not None else None
+            inputs, kind = self.inputs_of(cause, kind)
+            if inputs:
+                progress.ranges = []
             timeout = check_timeout(timeout)
             await self._started()
             self.ending.check_sending()
@@ -254,7 +310,12 @@ class AsyncProducer(Generic[T_contra]):
         except BaseException as error:
             self._outbox.finish_interrupted(progress)
             error.accepted = progress.accepted  # type: ignore[attr-defined]
+            if inputs and progress.accepted:  # all since it began: Ctrl-C may have come before its last were noted
+                progress.ranges = [(before + 1, self._outbox.count + 1)]
             raise
+        finally:
+            for first, stop in progress.ranges or ():
+                self.add_outputs(inputs, first, stop)
         return progress.accepted
 
     async def _accept_many(

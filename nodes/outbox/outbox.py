@@ -40,12 +40,13 @@ UNDERWAY_MUCH: Final = 8 * MiB
 
 
 class Progress:
-    """How many messages of one call are accepted."""
+    """How many messages of one call are accepted, and in `ranges`, if that is asked for, with which sequences."""
 
-    __slots__ = ("accepted",)
+    __slots__ = ("accepted", "ranges")
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: list[tuple[int, int]] | None = None) -> None:
         self.accepted = 0
+        self.ranges = ranges
 
 
 class Bodies:
@@ -403,6 +404,8 @@ class Outbox:
             self.count += count
             self._bodies += part
             progress.accepted += count
+            if progress.ranges is not None:
+                progress.ranges.append((self.count - count + 1, self.count + 1))
         if part:
             self.alert_if_urgent()
 
@@ -474,6 +477,8 @@ class Outbox:
             self.count += count
             self._bodies += bodies
             progress.accepted += count
+            if progress.ranges is not None:
+                progress.ranges.append((self.count - count + 1, self.count + 1))
             return self.count
 
     def retry(self, letter: DeadLetter) -> None:

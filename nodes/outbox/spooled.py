@@ -467,6 +467,8 @@ class SpooledOutbox(Outbox):
             raise
         finally:
             progress.accepted += deposit.count
+            if progress.ranges is not None:
+                progress.ranges.append((deposit.first, deposit.first + deposit.count))
 
     async def _deposit(self, deposit: Deposit, patience: Patience) -> None:
         """Hand `deposit` to the disk's thread and wait until it is stored.
