@@ -106,7 +106,16 @@ class DurableQueue(OutgoingQueue):
         """How much should now be read from disk; 0 as long as memory is well filled."""
         return self.backlog.load_bytes(self.next, self.held_bytes)
 
-    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> bool:
+    def loaded(
+        self,
+        stream: str,
+        sequence: int,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra],
+        kind: Kind | None = None,
+        now: float = -inf,
+    ) -> bool:
         """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage.
 
         Returns whether all of it was taken: what is stored and not accepted yet must be read once more.
@@ -114,9 +123,12 @@ class DurableQueue(OutgoingQueue):
         parts, whole = self.backlog.unread(stream, sequence, bodies, sent_ms, extras, self.next)
         for part in parts:
             self.lose(part.first)
+            part.kind = kind
             for run in self.backlog.runs(part.first, part.bodies, part):
                 self._accepted_cost += run.cost
-                if self._is_fatal(run):  # this node died with it
+                if self._is_over(run, now):
+                    self._end("expired", run)
+                elif self._is_fatal(run):  # this node died with it
                     self._give_up(run, DIED_WITH_IT)
                 else:
                     self.pending.add_loaded(run)
@@ -190,10 +202,10 @@ class DurableQueue(OutgoingQueue):
     def awaits_cursor(self) -> bool:
         return self.backlog.awaits_cursor
 
-    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int, now: float = -inf) -> Run | None:
         if self.backlog.reuniting:
             return None
-        run = super().pick(peer, messages, size, body_bytes_max)
+        run = super().pick(peer, messages, size, body_bytes_max, now)
         if run is None or peer != self._ourselves:
             return run
         if self.backlog.may_take(state_of(run) if run.isolated else None):

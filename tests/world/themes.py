@@ -37,6 +37,8 @@ class Theme:
     """How many of those with a spool have `on_full="spool"`."""
     ledgers: float = 0.0
     """How many of the consuming nodes have ledgers."""
+    expiring: float = 0.0
+    """How many of the messages that are sent expire, after 20 ms or some seconds."""
     lan: bool = False
     """There are several hosts, see lan.py."""
     addresses: tuple[str, ...] = ("lan",)
@@ -49,6 +51,8 @@ class Theme:
     """Seconds after the last node began until all who have something in common are linked."""
     acts: tuple[str, ...] = ()
     """Faults of which there are many, half of them while nodes meet."""
+    pipeline: bool = False
+    """Some take from one queue and send to the next: see pipeline.py."""
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
@@ -83,6 +87,15 @@ THEMES = {
         picky=True,
         letters=True,
         loop=0.2,
+    ),
+    "expiry": Theme(
+        faults=("cut", "cut", "kill", "stop", "stall", "late"),
+        kinds=("ok",) * 8 + ("slow",) * 4 + ("fails twice", "fails", "fails", "rejected", "misfit", "let go"),
+        picky=True,
+        closes=True,
+        letters=True,
+        loop=0.2,
+        expiring=0.7,
     ),
     "disk": Theme(
         faults=("crash", "crash", "kill", "cut", "leave", "slow disk"),
@@ -135,6 +148,17 @@ THEMES = {
         fsync=0.4,
         overflow=0.9,
     ),
+    "stale": Theme(
+        faults=("crash", "crash", "kill", "cut", "slow disk", "power"),
+        kinds=("ok",) * 8 + ("slow",) * 4 + ("fails", "rejected", "poison"),
+        letters=True,
+        loop=0.2,
+        spooled=1.0,
+        fsync=0.4,
+        overflow=0.3,
+        expiring=0.6,
+        messages=60,
+    ),
     "ledgers": Theme(
         faults=("unheard",) * 5
         + ("kill", "crash", "crash", "relapse", "cut", "leave", "io", "short", "full", "power", "outage"),
@@ -143,6 +167,17 @@ THEMES = {
         spooled=0.7,
         fsync=0.5,
         ledgers=0.9,
+    ),
+    "pipeline": Theme(
+        faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
+        pipeline=True,
+    ),
+    "spooled pipeline": Theme(
+        faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
+        pipeline=True,
+        spooled=0.5,
     ),
     # Several hosts
     "docker": Theme(
