@@ -172,11 +172,13 @@ THEMES = {
         faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
         kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
         pipeline=True,
+        messages=40,
     ),
     "spooled pipeline": Theme(
         faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
         kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
         pipeline=True,
+        messages=40,
         spooled=0.5,
     ),
     # Several hosts
