@@ -86,7 +86,7 @@ class Stage:
         bodies = [text if producer.codec == RAW else msgspec.msgpack.encode(text) for text in texts]
         if not bodies:
             return True
-        if self.process.leaving == "bye" or producer.storing:
+        if self.process.leaving == "bye" or producer.storing or not self.process.alive:
             return False
         if producer.store is not None:
             try:
