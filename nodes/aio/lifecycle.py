@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder
@@ -27,7 +29,16 @@ from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
-from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, clock, complete, in_event_loop, wait_until
+from peerfabric.nodes.io.waiting import (
+    Blocking,
+    Suspending,
+    Waiting,
+    Working,
+    clock,
+    complete,
+    in_event_loop,
+    wait_until,
+)
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.settings import Settings
@@ -39,9 +50,8 @@ from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 if TYPE_CHECKING:
     from asyncio import Task
 
-    from peerfabric.nodes.io.curve import Curve
-    from peerfabric.nodes.io.ports import Announced
     from peerfabric.nodes.rekeying import Rekeying
+    from peerfabric.nodes.storage.adoption import Adoption
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -59,10 +69,16 @@ class Lifecycle:
         front: What users call it, for texts.
         waiting: How its calls wait.
         reread: Finds the settings anew, for who may come in; None: they are always these.
+        slot: The slot of its spool that this node adopts; None: it takes one for itself.
     """
 
     def __init__(
-        self, settings: Settings, front: str, waiting: Waiting, reread: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        front: str,
+        waiting: Waiting,
+        reread: Callable[[], Settings] | None = None,
+        slot: int | None = None,
     ) -> None:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
@@ -80,6 +96,10 @@ class Lifecycle:
         self._last: Statistics | None = None
         """The statistics of that instant."""
         self._membership: Membership | None = None
+        self._adoptions: list[Adoption] = []
+        """Of a node that adopts orphans, when it has started: one for each folder."""
+        self._slot = slot
+        self.is_adopted = slot is not None
         self._reread = reread or (lambda: settings)
         self._failed = False
         """Whether the node has stopped by itself, and nobody has closed it yet."""
@@ -147,12 +167,43 @@ class Lifecycle:
         if node.life is not Life.CLOSED or not hasattr(node, "engine"):
             node.ensure(closing=True)
         with node.pump.lock:
-            return self._last or reports.snapshot(node, self.handles.producers)
+            found = self._last or reports.snapshot(node, self.handles.producers)
+        adopted = tuple(each for adoption in list(self._adoptions) for each in adoption.reports())
+        return replace(found, adopted=adopted) if adopted else found
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
-        """The messages of `queue` that this node has given up, oldest first."""
-        await self.node.started(closing=True)
-        return reports.dead_letters(self.node, self.handles.producers, queue)
+        """The messages of `queue` that this node has given up, oldest first, and then those of other slots."""
+        node = self.node
+        await node.started(closing=True)
+        found = reports.dead_letters(node, self.handles.producers, queue)
+        for adoption in list(self._adoptions):
+            found += await reports.dead_letters_elsewhere(node, self.handles.producers, queue, adoption)
+        return found
+
+    # Slots of processes that are gone
+
+    def adopt(self, folder: str, limit: int, *, serves_after: float | None = None) -> Adoption:
+        """Adopt the orphans of a folder while this node runs; with `serves_after` it is there for nothing else, and
+        they are free for so many seconds before.
+
+        Nothing is begun yet: `Adoption.start` does that, and closing this node ends it.
+        """
+        from peerfabric.nodes.aio.adopted import adoption_of  # with what only nodes with a spool need
+
+        made = adoption_of(self.node, folder, limit, self._begin_adopted, serves_after)
+        self._adoptions.append(made)
+        return made
+
+    def _adopt_orphans(self) -> None:
+        """Adopt the orphans in the folder of the spool."""
+        settings = self.node.settings
+        options = settings.options
+        if options.spool_adopt and options.spool_slots > 1:
+            self.adopt(str(settings.spool), options.spool_adopt).start()
+
+    def _begin_adopted(self, number: int, settings: Settings) -> tuple[NodeContext, Handles, Any]:
+        begun = Lifecycle(settings, "adopted node", Working(), self._reread, slot=number)
+        return begun.node, begun.handles, begun.end
 
     async def reload(self) -> None:
         """Read the secrets and the lists of who may come in again, and return when they are in use.
@@ -267,7 +318,7 @@ class Lifecycle:
         await beside(node.waiting, opened.close, None, name)
 
     def _to_open(self) -> Opened:
-        return Opened(self.node.settings)
+        return Opened(self.node.settings, self._slot)
 
     # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
 
@@ -310,49 +361,18 @@ class Lifecycle:
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
-                self._look_after_keys(opened, curve, sockets, announced, reachability)
+                from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need
+
+                ports = announced.ports if announced is not None else None
+                self._rekeying = look_after_keys(
+                    node, self._reread, opened.secrets, curve, sockets, ports, membership, reachability
+                )
             self._set_going(membership, undo)
             self._begin()
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
         remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
-
-    def _look_after_keys(
-        self,
-        opened: Opened,
-        curve: Curve,
-        sockets: Sockets,
-        announced: Announced | None,
-        reachability: Reachability,
-    ) -> None:
-        """Let in whom the keys let in, now and when they change."""
-        from peerfabric.nodes.rekeying import Rekeying
-
-        node, membership = self.node, self._membership
-        assert membership is not None
-        sockets.is_known = node.engine.is_known
-        node.engine.handle_gates(opened.key_ids, node.started_at)
-        node.engine.handle_access(curve.admits_node, node.started_at)
-        ports = announced.ports if announced is not None else None
-        rekeying = Rekeying(
-            node.settings,
-            self._reread,
-            opened.secrets,
-            curve,
-            sockets,
-            ports,
-            node.pump,
-            membership,
-            reachability,
-        )
-
-        def look() -> None:
-            rekeying.look()
-            reachability.look()
-
-        node.pump.look_after(look)
-        self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings
@@ -383,6 +403,9 @@ class Lifecycle:
         membership.join()
         undo.callback(self.handlers.give_up)
         self.handlers.start()
+        if disk is not None and self._slot is None:
+            undo.callback(self._end_adoptions)
+            self._adopt_orphans()
         if disk is not None:
             disk.start()  # the last that can fail: ending this thread would wait for the disk
 
@@ -408,14 +431,18 @@ class Lifecycle:
             TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
         """
         timeout = check_timeout(timeout)
-        node = self.node
-        if node.life is Life.FORKED:
+        if self.node.life is Life.FORKED:
             return
         if self.handlers.is_current():
             raise WouldDeadlock(
                 "close() was called by a handler, which it would wait for; call it from another thread or task"
             )
         refuse_in_own_thread()
+        await self.end(timeout)
+
+    async def end(self, timeout: float | None) -> None:
+        """As `close`, whoever asks, and with a `timeout` that was checked."""
+        node = self.node
         with node.life_lock:
             begun = node.life is Life.RUNNING
             failed, self._failed = self._failed, False
@@ -423,6 +450,8 @@ class Lifecycle:
                 node.enter(Life.CLOSING)
             elif node.life is Life.NEW:
                 node.enter(Life.CLOSED)
+        for adoption in self._adoptions:
+            adoption.leave()
         if failed and node.failure is not None:
             await self._shut()
             raise node.refusal()
@@ -462,6 +491,8 @@ class Lifecycle:
         for handle in self.handles:
             handle.stop()
         node.closed.open()
+        for adoption in self._adoptions:
+            adoption.leave()
         node.pump.stop()
         node.pump.turned.open()
         if self._membership is not None:
@@ -597,6 +628,11 @@ class Lifecycle:
             last.callback(self._end_disk)
             if self._membership is not None:
                 last.callback(self._membership.leave)
+            last.callback(self._end_adoptions)
+
+    def _end_adoptions(self) -> None:
+        while self._adoptions:
+            self._adoptions.pop().join()
 
     def _count(self) -> None:
         """Count, once, what became of all that was accepted, and leave the rest as it is.
