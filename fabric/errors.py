@@ -255,7 +255,10 @@ class SpoolFull(SpoolError):
 
 
 class SpoolLocked(SpoolError):
-    """Another process uses the folder; `pid` is its number, 0 if unknown. Or another node of this one: `ours`."""
+    """Another process uses the folder; `pid` is its number, 0 if unknown. Or another node of this one: `ours`.
+
+    With `is_copy` it is not this folder that is used, but the one of which it is a copy.
+    """
 
     def __init__(
         self,
@@ -266,10 +269,12 @@ class SpoolLocked(SpoolError):
         what: str = "spool",
         step: str = "choose another folder",
         ours: bool = False,
+        is_copy: bool = False,
+        stop: str = "stop it",
     ) -> None:
-        self.pid, self.ours = pid, ours
+        self.pid, self.ours, self.is_copy = pid, ours, is_copy
         who = "another node of this process" if ours else f"process {pid}" if pid else "another process"
-        super().__init__(path, problem or f"{who} uses this {what}", step=f"stop it, or {step}")
+        super().__init__(path, problem or f"{who} uses this {what}", step=f"{stop}, or {step}")
 
 
 class SpoolUnsafe(SpoolError, PermissionError):
