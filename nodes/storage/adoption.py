@@ -276,15 +276,15 @@ class Adoption:
             number, unsettled=progress.unsettled, acked=progress.acked, consumed=progress.consumed, now=now
         )
         if progress.has_stopped or not kept:
-            self._let_go(number, LEAVE_TIME if not progress.unsettled else 0.0)
+            self._let_go(number, LEAVE_TIME if not progress.unsettled else 0.0, now)
 
-    def _let_go(self, number: int, timeout: float) -> None:
+    def _let_go(self, number: int, timeout: float, now: float) -> None:
         try:
             left = self._nodes[number].end(timeout)
         finally:
             # Whatever went wrong, it is not there any more.
             del self._nodes[number]
-            self.orphans.let_go(number, clock())
+            self.orphans.let_go(number, now)
         text = "%s has let go of slot %d of %s, with %d messages left"
         _log.info(text, self._name, number, self._slots.folder, left)
 
@@ -293,7 +293,7 @@ class Adoption:
         for node in self._nodes.values():
             node.say_bye()  # to all at once, as each waits a moment for the answers
         for number in list(self._nodes):
-            self._guarded(lambda number=number: self._let_go(number, 0.0))  # type: ignore[misc]
+            self._guarded(lambda number=number: self._let_go(number, 0.0, clock()))  # type: ignore[misc]
 
     def _refuse_requests(self) -> None:
         while self._requests:
