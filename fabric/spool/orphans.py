@@ -79,16 +79,17 @@ class Orphans:
     Args:
         fabric: The hash of our fabric, as sheets have it.
         limit: How many to adopt at a time.
-        grace: Seconds for which one has been free before.
         now: The driver's clock, in seconds.
-        run_before: Seconds for which the node runs before it adopts.
+        grace: Seconds for which one has been free before; None: GRACE.
+        run_before: Seconds for which the node runs before it adopts; None: RUN_BEFORE.
     """
 
     def __init__(
-        self, fabric: bytes, limit: int, now: float, *, grace: float = GRACE, run_before: float = RUN_BEFORE
+        self, fabric: bytes, limit: int, now: float, *, grace: float | None = None, run_before: float | None = None
     ) -> None:
-        self._fabric, self._limit, self._grace = fabric, limit, grace
-        self._from = now + run_before
+        self._fabric, self._limit = fabric, limit
+        self._grace = GRACE if grace is None else grace
+        self._from = now + (RUN_BEFORE if run_before is None else run_before)
         self._seen: dict[int, _Orphan] = {}
         self._held: dict[int, _Held] = {}
         self._wanted: set[int] = set()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,24 +20,17 @@ from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.io.waiting import clock, complete
 from peerfabric.nodes.settings import Settings
-from peerfabric.nodes.storage.adoption import Adoption
+from peerfabric.nodes.storage.adoption import Adoption, Progress
+from peerfabric.nodes.storage.shared import SharedSpool
 from peerfabric.reports import Adopted, DeadLetter
-from peerfabric.spool.files import RealFiles
+from peerfabric.spool import Spool
 from peerfabric.spool.orphans import Orphans
-from peerfabric.spool.slots import Slots, SlotSight, fabric_mark
+from peerfabric.spool.slots import SlotSight
 from peerfabric.wire.frames import Address
 
 Parts = tuple[NodeContext, Handles, Callable[[float], Coroutine[Any, Any, None]]]
 """The context and the handles of a node, and what ends it."""
-
-
-class Progress(NamedTuple):
-    """As `adoption.Progress`."""
-
-    unsettled: int
-    acked: int
-    consumed: bool
-    has_stopped: bool
+Make = Callable[[tuple[int, Spool], Settings], Parts]
 
 
 class AdoptedNode:
@@ -46,15 +38,15 @@ class AdoptedNode:
 
     Args:
         number: Of its slot.
-        make: Gives a new node with these settings in that slot.
-        settings: Of its host.
+        make: Gives a new node in a slot, given by number and spool, with these settings.
+        settings: Of its host, with the folder of the slot as `spool`.
         name: Of the node that had the slot; empty: nobody knows.
     """
 
     def __init__(
         self,
         number: int,
-        make: Callable[[Settings], Parts],
+        make: Make,
         settings: Settings,
         name: str,
     ) -> None:
@@ -71,21 +63,28 @@ class AdoptedNode:
 
     def start(self) -> bool:
         try:
-            self._start(near=False)
+            if not self._start(near=False):
+                return False
         except EndpointInUse:
             # No port is left of those that others can reach; those of this machine need none.
             text = (
                 "%s: no port is free for slot %d, so only this host gets what is in it; give listen= a range of ports"
             )
             _log.warning(text, self._settings.name, self._number)
-            self._start(near=True)
+            if not self._start(near=True):
+                return False
         engine = self._node.engine
         self.node_id, self.queues, self._since = engine.address.node_id, tuple(engine.producers.by_queue), time.time()
         return True
 
-    def _start(self, *, near: bool) -> None:
-        self._node, self._handles, self._end = self._make(adopted_settings(self._settings, self._name, near=near))
+    def _start(self, *, near: bool) -> bool:
+        settings = adopted_settings(self._settings, self._name, near=near)
+        spool = SharedSpool(settings).adopt(self._number, self._name)
+        if spool is None:
+            return False
+        self._node, self._handles, self._end = self._make((self._number, spool), settings)
         self._node.start()
+        return True
 
     def progress(self) -> Progress:
         node = self._node
@@ -149,18 +148,18 @@ def adoption_of(
     node: NodeContext,
     folder: str,
     limit: int,
-    make: Callable[[int, Settings], Parts],
+    make: Make,
     serves_after: float | None,
 ) -> Adoption:
     """The adoption of orphans of `folder` by a node that runs.
 
     Args:
-        make: As of `AdoptedNode`, with the number of the slot first.
+        make: As of `AdoptedNode`.
         serves_after: The node is there for nothing else, and orphans are free for so many seconds before; None: it is
             not.
     """
     settings = replace(node.settings, spool=folder)
-    mark = fabric_mark(settings.fabric)
+    shared = SharedSpool(settings)
 
     def consumers_of(queue: str) -> list[Address]:
         with node.pump.lock:
@@ -172,14 +171,11 @@ def adoption_of(
 
     def adopted(sight: SlotSight) -> AdoptedNode:
         name = sight.sheet.name if sight.sheet is not None else ""
-        return AdoptedNode(sight.number, partial(make, sight.number), settings, name)
+        return AdoptedNode(sight.number, make, settings, name)
 
-    if serves_after is None:
-        orphans = Orphans(mark, limit, clock())
-    else:
-        orphans = Orphans(mark, limit, clock(), grace=serves_after, run_before=0.0)
-    slots, serves = Slots(RealFiles(), folder), serves_after is not None
-    return Adoption(settings.name, slots, orphans, adopted, consumers_of, tell, serves=serves)
+    serves = serves_after is not None
+    orphans = Orphans(shared.fabric, limit, clock(), grace=serves_after, run_before=0.0 if serves else None)
+    return Adoption(settings.name, shared.slots, orphans, adopted, consumers_of, tell, serves=serves)
 
 
 def adopted_settings(settings: Settings, name: str, *, near: bool) -> Settings:

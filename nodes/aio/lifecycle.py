@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from peerfabric.nodes.rekeying import Rekeying
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.spool import Spool
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -69,7 +70,7 @@ class Lifecycle:
         front: What users call it, for texts.
         waiting: How its calls wait.
         reread: Finds the settings anew, for who may come in; None: they are always these.
-        slot: The slot of its spool that this node adopts; None: it takes one for itself.
+        slot: Of an adopted node, number and spool of its slot, which is closed with it; None: it takes one itself.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Lifecycle:
         front: str,
         waiting: Waiting,
         reread: Callable[[], Settings] | None = None,
-        slot: int | None = None,
+        slot: tuple[int, Spool] | None = None,
     ) -> None:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
@@ -198,11 +199,11 @@ class Lifecycle:
         """Adopt the orphans in the folder of the spool."""
         settings = self.node.settings
         options = settings.options
-        if options.spool_adopt and options.spool_slots > 1:
-            self.adopt(str(settings.spool), options.spool_adopt).start()
+        if options.adopted_max:
+            self.adopt(str(settings.spool), options.adopted_max).start()
 
-    def _begin_adopted(self, number: int, settings: Settings) -> tuple[NodeContext, Handles, Any]:
-        begun = Lifecycle(settings, "adopted node", Working(), self._reread, slot=number)
+    def _begin_adopted(self, slot: tuple[int, Spool], settings: Settings) -> tuple[NodeContext, Handles, Any]:
+        begun = Lifecycle(settings, "adopted node", Working(), self._reread, slot)
         return begun.node, begun.handles, begun.end
 
     async def reload(self) -> None:
@@ -372,7 +373,8 @@ class Lifecycle:
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
-        remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
+        if not self.is_adopted:
+            remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings
@@ -384,6 +386,7 @@ class Lifecycle:
                 Disk,  # a start without a spool does without what belongs to it
             )
 
+            node.slot = opened.slot
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, self.handles.producers, now)
 
@@ -612,7 +615,8 @@ class Lifecycle:
                 await beside(node.waiting, self._let_go, None, f"{name}-close")
             finally:
                 node.ending.stop()
-        _log.info("%s closed", name)
+        if not self.is_adopted:
+            _log.info("%s closed", name)
 
     def _let_go(self) -> None:
         """End all threads and close all files."""

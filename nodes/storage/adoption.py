@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from peerfabric.discovery.locks import OwnThread
 from peerfabric.discovery.log import log as _log
@@ -37,14 +37,16 @@ LEAVE_TIME: Final = 1.0
 """Seconds that an adopted node of which all is settled waits for its last acks to be known."""
 
 
-class Progress(Protocol):
-    """How far an adopted node has come: see `Orphans.keeps`."""
+class Progress(NamedTuple):
+    """How far an adopted node has come: see `Orphans.keeps`.
+
+    has_stopped   it has ended by itself, as another copy of it runs
+    """
 
     unsettled: int
     acked: int
     consumed: bool
     has_stopped: bool
-    """It has ended by itself, as another copy of it runs."""
 
 
 class AdoptedNode(Protocol):
@@ -177,7 +179,7 @@ class Adoption:
 
     def _run(self) -> None:
         wait = LOOK_EVERY
-        while not self._stopped:
+        while True:
             self._bell.wait(wait)
             if self._stopped:
                 break

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import pytest
 
 from peerfabric.errors import ConfigError, NodeClosed, SpoolLocked
 from peerfabric.health import Finding
-from peerfabric.nodes.aio.adopted import Progress
-from peerfabric.nodes.storage.adoption import LEAVE_TIME, Adoption, Request
+from peerfabric.nodes.storage.adoption import LEAVE_TIME, Adoption, Progress, Request
 from peerfabric.reports import Adopted, DeadLetter
 from peerfabric.spool.folder import Owner
 from peerfabric.spool.orphans import PATIENCE, RUN_BEFORE, Orphans
-from peerfabric.spool.slots import SlotSight
+from peerfabric.spool.slots import Slots, SlotSight
 from peerfabric.wire.frames import Address
 from tests.nodes.conftest import eventually
 
@@ -44,7 +44,8 @@ class Life:
 
     def __init__(self, sight: SlotSight, said: list[str]) -> None:
         self.number, self.said = sight.number, said
-        self.node_id, self.queues = f"node {sight.number}", ("jobs",)
+        self.node_id = f"node {sight.number}"
+        self.queues: Sequence[str] = ("jobs",)
         self.now = Progress(5, 0, True, False)
         self.refusal: Exception | None = None
         self.told: Mapping[str, Address] = {}
@@ -107,14 +108,8 @@ class Host:
         self.told: tuple[Finding, ...] = ()
         self.consumers = list(consumers)
         self.now = 0.0
-        self.adoption = Adoption(
-            "host",
-            self.folder,
-            Orphans(OURS, 4, 0.0),
-            self._make,
-            lambda queue: self.consumers,
-            self._tell,  # type: ignore[arg-type]
-        )
+        slots, orphans = cast("Slots", self.folder), Orphans(OURS, 4, 0.0)
+        self.adoption = Adoption("host", slots, orphans, self._make, lambda queue: self.consumers, self._tell)
 
     def _make(self, sight: SlotSight) -> Life:
         life = self.lives[sight.number] = Life(sight, self.said)
