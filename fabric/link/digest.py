@@ -178,7 +178,7 @@ class OwnDigest:
 
     def may_have(self, digest: bytes | None, entry: Entry) -> bool:
         """Whether a node with `digest` may have `entry` in it, whatever this one uses."""
-        return digest is None or any(has(digest, positions(entry, key)) for key in self._keys)
+        return digest is None or (bool(digest) and any(has(digest, positions(entry, key)) for key in self._keys))
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -200,7 +200,8 @@ class Adoption:
                 _log.warning("%s: the slots of its spool cannot be looked at: %s", self._name, error)
         except Exception:
             # As in the pump: no bug in one round may end the thread, which has slots to give back.
-            _log.exception("a look at orphans failed; the node goes on, please report this")
+            if self._reminders.due("bug", clock()):
+                _log.exception("a look at orphans failed; the node goes on, please report this")
 
     def round(self, now: float) -> None:
         """Adopt what is to be adopted, do what was asked for, look after what was adopted.
