@@ -79,12 +79,7 @@ def look_after_keys(
     engine.handle_gates([secret.key_id(settings.fabric) for secret in secrets], node.started_at)
     engine.handle_access(curve.admits_node, node.started_at)
     rekeying = Rekeying(settings, reread, secrets, curve, sockets, ports, node.pump, membership, reachability)
-
-    def look() -> None:
-        rekeying.look()
-        reachability.look()
-
-    node.pump.look_after(look)
+    node.pump.look_after(rekeying.look)
     return rekeying
 
 

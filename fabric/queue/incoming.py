@@ -1,20 +1,21 @@
 """The consumer's end of a queue: messages received, handed out, and what was decided about them.
 
-received  =  held (buffered + started)  ⊎  finished  ⊎  given back
+received  =  held (buffered + started + ran)  ⊎  finished  ⊎  given back
 granted   =  by the pace of the handlers (sources.py), one budget over all links
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.errors import BadFrame
 from peerfabric.queue.delivery import (
     OBSERVE_EVERY,
     Delivery,
+    Expiring,
     Overdue,
     Verdict,
     in_hand_since,
@@ -25,30 +26,28 @@ from peerfabric.queue.delivery import (
     slices,
     take_unstarted,
 )
-from peerfabric.queue.received import Streams
-from peerfabric.queue.sources import ConsumerCredit, Granting, Source, Turns
+from peerfabric.queue.sources import DEFERRED_MAX, Granting, Producers, Source, Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
     ALONE,
     BATCH_FAILED,
     DURABLE,
+    EXPIRED,
     FAILED,
     LEASE,
     REFUSED,
     REJECTED,
     Backlog,
     Data,
-    Grant,
     Nack,
-    Result,
-    StreamRanges,
 )
+
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import HandOn
 
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
-DETACHED_MAX: Final = 4096
-"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
 UNREADABLE: Final = "its frame has another body than its header says"
 
 _REASONS: Final = {
@@ -70,6 +69,9 @@ class IncomingQueue:
         remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
     """
 
+    handon: HandOn | None = None
+    """What has run and waits for its outputs, if something ever has."""
+
     def __init__(
         self,
         queue: str,
@@ -85,75 +87,52 @@ class IncomingQueue:
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
         self._overdue = Overdue(budget)
+        self._expiring = Expiring()
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
-        self._sources: dict[str, Source] = {}
         self.turns = Turns()
-        self._speaking: dict[str, Source] = {}
-        """Those that may have something to be told, by peer."""
+        self.producers = Producers(queue, self.granting, remembered)
+        self._sources, self._speaking = self.producers.by_peer, self.producers.speaking
+        self._streams = self.producers.streams
         self._open: dict[Delivery, None] = {}
-        self._streams = Streams(remembered)
-        self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
+        """Those that are being handled."""
+        counted = ("received", "processed", "nacked", "returned", "refused", "expired", "duplicates")
+        self._account = dict.fromkeys(counted, 0)
+
+    def open_handon(self, wake: Callable[[], None], *, ledgered: bool = False) -> HandOn:
+        """What has run here and waits for its outputs; made at the first call, with these arguments."""
+        if self.handon is None:
+            from peerfabric.queue.handon import HandOn  # of no use to whoever hands nothing on
+
+            self.handon = HandOn(self.queue, wake, ledgered=ledgered)
+            self.granting.beyond = sum(source.credit.outstanding() for source in self._sources.values())
+        return self.handon
 
     # Links
 
     def attach(self, peer: str) -> None:
         """A new link life with `peer`: if it is a producer of ours, totals start at 0 on both sides."""
-        if peer not in self._sources and any(_node(n) == _node(peer) for n in (*self._streams, *self._sources)):
+        if peer not in self._sources and self.producers.knows(_node(peer)):
             self.meet(peer)  # taken for dead, and back: what it sent before, perhaps in another life, is remembered
         source = self._sources.get(peer)
         if source is None:
             return
-        source.attached = self.granting.changed = True
-        source.credit = ConsumerCredit()
         if source.proven_gone:
             source.proven_gone = False
             self.fence(peer, -inf)  # it is back, and may give them to others: only its echoes count from now on
-        self._streams.keep(source.streams)
-        source.nothing_to_tell()
         held = [d for d in self._everything() if d.peer == peer]
-        # What we still hold was granted in the last life; it is charged to this one from the start.
-        source.credit.freed_messages = -sum(d.left for d in held)
-        source.credit.freed_bytes = -sum(d.cost for d in held)
+        self.producers.attach(source, sum(d.left for d in held), sum(d.cost for d in held))
+        if self.handon is not None:
+            source.ran = {stream: Ranges(ran) for stream, ran in self.handon.ran.items() if stream in source.streams}
+            self._speaking[peer] = source
 
     def meet(self, peer: str) -> None:
         """`peer` produces for this queue."""
-        source = self._sources.get(peer)
-        if source is None:
-            source = self._inherited(peer) or Source(peer)
-            self._sources[peer] = source
-            source.streams = {stream: dedup for stream, dedup in self._streams.items() if _node(stream) == _node(peer)}
-            for stream, dedup in source.streams.items():
-                if dedup.done:  # if no INTEREST of ours says so, the next ACK does
-                    source.done[stream] = Ranges(dedup.done)
-        source.attached = self.granting.changed = True
-        source.credit.told = (0, 0)  # it may not have known this queue when it was last told
-        self._speaking[peer] = source
-
-    def _inherited(self, peer: str) -> Source | None:
-        """What an earlier life of this node has left here; the present one knows its messages, or lets them run."""
-        for earlier in self._sources:
-            if _node(earlier) == _node(peer) and not self._sources[earlier].attached:
-                for delivery in self._everything():
-                    if delivery.peer == earlier:
-                        delivery.peer = peer
-                self._speaking.pop(earlier, None)
-                source = self._sources.pop(earlier)
-                source.peer = peer
-                return source
-        return None
-
-    def told_all(self, peer: str, ack: int) -> None:
-        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
-        source = self._sources.get(peer)
-        for dedup in source.streams.values() if source is not None else ():
-            dedup.reported_again(ack)
-
-    def possession(self, peer: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
-        """What is held and what is done of this producer's streams, for INTEREST."""
-        source = self._sources.get(peer)
-        return source.possession() if source is not None else ([], [])
+        earlier = self.producers.meet(peer)
+        for delivery in self._everything() if earlier else ():
+            if delivery.peer == earlier:
+                delivery.peer = peer
 
     def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
         """The producer `peer` is gone, or has vanished.
@@ -166,36 +145,19 @@ class IncomingQueue:
             return
         source.attached = False
         self.granting.changed = True
+        if self.handon is not None:  # what it has here runs besides what others are granted
+            self.granting.beyond += sum(d.left for d in self._everything() if d.peer == peer)
         if proven_gone:
             source.proven_gone = True
             self.fence(peer, inf)
-            self._streams.producer_died(source.streams, now)
-            self._streams.limit_durable(self._is_of_somebody)
+            self.producers.died(source, now)
         else:
             self.fence(peer, -inf)
             self._take_back(peer, None, report=False)
-            self._sources[peer] = self._sources.pop(peer)  # the newest of those that left
-            self._forget_the_oldest()
+            oldest = self.producers.vanished(peer)
+            if oldest and not self.holds_from(oldest):
+                self.producers.forget(oldest)
         self._drop_if_empty(peer)
-
-    def _forget_the_oldest(self) -> None:
-        if len(self._sources) <= DETACHED_MAX:
-            return
-        detached = [peer for peer, source in self._sources.items() if not source.attached]
-        if len(detached) > DETACHED_MAX and not self.holds_from(detached[0]):
-            self._speaking.pop(detached[0], None)
-            for stream in self._sources.pop(detached[0]).streams:
-                self._streams.drop(stream)
-
-    def _is_of_somebody(self, stream: str) -> bool:
-        """Whether its producer is there."""
-        return any(stream in source.streams for source in self._sources.values() if source.attached)
-
-    def live_streams(self, peer: str, live: Iterable[str], now: float) -> None:
-        """The producer names its live streams; others of it can be forgotten once they are idle."""
-        source = self._sources.get(peer)
-        if source is not None:
-            self._streams.over(source.streams.keys() - set(live), now)
 
     def fence(self, peer: str, until: float) -> None:
         """Messages of `peer` may be handed out before `until`: it still believes in us until then."""
@@ -205,7 +167,7 @@ class IncomingQueue:
         source.fence = until
         for delivery in self._open:
             if delivery.peer == peer and delivery.until != -inf:
-                delivery.until = until
+                delivery.until = until if until < delivery.expires else delivery.expires
 
     # Receiving
 
@@ -213,8 +175,13 @@ class IncomingQueue:
         """Whether that producer is known here."""
         return peer in self._sources
 
-    def receive(self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
-        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`."""
+    def receive(
+        self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float, expires: float = inf
+    ) -> None:
+        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`.
+
+        From `expires` on nothing of it is handed out, whatever the producer says.
+        """
         source = self._sources[peer]
         source.fence = fence
         charged = self._charge(source, data)
@@ -241,9 +208,13 @@ class IncomingQueue:
             alone=bool(data.flags & ALONE),
             extras={extra.index: extra for extra in data.extras} if data.extras else None,
             floor=data.floor,
+            expires=expires,
+            depth=data.depth,
         )
         if new == [(first, stop)]:
             source.buffer.append(whole)
+            if expires < inf:
+                self._expiring.add(whole)
             if not source.queued:
                 self.turns.join(source)
         else:
@@ -289,6 +260,8 @@ class IncomingQueue:
                 self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
             fresh = 0
         source.buffer.extend(parts)
+        for part in parts:
+            self._expiring.add(part)
         self.turns.join(source)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
@@ -305,21 +278,6 @@ class IncomingQueue:
         dedup = self._streams.raise_floor(stream, floor)
         if dedup is not None and dedup.held.total and dedup.held.common(0, floor):
             self._take_back(None, {stream: Ranges([(0, floor)])}, report=False)
-
-    def settle(self, peer: str, ack: int) -> bool:
-        """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
-        source = self._sources.get(peer)
-        there_are_others = False
-        for stream, dedup in source.streams.items() if source is not None else ():
-            if dedup.first_reported <= ack:
-                self._streams.settle(stream, ack)
-                self.granting.changed = True
-            there_are_others = there_are_others or dedup.first_reported < inf
-        return not there_are_others
-
-    def take_forgotten(self) -> dict[str, Ranges]:
-        """What the ledger may forget, since the last call."""
-        return self._streams.take_forgotten()
 
     def release(self, peer: str, stream: str, ranges: Ranges) -> None:
         """These messages were given to somebody else or are settled: unstarted copies are dropped."""
@@ -344,6 +302,8 @@ class IncomingQueue:
         if now - self._taken_at >= IDLE_AFTER:
             self.granting.changed = True
         self._taken_at = now
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         delivery = self.turns.take(now)
         if delivery is not None:
             if not self._open:
@@ -358,6 +318,7 @@ class IncomingQueue:
         if delivery.next < delivery.limit:
             source = self._sources[delivery.peer]
             source.buffer.appendleft(delivery)
+            self._expiring.add(delivery)
             self.turns.join(source)
 
     def give_back_unstarted(self) -> None:
@@ -403,7 +364,7 @@ class IncomingQueue:
             at = source.buffer.index(delivery) if delivery in source.buffer else -1
             if not taken:
                 if delivery in self._open and at < 0:
-                    delivery.until = source.fence  # it is being handled, and may go on
+                    delivery.until = min(source.fence, delivery.expires)  # it is being handled, and may go on
                 continue
             for a, b in taken:
                 self._streams[delivery.stream].let_go(a, b)
@@ -415,21 +376,45 @@ class IncomingQueue:
                 source.buffer.remove(delivery)
             for part in reversed(survivors):
                 source.buffer.insert(max(0, at), part)
+                self._expiring.add(part)
             self.turns.join(source)
             self._close_if_finished(delivery)
+
+    def _drop_expired(self, now: float) -> None:
+        """What was not handed out in time goes back as expired."""
+        for delivery in self._expiring.take_due(now):
+            delivery.until = -inf
+            source, low, high = self._sources[delivery.peer], delivery.next, delivery.limit
+            if delivery in source.buffer:
+                source.buffer.remove(delivery)
+            if low < high:
+                expired = Ranges([(delivery.first + low, delivery.first + high)])
+                self._streams[delivery.stream].let_go(delivery.first + low, delivery.first + high)
+                self._nack(source, delivery, low, high, EXPIRED, -1.0, "")
+                _, size = take_unstarted(delivery, expired)
+                self._freed(source, high - low, size)
+                self._close_if_finished(delivery)
 
     # Progress
 
     def progress(self, now: float) -> None:
         """Read what the handling side decided since the last call."""
+        handon = self.handon
+        if handon is not None:
+            self._ack_safe(handon)
         finished_before = self._account["processed"]
         for delivery in list(self._open):
             acked = delivery.acked
             if acked > delivery.reported:
+                if handon is not None and handon.fresh:  # of what is acked now, it is known by now what is deferred
+                    self._run(handon)
                 self._finish(delivery, delivery.reported, acked)
                 delivery.reported = acked
             while delivery.verdicts:
-                self._apply(delivery, *delivery.verdicts.popleft())
+                verdict = delivery.verdicts.popleft()
+                if handon is not None and handon.fresh:
+                    self._run(handon)
+                self._apply(delivery, *verdict)
             observed = delivery.observed
             if not observed:
                 observed.append((delivery.next, now))
@@ -439,31 +424,102 @@ class IncomingQueue:
             if delivery.left == 0:
                 self._close_if_finished(delivery)
         if self._overdue.closed or self._overdue.late:
+            self._overdue.read()
+            if handon is not None and handon.fresh:
+                self._run(handon)
             for delivery, low, high in self._overdue.take_acked():
-                self._finish_late(delivery, delivery.first + low, delivery.first + high)
+                self._finish_late(delivery.stream, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
+        if handon is not None:
+            if handon.fresh:
+                self._run(handon)
+            count += handon.take_finished()
         if count:
             self.granting.processed(count, now - self._busy_mark)
         if count or not self._open:
             self._busy_mark = now
 
-    def _finish_late(self, delivery: Delivery, start: int, stop: int) -> None:
+    def _finish_late(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed, though it was nacked meanwhile and may be here again."""
-        dedup, source = self._streams.get(delivery.stream), self._sources.get(delivery.peer)
+        dedup, source = self._streams.get(stream), self.producers.source_of(stream)
         if dedup is None:
             return
-        self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
+        self._take_back(None, {stream: Ranges([(start, stop)])}, report=False)
         for copy in self._everything():
             # What was taken back above is behind the limit of its copy.
             low, high = max(start, copy.first) - copy.first, min(stop - copy.first, copy.limit)
-            if copy.stream == delivery.stream and low < high:
+            if copy.stream == stream and low < high:
                 self._finish(copy, low, high)
                 copy.mark_gone(low, high)
                 self._close_if_finished(copy)
         dedup.finish(start, stop)
         if source is not None:
-            source.add_done(delivery.stream, start, stop)
+            source.add_done(stream, start, stop)
             self._speaking[source.peer] = source
+
+    # Hand-on
+
+    def _run(self, handon: HandOn) -> None:
+        """Read what was deferred: it is in nobody's hands, and waits for its outputs."""
+        for deferred in handon.take_fresh():
+            for delivery, low, high in deferred.everything():
+                self._overdue.deferred(delivery, low, high)
+                self._has_run(handon, delivery, low, high)
+            handon.wait_for(deferred, durable=self._streams.is_durable(deferred.delivery.stream))
+
+    def _has_run(self, handon: HandOn, delivery: Delivery, low: int, high: int) -> None:
+        for a, b in delivery.unsettled(low, high):
+            source, start, stop = self._sources[delivery.peer], delivery.first + a, delivery.first + b
+            handon.add(delivery.stream, start, stop)
+            source.add_ran(delivery.stream, start, stop)
+            self._speaking[source.peer] = source
+            self._finished_here(delivery, b - a)
+            delivery.mark_gone(a, b)
+        if delivery.left == 0:
+            self._close_if_finished(delivery)
+
+    def _ack_safe(self, handon: HandOn) -> None:
+        """Ack what has run and whose outputs are safe."""
+        while handon.safe:
+            safe = handon.safe.popleft()
+            if handon.ledgered:
+                handon.unrecorded.append(safe)
+            else:
+                self._finish_run(handon, *safe)
+        while handon.written:
+            stream, start, stop, written = handon.written.popleft()
+            if written:
+                self._finish_run(handon, stream, start, stop)
+            else:
+                self._give_back_run(handon, stream, start, stop)
+
+    def _finish_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
+        ran, source = handon.take(stream, start, stop), self.producers.source_of(stream)
+        for a, b in ran:
+            self._streams[stream].finish(a, b)
+            self._account["processed"] += b - a
+            if source is not None:
+                source.finish_run(stream, a, b)
+                self._speaking[source.peer] = source
+        for a, b in Ranges(ran).missing(start, stop):  # its lease was over before it had run
+            self._finish_late(stream, a, b)
+        self.granting.changed = True
+        if source is not None and source.proven_gone:
+            self._drop_if_empty(source.peer)
+
+    def _give_back_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
+        source = self.producers.source_of(stream)
+        for a, b in handon.take(stream, start, stop):
+            self._streams[stream].let_go(a, b)
+            if source is not None:
+                self._give_back(source, stream, a, b)
+
+    def give_back_run(self) -> None:
+        """Return what has run, though its outputs are not safe: this node will not learn what becomes of them."""
+        if self.handon is not None:
+            for stream, ran in list(self.handon.ran.items()):
+                for start, stop in ran:
+                    self._give_back_run(self.handon, stream, start, stop)
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
@@ -489,7 +545,8 @@ class IncomingQueue:
         nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
         self._speaking[source.peer] = source
-        self._account["refused" if reason == REFUSED else "nacked"] += high - low
+        how = "refused" if reason == REFUSED else "expired" if reason == EXPIRED else "nacked"
+        self._account[how] += high - low
         if reason == REFUSED:
             self.granting.refused(high - low)
 
@@ -521,6 +578,8 @@ class IncomingQueue:
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
+        if delivery.left == 0 and delivery.expires < inf:
+            self._expiring.remove(delivery)
         if delivery.left == 0 and delivery in self._open:
             del self._open[delivery]
             if delivery.overdue:
@@ -530,9 +589,8 @@ class IncomingQueue:
 
     def _drop_if_empty(self, peer: str) -> None:
         source = self._sources.get(peer)
-        if source is not None and source.proven_gone and not any(d.peer == peer for d in self._everything()):
-            del self._sources[peer]
-            self._speaking.pop(peer, None)
+        if source is not None and source.proven_gone and not self.holds_from(peer):
+            self.producers.remove(peer)
 
     def _everything(self) -> list[Delivery]:
         """All deliveries with something unfinished: being handled first, then buffered, each once."""
@@ -542,15 +600,15 @@ class IncomingQueue:
     # Leases and idleness
 
     def expire(self, now: float) -> None:
-        """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
+        """End leases and times that are over, return what an idle consumer holds, forget streams of producers gone."""
         self.progress(now)
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         for delivery in list(self._open):
             self._end_leases(delivery, now)
         if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
             self.give_back_unstarted()
-        for stream in self._streams.drop_due(now):
-            for source in self._sources.values():
-                source.forget(stream)
+        self.producers.drop_due(now)
 
     def _end_leases(self, delivery: Delivery, now: float) -> None:
         """Take back what user code has kept for too long."""
@@ -572,8 +630,10 @@ class IncomingQueue:
         granted_at = granting.paused_until if granting.paused_until > now else granting.stalled_at
         if now < granted_at < at:
             at = granted_at
-        if now + OBSERVE_EVERY < at and (self._open or self.turns or self.starves):
+        if now + OBSERVE_EVERY < at and (self._open or self.turns or self.producers.starves):
             at = now + OBSERVE_EVERY
+        if self._expiring.at < inf:
+            at = min(at, self._expiring.at)
         for delivery in self._open:
             at = min(at, look_at(delivery, self.lease, now))
         if not self._takers and self._taken_at + IDLE_AFTER < at and self._unstarted():
@@ -590,55 +650,29 @@ class IncomingQueue:
         """Messages in the hands of user code."""
         return sum(d.left - max(0, d.limit - d.next) for d in self._open)
 
-    # Telling the producers
-
     def grant(self, now: float) -> None:
         """Raise the totals as far as the window and the budget allow."""
+        if self.handon is not None:
+            self.granting.deferred = self.handon.count
         if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
 
-    def take_told(self, peer: str, ack: int) -> tuple[list[Result], Grant | None]:
-        """What `peer` is to be told and was not yet, to leave in ACK number `ack`."""
-        source = self._sources.get(peer)
-        if source is None or not source.attached:
-            return [], None
-        return source.take_results(self.queue, ack), source.take_grant(self.queue)
-
-    def news(self) -> list[tuple[str, bool]]:
-        """The peers that have something to be told, and whether they may be waiting for it."""
-        told = []
-        for peer, source in list(self._speaking.items()):
-            credit = source.credit
-            if source.done or source.returned or source.nacks:
-                if source.attached:
-                    told.append((peer, True))
-            elif credit.told == (credit.granted_messages, credit.granted_bytes):
-                del self._speaking[peer]
-            elif source.attached:
-                told.append((peer, credit.waiting > 0))
-        return told
-
-    @property
-    def starves(self) -> bool:
-        """Whether a producer waits for credit, of which it has none left as far as it was told."""
-        for source in self._sources.values():
-            credit = source.credit
-            if credit.waiting > 0 and source.attached:
-                messages, size = credit.told
-                if credit.seen_messages >= messages or credit.seen_bytes >= size:
-                    return True
-        return False
-
     def holds_from(self, peer: str) -> bool:
         """Whether unfinished messages of `peer` are here."""
         source = self._sources.get(peer)
-        return source is not None and (bool(source.buffer) or any(d.peer == peer for d in self._open))
+        if source is None:
+            return False
+        if source.buffer or any(d.peer == peer for d in self._open):
+            return True
+        return self.handon is not None and not self.handon.ran.keys().isdisjoint(source.streams)
 
     @property
     def idle(self) -> bool:
         """Nothing is held and nothing has to be told."""
-        return not self._everything() and not any(s.attached and s.has_results for s in self._sources.values())
+        if self._everything() or (self.handon is not None and self.handon.count):
+            return False
+        return not any(s.attached and s.has_results for s in self._sources.values())
 
     def is_neglected(self, now: float) -> bool:
         """Whether messages wait for this consumer, and nobody here has any in hand or waits for one."""
@@ -649,13 +683,9 @@ class IncomingQueue:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is here and nothing waits for this consumer, so that only a frame can change that."""
-        if self._open:
+        if self._open or (self.handon is not None and self.handon.count):
             return False
         return not any(s.buffer or s.has_results or s.credit.waiting for s in self._sources.values())
-
-    def knows(self, node_id: str) -> bool:
-        """Whether anything of that node is remembered."""
-        return any(_node(name) == node_id for name in (*self._streams, *self._sources))
 
     @property
     def was_taken_from(self) -> bool:
@@ -672,6 +702,7 @@ class IncomingQueue:
             queue=self.queue,
             buffered=unstarted,
             started=sum(d.left for d in self._everything()) - unstarted,
+            handed_on=self.handon.count if self.handon is not None else 0,
             window=self.window.size,
             **self._account,
         )
@@ -682,16 +713,22 @@ class IncomingQueue:
         for delivery in self._everything():
             assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
             held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
-        self._streams.check()
+        ran = 0
+        if self.handon is not None:
+            self.handon.check()
+            ran = self.handon.count
+            assert ran <= DEFERRED_MAX + self.granting.beyond + len(self._sources), (
+                "more has run than may wait for its outputs"
+            )
+            for stream, sequences in self.handon.ran.items():
+                held[stream] = held.get(stream, 0) + sequences.total
+        self.producers.check()
         for stream, dedup in self._streams.items():
             below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
-            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
+            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started + ran"
             started = self.unsettled_started
-            assert below <= started, f"{stream}: an unstarted message lies below the floor"
-        for source in self._sources.values():
-            assert all(stream in self._streams for stream in source.streams), "a stream of a producer is not there"
-            source.check()
-        self.granting.check(self._sources)
+            assert below <= started + ran, f"{stream}: an unstarted message lies below the floor"
+        self._expiring.check(each for source in self._sources.values() for each in source.buffer)
         self.turns.check()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
@@ -37,6 +37,9 @@ from peerfabric.wire.frames import (
     StreamRanges,
 )
 
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import Watch
+
 
 class Receiver(Machine):
     """All consumers' ends of one node, by queue.
@@ -58,6 +61,8 @@ class Receiver(Machine):
         self._changed = changed
         self.arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
+        self.handed: dict[Watch, None] = {}
+        """Those who have to look, as inputs wait for what was sent there."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
         """Peer -> those that have results or grants for it."""
         self._holding: dict[str, dict[IncomingQueue, None]] = {}
@@ -102,7 +107,7 @@ class Receiver(Machine):
         self._known = {
             node_id: kept
             for node_id, ends in self._known.items()
-            if (kept := {end: None for end in ends if end.knows(node_id)})
+            if (kept := {end: None for end in ends if end.producers.knows(node_id)})
         }
         self._known_max = 2 * len(self._known) + 256
 
@@ -117,10 +122,17 @@ class Receiver(Machine):
         return bool(self._control.due)
 
     def _after_progress(self, end: IncomingQueue, now: float) -> None:
+        handon = end.handon
+        if handon is not None:
+            if handon.told:
+                self.handed.update(handon.told)
+                handon.told.clear()
+            if handon.unrecorded:
+                self._changed.add(end)
         end.grant(now)
         self._watched[end] = None
         self.deadlines.put(end, end.deadline(now))
-        for peer, urgent in end.news():
+        for peer, urgent in end.producers.news():
             link = self._links.by_peer.get(peer)
             if link is None:
                 continue
@@ -173,7 +185,8 @@ class Receiver(Machine):
         else:
             if not end.has_met(link.peer):
                 self._meet(end, link)
-            end.receive(link.peer, link.name, data, body, link.fence)
+            expires = now + data.ttl_ms / 1000 if data.ttl_ms else inf
+            end.receive(link.peer, link.name, data, body, link.fence, expires)
             holding = self._holding.get(link.peer)
             if holding is None:
                 holding = self._holding[link.peer] = {}
@@ -196,7 +209,7 @@ class Receiver(Machine):
         reported = self._reported.get(link.peer, {})
         for end in list(reported):
             concerned[end] = None
-            if end.settle(link.peer, ping.settled):
+            if end.producers.settle(link.peer, ping.settled):
                 del reported[end]
         for end in concerned:
             self._after_progress(end, now)
@@ -222,7 +235,7 @@ class Receiver(Machine):
         if release.live is not None:
             live = frozenset(release.live)
             for end in self._of(link.peer):
-                end.live_streams(link.peer, live, now)
+                end.producers.live_streams(link.peer, live, now)
                 self._after_progress(end, now)
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
@@ -253,7 +266,7 @@ class Receiver(Machine):
         results: list[Result] = []
         grants: list[Grant] = []
         for end in self._news.pop(peer, ()):
-            told, grant = end.take_told(peer, ack)
+            told, grant = end.producers.take_told(peer, ack)
             if told:
                 results += told
                 self._reported.setdefault(peer, {})[end] = None
@@ -284,12 +297,12 @@ class Receiver(Machine):
             end.attach(link.peer)
             if end.holds_from(link.peer):
                 self._holding.setdefault(link.peer, {})[end] = None
-            some_held, some_done = end.possession(link.peer)
+            some_held, some_done = end.producers.possession(link.peer)
             held += some_held
             done += some_done
         ack = link.next_ack()
         for end in concerned:
-            end.told_all(link.peer, ack)
+            end.producers.told_all(link.peer, ack)
             self._reported.setdefault(link.peer, {})[end] = None
             self._after_progress(end, now)
         return held, done
@@ -317,6 +330,12 @@ class Receiver(Machine):
                 self._changed.add(end)  # it may have waited for something that is over now
 
     # Closing
+
+    def give_back_run(self, now: float) -> None:
+        """This node leaves now: inputs whose outputs are not safe go to somebody else."""
+        for end in self._watched:
+            end.progress(now)
+            end.give_back_run()
 
     def close(self, now: float, keep: Set[str] = frozenset()) -> None:
         """Read what was decided; except on the queues to `keep` nothing more is taken, and what waits goes back."""

@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.received import Dedup
+from peerfabric.queue.received import Dedup, Streams
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Grant, Nack, Result, StreamRanges
 
@@ -140,6 +140,7 @@ class Source:
         "peer",
         "proven_gone",
         "queued",
+        "ran",
         "returned",
         "sends",
         "streams",
@@ -164,11 +165,12 @@ class Source:
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
+        self.ran: dict[str, Ranges] = {}
 
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
-        return bool(self.done or self.returned or self.nacks)
+        return bool(self.done or self.returned or self.nacks or self.ran)
 
     def add_done(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed."""
@@ -181,6 +183,22 @@ class Source:
         """`[start, stop)` was not processed and is free for others."""
         self.returned.setdefault(stream, Ranges()).add(start, stop)
 
+    def add_ran(self, stream: str, start: int, stop: int) -> None:
+        """`[start, stop)` has run, and is held until what its handlers sent is safe."""
+        ranges = self.ran.get(stream)
+        if ranges is None:
+            ranges = self.ran[stream] = Ranges()
+        ranges.add(start, stop)
+
+    def finish_run(self, stream: str, start: int, stop: int) -> None:
+        """What has run is processed: that is all that needs to be told of it."""
+        self.add_done(stream, start, stop)
+        ranges = self.ran.get(stream)
+        if ranges is not None:
+            ranges.remove(start, stop)
+            if not ranges:
+                del self.ran[stream]
+
     def take_grant(self, queue: str) -> Grant | None:
         """The totals if they changed since they were last told."""
         credit = self.credit
@@ -192,7 +210,7 @@ class Source:
 
     def take_results(self, queue: str, ack: int) -> list[Result]:
         """What is to be told in ACK number `ack`, a result for each stream; it is told once."""
-        if not (self.done or self.returned or self.nacks):
+        if not (self.done or self.returned or self.nacks or self.ran):
             return []
         for stream in self.done:
             self.streams[stream].reported(ack)
@@ -201,6 +219,8 @@ class Source:
             results.setdefault(stream, Result(stream, queue)).returned = returned.flat()
         for stream, nacks in self.nacks.items():
             results.setdefault(stream, Result(stream, queue)).nacks = nacks
+        for stream, ran in self.ran.items():
+            results.setdefault(stream, Result(stream, queue)).ran = ran.flat()
         self.nothing_to_tell()
         return list(results.values())
 
@@ -215,11 +235,12 @@ class Source:
         self.done.clear()
         self.returned.clear()
         self.nacks.clear()
+        self.ran.clear()
 
     def forget(self, stream: str) -> None:
         """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
         self.streams.pop(stream, None)
-        for told in (self.done, self.returned, self.nacks):
+        for told in (self.done, self.returned, self.nacks, self.ran):
             told.pop(stream, None)
 
     def check(self) -> None:
@@ -241,6 +262,9 @@ REFUSALS_MAX: Final = 10
 """Refusals in a row after which a consumer gets no credit for a while: else the wrong one, being fastest, eats the
 queue."""
 REFUSAL_PAUSE: Final = 5.0
+DEFERRED_MAX: Final = 65_536
+"""Messages of one consumer that have run and wait for their outputs: with these and no more in hand it has enough. What
+comes beyond is one message of each producer at a time; if it were none, two consumers could wait for each other."""
 
 
 class Granting:
@@ -260,6 +284,10 @@ class Granting:
         """A total, a taker or the window has changed since the last grant."""
         self.misled = 0
         """How often refusals in a row stopped the credit, for the driver to report."""
+        self.deferred = 0
+        """Messages that have run and wait for their outputs."""
+        self.beyond = 0
+        """How many may have been granted besides those of which `DEFERRED_MAX` speaks."""
         self._refusals = 0
         self.paused_until = -inf
         """No credit before this instant; inf: `grant` says until when."""
@@ -287,11 +315,17 @@ class Granting:
         if now < self.paused_until or (not self.changed and now < self.stalled_at):
             return []
         self.changed, self.stalled_at = False, inf
-        order = list(sources.values())
+        order, window = list(sources.values()), self.window.size
+        if self.deferred and self.deferred + window > DEFERRED_MAX:
+            window = DEFERRED_MAX - self.deferred
+            if window <= 0:
+                raised = grant_one_each(order, self.budget, now)
+                self.beyond += len(raised)
+                return raised
         if len(order) <= 1:
-            return grant(order, self.window.size, self.budget, now)
+            return grant(order, window, self.budget, now)
         self._turn = (self._turn + 1) % len(order)
-        raised = grant(order[self._turn :] + order[: self._turn], self.window.size, self.budget, now)
+        raised = grant(order[self._turn :] + order[: self._turn], window, self.budget, now)
         self.stalled_at = min((s.credit.moved_at + STALLED_AFTER for s in order if s.sends), default=inf)
         return raised
 
@@ -352,6 +386,19 @@ def grant(sources: Iterable[Source], window: int, budget: int, now: float) -> li
     return raised
 
 
+def grant_one_each(sources: Iterable[Source], budget: int, now: float) -> list[Source]:
+    """Raise the totals of those who have nothing granted that is not finished by one message; return them."""
+    raised = []
+    for source in sources:
+        credit = source.credit
+        if source.attached and credit.outstanding() <= 0 and not _remembers_too_much(source):
+            credit.granted_messages += 1
+            credit.granted_bytes += max(0, min(_bytes_wanted(source, 1, budget), budget - credit.outstanding_bytes()))
+            credit.moved_at = now
+            raised.append(source)
+    return raised
+
+
 def _remembers_too_much(source: Source) -> bool:
     messages = 0
     for dedup in source.streams.values():
@@ -407,7 +454,7 @@ class Turns(deque[Source]):
                     self.rotate(-1)
                     continue
             delivery = buffer.popleft()
-            delivery.until = source.fence
+            delivery.until = source.fence if source.fence < delivery.expires else delivery.expires
             source.deficit -= max(1, delivery.cost)
             if not buffer:
                 self._leave(source)
@@ -424,3 +471,195 @@ class Turns(deque[Source]):
         """Assert that each is here once and knows."""
         assert all(source.queued for source in self), "a producer has a turn and does not know"
         assert len(set(map(id, self))) == len(self), "a producer has two turns"
+
+
+DETACHED_MAX: Final = 4096
+"""Producers that vanished whose numbers are remembered, in case that they return; then the oldest is forgotten."""
+
+
+class Producers:
+    """The sources of one queue by peer instance, with the streams that came from them.
+
+    Args:
+        queue: The queue's name.
+        granting: Told when there is another reason to grant.
+        remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
+    """
+
+    def __init__(self, queue: str, granting: Granting, remembered: Mapping[str, Ranges] | None) -> None:
+        self.queue = queue
+        self.granting = granting
+        self.by_peer: dict[str, Source] = {}
+        self.streams = Streams(remembered)
+        self.speaking: dict[str, Source] = {}
+        """Those that may have something to be told, by peer."""
+
+    # Who is there
+
+    def knows(self, node_id: str) -> bool:
+        """Whether anything of that node is remembered."""
+        return any(_node(name) == node_id for name in (*self.streams, *self.by_peer))
+
+    def meet(self, peer: str) -> str:
+        """`peer` produces for this queue.
+
+        Returns:
+            The earlier life of that node whose place it takes, with what that had sent; "": none.
+        """
+        source, earlier = self.by_peer.get(peer), ""
+        if source is None:
+            earlier = self._inherited(peer)
+            source = self.by_peer.pop(earlier) if earlier else Source(peer)
+            source.peer = peer
+            self.by_peer[peer] = source
+            source.streams = {stream: dedup for stream, dedup in self.streams.items() if _node(stream) == _node(peer)}
+            for stream, dedup in source.streams.items():
+                if dedup.done:  # if no INTEREST of ours says so, the next ACK does
+                    source.done[stream] = Ranges(dedup.done)
+        source.attached = self.granting.changed = True
+        source.credit.told = (0, 0)  # it may not have known this queue when it was last told
+        self.speaking[peer] = source
+        return earlier
+
+    def _inherited(self, peer: str) -> str:
+        """Which earlier life of this node has left something; the present one knows its messages, or lets them run."""
+        for earlier, source in self.by_peer.items():
+            if _node(earlier) == _node(peer) and not source.attached:
+                self.speaking.pop(earlier, None)
+                return earlier
+        return ""
+
+    def attach(self, source: Source, messages: int, size: int) -> None:
+        """A new link life with a producer: totals start at 0 on both sides.
+
+        What is still here of it, `messages` of `size` bytes, was granted in the last life; it is charged to this one
+        from the start.
+        """
+        source.attached = self.granting.changed = True
+        source.credit = ConsumerCredit()
+        self.streams.keep(source.streams)
+        source.nothing_to_tell()
+        source.credit.freed_messages, source.credit.freed_bytes = -messages, -size
+
+    def died(self, source: Source, now: float) -> None:
+        """A producer is proven gone: its streams are forgotten in a while, unless it keeps them on disk."""
+        self.streams.producer_died(source.streams, now)
+        self.streams.limit_durable(self._is_of_somebody)
+
+    def vanished(self, peer: str) -> str:
+        """A producer may return with what it sent. Return whom to forget, as too many are remembered; "": nobody."""
+        self.by_peer[peer] = self.by_peer.pop(peer)  # the newest of those that left
+        if len(self.by_peer) > DETACHED_MAX:
+            detached = [each for each, source in self.by_peer.items() if not source.attached]
+            if len(detached) > DETACHED_MAX:
+                return detached[0]
+        return ""
+
+    def forget(self, peer: str) -> None:
+        """Nothing of a producer is remembered any more."""
+        self.speaking.pop(peer, None)
+        for stream in self.by_peer.pop(peer).streams:
+            self.streams.drop(stream)
+
+    def source_of(self, stream: str) -> Source | None:
+        """The producer of that stream, which may be of an earlier life."""
+        source = self.by_peer.get(stream.rpartition(":")[0])
+        if source is not None:
+            return source
+        return next((source for source in self.by_peer.values() if stream in source.streams), None)
+
+    def remove(self, peer: str) -> None:
+        """A producer is dead and nothing of it is here; its streams are remembered as long as they may return."""
+        del self.by_peer[peer]
+        self.speaking.pop(peer, None)
+
+    def _is_of_somebody(self, stream: str) -> bool:
+        """Whether its producer is there."""
+        return any(stream in source.streams for source in self.by_peer.values() if source.attached)
+
+    # What they say
+
+    def live_streams(self, peer: str, live: Iterable[str], now: float) -> None:
+        """The producer names its live streams; others of it can be forgotten once they are idle."""
+        source = self.by_peer.get(peer)
+        if source is not None:
+            self.streams.over(source.streams.keys() - set(live), now)
+
+    def settle(self, peer: str, ack: int) -> bool:
+        """The producer cannot forget the results of our ACKs up to `ack`; whether there are no others."""
+        source = self.by_peer.get(peer)
+        there_are_others = False
+        for stream, dedup in source.streams.items() if source is not None else ():
+            if dedup.first_reported <= ack:
+                self.streams.settle(stream, ack)
+                self.granting.changed = True
+            there_are_others = there_are_others or dedup.first_reported < inf
+        return not there_are_others
+
+    def take_forgotten(self) -> dict[str, Ranges]:
+        """What the ledger may forget, since the last call."""
+        return self.streams.take_forgotten()
+
+    def drop_due(self, now: float) -> None:
+        """Forget the streams whose time is over."""
+        for stream in self.streams.drop_due(now):
+            for source in self.by_peer.values():
+                source.forget(stream)
+
+    # What they are told
+
+    def possession(self, peer: str) -> tuple[list[StreamRanges], list[StreamRanges]]:
+        """What is held and what is done of this producer's streams, for INTEREST."""
+        source = self.by_peer.get(peer)
+        return source.possession() if source is not None else ([], [])
+
+    def told_all(self, peer: str, ack: int) -> None:
+        """INTEREST carried everything that is done; it counts as ACK number `ack`, from which numbers go on."""
+        source = self.by_peer.get(peer)
+        for dedup in source.streams.values() if source is not None else ():
+            dedup.reported_again(ack)
+
+    def take_told(self, peer: str, ack: int) -> tuple[list[Result], Grant | None]:
+        """What `peer` is to be told and was not yet, to leave in ACK number `ack`."""
+        source = self.by_peer.get(peer)
+        if source is None or not source.attached:
+            return [], None
+        return source.take_results(self.queue, ack), source.take_grant(self.queue)
+
+    def news(self) -> list[tuple[str, bool]]:
+        """The peers that have something to be told, and whether they may be waiting for it."""
+        told = []
+        for peer, source in list(self.speaking.items()):
+            credit = source.credit
+            if source.done or source.returned or source.nacks:
+                if source.attached:
+                    told.append((peer, True))
+            elif credit.told == (credit.granted_messages, credit.granted_bytes) and not source.ran:
+                del self.speaking[peer]
+            elif source.attached:
+                told.append((peer, credit.waiting > 0))
+        return told
+
+    @property
+    def starves(self) -> bool:
+        """Whether a producer waits for credit, of which it has none left as far as it was told."""
+        for source in self.by_peer.values():
+            credit = source.credit
+            if credit.waiting > 0 and source.attached:
+                messages, size = credit.told
+                if credit.seen_messages >= messages or credit.seen_bytes >= size:
+                    return True
+        return False
+
+    def check(self) -> None:
+        """Assert the invariants of each, and of what is granted to all."""
+        self.streams.check()
+        for source in self.by_peer.values():
+            assert all(stream in self.streams for stream in source.streams), "a stream of a producer is not there"
+            source.check()
+        self.granting.check(self.by_peer)
+
+
+def _node(name: str) -> str:
+    """The node id of a peer or a stream."""
+    return name.partition(":")[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -17,12 +18,13 @@ from peerfabric.discovery.host import FabricFolder
 from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.errors import IdentityInUse, NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.errors import IdentityInUse, SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
 from peerfabric.nodes.aio.binding import bind, curve_of
 from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.opened import Opened
+from peerfabric.nodes.aio.starting import StartBeside
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
@@ -40,19 +42,21 @@ from peerfabric.nodes.io.waiting import (
     wait_until,
 )
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.message import Batch, DeadMessage
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.storage.offload import beside
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import PeerView, ServiceView, Statistics
 from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
-    from asyncio import Task
-
     from peerfabric.nodes.rekeying import Rekeying
+    from peerfabric.nodes.service.calls import Calls
+    from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
     from peerfabric.spool import Spool
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -84,14 +88,17 @@ class Lifecycle:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
         self.handles = Handles(node, self.handlers.of)
-        node.start, node.start_beside, node.needs_thread = self.start, self.start_beside, self.needs_thread
+        self._beside = StartBeside(node, self.handles, self._to_open, self._open)
+        node.start, node.start_beside, node.needs_thread = self.start, self._beside.start, self.needs_thread
         node.is_handler = self.handlers.is_current
         node.ending = Ending(
             settings.name,
             suspends=isinstance(waiting, Suspending),
             is_handler=node.is_handler,
-            wake=self.handles.changed,
+            wake=self._wake,
         )
+        self.calls: Calls | None = None
+        """Of a node that has called a service."""
         self.undelivered = (0, 0)
         """What no spool keeps and was not settled when nothing counted any more: waiting, in flight."""
         self._last: Statistics | None = None
@@ -107,14 +114,47 @@ class Lifecycle:
         self._rekeying: Rekeying | None = None
         """Of a node with a secret, when it has started."""
         self._front = front
-        self._task: Task[None] | None = None
-        """The newest start beside the event loop."""
-        self._wanted = 0
-        """Calls that wait for it."""
 
     def __repr__(self) -> str:
         settings = self.node.settings
         return f"<{self._front} {settings.name} in {settings.fabric}: {self.node.life.value}>"
+
+    def open_calls(self) -> Calls:
+        """What the calls of the node go through, made with the first of them."""
+        from peerfabric.nodes.service.calls import Calls
+
+        with self.node.life_lock:
+            if self.calls is None:
+                self.calls = Calls(self.node)
+        return self.calls
+
+    def serve(
+        self, service: Service[Any, Any] | str, concurrency: int | None, waiting: int | None, stall: float
+    ) -> Callable[[F], F]:
+        """As `AsyncNode.serve`."""
+        from peerfabric.nodes.service.decorating import decorator
+
+        return decorator(self.node, self.handlers, service, concurrency, waiting, stall)
+
+    def services(self) -> list[ServiceView]:
+        """The services that this node knows of; this starts it, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return []
+        node.ensure(closing=True)
+        with node.pump.lock:
+            return reports.services(node)
+
+    def _wake(self) -> None:
+        """Let all calls that wait look again."""
+        self.handles.changed()
+        if self.calls is not None:
+            self.calls.wake()
+
+    def _end_calls(self, *, handlers: bool) -> None:
+        """End the calls of services that programs wait for; with `handlers` those of handlers, too."""
+        if self.calls is not None:
+            self.calls.close(handlers=handlers)
 
     # In the life of the process
 
@@ -261,63 +301,6 @@ class Lifecycle:
         has_files = settings.spool is not None or settings.identity is not None or self.handles.have_ledger()
         return node.spares_loop and in_event_loop() and has_files
 
-    async def start_beside(self) -> None:
-        """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
-
-        Cancelled, the start is undone, unless another call waits for it, too.
-        """
-        import asyncio
-
-        with process.starting():  # else the task would have begun to open files before it is refused
-            if self._task is None or self._task.done():
-                process.refuse_foreign_threads()
-                self.node.enter_loop()
-                self._task = asyncio.get_running_loop().create_task(self._run_beside())
-                self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._wanted += 1
-            try:
-                await asyncio.shield(self._task)
-            finally:
-                self._wanted -= 1
-
-    async def _given_up(self) -> None:
-        """The node is closed: return when a start that was under way has given back what it opened."""
-        if self._task is not None and not self._task.done():
-            import asyncio
-
-            await asyncio.wait([self._task])
-
-    async def _run_beside(self) -> None:
-        import asyncio
-
-        node, opened = self.node, self._to_open()
-        name = f"{node.settings.name}-start"
-
-        def read() -> None:
-            opened.read(self.handles.producers, self.handles.consumers)
-
-        try:
-            while True:
-                await beside(node.waiting, read, lambda _: opened.close(), name)
-                with later(), node.life_lock:
-                    if node.life is not Life.NEW:
-                        raise NodeClosed
-                    if not self._wanted:
-                        break  # all calls that wanted it were cancelled
-                    if opened.has_all(self.handles.producers, self.handles.consumers):
-                        self._open(opened)
-                        return
-                    # Else handles were made meanwhile.
-        except asyncio.CancelledError:
-            node.loop = None  # the loop ends, and `beside` closes what it opened
-            raise
-        except BaseException:
-            node.loop = None
-            await beside(node.waiting, opened.close, None, name)
-            raise
-        node.loop = None
-        await beside(node.waiting, opened.close, None, name)
-
     def _to_open(self) -> Opened:
         return Opened(self.node.settings, self._slot)
 
@@ -359,6 +342,8 @@ class Lifecycle:
             reachability = Reachability(
                 settings.name, address, sockets, home, membership.moved, announced, membership.settle
             )
+            if settings.signals:
+                pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
@@ -459,7 +444,7 @@ class Lifecycle:
             await self._shut()
             raise node.refusal()
         if not begun:
-            await self._given_up()
+            await self._beside.given_up()
             return
         try:
             await self._drain(timeout)
@@ -496,6 +481,7 @@ class Lifecycle:
         node.closed.open()
         for adoption in self._adoptions:
             adoption.leave()
+        self._wake()
         node.pump.stop()
         node.pump.turned.open()
         if self._membership is not None:
@@ -509,15 +495,17 @@ class Lifecycle:
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
+        given_back = self._give_back_own()
         with pump.lock:
-            given_back = self._give_back_own()
             engine.drain(clock())
-        for queue, count in given_back:
+        self._end_calls(handlers=False)
+        for queue, count in given_back.items():
             text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
             _log.warning(text, queue, count)
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not self.handlers.busy, ends_at)
+        self._end_calls(handlers=True)
         await self._await_turns(self._recorded, ends_at)
         for handle in self.handles:
             handle.stop()
@@ -527,6 +515,11 @@ class Lifecycle:
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
+        await self._await_turns(self._handed_on, ends_at)
+
+    def _handed_on(self) -> bool:
+        """Whether what is settled by now, here or at another node of this process, is known to the acks that wait."""
+        return self._recorded() and not any(c.handing_on for c in list(self.handles.consumers.values()))
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -574,10 +567,15 @@ class Lifecycle:
         except TimedOut:
             pass
 
-    def _give_back_own(self) -> list[tuple[str, int]]:
-        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
-        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
-        return [(queue, count) for queue, count in given if count]
+    def _give_back_own(self) -> Counter[str]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: how much of what."""
+        given: Counter[str] = Counter()
+        consumers = self.handles.consumers.values()
+        for taken in in_hand():
+            if taken._owner in consumers:
+                given[taken._owner.queue] += len(taken) if isinstance(taken, Batch) else 1
+                taken.give_back()
+        return given
 
     # Parting
 

@@ -87,7 +87,7 @@ def take(end: IncomingQueue, now: float = 0.0) -> Delivery:
 def results(end: IncomingQueue, ack: int = 1) -> list[Result]:
     end.progress(0.0)
     end.check()
-    return end.take_told("p:1", ack)[0]
+    return end.producers.take_told("p:1", ack)[0]
 
 
 def claim(delivery: Delivery, count: int = 1, now: float = 0.0) -> list[bytes]:

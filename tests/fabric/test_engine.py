@@ -219,7 +219,7 @@ def test_pings_name_only_queues_that_have_changed() -> None:
     producers.ping_contents(link)[1]
     assert producers.ping_contents(link)[1] == []
     producers.accept(end, bodies(1), 0)
-    list(producers.frames())
+    list(producers.frames(pair.now))
     assert [backlog.queue for backlog in producers.ping_contents(link)[1]] == ["jobs"]
     link.sending = Sending()
     assert {backlog.queue for backlog in producers.ping_contents(link)[1]} == {"idle", "rare", "jobs"}

@@ -123,7 +123,7 @@ class Offline:
         self.now += after
         self.end.expire(self.now)
         self.end.touched[self.end] = None
-        assert list(self.engine.producers.frames()) == []
+        assert list(self.engine.producers.frames(self.now)) == []
         timeout = self.disk.round(self.now)
         self.end.check()
         return timeout

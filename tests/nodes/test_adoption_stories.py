@@ -376,7 +376,7 @@ def test_with_keys_over_tcp(start: Callable[..., Child], tmp_path: Path) -> None
     folder, secret = tmp_path / "spool", tmp_path / "secret"
     secret.touch(mode=0o600)
     secret.write_text(new_secret(os.urandom(32)).text())
-    keyed = {"secret": f"file:{secret}", "listen": "tcp://127.0.0.1:*"}
+    keyed: dict[str, Any] = {"secret": f"file:{secret}", "listen": "tcp://127.0.0.1:*"}
     owner = """
         import os, signal, sys
         from peerfabric import *
@@ -498,7 +498,8 @@ def test_an_event_loop_waits_for_no_orphan(start: Callable[..., Child], tmp_path
     """All that touches the disk for orphans is done by other threads, and their letters are listed by one, too."""
     import asyncio
 
-    folder, threads = tmp_path / "spool", set()
+    folder = tmp_path / "spool"
+    threads: set[int] = set()
 
     async def main() -> None:
         async with AsyncNode("other", spool=folder) as host:

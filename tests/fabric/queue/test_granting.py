@@ -18,10 +18,10 @@ def test_the_first_grant_is_one_message() -> None:
     end.meet("q:1")
     end.want(1, 1, 0.0)
     end.grant(0.0)
-    grants = [end.take_told("p:1", 1)[1], end.take_told("q:1", 1)[1]]
+    grants = [end.producers.take_told("p:1", 1)[1], end.producers.take_told("q:1", 1)[1]]
     assert [grant.messages for grant in grants if grant is not None] == [1, 1]
     end.grant(0.1)
-    assert [end.take_told("p:1", 1)[1], end.take_told("q:1", 1)[1]] == [None, None]
+    assert [end.producers.take_told("p:1", 1)[1], end.producers.take_told("q:1", 1)[1]] == [None, None]
     end.check()
 
 
@@ -31,14 +31,14 @@ def test_who_needs_credit_at_once() -> None:
     end.want(1, 2, 0.0)
 
     def starves() -> bool:
-        return end.starves
+        return end.producers.starves
 
     assert not starves()
     end.backlog("p:1", Backlog("jobs", STREAM, 5, 0, 0, 1))
     assert starves()
     end.grant(0.0)
     assert starves()  # until it is told
-    assert end.take_told("p:1", 1)[1] is not None
+    assert end.producers.take_told("p:1", 1)[1] is not None
     assert not starves()
     receive(end, 1, 1, waiting=4)
     assert not starves()
@@ -54,14 +54,14 @@ def test_a_stalled_producer_does_not_keep_the_credit() -> None:
     end.want(1, 1, 0.0)
     end.backlog("p:1", Backlog("jobs", STREAM, 5, 0, 0, 1))
     end.grant(0.0)
-    first = end.take_told("p:1", 1)[1]
+    first = end.producers.take_told("p:1", 1)[1]
     assert first is not None
     end.meet("q:1")
     end.backlog("q:1", Backlog("jobs", "q:1:jobs", 5, 0, 0, 1))
     end.grant(0.5)
-    assert end.take_told("q:1", 1)[1] is None
+    assert end.producers.take_told("q:1", 1)[1] is None
     end.grant(1.0)
-    second = end.take_told("q:1", 1)[1]
+    second = end.producers.take_told("q:1", 1)[1]
     assert second is not None
     assert second.messages == 1
 
@@ -108,7 +108,7 @@ def test_ten_refusals_in_a_row_stop_the_credit() -> None:
     assert end.granting.misled == 1
     end.want(1, 1, 1.0)
     end.grant(1.0)
-    assert end.take_told("p:1", 1)[1] is None or end._sources["p:1"].credit.unused() == 0
+    assert end.producers.take_told("p:1", 1)[1] is None or end._sources["p:1"].credit.unused() == 0
     end.want(1, 1, 6.5)
     end.grant(6.5)
     assert end._sources["p:1"].credit.unused() > 0
@@ -120,13 +120,13 @@ def test_credit_of_an_earlier_life_is_granted_anew() -> None:
     end.attach("p:1")
     end.want(1, 1, 0.0)
     end.grant(0.0)
-    assert end.take_told("p:1", 1)[1] is not None
+    assert end.producers.take_told("p:1", 1)[1] is not None
     end.detach("p:1", 0.0, proven_gone=False)
     end.attach("p:2")
     end.meet("p:2")
-    assert end.take_told("p:2", 1)[1] is None
+    assert end.producers.take_told("p:2", 1)[1] is None
     end.grant(0.0)
-    assert end.take_told("p:2", 1)[1] is not None
+    assert end.producers.take_told("p:2", 1)[1] is not None
     end.check()
 
 

@@ -130,9 +130,9 @@ def test_an_idle_consumer_returns_what_it_did_not_start() -> None:
     assert results(end) == []
     end.expire(2.0)
     assert results(end) == [Result(STREAM, "jobs", [], [1, 3])]
-    before = end.take_told("p:1", 1)[1]
+    before = end.producers.take_told("p:1", 1)[1]
     end.grant(10.0)
-    assert end.take_told("p:1", 1)[1] is None, before
+    assert end.producers.take_told("p:1", 1)[1] is None, before
 
 
 def test_a_vanished_producer_and_one_that_died() -> None:
@@ -150,7 +150,7 @@ def test_a_vanished_producer_and_one_that_died() -> None:
     end.progress(0.0)
     end.check()
     end.attach("p:1")
-    assert end.possession("p:1")[1][0].ranges == [1, 3]
+    assert end.producers.possession("p:1")[1][0].ranges == [1, 3]
 
 
 def test_a_new_life_tells_what_is_held_and_done() -> None:
@@ -162,10 +162,10 @@ def test_a_new_life_tells_what_is_held_and_done() -> None:
     delivery.ack(0, 1)
     end.progress(0.0)
     end.attach("p:1")
-    held, done = end.possession("p:1")
+    held, done = end.producers.possession("p:1")
     assert ([item.ranges for item in held], [item.ranges for item in done]) == ([[2, 4]], [[1, 2]])
     assert end._sources["p:1"].credit.outstanding() == 2
-    assert end.take_told("p:1", 1)[0] == []
+    assert end.producers.take_told("p:1", 1)[0] == []
 
 
 def test_producers_take_turns() -> None:

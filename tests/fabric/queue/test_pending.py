@@ -216,6 +216,30 @@ def test_bodies_of_two_codecs_share_no_frame() -> None:
     assert spans([pick(table), pick(table)]) == [(1, 3), (3, 4)]
 
 
+def test_messages_of_two_kinds_share_no_run_and_no_frame() -> None:
+    """A frame has one time to expire, of the first of its messages, and one depth."""
+    kinds = [None, (inf, 1), (inf, 1), (5.0, 0), (5.005, 0), (5.02, 0)]
+    sent, loaded = empty(), empty()
+    for first, kind in enumerate(kinds, 1):
+        sent.append(first, bodies(1), 0, None, None, kind)
+        run = run_of(first, 1)
+        run.kind = kind
+        loaded.add_loaded(run)
+    expected = [(1, 2), (2, 4), (4, 6), (6, 7)]
+    assert places(sent) == {"waiting": expected}
+    for table in (sent, loaded):
+        runs = [picked(table) for _ in expected]
+        assert (spans(runs), [run.kind for run in runs]) == (expected, [None, (inf, 1), (5.0, 0), (5.02, 0)])
+
+
+def test_a_large_send_and_one_with_headers_keep_their_kind() -> None:
+    """However many runs it is cut into."""
+    table = empty()
+    table.append(1, [bytes(FRAME_BYTES_AIM)] * 3, 0, None, None, (5.0, 0))
+    table.append(4, bodies(1), 0, {0: Extra(0, {"k": "v"})}, None, (5.0, 0))
+    assert [run.kind for _, runs in table.places() for run in runs] == [(5.0, 0)] * 4
+
+
 def test_room_by_deaths() -> None:
     """Of those that were held at deaths only so many go as the consumer may have; the others pass them."""
     dying, healthy = run_of(1, 5), run_of(6, 2)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 
 import pytest
 
-from peerfabric.queue.runs import DEATHS_TO_ISOLATE, ISOLATION, MESSAGE_OVERHEAD, InFlight, Run, Runs
+from peerfabric.queue.runs import (
+    DEATHS_TO_ISOLATE,
+    EXPIRIES_JOIN,
+    ISOLATION,
+    MESSAGE_OVERHEAD,
+    InFlight,
+    Kind,
+    Run,
+    Runs,
+    joins,
+)
 from peerfabric.ranges import Ranges
 from peerfabric.wire.frames import Extra
 from tests.fabric.helpers import run_of
@@ -17,14 +28,36 @@ EACH = 4 + MESSAGE_OVERHEAD
 def test_a_cut_keeps_history_and_bytes() -> None:
     """Both parts remember what happened, and their costs add up."""
     run = run_of(10, 4)
-    run.attempt, run.deaths, run.error = 3, 2, "why"
+    run.attempt, run.deaths, run.error, run.kind = 3, 2, "why", (9.5, 1)
     run.extras = {10: Extra(0, {"a": "b"}), 12: Extra(0, {"c": "d"})}
     before = run.cost
     rest = run.cut(12)
     assert (run.first, run.stop, rest.first, rest.stop) == (10, 12, 12, 14)
-    assert (rest.attempt, rest.deaths, rest.error) == (3, 2, "why")
+    assert (rest.attempt, rest.deaths, rest.error, rest.kind) == (3, 2, "why", (9.5, 1))
+    assert run.like(10, run.bodies).kind == (9.5, 1)
     assert run.cost + rest.cost == before
     assert (list(run.extras or ()), list(rest.extras or ())) == ([10], [12])
+
+
+@pytest.mark.parametrize(
+    ("kind", "following", "together"),
+    [
+        (None, None, True),
+        (None, (inf, 1), False),
+        ((inf, 1), None, False),
+        ((inf, 1), (inf, 1), True),
+        ((inf, 1), (inf, 2), False),
+        ((5.0, 0), (5.0, 0), True),
+        ((5.0, 0), (5.0 + EXPIRIES_JOIN, 0), True),
+        ((5.0, 0), (5.001 + EXPIRIES_JOIN, 0), False),
+        ((5.0, 0), (4.999, 0), False),
+        ((5.0, 0), (5.0, 1), False),
+        ((5.0, 0), (inf, 0), False),
+    ],
+)
+def test_what_may_share_a_run(kind: Kind | None, following: Kind | None, *, together: bool) -> None:
+    """What is equally deep, and expires at the same time or a little later: so nothing expires too late."""
+    assert joins(kind, following) is together
 
 
 def test_take_cuts_at_the_edges() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from peerfabric.link.link import Belief, Link
@@ -58,10 +60,24 @@ def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> N
     table = links("a", messages=4)
     table["a:1"].frame_bytes_max = 1024 + cost(bodies(2))
     made = []
-    for _, (header, _) in data_frames(end, table):
+    for _, (header, _) in data_frames(end, table, 0.0):
         data = decode_frame(header)
         assert isinstance(data, Data)
         made.append(data.count)
         if refused:
             table["a:1"].kept = [header]
     assert (made, end.waiting_count) == (counts, 5 - sum(counts))
+
+
+def test_a_frame_tells_the_time_that_is_left_and_the_depth() -> None:
+    """Time in whole milliseconds, rounded down, and never 0, which means for ever."""
+    end = producer(consumers=1)
+    for kind in (None, (inf, 2), (3.5, 0), (3.0015, 1)):
+        end.accept(bodies(1), 0, kind=kind)
+    table, told = links("a"), []
+    table["a:1"].frame_bytes_max = 10_000
+    for _, (header, _) in data_frames(end, table, 3.0):
+        data = decode_frame(header)
+        assert isinstance(data, Data)
+        told.append((data.first, data.ttl_ms, data.depth))
+    assert told == [(1, 0, 0), (2, 0, 2), (3, 500, 0), (4, 1, 1)]

@@ -39,16 +39,16 @@ def test_what_an_earlier_life_processed_is_told_first() -> None:
     end = restarted((1, 4), (7, 8))
     end.check()
     end.attach("p:1")
-    assert end.possession("p:1") == ([], [StreamRanges(STREAM, [1, 4, 7, 8])])
-    end.told_all("p:1", 5)
+    assert end.producers.possession("p:1") == ([], [StreamRanges(STREAM, [1, 4, 7, 8])])
+    end.producers.told_all("p:1", 5)
     end.check()
     assert not end._sources["p:1"].has_results
-    end.settle("p:1", 4)
-    assert end.take_forgotten() == {}
-    end.settle("p:1", 5)
+    end.producers.settle("p:1", 4)
+    assert end.producers.take_forgotten() == {}
+    end.producers.settle("p:1", 5)
     end.check()
-    assert end.take_forgotten() == {STREAM: Ranges([(1, 4), (7, 8)])}
-    assert end.possession("p:1") == ([], [])
+    assert end.producers.take_forgotten() == {STREAM: Ranges([(1, 4), (7, 8)])}
+    assert end.producers.possession("p:1") == ([], [])
 
 
 def test_what_an_earlier_life_processed_is_not_run() -> None:
@@ -56,7 +56,7 @@ def test_what_an_earlier_life_processed_is_not_run() -> None:
     end = restarted((1, 3))
     end.attach("p:1")
     end.fence("p:1", 1000.0)
-    end.told_all("p:1", 1)
+    end.producers.told_all("p:1", 1)
     receive(end, 1, 3)
     assert claim(take(end), 9) == [b"0003"]
     assert results(end, 2) == [Result(STREAM, "jobs", [1, 3])]
@@ -68,11 +68,11 @@ def test_an_open_link_is_told_with_the_next_ack() -> None:
     end.meet("p:1")
     assert end._sources["p:1"].has_results
     assert results(end, 9) == [Result(STREAM, "jobs", [1, 3])]
-    end.settle("p:1", 8)
+    end.producers.settle("p:1", 8)
     end.check()
-    assert end.take_forgotten() == {}
-    end.settle("p:1", 9)
-    assert end.take_forgotten() == {STREAM: Ranges([(1, 3)])}
+    assert end.producers.take_forgotten() == {}
+    end.producers.settle("p:1", 9)
+    assert end.producers.take_forgotten() == {STREAM: Ranges([(1, 3)])}
 
 
 def test_a_producer_that_came_back_is_told_of_its_earlier_life() -> None:
@@ -81,7 +81,7 @@ def test_a_producer_that_came_back_is_told_of_its_earlier_life() -> None:
     for peer, done in (("q:1", []), ("p:2", [StreamRanges(STREAM, [1, 3])])):
         end.attach(peer)
         end.meet(peer)
-        assert end.possession(peer) == ([], done)
+        assert end.producers.possession(peer) == ([], done)
     end.check()
 
 
@@ -89,22 +89,22 @@ def test_the_ledger_may_forget_what_lies_below_the_floor() -> None:
     """Whoever processed it."""
     end = restarted((5, 7))
     end.attach("p:1")
-    end.told_all("p:1", 1)
+    end.producers.told_all("p:1", 1)
     receive(end, 9, 1, sent=9, floor=6)
     end.raise_floor(STREAM, 9)
     end.raise_floor(STREAM, 8)
-    assert end.take_forgotten() == {STREAM: Ranges([(0, 9)])}
-    assert end.take_forgotten() == {}
+    assert end.producers.take_forgotten() == {STREAM: Ranges([(0, 9)])}
+    assert end.producers.take_forgotten() == {}
 
 
 def test_a_remembered_stream_outlives_the_absence_of_its_producer() -> None:
     """Its producer may be away for long; one that keeps nothing is forgotten as ever once it is gone."""
     end = restarted((1, 3))
     end.attach("p:1")
-    end.told_all("p:1", 1)
+    end.producers.told_all("p:1", 1)
     end.detach("p:1", 0.0, proven_gone=True)
     end.expire(FORGET_AFTER + 1)
-    assert end.take_forgotten() == {}
+    assert end.producers.take_forgotten() == {}
     end.attach("p:1")
     end.fence("p:1", 1000.0)
     receive(end, 5, 1)
@@ -113,7 +113,7 @@ def test_a_remembered_stream_outlives_the_absence_of_its_producer() -> None:
     end.detach("p:1", 100.0, proven_gone=True)
     delivery.ack(0, 1)
     end.expire(100.0 + FORGET_AFTER)
-    assert end.take_forgotten() == {STREAM: Ranges([(0, 2**53)])}
+    assert end.producers.take_forgotten() == {STREAM: Ranges([(0, 2**53)])}
     end.check()
 
 
@@ -121,10 +121,10 @@ def test_a_producer_that_names_its_streams_ends_the_others() -> None:
     """What it does not name, it has not any more."""
     end = restarted((1, 3))
     end.attach("p:2")
-    end.live_streams("p:2", ["p:2:jobs"], 5.0)
+    end.producers.live_streams("p:2", ["p:2:jobs"], 5.0)
     end.expire(5.0)
-    assert end.take_forgotten() == {STREAM: Ranges([(0, 2**53)])}
-    assert end.possession("p:2") == ([], [])
+    assert end.producers.take_forgotten() == {STREAM: Ranges([(0, 2**53)])}
+    assert end.producers.possession("p:2") == ([], [])
 
 
 def test_without_a_ledger_nothing_is_collected() -> None:
@@ -132,7 +132,7 @@ def test_without_a_ledger_nothing_is_collected() -> None:
     end = consumer()
     receive(end, 1, 1)
     end.raise_floor(STREAM, 9)
-    assert end.take_forgotten() == {}
+    assert end.producers.take_forgotten() == {}
     assert end._streams._forgotten is None
 
 

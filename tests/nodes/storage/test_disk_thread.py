@@ -366,10 +366,10 @@ class Many:
         self._work(10.0)
 
     def _round(self, now: float) -> None:
-        list(self.engine.producers.frames())
+        list(self.engine.producers.frames(now))
         assert self.disk.news()
         assert self.disk.round(now) is None
-        list(self.engine.producers.frames())
+        list(self.engine.producers.frames(now))
         assert not self.disk.news()
 
     def _work(self, now: float) -> None:
