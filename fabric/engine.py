@@ -23,7 +23,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import Health
+from peerfabric.health import Finding, Health
 from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.endpoints import host_of
@@ -117,6 +117,8 @@ class Engine:
         self.control = Control(self.links.due)
         self.records = LogRecords()
         self.health = Health(self.records, now)
+        self.stranded: tuple[Finding, ...] = ()
+        """What the driver has found of messages that nobody sends, for `health`."""
         self.changed: set[End] = set()
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
@@ -509,7 +511,7 @@ class Engine:
             self.health.look_at = inf
             return
         found = [finding for machine in self.machines for finding in machine.findings(now)]
-        self.health.look([*found, *self.links.findings()], now)
+        self.health.look([*found, *self.links.findings(), *self.stranded], now)
 
     def poll_timeout(self) -> float:
         """When `handle_timeout` or `transmit` has something to do; inf: nothing is being waited for."""
@@ -691,6 +693,10 @@ class Engine:
             peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.links.counters),
         )
+
+    def consumers_of(self, queue: str) -> list[Address]:
+        """Where nodes are that consume `queue`, or may; this one among them."""
+        return self.roster.consumers_of(queue)
 
     def view(self) -> list[PeerView]:
         """Every node that we know of, with or without a link, and every candidate that has not answered."""
