@@ -197,8 +197,13 @@ class Pump:
                 guard.release()
             if served is not None:
                 engine.changed.discard(served)
-            if not (more or engine.changed) and engine.poll_timeout() >= self._sleeps_until:
-                return
+            until = self._sleeps_until
+            if not (more or engine.changed or engine.links.deadlines.first < until):
+                for machine in engine.machines:
+                    if machine.deadlines.first < until:
+                        break
+                else:
+                    return
         self._sockets.wake()
 
     def _run(self) -> None:
