@@ -231,8 +231,8 @@ class Pump:
         events = self._sockets.read(READ_MAX)
         engine = self.engine
         engine.unread = len(events) >= READ_MAX
-        now = clock()
         with self.lock:
+            now = clock()  # not before: who held it has told the engine of a later time than that
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
                 handle = alerts.popleft()
                 handle.alerted = False
