@@ -53,7 +53,7 @@ class Answers:
     def __init__(self, function: Callable[..., Any], signature: Signature, limit: int) -> None:
         self.function = function
         self.service = signature.service
-        self.wants_call = signature.wants_call
+        self.wants_call, self.yields = signature.wants_call, signature.service.stream
         self.name = getattr(function, "__qualname__", None) or repr(function)
         request: Codec[Any] = Codec(signature.service.body_type, limit)
         reply: Codec[Any] = Codec(signature.service.reply_type, limit)
@@ -73,6 +73,11 @@ class Answers:
         if call.cancelled:
             return ENDED
         return EXPIRED if clock() >= call.ends_at else None
+
+    def in_parts(self) -> Answer:
+        """The answer to who asks for one reply, and gets none."""
+        text = f"service {self.service.name!r} is answered in parts; ask with stream(), and a Service of stream=True"
+        return Answer(ERROR, type="ConfigError", text=text)
 
     def failed(self, call: ServedCall, error: BaseException) -> Answer:
         """The answer for what the function raised, which is written into the log with its traceback."""

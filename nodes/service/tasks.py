@@ -117,6 +117,8 @@ class ServiceTasks:
         answers, call = self._answers, running.call
         if (refusal := answers.refusal(call)) is not None:
             return refusal
+        if answers.yields and not call.stream:
+            return answers.in_parts()
         function = answers.function
         try:
             request = answers.decode(call.body, call.codec)[0]
@@ -124,7 +126,7 @@ class ServiceTasks:
             return answers.unfit(error)
         try:
             returned: Any = function(request, Call(call)) if answers.wants_call else function(request)
-            if not call.stream:
+            if not answers.yields:
                 return Answer(OK, answers.encode(await returned), answers.codec)
             await self._send_parts(running, returned)
             return ENDED

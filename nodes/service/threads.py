@@ -215,6 +215,8 @@ class ServiceThreads:
         answering.set(running)
         if (call.cancelled or clock() >= call.ends_at) and (refusal := answers.refusal(call)) is not None:
             return refusal
+        if answers.yields and not call.stream:
+            return answers.in_parts()
         function = answers.function
         try:
             request = answers.decode(call.body, call.codec)[0]
@@ -222,7 +224,7 @@ class ServiceThreads:
             return answers.unfit(error)
         try:
             returned = function(request, Call(call)) if answers.wants_call else function(request)
-            if not call.stream:
+            if not answers.yields:
                 return Answer(OK, answers.encode(returned), answers.codec)
             self._send_parts(running, iter(returned))
             return ENDED
