@@ -27,7 +27,7 @@ from peerfabric.reports import CallAccount
 from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX, PARTS_AHEAD, PARTS_BYTES_AHEAD, OpenCall, Outcome
 from peerfabric.service.choice import Server, able, least
 from peerfabric.service.directory import NAME_KEPT, Directory, Service
-from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, one_by_one
+from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, message_bytes, one_by_one
 from peerfabric.wire.frames import (
     BUSY,
     CALL_EXPIRED,
@@ -235,7 +235,8 @@ class Caller(Machine):
                 continue
             call, server = found
             if answer.status == PART and call.stream and content is not None:
-                self._take_part(call, server, content, codec, now)
+                size = message_bytes(content, reply.codec) + CALL_OVERHEAD
+                self._take_part(call, server, content, codec, size)
                 continue
             del sent[answer.call]
             server.outstanding -= 1
@@ -270,7 +271,7 @@ class Caller(Machine):
             self._answered(call, server, Outcome.ERROR)
         elif status == OK:  # to a call that wanted a stream: its one part
             call.received_parts += 1
-            call.parts.append((content, codec))
+            call.parts.append((content, codec, 0))
             self._answered(call, server, Outcome.END)
         elif status == END and call.stream:
             server.errors = 0
@@ -285,20 +286,19 @@ class Caller(Machine):
                 self.due[server.link] = None
             self._answered(call, server, Outcome.ERROR)
 
-    def _take_part(self, call: OpenCall, server: Server, content: Any, codec: int, now: float) -> None:
+    def _take_part(self, call: OpenCall, server: Server, content: Any, codec: int, size: int) -> None:
         call.received_parts += 1
-        call.received_bytes += len(content) + CALL_OVERHEAD
+        call.received_bytes += size
         call.asked, call.may_have_run = server, True
         if call.also:  # the first that sends something is the one
             for other in [each for each in (call.at, *call.also) if each is not None and each is not server]:
                 self._leave(call, other, cancel=True)
             call.at, call.also = server, []
-        over = call.received_bytes - len(content) - CALL_OVERHEAD >= call.granted_bytes
-        if call.received_parts > call.granted_parts or over:
+        if call.received_parts > call.granted_parts or call.received_bytes - size >= call.granted_bytes:
             call.text, call.type = "more parts than were allowed", "BadFrame"
             self._end(call, Outcome.ERROR)
             return
-        call.parts.append((content, codec))
+        call.parts.append((content, codec, size))
         self.news.append(call)
         self._changed.add(self)
 

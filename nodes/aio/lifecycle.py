@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -29,7 +30,7 @@ from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, clock, complete, in_event_loop, wait_until
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.message import Batch, DeadMessage
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.storage.offload import beside
@@ -350,6 +351,8 @@ class Lifecycle:
             reachability = Reachability(
                 settings.name, address, sockets, home, membership.moved, announced, membership.settle
             )
+            if settings.signals:
+                pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
@@ -389,12 +392,7 @@ class Lifecycle:
             membership,
             reachability,
         )
-
-        def look() -> None:
-            rekeying.look()
-            reachability.look()
-
-        node.pump.look_after(look)
+        node.pump.look_after(rekeying.look)
         self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
@@ -519,11 +517,11 @@ class Lifecycle:
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
+        given_back = self._give_back_own()
         with pump.lock:
-            given_back = self._give_back_own()
             engine.drain(clock())
         self._end_calls(handlers=False)
-        for queue, count in given_back:
+        for queue, count in given_back.items():
             text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
             _log.warning(text, queue, count)
         pump.wake()
@@ -539,6 +537,11 @@ class Lifecycle:
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
+        await self._await_turns(self._handed_on, ends_at)
+
+    def _handed_on(self) -> bool:
+        """Whether what is settled by now, here or at another node of this process, is known to the acks that wait."""
+        return self._recorded() and not any(c.handing_on for c in list(self.handles.consumers.values()))
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -586,10 +589,15 @@ class Lifecycle:
         except TimedOut:
             pass
 
-    def _give_back_own(self) -> list[tuple[str, int]]:
-        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
-        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
-        return [(queue, count) for queue, count in given if count]
+    def _give_back_own(self) -> Counter[str]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: how much of what."""
+        given: Counter[str] = Counter()
+        consumers = self.handles.consumers.values()
+        for taken in in_hand():
+            if taken._owner in consumers:
+                given[taken._owner.queue] += len(taken) if isinstance(taken, Batch) else 1
+                taken.give_back()
+        return given
 
     # Parting
 

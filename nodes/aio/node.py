@@ -17,6 +17,7 @@ from peerfabric.nodes.aio.options import (
     LEASE,
     MAX_ATTEMPTS,
     UPDATE_BYTES,
+    AckAfter,
     ConsumerOptions,
     OnFull,
     ProducerOptions,
@@ -202,6 +203,7 @@ class AsyncNode:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> AsyncConsumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -211,6 +213,9 @@ class AsyncNode:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
             fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
                 None: as the node says.
+            ack_after: "outputs": what code sends to queues while it has a message in hand has to be safe, stored in a
+                spool or settled, before the message is acked; the code does not wait for that. "return": `ack`, or the
+                end of `with`, acks at once.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
@@ -219,7 +224,9 @@ class AsyncNode:
                 runs, the first call that is awaited.
         """
         return self._lifecycle.handles.consumer(
-            ConsumerOptions(name=queue, body_type=body_type, lease=lease, ledger=ledger, fsync=fsync)
+            ConsumerOptions(
+                name=queue, body_type=body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+            )
         )
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
@@ -255,13 +262,15 @@ class AsyncNode:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
-        tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. A `def`
+        runs in threads of its own, an `async def` as tasks, `concurrency` of them. `lease`, `ledger`, `fsync` and
+        `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
@@ -269,9 +278,11 @@ class AsyncNode:
         """
 
         def messages(handler: Handler) -> tuple[Any, Take, Again]:
-            options = ConsumerOptions(name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync)
+            options = ConsumerOptions(
+                name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+            )
             consumer = self._lifecycle.handles.consumer(options, handler.name)
-            consumer.declare_takers(handler.concurrency, handler.at_once)
+            consumer.declare_takers(handler.concurrency, handler.at_once, tasks=handler.runs_in == "task")
             return consumer, consumer.next_message, consumer.take_again
 
         return self._lifecycle.handlers.decorator(queue, concurrency, Message, messages)

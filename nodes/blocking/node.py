@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.aio.node import AsyncNode
-from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, OnFull
+from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, AckAfter, OnFull
 from peerfabric.nodes.blocking.consumer import Consumer
 from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.blocking.service import Client, Parts
@@ -189,6 +189,7 @@ class Node:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Consumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -198,13 +199,17 @@ class Node:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
             fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
                 None: as the node says.
+            ack_after: "outputs": what code sends to queues while it has a message in hand has to be safe, stored in a
+                spool or settled, before the message is acked; the code does not wait for that. "return": `ack`, or the
+                end of `with`, acks at once.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
                 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
-        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync))
+        consumer = self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after)
+        return self._wrap(Consumer, consumer)
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -233,19 +238,22 @@ class Node:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. It runs in `concurrency` threads of its own. `lease`,
-        `ledger` and `fsync` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. It runs
+        in `concurrency` threads of its own. `lease`, `ledger`, `fsync` and `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
                 open.
         """
-        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync)
+        return self._async.on_message(
+            queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+        )
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.

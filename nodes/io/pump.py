@@ -84,7 +84,7 @@ class Pump:
         self.on_disconnected: Callable[[], None] = lambda: None
         """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
-        self._look: Callable[[], None] = lambda: None
+        self._looks: list[Callable[[], None]] = []
         self._look_at = inf
         self._sockets = sockets
         # A line of the log could call a user's handler under `lock`. The records need no lock here: nobody but this
@@ -119,8 +119,8 @@ class Pump:
         self._sockets.abandon()
 
     def look_after(self, look: Callable[[], None]) -> None:
-        """Call `look` every `LOOK_EVERY` seconds, in this thread, which owns the sockets, and outside of the lock."""
-        self._look = look
+        """Call `look`, too, every `LOOK_EVERY` seconds in this thread, which owns the sockets, outside of the lock."""
+        self._looks.append(look)
         self._look_at = clock() + LOOK_EVERY
 
     def call(self, act: Callable[[], None]) -> None:
@@ -267,7 +267,8 @@ class Pump:
             self.on_superseded(superseded)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
-            self._look()
+            for look in self._looks:
+                look()
         if self.turned:
             self.turned.open()
         for record in records:  # last, as handlers of the user take their time
