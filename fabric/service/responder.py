@@ -60,7 +60,7 @@ HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
 LEFT_AFTER: Final = 5.0
 """Seconds until a cancelled call that still runs is told."""
-RETRY_MAX: Final = 86_400.0
+BUSY_MAX: Final = 86_400.0
 
 Send = Callable[[int, list[bytes]], bool]
 
@@ -148,7 +148,7 @@ class Responder(Machine):
         """The handler has ended, or did not begin, as `status` says: ERROR, or from BUSY on."""
         served = call.served
         if served.ended(call, now):
-            retry_ms = int(1000 * min(max(retry_after, 0.0), RETRY_MAX))
+            retry_ms = int(1000 * min(max(retry_after, 0.0), BUSY_MAX))
             self._put(
                 call,
                 Unsent(call.id, served.service, status, NIL, MSGPACK, text[:TEXT_MAX], type[:TYPE_MAX], retry_ms),
