@@ -22,7 +22,7 @@ from peerfabric.errors import (
     TimedOut,
 )
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_context import handling, in_handler, lease_paused
+from peerfabric.nodes.handler_context import hand_here, in_handler, lease_paused
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import EXPLAIN_AFTER, Gate, answering, clock, stalled, wait_until
 from peerfabric.nodes.service.service import Service
@@ -211,7 +211,7 @@ class Calls:
         try:
             if not self.start(call):
                 await self.start_when_room(call, timeout)
-            if handling():
+            if hand_here() is not None:
                 with lease_paused(node.pump):
                     await self.until(call, call.ends_at, timeout)
             else:

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, Final
 
 from peerfabric.errors import DecodeError, TimedOut
-from peerfabric.nodes.handler_context import handling, lease_paused
+from peerfabric.nodes.handler_context import hand_here, lease_paused
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
 from peerfabric.nodes.service.service import Service
@@ -89,7 +89,7 @@ class Reading:
         def is_here() -> bool:
             return bool(call.parts) or call.outcome is not None
 
-        if handling():
+        if hand_here() is not None:
             with lease_paused(self._calls.node.pump):
                 return await self._calls.until(call, ends_at, self._timeout, is_here)
         return await self._calls.until(call, ends_at, self._timeout, is_here)
