@@ -525,7 +525,8 @@ class Engine:
         """Send everything that there is to send now."""
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
-            if self._caller is not None:
+            responder, caller = self._responder, self._caller
+            if caller is not None and (caller.waiting or responder.ready or responder.outgoing):  # type: ignore[union-attr]
                 self.transmit_calls(send, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
