@@ -108,7 +108,7 @@ class Ending:
         """
         if not self.is_told:
             return False
-        if any(other is not end for other, _ in in_hand()):
+        if any(taken._owner.end is not end for taken in in_hand()):
             self.check()
         return True
 

@@ -143,7 +143,8 @@ class OpenCall:
         self.deaths = self.doubts = 0
         """Servers that died with it; and those that were lost with it of which that is not known yet."""
         # Of a stream
-        self.parts: deque[tuple[Buffer, int]] = _NO_PARTS
+        self.parts: deque[tuple[Buffer, int, int]] = _NO_PARTS
+        """Those that are not read: frame body with one element, codec, and how many bytes it counts."""
         self.granted_parts = self.granted_bytes = self.received_parts = self.received_bytes = 0
         self.read_parts = self.read_bytes = 0
         if stream:
@@ -166,12 +167,12 @@ class OpenCall:
         Only for the one thread that reads it, without a lock. Then look at `wants_more`.
         """
         try:
-            part = self.parts.popleft()
+            body, codec, size = self.parts.popleft()
         except IndexError:
             return None
         self.read_parts += 1
-        self.read_bytes += len(part[0]) + CALL_OVERHEAD
-        return part
+        self.read_bytes += size
+        return body, codec
 
     @property
     def wants_more(self) -> bool:
@@ -187,7 +188,7 @@ class OpenCall:
 
 
 _NOBODY: Final[set[str]] = set()
-_NO_PARTS: Final[deque[tuple[Buffer, int]]] = deque()
+_NO_PARTS: Final[deque[tuple[Buffer, int, int]]] = deque()
 """Shared by all that have none, and never written."""
 
 

@@ -27,7 +27,7 @@ from peerfabric.reports import CallAccount
 from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX, PARTS_AHEAD, PARTS_BYTES_AHEAD, OpenCall, Outcome
 from peerfabric.service.choice import Server, able, least
 from peerfabric.service.directory import NAME_KEPT, Directory, Service
-from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, one_by_one
+from peerfabric.wire.bodies import ALONE_BYTES_MIN, join, join_one, message_bytes, one_by_one
 from peerfabric.wire.frames import (
     BUSY,
     CALL_EXPIRED,
@@ -83,14 +83,16 @@ class Caller(Machine):
         control: Told of links that have something to say.
         interests: Told which services are called.
         changed: Takes this machine when calls have ended, or got parts.
-        now: The driver's clock.
+        joined_at: From when on this node knows who is there.
     """
 
     # open = waiting + sent;  started = open + ended, by outcome
     # a call that is sent is in `_sent` of an up link, in the life in which it left
     # a call that may not run twice is in one frame at most that nobody has answered by `NOT_STARTED` or above
 
-    def __init__(self, links: Links, control: Control, interests: Interests, changed: set[Any], now: float) -> None:
+    def __init__(
+        self, links: Links, control: Control, interests: Interests, changed: set[Any], joined_at: float
+    ) -> None:
         super().__init__()
         self.news: deque[OpenCall] = deque()
         """Calls that have ended, or got parts, in this order; the driver takes them from the left."""
@@ -102,7 +104,7 @@ class Caller(Machine):
         """Calls so far; answers that nobody waited for any more."""
         self.ended: Counter[Outcome] = Counter()
         self._links, self._control, self._changed = links, control, changed
-        self.directory = Directory(links, interests, now)
+        self.directory = Directory(links, interests, joined_at)
         self._sent: dict[Link, dict[int, tuple[OpenCall, Server]]] = {}
         """Up links -> what was sent there in this life and is not answered."""
         self._kept: dict[Link, tuple[list[bytes], list[OpenCall]]] = {}
@@ -233,7 +235,8 @@ class Caller(Machine):
                 continue
             call, server = found
             if answer.status == PART and call.stream and content is not None:
-                self._take_part(call, server, content, codec, now)
+                size = message_bytes(content, reply.codec) + CALL_OVERHEAD
+                self._take_part(call, server, content, codec, size)
                 continue
             del sent[answer.call]
             server.outstanding -= 1
@@ -268,7 +271,7 @@ class Caller(Machine):
             self._answered(call, server, Outcome.ERROR)
         elif status == OK:  # to a call that wanted a stream: its one part
             call.received_parts += 1
-            call.parts.append((content, codec))
+            call.parts.append((content, codec, 0))
             self._answered(call, server, Outcome.END)
         elif status == END and call.stream:
             server.errors = 0
@@ -283,20 +286,19 @@ class Caller(Machine):
                 self.due[server.link] = None
             self._answered(call, server, Outcome.ERROR)
 
-    def _take_part(self, call: OpenCall, server: Server, content: Any, codec: int, now: float) -> None:
+    def _take_part(self, call: OpenCall, server: Server, content: Any, codec: int, size: int) -> None:
         call.received_parts += 1
-        call.received_bytes += len(content) + CALL_OVERHEAD
+        call.received_bytes += size
         call.asked, call.may_have_run = server, True
         if call.also:  # the first that sends something is the one
             for other in [each for each in (call.at, *call.also) if each is not None and each is not server]:
                 self._leave(call, other, cancel=True)
             call.at, call.also = server, []
-        over = call.received_bytes - len(content) - CALL_OVERHEAD >= call.granted_bytes
-        if call.received_parts > call.granted_parts or over:
+        if call.received_parts > call.granted_parts or call.received_bytes - size >= call.granted_bytes:
             call.text, call.type = "more parts than were allowed", "BadFrame"
             self._end(call, Outcome.ERROR)
             return
-        call.parts.append((content, codec))
+        call.parts.append((content, codec, size))
         self.news.append(call)
         self._changed.add(self)
 

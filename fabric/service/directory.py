@@ -18,8 +18,6 @@ from peerfabric.wire.frames import NAMES_MAX, Interest
 
 NAME_KEPT: Final = 60.0
 """Seconds after its last call for which others are told that a service is called here."""
-JOINS_WITHIN: Final = 1.0
-"""Seconds after its start in which a node does not know yet who is there."""
 DIALLED_FOR: Final = 4.0
 """Seconds after which a peer that was dialled, and is neither up nor refused, is not waited for."""
 
@@ -48,14 +46,12 @@ class Directory:
     Args:
         links: The links of this node.
         interests: Told which services are called.
-        now: The driver's clock: the node starts.
+        joined_at: From when on this node knows who is there.
     """
 
-    def __init__(self, links: Links, interests: Interests, now: float) -> None:
+    def __init__(self, links: Links, interests: Interests, joined_at: float) -> None:
         self.by_name: dict[str, Service] = {}
-        self.joins_within = JOINS_WITHIN
-        """Seconds after the start in which others may not have been found yet."""
-        self._links, self._interests, self._born = links, interests, now
+        self._links, self._interests, self._joined_at = links, interests, joined_at
         self._serve = PeerNames()
 
     def of(self, name: str) -> Service:
@@ -124,7 +120,7 @@ class Directory:
 
     def may_come(self, now: float) -> bool:
         """Whether somebody may yet be found who is there already: this node is young, or is linking with somebody."""
-        if now < self._born + self.joins_within or not self._interests.is_told:
+        if now < self._joined_at or not self._interests.is_told:
             return True
         return any(
             now < link.opened_at + DIALLED_FOR and not (link.up and link.their_interest is not None)

@@ -24,6 +24,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
+_BINARY_HEADER: Final = {0xC4: 2, 0xC5: 3, 0xC6: 5}
 ALONE_BYTES_MIN: Final = 32 * 1024
 """From this size on one message of raw bytes travels without an array around it: to build one would be a copy."""
 
@@ -102,6 +103,17 @@ def one_by_one(body: Buffer, codec: int, count: int) -> list[Any]:
     except BadFrame:
         return [None] * count
     return [b"\x91" + element for element in elements] if len(elements) == count else [None] * count
+
+
+def message_bytes(body: Buffer, codec: int) -> int:
+    """How many bytes the message of a frame body with one element has: its document, or the content of its binary.
+
+    `codec` is that of the frame in which it came.
+    """
+    if codec == RAW_ONE:
+        return len(body)
+    around = 1 + _BINARY_HEADER.get(body[1], 0) if codec == RAW and len(body) > 1 else 1
+    return max(0, len(body) - around)
 
 
 def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:
