@@ -661,7 +661,6 @@ class Engine:
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
-        self.consumers.give_back_run(now)
         self.consumers.close(now)
         if self._caller is not None:
             self._caller.close(now)
