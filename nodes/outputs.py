@@ -10,7 +10,8 @@ from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
-from peerfabric.queue.handon import DEPTH_MAX, KINDS, Outputs
+from peerfabric.queue.handon import KINDS, Outputs
+from peerfabric.queue.runs import DEPTH_MAX
 
 if TYPE_CHECKING:
     from peerfabric.nodes.aio.producer import AsyncProducer
@@ -38,13 +39,16 @@ class OutputsTo:
     def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
         """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""
         first, stop = self._base + first, self._base + stop
+        depth = depth_below(inputs)
         for each in inputs:
             if each._outputs is None:
                 each._owner.open_handon()
             with _adding:
                 outputs = each._outputs
                 if outputs is None:
-                    outputs = each._outputs = Outputs(depth_below((each,)))
+                    outputs = each._outputs = Outputs(depth)
+                elif outputs.depth < depth:
+                    outputs.depth = depth
                 outputs.add(self._watch, first, stop)
 
 
