@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from random import Random
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peerfabric.errors import BadFrame
 from peerfabric.health import Health
@@ -43,7 +43,7 @@ from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.receiver import Receiver
 from peerfabric.queue.sender import Sender
 from peerfabric.ranges import Ranges
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import CallAccount, PeerView, Statistics
 from peerfabric.topic.publisher import OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.topic.topics import Topics
@@ -60,6 +60,13 @@ from peerfabric.wire.frames import (
     decode_frame,
 )
 
+if TYPE_CHECKING:
+    from peerfabric.service.caller import Caller
+    from peerfabric.service.responder import Responder
+    from peerfabric.service.served import Served
+
+    End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic | Caller | Served
+
 LATE: Final = 0.5
 """A turn that comes this much after its deadline is our own fault, and nobody is accused for it."""
 LOOK_AT_HUNG_EVERY: Final = 0.5
@@ -74,7 +81,6 @@ REFUSALS: Final = {
 
 Send = Callable[[int, list[bytes]], bool]
 """Takes a wire and frames; False: its socket takes none now, and it will be told when it is writable."""
-End = OutgoingQueue | IncomingQueue | OutgoingTopic | IncomingTopic
 
 
 class Events(NamedTuple):
@@ -127,11 +133,56 @@ class Engine:
         self.machines += (self.interests, self.producers, self.consumers, self.topics, self.roster)
         self.machines += (self.parting, self.round_trips, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
-        for machine in self.machines:
+        self._register(self.machines)
+        self._responder: Responder | None = None
+        self._caller: Caller | None = None
+        self._random = random
+        self.unread = False
+        """The driver has read more frames than it has given to this engine, or may have."""
+        self.joins_within = 1.0
+        """Seconds after the start in which others may not have been found yet."""
+        self._loop: deque[list[bytes]] = deque()
+        self._expected = self._turned_at = self._began = now
+
+    def _register(self, machines: Iterable[Machine]) -> None:
+        for machine in machines:
             for kind, handler in machine.handlers().items():
                 self._handlers[kind] = (*self._handlers.get(kind, ()), handler)
-        self._loop: deque[list[bytes]] = deque()
-        self._expected = self._turned_at = now
+
+    # Services, which most nodes neither call nor offer: their machines are there when they are first needed
+
+    @property
+    def caller(self) -> Caller:
+        """Calls of this node."""
+        if self._caller is None:
+            self._begin_services()
+            assert self._caller is not None
+        return self._caller
+
+    @property
+    def responder(self) -> Responder:
+        """Services of this node."""
+        if self._responder is None:
+            self._begin_services()
+            assert self._responder is not None
+        return self._responder
+
+    def _begin_services(self) -> None:
+        from peerfabric.service.caller import Caller
+        from peerfabric.service.responder import Responder
+
+        self._responder = Responder(self.links, self.control, self.changed, self._random)
+        self._caller = Caller(self.links, self.control, self.interests, self.changed, self._began + self.joins_within)
+        begun = (self._responder, self._caller)
+        at = self.machines.index(self.parting)
+        self.machines[at:at] = begun
+        self._register(begun)
+        for link in self.links.by_wire.values():
+            if link.up:
+                for machine in begun:
+                    machine.link_up(link, self._turned_at)
+                    if link.their_interest is not None:
+                        machine.handle_interest(link, link.their_interest, self._turned_at, first=True)
 
     @property
     def address(self) -> Address:
@@ -198,6 +249,21 @@ class Engine:
         """Nobody here wants what `pattern` selects any more."""
         if self.topics.close_subscriber(pattern):
             del self.interests.subscribes[pattern]
+            self.interests.changed(now)
+
+    def open_service(
+        self, service: str, capacity: int, waiting: int, waiting_bytes: int, stall: float, now: float
+    ) -> Served:
+        """This node answers calls of `service` from now on; the arguments are those of `Served`."""
+        served = self.responder.serve(service, capacity, waiting, waiting_bytes, stall)
+        self.interests.serves[service] = capacity
+        self.interests.changed(now)
+        return served
+
+    def close_service(self, served: Served, now: float) -> None:
+        """No call of that service starts here any more."""
+        if self.responder.unserve(served):
+            del self.interests.serves[served.service]
             self.interests.changed(now)
 
     # What discovery and the sockets bring
@@ -338,7 +404,11 @@ class Engine:
         if link.extend_fence():
             self.consumers.fenced(link, now)
         try:
-            for handler in self._handlers[type(frame)]:
+            handlers = self._handlers.get(type(frame))
+            if handlers is None:  # of a service
+                self._begin_services()
+                handlers = self._handlers[type(frame)]
+            for handler in handlers:
                 handler(link, frame, body, now)
         except BadFrame as error:
             self.links.count("bad frames")
@@ -390,7 +460,8 @@ class Engine:
 
     def _tell_fabric(self, now: float) -> None:
         wants = self.interests
-        self.roster.interest_changed(wants.produces, wants.consumes, wants.publishes, wants.subscribes, now)
+        names = (wants.produces, wants.consumes, wants.publishes, wants.subscribes, wants.serves, wants.calls)
+        self.roster.interest_changed(names, now)
 
     def _part_idle(self, link: Link, now: float) -> None:
         self.parting.part_idle(link, now)
@@ -403,9 +474,14 @@ class Engine:
         self._turned_at = now
         if late > LATE:
             self.health.excuse(late)
+            if self._responder is not None:
+                self._responder.was_late(late, now)
             self._look_at_links(now, late)
         elif self.links.deadlines.first <= now:
             self._look_at_links(now, 0.0)
+        responder = self._responder
+        if responder is not None and responder.late and not (late > LATE or self.unread):
+            responder.late = 0.0
         for machine in self.machines:
             if machine.deadlines.first <= now:
                 machine.handle_timeout(now)
@@ -422,6 +498,8 @@ class Engine:
             for machine in self.machines:
                 machine.peer_hung(link, now)
             self.links.look(link, now + LOOK_AT_HUNG_EVERY)
+        elif link.belief is Belief.SUSPECT and self._caller is not None:
+            self._caller.peer_suspect(link, now)
         if link.up:
             self.pings.look_at(link, now)
 
@@ -447,6 +525,8 @@ class Engine:
         """Send everything that there is to send now."""
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
+            if self._caller is not None:
+                self.transmit_calls(send, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if consumers.handed:
@@ -459,8 +539,10 @@ class Engine:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
+                if self._caller is not None:
+                    self.transmit_calls(send, now)  # again, as control may have been in its way
                 if producers.touched or producers.held_up:
-                    self._transmit_data(send, now)  # again, as control may have been in its way
+                    self._transmit_data(send, now)
             if not self._loop:
                 return
             while self._loop:
@@ -494,6 +576,19 @@ class Engine:
                 consumers.progress(end, now)
             else:
                 handon.wake()
+
+    def transmit_calls(self, send: Send, now: float) -> bool:
+        """Send calls and answers, and nothing else; whether there is more to do now than that."""
+        responder, caller = self._responder, self._caller
+        assert responder is not None
+        assert caller is not None
+        if responder.ready:
+            responder.start(now, unread=self.unread)
+        if responder.outgoing:
+            responder.transmit(send, self._to_ourselves, now)
+        if caller.waiting:
+            caller.transmit(send, self._to_ourselves, now)
+        return bool(self._loop or self.control.due)
 
     def _transmit_hellos(self, send: Send, now: float) -> None:
         for link, frames in self.links.hello_frames(now):
@@ -550,6 +645,10 @@ class Engine:
         """Take no new messages from anybody; return what was not started."""
         if not self.parting.draining:
             self.parting.drain()
+            if self._responder is not None:
+                self._responder.drain()
+            self.interests.serves.clear()
+            self.interests.changed(now)
             self.consumers.close(now, keep=self.producers.unsettled_queues())
 
     def settled(self, *, waits_for_consumers: bool = False) -> bool:
@@ -560,6 +659,7 @@ class Engine:
         return (
             self.producers.settled(waits_for_consumers=waits_for_consumers)
             and self.consumers.idle
+            and (self._responder is None or self._responder.idle)
             and self.topics.flushed
         )
 
@@ -567,6 +667,8 @@ class Engine:
         """Say goodbye on every link; `finished` tells when all have answered."""
         self.consumers.give_back_run(now)
         self.consumers.close(now)
+        if self._caller is not None:
+            self._caller.close(now)
         self.parting.say_bye(now)
 
     def finished(self, now: float) -> bool:
@@ -584,6 +686,8 @@ class Engine:
             consumers=tuple(consumer.account() for consumer in self.consumers.by_queue.values()),
             publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
             subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
+            services=self._responder.accounts() if self._responder is not None else (),
+            calls=self._caller.account() if self._caller is not None else CallAccount(),
             peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.links.counters),
         )

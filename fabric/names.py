@@ -26,6 +26,11 @@ def check_name(kind: str, name: str) -> str:
     return plain(name)
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` may name something, as `check_name` would say."""
+    return len(text) <= NAME_BYTES_MAX and _NAME.fullmatch(text) is not None
+
+
 def check_pattern(pattern: str) -> str:
     """Return `pattern` if it may select topics: a name in which `*` is one part and a final `>` is the rest.
 

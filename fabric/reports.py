@@ -9,7 +9,7 @@ import msgspec
 
 class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     """The messages of one producer: accepted + recovered + retried = acked + in flight + waiting + on disk only
-    + dead-lettered + dropped + damaged + left at close.
+    + dead-lettered + expired + dropped + damaged + left at close.
 
     `recovered` were found in the spool at the start; `damaged` of them, or of what was read back later, were not as
     they had been written. `redelivered` counts second deliveries, whatever came of them. Of those in flight `handed_on`
@@ -25,6 +25,7 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     on_disk: int = 0
     dead_lettered: int = 0
+    expired: int = 0
     dropped: int = 0
     damaged: int = 0
     left_at_close: int = 0
@@ -34,14 +35,17 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def closes(self) -> bool:
         """Whether every message is accounted for; False would be a bug of ours."""
-        settled = self.acked + self.dead_lettered + self.dropped + self.damaged
+        settled = self.acked + self.dead_lettered + self.expired + self.dropped + self.damaged
         unsettled = self.in_flight + self.waiting + self.on_disk + self.left_at_close
         return self.accepted + self.recovered + self.retried == settled + unsettled
 
 
 class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that came to one consumer: received = processed + given back + buffered + started
-    + handed on, which have run and wait until what their handlers sent is safe."""
+    """The messages that came to one consumer: received = processed + given back + buffered + started + handed on.
+
+    Given back are those nacked, returned, refused (they did not fit), or expired (not handed out in time). Handed on
+    are those that have run and wait until what their handlers sent is safe.
+    """
 
     queue: str
     received: int = 0
@@ -49,6 +53,7 @@ class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
     nacked: int = 0
     returned: int = 0
     refused: int = 0
+    expired: int = 0
     duplicates: int = 0
     buffered: int = 0
     started: int = 0
@@ -72,6 +77,57 @@ class SubscriberAccount(msgspec.Struct, frozen=True, kw_only=True):
     buffered: int = 0
 
 
+class ServiceAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of one service of this node: received = refused + dropped + answered + waiting + running + left.
+
+    `refused` did not start; `dropped` were cancelled, or their callers were lost; of these `left` still run.
+    """
+
+    service: str
+    received: int = 0
+    refused: int = 0
+    dropped: int = 0
+    answered: int = 0
+    waiting: int = 0
+    running: int = 0
+    left: int = 0
+    capacity: int = 0
+
+
+class CallAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls of this node: started = open + all that have ended, by what came of them.
+
+    `late` counts answers that nobody waited for any more.
+    """
+
+    started: int = 0
+    open: int = 0
+    late: int = 0
+    ended: dict[str, int] = {}
+
+
+class ServerView(msgspec.Struct, frozen=True, kw_only=True):
+    """One node that serves something, as seen from here: how many calls it runs at once, and has by what it told last.
+
+    `ready`: it may be asked now.
+    """
+
+    node_id: str
+    name: str
+    capacity: int = 0
+    load: int = 0
+    ready: bool = False
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One service as seen from here: who serves it, how many calls may run at once there, and how many run and wait."""
+
+    name: str
+    servers: tuple[ServerView, ...] = ()
+    capacity: int = 0
+    load: int = 0
+
+
 class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     """One peer as seen from here.
 
@@ -88,6 +144,7 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     produces: tuple[str, ...] = ()
     subscribes: tuple[str, ...] = ()
     publishes: tuple[str, ...] = ()
+    serves: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -100,6 +157,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     consumers: tuple[ConsumerAccount, ...] = ()
     publishers: tuple[PublisherAccount, ...] = ()
     subscribers: tuple[SubscriberAccount, ...] = ()
+    services: tuple[ServiceAccount, ...] = ()
+    calls: CallAccount = CallAccount()
     peers: int = 0
     counters: dict[str, int] = {}
 

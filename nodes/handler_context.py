@@ -101,6 +101,8 @@ _hand: ContextVar[Hand | None] = ContextVar("peerfabric_hand", default=None)
 hand_here: Final = _hand.get
 """The hand of the current thread or task; None: it has taken nothing."""
 _judge: ContextVar[Callable[[BaseException], bool] | None] = ContextVar("peerfabric_judge", default=None)
+in_handler: Final = _judge.get
+"""Not None in the thread or task of a handler."""
 
 
 def take_in_hand(taken: Input) -> None:

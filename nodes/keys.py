@@ -202,8 +202,15 @@ def keep_node_key(path: str, curve_public: Callable[[bytes], bytes]) -> NodeKey:
     return found
 
 
-def first_node_key(folder: str, curve_public: Callable[[bytes], bytes]) -> NodeKey:
-    """The key in the folder of a new spool, whose lock the caller holds: what a start has left, or a new one.
+def first_node_key(folder: str, slot: str, curve_public: Callable[[bytes], bytes]) -> NodeKey | None:
+    """The key of a spool's folder for a new slot in it: the one that is there, or a new one; None if it does without.
+
+    It does if there is a spool without one, of an early version or of a node that was given its key apart.
+
+    Args:
+        folder: The shared one, in which the key is.
+        slot: The folder of the slot, whose lock the caller holds. A new key is written there first: another start may
+            make one at this moment, and one of the two counts.
 
     Raises:
         ConfigError: What is there cannot be used.
@@ -217,10 +224,21 @@ def first_node_key(folder: str, curve_public: Callable[[bytes], bytes]) -> NodeK
             raise
         os.unlink(path)  # a loss of power left it without content, and nobody has ever seen its id
         found = None
+    if found is None and slot != folder and os.path.lexists(f"{folder}/node"):
+        return None
     if found is None:
         found = new_node_key(curve_public)
-        write_node_key(path, found, f"{path}.tmp")
+        if not write_node_key(path, found, f"{slot}/{KEY_FILE}.tmp"):
+            found = read_node_key(path, curve_public)
     return found
+
+
+def slot_key(key: NodeKey, slot: int, curve_public: Callable[[bytes], bytes]) -> NodeKey:
+    """The key of a slot, made from that of slot 0. FORMAT.md, section 1."""
+    if not slot:
+        return key
+    number = slot.to_bytes(2, "little")
+    return NodeKey(blake2b(number, key=key.reveal(), person=b"pf1 slot", digest_size=KEY_BYTES).digest(), curve_public)
 
 
 def _text(key: bytes) -> str:

@@ -15,6 +15,8 @@ from peerfabric.nodes.io.waiting import clock
 from peerfabric.wire.frames import Address
 
 SIGHTING: Final = ("registry", "mdns")
+JOINS_WITHIN_MDNS: Final = 3.0
+"""Seconds after its start in which mDNS may not have shown a node all that are there."""
 """Backends that show nodes themselves, with what they announce."""
 KNOWN_ELSEWHERE_MAX: Final = 512
 """Nodes known from elsewhere from which on mDNS does not browse: with so many, its traffic grows out of hand."""
@@ -69,6 +71,8 @@ class Membership:
         if "exchange" in names:
             with self._pump.lock:
                 self._engine.exchange(sights=not names.isdisjoint(SIGHTING))
+        if "mdns" in names:
+            self._engine.joins_within = JOINS_WITHIN_MDNS
         for backend in self._backends:
             looks = getattr(backend, "resolver", backend)
             if isinstance(looks, LooksAtLinks):

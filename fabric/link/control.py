@@ -13,9 +13,11 @@ from peerfabric.link.link import Link
 from peerfabric.wire.frames import (
     Ack,
     Bye,
+    Cancel,
     Drain,
     Grant,
     Interest,
+    More,
     Ping,
     Pong,
     Release,
@@ -54,7 +56,7 @@ class Control:
 
     # What it says
 
-    def put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | Drain | Bye) -> None:
+    def put(self, link: Link, frame: Interest | Ack | Release | Ping | Pong | More | Cancel | Drain | Bye) -> None:
         """Number a control frame and queue it on its link."""
         if not link.up:
             return

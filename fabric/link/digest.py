@@ -10,6 +10,8 @@ find by a link that they have not. Without the key a digest tells nothing but ab
     publishes t     "t" t, "w" and each prefix      "s" t, "x" and each prefix
     subscribes t    "s" t                           "t" t
     subscribes *    "x" and its prefix              "w" and its prefix
+    serves s        "v" s                           "a" s
+    calls s         "a" s                           "v" s
 
 The prefixes of a topic are its leading parts, each with its dot: none of a.b.c, "a." and "a.b."; that of a pattern is
 what stands before its first wildcard.
@@ -35,6 +37,8 @@ FILTER_BYTES_MIN: Final = 16
 FILTER_BYTES_MAX: Final = 2048
 ENTRIES_MAX: Final = FILTER_BYTES_MAX // BYTES_OF_NAME
 """A node with more of them announces no digest."""
+
+ROLES: Final = ("produces", "consumes", "publishes", "subscribes", "serves", "calls")
 
 Entry = str
 """A letter for the role, and a name or a prefix."""
@@ -84,19 +88,23 @@ def _fixed(pattern: str) -> str:
 
 
 def told(role: str, name: str) -> list[Entry]:
-    """What a name is in the digest of its node. `role` is "produces", "consumes", "publishes" or "subscribes"."""
+    """What a name is in the digest of its node. `role` is one of ROLES."""
     match role:
         case "produces":
             return ["p" + name]
         case "consumes":
             return ["c" + name]
+        case "serves":
+            return ["v" + name]
+        case "calls":
+            return ["a" + name]
         case "publishes":
             return ["t" + name, *("w" + prefix for prefix in _prefixes(name))]
         case _:
             return ["x" + _fixed(name)] if is_wildcard(name) else ["s" + name]
 
 
-_OTHER_END: Final = str.maketrans("pctwsx", "cpsxtw")
+_OTHER_END: Final = str.maketrans("pctwsxva", "cpsxtwav")
 
 
 def other_end(entry: Entry) -> Entry:
@@ -133,15 +141,9 @@ class OwnDigest:
             each.clear()
         self._take(names)
 
-    def update(
-        self, produces: Iterable[str], consumes: Iterable[str], publishes: Iterable[str], subscribes: Iterable[str]
-    ) -> None:
-        """The node uses these from now on."""
-        names = {("produces", name) for name in produces}
-        names.update(("consumes", name) for name in consumes)
-        names.update(("publishes", name) for name in publishes)
-        names.update(("subscribes", name) for name in subscribes)
-        self._take(names)
+    def update(self, *names: Iterable[str]) -> None:
+        """The node uses these from now on, in the order of ROLES; what is absent, not at all."""
+        self._take({(role, name) for role, each in zip(ROLES, names, strict=False) for name in each})
 
     def _take(self, names: set[tuple[str, str]]) -> None:
         come, gone = names - self._names, self._names - names

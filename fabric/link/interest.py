@@ -1,4 +1,4 @@
-"""Interest of this node: what it produces, consumes, publishes and subscribes to, told to every peer.
+"""Interest of this node: which queues, topics and services it uses, told to every peer.
 
 Each link is told the whole, never a difference, so that a lost or repeated INTEREST changes nothing. Changes are
 gathered and told in rounds; a link whose last INTEREST is not echoed yet takes part once it is. Peers that have nothing
@@ -16,7 +16,7 @@ from peerfabric.link.link import Link
 from peerfabric.link.links import IDLE_CLOSE_AFTER, OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.names import is_wildcard, matches
-from peerfabric.wire.frames import Interest
+from peerfabric.wire.frames import Interest, Serving
 
 PAUSE_FIRST: Final = 0.01
 PAUSE_MAX: Final = 0.2
@@ -68,6 +68,9 @@ class Interests(Machine):
         self.subscribes: dict[str, int] = {}
         """Pattern -> serial."""
         self.publishes: set[str] = set()
+        self.serves: dict[str, int] = {}
+        """Service -> how many of its calls run here at once."""
+        self.calls: set[str] = set()
         self._links, self._control, self._machines, self._part = links, control, machines, part
         self._tell_fabric, self._keeps = tell_fabric, keeps
         self._told: dict[Link, Told] = {}
@@ -85,8 +88,15 @@ class Interests(Machine):
         """Every link must be told again."""
         self.version += 1
         self._gather(now)
-        if OURSELVES not in self._links.by_wire and not self.consumes.isdisjoint(self.produces):
+        if OURSELVES in self._links.by_wire:
+            return
+        if not (self.consumes.isdisjoint(self.produces) and self.calls.isdisjoint(self.serves)):
             self._links.ourselves(now)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether all who may have something to do with what this node uses now are dialled."""
+        return self._round_version == self.version
 
     def tell_again(self, link: Link, now: float) -> None:
         """The peer must hear in the next round what has come of it."""
@@ -131,6 +141,8 @@ class Interests(Machine):
     def _put(self, link: Link, now: float, *, first: bool) -> None:
         self.due.pop(link, None)
         interest = Interest(b"", 0, 0, self.version, [], [], sorted(self.produces), sorted(self.publishes))
+        interest.serves = [Serving(service, self.serves[service]) for service in sorted(self.serves)]
+        interest.calls = sorted(self.calls)
         for machine in self._machines:
             machine.fill_interest(link, interest, now, first=first)
         self._control.put(link, interest)
@@ -156,6 +168,8 @@ class Interests(Machine):
             or not self.produces.isdisjoint(each.queue for each in theirs.consumes)
             or _overlap(self.subscribes, theirs.publishes)
             or _overlap([each.pattern for each in theirs.subscribes], self.publishes)
+            or not self.calls.isdisjoint(each.service for each in theirs.serves)
+            or not self.serves.keys().isdisjoint(theirs.calls)
         )
 
     def is_useful(self, link: Link) -> bool:

@@ -34,6 +34,10 @@ DOORS_REMEMBERED: Final = 32
 PIPE_BYTES_MIN: Final = 256 * 1024
 PIPE_SECONDS: Final = 0.25
 PIPE_FRAMES_MAX: Final = 64
+CALLS_FOR: Final = 1.0
+"""For so long after a call DATA keeps its pipe short: calls go behind what is in it."""
+CALLS_PIPE_BYTES_MIN: Final = 64 * 1024
+CALLS_PIPE_SECONDS: Final = 0.02
 ECHO_DELAY: Final = 0.005
 """An echo waits this long for an ACK to travel with, unless much is unechoed."""
 ECHO_FRAMES: Final = 8
@@ -131,6 +135,10 @@ class Link:
         """DATA that was not echoed when the peer renewed the link: the first that it does not have may be why."""
         self.kept: list[bytes] | None = None
         """The one frame that the socket did not take; it goes first once the wire is writable."""
+        self.unsent: list[bytes] | None = None
+        """The same in the last life, if that has ended before the socket took it."""
+        self.calls_until = -inf
+        """Until when calls go over this link, by what was last heard."""
         self.rate = 0.0
         self._rate_bytes = self._in_rate_bytes = 0
         self._rate_at = self._in_rate_at = now
@@ -269,7 +277,7 @@ class Link:
             self.lost = list(self.unechoed) if self.connected else []
         self.unechoed.clear()
         self.unechoed_bytes = 0
-        self.kept = None
+        self.unsent, self.kept = self.kept or self.unsent, None
         self.outbound.clear()
         self.sending = Sending()
         self.their_interest = None
@@ -438,7 +446,47 @@ class Link:
         )
 
     def _pipe_max(self) -> float:
+        """For DATA; what was heard last is taken for now, which it is while DATA flows."""
+        if self.calls_until > self.heard_at:
+            return max(CALLS_PIPE_BYTES_MIN, CALLS_PIPE_SECONDS * self.rate)
         return max(PIPE_BYTES_MIN, PIPE_SECONDS * self.rate)
+
+    # Calls: in the same pipe, with more room than DATA, so that they pass it by
+
+    def takes_calls(self) -> bool:
+        """Whether a REQUEST may be made for the peer."""
+        return (
+            self.up
+            and self.kept is None
+            and not self.outbound
+            and self.belief is Belief.ALIVE
+            and not self.draining
+            and len(self.unechoed) < PIPE_FRAMES_MAX
+            and (self.unechoed_bytes <= PIPE_BYTES_MIN or self.unechoed_bytes <= PIPE_SECONDS * self.rate)
+        )
+
+    def takes_answers(self) -> bool:
+        """Whether a REPLY may be made for the peer, which may drain, and may be silent for a while."""
+        return (
+            self.up
+            and self.kept is None
+            and not self.outbound
+            and len(self.unechoed) < PIPE_FRAMES_MAX
+            and (self.unechoed_bytes <= PIPE_BYTES_MIN or self.unechoed_bytes <= PIPE_SECONDS * self.rate)
+        )
+
+    def call_sent(self, number: int, size: int, now: float) -> None:
+        """A REQUEST or REPLY was numbered; it counts against the pipe until it is echoed."""
+        if not self.busy:
+            self._ask_at_once()
+        self.calls_until = now + CALLS_FOR
+        self.unechoed.append(Sent(number, size, "", 0, 0))
+        self.unechoed_bytes += size
+
+    def call_received(self, now: float) -> None:
+        """A REQUEST or REPLY wants an echo as DATA does."""
+        self.calls_until = now + CALLS_FOR
+        self.data_received(now)
 
     def drain(self) -> None:
         """The peer asked for no new DATA."""
@@ -611,6 +659,7 @@ class Link:
             produces=tuple(theirs.produces) if theirs else (),
             subscribes=tuple(s.pattern for s in theirs.subscribes) if theirs else (),
             publishes=tuple(theirs.publishes) if theirs else (),
+            serves=tuple(s.service for s in theirs.serves) if theirs else (),
             reason="" if self.up else reason or ("one-way" if self.introduced else ""),
         )
 

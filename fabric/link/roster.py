@@ -98,16 +98,9 @@ class Roster(Machine):
 
     # Our own address
 
-    def interest_changed(
-        self,
-        produces: Iterable[str],
-        consumes: Iterable[str],
-        publishes: Iterable[str],
-        subscribes: Iterable[str],
-        now: float,
-    ) -> None:
-        """This node uses these from now on: others hear of it, and those who may match are dialled."""
-        self.own.update(produces, consumes, publishes, subscribes)
+    def interest_changed(self, names: Sequence[Iterable[str]], now: float) -> None:
+        """This node uses `names` from now on, those of each role: others hear of it; who may match is dialled."""
+        self.own.update(*names)
         self._tell_digest(now)
         self._dial_all(self.own.may_match_fresh, now)
         if not self.exchanges:

@@ -114,6 +114,7 @@ class DurableQueue(OutgoingQueue):
         sent_ms: int,
         extras: dict[int, Extra],
         kind: Kind | None = None,
+        now: float = -inf,
     ) -> bool:
         """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage.
 
@@ -125,7 +126,9 @@ class DurableQueue(OutgoingQueue):
             part.kind = kind
             for run in self.backlog.runs(part.first, part.bodies, part):
                 self._accepted_cost += run.cost
-                if self._is_fatal(run):  # this node died with it
+                if self._is_over(run, now):
+                    self._end("expired", run)
+                elif self._is_fatal(run):  # this node died with it
                     self._give_up(run, DIED_WITH_IT)
                 else:
                     self.pending.add_loaded(run)
@@ -199,10 +202,10 @@ class DurableQueue(OutgoingQueue):
     def awaits_cursor(self) -> bool:
         return self.backlog.awaits_cursor
 
-    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int, now: float = -inf) -> Run | None:
         if self.backlog.reuniting:
             return None
-        run = super().pick(peer, messages, size, body_bytes_max)
+        run = super().pick(peer, messages, size, body_bytes_max, now)
         if run is None or peer != self._ourselves:
             return run
         if self.backlog.may_take(state_of(run) if run.isolated else None):

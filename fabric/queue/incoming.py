@@ -15,6 +15,7 @@ from peerfabric.errors import BadFrame
 from peerfabric.queue.delivery import (
     OBSERVE_EVERY,
     Delivery,
+    Expiring,
     Overdue,
     Verdict,
     in_hand_since,
@@ -32,6 +33,7 @@ from peerfabric.wire.frames import (
     ALONE,
     BATCH_FAILED,
     DURABLE,
+    EXPIRED,
     FAILED,
     LEASE,
     REFUSED,
@@ -85,6 +87,7 @@ class IncomingQueue:
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
         self._overdue = Overdue(budget)
+        self._expiring = Expiring()
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
@@ -94,7 +97,8 @@ class IncomingQueue:
         self._streams = self.producers.streams
         self._open: dict[Delivery, None] = {}
         """Those that are being handled."""
-        self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
+        counted = ("received", "processed", "nacked", "returned", "refused", "expired", "duplicates")
+        self._account = dict.fromkeys(counted, 0)
 
     def open_handon(self, wake: Callable[[], None], *, ledgered: bool = False) -> HandOn:
         """What has run here and waits for its outputs; made at the first call, with these arguments."""
@@ -163,7 +167,7 @@ class IncomingQueue:
         source.fence = until
         for delivery in self._open:
             if delivery.peer == peer and delivery.until != -inf:
-                delivery.until = until
+                delivery.until = until if until < delivery.expires else delivery.expires
 
     # Receiving
 
@@ -171,8 +175,13 @@ class IncomingQueue:
         """Whether that producer is known here."""
         return peer in self._sources
 
-    def receive(self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
-        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`."""
+    def receive(
+        self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float, expires: float = inf
+    ) -> None:
+        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`.
+
+        From `expires` on nothing of it is handed out, whatever the producer says.
+        """
         source = self._sources[peer]
         source.fence = fence
         charged = self._charge(source, data)
@@ -199,10 +208,13 @@ class IncomingQueue:
             alone=bool(data.flags & ALONE),
             extras={extra.index: extra for extra in data.extras} if data.extras else None,
             floor=data.floor,
+            expires=expires,
             depth=data.depth,
         )
         if new == [(first, stop)]:
             source.buffer.append(whole)
+            if expires < inf:
+                self._expiring.add(whole)
             if not source.queued:
                 self.turns.join(source)
         else:
@@ -248,6 +260,8 @@ class IncomingQueue:
                 self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
             fresh = 0
         source.buffer.extend(parts)
+        for part in parts:
+            self._expiring.add(part)
         self.turns.join(source)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
@@ -288,6 +302,8 @@ class IncomingQueue:
         if now - self._taken_at >= IDLE_AFTER:
             self.granting.changed = True
         self._taken_at = now
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         delivery = self.turns.take(now)
         if delivery is not None:
             if not self._open:
@@ -302,6 +318,7 @@ class IncomingQueue:
         if delivery.next < delivery.limit:
             source = self._sources[delivery.peer]
             source.buffer.appendleft(delivery)
+            self._expiring.add(delivery)
             self.turns.join(source)
 
     def give_back_unstarted(self) -> None:
@@ -347,7 +364,7 @@ class IncomingQueue:
             at = source.buffer.index(delivery) if delivery in source.buffer else -1
             if not taken:
                 if delivery in self._open and at < 0:
-                    delivery.until = source.fence  # it is being handled, and may go on
+                    delivery.until = min(source.fence, delivery.expires)  # it is being handled, and may go on
                 continue
             for a, b in taken:
                 self._streams[delivery.stream].let_go(a, b)
@@ -359,8 +376,24 @@ class IncomingQueue:
                 source.buffer.remove(delivery)
             for part in reversed(survivors):
                 source.buffer.insert(max(0, at), part)
+                self._expiring.add(part)
             self.turns.join(source)
             self._close_if_finished(delivery)
+
+    def _drop_expired(self, now: float) -> None:
+        """What was not handed out in time goes back as expired."""
+        for delivery in self._expiring.take_due(now):
+            delivery.until = -inf
+            source, low, high = self._sources[delivery.peer], delivery.next, delivery.limit
+            if delivery in source.buffer:
+                source.buffer.remove(delivery)
+            if low < high:
+                expired = Ranges([(delivery.first + low, delivery.first + high)])
+                self._streams[delivery.stream].let_go(delivery.first + low, delivery.first + high)
+                self._nack(source, delivery, low, high, EXPIRED, -1.0, "")
+                _, size = take_unstarted(delivery, expired)
+                self._freed(source, high - low, size)
+                self._close_if_finished(delivery)
 
     # Progress
 
@@ -512,7 +545,8 @@ class IncomingQueue:
         nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
         self._speaking[source.peer] = source
-        self._account["refused" if reason == REFUSED else "nacked"] += high - low
+        how = "refused" if reason == REFUSED else "expired" if reason == EXPIRED else "nacked"
+        self._account[how] += high - low
         if reason == REFUSED:
             self.granting.refused(high - low)
 
@@ -544,6 +578,8 @@ class IncomingQueue:
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
+        if delivery.left == 0 and delivery.expires < inf:
+            self._expiring.remove(delivery)
         if delivery.left == 0 and delivery in self._open:
             del self._open[delivery]
             if delivery.overdue:
@@ -564,8 +600,10 @@ class IncomingQueue:
     # Leases and idleness
 
     def expire(self, now: float) -> None:
-        """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
+        """End leases and times that are over, return what an idle consumer holds, forget streams of producers gone."""
         self.progress(now)
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         for delivery in list(self._open):
             self._end_leases(delivery, now)
         if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
@@ -594,6 +632,8 @@ class IncomingQueue:
             at = granted_at
         if now + OBSERVE_EVERY < at and (self._open or self.turns or self.producers.starves):
             at = now + OBSERVE_EVERY
+        if self._expiring.at < inf:
+            at = min(at, self._expiring.at)
         for delivery in self._open:
             at = min(at, look_at(delivery, self.lease, now))
         if not self._takers and self._taken_at + IDLE_AFTER < at and self._unstarted():
@@ -688,6 +728,7 @@ class IncomingQueue:
             assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started + ran"
             started = self.unsettled_started
             assert below <= started + ran, f"{stream}: an unstarted message lies below the floor"
+        self._expiring.check(each for source in self._sources.values() for each in source.buffer)
         self.turns.check()
 
 

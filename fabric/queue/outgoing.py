@@ -1,12 +1,17 @@
 """Outgoing queue: every accepted message of one stream, from acceptance until it is settled.
 
 PENDING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
-   ▲                        │
+   ▲  │                     │
+   │  └── its time is over ─┼────────────────────────────────────────▶  EXPIRED
    └── nack, return, gone ──┴── attempts used up, rejected, refused ──▶  DEAD
 
 pending (delayed included) ⊎ in flight ⊎ on disk only ⊎ settled ⊎ left at close  =  [1, next)
-accepted + recovered + retried  =  acked + in flight + pending + on disk only + dead-lettered + dropped + damaged
-                                   + left at close
+accepted + recovered + retried  =  acked + in flight + pending + on disk only + dead-lettered + expired + dropped
+                                   + damaged + left at close
+
+A message whose time is over ends as expired wherever it is found: before it is sent, when a consumer says that it could
+not hand it out in time, or when it comes back for another reason. So it is not sent any more, and is no dead letter,
+unless its handler, which had it in time, rejected it.
 
 Messages are numbered here from 1 on, those of earlier lives first (numbering.py); without a spool these numbers are the
 sequences. What waits to be sent is in pending.py, what is in flight in runs.py, what was given up in dead_letters.py;
@@ -28,15 +33,22 @@ from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Kind, Run
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.reports import DeadLetter, QueueAccount
-from peerfabric.wire.frames import BATCH_FAILED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
+from peerfabric.wire.frames import BATCH_FAILED, EXPIRED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
 
 if TYPE_CHECKING:
     from peerfabric.queue.backlog import Backlog
     from peerfabric.queue.handon import Watch
 
-End = Literal["acked", "dead_lettered", "dropped", "damaged"]
+End = Literal["acked", "dead_lettered", "expired", "dropped", "damaged"]
 """How a message ends."""
-_WORDS: Final[dict[End, str]] = {"dead_lettered": "dead", "dropped": "dropped", "damaged": "damaged"}
+_WORDS: Final[dict[End, str]] = {
+    "dead_lettered": "dead",
+    "expired": "expired",
+    "dropped": "dropped",
+    "damaged": "damaged",
+}
+TTL_LEAST: Final = 0.001
+"""Seconds that a message must have left to be sent: a frame tells whole milliseconds, and 0 of them mean for ever."""
 
 
 class OutgoingQueue:
@@ -197,7 +209,7 @@ class OutgoingQueue:
             return pairs(flat)
         return [found for start, stop in pairs(flat) for found in self.numbering.numbers(stream, start, stop)]
 
-    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int, now: float = -inf) -> Run | None:
         """Remove and return what `peer` should get next: at most `messages` and `size` bytes in one frame.
 
         Redelivered messages come first. A message larger than `size` is returned only if `peer` has nothing
@@ -213,6 +225,9 @@ class OutgoingQueue:
             return None
         while True:
             run = self.pending.pick(node_id, messages, aim, size_max, room, self.consumers.values())
+            if run is not None and run.kind is not None and run.kind[0] < now + TTL_LEAST:
+                self._end("expired", run)
+                continue
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
                 return run
@@ -289,6 +304,9 @@ class OutgoingQueue:
 
     def _nack(self, run: Run, peer: str, nack: Nack, now: float) -> None:
         run.error = nack.text or run.error
+        if self._is_over(run, now, nack.reason):
+            self._end("expired", run)
+            return
         match nack.reason:
             case _ if nack.reason == REJECTED:
                 self._give_up(run, "rejected")
@@ -308,6 +326,16 @@ class OutgoingQueue:
                 run.attempt += 1
                 self._states_changed()
                 self.pending.again(run, now, delay)
+
+    @staticmethod
+    def _is_over(run: Run, now: float, reason: int = 0) -> bool:
+        """Whether the time of `run`, which comes back for `reason`, is over, and nobody has rejected it.
+
+        A consumer counts it from the arrival on, by a clock of its own, so it may find that a little earlier.
+        """
+        if run.kind is None or run.kind[0] == inf or reason == REJECTED:
+            return False
+        return reason == EXPIRED or run.kind[0] <= now
 
     def _node_of(self, peer: str) -> str:
         return self.consumers.get(peer, peer.partition(":")[0])
@@ -341,6 +369,9 @@ class OutgoingQueue:
         if runs:
             self._states_changed()
         for run in runs:
+            if self._is_over(run, now):
+                self._end("expired", run)
+                continue
             if run.ran:
                 run.ran = False
             elif died:
@@ -385,7 +416,9 @@ class OutgoingQueue:
             self.consumers.pop(peer, None)
 
     def expire(self, now: float) -> None:
-        """Act on what is due: delays that are over, preferences that end, messages that everybody has refused."""
+        """Act on what is due: times and delays that are over, preferences that end, messages that all have refused."""
+        for run in self.pending.take_expired(now):
+            self._end("expired", run)
         for run in self.pending.expire(now, self.consumers.values()):
             self._give_up(run, "refused")
 
@@ -434,7 +467,7 @@ class OutgoingQueue:
     # Looking up
 
     def state(self, sequence: int) -> str:
-        """ "waiting", "in flight", "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "waiting", "in flight", "delivered", "processed", "dead", "expired", "dropped" or "damaged"."""
         return self.settled.of(sequence) or ("in flight" if self.in_flight.have(sequence) else "waiting")
 
     def why_dead(self, sequence: int) -> str:
@@ -563,8 +596,8 @@ class OutgoingQueue:
 class Settled:
     """Numbers of settled messages with how each ended, and the floor below which all are.
 
-    settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged. A node that closes leaves the rest as it is: that counts as
-    left at close, and is not settled, as nobody who waits for a message may take it for done.
+    settled = acked ⊎ dead-lettered ⊎ expired ⊎ dropped ⊎ damaged. A node that closes leaves the rest as it is: that
+    counts as left at close, and is not settled, as nobody who waits for a message may take it for done.
 
     Args:
         settled: What was settled by earlier lives.
@@ -573,7 +606,7 @@ class Settled:
 
     def __init__(self, settled: Ranges | None = None, damaged: Ranges | None = None) -> None:
         self.numbers = settled if settled is not None else Ranges()
-        self.counts: dict[End, int] = {"acked": 0, "dead_lettered": 0, "dropped": 0, "damaged": 0}
+        self.counts: dict[End, int] = {"acked": 0, "dead_lettered": 0, "expired": 0, "dropped": 0, "damaged": 0}
         self.left = Ranges()
         """What was not settled when the node closed."""
         self._top = 1
@@ -629,7 +662,7 @@ class Settled:
         self.floor = floor if floor <= self.floor_max else int(self.floor_max)
 
     def of(self, number: int) -> str:
-        """ "delivered", "processed", "dead", "dropped" or "damaged"; "" if nothing became of it yet."""
+        """ "delivered", "processed", "dead", "expired", "dropped" or "damaged"; "" if nothing became of it yet."""
         if number in self.numbers:
             for how, numbers in self._unprocessed.items():
                 if number in numbers:

@@ -185,7 +185,8 @@ class Receiver(Machine):
         else:
             if not end.has_met(link.peer):
                 self._meet(end, link)
-            end.receive(link.peer, link.name, data, body, link.fence)
+            expires = now + data.ttl_ms / 1000 if data.ttl_ms else inf
+            end.receive(link.peer, link.name, data, body, link.fence, expires)
             holding = self._holding.get(link.peer)
             if holding is None:
                 holding = self._holding[link.peer] = {}

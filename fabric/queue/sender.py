@@ -352,11 +352,14 @@ class Sender(Machine):
         while self.touched:
             end = next(iter(self.touched))
             if end.pending.count:
+                end.changed = False
                 able = yield from data_frames(end, links, now)
                 for candidate in able:
                     self._holding.setdefault(candidate.peer, {})[end] = None
                 if end.pending.count:
                     self._keep(end, able)
+                if end.changed:  # something of it ended before it was sent
+                    self._changed.add(end)
             end.begins_to_wait = False
             backlog = end.backlog
             if backlog is not None and (backlog.changed or backlog.load_at < end.next):
@@ -639,7 +642,7 @@ def data_frames(
     while able and end.pending.count:
         best, messages, size = choose(end, able)
         body_max = best.link.frame_bytes_max - 1024
-        run = end.pick(best.peer, messages, size, body_max)
+        run = end.pick(best.peer, messages, size, body_max, now)
         if run is None:
             able.remove(best)
             continue

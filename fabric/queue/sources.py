@@ -454,7 +454,7 @@ class Turns(deque[Source]):
                     self.rotate(-1)
                     continue
             delivery = buffer.popleft()
-            delivery.until = source.fence
+            delivery.until = source.fence if source.fence < delivery.expires else delivery.expires
             source.deficit -= max(1, delivery.cost)
             if not buffer:
                 self._leave(source)

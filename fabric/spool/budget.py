@@ -190,6 +190,18 @@ class Spare:
         finally:
             self._free.append(True)
 
+    def remove(self) -> None:
+        """Give all of it back to the disk; there is none any more."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return
+        self._bytes = 0
+        try:
+            self._files.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
     def take(self, path: str) -> int:
         """The spare as a file at `path`, open; its blocks are there already.
 

@@ -1,4 +1,4 @@
-"""Cursor of a log: what is settled, in two slots of which the older one is written. FORMAT.md, section 2."""
+"""Cursor of a log: what is settled, in two files of which the older one is written. FORMAT.md, section 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RANGES_BYTES_MAX: Final = 64 * 1024
 LETTER_RANGES_BYTES_MAX: Final = 8 * 1024 * 1024
 """The same in a log of dead letters. People drop and retry some of them here and there, and want none of these back."""
 MARKS_BYTES_MAX: Final = 16 * 1024 * 1024
-SLOT_BYTES: Final = SHEET_BYTES + RANGES_BYTES_MAX + 1024
+CURSOR_BYTES: Final = SHEET_BYTES + RANGES_BYTES_MAX + 1024
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -55,8 +55,8 @@ class Cursor:
         return epoch < self.epoch and epoch not in self.spans
 
 
-class Slots:
-    """The two files of one cursor."""
+class CursorFiles:
+    """The two files of one cursor: generation g lies on side g mod 2."""
 
     def __init__(self, files: Files, folder: str) -> None:
         self._files = files
@@ -66,7 +66,7 @@ class Slots:
         """The names of both are durable."""
         self._sizes = [0, 0]
         self._there: set[int] = set()
-        """The slots that are on disk. One that somebody has removed is not made again: whoever removes the folder, file
+        """The sides that are on disk. One that somebody has removed is not made again: whoever removes the folder, file
         by file, would find it there."""
         self._encode = msgspec.msgpack.Encoder().encode
 
@@ -77,7 +77,7 @@ class Slots:
             NewerFormat: A later version wrote it.
             SpoolError: It cannot be read now. To go on with the older one would be to take for lost what was trimmed.
         """
-        found = [sheet for slot in (0, 1) if (sheet := self._read(slot)) is not None]
+        found = [sheet for side in (0, 1) if (sheet := self._read(side)) is not None]
         for sheet in sorted(found, reverse=True):
             self.generation = max(self.generation, sheet.generation)
             try:
@@ -92,18 +92,18 @@ class Slots:
             )
         return None
 
-    def _read(self, slot: int) -> Sheet | None:
-        path = self._path(slot)
+    def _read(self, side: int) -> Sheet | None:
+        path = self._path(side)
         try:
             descriptor = self._files.open(path, write=False)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise refusal(error, path) from error
-        self._there.add(slot)
+        self._there.add(side)
         try:
             # More than it can be is somebody else's file.
-            size = self._sizes[slot] = min(self._files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX)
+            size = self._sizes[side] = min(self._files.size(descriptor), CURSOR_BYTES + MARKS_BYTES_MAX)
             data = self._files.read(descriptor, 0, size)
         except OSError as error:
             raise refusal(error, path) from error
@@ -112,25 +112,25 @@ class Slots:
         return decode_sheet(CURSOR_MAGIC, data, path)
 
     def prepare(self) -> None:
-        """Make the slots that are missing, and have space on the disk for both."""
-        for slot in (0, 1):
-            if self._sizes[slot] >= SLOT_BYTES:
+        """Make the sides that are missing, and have space on the disk for both."""
+        for side in (0, 1):
+            if self._sizes[side] >= CURSOR_BYTES:
                 continue
             try:
-                descriptor = self._opened(slot)
+                descriptor = self._opened(side)
                 try:
-                    self._files.allocate(descriptor, SLOT_BYTES)
+                    self._files.allocate(descriptor, CURSOR_BYTES)
                 finally:
                     self._files.close(descriptor)
             except OSError as error:
-                raise refusal(error, self._path(slot)) from error
-            self._sizes[slot] = SLOT_BYTES
+                raise refusal(error, self._path(side)) from error
+            self._sizes[side] = CURSOR_BYTES
 
-    def _opened(self, slot: int) -> int:
-        path = self._path(slot)
-        if slot not in self._there:
+    def _opened(self, side: int) -> int:
+        path = self._path(side)
+        if side not in self._there:
             descriptor = self._files.open(path, create=True)
-            self._there.add(slot)
+            self._there.add(side)
             self.named = False
             return descriptor
         try:
@@ -140,14 +140,14 @@ class Slots:
             raise SpoolError(path, "was removed while in use", errno=ENOENT, step=step) from None
 
     def write(self, epoch: int, lines: list[Line], marks: bytes, *, sync: bool) -> None:
-        """Write the next generation into the older slot; after an error the newer one still counts."""
+        """Write the next generation into the older side; after an error the newer one still counts."""
         payload = self._encode(_Payload(epoch, lines, marks))
         generation = self.generation + 1
-        slot = generation & 1
-        path = self._path(slot)
+        side = generation & 1
+        path = self._path(side)
         data = encode_sheet(CURSOR_MAGIC, generation, payload)
         try:
-            descriptor = self._opened(slot)
+            descriptor = self._opened(side)
             try:
                 _, problem = write(self._files, descriptor, 0, [data], len(data))
                 if problem is not None:
@@ -163,8 +163,29 @@ class Slots:
             raise refusal(error, path) from error
         self.generation = generation
 
-    def _path(self, slot: int) -> str:
-        return f"{self._folder}/cursor.{slot}"
+    def remove_older(self) -> None:
+        """Remove the side that does not count, once the other one is durable."""
+        descriptor = self._files.open(self._path(self.generation & 1))
+        try:
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+        self._remove(self.generation & 1 ^ 1)
+
+    def remove(self) -> None:
+        """Remove what is left, when its log has no segment any more."""
+        for side in (self.generation & 1 ^ 1, self.generation & 1):
+            self._remove(side)
+
+    def _remove(self, side: int) -> None:
+        try:
+            self._files.unlink(self._path(side))
+        except FileNotFoundError:
+            pass
+        self._there.discard(side)
+
+    def _path(self, side: int) -> str:
+        return f"{self._folder}/cursor.{side}"
 
 
 def lines_of(

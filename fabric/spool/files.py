@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from peerfabric.errors import SpoolError, SpoolFull, SpoolLocked, SpoolUnsafe
@@ -26,6 +27,9 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _ZEROS: Final = 1024 * 1024
 _FOLLOW: Final = "give what it leads to"
+_TRIES: Final = 3
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+"""How blanks, line ends and backslashes are written in `mountinfo`."""
 
 
 class Process(NamedTuple):
@@ -98,6 +102,9 @@ class Files(Protocol):
         Raises `SpoolLocked` if somebody else has it: with the pid that its holder wrote, 0 if those only read.
         """
 
+    def unlock(self, descriptor: int) -> None:
+        """Give up a lock that nobody shall keep, not even a child that was forked meanwhile, and close it."""
+
     def process(self) -> Process:
         """Who we are."""
 
@@ -151,16 +158,21 @@ class RealFiles:
     """The file system of the machine."""
 
     def make_folder(self, path: str) -> bool:
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:
-            above = os.path.dirname(os.path.abspath(path))
-            if self.make_folder(above):
-                self.sync_folder(os.path.dirname(above))
-            os.mkdir(path, 0o700)
-        return True
+        for left in reversed(range(_TRIES)):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                if not left:
+                    raise
+                # Another start may make the same folders at this moment, or remove those that it has made in vain.
+                above = os.path.dirname(os.path.abspath(path))
+                if self.make_folder(above):
+                    self.sync_folder(os.path.dirname(above))
+            else:
+                return True
+        raise AssertionError("unreachable")
 
     def check_folder(self, path: str) -> Place:
         found = os.lstat(path)
@@ -279,6 +291,12 @@ class RealFiles:
         pid = int(text) if text.isdigit() else 0
         raise SpoolLocked(folder, pid, ours=pid == os.getpid())
 
+    def unlock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
+
     def process(self) -> Process:
         return Process(os.getpid(), _boot(), _started(os.getpid()))
 
@@ -286,6 +304,34 @@ class RealFiles:
         # A pid means something only within one boot; without /proc we cannot tell and say no.
         started = _started(process.pid)
         return bool(started) and started == process.started and process.boot == _boot()
+
+
+def filesystem(path: str) -> str:
+    """What kind of file system a path is on, whether it is there or not; empty if the system does not say."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return filesystem_of(os.path.realpath(path), file)
+    except OSError:
+        return ""
+
+
+def filesystem_of(path: str, mountinfo: Iterable[str]) -> str:
+    """The type of the file system at a real path, by the lines of `/proc/self/mountinfo`: that of the longest match.
+
+    Not by the number of its device, which btrfs and overlays do not show there.
+    """
+    longest, found = -1, ""
+    for line in mountinfo:
+        fields, _, rest = line.partition(" - ")
+        try:
+            point, kind = fields.split(" ")[4], rest.split(" ")[0]
+        except IndexError:
+            continue
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), point)
+        inside = path == point or path.startswith(point if point.endswith("/") else f"{point}/")
+        if inside and len(point) >= longest:  # of two at one place the later one hides the other
+            longest, found = len(point), kind
+    return found
 
 
 def _shares(descriptor: int) -> bool:

@@ -65,7 +65,7 @@ def unmake(files: Files, folder: str, *, keys: bool) -> None:
         found = files.names(folder)
         if set(found) <= BEGUN:
             for name in found:
-                if keys or not name.startswith(_KEY):
+                if name != SLOTS and (keys or not name.startswith(KEY)):
                     files.unlink(f"{folder}/{name}")
     except OSError:
         pass  # the next start takes what is left for its own
@@ -87,7 +87,8 @@ class Claim:
             self.lock = files.lock(self.path)
         except SpoolLocked as error:
             who = f"process {error.pid}" if error.pid else "another process"
-            raise SpoolLocked(folder, error.pid, f"is a copy of the spool that {who} uses") from None
+            problem = f"is a copy of the spool that {who} uses"
+            raise SpoolLocked(folder, error.pid, problem, is_copy=True) from None
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -201,10 +202,17 @@ _EPOCH_BITS_MAX: Final = 53
 """Integers up to there are exact in every language."""
 _NODE_BYTES_MAX: Final = 64 * 1024
 _LOCK_BYTES_MAX: Final = 20
-_KEY: Final = "node.key"
+KEY: Final = "node.key"
 _KEY_MAGIC: Final = b"pfn1-"
-BEGUN: Final = frozenset({"lock", "node.tmp", _KEY, f"{_KEY}.tmp"})
+SLOTS: Final = "slots"
+TAKING: Final = "taking"
+SERVING: Final = "serving"
+SLOTS_MAX: Final = 256
+BEGUN: Final = frozenset({"lock", "node.tmp", KEY, f"{KEY}.tmp", SLOTS})
 """What a first start makes before there is the file `node`."""
+SHEET_BYTES: Final = 512
+"""Of `node`: a sector, which disks write as a whole."""
+_NAME_BYTES_MAX: Final = 64
 
 
 class Owner(msgspec.Struct, kw_only=True, frozen=True):
@@ -221,6 +229,14 @@ class Owner(msgspec.Struct, kw_only=True, frozen=True):
     """The lock of the node id that is held as long as it is open; empty if there was none to be had."""
     died: bool = False
     counter: int = 0
+    fabric: bytes = b""
+    """Whose messages it has, as `fabric_mark`; empty: nobody knows."""
+    name: str = ""
+    """Of the node; for people."""
+    left: int = 0
+    """Messages that were unsettled when it was closed in order."""
+    letters: int = 0
+    """Dead letters that were neither retried nor dropped then."""
 
     @property
     def place(self) -> Place:
@@ -276,7 +292,7 @@ def write_owner(files: Files, folder: str, owner: Owner) -> None:
         pass
     descriptor = files.open(f"{path}.tmp", create=True)
     try:
-        _put(files, descriptor, owner)
+        _put(files, descriptor, owner, SHEET_BYTES)  # as large as it will ever be
     except OSError:
         discard(files, f"{path}.tmp", descriptor)
         raise
@@ -302,8 +318,12 @@ def overwrite_owner(files: Files, folder: str, owner: Owner) -> None:
         files.close(descriptor)
 
 
-def _put(files: Files, descriptor: int, owner: Owner) -> None:
+def _put(files: Files, descriptor: int, owner: Owner, size: int = 0) -> None:
     data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
+    if len(data) > SHEET_BYTES:  # the path of its claim is long
+        owner = msgspec.structs.replace(owner, name="")
+        data = encode_sheet(NODE_MAGIC, owner.counter, msgspec.msgpack.encode(owner))
+    data = data.ljust(size, b"\0")
     _, problem = write(files, descriptor, 0, [data], len(data))
     if problem is not None:
         raise problem
@@ -356,7 +376,7 @@ def find_owner(files: Files, folder: str, place: Place, warnings: list[str]) -> 
     if owner.place != place:
         if owner.pid and files.alive(owner.process) and _is_claimed(files, owner.claim):
             problem = f"is a copy of the spool that process {owner.pid} uses"
-            raise SpoolLocked(folder, owner.pid, problem)
+            raise SpoolLocked(folder, owner.pid, problem, is_copy=True)
         warnings.append(
             f"{folder} is a copy: its messages have the ids of the original; run one of the two, and delete the other"
         )
@@ -388,7 +408,7 @@ def check_ours(files: Files, folder: str) -> None:
     """
     names = files.names(folder)
     if not set(names) <= BEGUN:
-        ours = _begins(files, f"{folder}/node", NODE_MAGIC) or _has_logs(files, folder)
+        ours = _begins(files, f"{folder}/node", NODE_MAGIC) or _has_logs(files, folder) or _has_slots(files, folder)
     else:
         ours = all(_is_begun(files, folder, name) for name in names)
     if not ours:
@@ -399,13 +419,15 @@ def check_ours(files: Files, folder: str) -> None:
 
 def _is_begun(files: Files, folder: str, name: str) -> bool:
     """Whether a file has what a first start leaves in it, zeros after a loss of power included."""
+    if name == SLOTS:
+        return all(inner in (TAKING, SERVING) or is_number(inner) for inner in _names(files, f"{folder}/{name}"))
     start = _start(files, f"{folder}/{name}", _LOCK_BYTES_MAX + 1)
     if start is None:
         return True  # its process is at work just now
     if name == "lock":
         text = start.strip(b"\0\n")
         return len(start) <= _LOCK_BYTES_MAX and (not text or text.isdigit())
-    if name.startswith(_KEY):
+    if name.startswith(KEY):
         magic = start[: len(_KEY_MAGIC)]
         return not magic.strip(b"\0") or _KEY_MAGIC.startswith(magic)
     magic = start[: len(NODE_MAGIC)]
@@ -422,6 +444,17 @@ def _has_logs(files: Files, folder: str) -> bool:
     return False
 
 
+def _has_slots(files: Files, folder: str) -> bool:
+    """Whether one of its other slots is surely ours."""
+    slots = f"{folder}/{SLOTS}"
+    return any(is_number(name) and _begins(files, f"{slots}/{name}/node", NODE_MAGIC) for name in _names(files, slots))
+
+
+def is_number(name: str) -> bool:
+    """Whether a slot other than the shared folder itself can be called that."""
+    return name.isascii() and name.isdigit() and name[0] != "0" and int(name[:4]) < SLOTS_MAX
+
+
 def _begins(files: Files, path: str, magic: bytes) -> bool:
     return _start(files, path, len(magic)) == magic
 
@@ -430,7 +463,7 @@ def _start(files: Files, path: str, size: int) -> bytes | None:
     """The first bytes of a file; of a folder nothing. None if there is none."""
     try:
         descriptor = files.open(path, write=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return files.read(descriptor, 0, size)
@@ -447,8 +480,16 @@ def _names(files: Files, folder: str) -> list[str]:
         return []
 
 
-def next_owner(files: Files, before: Owner, place: Place, counter_min: int, random_bits: int) -> Owner:
-    """The owner in its next epoch."""
+def next_owner(
+    files: Files,
+    before: Owner,
+    place: Place,
+    counter_min: int,
+    random_bits: int,
+    fabric: bytes = b"",
+    name: str = "",
+) -> Owner:
+    """The owner in its next epoch; with the fabric and name that it had, if there are no others."""
     counter = max(before.counter + 1, counter_min)
     if counter >> (_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS):
         raise ValueError(f"counter {counter} is over {_EPOCH_BITS_MAX - EPOCH_RANDOM_BITS} bits")
@@ -463,4 +504,30 @@ def next_owner(files: Files, before: Owner, place: Place, counter_min: int, rand
         pid=process.pid,
         boot=process.boot,
         started=process.started,
+        fabric=fabric or before.fabric,
+        name=cut_name(name) or before.name,
     )
+
+
+def cut_name(name: str) -> str:
+    """As much of a name as the sheet has room for."""
+    return name.encode()[:_NAME_BYTES_MAX].decode(errors="ignore")
+
+
+class OtherFabric(SpoolError):
+    """The spool has messages of another fabric, to whose consumers they must not go. Nothing was changed."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, "has messages of another fabric", step="use it in that fabric, or give another folder")
+
+
+def check_fabric(files: Files, folder: str, owner: Owner, fabric: bytes) -> None:
+    """See that nothing of another fabric is in a spool; one that does not say whose it is will do.
+
+    Raises:
+        OtherFabric: There is.
+    """
+    if owner.fabric in (b"", fabric) or not (owner.pid or owner.left or owner.letters):
+        return
+    if _names(files, f"{folder}/queues"):
+        raise OtherFabric(folder)

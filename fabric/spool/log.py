@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from errno import EEXIST, ENOTEMPTY
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
@@ -70,7 +71,7 @@ class Log:
         self._repair = repair
         self._closed = False
         self._readers: WeakSet[Reader] = WeakSet()
-        self._slots = found.slots
+        self._cursor = found.cursor_files
         self._written: dict[int, Ranges] | None = None
         """What the cursor on disk says, if it had to forget something."""
         recoverer = Recoverer(files, folder, identity, found, repair=repair)
@@ -97,7 +98,7 @@ class Log:
         try:
             if synced:
                 self._sync_recovered()
-            self._budget.with_spare(self._slots.prepare)
+            self._budget.with_spare(self._cursor.prepare)
             # Of a new log it says nothing that would have to survive the loss of power before there is a message.
             self._write_cursor(self._marks, sync=synced)
             self._trim()
@@ -118,7 +119,7 @@ class Log:
             for folder in (self.folder, *self._writer.outer):
                 self._files.sync_folder(folder)
             self._writer.outer.clear()
-            self._slots.named = True
+            self._cursor.named = True
         except OSError as error:
             raise refusal(error, self.folder) from error
 
@@ -253,7 +254,7 @@ class Log:
         spans = [self._durable_span(*span) for span in self._contents.spans()]
         bytes_max = LETTER_RANGES_BYTES_MAX if self._identity.kind == DEAD else RANGES_BYTES_MAX
         lines, forgot = lines_of(spans, self._contents.settled, bytes_max)
-        self._budget.with_spare(lambda: self._slots.write(self._epoch, lines, marks, sync=sync))
+        self._budget.with_spare(lambda: self._cursor.write(self._epoch, lines, marks, sync=sync))
         self._written = {line.epoch: Ranges(pairs(line.ranges)) for line in lines} if forgot else None
         self._marks = marks
         self.cursor_due = False
@@ -373,6 +374,29 @@ class Log:
         self._writer.close()
         for reader in list(self._readers):
             reader.close()
+
+    def clear(self) -> None:
+        """Remove all that is in a closed log of which nothing is wanted; what was quarantined stays, and its folder.
+
+        The cursor that says so outlives the segments: without one, all of a segment would count as unsettled. Of its
+        two files the older one goes first, which may say that something was stored and not yet settled.
+
+        Raises:
+            OSError: Some of it is still there, and the next start finds it settled.
+        """
+        assert self._closed, "still in use"
+        assert not self._contents.unsettled, "something is still wanted"
+        assert self.cursor_complete, "the cursor on disk does not say so"
+        self._cursor.remove_older()
+        for segment in list(self._contents.segments):
+            self._remove(segment)
+        self._files.sync_folder(self.folder)
+        self._cursor.remove()
+        try:
+            self._files.remove_folder(self.folder)
+        except OSError as error:
+            if error.errno not in (ENOTEMPTY, EEXIST):
+                raise
 
     def check(self) -> None:
         """Assert the invariants of the class."""

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from peerfabric.errors import NewerFormat
 from peerfabric.ranges import Ranges
-from peerfabric.spool.cursor import Cursor, Slots
+from peerfabric.spool.cursor import Cursor, CursorFiles
 from peerfabric.spool.files import Files, discard, refusal, write
 from peerfabric.spool.format import (
     PREALLOCATED,
@@ -346,8 +346,8 @@ class Found:
         self.whole = True
         self._strict = strict
         self.names: list[str] = [] if fresh else self._tried(partial(files.names, folder)) or []
-        self.slots = Slots(files, folder)
-        self.cursor: Cursor | None = self._tried(self.slots.read) if self.names else None
+        self.cursor_files = CursorFiles(files, folder)
+        self.cursor: Cursor | None = self._tried(self.cursor_files.read) if self.names else None
         self.headers: dict[str, tuple[int, SegmentHeader | None]] = {}
         for name in self.names:
             if name.endswith(".seg"):

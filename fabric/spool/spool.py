@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EEXIST, ENOENT, ENOTEMPTY
 from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
-from peerfabric.errors import BadName, SpoolError, SpoolFull
-from peerfabric.names import check_name
+from peerfabric.errors import SpoolError, SpoolFull
+from peerfabric.names import check_name, is_name
 from peerfabric.spool.budget import Budget
 from peerfabric.spool.files import FULL, Files, Place, RealFiles, refusal
 from peerfabric.spool.folder import (
@@ -17,6 +18,7 @@ from peerfabric.spool.folder import (
     Claim,
     Hold,
     Owner,
+    check_fabric,
     check_ours,
     find_logs,
     find_owner,
@@ -63,6 +65,7 @@ class Spool:
         warnings: list[str],
         found: dict[str, Found],
         claim: Claim | None = None,
+        shrinks: bool = False,
     ) -> None:
         self.folder = folder
         self.node_id = owner.node_id
@@ -86,6 +89,7 @@ class Spool:
         self._unopened_share.bytes = sum(log.segments_bytes for log in found.values())
         self._has_queues = False
         """The folder of the queues is there."""
+        self._shrinks = shrinks
 
     @classmethod
     def open(
@@ -101,6 +105,10 @@ class Spool:
         limit_bytes: int | None = None,
         spare: bool = True,
         claims: str | None = None,
+        fabric: bytes = b"",
+        name: str = "",
+        any_fabric: bool = True,
+        shrinks: bool = False,
         unix_ms: int,
     ) -> Spool:
         """Lock the folder, made if there is none, and begin a new epoch, which is durable when this returns.
@@ -116,10 +124,16 @@ class Spool:
             spare: Keep one preallocated segment, so that dead letters can be written on a full disk.
             claims: A folder of this machine, in which the node id is locked: of copies of one spool one is open at a
                 time. None: a copy is only noticed while the process runs that had the original when it was made.
+            fabric: Whose messages it will have, as `fabric_mark` says it; empty: that of those it has.
+            name: Of the node, for people; empty: as it was.
+            any_fabric: Whether it may have messages of another fabric.
+            shrinks: An end in order with nothing unsettled and no dead letters gives back its space: only `node` and
+                `lock` stay.
             unix_ms: Now; for people.
 
         Raises:
             SpoolLocked: Another process uses it, or the folder of which this is a copy. Nothing was changed.
+            OtherFabric: It has messages of another fabric. Nothing was changed.
             SpoolUnsafe: Others can write to it, it is a link, or holds what is no spool. Nothing was changed.
             NewerFormat: A later version wrote it. Nothing was changed.
             SpoolFull: There is no space for a new spool; nothing is left behind. One that is there opens all the same.
@@ -141,12 +155,14 @@ class Spool:
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)
+            if before is not None and not any_fabric:
+                check_fabric(files, folder, before, fabric)
             found = find_logs(files, folder)
             first = before
             if first is None:
                 first = Owner(node_id=node_id if isinstance(node_id, str) else node_id())
                 _check_node_id(first.node_id)
-            owner = next_owner(files, first, place, counter_min, random_bits)
+            owner = next_owner(files, first, place, counter_min, random_bits, fabric, name)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
                 claim.sign(owner.pid)
@@ -169,6 +185,7 @@ class Spool:
                 warnings=warnings,
                 found=found,
                 claim=claim,
+                shrinks=shrinks,
             )
         except BaseException as error:
             if lock >= 0 and before is None:
@@ -237,7 +254,7 @@ class Spool:
 
     def queues(self) -> list[str]:
         """The queues that have a log on disk."""
-        return [name for name in self._files.names(f"{self.folder}/queues") if _is_name(name)]
+        return [name for name in self._files.names(f"{self.folder}/queues") if is_name(name)]
 
     def queue(self, name: str, *, unix_ms: int) -> Log:
         """The log of a queue, opened and recovered at its first use, made if there is none.
@@ -332,9 +349,13 @@ class Spool:
         if self._repair:
             try:
                 self.hold.check()
-                owner = msgspec.structs.replace(self._owner, pid=0, died=self.died)
+                left, letters = (self._left(kind, failed=bool(failures)) for kind in (MESSAGES, DEAD))
+                owner = msgspec.structs.replace(self._owner, pid=0, died=self.died, left=left, letters=letters)
                 put_owner(self._files, self.folder, owner, self._budget)
-                self._budget.spare.fill()
+                if self._shrinks and not (left or letters):
+                    self._shrink()
+                else:
+                    self._budget.spare.fill()
             except OSError as error:
                 failures.append(error)
         if self._claim is not None:
@@ -342,6 +363,29 @@ class Spool:
         self.abandon()
         if failures:
             raise _not_closed(failures[0], self.folder) from failures[0]
+
+    def _left(self, kind: int, *, failed: bool) -> int:
+        """How many messages, or dead letters, a later life will find unsettled; at least 1 if nobody can be sure."""
+        logs = [log for (_, its_kind), log in self._logs.items() if its_kind == kind]
+        count = sum(log.unsettled_count for log in logs)
+        unsure = failed or not all(log.cursor_complete for log in logs)
+        for folder, found in self._unopened.items():
+            of_dead = folder.removeprefix(f"{self.folder}/queues/").endswith("/dead")
+            unsure = unsure or (found.segments_bytes > 0 and of_dead == (kind == DEAD))
+        return max(count, 1) if unsure else count
+
+    def _shrink(self) -> None:
+        """Give back the space. If it does not come to its end, all that is there is settled, and the next end tries."""
+        if any(found.names for found in self._unopened.values()):
+            return
+        for _, log in sorted(self._logs.items(), key=lambda item: item[0][1], reverse=True):
+            log.clear()  # dead letters first, whose folder lies in that of their queue
+        try:
+            self._files.remove_folder(f"{self.folder}/queues")
+        except OSError as error:
+            if error.errno not in (ENOENT, ENOTEMPTY, EEXIST):
+                raise
+        self._budget.spare.remove()
 
     def abandon(self) -> None:
         """Let go of all descriptors and do nothing else: for a forked child, whose parent keeps the lock."""
@@ -359,14 +403,6 @@ def _not_closed(error: OSError, folder: str) -> SpoolError:
         step = "what is stored is safe, but some of it may be sent again: free some space before the next start"
         return SpoolFull(folder, errno=error.errno, step=step)
     return refusal(error, folder)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        check_name("queue", name)
-    except BadName:
-        return False
-    return True
 
 
 def _check_node_id(node_id: str) -> None:

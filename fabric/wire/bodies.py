@@ -24,6 +24,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
+_BINARY_HEADER: Final = {0xC4: 2, 0xC5: 3, 0xC6: 5}
 ALONE_BYTES_MIN: Final = 32 * 1024
 """From this size on one message of raw bytes travels without an array around it: to build one would be a copy."""
 
@@ -86,6 +87,33 @@ def message_count(body: Buffer, codec: int) -> int | None:
     if kind == 0xDD and view.nbytes >= 5:
         return int.from_bytes(view[1:5], "big")
     return None
+
+
+def one_by_one(body: Buffer, codec: int, count: int) -> list[Any]:
+    """The frame body of each of `count` calls or answers: each with one element; None for each if it is none such.
+
+    Those of several are documents of msgpack, whatever the codec of the frame.
+    """
+    if message_count(body, codec) != count:
+        return [None] * count
+    if count == 1:
+        return [body]
+    try:
+        elements = split(body, codec)
+    except BadFrame:
+        return [None] * count
+    return [b"\x91" + element for element in elements] if len(elements) == count else [None] * count
+
+
+def message_bytes(body: Buffer, codec: int) -> int:
+    """How many bytes the message of a frame body with one element has: its document, or the content of its binary.
+
+    `codec` is that of the frame in which it came.
+    """
+    if codec == RAW_ONE:
+        return len(body)
+    around = 1 + _BINARY_HEADER.get(body[1], 0) if codec == RAW and len(body) > 1 else 1
+    return max(0, len(body) - around)
 
 
 def cuts(sizes: Sequence[int], limit: int, overhead: int = 0) -> list[int]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from peerfabric.discovery.host import fabric_folder, host_id
 from peerfabric.discovery.remarks import remark
 from peerfabric.errors import EndpointInUse
-from peerfabric.nodes.aio.opened import Opened, epoch_now
+from peerfabric.nodes.aio.opened import Opened
+from peerfabric.nodes.epochs import epoch_now
 from peerfabric.nodes.io.listening import endpoints
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.settings import Settings

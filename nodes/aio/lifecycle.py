@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
@@ -34,7 +34,7 @@ from peerfabric.nodes.message import Batch, DeadMessage
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.storage.offload import beside
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import PeerView, ServiceView, Statistics
 from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from peerfabric.nodes.io.curve import Curve
     from peerfabric.nodes.io.ports import Announced
     from peerfabric.nodes.rekeying import Rekeying
+    from peerfabric.nodes.service.calls import Calls
+    from peerfabric.nodes.service.service import Service
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -74,8 +78,10 @@ class Lifecycle:
             settings.name,
             suspends=isinstance(waiting, Suspending),
             is_handler=node.is_handler,
-            wake=self.handles.changed,
+            wake=self._wake,
         )
+        self.calls: Calls | None = None
+        """Of a node that has called a service."""
         self.undelivered = (0, 0)
         """What no spool keeps and was not settled when nothing counted any more: waiting, in flight."""
         self._last: Statistics | None = None
@@ -95,6 +101,43 @@ class Lifecycle:
     def __repr__(self) -> str:
         settings = self.node.settings
         return f"<{self._front} {settings.name} in {settings.fabric}: {self.node.life.value}>"
+
+    def open_calls(self) -> Calls:
+        """What the calls of the node go through, made with the first of them."""
+        from peerfabric.nodes.service.calls import Calls
+
+        with self.node.life_lock:
+            if self.calls is None:
+                self.calls = Calls(self.node)
+        return self.calls
+
+    def serve(
+        self, service: Service[Any, Any] | str, concurrency: int | None, waiting: int | None, stall: float
+    ) -> Callable[[F], F]:
+        """As `AsyncNode.serve`."""
+        from peerfabric.nodes.service.decorating import decorator
+
+        return decorator(self.node, self.handlers, service, concurrency, waiting, stall)
+
+    def services(self) -> list[ServiceView]:
+        """The services that this node knows of; this starts it, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return []
+        node.ensure(closing=True)
+        with node.pump.lock:
+            return reports.services(node)
+
+    def _wake(self) -> None:
+        """Let all calls that wait look again."""
+        self.handles.changed()
+        if self.calls is not None:
+            self.calls.wake()
+
+    def _end_calls(self, *, handlers: bool) -> None:
+        """End the calls of services that programs wait for; with `handlers` those of handlers, too."""
+        if self.calls is not None:
+            self.calls.close(handlers=handlers)
 
     # In the life of the process
 
@@ -308,6 +351,8 @@ class Lifecycle:
             reachability = Reachability(
                 settings.name, address, sockets, home, membership.moved, announced, membership.settle
             )
+            if settings.signals:
+                pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
@@ -347,12 +392,7 @@ class Lifecycle:
             membership,
             reachability,
         )
-
-        def look() -> None:
-            rekeying.look()
-            reachability.look()
-
-        node.pump.look_after(look)
+        node.pump.look_after(rekeying.look)
         self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
@@ -463,6 +503,7 @@ class Lifecycle:
         for handle in self.handles:
             handle.stop()
         node.closed.open()
+        self._wake()
         node.pump.stop()
         node.pump.turned.open()
         if self._membership is not None:
@@ -479,12 +520,14 @@ class Lifecycle:
         given_back = self._give_back_own()
         with pump.lock:
             engine.drain(clock())
+        self._end_calls(handlers=False)
         for queue, count in given_back.items():
             text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
             _log.warning(text, queue, count)
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not self.handlers.busy, ends_at)
+        self._end_calls(handlers=True)
         await self._await_turns(self._recorded, ends_at)
         for handle in self.handles:
             handle.stop()

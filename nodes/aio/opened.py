@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peerfabric.discovery.base import AnnounceKey
-from peerfabric.discovery.host import private_folder, runtime_folder
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
 from peerfabric.errors import ConfigError, SpoolError
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from peerfabric.secret import NodeKey, Secret
     from peerfabric.spool import Spool
 
-EPOCH_START: Final = 1_735_689_600  # 2025-01-01, so that the counter stays small
-
 _NODE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -39,10 +36,14 @@ class Opened:
 
     Args:
         settings: Of the node, which say where all this lies.
+        adopted: A slot of the shared folder that was opened for the node, and its number; None: it takes one itself.
+            It is closed with all the rest.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, adopted: tuple[int, Spool] | None = None) -> None:
         self.spool: Spool | None = None
+        self.slot = 0
+        """The number of its spool among the slots of `settings.spool`; there when `read` has returned."""
         self.node_id = ""
         """Of the node; there when `read` has returned, as the two after it."""
         self.key: NodeKey | None = None
@@ -50,6 +51,7 @@ class Opened:
         self.secrets: list[Secret] = []
         """Of the fabric, the preferred one first; none in the clear."""
         self._settings = settings
+        self._adopted = adopted
         self._path, self._fsync = settings.spool, settings.fsync
         self._ledger_stores: list[LedgerStore] = []
         self._stores: dict[str, Store] = {}
@@ -93,32 +95,18 @@ class Opened:
         if self._path is None:
             return
         if self.spool is None:
-            self.spool = self._open_spool(self._path)
-            self._adopt_identity(self._path, self.spool)
+            self.slot, self.spool = self._adopted or self._take_slot()
+            self._adopt_identity(self.spool)
             for queue in self.spool.queues():
                 self._read_store(self.spool, queue, self._fsync)
         for queue, producer in list(producers.items()):
             if producer.spooled and queue not in self._stores:
                 self._read_store(self.spool, queue, bool(producer.options.fsync))
 
-    def _open_spool(self, path: str) -> Spool:
-        from peerfabric.nodes.io.sparing import SparingFiles  # where there is a spool only, as below
-        from peerfabric.spool import Spool
+    def _take_slot(self) -> tuple[int, Spool]:
+        from peerfabric.nodes.storage.shared import SharedSpool  # where there is a spool only, as below
 
-        spool = Spool.open(
-            path,
-            files=SparingFiles(),
-            fsync=self._fsync,
-            counter_min=epoch_counter(),
-            random_bits=secrets.randbits(20),
-            node_id=lambda: self._first_id(path),
-            limit_bytes=self._settings.options.spool_bytes,
-            claims=str(private_folder(runtime_folder() / "spools")),
-            unix_ms=time.time_ns() // 1_000_000,
-        )
-        for warning in spool.warnings:
-            remark(logging.WARNING, "%s", warning)
-        return spool
+        return SharedSpool(self._settings).take(self._first_id)
 
     # Who the node is
 
@@ -144,29 +132,33 @@ class Opened:
         # An id that nobody will ask for a proof of is as good without a key, and costs no module.
         self.node_id = self.key.node_id if self.key is not None else secrets.token_hex(16)
 
-    def _first_id(self, path: str) -> str:
-        """The id of the node whose spool this becomes; its key is there before it is used."""
-        from peerfabric.nodes.keys import first_node_key
+    def _first_id(self, slot: int) -> str:
+        """The id of the node whose spool a new slot becomes; a key that it is made from is there before it is used."""
+        from peerfabric.nodes.keys import first_node_key, slot_key
+        from peerfabric.spool.slots import slot_folder
 
-        if self.key is None:
-            self.key = first_node_key(path, _curve_public())
-        return self.key.node_id
+        assert self._path is not None
+        key = self.key or first_node_key(self._path, slot_folder(self._path, slot), _curve_public())
+        if key is not None:
+            key = slot_key(key, slot, _curve_public())
+        return key.node_id if key is not None else secrets.token_hex(16)
 
-    def _adopt_identity(self, path: str, spool: Spool) -> None:
+    def _adopt_identity(self, spool: Spool) -> None:
         """The node is the one that the spool belongs to.
 
         Raises:
             ConfigError: Its key is another one's, or one is needed and there is none.
         """
-        from peerfabric.nodes.keys import KEY_FILE, read_node_key
+        from peerfabric.nodes.keys import KEY_FILE, read_node_key, slot_key
 
-        settings, given = self._settings, self.key
+        settings, path, given = self._settings, spool.folder, self.key
+        whose = settings.identity if settings.identity is not None else f"{self._path}/{KEY_FILE}"
         if given is None:
-            self.key = read_node_key(f"{path}/{KEY_FILE}", _curve_public())
+            given = read_node_key(whose, _curve_public())
+        self.key = slot_key(given, self.slot, _curve_public()) if given is not None else None
         self.node_id = spool.node_id
         if self.key is not None:
             if self.key.node_id != spool.node_id:
-                whose = settings.identity if settings.identity is not None else f"{path}/{KEY_FILE}"
                 raise ConfigError(
                     f"the spool {path} belongs to node {spool.node_id}, and the key {whose} to node "
                     f"{self.key.node_id}; give each node the key and the spool that it began with"
@@ -178,8 +170,8 @@ class Opened:
             )
         elif settings.secrets:
             raise ConfigError(
-                f"the spool {path} has no {KEY_FILE}, by which node {spool.node_id} proves who it is; put it back, or "
-                f"drain the spool without secret= and begin a new one"
+                f"the spool {self._path} has no {KEY_FILE}, by which node {spool.node_id} proves who it is; put it "
+                f"back, or drain the spool without secret= and begin a new one"
             )
 
     def _read_store(self, spool: Spool, queue: str, fsync: bool) -> None:
@@ -240,20 +232,6 @@ def open_store(spool: Spool, queue: str, fsync: bool) -> Store:
     if lost := store.lost():
         remark(logging.ERROR, "queue %r: %s", queue, told_lost(lost))
     return store
-
-
-def epoch_counter() -> int:
-    """The counter of epochs that begin now, if those before had lower ones."""
-    return max(1, int(time.time()) - EPOCH_START)
-
-
-def epoch_now() -> int:
-    """An epoch that begins now, and is later than all that began before, also within this second.
-
-    Else a node that keeps its key and is started again at once could be taken for an earlier life of itself.
-    """
-    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
-    return max(1, seconds - EPOCH_START) << 20 | microseconds
 
 
 def _curve_public() -> Callable[[bytes], bytes]:

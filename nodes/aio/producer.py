@@ -336,7 +336,7 @@ class AsyncProducer(Generic[T_contra]):
     # Afterwards
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all that was accepted before is acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -369,7 +369,8 @@ class AsyncProducer(Generic[T_contra]):
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
+        "damaged"."""
         self._node.ensure(closing=True)
         if not self.opened:
             raise stranger(receipt)
@@ -380,7 +381,7 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         await self._started()
         check_state(state)

@@ -100,7 +100,7 @@ class Producer(Generic[T_contra]):
         return complete(self._async.send_many(bodies, ttl=ttl, timeout=timeout, cause=cause))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all that was accepted before is acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -116,7 +116,8 @@ class Producer(Generic[T_contra]):
         complete(self._async.ready(consumers, timeout))
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
+        "damaged"."""
         return self._async.state(receipt)
 
     def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
@@ -124,6 +125,6 @@ class Producer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         complete(self._async.wait(receipt, state, timeout))

@@ -15,9 +15,9 @@ import click
 import msgspec
 
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
-from peerfabric.nodes.aio.opened import epoch_counter
 from peerfabric.nodes.cli.exits import Failure
 from peerfabric.nodes.cli.output import printable
+from peerfabric.nodes.epochs import epoch_counter
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter

@@ -36,7 +36,7 @@ from peerfabric.nodes.cli.offline import (
 from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, RealFiles, Spool
-from peerfabric.spool.cursor import MARKS_BYTES_MAX, SLOT_BYTES
+from peerfabric.spool.cursor import CURSOR_BYTES, MARKS_BYTES_MAX
 from peerfabric.spool.folder import read_owner
 from peerfabric.spool.format import CURSOR_MAGIC, decode_sheet
 
@@ -194,22 +194,22 @@ def _findings_in(queue: str, name: str, log: Log) -> Iterator[Finding]:
         yield Finding(queue, name, "damage", text)
     for text in log.recovery.torn:
         yield Finding(queue, name, "torn", text)
-    for slot in (0, 1):
-        path = f"{log.folder}/cursor.{slot}"
-        if not _slot_is_whole(path):
+    for side in (0, 1):
+        path = f"{log.folder}/cursor.{side}"
+        if not _cursor_is_whole(path):
             text = f"{path}: offset 0: is damaged; what was settled last may be sent again"
             yield Finding(queue, name, "damage", text)
 
 
-def _slot_is_whole(path: str) -> bool:
-    """Whether a slot was never written, or is intact."""
+def _cursor_is_whole(path: str) -> bool:
+    """Whether a file of a cursor was never written, or is intact."""
     files = RealFiles()
     try:
         descriptor = files.open(path, write=False)
     except FileNotFoundError:
         return True
     try:
-        data = files.read(descriptor, 0, min(files.size(descriptor), SLOT_BYTES + MARKS_BYTES_MAX))
+        data = files.read(descriptor, 0, min(files.size(descriptor), CURSOR_BYTES + MARKS_BYTES_MAX))
     finally:
         files.close(descriptor)
     return not data.strip(b"\0") or decode_sheet(CURSOR_MAGIC, data, path) is not None

@@ -52,6 +52,8 @@ class Disk:
         self.spool, self.producers = spool, producers
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
+        self.unix_ms: Callable[[], float] = lambda: time.time_ns() / 1_000_000
+        """The clock by which messages expire that are read from the disk."""
         self._waiting: deque[SpooledQueue] = deque()
         self._calls: set[Offloaded[None]] = set()
         """What is yet to be done for calls that did not wait for it."""
@@ -324,9 +326,9 @@ class Disk:
         if end.backlog.load_at < first < end.next:
             self._lose(end, first, lost)
         if item.bodies:
-            expires = item.expires_at(now, time.time_ns() // 1_000_000)
+            expires = item.expires_at(now, self.unix_ms())
             kind = (expires, 0) if expires is not None else None
-            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras, kind)
+            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras, kind, now)
         self._lose(end, min(stop, end.next), lost)
         return stop <= end.next
 

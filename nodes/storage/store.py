@@ -65,7 +65,7 @@ class Loaded(msgspec.Struct):
     extras: dict[int, Extra]
     expires_ms: int = 0
 
-    def expires_at(self, now: float, unix_ms: int) -> float | None:
+    def expires_at(self, now: float, unix_ms: float) -> float | None:
         """When its messages expire, by the clock of `now`, which is `unix_ms` in Unix time; None: never.
 
         A Unix clock that was set back gives them no more than the time that they had when they were sent.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import logging
 import queue
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -615,7 +613,12 @@ def test_an_output_that_ends_otherwise_is_settled(end: str) -> None:
 @pytest.mark.usefixtures("runtime")
 def test_a_node_beside_it_is_an_exit_as_any(front: Any) -> None:
     """The message is taken by one node and sent on by another one of the process."""
-    with Node("source") as source, Node("sink") as sink, front.node("taking") as taking, front.node("sending") as sending:
+    with (
+        Node("source") as source,
+        Node("sink") as sink,
+        front.node("taking") as taking,
+        front.node("sending") as sending,
+    ):
         pages, words = source.producer("pages", int), sending.producer("words", int)
         receipt = pages.send(1)
         with taking.consumer("pages", int).get(DEADLINE) as page:

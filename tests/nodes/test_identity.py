@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Node
-from peerfabric.nodes.aio.opened import epoch_now
+from peerfabric.nodes.epochs import epoch_now
 from peerfabric.nodes.keys import (
     KEY_FILE,
     first_node_key,
@@ -27,7 +27,7 @@ from peerfabric.nodes.keys import (
     stamp,
     write_node_key,
 )
-from peerfabric.secret import new_secret
+from peerfabric.secret import NodeKey, new_secret
 from tests.nodes.conftest import Front
 
 SECRET = new_secret(secrets.token_bytes(32))
@@ -172,10 +172,16 @@ def test_a_damaged_key_is_not_replaced(tmp_path: Path) -> None:
 
 def test_the_key_of_a_new_spool(tmp_path: Path) -> None:
     """What a start has left is used; a file that lost its content with the power is made anew."""
-    key = first_node_key(str(tmp_path), public)
-    assert first_node_key(str(tmp_path), public).node_id == key.node_id
+
+    def made() -> NodeKey:
+        key = first_node_key(str(tmp_path), str(tmp_path), public)
+        assert key is not None
+        return key
+
+    key = made()
+    assert made().node_id == key.node_id
     (tmp_path / KEY_FILE).write_text("")
-    assert first_node_key(str(tmp_path), public).node_id != key.node_id
+    assert made().node_id != key.node_id
 
 
 # Nodes

@@ -137,6 +137,9 @@ class Drive:
         descriptor: int = self._step(partial(self.platter.lock, path, shared=shared))
         return descriptor
 
+    def unlock(self, descriptor: int) -> None:
+        self.close(descriptor)
+
     def process(self) -> Owner:
         return self.platter.process()
 

@@ -20,13 +20,13 @@ from peerfabric.discovery.base import Announcement, Sighting
 from peerfabric.discovery.host import host_id
 from peerfabric.errors import EndpointInUse, SpoolError, SpoolLocked, TimedOut
 from peerfabric.nodes import interfaces
-from peerfabric.nodes.aio.opened import EPOCH_START
 from peerfabric.nodes.aio.ping import round_trip
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.checks.here import fixed_port
 from peerfabric.nodes.cli.checks.situation import Announced, Resolved, Seen, Session, Situation, Tcp, port_of
 from peerfabric.nodes.cli.common import OURS, forget_variables
 from peerfabric.nodes.cli.daemons import beside
+from peerfabric.nodes.epochs import EPOCH_START
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.io.probe import address_of, family_of
 from peerfabric.nodes.io.waiting import complete

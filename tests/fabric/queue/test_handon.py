@@ -421,12 +421,12 @@ def test_with_enough_that_has_run_credit_trickles(monkeypatch: pytest.MonkeyPatc
 def test_closing_gives_back_what_is_not_safe() -> None:
     """This node will not learn what becomes of its outputs, so somebody else runs the inputs again."""
     stage = deferred(3)
-    assert not stage.end.idle
+    before = stage.end.idle
     stage.end.give_back_run()
     stage.end.check()
     [told], _ = stage.end.producers.take_told("p:1", 2)
     assert (told.returned, told.ran) == ([1, 4], [])
-    assert stage.end.idle
+    assert (before, stage.end.idle) == (False, True)
     stage.out.acked("a:1", 1, 4)
     stage.look()
     assert stage.acked == [(1, 4)], "too late to be of use, and true"

@@ -353,6 +353,9 @@ class Disk:
         self._locks[descriptor] = shared
         return descriptor
 
+    def unlock(self, descriptor: int) -> None:
+        self.close(descriptor)
+
     def process(self) -> Process:
         return self._process
 

@@ -345,7 +345,7 @@ def test_end_of_an_epoch_that_is_damaged() -> None:
 
 
 def test_cursors_damaged() -> None:
-    """With one slot lost the other counts; with both lost everything is sent again, and nothing is lost."""
+    """With one file lost the other counts; with both lost everything is sent again, and nothing is lost."""
     disk = three_segments()
     log = open_log(disk)
     epoch = EPOCH

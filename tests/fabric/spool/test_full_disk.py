@@ -113,7 +113,7 @@ def test_a_queue_that_is_new_on_a_full_disk() -> None:
 
 
 def test_a_cursor_that_found_no_space_has_some_at_a_later_start() -> None:
-    """Slots that could not be made as large as they should be are made so when there is space again."""
+    """Cursors that could not be made as large as they should be are made so when there is space again."""
     disk = Disk()
     spool = open_spool(disk)
     disk.broken["allocate"] = ENOSPC

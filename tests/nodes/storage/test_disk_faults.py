@@ -15,7 +15,7 @@ import pytest
 
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.outbox.deposits import Deposit
-from peerfabric.spool.cursor import SLOT_BYTES
+from peerfabric.spool.cursor import CURSOR_BYTES
 from tests.fabric.spool.disk import SHORT, Disk
 from tests.nodes.offline import Offline
 
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_for_a_while(fsync: bool) -> None:
     again = node.send(b"again")
     node.round()
     assert again.done
-    assert sum(len(file.content) for file in disk.files.values()) < disk.space + SLOT_BYTES
+    assert sum(len(file.content) for file in disk.files.values()) < disk.space + CURSOR_BYTES
     node.die()
     disk.space = None
     found = Offline(disk, fsync=fsync)

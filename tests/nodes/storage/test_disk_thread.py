@@ -22,7 +22,7 @@ from peerfabric.nodes.storage.store import Store
 from peerfabric.options import Options
 from peerfabric.queue.durable import DurableQueue
 from peerfabric.queue.marks import Marks, News, State
-from peerfabric.spool.cursor import Cursor, Slots
+from peerfabric.spool.cursor import Cursor, CursorFiles
 from peerfabric.wire.frames import MSGPACK, RAW, Address
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_log, open_spool
@@ -161,7 +161,7 @@ def test_marks_on_a_full_disk() -> None:
 
 
 def cursor(disk: Disk, node: Offline) -> Cursor:
-    found = Slots(disk, node.store._log.folder).read()
+    found = CursorFiles(disk, node.store._log.folder).read()
     assert found is not None
     return found
 
@@ -411,7 +411,7 @@ def test_few_operations_make_a_queue_and_find_it_again() -> None:
     before = node.files.operations
     Store(node.spool, "another", False, 1)
     made = Counter(kind for kind, _ in node.files.trace[before:])
-    assert made == {"make_folder": 1, "create": 2, "allocate": 2, "write": 1}, "two slots, of which one is written"
+    assert made == {"make_folder": 1, "create": 2, "allocate": 2, "write": 1}, "two files, of which one is written"
     node.files.kill()
     again = open_spool(node.files, random_bits=8)
     before = node.files.operations
