@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.handler_context import Input
+    from peerfabric.nodes.io.pump import Handle
     from peerfabric.queue.runs import Kind
 
 _adding: Final = RLock()
@@ -33,8 +34,9 @@ class OutputsTo:
 
     def __init__(self, producer: AsyncProducer[Any], node: NodeContext) -> None:
         self._base = producer.end.numbering.base
+        handle: Handle = producer
         with node.pump.lock:
-            self._watch = producer.end.open_watch(partial(node.pump.wake_soon, producer))
+            self._watch = producer.end.open_watch(partial(node.pump.wake_soon, handle))
 
     def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
         """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""

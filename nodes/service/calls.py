@@ -22,7 +22,7 @@ from peerfabric.errors import (
     TimedOut,
 )
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_context import handling, in_handler, lease_paused
+from peerfabric.nodes.handler_context import hand_here, in_handler, lease_paused
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import EXPLAIN_AFTER, Gate, answering, clock, stalled, wait_until
 from peerfabric.nodes.service.service import Service
@@ -232,7 +232,7 @@ class Calls:
         Interrupted or cancelled, nobody waits for it any more, and its server is told.
         """
         within = answering.get()
-        if within is not None or handling():
+        if within is not None or hand_here() is not None:
             with lease_paused(self._node.pump):
                 await self._answered(call, timeout)
         else:

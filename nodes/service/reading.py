@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, Final
 
 from peerfabric.errors import TimedOut
-from peerfabric.nodes.handler_context import handling, lease_paused
+from peerfabric.nodes.handler_context import hand_here, lease_paused
 from peerfabric.nodes.io.waiting import answering, clock
 from peerfabric.nodes.service.calls import Calls, checked_timeout
 from peerfabric.nodes.service.service import Service
@@ -87,7 +87,7 @@ class Reading:
         def is_here() -> bool:
             return bool(call.parts) or call.outcome is not None
 
-        if answering.get() is not None or handling():
+        if answering.get() is not None or hand_here() is not None:
             with lease_paused(self._calls.node.pump):
                 return await self._calls.until(call, ends_at, self._timeout, is_here)
         return await self._calls.until(call, ends_at, self._timeout, is_here)
