@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from peerfabric.queue.handon import KINDS, Outputs
 from peerfabric.queue.runs import DEPTH_MAX
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.handler_context import Input
-    from peerfabric.nodes.io.pump import Handle
+    from peerfabric.nodes.outbox.outbox import Outbox
     from peerfabric.queue.runs import Kind
 
 _adding: Final = RLock()
@@ -28,15 +27,14 @@ class OutputsTo:
     """What is sent by one producer because of messages in hand.
 
     Args:
-        producer: Whose end is open.
+        outbox: Of that producer, open.
         node: Its node.
     """
 
-    def __init__(self, producer: AsyncProducer[Any], node: NodeContext) -> None:
-        self._base = producer.end.numbering.base
-        handle: Handle = producer
+    def __init__(self, outbox: Outbox, node: NodeContext) -> None:
+        self._base = outbox.end.numbering.base
         with node.pump.lock:
-            self._watch = producer.end.open_watch(partial(node.pump.wake_soon, handle))
+            self._watch = outbox.end.open_watch(partial(node.pump.wake_soon, outbox))
 
     def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
         """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""

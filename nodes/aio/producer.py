@@ -121,9 +121,6 @@ class AsyncProducer(Generic[T_contra]):
     def hand_over(self, engine: Engine, now: float) -> None:
         """Give the engine what was accepted since the last call. Called under the engine's lock."""
         self._outbox.hand_over(engine, now)
-        watch = self.end.watch
-        if watch is not None and watch.fresh:
-            engine.producers.touched[self.end] = None
 
     def changed(self) -> None:
         """Something of the end has changed: wake those who wait for it."""
@@ -273,7 +270,7 @@ class AsyncProducer(Generic[T_contra]):
         if outputs is None:
             from peerfabric.nodes.outputs import OutputsTo
 
-            outputs = self._outputs = OutputsTo(self, self._node)
+            outputs = self._outputs = OutputsTo(self._outbox, self._node)
         outputs.add(inputs, first, stop)
 
     async def send_many(

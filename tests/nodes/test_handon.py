@@ -9,12 +9,25 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, Batch, ConfigError, Message, Node, NotConfirmed, Reject, Retry, Undelivered
+from peerfabric import (
+    AsyncNode,
+    AsyncProducer,
+    Batch,
+    ConfigError,
+    Message,
+    Node,
+    NotConfirmed,
+    Producer,
+    Reject,
+    Retry,
+    Undelivered,
+)
 from tests.nodes.conftest import DEADLINE, eventually
 
 PAGES = 3
@@ -75,7 +88,7 @@ def take_all(consumer: Any) -> None:
 # Each takes all pages and sends a word for each of them
 
 
-def several(node: Any) -> list[Any]:
+def several(node: Node) -> list[Message[int]]:
     """All pages at the same time. A consumer that is new gets one, so it first shows how fast it is."""
     consumer = node.consumer("pages", int)
     while (message := consumer.get(DEADLINE)).body == WARMING:
@@ -83,26 +96,26 @@ def several(node: Any) -> list[Any]:
     return [message, *(consumer.get(DEADLINE) for _ in range(1, PAGES))]
 
 
-async def async_several(node: Any) -> list[Any]:
+async def async_several(node: AsyncNode) -> list[Message[int]]:
     consumer = node.consumer("pages", int)
     while (message := await consumer.get(DEADLINE)).body == WARMING:
         message.ack()
     return [message, *[await consumer.get(DEADLINE) for _ in range(1, PAGES)]]
 
 
-def handler(node: Any, words: Any) -> None:
+def handler(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages", concurrency=2)
     def work(page: int) -> None:
         words.send(page)
 
 
-def handler_of_many(node: Any, words: Any) -> None:
+def handler_of_many(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages")
     def work(page: int) -> None:
         assert words.send_many([page] * 2) == 2
 
 
-def handler_with_threads(node: Any, words: Any) -> None:
+def handler_with_threads(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages")
     def work(page: int, message: Message[int]) -> None:
         thread = threading.Thread(target=words.send, args=(page,), kwargs={"cause": message})
@@ -110,7 +123,7 @@ def handler_with_threads(node: Any, words: Any) -> None:
         thread.join()
 
 
-def loop(node: Any, words: Any) -> None:
+def loop(node: Node, words: Producer[int]) -> None:
     done = []
     for message in node.consumer("pages", int):
         with message as page:
@@ -120,7 +133,7 @@ def loop(node: Any, words: Any) -> None:
             break
 
 
-def by_hand(node: Any, words: Any) -> None:
+def by_hand(node: Node, words: Producer[int]) -> None:
     consumer = node.consumer("pages", int)
     for _ in range(PAGES):
         message = consumer.get(DEADLINE)
@@ -128,7 +141,7 @@ def by_hand(node: Any, words: Any) -> None:
         message.ack()
 
 
-def all_at_once(node: Any, words: Any) -> None:
+def all_at_once(node: Node, words: Producer[int]) -> None:
     messages = several(node)
     for message in messages:
         words.send(message.body)
@@ -136,7 +149,7 @@ def all_at_once(node: Any, words: Any) -> None:
         message.ack()
 
 
-def joined(node: Any, words: Any) -> None:
+def joined(node: Node, words: Producer[int]) -> None:
     """What is sent with several in hand is an output of all, also of the one whose `with` is not the innermost."""
     first, second, third = several(node)
     with first, second:
@@ -145,7 +158,7 @@ def joined(node: Any, words: Any) -> None:
         words.send_many(range(PAGES))
 
 
-def batches(node: Any, words: Any) -> None:
+def batches(node: Node, words: Producer[int]) -> None:
     count = 0
     for batch in node.consumer("pages", int).batches(max_size=2, max_wait=0.1):
         with batch as pages:
@@ -155,7 +168,7 @@ def batches(node: Any, words: Any) -> None:
             break
 
 
-def batches_by_hand(node: Any, words: Any) -> None:
+def batches_by_hand(node: Node, words: Producer[int]) -> None:
     count = 0
     for batch in node.consumer("pages", int).batches():
         for page in batch:
@@ -166,7 +179,7 @@ def batches_by_hand(node: Any, words: Any) -> None:
             break
 
 
-def batches_with_threads(node: Any, words: Any) -> None:
+def batches_with_threads(node: Node, words: Producer[int]) -> None:
     def work(batch: Batch[int]) -> None:
         for page in batch:
             words.send(page, cause=batch)
@@ -182,7 +195,7 @@ def batches_with_threads(node: Any, words: Any) -> None:
             break
 
 
-def entered_elsewhere(node: Any, words: Any) -> None:
+def entered_elsewhere(node: Node, words: Producer[int]) -> None:
     """One thread takes, others work."""
     taken: queue.Queue[Any] = queue.Queue()
 
@@ -199,20 +212,20 @@ def entered_elsewhere(node: Any, words: Any) -> None:
         thread.join()
 
 
-async def async_handler(node: Any, words: Any) -> None:
+async def async_handler(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages", concurrency=2)
     async def work(page: int) -> None:
         await asyncio.sleep(0)
         await words.send(page)
 
 
-async def async_handler_of_many(node: Any, words: Any) -> None:
+async def async_handler_of_many(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages")
     async def work(page: int) -> None:
         assert await words.send_many([page] * 2) == 2
 
 
-async def async_handler_with_tasks(node: Any, words: Any) -> None:
+async def async_handler_with_tasks(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages", concurrency=2)
     async def work(page: int) -> None:
         async with asyncio.TaskGroup() as group:
@@ -220,7 +233,7 @@ async def async_handler_with_tasks(node: Any, words: Any) -> None:
             group.create_task(words.send(page))
 
 
-async def async_handler_with_threads(node: Any, words: Any) -> None:
+async def async_handler_with_threads(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages")
     async def work(page: int) -> None:
         await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(words.send(page), here).result(DEADLINE))
@@ -228,7 +241,7 @@ async def async_handler_with_threads(node: Any, words: Any) -> None:
     here = asyncio.get_running_loop()
 
 
-async def async_handler_in_threads(node: Any, words: Any) -> None:
+async def async_handler_in_threads(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages", concurrency=2)
     def work(page: int) -> None:
         asyncio.run_coroutine_threadsafe(words.send(page), here).result(DEADLINE)
@@ -236,13 +249,13 @@ async def async_handler_in_threads(node: Any, words: Any) -> None:
     here = asyncio.get_running_loop()
 
 
-async def async_handler_with_cause(node: Any, words: Any) -> None:
+async def async_handler_with_cause(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages")
     async def work(page: int, message: Message[int]) -> None:
         await asyncio.create_task(words.send(page, cause=message), context=contextvars.Context())
 
 
-async def async_loop(node: Any, words: Any) -> None:
+async def async_loop(node: AsyncNode, words: AsyncProducer[int]) -> None:
     done = []
     async for message in node.consumer("pages", int):
         with message as page:
@@ -252,7 +265,7 @@ async def async_loop(node: Any, words: Any) -> None:
             break
 
 
-async def async_by_hand(node: Any, words: Any) -> None:
+async def async_by_hand(node: AsyncNode, words: AsyncProducer[int]) -> None:
     consumer = node.consumer("pages", int)
     for _ in range(PAGES):
         message = await consumer.get(DEADLINE)
@@ -260,14 +273,14 @@ async def async_by_hand(node: Any, words: Any) -> None:
         message.ack()
 
 
-async def async_all_at_once(node: Any, words: Any) -> None:
+async def async_all_at_once(node: AsyncNode, words: AsyncProducer[int]) -> None:
     messages = await async_several(node)
     await words.send_many(range(PAGES))
     for message in messages:
         message.ack()
 
 
-async def async_batches(node: Any, words: Any) -> None:
+async def async_batches(node: AsyncNode, words: AsyncProducer[int]) -> None:
     count = 0
     async for batch in node.consumer("pages", int).batches(max_size=2, max_wait=0.1):
         with batch as pages:
@@ -277,7 +290,7 @@ async def async_batches(node: Any, words: Any) -> None:
             break
 
 
-async def async_task_for_each(node: Any, words: Any) -> None:
+async def async_task_for_each(node: AsyncNode, words: AsyncProducer[int]) -> None:
     """One task takes, others work at the same time."""
     together = asyncio.Barrier(PAGES)
 
@@ -291,7 +304,7 @@ async def async_task_for_each(node: Any, words: Any) -> None:
             group.create_task(work(message))
 
 
-async def async_wait_for(node: Any, words: Any) -> None:
+async def async_wait_for(node: AsyncNode, words: AsyncProducer[int]) -> None:
     """A task of its own takes, in Python 3.11."""
     consumer = node.consumer("pages", int)
     for _ in range(PAGES):
@@ -352,27 +365,27 @@ def test_a_message_is_acked_when_its_outputs_are_settled(style: Callable[..., An
 # What holds nothing back
 
 
-def excluded(node: Any, words: Any) -> None:
+def excluded(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages")
     def work(page: int) -> None:
         words.send(page, cause=None)
         words.send_many([page], cause=None)
 
 
-def switched_off(node: Any, words: Any) -> None:
+def switched_off(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages", ack_after="return")
     def work(page: int) -> None:
         words.send(page)
 
 
-def switched_off_by_hand(node: Any, words: Any) -> None:
+def switched_off_by_hand(node: Node, words: Producer[int]) -> None:
     consumer = node.consumer("pages", int, ack_after="return")
     for _ in range(PAGES):
         with consumer.get(DEADLINE) as page:
             words.send(page)
 
 
-def afterwards(node: Any, words: Any) -> None:
+def afterwards(node: Node, words: Producer[int]) -> None:
     consumer = node.consumer("pages", int)
     for _ in range(PAGES):
         message = consumer.get(DEADLINE)
@@ -380,7 +393,7 @@ def afterwards(node: Any, words: Any) -> None:
         words.send(message.body)
 
 
-def by_a_thread(node: Any, words: Any) -> None:
+def by_a_thread(node: Node, words: Producer[int]) -> None:
     @node.on_message("pages")
     def work(page: int) -> None:
         thread = threading.Thread(target=words.send, args=(page,))
@@ -388,7 +401,7 @@ def by_a_thread(node: Any, words: Any) -> None:
         thread.join()
 
 
-def published(node: Any, words: Any) -> None:
+def published(node: Node, words: Producer[int]) -> None:
     news = node.publisher("news", int)
 
     @node.on_message("pages")
@@ -396,20 +409,20 @@ def published(node: Any, words: Any) -> None:
         news.publish(page)
 
 
-async def async_excluded(node: Any, words: Any) -> None:
+async def async_excluded(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages")
     async def work(page: int) -> None:
         await words.send(page, cause=None)
         await words.send_many([page], cause=None)
 
 
-async def async_switched_off(node: Any, words: Any) -> None:
+async def async_switched_off(node: AsyncNode, words: AsyncProducer[int]) -> None:
     @node.on_message("pages", ack_after="return")
     async def work(page: int) -> None:
         await words.send(page)
 
 
-async def async_sibling(node: Any, words: Any) -> None:
+async def async_sibling(node: AsyncNode, words: AsyncProducer[int]) -> None:
     """A task that works on one message has nothing to do with what its neighbour sends."""
     idle, *messages = await async_several(node)
 
@@ -487,10 +500,10 @@ def test_with_a_spool_nothing_is_held_back(style: Callable[..., Any], options: d
 def test_of_a_spool_that_keeps_some_in_memory_those_hold_back(style: Callable[..., Any], tmp_path: Path) -> None:
     """With `on_full="spool"` what nobody consumes is on disk, and safe; what is in memory is not."""
 
-    def volatile(node: Any, words: Any) -> Any:
+    def volatile(node: Node, words: Producer[int]) -> Any:
         return style(node, node.producer("drafts", int, on_full="spool"))
 
-    async def async_volatile(node: Any, words: Any) -> None:
+    async def async_volatile(node: AsyncNode, words: AsyncProducer[int]) -> None:
         await style(node, node.producer("drafts", int, on_full="spool"))
 
     chosen = async_volatile if inspect.iscoroutinefunction(style) else volatile
@@ -584,7 +597,7 @@ def test_a_handler_that_fails_waits_for_nothing(how: Exception) -> None:
 @pytest.mark.parametrize("end", ["rejected", "expired", "dropped", "dead"])
 def test_an_output_that_ends_otherwise_is_settled(end: str) -> None:
     """Whatever becomes of it, nobody can process it any more, and its input is acked."""
-    with Node("source") as source, Node("stage") as node, Node("sink") as sink:
+    with Node("source") as source, Node("sink") as sink, Node("stage") as node:
         pages = source.producer("pages", int)
         options: dict[str, Any] = {"max_attempts": 1}
         if end == "dropped":
@@ -744,20 +757,23 @@ def test_a_ledger_that_cannot_be_written_leaves_the_message_to_others(tmp_path: 
 # Arguments
 
 
+def count(page: int) -> None: ...
+
+
 @pytest.mark.usefixtures("runtime")
-def test_wrong_causes_and_options(front: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_causes_and_options(front: Any) -> None:
     """Each is a typed error that says what to give; nothing is sent."""
     with front.node() as node:
         words = node.producer("words", int)
-        for call in (lambda c: words.send(1, cause=c), lambda c: words.send_many([1], cause=c)):
-            for cause in ("message", 7, words):
+        for cause in ("message", 7, words):
+            for call in (partial(words.send, 1), partial(words.send_many, [1])):
                 with pytest.raises(TypeError, match="was not taken from a queue; give the Message or the Batch"):
-                    call(cause)
+                    call(cause=cause)
         for wrong in ("output", None, True):
-            with pytest.raises(ConfigError, match="ack_after=.*; use 'outputs', .* or 'return'"):
+            with pytest.raises(ConfigError, match=r"ack_after=.*; use 'outputs', .* or 'return'"):
                 node.consumer("pages", int, ack_after=wrong)
             with pytest.raises(ConfigError, match="ack_after="):
-                node.on_message("pages", ack_after=wrong)(lambda page: None if page else None)
+                node.on_message("pages", ack_after=wrong)(count)
         assert node.statistics().producers[0].accepted == 0
         node.consumer("pages", int, ack_after="return")
         with pytest.raises(ConfigError, match="ack_after='return', not 'outputs'"):
