@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peerfabric.errors import (
     BadFrame,
     BadName,
+    Cancelled,
     ConfigError,
     Corrupt,
     DecodeError,
@@ -19,13 +20,18 @@ from peerfabric.errors import (
     FabricError,
     ForkedNode,
     IdentityInUse,
+    Incomplete,
     MessageTooLarge,
     NewerFormat,
     NodeClosed,
+    NoServer,
     NotConfirmed,
     QueueFull,
     Rejected,
+    RemoteError,
     RemoteProtocolError,
+    ServerLost,
+    ServiceBusy,
     SpoolError,
     SpoolFull,
     SpoolLocked,
@@ -40,26 +46,37 @@ if TYPE_CHECKING:
     from peerfabric.nodes.aio.consumer import AsyncConsumer
     from peerfabric.nodes.aio.node import AsyncNode
     from peerfabric.nodes.aio.producer import AsyncProducer
+    from peerfabric.nodes.aio.service import AsyncClient, AsyncParts
     from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
     from peerfabric.nodes.blocking.consumer import Consumer
     from peerfabric.nodes.blocking.node import Node
     from peerfabric.nodes.blocking.producer import Producer
+    from peerfabric.nodes.blocking.service import Client, Parts
     from peerfabric.nodes.blocking.topic import Publisher, Subscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
     from peerfabric.nodes.once import Once
+    from peerfabric.nodes.service.call import Busy, Call
+    from peerfabric.nodes.service.gathered import Gathered
+    from peerfabric.nodes.service.service import Service
     from peerfabric.options import Options
     from peerfabric.receipt import Receipt
     from peerfabric.reports import Statistics
 
 __all__ = [
+    "AsyncClient",
     "AsyncConsumer",
     "AsyncNode",
+    "AsyncParts",
     "AsyncProducer",
     "AsyncPublisher",
     "AsyncSubscriber",
     "BadFrame",
     "BadName",
     "Batch",
+    "Busy",
+    "Call",
+    "Cancelled",
+    "Client",
     "ConfigError",
     "Consumer",
     "Corrupt",
@@ -69,23 +86,31 @@ __all__ = [
     "EndpointInUse",
     "FabricError",
     "ForkedNode",
+    "Gathered",
     "IdentityInUse",
+    "Incomplete",
     "Message",
     "MessageTooLarge",
     "NewerFormat",
+    "NoServer",
     "Node",
     "NodeClosed",
     "NotConfirmed",
     "Once",
     "Options",
+    "Parts",
     "Producer",
     "Publisher",
     "QueueFull",
     "Receipt",
     "Reject",
     "Rejected",
+    "RemoteError",
     "RemoteProtocolError",
     "Retry",
+    "ServerLost",
+    "Service",
+    "ServiceBusy",
     "SpoolError",
     "SpoolFull",
     "SpoolLocked",
@@ -103,23 +128,31 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "nodes.aio.service",
     "AsyncConsumer": "nodes.aio.consumer",
     "AsyncNode": "nodes.aio.node",
+    "AsyncParts": "nodes.aio.service",
     "AsyncProducer": "nodes.aio.producer",
     "AsyncPublisher": "nodes.aio.topic",
     "AsyncSubscriber": "nodes.aio.topic",
     "Batch": "nodes.message",
+    "Busy": "nodes.service.call",
+    "Call": "nodes.service.call",
+    "Client": "nodes.blocking.service",
     "Consumer": "nodes.blocking.consumer",
     "DeadMessage": "nodes.message",
+    "Gathered": "nodes.service.gathered",
     "Message": "nodes.message",
     "Node": "nodes.blocking.node",
     "Once": "nodes.once",
     "Options": "options",
+    "Parts": "nodes.blocking.service",
     "Producer": "nodes.blocking.producer",
     "Publisher": "nodes.blocking.topic",
     "Receipt": "receipt",
     "Reject": "nodes.message",
     "Retry": "nodes.message",
+    "Service": "nodes.service.service",
     "Statistics": "reports",
     "Subscriber": "nodes.blocking.topic",
     "Update": "nodes.message",

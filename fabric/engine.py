@@ -526,17 +526,21 @@ class Engine:
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
             if self._caller is not None:
-                self._transmit_calls(send, now)
+                self.transmit_calls(send, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
+            if consumers.handed:
+                self._tell_watches()
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
+            if producers.safe:
+                self._ack_safe(now)
             if links.hello_due or links.rejections.wires or links.answers:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
                 if self._caller is not None:
-                    self._transmit_calls(send, now)  # again, as control may have been in its way
+                    self.transmit_calls(send, now)  # again, as control may have been in its way
                 if producers.touched or producers.held_up:
                     self._transmit_data(send, now)
             if not self._loop:
@@ -551,7 +555,30 @@ class Engine:
             elif not send(wire, frames):
                 self.control.keep(self.links.by_wire[wire], frames)
 
-    def _transmit_calls(self, send: Send, now: float) -> None:
+    def _tell_watches(self) -> None:
+        """Inputs wait for what was sent: let those look who will know that it is safe, perhaps in another node."""
+        producers, (*handed,) = self.producers, self.consumers.handed
+        self.consumers.handed.clear()
+        for watch in handed:
+            end = producers.by_queue.get(watch.queue)
+            if end is not None and end.watch is watch:
+                producers.touched[end] = None
+            else:
+                watch.wake()
+
+    def _ack_safe(self, now: float) -> None:
+        """What was sent for inputs is safe: let those ack them who hold them, perhaps in another node."""
+        consumers, (*safe,) = self.consumers, self.producers.safe
+        self.producers.safe.clear()
+        for handon in safe:
+            end = consumers.by_queue.get(handon.queue)
+            if end is not None and end.handon is handon:
+                consumers.progress(end, now)
+            else:
+                handon.wake()
+
+    def transmit_calls(self, send: Send, now: float) -> bool:
+        """Send calls and answers, and nothing else; whether there is more to do now than that."""
         responder, caller = self._responder, self._caller
         assert responder is not None
         assert caller is not None
@@ -561,6 +588,7 @@ class Engine:
             responder.transmit(send, self._to_ourselves, now)
         if caller.waiting:
             caller.transmit(send, self._to_ourselves, now)
+        return bool(self._loop or self.control.due)
 
     def _transmit_hellos(self, send: Send, now: float) -> None:
         for link, frames in self.links.hello_frames(now):
@@ -637,6 +665,7 @@ class Engine:
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
+        self.consumers.give_back_run(now)
         self.consumers.close(now)
         if self._caller is not None:
             self._caller.close(now)

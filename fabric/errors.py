@@ -13,6 +13,12 @@ FabricError
 ├── QueueFull (queue.Full, TimeoutError)  not accepted: the producer's buffer is full
 ├── Rejected                            dead-lettered: no consumer will process it
 ├── Undelivered                         closed while accepted messages were not settled
+├── NoServer (ConnectionError)          nobody serves this; nothing was sent
+├── ServerLost (ConnectionError)        the server ended before it answered; the call may have run
+├── ServiceBusy                         every server refused for now; nothing has run
+├── RemoteError                         the handler of a call raised something
+├── Cancelled                           the caller of what runs here does not wait any more
+├── Incomplete                          too few of all servers answered
 ├── NodeClosed (RuntimeError)           used after close
 ├── ForkedNode (RuntimeError)           used in a child process of the one that started it
 ├── WrongLoop (RuntimeError)            an AsyncNode used on another event loop
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadFrame",
     "BadName",
+    "Cancelled",
     "ConfigError",
     "Corrupt",
     "DecodeError",
@@ -48,13 +55,18 @@ __all__ = [
     "FabricError",
     "ForkedNode",
     "IdentityInUse",
+    "Incomplete",
     "MessageTooLarge",
     "NewerFormat",
+    "NoServer",
     "NodeClosed",
     "NotConfirmed",
     "QueueFull",
     "Rejected",
+    "RemoteError",
     "RemoteProtocolError",
+    "ServerLost",
+    "ServiceBusy",
     "SpoolError",
     "SpoolFull",
     "SpoolLocked",
@@ -136,15 +148,25 @@ class MessageTooLarge(EncodeError):
 class DecodeError(FabricError, ValueError):
     """A body that does not fit the type it was asked for; `path` says where in it, `sender` who sent it."""
 
-    def __init__(self, reason: str, *, path: str = "", sender: str = "") -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: str = "",
+        sender: str = "",
+        step: str = "give consumer and producer the same body type",
+    ) -> None:
         self.reason, self.path, self.sender = reason, path, sender
         where = f" at {path}" if path else ""
         whose = f" from {sender}" if sender else ""
-        super().__init__(f"body{whose} does not decode{where}: {reason}; give consumer and producer the same body type")
+        super().__init__(f"body{whose} does not decode{where}: {reason}; {step}")
 
 
 class TimedOut(FabricError, TimeoutError):
-    """A wait ended before what it waited for happened. Nothing was taken or accepted."""
+    """A wait ended before what it waited for happened. Nothing was taken or accepted.
+
+    Of a call to a service the text says whether it was sent: then it may have run.
+    """
 
 
 class NotConfirmed(TimedOut):
@@ -195,6 +217,70 @@ class Undelivered(FabricError):
         super().__init__(
             f"closed with {waiting:,} messages waiting and {in_flight:,} in flight; they are gone: "
             f"start a consumer before closing, or give close(timeout=) more time"
+        )
+
+
+class NoServer(FabricError, ConnectionError):
+    """Nobody serves `service`, or not the server that was asked for. Nothing was sent."""
+
+    def __init__(self, service: str, problem: str = "nobody serves it") -> None:
+        self.service = service
+        super().__init__(
+            f"service {service!r}: {problem}; look at its name and at node.services(), "
+            f"and start a node that serves it in the same fabric"
+        )
+
+
+class ServerLost(FabricError, ConnectionError):
+    """The `server` of a call ended, or the link with it, before it answered. The call may have run."""
+
+    def __init__(self, service: str, server: str, *, proven: int = 0) -> None:
+        self.service, self.server = service, server
+        again = (
+            f"{proven} servers have died while they worked on it: look at what it does to them before you try again"
+            if proven > 1
+            else "the call may have run: see whether it did, or give its Service idempotent=True to have it tried again"
+        )
+        super().__init__(f"service {service!r}: {server} was lost before it answered; {again}")
+
+
+class ServiceBusy(FabricError):
+    """No server of `service` took the call, and none has run it; try again after `retry_after` seconds."""
+
+    def __init__(self, service: str, retry_after: float, problem: str = "every server is busy") -> None:
+        self.service, self.retry_after = service, retry_after
+        super().__init__(
+            f"service {service!r}: {problem}, and the call has not run; "
+            f"try again after {retry_after:.3g} s, or start more servers"
+        )
+
+
+class RemoteError(FabricError):
+    """What the handler of a call raised at `server`: its class, `type`, and its `text`. It is text only, never code."""
+
+    def __init__(self, type: str, text: str, server: str) -> None:
+        self.type, self.text, self.server = type, text, server
+        said = f"{type}: {text}" if text else type
+        super().__init__(f"the handler at {server} raised {said}; the traceback is in the log there")
+
+
+class Cancelled(FabricError):
+    """Whoever made the call that is handled here does not wait for it any more: stop, and undo what shall not stay."""
+
+    def __init__(self) -> None:
+        super().__init__("the caller does not wait for this call any more; undo what shall not stay, and return")
+
+
+class Incomplete(FabricError):
+    """Fewer servers than `require=` asked for have answered; `gathered` is what came."""
+
+    def __init__(self, service: str, wanted: int, gathered: Any) -> None:
+        self.service, self.wanted, self.gathered = service, wanted, gathered
+        names = gathered.names
+        missing = "; ".join(f"{names.get(node, node)}: {why}" for node, why in list(gathered.missing.items())[:5])
+        super().__init__(
+            f"service {service!r}: {len(gathered.replies)} of {wanted} servers have answered"
+            f"{f' ({missing})' if missing else ''}; look at error.gathered, or ask for fewer with require="
         )
 
 

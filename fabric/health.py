@@ -22,6 +22,8 @@ NEVER_TAKEN_AFTER: Final = 10.0
 """Seconds until a consumer that nobody ever took from, though messages wait for it, is told."""
 NOT_TAKEN_AFTER: Final = 60.0
 """The same for one that somebody took from: programs that come back once in a while are as they should be."""
+HANDED_ON_AFTER: Final = 30.0
+"""Seconds without progress until it is told that inputs wait for outputs that nobody settles."""
 SLOW_AFTER: Final = 30.0
 """Seconds until a message in the hands of user code is told; see `slow_after`."""
 

@@ -9,10 +9,11 @@ import msgspec
 
 class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     """The messages of one producer: accepted + recovered + retried = acked + in flight + waiting + on disk only
-    + dead-lettered + dropped + damaged + left at close.
+    + dead-lettered + expired + dropped + damaged + left at close.
 
     `recovered` were found in the spool at the start; `damaged` of them, or of what was read back later, were not as
-    they had been written. `redelivered` counts second deliveries, whatever came of them.
+    they had been written. `redelivered` counts second deliveries, whatever came of them. Of those in flight `handed_on`
+    have run, and wait until what their handlers sent is safe.
     """
 
     queue: str
@@ -24,21 +25,27 @@ class QueueAccount(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     on_disk: int = 0
     dead_lettered: int = 0
+    expired: int = 0
     dropped: int = 0
     damaged: int = 0
     left_at_close: int = 0
     redelivered: int = 0
+    handed_on: int = 0
 
     @property
     def closes(self) -> bool:
         """Whether every message is accounted for; False would be a bug of ours."""
-        settled = self.acked + self.dead_lettered + self.dropped + self.damaged
+        settled = self.acked + self.dead_lettered + self.expired + self.dropped + self.damaged
         unsettled = self.in_flight + self.waiting + self.on_disk + self.left_at_close
         return self.accepted + self.recovered + self.retried == settled + unsettled
 
 
 class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that came to one consumer: received = processed + given back + buffered + started."""
+    """The messages that came to one consumer: received = processed + given back + buffered + started + handed on.
+
+    Given back are those nacked, returned, refused (they did not fit), or expired (not handed out in time). Handed on
+    are those that have run and wait until what their handlers sent is safe.
+    """
 
     queue: str
     received: int = 0
@@ -46,9 +53,11 @@ class ConsumerAccount(msgspec.Struct, frozen=True, kw_only=True):
     nacked: int = 0
     returned: int = 0
     refused: int = 0
+    expired: int = 0
     duplicates: int = 0
     buffered: int = 0
     started: int = 0
+    handed_on: int = 0
     window: int = 0
 
 
@@ -108,6 +117,15 @@ class ServerView(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int = 0
     load: int = 0
     ready: bool = False
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One service as seen from here: who serves it, how many calls may run at once there, and how many run and wait."""
+
+    name: str
+    servers: tuple[ServerView, ...] = ()
+    capacity: int = 0
+    load: int = 0
 
 
 class PeerView(msgspec.Struct, frozen=True, kw_only=True):

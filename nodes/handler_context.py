@@ -1,61 +1,172 @@
-"""Handler context: unsettled deliveries of a thread or task that runs user code, and whether errors there count."""
+"""Handler context: what a thread or task that runs user code has in hand, and whether errors there count."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peerfabric.arguments import check_timeout
-from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.io.waiting import clock, running_loop
 from peerfabric.queue.delivery import Delivery, pause, resume
 from peerfabric.queue.incoming import IncomingQueue
 
 if TYPE_CHECKING:
     from peerfabric.nodes.io.pump import Pump
+    from peerfabric.queue.handon import Outputs
 
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
+EARLIER_MAX: Final = 4096
+"""Inputs that one hand has besides the newest. Of more, which nobody settles, the oldest are forgotten."""
 
-_handling: ContextVar[tuple[tuple[IncomingQueue, Delivery], ...]] = ContextVar("peerfabric_handling", default=())
-"""The deliveries that the current thread or task took from, newest last; some may be decided since."""
-handling: Final = _handling.get
+
+class Taker(Protocol):
+    """The consumer that handed an input out."""
+
+    end: IncomingQueue
+    in_tasks: bool
+    """Tasks of an event loop take from it: one that was started with an input in hand shares its starter's hand."""
+    waits_for_outputs: bool
+    """An input is acked when what was sent because of it is safe."""
+
+    def open_handon(self) -> None:
+        """Inputs have outputs from now on."""
+
+
+class Input(Protocol):
+    """A message or batch that was taken. What is sent while it is in hand, and not stored, is an output of it."""
+
+    _owner: Any
+    """The `Taker`."""
+    _settled: bool
+    _outputs: Outputs | None
+
+    @property
+    def _deliveries(self) -> Iterable[Delivery]: ...
+    def give_back(self) -> None: ...
+
+
+class Hand:
+    """What one thread or task has in hand.
+
+    Whoever takes writes the newest into its hand, with no call between looking at what was there and that: a thread
+    that was given a copy of another one's context shares the hand, and the interpreter changes threads at calls only.
+
+    newest      what was taken last; settled by now, or None, if it is not in hand any more
+    earlier     what was not settled when something else was taken, and that, too; empty mostly
+    taken_by    which thread or task it is
+    """
+
+    __slots__ = ("earlier", "newest", "taken_by")
+
+    def __init__(self, newest: Input | None, taken_by: int = 0) -> None:
+        self.newest = newest
+        self.earlier: dict[Input, None] = {}
+        self.taken_by = taken_by
+
+    def add(self, taken: Input) -> None:
+        """`taken` comes to what is in hand already."""
+        earlier, newest = self.earlier, self.newest
+        if newest is not None:
+            earlier[newest] = None
+        earlier[taken] = None
+        self.newest = taken
+        count = len(earlier)
+        if count & (count - 1) == 0:  # seldom, so that each of many costs no more than one of few
+            self._forget_settled()
+        if count > EARLIER_MAX:
+            with suppress(StopIteration, KeyError):  # another thread has done it
+                del earlier[next(iter(earlier))]
+
+    def unsettled(self) -> list[Input]:
+        """What is in hand, the oldest first."""
+        if self.earlier:
+            self._forget_settled()
+        newest = self.newest
+        found = list(self.earlier)
+        if newest is not None and not newest._settled and newest not in self.earlier:
+            found.append(newest)
+        return found
+
+    def _forget_settled(self) -> None:
+        for each in list(self.earlier):
+            if each._settled:
+                self.earlier.pop(each, None)
+
+
+_hand: ContextVar[Hand | None] = ContextVar("peerfabric_hand", default=None)
+hand_here: Final = _hand.get
+"""The hand of the current thread or task; None: it has taken nothing."""
 _judge: ContextVar[Callable[[BaseException], bool] | None] = ContextVar("peerfabric_judge", default=None)
-IN_HAND_MAX: Final = 256
+in_handler: Final = _judge.get
+"""Not None in the thread or task of a handler."""
 
 
-def in_hand() -> list[tuple[IncomingQueue, Delivery]]:
+def take_in_hand(taken: Input) -> None:
+    """The current thread or task has `taken`, besides what it has."""
+    hand = _hand.get()
+    if hand is None:
+        _hand.set(Hand(taken, _me()))
+    elif taken._owner.in_tasks and hand.taken_by != _me():
+        # Of the task that started this one, and this one is part of what that does.
+        own = Hand(taken, _me())
+        own.earlier.update(dict.fromkeys(hand.unsettled()))
+        if own.earlier:
+            own.earlier[taken] = None
+        _hand.set(own)
+    elif hand.newest is None or hand.newest._settled:
+        hand.newest = taken
+        if hand.earlier:
+            hand.add(taken)
+    else:
+        hand.add(taken)
+
+
+def take_over(entered: Input) -> None:
+    """The current thread or task enters the `with` of what it, or another one, has taken."""
+    hand, me = _hand.get(), _me()
+    if hand is None or hand.taken_by != me:
+        # It was handed to this one, which has nothing to do with what the other one has in hand besides.
+        _hand.set(Hand(entered, me))
+    elif hand.newest is not entered and entered not in hand.earlier:
+        take_in_hand(entered)
+
+
+def begin_call(message: Input) -> None:
+    """A handler's call begins, in a context of its own: so do tasks that it starts, which may outlive it."""
+    _hand.set(Hand(message, _me()))
+
+
+def _me() -> int:
+    """Which thread or task it is that asks."""
+    if running_loop() is not None:
+        import asyncio  # it is there
+
+        return id(asyncio.current_task())
+    return get_ident()
+
+
+def in_hand() -> list[Input]:
     """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
-    held = []
-    for item in handling():
-        if _undecided(item[1]):
-            held.append(item)
-    return held
+    hand = _hand.get()
+    return hand.unsettled() if hand is not None else []
 
 
-def _undecided(delivery: Delivery) -> bool:
-    started = min(delivery.next, delivery.limit)
-    if delivery.gone is None and not delivery.verdicts:  # all that is decided was acked in order
-        return max(delivery.acked, delivery.reported) < started
-    try:
-        unsettled = delivery.unsettled(delivery.acked, started)
-    except IndexError:  # the machine, in the I/O thread, is just settling some of it: the next look tells
-        return True
-    count = sum(high - low for low, high in unsettled)
-    return count > sum(high - low for _, low, high, _, _ in list(delivery.verdicts))
+# Outputs
 
 
-def take_in_hand(end: IncomingQueue, delivery: Delivery) -> None:
-    """The current thread or task takes from `delivery`, a delivery of `end`."""
-    held = handling()
-    if held and held[-1][1] is delivery:
-        return
-    kept: list[tuple[IncomingQueue, Delivery]] = []
-    for item in held:
-        if item[1] is not delivery and _undecided(item[1]):
-            kept.append(item)
-    _handling.set((*kept[-IN_HAND_MAX:], (end, delivery)))
+def inputs_in(hand: Hand) -> Sequence[Input]:
+    """What is acked only when that is safe which is sent with this in hand."""
+    if hand.earlier:
+        return [each for each in hand.unsettled() if each._owner.waits_for_outputs]
+    newest = hand.newest
+    return (newest,) if newest is not None and not newest._settled and newest._owner.waits_for_outputs else ()
+
+
+# Waiting inside of handlers
 
 
 def lease_paused(pump: Pump) -> AbstractContextManager[None]:
@@ -65,15 +176,16 @@ def lease_paused(pump: Pump) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _paused(pump: Pump, held: list[tuple[IncomingQueue, Delivery]]) -> Iterator[None]:
+def _paused(pump: Pump, held: list[Input]) -> Iterator[None]:
+    deliveries = list(dict.fromkeys(delivery for each in held for delivery in each._deliveries))
     with pump.lock:
-        for _, delivery in held:
+        for delivery in deliveries:
             pause(delivery, clock())
     try:
         yield
     finally:
         with pump.lock:
-            for _, delivery in held:
+            for delivery in deliveries:
                 resume(delivery, clock())
 
 

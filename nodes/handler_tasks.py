@@ -12,7 +12,7 @@ from typing import Any
 
 from peerfabric.errors import FabricError
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_context import has_failed, judge_by
+from peerfabric.nodes.handler_context import begin_call, has_failed, judge_by
 from peerfabric.nodes.handler_threads import REPLACE_AFTER, Handler
 from peerfabric.nodes.io.waiting import in_event_loop
 
@@ -66,6 +66,8 @@ class TaskHandler(Handler):
             task.get_loop().call_later(REPLACE_AFTER, self._replace, task, node, number, why)
 
     async def _await(self, item: Any, calls: _Calls) -> None:
+        if self.settles:
+            begin_call(item)
         try:
             await (self.function(item.body, item) if self.wants_message else self.function(item.body))
             if calls.cancels_itself:

@@ -48,6 +48,8 @@ class Handler:
     """
 
     runs_in = "thread"
+    service: str | None = None
+    """The name of the service that it answers; None: it takes messages or updates."""
 
     def __init__(
         self, function: Callable[..., Any], concurrency: int, *, kind: type, names: Mapping[str, Any] | None = None

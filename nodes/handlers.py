@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_threads import Again, Handler, Take
@@ -17,14 +17,41 @@ F = TypeVar("F", bound=Callable[..., Any])
 Source = Callable[[Handler], tuple[Any, Take, Again]]
 
 
+class Called(Protocol):
+    """What calls one decorated function: a `Handler`, or the threads or tasks of a service."""
+
+    name: str
+    service: str | None
+    handle: Any
+
+    @property
+    def busy(self) -> int:
+        """How many of its calls are running."""
+
+    def is_current(self) -> bool:
+        """Whether one of them asks."""
+
+    def start(self, node: NodeContext) -> None:
+        """Begin. The caller holds the life lock."""
+
+    def give_up(self) -> None:
+        """The start came to nothing."""
+
+    def join(self, timeout: float) -> None:
+        """Wait for its threads."""
+
+    async def finish(self) -> None:
+        """End its tasks."""
+
+
 class Handlers:
     """The handlers of one node. They are there before it starts, and go when it is closed."""
 
     def __init__(self, node: NodeContext) -> None:
         self._node = node
-        self._all: list[Handler] = []
+        self._all: list[Called] = []
 
-    def __iter__(self) -> Iterator[Handler]:
+    def __iter__(self) -> Iterator[Called]:
         return iter(list(self._all))
 
     def of(self, handle: Any) -> str | None:
@@ -70,9 +97,13 @@ class Handlers:
 
     def _add(self, handler: Handler) -> None:
         with self._node.life_lock:
-            if self._node.life is Life.RUNNING:
-                handler.start(self._node)
-            self._all.append(handler)
+            self.add_locked(handler)
+
+    def add_locked(self, handler: Called) -> None:
+        """Have it called, from the start of the node on. The caller holds the life lock."""
+        if self._node.life is Life.RUNNING:
+            handler.start(self._node)
+        self._all.append(handler)
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""

@@ -6,14 +6,14 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, overload
 
 import msgspec
 
 from peerfabric.arguments import DELAY_MAX, LEASE_MAX, check_seconds, described, shown, text_of
 from peerfabric.errors import reduced
 from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
-from peerfabric.nodes.handler_context import has_failed
+from peerfabric.nodes.handler_context import Hand, hand_here, has_failed, take_over
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.bodies import split
@@ -22,6 +22,8 @@ from peerfabric.wire.frames import MSGPACK
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.offload import LedgerWriter
+    from peerfabric.queue.handon import Outputs
+    from peerfabric.queue.incoming import IncomingQueue
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -100,6 +102,11 @@ class Owner(Protocol):
     """Where it writes down what is processed, before that counts; None: it has no ledger."""
     alerted: bool
     """The machine reads what was decided soon anyway."""
+    end: IncomingQueue
+    in_tasks: bool
+    """Tasks of an event loop take from it."""
+    waits_for_outputs: bool
+    """What was sent because of a message has to be safe before that is acked."""
 
     def ledger_writer(self) -> LedgerWriter | None:
         """Who writes there for the calling code; None: itself."""
@@ -123,12 +130,17 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     _index: int
     body: T_co
     _settled: bool = False
+    _outputs: Outputs | None = None
+    """What was sent because of it and is not stored; None: nothing."""
 
     if not TYPE_CHECKING:
         __reduce__ = __copy__ = __replace__ = refusing(MESSAGE_COPIED)
 
     def ack(self) -> None:
         """It is processed: it will not be delivered again.
+
+        If something was sent because of it that is not in a spool, it is acked when all of that is settled, and
+        delivered again if this process dies before.
 
         With a ledger it is acked when it is written there. In the event loop of an `AsyncNode` that is soon after this
         has returned, and what should be raised is logged instead.
@@ -141,6 +153,12 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
             return
         self._settled = True
         owner = self._owner
+        if self._outputs is not None:
+            handon = owner.end.handon
+            assert handon is not None
+            handon.defer(self._delivery, self._index, self._index + 1, self._outputs)
+            owner.decided()
+            return
         if owner.ledger_store is not None and not _record(
             self, owner.ledger_store, [(self._delivery, self._index, self._index + 1)], self._acked
         ):
@@ -212,6 +230,9 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         __aenter__ = __aexit__ = refusing(PLAIN_WITH)
 
     def __enter__(self) -> T_co:
+        hand = hand_here()
+        if hand is None or hand.newest is not self or self._owner.in_tasks:
+            take_over(self)
         return self.body
 
     def __exit__(
@@ -226,6 +247,10 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     def id(self) -> str:
         """Stable over redelivery: the idempotency key of a handler."""
         return f"{self._delivery.stream}/{self._delivery.first + self._index}"
+
+    @property
+    def _deliveries(self) -> tuple[Delivery, ...]:
+        return (self._delivery,)
 
     @property
     def raw(self) -> bytes:
@@ -274,7 +299,7 @@ class Batch(Sequence[T_co]):
     come one by one, so that the one that fails is found.
     """
 
-    __slots__ = ("_bodies", "_nacked", "_owner", "_parts", "_settled")
+    __slots__ = ("_bodies", "_nacked", "_outputs", "_owner", "_parts", "_settled")
 
     if not TYPE_CHECKING:
         __reduce__ = refusing(MESSAGE_COPIED)
@@ -285,13 +310,24 @@ class Batch(Sequence[T_co]):
         self._bodies = bodies
         self._nacked: set[int] = set()
         self._settled = False
+        self._outputs: Outputs | None = None
 
     def ack(self) -> None:
-        """All are processed, except those nacked before; errors as of `Message.ack`, after which none is acked."""
+        """All are processed, except those nacked before; errors as of `Message.ack`, after which none is acked.
+
+        As of `Message.ack`, they are acked when what was sent because of them is settled, or stored.
+        """
         if self._settled:
             return
         self._settled = True
         parts = self._parts if not self._nacked else self._not_nacked()
+        if self._outputs is not None:
+            handon = self._owner.end.handon
+            assert handon is not None
+            if parts:
+                handon.defer(*parts[0], self._outputs, parts[1:])
+                self._owner.decided()
+            return
         ledger_store = self._owner.ledger_store
         if ledger_store is None or _record(self, ledger_store, parts, lambda: self._acked(parts)):
             self._acked(parts)
@@ -364,6 +400,10 @@ class Batch(Sequence[T_co]):
         return Batch(self._owner, self._parts + more._parts, [*self._bodies, *more._bodies])
 
     @property
+    def _deliveries(self) -> list[Delivery]:
+        return [delivery for delivery, _, _ in self._parts]
+
+    @property
     def ids(self) -> list[str]:
         """The ids of the messages, in the order of the bodies."""
         return [f"{d.stream}/{d.first + index}" for d, low, high in self._parts for index in range(low, high)]
@@ -394,6 +434,9 @@ class Batch(Sequence[T_co]):
         __aenter__ = __aexit__ = refusing(PLAIN_WITH)
 
     def __enter__(self) -> Sequence[T_co]:
+        hand = hand_here()
+        if hand is None or hand.newest is not self or self._owner.in_tasks:
+            take_over(self)
         return self._bodies
 
     def __exit__(
@@ -403,6 +446,34 @@ class Batch(Sequence[T_co]):
             self.ack()
         else:
             self.failed(error)
+
+
+IN_HAND: Final = "in hand"
+"""As `cause=` of a send: what the sending thread or task has in hand."""
+Cause = Message[Any] | Batch[Any] | None | Literal["in hand"]
+"""What something is sent because of."""
+
+
+def hand_of(cause: Any) -> Hand | None:
+    """A hand with what `cause=` of a send says: a message or a batch, None for none, or what is in hand here.
+
+    Raises:
+        TypeError: It says something else.
+    """
+    if isinstance(cause, Message | Batch):
+        if cause._settled:
+            what = cause.id if isinstance(cause, Message) else "a batch"
+            text = "what is sent because of %s does not hold back its ack, as it is settled already; send before that"
+            _log.warning(text, what)
+        return Hand(cause)
+    if cause is None:
+        return None
+    if isinstance(cause, str) and cause == IN_HAND:
+        return hand_here()
+    raise TypeError(
+        f"cause={shown(cause)} was not taken from a queue; give the Message or the Batch that this is sent because of, "
+        f"None if there is none, or leave it out for what this thread or task has in hand"
+    )
 
 
 def _record(
@@ -431,7 +502,9 @@ def _record(
         if ledger_writer is None:
             ledger_store.record(parts)
         else:
-            ledger_writer.record(parts, acked, not_recorded)
+            from peerfabric.nodes.storage.ledger_store import entries  # it is there, as there is a ledger
+
+            ledger_writer.record(entries(parts), acked, not_recorded)
     except BaseException as error:
         give_up(error)
         raise

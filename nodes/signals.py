@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.remarks import remark
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Waiting, in_event_loop, wait_until
@@ -63,6 +66,7 @@ class Ending:
             remark(logging.WARNING, text, name)
             return
         _listeners.append(self)
+        _interrupter.open()
         for number in HEARD:
             if _is_default(number):
                 _before[number] = signal.getsignal(number)
@@ -80,6 +84,10 @@ class Ending:
             return  # it hears nothing, or has heard
         if not _listeners:
             _put_back()
+
+    def look(self) -> None:
+        """See that a signal that came is heard soon. Called every second or so in the node's I/O thread."""
+        _interrupter.look()
 
     def signalled(self, number: int) -> None:
         """A signal came. Called in the main thread, between any two steps of it: whatever lock it holds, it holds."""
@@ -100,7 +108,7 @@ class Ending:
         """
         if not self.is_told:
             return False
-        if any(other is not end for other, _ in in_hand()):
+        if any(taken._owner.end is not end for taken in in_hand()):
             self.check()
         return True
 
@@ -242,3 +250,85 @@ def _put_back() -> None:
         if signal.getsignal(number) is _on_signal:
             signal.signal(number, handler)
     _before.clear()
+    _interrupter.close()
+
+
+class _Interrupter:
+    """Ends a wait of the main thread that a signal should have ended.
+
+    At a signal Python only takes a note, in whatever thread the system chose. The main thread calls the handler when
+    it next runs Python, to which the signal brings it by interrupting its wait. One that comes after the thread's last
+    look at the notes and before the system call of the wait, or to another thread, interrupts nothing: `thread.join()`
+    goes on, and the handler is not called until another signal comes. (Our own waits look up, see `LOOK_UP_EVERY`, and
+    event loops are made to.)
+
+    Python writes the number of each signal into a pipe, too (`signal.set_wakeup_fd`). An I/O thread looks there, and
+    interrupts the main thread until that has run. It does so by SIGURG, as the runtime of Go does: ignored by default,
+    it does no harm whenever it comes, where another SIGTERM could kill a process that just put its handlers back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # guards the pipe against being closed, and its numbers reused, under who reads
+        self._pipe: tuple[int, int] | None = None
+        self._is_due = False
+        """A signal came, and the main thread may not have run since."""
+
+    def open(self) -> None:
+        """Begin, unless an event loop runs here, or the program uses what this needs. In the main thread."""
+        if self._pipe is not None or in_event_loop() or signal.getsignal(signal.SIGURG) is not signal.SIG_DFL:
+            return
+        pipe = os.pipe()
+        for fd in pipe:
+            os.set_blocking(fd, False)
+        theirs = signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)  # there is no other way to ask
+        if theirs != -1:
+            with suppress(OSError, ValueError):  # it is closed, or full
+                signal.set_wakeup_fd(theirs)
+                os.write(theirs, os.read(pipe[0], 512))
+        self._is_due = False
+        signal.signal(signal.SIGURG, self._main_thread_runs)
+        self._pipe = pipe
+        if theirs != -1:
+            self.close()
+
+    def look(self) -> None:
+        """Interrupt the main thread if a signal came and it has not run since. In another thread."""
+        if self._pipe is None:
+            return
+        main = threading.main_thread().ident
+        with self._lock:
+            if self._pipe is None or main is None:
+                return
+            with suppress(BlockingIOError):
+                if not set(HEARD).isdisjoint(os.read(self._pipe[0], 512)):
+                    self._is_due = True
+            if self._is_due:
+                signal.pthread_kill(main, signal.SIGURG)
+
+    def close(self) -> None:
+        """Put all back as it was. In the main thread, perhaps in the middle of this."""
+        pipe = self._pipe
+        if pipe is None:
+            return
+        if signal.getsignal(signal.SIGURG) == self._main_thread_runs:
+            # Python complains of a signal that came and has lost its handler. It is going through what came if SIGTERM
+            # calls this, and looks at that again, here, only for a new one.
+            signal.raise_signal(signal.SIGURG)
+            signal.signal(signal.SIGURG, signal.SIG_DFL)
+        theirs = signal.set_wakeup_fd(-1)
+        if theirs not in (-1, pipe[1]):
+            signal.set_wakeup_fd(theirs)  # they took it meanwhile
+        try:
+            self._lock.acquire()  # not `with`, which may refuse: who else takes it waits for nothing
+            pipe, self._pipe = self._pipe, None
+        finally:
+            with suppress(RuntimeError):  # it was not taken
+                self._lock.release()
+        for fd in pipe or ():
+            os.close(fd)
+
+    def _main_thread_runs(self, number: int, frame: FrameType | None) -> None:
+        self._is_due = False  # Python calls handlers by number, so that of SIGINT or SIGTERM was called before
+
+
+_interrupter: Final = _Interrupter()

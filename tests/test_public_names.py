@@ -25,15 +25,21 @@ FRONTS = {
             "subscriber",
             "on_message",
             "on_topic",
+            "serve",
+            "client",
+            "stream",
+            "services",
             "peers",
             "look_at_all",
             "statistics",
         },
-        {"run", "reload", "dead_letters", "ping", "close"},
+        {"run", "reload", "dead_letters", "ping", "request", "gather", "close"},
     ),
     "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),
     "Consumer": ({"batches", "close"}, {"get"}),
     "Publisher": (set(), {"publish", "publish_many", "ready"}),
+    "Client": (set(), {"ready"}),
+    "Parts": ({"close"}, set()),
     "Subscriber": ({"batches", "close"}, {"get"}),
 }
 """The methods of design §11 on each class: plain on both fronts, and those that are awaited on the asynchronous one."""
@@ -45,8 +51,8 @@ def test_every_public_name_is_there() -> None:
     assert sorted(peerfabric.__all__) == dir(peerfabric)
     for name in peerfabric.__all__:
         assert getattr(peerfabric, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'Client'"):
-        peerfabric.Client  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'Broker'"):
+        peerfabric.Broker  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_type_checkers_see_the_same_names() -> None:

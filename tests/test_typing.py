@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, assert_type
 
@@ -19,29 +19,43 @@ import pydantic
 
 import peerfabric
 from peerfabric import (
+    AsyncClient,
     AsyncConsumer,
     AsyncNode,
+    AsyncParts,
     AsyncProducer,
     AsyncSubscriber,
     Batch,
+    Busy,
+    Call,
+    Cancelled,
+    Client,
     ConfigError,
     Consumer,
     DeadMessage,
     DecodeError,
     EncodeError,
+    Gathered,
+    Incomplete,
     Message,
     Node,
     NodeClosed,
+    NoServer,
     NotConfirmed,
     Once,
     Options,
+    Parts,
     Producer,
     Publisher,
     QueueFull,
     Receipt,
     Reject,
     Rejected,
+    RemoteError,
     Retry,
+    ServerLost,
+    Service,
+    ServiceBusy,
     SpoolFull,
     SpoolLocked,
     Statistics,
@@ -184,6 +198,59 @@ def handlers(node: Node) -> None:
     node.run()
 
 
+COOK = Service("cook", Order, Payment, idempotent=True)
+STEPS = Service("steps", Order, str | None, stream=True)
+
+
+def services(node: Node) -> None:
+    @node.serve(COOK, concurrency=4, waiting=16)
+    def cook(order: Order, call: Call) -> Payment:
+        if call.cancelled or call.left < 1:
+            raise Busy(retry=0.5)
+        print(call.caller, call.headers["trace"])
+        return Payment(3)
+
+    @node.serve("steps", stall=5)
+    def steps(order: Order) -> Iterator[str | None]:
+        try:
+            yield order.dish
+        except Cancelled:
+            raise Busy("why") from None
+
+    assert_type(COOK, Service[Order, Payment])
+    assert_type(node.request(COOK, Order(1, "tea")), Payment)
+    assert_type(node.request("cook", {"number": 1}, reply_type=Payment, timeout=None, server="kitchen"), Payment)
+    client = node.client(COOK)
+    assert_type(client, Client[Order, Payment])
+    client.ready(servers=2, timeout=5)
+    assert_type(client(Order(1, "tea"), timeout=1, headers={"trace": "1"}), Payment)
+    parts = node.stream(STEPS, Order(1, "tea"), timeout=5)
+    assert_type(parts, Parts[str | None])
+    for part in parts:
+        assert_type(part, str | None)
+    parts.close()
+    assert_type(node.stream("steps", 1, reply_type=str), Parts[str])
+    try:
+        got = node.gather(COOK, Order(1, "tea"), timeout=1, require=2)
+    except Incomplete as error:
+        print(error.gathered)
+    else:
+        assert_type(got, Gathered[Payment])
+        assert_type(got.replies, dict[str, Payment])
+        assert_type(got.errors, dict[str, RemoteError])
+        print(got.missing["id"], got.names["id"])
+    try:
+        node.request(COOK, Order(1, "tea"), idempotent=False)
+    except ServiceBusy as error:
+        print(error.retry_after + 1, error.service)
+    except RemoteError as error:
+        print(error.type, error.text, error.server)
+    except (NoServer, ServerLost) as error:
+        print(error.service)
+    for service in node.services():
+        print(service.name, service.capacity, service.load, [server.name for server in service.servers])
+
+
 def looking(node: Node) -> None:
     for letter in node.dead_letters("orders"):
         assert_type(letter, DeadMessage[Any])
@@ -267,6 +334,25 @@ async def awaited() -> None:
 
         await cook(Order(1, "tea"))
         show(1.0)
+
+        @node.serve(COOK)
+        async def pay(order: Order) -> Payment:
+            return Payment(order.number)
+
+        @node.serve(STEPS)
+        async def steps(order: Order) -> AsyncIterator[str | None]:
+            yield order.dish
+
+        assert_type(await node.request(COOK, Order(1, "tea"), timeout=1), Payment)
+        assert_type(await node.request("cook", Order(1, "tea"), reply_type=Payment), Payment)
+        client = node.client(COOK)
+        assert_type(client, AsyncClient[Order, Payment])
+        await client.ready()
+        assert_type(await client(Order(1, "tea"), timeout=1), Payment)
+        assert_type(node.stream(STEPS, Order(1, "tea")), AsyncParts[str | None])
+        async for part in node.stream(STEPS, Order(1, "tea")):
+            assert_type(part, str | None)
+        assert_type(await node.gather(COOK, Order(1, "tea"), timeout=1), Gathered[Payment])
         assert_type(await node.dead_letters("orders"), list[DeadMessage[Any]])
         await node.run()
         await node.close(timeout=5)
@@ -285,7 +371,8 @@ def variance(producer: Producer[Order | None], consumer: Consumer[Order], confir
 def test_every_documented_method_is_called() -> None:
     """A public method that is not called above would be seen by no type checker."""
     text = Path(__file__).read_text()
-    for name in ("Node", "Producer", "Consumer", "Publisher", "Subscriber", "Message", "Batch", "DeadMessage", "Once"):
+    names = ("Node", "Producer", "Consumer", "Publisher", "Subscriber", "Message", "Batch", "DeadMessage", "Once")
+    for name in (*names, "Client", "Parts"):
         for method, function in inspect.getmembers(getattr(peerfabric, name), inspect.isfunction):
             ours = function.__module__.startswith("peerfabric.") and not method.startswith("_")
             if ours and method not in ("failed", "joined"):  # which our own loops call

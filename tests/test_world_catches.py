@@ -169,6 +169,48 @@ def credit_of_declined_lost(patch: Patch) -> None:
     patch("incoming.decline", broken)
 
 
+def expired_messages_sent(patch: Patch) -> None:
+    """Nobody looks at the time before a frame is made."""
+    pick = original("outgoing.pick")
+    patch("outgoing.pick", lambda self, peer, messages, size, most, now=0.0: pick(self, peer, messages, size, most))
+    patch("pending.take_expired", lambda self, now: [])
+
+
+def expired_messages_handed_out(patch: Patch) -> None:
+    """A consumer does not look at the time that came with them."""
+    receive = original("incoming.receive")
+    patch("incoming.receive", lambda self, *given: receive(self, *given[:5]))
+
+
+def time_begins_anew_with_each_frame(patch: Patch) -> None:
+    """The consumer is told of the time as it was when the message was sent for the first time."""
+    data_frame, first = original("sender.data_frame"), dict[tuple[str, int], float]()
+
+    def broken(to: Any, end: Any, run: Any, now: float) -> Any:
+        return data_frame(to, end, run, first.setdefault((end.stream, run.first), now))
+
+    patch("sender.data_frame", broken)
+
+
+def expired_messages_tried_again(patch: Patch) -> None:
+    """What comes back is a failure, however late it is."""
+    patch("outgoing.is_over", staticmethod(lambda run, now, reason=0: False))
+
+
+def time_forgotten_on_disk(patch: Patch) -> None:
+    patch("loaded.expires_at", lambda self, now, unix_ms: None)
+
+
+def time_begins_anew_at_a_start(patch: Patch) -> None:
+    """As if what is on disk had been sent when it is read."""
+    patch("loaded.expires_at", lambda self, now, unix_ms: now + 5.0 if self.expires_ms else None)
+
+
+def expires_too_early(patch: Patch) -> None:
+    take_expired = original("pending.take_expired")
+    patch("pending.take_expired", lambda self, now: take_expired(self, now + 0.5))
+
+
 def newest_first(patch: Patch) -> None:
     receive = original("incoming.receive")
 
@@ -607,6 +649,13 @@ CASES = [
     (every_death_counts_as_an_attempt, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
+    (expired_messages_sent, "expiry"),
+    (expired_messages_handed_out, "expiry"),
+    (time_begins_anew_with_each_frame, "expiry"),
+    (expired_messages_tried_again, "expiry"),
+    (expires_too_early, "expiry"),
+    (time_forgotten_on_disk, "stale"),
+    (time_begins_anew_at_a_start, "stale"),
     (settled_before_the_cursor, "disk"),
     (settled_before_the_letter_is_stored, "graves"),
     (letters_not_stored, "graves"),

@@ -15,9 +15,9 @@ def main(name: str) -> None:
 
     @node.on_message("sources")
     def index(source: Source) -> None:
-        # Returning acks the source, so what was found in it must be safe by then: it is when the collector has
-        # processed it. If this process is killed before that, the source goes to another worker.
-        modules.send(examine(source), confirm="processed")
+        # The source is acked when the collector has processed what was found in it, for which nobody waits here. If
+        # this process is killed before that, the source goes to another worker.
+        modules.send(examine(source))
 
     node.run()
 

@@ -70,7 +70,7 @@ class Control:
         """Tell what became of messages, and what more may come."""
         ack = link.next_ack()
         for result in results:
-            if max(len(result.done), len(result.returned)) > 2 or result.nacks:
+            if max(len(result.done), len(result.returned), len(result.ran)) > 2 or result.nacks:
                 *parts, results = list(_split(results))
                 for part in parts:
                     # Only the last part confirms this ACK: until it is applied the results may be asked for again.
@@ -109,7 +109,7 @@ def _split(results: list[Result]) -> Iterator[list[Result]]:
     """Parts of at most 4,096 ranges and 256 nacks each, so that no ACK grows without bound."""
     step = 2 * ACK_RANGES_MAX
     for result in results:
-        longest = max(len(result.done), len(result.returned))
+        longest = max(len(result.done), len(result.returned), len(result.ran))
         for part in range(max(1, -(-longest // step), -(-len(result.nacks) // ACK_NACKS_MAX))):
             at, nack = part * step, part * ACK_NACKS_MAX
             yield [
@@ -119,5 +119,6 @@ def _split(results: list[Result]) -> Iterator[list[Result]]:
                     result.done[at : at + step],
                     result.returned[at : at + step],
                     result.nacks[nack : nack + ACK_NACKS_MAX],
+                    result.ran[at : at + step],
                 )
             ]

@@ -75,6 +75,8 @@ class Backlog:
         """What the next cursors say, once the node has closed."""
         self.adopted: dict[str, Ranges] = {}
         """Peer instance -> numbers that it held in our last life and that it still has, as far as we know."""
+        self.ran: dict[str, Ranges] = {}
+        """Peer instance -> what has run there, if something that it holds is not read yet."""
         self.volatile = Ranges()
         """Messages that are in memory only, since memory had room and somebody consumed them; or somebody has removed
         them from the disk."""
@@ -121,6 +123,7 @@ class Backlog:
     def adopt(self, peer: str, held: Ranges) -> None:
         """`peer` holds `held`; what is of earlier lives is in flight there as soon as it is read."""
         self.adopted.pop(peer, None)
+        self.ran.pop(peer, None)
         recovered = held.common(1, self._numbering.base + 1)
         unsettled = Ranges(r for low, high in recovered for r in self.settled.missing(low, high))
         if unsettled:

@@ -45,6 +45,7 @@ class Delivery:
     acked    indexes below it are acked; later acks come as verdicts
     limit    indexes from here on are not ours any more
     until    a message may be handed out before this instant; -inf: none, ask the machine
+    expires  from this instant on none is handed out any more, whatever the machine is asked
     """
 
     __slots__ = (
@@ -56,6 +57,8 @@ class Delivery:
         "codec",
         "cost",
         "count",
+        "depth",
+        "expires",
         "extended",
         "extras",
         "first",
@@ -95,14 +98,19 @@ class Delivery:
         alone: bool = False,
         extras: dict[int, Extra] | None = None,
         floor: int = 1,
+        expires: float = inf,
+        depth: int = 0,
     ) -> None:
         self.peer, self.sender = peer, sender
         self.stream, self.queue, self.first, self.count = stream, queue, first, count
         self.attempt, self.alone = attempt, alone
         self.body, self.codec, self.sent_ms, self.cost = body, codec, sent_ms, cost
         self.extras = extras
+        self.expires = expires
         self.floor = floor
         """Everything of the stream below it was settled when this was sent."""
+        self.depth = depth
+        """How many messages before these wait for them to be settled."""
         self.bodies: list[Any] | None = None
         """The decoded bodies, once the handling side needed them."""
         self.next = 0
@@ -187,6 +195,8 @@ def slices(whole: Delivery, parts: Iterable[tuple[int, int]]) -> list[Delivery]:
             cost=whole.cost * sum(map(len, chosen)) // total,
             alone=whole.alone,
             floor=whole.floor,
+            expires=whole.expires,
+            depth=whole.depth,
         )
         if whole.extras is not None:
             part.extras = {i - low: extra for i, extra in whole.extras.items() if low <= i < high} or None
@@ -208,6 +218,38 @@ def take_unstarted(delivery: Delivery, taken: Ranges) -> tuple[list[Delivery], i
     delivery.left -= high - low
     delivery.cost -= size + sum(part.cost for part in rest)
     return rest, size
+
+
+class Expiring:
+    """Deliveries of which messages may expire here, and when that is to be looked at."""
+
+    def __init__(self) -> None:
+        self.at = inf
+        """The first of them expires then, or later."""
+        self._deliveries: dict[Delivery, None] = {}
+
+    def add(self, delivery: Delivery) -> None:
+        """Something of `delivery` waits to be handed out."""
+        if delivery.expires < inf:
+            self._deliveries[delivery] = None
+            self.at = min(self.at, delivery.expires)
+
+    def remove(self, delivery: Delivery) -> None:
+        """Nothing of `delivery` is ours any more."""
+        self._deliveries.pop(delivery, None)
+
+    def take_due(self, now: float) -> list[Delivery]:
+        """Remove and return those that have expired."""
+        due = [delivery for delivery in self._deliveries if delivery.expires <= now]
+        for delivery in due:
+            del self._deliveries[delivery]
+        self.at = min((delivery.expires for delivery in self._deliveries), default=inf)
+        return due
+
+    def check(self, buffered: Iterable[Delivery]) -> None:
+        """Assert that whatever waits and expires is here."""
+        assert all(self.at <= delivery.expires for delivery in self._deliveries), "an expiry is looked at too late"
+        assert all(each.expires == inf or each in self._deliveries for each in buffered), "what expires is not here"
 
 
 OBSERVE_EVERY: Final = 1.0
@@ -326,8 +368,15 @@ class Overdue:
         """User code acked `[low, high)` of `delivery`, some of which is overdue."""
         self.late.append((delivery, low, high))
 
-    def take_acked(self) -> list[tuple[Delivery, int, int]]:
-        """The index ranges that were acked after their leases, since the last call."""
+    def deferred(self, delivery: Delivery, low: int, high: int) -> None:
+        """Of what user code acked, `[low, high)` is processed later, once its outputs are safe."""
+        if delivery.overdue:
+            delivery.overdue.remove(low, high)
+            if not delivery.overdue:
+                self.closed.pop(delivery, None)
+
+    def read(self) -> None:
+        """Take note of what user code has acked."""
         for delivery in self.closed:
             if delivery.acked > delivery.reported:
                 self.late.append((delivery, delivery.reported, delivery.acked))
@@ -336,6 +385,9 @@ class Overdue:
                 verdict, low, high, _, _ = delivery.verdicts.popleft()
                 if verdict is Verdict.ACK:
                     self.late.append((delivery, low, high))
+
+    def take_acked(self) -> list[tuple[Delivery, int, int]]:
+        """The index ranges that were acked after their leases, since the last call, as of the last `read`."""
         acked, self.late = self.late, []
         late = []
         for delivery, low, high in acked:

@@ -106,7 +106,16 @@ class DurableQueue(OutgoingQueue):
         """How much should now be read from disk; 0 as long as memory is well filled."""
         return self.backlog.load_bytes(self.next, self.held_bytes)
 
-    def loaded(self, stream: str, sequence: int, bodies: list[bytes], sent_ms: int, extras: dict[int, Extra]) -> bool:
+    def loaded(
+        self,
+        stream: str,
+        sequence: int,
+        bodies: list[bytes],
+        sent_ms: int,
+        extras: dict[int, Extra],
+        kind: Kind | None = None,
+        now: float = -inf,
+    ) -> bool:
         """The next record was read from disk, in order; `bodies` are documents of msgpack. Gaps are damage.
 
         Returns whether all of it was taken: what is stored and not accepted yet must be read once more.
@@ -114,9 +123,12 @@ class DurableQueue(OutgoingQueue):
         parts, whole = self.backlog.unread(stream, sequence, bodies, sent_ms, extras, self.next)
         for part in parts:
             self.lose(part.first)
+            part.kind = kind
             for run in self.backlog.runs(part.first, part.bodies, part):
                 self._accepted_cost += run.cost
-                if self._is_fatal(run):  # this node died with it
+                if self._is_over(run, now):
+                    self._end("expired", run)
+                elif self._is_fatal(run):  # this node died with it
                     self._give_up(run, DIED_WITH_IT)
                 else:
                     self.pending.add_loaded(run)
@@ -141,8 +153,11 @@ class DurableQueue(OutgoingQueue):
                     self._states_changed()
                 self.in_flight.add(peer, run)
                 adopted.remove(run.first, run.stop)
+                for start, stop in self.backlog.ran.get(peer, Ranges()).common(run.first, run.stop):
+                    self.in_flight.has_run(peer, start, stop)
         if not adopted:
             del self.backlog.adopted[peer]
+            self.backlog.ran.pop(peer, None)
 
     # To disk
 
@@ -158,7 +173,9 @@ class DurableQueue(OutgoingQueue):
         return self.backlog.take_news(self._news(), self._runs())
 
     def _news(self) -> News:
-        running = next((state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated), None)
+        running = next(
+            (state_of(run) for run in self.in_flight.runs(self._ourselves) if run.isolated and not run.ran), None
+        )
         return News(None, self._ourselves in self.consumers, running or self.backlog.isolated, self.max_attempts)
 
     def dead_letters_stored(self, numbers: list[int]) -> None:
@@ -185,10 +202,10 @@ class DurableQueue(OutgoingQueue):
     def awaits_cursor(self) -> bool:
         return self.backlog.awaits_cursor
 
-    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int, now: float = -inf) -> Run | None:
         if self.backlog.reuniting:
             return None
-        run = super().pick(peer, messages, size, body_bytes_max)
+        run = super().pick(peer, messages, size, body_bytes_max, now)
         if run is None or peer != self._ourselves:
             return run
         if self.backlog.may_take(state_of(run) if run.isolated else None):
@@ -210,6 +227,11 @@ class DurableQueue(OutgoingQueue):
             for low, high in self._settle_missing("acked", max(start, self.backlog.load_at), stop):
                 for other in self.backlog.adopted:
                     self.backlog.give_back(other, low, high)
+
+    def ran(self, peer: str, start: int, stop: int) -> None:
+        super().ran(peer, start, stop)
+        if peer in self.backlog.adopted:  # what was not read yet will be in flight there
+            self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
 
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         self.backlog.give_back(peer, nack.start, nack.stop)
@@ -243,6 +265,7 @@ class DurableQueue(OutgoingQueue):
 
     def gone(self, peer: str, now: float, *, died: bool) -> None:
         self.backlog.adopted.pop(peer, None)
+        self.backlog.ran.pop(peer, None)
         super().gone(peer, now, died=died)
 
     def set_consumer(self, peer: str, node_id: str, *, consumes: bool) -> None:

@@ -1,20 +1,21 @@
 """The consumer's end of a queue: messages received, handed out, and what was decided about them.
 
-received  =  held (buffered + started)  ⊎  finished  ⊎  given back
+received  =  held (buffered + started + ran)  ⊎  finished  ⊎  given back
 granted   =  by the pace of the handlers (sources.py), one budget over all links
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from peerfabric.arguments import DELAY_MAX, sendable
 from peerfabric.errors import BadFrame
 from peerfabric.queue.delivery import (
     OBSERVE_EVERY,
     Delivery,
+    Expiring,
     Overdue,
     Verdict,
     in_hand_since,
@@ -25,13 +26,14 @@ from peerfabric.queue.delivery import (
     slices,
     take_unstarted,
 )
-from peerfabric.queue.sources import Granting, Producers, Source, Turns
+from peerfabric.queue.sources import DEFERRED_MAX, Granting, Producers, Source, Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
     ALONE,
     BATCH_FAILED,
     DURABLE,
+    EXPIRED,
     FAILED,
     LEASE,
     REFUSED,
@@ -40,6 +42,9 @@ from peerfabric.wire.frames import (
     Data,
     Nack,
 )
+
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import HandOn
 
 IDLE_AFTER: Final = 2.0
 """A consumer that takes nothing for this long gives back what it has not started."""
@@ -64,6 +69,9 @@ class IncomingQueue:
         remembered: What was processed in an earlier life, by stream, as a ledger has it; None: there is no ledger.
     """
 
+    handon: HandOn | None = None
+    """What has run and waits for its outputs, if something ever has."""
+
     def __init__(
         self,
         queue: str,
@@ -79,6 +87,7 @@ class IncomingQueue:
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
         self._overdue = Overdue(budget)
+        self._expiring = Expiring()
         self._takers = 0
         self._taken_at = -inf
         self._busy_mark = 0.0
@@ -88,7 +97,17 @@ class IncomingQueue:
         self._streams = self.producers.streams
         self._open: dict[Delivery, None] = {}
         """Those that are being handled."""
-        self._account = dict.fromkeys(("received", "processed", "nacked", "returned", "refused", "duplicates"), 0)
+        counted = ("received", "processed", "nacked", "returned", "refused", "expired", "duplicates")
+        self._account = dict.fromkeys(counted, 0)
+
+    def open_handon(self, wake: Callable[[], None], *, ledgered: bool = False) -> HandOn:
+        """What has run here and waits for its outputs; made at the first call, with these arguments."""
+        if self.handon is None:
+            from peerfabric.queue.handon import HandOn  # of no use to whoever hands nothing on
+
+            self.handon = HandOn(self.queue, wake, ledgered=ledgered)
+            self.granting.beyond = sum(source.credit.outstanding() for source in self._sources.values())
+        return self.handon
 
     # Links
 
@@ -104,6 +123,9 @@ class IncomingQueue:
             self.fence(peer, -inf)  # it is back, and may give them to others: only its echoes count from now on
         held = [d for d in self._everything() if d.peer == peer]
         self.producers.attach(source, sum(d.left for d in held), sum(d.cost for d in held))
+        if self.handon is not None:
+            source.ran = {stream: Ranges(ran) for stream, ran in self.handon.ran.items() if stream in source.streams}
+            self._speaking[peer] = source
 
     def meet(self, peer: str) -> None:
         """`peer` produces for this queue."""
@@ -123,6 +145,8 @@ class IncomingQueue:
             return
         source.attached = False
         self.granting.changed = True
+        if self.handon is not None:  # what it has here runs besides what others are granted
+            self.granting.beyond += sum(d.left for d in self._everything() if d.peer == peer)
         if proven_gone:
             source.proven_gone = True
             self.fence(peer, inf)
@@ -143,7 +167,7 @@ class IncomingQueue:
         source.fence = until
         for delivery in self._open:
             if delivery.peer == peer and delivery.until != -inf:
-                delivery.until = until
+                delivery.until = until if until < delivery.expires else delivery.expires
 
     # Receiving
 
@@ -151,8 +175,13 @@ class IncomingQueue:
         """Whether that producer is known here."""
         return peer in self._sources
 
-    def receive(self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float) -> None:
-        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`."""
+    def receive(
+        self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float, expires: float = inf
+    ) -> None:
+        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`.
+
+        From `expires` on nothing of it is handed out, whatever the producer says.
+        """
         source = self._sources[peer]
         source.fence = fence
         charged = self._charge(source, data)
@@ -179,9 +208,13 @@ class IncomingQueue:
             alone=bool(data.flags & ALONE),
             extras={extra.index: extra for extra in data.extras} if data.extras else None,
             floor=data.floor,
+            expires=expires,
+            depth=data.depth,
         )
         if new == [(first, stop)]:
             source.buffer.append(whole)
+            if expires < inf:
+                self._expiring.add(whole)
             if not source.queued:
                 self.turns.join(source)
         else:
@@ -227,6 +260,8 @@ class IncomingQueue:
                 self._nack(source, whole, a - whole.first, b - whole.first, REFUSED, -1.0, UNREADABLE)
             fresh = 0
         source.buffer.extend(parts)
+        for part in parts:
+            self._expiring.add(part)
         self.turns.join(source)
         self._freed(source, whole.count - fresh, whole.cost - sum(part.cost for part in parts))
 
@@ -267,6 +302,8 @@ class IncomingQueue:
         if now - self._taken_at >= IDLE_AFTER:
             self.granting.changed = True
         self._taken_at = now
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         delivery = self.turns.take(now)
         if delivery is not None:
             if not self._open:
@@ -281,6 +318,7 @@ class IncomingQueue:
         if delivery.next < delivery.limit:
             source = self._sources[delivery.peer]
             source.buffer.appendleft(delivery)
+            self._expiring.add(delivery)
             self.turns.join(source)
 
     def give_back_unstarted(self) -> None:
@@ -326,7 +364,7 @@ class IncomingQueue:
             at = source.buffer.index(delivery) if delivery in source.buffer else -1
             if not taken:
                 if delivery in self._open and at < 0:
-                    delivery.until = source.fence  # it is being handled, and may go on
+                    delivery.until = min(source.fence, delivery.expires)  # it is being handled, and may go on
                 continue
             for a, b in taken:
                 self._streams[delivery.stream].let_go(a, b)
@@ -338,21 +376,45 @@ class IncomingQueue:
                 source.buffer.remove(delivery)
             for part in reversed(survivors):
                 source.buffer.insert(max(0, at), part)
+                self._expiring.add(part)
             self.turns.join(source)
             self._close_if_finished(delivery)
+
+    def _drop_expired(self, now: float) -> None:
+        """What was not handed out in time goes back as expired."""
+        for delivery in self._expiring.take_due(now):
+            delivery.until = -inf
+            source, low, high = self._sources[delivery.peer], delivery.next, delivery.limit
+            if delivery in source.buffer:
+                source.buffer.remove(delivery)
+            if low < high:
+                expired = Ranges([(delivery.first + low, delivery.first + high)])
+                self._streams[delivery.stream].let_go(delivery.first + low, delivery.first + high)
+                self._nack(source, delivery, low, high, EXPIRED, -1.0, "")
+                _, size = take_unstarted(delivery, expired)
+                self._freed(source, high - low, size)
+                self._close_if_finished(delivery)
 
     # Progress
 
     def progress(self, now: float) -> None:
         """Read what the handling side decided since the last call."""
+        handon = self.handon
+        if handon is not None:
+            self._ack_safe(handon)
         finished_before = self._account["processed"]
         for delivery in list(self._open):
             acked = delivery.acked
             if acked > delivery.reported:
+                if handon is not None and handon.fresh:  # of what is acked now, it is known by now what is deferred
+                    self._run(handon)
                 self._finish(delivery, delivery.reported, acked)
                 delivery.reported = acked
             while delivery.verdicts:
-                self._apply(delivery, *delivery.verdicts.popleft())
+                verdict = delivery.verdicts.popleft()
+                if handon is not None and handon.fresh:
+                    self._run(handon)
+                self._apply(delivery, *verdict)
             observed = delivery.observed
             if not observed:
                 observed.append((delivery.next, now))
@@ -362,31 +424,102 @@ class IncomingQueue:
             if delivery.left == 0:
                 self._close_if_finished(delivery)
         if self._overdue.closed or self._overdue.late:
+            self._overdue.read()
+            if handon is not None and handon.fresh:
+                self._run(handon)
             for delivery, low, high in self._overdue.take_acked():
-                self._finish_late(delivery, delivery.first + low, delivery.first + high)
+                self._finish_late(delivery.stream, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
+        if handon is not None:
+            if handon.fresh:
+                self._run(handon)
+            count += handon.take_finished()
         if count:
             self.granting.processed(count, now - self._busy_mark)
         if count or not self._open:
             self._busy_mark = now
 
-    def _finish_late(self, delivery: Delivery, start: int, stop: int) -> None:
+    def _finish_late(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed, though it was nacked meanwhile and may be here again."""
-        dedup, source = self._streams.get(delivery.stream), self._sources.get(delivery.peer)
+        dedup, source = self._streams.get(stream), self.producers.source_of(stream)
         if dedup is None:
             return
-        self._take_back(None, {delivery.stream: Ranges([(start, stop)])}, report=False)
+        self._take_back(None, {stream: Ranges([(start, stop)])}, report=False)
         for copy in self._everything():
             # What was taken back above is behind the limit of its copy.
             low, high = max(start, copy.first) - copy.first, min(stop - copy.first, copy.limit)
-            if copy.stream == delivery.stream and low < high:
+            if copy.stream == stream and low < high:
                 self._finish(copy, low, high)
                 copy.mark_gone(low, high)
                 self._close_if_finished(copy)
         dedup.finish(start, stop)
         if source is not None:
-            source.add_done(delivery.stream, start, stop)
+            source.add_done(stream, start, stop)
             self._speaking[source.peer] = source
+
+    # Hand-on
+
+    def _run(self, handon: HandOn) -> None:
+        """Read what was deferred: it is in nobody's hands, and waits for its outputs."""
+        for deferred in handon.take_fresh():
+            for delivery, low, high in deferred.everything():
+                self._overdue.deferred(delivery, low, high)
+                self._has_run(handon, delivery, low, high)
+            handon.wait_for(deferred, durable=self._streams.is_durable(deferred.delivery.stream))
+
+    def _has_run(self, handon: HandOn, delivery: Delivery, low: int, high: int) -> None:
+        for a, b in delivery.unsettled(low, high):
+            source, start, stop = self._sources[delivery.peer], delivery.first + a, delivery.first + b
+            handon.add(delivery.stream, start, stop)
+            source.add_ran(delivery.stream, start, stop)
+            self._speaking[source.peer] = source
+            self._finished_here(delivery, b - a)
+            delivery.mark_gone(a, b)
+        if delivery.left == 0:
+            self._close_if_finished(delivery)
+
+    def _ack_safe(self, handon: HandOn) -> None:
+        """Ack what has run and whose outputs are safe."""
+        while handon.safe:
+            safe = handon.safe.popleft()
+            if handon.ledgered:
+                handon.unrecorded.append(safe)
+            else:
+                self._finish_run(handon, *safe)
+        while handon.written:
+            stream, start, stop, written = handon.written.popleft()
+            if written:
+                self._finish_run(handon, stream, start, stop)
+            else:
+                self._give_back_run(handon, stream, start, stop)
+
+    def _finish_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
+        ran, source = handon.take(stream, start, stop), self.producers.source_of(stream)
+        for a, b in ran:
+            self._streams[stream].finish(a, b)
+            self._account["processed"] += b - a
+            if source is not None:
+                source.finish_run(stream, a, b)
+                self._speaking[source.peer] = source
+        for a, b in Ranges(ran).missing(start, stop):  # its lease was over before it had run
+            self._finish_late(stream, a, b)
+        self.granting.changed = True
+        if source is not None and source.proven_gone:
+            self._drop_if_empty(source.peer)
+
+    def _give_back_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
+        source = self.producers.source_of(stream)
+        for a, b in handon.take(stream, start, stop):
+            self._streams[stream].let_go(a, b)
+            if source is not None:
+                self._give_back(source, stream, a, b)
+
+    def give_back_run(self) -> None:
+        """Return what has run, though its outputs are not safe: this node will not learn what becomes of them."""
+        if self.handon is not None:
+            for stream, ran in list(self.handon.ran.items()):
+                for start, stop in ran:
+                    self._give_back_run(self.handon, stream, start, stop)
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
@@ -412,7 +545,8 @@ class IncomingQueue:
         nack = Nack(delivery.first + low, delivery.first + high, delivery.attempt, reason, delay_ms, sendable(text))
         source.nacks.setdefault(delivery.stream, []).append(nack)
         self._speaking[source.peer] = source
-        self._account["refused" if reason == REFUSED else "nacked"] += high - low
+        how = "refused" if reason == REFUSED else "expired" if reason == EXPIRED else "nacked"
+        self._account[how] += high - low
         if reason == REFUSED:
             self.granting.refused(high - low)
 
@@ -444,6 +578,8 @@ class IncomingQueue:
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
+        if delivery.left == 0 and delivery.expires < inf:
+            self._expiring.remove(delivery)
         if delivery.left == 0 and delivery in self._open:
             del self._open[delivery]
             if delivery.overdue:
@@ -453,7 +589,7 @@ class IncomingQueue:
 
     def _drop_if_empty(self, peer: str) -> None:
         source = self._sources.get(peer)
-        if source is not None and source.proven_gone and not any(d.peer == peer for d in self._everything()):
+        if source is not None and source.proven_gone and not self.holds_from(peer):
             self.producers.remove(peer)
 
     def _everything(self) -> list[Delivery]:
@@ -464,8 +600,10 @@ class IncomingQueue:
     # Leases and idleness
 
     def expire(self, now: float) -> None:
-        """End leases that have passed, return what an idle consumer holds, forget streams of producers gone."""
+        """End leases and times that are over, return what an idle consumer holds, forget streams of producers gone."""
         self.progress(now)
+        if self._expiring.at <= now:
+            self._drop_expired(now)
         for delivery in list(self._open):
             self._end_leases(delivery, now)
         if not self._takers and now - self._taken_at >= IDLE_AFTER and self._unstarted():
@@ -494,6 +632,8 @@ class IncomingQueue:
             at = granted_at
         if now + OBSERVE_EVERY < at and (self._open or self.turns or self.producers.starves):
             at = now + OBSERVE_EVERY
+        if self._expiring.at < inf:
+            at = min(at, self._expiring.at)
         for delivery in self._open:
             at = min(at, look_at(delivery, self.lease, now))
         if not self._takers and self._taken_at + IDLE_AFTER < at and self._unstarted():
@@ -512,6 +652,8 @@ class IncomingQueue:
 
     def grant(self, now: float) -> None:
         """Raise the totals as far as the window and the budget allow."""
+        if self.handon is not None:
+            self.granting.deferred = self.handon.count
         if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
@@ -519,12 +661,18 @@ class IncomingQueue:
     def holds_from(self, peer: str) -> bool:
         """Whether unfinished messages of `peer` are here."""
         source = self._sources.get(peer)
-        return source is not None and (bool(source.buffer) or any(d.peer == peer for d in self._open))
+        if source is None:
+            return False
+        if source.buffer or any(d.peer == peer for d in self._open):
+            return True
+        return self.handon is not None and not self.handon.ran.keys().isdisjoint(source.streams)
 
     @property
     def idle(self) -> bool:
         """Nothing is held and nothing has to be told."""
-        return not self._everything() and not any(s.attached and s.has_results for s in self._sources.values())
+        if self._everything() or (self.handon is not None and self.handon.count):
+            return False
+        return not any(s.attached and s.has_results for s in self._sources.values())
 
     def is_neglected(self, now: float) -> bool:
         """Whether messages wait for this consumer, and nobody here has any in hand or waits for one."""
@@ -535,7 +683,7 @@ class IncomingQueue:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is here and nothing waits for this consumer, so that only a frame can change that."""
-        if self._open:
+        if self._open or (self.handon is not None and self.handon.count):
             return False
         return not any(s.buffer or s.has_results or s.credit.waiting for s in self._sources.values())
 
@@ -554,6 +702,7 @@ class IncomingQueue:
             queue=self.queue,
             buffered=unstarted,
             started=sum(d.left for d in self._everything()) - unstarted,
+            handed_on=self.handon.count if self.handon is not None else 0,
             window=self.window.size,
             **self._account,
         )
@@ -564,12 +713,22 @@ class IncomingQueue:
         for delivery in self._everything():
             assert 0 <= delivery.next <= delivery.limit <= delivery.count, f"{delivery} is out of order"
             held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
+        ran = 0
+        if self.handon is not None:
+            self.handon.check()
+            ran = self.handon.count
+            assert ran <= DEFERRED_MAX + self.granting.beyond + len(self._sources), (
+                "more has run than may wait for its outputs"
+            )
+            for stream, sequences in self.handon.ran.items():
+                held[stream] = held.get(stream, 0) + sequences.total
         self.producers.check()
         for stream, dedup in self._streams.items():
             below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))
-            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started"
+            assert dedup.held.total == held.get(stream, 0), f"{stream}: held is not buffered + started + ran"
             started = self.unsettled_started
-            assert below <= started, f"{stream}: an unstarted message lies below the floor"
+            assert below <= started + ran, f"{stream}: an unstarted message lies below the floor"
+        self._expiring.check(each for source in self._sources.values() for each in source.buffer)
         self.turns.check()
 
 

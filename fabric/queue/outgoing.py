@@ -1,12 +1,17 @@
 """Outgoing queue: every accepted message of one stream, from acceptance until it is settled.
 
 PENDING  ──dispatch──▶  IN FLIGHT  ──ack──▶  ACKED
-   ▲                        │
+   ▲  │                     │
+   │  └── its time is over ─┼────────────────────────────────────────▶  EXPIRED
    └── nack, return, gone ──┴── attempts used up, rejected, refused ──▶  DEAD
 
 pending (delayed included) ⊎ in flight ⊎ on disk only ⊎ settled ⊎ left at close  =  [1, next)
-accepted + recovered + retried  =  acked + in flight + pending + on disk only + dead-lettered + dropped + damaged
-                                   + left at close
+accepted + recovered + retried  =  acked + in flight + pending + on disk only + dead-lettered + expired + dropped
+                                   + damaged + left at close
+
+A message whose time is over ends as expired wherever it is found: before it is sent, when a consumer says that it could
+not hand it out in time, or when it comes back for another reason. So it is not sent any more, and is no dead letter,
+unless its handler, which had it in time, rejected it.
 
 Messages are numbered here from 1 on, those of earlier lives first (numbering.py); without a spool these numbers are the
 sequences. What waits to be sent is in pending.py, what is in flight in runs.py, what was given up in dead_letters.py;
@@ -15,7 +20,7 @@ what a spool adds in durable.py. Here is what moves a message from one to anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import inf
 from random import Random
@@ -28,14 +33,22 @@ from peerfabric.queue.pending import FRAME_BYTES_AIM, Pending
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, InFlight, Kind, Run
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.reports import DeadLetter, QueueAccount
-from peerfabric.wire.frames import BATCH_FAILED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
+from peerfabric.wire.frames import BATCH_FAILED, EXPIRED, LEASE, NO_INTEREST, REFUSED, REJECTED, Extra, Nack
 
 if TYPE_CHECKING:
     from peerfabric.queue.backlog import Backlog
+    from peerfabric.queue.handon import Watch
 
-End = Literal["acked", "dead_lettered", "dropped", "damaged"]
+End = Literal["acked", "dead_lettered", "expired", "dropped", "damaged"]
 """How a message ends."""
-_WORDS: Final[dict[End, str]] = {"dead_lettered": "dead", "dropped": "dropped", "damaged": "damaged"}
+_WORDS: Final[dict[End, str]] = {
+    "dead_lettered": "dead",
+    "expired": "expired",
+    "dropped": "dropped",
+    "damaged": "damaged",
+}
+TTL_LEAST: Final = 0.001
+"""Seconds that a message must have left to be sent: a frame tells whole milliseconds, and 0 of them mean for ever."""
 
 
 class OutgoingQueue:
@@ -56,6 +69,8 @@ class OutgoingQueue:
 
     backlog: Backlog | None = None
     """The part that is on disk; only a `DurableQueue` has one."""
+    watch: Watch | None = None
+    """What waits for messages of it to be settled, if something ever has."""
 
     def __init__(
         self,
@@ -133,6 +148,17 @@ class OutgoingQueue:
         self.next += count
         self.touched[self] = None
 
+    def open_watch(self, wake: Callable[[], None]) -> Watch:
+        """What inputs can wait with for messages of this queue; made at the first call, which gives its `wake`."""
+        if self.watch is None:
+            from peerfabric.queue.handon import Watch  # of no use to whoever hands nothing on
+
+            settled, node_id = self.settled, self.stream.partition(":")[0]
+            self.watch = settled.watch = Watch(
+                self.queue, node_id, settled.numbers, settled.arrived, self.consumers, wake
+            )
+        return self.watch
+
     def drop_oldest(self, needed: int) -> int:
         """Drop waiting messages until `needed` bytes are free; return how many were freed, perhaps too few.
 
@@ -183,21 +209,25 @@ class OutgoingQueue:
             return pairs(flat)
         return [found for start, stop in pairs(flat) for found in self.numbering.numbers(stream, start, stop)]
 
-    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int) -> Run | None:
+    def pick(self, peer: str, messages: int, size: int, body_bytes_max: int, now: float = -inf) -> Run | None:
         """Remove and return what `peer` should get next: at most `messages` and `size` bytes in one frame.
 
         Redelivered messages come first. A message larger than `size` is returned only if `peer` has nothing
         else; None if there is nothing that it may have. The caller reports `sent`.
         """
         table = self.in_flight.tables.get(peer)
-        if self.dead.bytes >= self.dead.bytes_max or (table is not None and table.runs[0].isolated):
+        alone = table is None or table.count == table.ran
+        if self.dead.bytes >= self.dead.bytes_max or not (alone or self.in_flight.takes_more(peer)):
             return None
-        aim, size_max = min(size, FRAME_BYTES_AIM, body_bytes_max), inf if table is None else size
+        aim, size_max = min(size, FRAME_BYTES_AIM, body_bytes_max), inf if alone else size
         node_id, room = self.consumers.get(peer, ""), partial(self.in_flight.room, peer)
-        if table is not None and self.pending.has_returned and self._drains(peer, node_id):
+        if not alone and self.pending.has_returned and self._drains(peer, node_id):
             return None
         while True:
             run = self.pending.pick(node_id, messages, aim, size_max, room, self.consumers.values())
+            if run is not None and run.kind is not None and run.kind[0] < now + TTL_LEAST:
+                self._end("expired", run)
+                continue
             # Several messages in one run fit together, so only a single one can be too large.
             if run is None or len(run.bodies[0]) <= body_bytes_max:
                 return run
@@ -210,7 +240,7 @@ class OutgoingQueue:
         """
         if not self.pending.has_isolated(node_id, self.consumers.values()):
             return False
-        if self._drained not in self.in_flight.tables:
+        if not self.in_flight.in_hand(self._drained):
             self._drained = peer
         return peer == self._drained
 
@@ -251,9 +281,18 @@ class OutgoingQueue:
             runs += found
         return runs
 
+    def ran(self, peer: str, start: int, stop: int) -> None:
+        """`peer` has run `[start, stop)`, and holds them until what it sent for them is safe.
+
+        So its death, or that it hangs, is nothing that they brought about, and no work of them is outstanding there.
+        """
+        self.in_flight.has_run(peer, start, stop)
+        self.touched[self] = None
+
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         """`peer` gives messages back; counts only if it has them with the attempt it names."""
         for run in self.in_flight.take(peer, nack.start, nack.stop):
+            run.ran = False
             if run.attempt == nack.attempt or self._learn_attempt(run, nack.attempt):
                 self._nack(run, peer, nack, now)
             else:
@@ -265,6 +304,9 @@ class OutgoingQueue:
 
     def _nack(self, run: Run, peer: str, nack: Nack, now: float) -> None:
         run.error = nack.text or run.error
+        if self._is_over(run, now, nack.reason):
+            self._end("expired", run)
+            return
         match nack.reason:
             case _ if nack.reason == REJECTED:
                 self._give_up(run, "rejected")
@@ -285,12 +327,23 @@ class OutgoingQueue:
                 self._states_changed()
                 self.pending.again(run, now, delay)
 
+    @staticmethod
+    def _is_over(run: Run, now: float, reason: int = 0) -> bool:
+        """Whether the time of `run`, which comes back for `reason`, is over, and nobody has rejected it.
+
+        A consumer counts it from the arrival on, by a clock of its own, so it may find that a little earlier.
+        """
+        if run.kind is None or run.kind[0] == inf or reason == REJECTED:
+            return False
+        return reason == EXPIRED or run.kind[0] <= now
+
     def _node_of(self, peer: str) -> str:
         return self.consumers.get(peer, peer.partition(":")[0])
 
     def returned(self, peer: str, start: int, stop: int) -> None:
-        """`peer` gives `[start, stop)` back unstarted; no attempt is counted."""
+        """`peer` gives `[start, stop)` back; no attempt is counted."""
         for run in self.in_flight.take(peer, start, stop):
+            run.ran = False
             self.pending.give_back(run)
 
     def reconcile(self, peer: str, held: Ranges) -> Ranges:
@@ -300,6 +353,7 @@ class OutgoingQueue:
         what it holds but must not run: settled meanwhile, or given to somebody else.
         """
         for run in self.in_flight.take_missing(peer, held):
+            run.ran = False
             self.pending.give_back(run)
         ours = self.in_flight.ranges(peer)
         return Ranges(part for start, stop in held for part in ours.missing(start, stop))
@@ -308,14 +362,19 @@ class OutgoingQueue:
         """`peer` will not answer any more; what it held goes to others at once.
 
         With `died` its process is proven dead: the messages count a death, and an isolated one a failed attempt. A link
-        that was only cut, or a peer that said goodbye, counts neither.
+        that was only cut, or a peer that said goodbye, counts neither. Nor does what has run there: it did not kill it.
         """
         runs, node_id = self.in_flight.take_all(peer), self._node_of(peer)
         self.consumers.pop(peer, None)
         if runs:
             self._states_changed()
         for run in runs:
-            if died:
+            if self._is_over(run, now):
+                self._end("expired", run)
+                continue
+            if run.ran:
+                run.ran = False
+            elif died:
                 run.deaths += 1
                 run.attempt += run.deaths > DEATHS_TO_ISOLATE
                 if self._is_fatal(run):
@@ -335,23 +394,31 @@ class OutgoingQueue:
         return True
 
     def lapse(self, peer: str, text: str, now: float) -> None:
-        """`peer` hangs and its lease is over: what it holds counts a failed attempt and goes to others.
+        """`peer` hangs and its lease is over: what it has in hand counts a failed attempt, and all goes to others.
 
         Should it wake up, RELEASE is the first that it hears, before an echo lets it start anything.
         """
         for run in self.in_flight.take_all(peer):
             self.releases.append((peer, run.first, run.stop))
+            if run.ran:
+                run.ran = False
+                self.pending.give_back(run)
+                continue
             self._nack(run, peer, Nack(run.first, run.stop, run.attempt, LEASE, 0, text), now)
 
     def set_consumer(self, peer: str, node_id: str, *, consumes: bool) -> None:
         """`peer` does or does not consume this queue."""
         if consumes:
             self.consumers[peer] = node_id
+            if self.watch is not None:
+                self.watch.consumer_came()
         else:
             self.consumers.pop(peer, None)
 
     def expire(self, now: float) -> None:
-        """Act on what is due: delays that are over, preferences that end, messages that everybody has refused."""
+        """Act on what is due: times and delays that are over, preferences that end, messages that all have refused."""
+        for run in self.pending.take_expired(now):
+            self._end("expired", run)
         for run in self.pending.expire(now, self.consumers.values()):
             self._give_up(run, "refused")
 
@@ -400,7 +467,7 @@ class OutgoingQueue:
     # Looking up
 
     def state(self, sequence: int) -> str:
-        """ "waiting", "in flight", "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "waiting", "in flight", "delivered", "processed", "dead", "expired", "dropped" or "damaged"."""
         return self.settled.of(sequence) or ("in flight" if self.in_flight.have(sequence) else "waiting")
 
     def why_dead(self, sequence: int) -> str:
@@ -442,6 +509,7 @@ class OutgoingQueue:
             recovered=0,
             retried=self._retried_count,
             redelivered=self._redelivered_count,
+            handed_on=self.in_flight.ran_count,
             left_at_close=self.settled.left.total,
             **self.settled.counts,
         )
@@ -528,8 +596,8 @@ class OutgoingQueue:
 class Settled:
     """Numbers of settled messages with how each ended, and the floor below which all are.
 
-    settled = acked ⊎ dead-lettered ⊎ dropped ⊎ damaged. A node that closes leaves the rest as it is: that counts as
-    left at close, and is not settled, as nobody who waits for a message may take it for done.
+    settled = acked ⊎ dead-lettered ⊎ expired ⊎ dropped ⊎ damaged. A node that closes leaves the rest as it is: that
+    counts as left at close, and is not settled, as nobody who waits for a message may take it for done.
 
     Args:
         settled: What was settled by earlier lives.
@@ -538,12 +606,15 @@ class Settled:
 
     def __init__(self, settled: Ranges | None = None, damaged: Ranges | None = None) -> None:
         self.numbers = settled if settled is not None else Ranges()
-        self.counts: dict[End, int] = {"acked": 0, "dead_lettered": 0, "dropped": 0, "damaged": 0}
+        self.counts: dict[End, int] = {"acked": 0, "dead_lettered": 0, "expired": 0, "dropped": 0, "damaged": 0}
         self.left = Ranges()
         """What was not settled when the node closed."""
         self._top = 1
         """Nothing from here on is settled."""
-        self._delivered = Ranges()
+        self.arrived = Ranges()
+        """Those not settled that lie in a consumer's memory."""
+        self.watch: Watch | None = None
+        """To be told what is settled and what arrives."""
         self._unprocessed: dict[End, Ranges] = {}
         """Those settled that nobody has processed, by how they ended."""
         if damaged:
@@ -561,8 +632,10 @@ class Settled:
         self.counts[how] += stop - start
         self.numbers.add(start, stop)
         self._top = max(self._top, stop)
-        if self._delivered.total:
-            self._delivered.remove(start, stop)
+        if self.arrived.total:
+            self.arrived.remove(start, stop)
+        if self.watch is not None:
+            self.watch.settled.append((start, stop))
         if how != "acked":
             self._unprocessed.setdefault(how, Ranges()).add(start, stop)
         if start <= self.floor:
@@ -579,7 +652,9 @@ class Settled:
     def delivered(self, start: int, stop: int) -> None:
         """What is not settled of `[start, stop)` lies in a consumer's memory."""
         for low, high in self.numbers.missing(start, stop) if start < self._top else ((start, stop),):
-            self._delivered.add(low, high)
+            self.arrived.add(low, high)
+        if self.watch is not None:
+            self.watch.reached.append((start, stop))
 
     def raise_floor(self) -> None:
         """Something may have been settled, or `floor_max` be another."""
@@ -587,19 +662,19 @@ class Settled:
         self.floor = floor if floor <= self.floor_max else int(self.floor_max)
 
     def of(self, number: int) -> str:
-        """ "delivered", "processed", "dead", "dropped" or "damaged"; "" if nothing became of it yet."""
+        """ "delivered", "processed", "dead", "expired", "dropped" or "damaged"; "" if nothing became of it yet."""
         if number in self.numbers:
             for how, numbers in self._unprocessed.items():
                 if number in numbers:
                     return _WORDS[how]
             return "processed"
-        return "delivered" if number in self._delivered else ""
+        return "delivered" if number in self.arrived else ""
 
     def check(self) -> None:
         """Assert that the floor is where it should be, and never fell."""
         assert self.floor == min(self.numbers.first_missing(1), self.floor_max), "floor is not the lowest unsettled"
         assert self.floor >= self._floor_checked, "the floor fell"
-        for numbers in (self._delivered, self.left):
+        for numbers in (self.arrived, self.left):
             assert not any(self.numbers.common(*r) for r in numbers), "settled, and yet to be settled"
         for how, numbers in self._unprocessed.items():
             assert not any(self.numbers.missing(*r) for r in numbers), f"{how}, and not settled"

@@ -3,14 +3,16 @@
 fresh       never sent in this life, in order
 returned    given back; they go before fresh ones, each to who may have it
 delayed     failed; they are returned when their time has come
+
+Each of them may have a time after which it is not sent any more, but ends as expired.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 from math import inf
 from random import Random
 from typing import Final
@@ -31,6 +33,10 @@ PREFER_OTHERS_FOR: Final = 1.0
 """Seconds that a failed message waits for another consumer, if there is one, before the same may have it again."""
 REFUSED_EVERY: Final = 5.0
 """How often messages that somebody refused are compared with who is left to take them."""
+
+LOOK_THROUGH: Final = 5e-6
+"""Seconds for each run here that pass before all are looked through again for those that have expired: so that takes a
+twentieth of the time at most. What is about to be sent is looked at besides."""
 
 BACKOFF_BASE: Final = 0.1
 BACKOFF_MAX: Final = 30.0
@@ -60,6 +66,9 @@ class Pending:
         """Heap of (when, kind, start, stop): what becomes due of `[start, stop)`, if that is still so."""
         self._compares = False
         """What was refused is compared with who is there, by a timer, as long as something waits that was."""
+        self.expires_at = inf
+        """When `take_expired` is due, for which there is a timer: when the first of them expires, or a little later."""
+        self._rests_until = -inf
 
     @property
     def has_returned(self) -> bool:
@@ -93,6 +102,8 @@ class Pending:
         sizes = list(map(len, bodies))
         total = sum(sizes) + MESSAGE_OVERHEAD * len(sizes)
         self.count += len(bodies)
+        if kind is not None and kind[0] < self.expires_at:
+            self._expires(kind[0])
         if extras is not None:
             having = sorted(extras)
             edges = [0, *having[EXTRAS_MAX::EXTRAS_MAX], len(bodies)]
@@ -124,6 +135,8 @@ class Pending:
 
     def add_loaded(self, run: Run) -> None:
         """`run` was read from disk, in order."""
+        if run.kind is not None and run.kind[0] < self.expires_at:
+            self._expires(run.kind[0])
         if run.fresh() or (run.attempt == 1 and not run.deaths):
             self._fresh.append(run)
             self.count += len(run.bodies)
@@ -142,6 +155,8 @@ class Pending:
     def _return(self, run: Run) -> None:
         self._returned.add(run)
         self.count += len(run.bodies)
+        if run.kind is not None and run.kind[0] < self.expires_at:
+            self._expires(run.kind[0])
 
     def _take_returned(self, start: int, stop: int) -> list[Run]:
         runs = self._returned.take(start, stop)
@@ -187,6 +202,8 @@ class Pending:
     def _delay(self, run: Run, until: float) -> None:
         self._delayed.add(run)
         heapq.heappush(self.timers, (until, _DELAYED, run.first, run.stop))
+        if run.kind is not None and run.kind[0] < self.expires_at:
+            self._expires(run.kind[0])
 
     def prefer_others(self, run: Run, since: float) -> None:
         """For some time `run` goes to others than those that it avoids, if there are any."""
@@ -237,6 +254,41 @@ class Pending:
             return False
         run.doomed_at = min(run.doomed_at, now)
         return now - run.doomed_at >= REFUSED_EVERY
+
+    def _expires(self, at: float) -> None:
+        """Something here expires at that instant."""
+        at = max(at, self._rests_until)
+        if at < self.expires_at:
+            self.expires_at = at
+            self.look_at(at)
+
+    def take_expired(self, now: float) -> list[Run]:
+        """Remove and return what has expired, once that is due."""
+        if now < self.expires_at:
+            return []
+        fresh, expired = self._fresh, list[Run]()
+        while fresh and fresh[0].kind is not None and fresh[0].kind[0] <= now:  # mostly in the order of sending
+            expired.append(fresh.popleft())
+        if among := _expired(fresh, now):
+            self._fresh = fresh = deque(run for run in fresh if run not in among)
+            expired += among
+        self.count -= sum(len(run.bodies) for run in expired)
+        for run in _expired(self._returned, now):
+            self._remove(run)
+            expired.append(run)
+        for run in _expired(self._delayed, now):
+            self._delayed.remove(run)
+            expired.append(run)
+        self.expires_at = inf
+        self._rests_until = now + LOOK_THROUGH * (len(fresh) + len(self._returned) + len(self._delayed))
+        following = self._first_to_expire()
+        if following < inf:
+            self._expires(following)
+        return expired
+
+    def _first_to_expire(self) -> float:
+        runs = chain(self._fresh, self._returned, self._delayed)
+        return min((run.kind[0] for run in runs if run.kind is not None), default=inf)
 
     def look_at(self, when: float) -> None:
         """Something of the queue that is not known here becomes due then."""
@@ -391,8 +443,15 @@ class Pending:
         assert kinds.count(_COMPARE) == self._compares, "a comparison without its timer"
         due = Ranges((start, stop) for _, kind, start, stop in self.timers if kind == _DELAYED)
         assert not any(due.missing(run.first, run.stop) for run in self._delayed), "a delay never ends"
+        first = self._first_to_expire()
+        assert first == inf or self.expires_at <= max(first, self._rests_until), "what expires is not looked for"
+        assert self.expires_at == inf or (self.expires_at, _OTHERS, 0, 0) in self.timers, "an expiry without its timer"
         self._returned.check()
         self._delayed.check()
+
+
+def _expired(runs: Iterable[Run], now: float) -> dict[Run, None]:
+    return {run: None for run in runs if run.kind is not None and run.kind[0] <= now}
 
 
 def _may_go(run: Run, node_id: str, known: Collection[str]) -> bool:

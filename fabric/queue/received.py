@@ -168,6 +168,10 @@ class Streams:
             self._durable.pop(stream, None)
         return dedup
 
+    def is_durable(self, stream: str) -> bool:
+        """Whether its producer keeps it on disk."""
+        return stream in self._durable
+
     def settle(self, stream: str, ack: int) -> None:
         """The producer cannot forget the results of our ACKs up to `ack`."""
         dedup = self._dedup[stream]

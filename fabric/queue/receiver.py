@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerfabric.errors import BadFrame
 from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
@@ -37,6 +37,9 @@ from peerfabric.wire.frames import (
     StreamRanges,
 )
 
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import Watch
+
 
 class Receiver(Machine):
     """All consumers' ends of one node, by queue.
@@ -58,6 +61,8 @@ class Receiver(Machine):
         self._changed = changed
         self.arrived: dict[IncomingQueue, None] = {}
         """Those that got messages since the last `answer_arrivals`."""
+        self.handed: dict[Watch, None] = {}
+        """Those who have to look, as inputs wait for what was sent there."""
         self._news: dict[str, dict[IncomingQueue, None]] = {}
         """Peer -> those that have results or grants for it."""
         self._holding: dict[str, dict[IncomingQueue, None]] = {}
@@ -117,6 +122,13 @@ class Receiver(Machine):
         return bool(self._control.due)
 
     def _after_progress(self, end: IncomingQueue, now: float) -> None:
+        handon = end.handon
+        if handon is not None:
+            if handon.told:
+                self.handed.update(handon.told)
+                handon.told.clear()
+            if handon.unrecorded:
+                self._changed.add(end)
         end.grant(now)
         self._watched[end] = None
         self.deadlines.put(end, end.deadline(now))
@@ -173,7 +185,8 @@ class Receiver(Machine):
         else:
             if not end.has_met(link.peer):
                 self._meet(end, link)
-            end.receive(link.peer, link.name, data, body, link.fence)
+            expires = now + data.ttl_ms / 1000 if data.ttl_ms else inf
+            end.receive(link.peer, link.name, data, body, link.fence, expires)
             holding = self._holding.get(link.peer)
             if holding is None:
                 holding = self._holding[link.peer] = {}
@@ -317,6 +330,12 @@ class Receiver(Machine):
                 self._changed.add(end)  # it may have waited for something that is over now
 
     # Closing
+
+    def give_back_run(self, now: float) -> None:
+        """This node leaves now: inputs whose outputs are not safe go to somebody else."""
+        for end in self._watched:
+            end.progress(now)
+            end.give_back_run()
 
     def close(self, now: float, keep: Set[str] = frozenset()) -> None:
         """Read what was decided; except on the queues to `keep` nothing more is taken, and what waits goes back."""

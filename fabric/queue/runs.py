@@ -28,6 +28,8 @@ Kind = tuple[float, int]
 """What has to be the same of all messages in a frame, besides what happens to them: when they expire, as an instant of
 the producer's clock (inf: never), and how many messages before them wait for them to be settled. None: never, and
 none, which is most of them and costs them nothing."""
+DEPTH_MAX: Final = 16
+"""A message before which so many wait for each other leads back to itself: it is enough that it is delivered."""
 EXPIRIES_JOIN: Final = 0.01
 """Seconds by which a message may expire early to share a run with the one before it; never late."""
 
@@ -45,6 +47,7 @@ class Run:
     refused_by  node ids of consumers that could not decode it
     avoids      node ids of consumers that failed it, or died with it while isolated; others are preferred for a time
     died_at     node ids of consumers that died with it while it was isolated
+    ran         in flight, in nobody's hands: they are acked once what their handlers sent is safe
     codec       how these bodies are encoded; None: as the queue's
     kind        when they expire and how deep they are; None: never, and not at all
     """
@@ -65,6 +68,7 @@ class Run:
         "first",
         "kind",
         "prefer_until",
+        "ran",
         "refused_by",
         "sent_ms",
     )
@@ -76,7 +80,7 @@ class Run:
         self.sent_ms = sent_ms
         self.attempt = 1
         self.deaths = self.breaks = 0
-        self.alone = False
+        self.alone = self.ran = False
         self.refused_by = _NOBODY
         self.doomed_at = inf
         """Since when all who are there have refused it."""
@@ -124,6 +128,7 @@ class Run:
         rest.attempt, rest.breaks = self.attempt, self.breaks
         rest.deaths, rest.died_at = self.deaths, self.died_at
         rest.alone, rest.refused_by, rest.doomed_at = self.alone, self.refused_by, self.doomed_at
+        rest.ran = self.ran
         rest.avoids, rest.prefer_until, rest.error = self.avoids, self.prefer_until, self.error
         rest.cost = cost(rest.bodies) if len(rest.bodies) < count else self.cost - cost(self.bodies[:count])
         del self.bodies[count:]
@@ -162,11 +167,12 @@ def cost(bodies: list[bytes]) -> int:
 class Runs:
     """Runs in order of their first sequence, never overlapping."""
 
-    __slots__ = ("cost", "count", "runs")
+    __slots__ = ("cost", "count", "ran", "runs")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self.runs: list[Run] = []
-        self.count = 0
+        self.count = self.ran = 0
+        """All messages, and those of them that have run."""
         self.cost = 0
         for run in runs:
             self.add(run)
@@ -179,6 +185,8 @@ class Runs:
             insort(self.runs, run, key=_first)
         self.count += len(run.bodies)
         self.cost += run.cost
+        if run.ran:
+            self.ran += len(run.bodies)
 
     def take(self, start: int, stop: int) -> list[Run]:
         """Remove and return what lies in `[start, stop)`, cutting runs at its edges."""
@@ -196,12 +204,14 @@ class Runs:
         for run in taken:
             self.count -= len(run.bodies)
             self.cost -= run.cost
+            if run.ran:
+                self.ran -= len(run.bodies)
         return taken
 
     def take_all(self) -> list[Run]:
         """Remove and return everything."""
         taken, self.runs = self.runs, []
-        self.count = self.cost = 0
+        self.count = self.cost = self.ran = 0
         return taken
 
     def remove(self, run: Run) -> None:
@@ -211,6 +221,8 @@ class Runs:
         del self.runs[at]
         self.count -= len(run.bodies)
         self.cost -= run.cost
+        if run.ran:
+            self.ran -= len(run.bodies)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -224,6 +236,7 @@ class Runs:
         assert edges == sorted(edges), "runs overlap or are out of order"
         assert all(run.bodies for run in self.runs), "an empty run"
         assert self.count == sum(len(run.bodies) for run in self.runs), "count is not the sum"
+        assert self.ran == sum(len(run.bodies) for run in self.runs if run.ran), "the sum of those that have run"
         assert self.cost == sum(run.cost for run in self.runs) == sum(cost(r.bodies) for r in self.runs), "cost"
 
 
@@ -235,6 +248,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self.tables: dict[str, Runs] = {}
+        self.isolated: dict[str, int] = {}
+        """Peer -> the isolated message that it was given last."""
 
     def __contains__(self, peer: str) -> bool:
         return peer in self.tables
@@ -263,14 +278,45 @@ class InFlight:
         if deaths == 0:
             return 2**53
         if deaths >= DEATHS_TO_ISOLATE:
-            return 0 if table else 1
-        held = sum(len(run.bodies) for run in table if run.deaths == deaths) if table is not None else 0
+            return 1 if table is None or table.count == table.ran else 0
+        held = 0
+        for run in table or ():
+            held += len(run.bodies) if run.deaths == deaths and not run.ran else 0
         return ISOLATION[deaths] - held
+
+    @property
+    def ran_count(self) -> int:
+        """Those of them that have run."""
+        return sum(table.ran for table in self.tables.values())
+
+    def in_hand(self, peer: str) -> int:
+        """How many `peer` has that have not run."""
+        table = self.tables.get(peer)
+        return table.count - table.ran if table is not None else 0
+
+    def takes_more(self, peer: str) -> bool:
+        """Whether `peer` may have others besides what it has in hand: no isolated message is there."""
+        number = self.isolated.get(peer)
+        if number is None:
+            return True
+        for run in self.runs(peer):
+            if run.first == number and run.isolated and not run.ran:
+                return False
+        del self.isolated[peer]
+        return True
 
     # Moving runs
 
+    def has_run(self, peer: str, start: int, stop: int) -> None:
+        """What `peer` has of `[start, stop)` has run there."""
+        for run in self.take(peer, start, stop):
+            run.ran = True
+            self.add(peer, run)
+
     def add(self, peer: str, run: Run) -> None:
         """`run` is in flight at `peer`."""
+        if run.deaths >= DEATHS_TO_ISOLATE:
+            self.isolated[peer] = run.first
         table = self.tables.get(peer)
         if table is not None:
             table.add(run)
@@ -278,6 +324,8 @@ class InFlight:
         table = self.tables[peer] = Runs()
         table.runs.append(run)
         table.count, table.cost = len(run.bodies), run.cost
+        if run.ran:
+            table.ran = table.count
 
     def take(self, peer: str, start: int, stop: int) -> list[Run]:
         """Remove and return what `peer` has of `[start, stop)`."""
@@ -295,6 +343,7 @@ class InFlight:
 
     def take_all(self, peer: str) -> list[Run]:
         """Remove and return what `peer` has."""
+        self.isolated.pop(peer, None)
         table = self.tables.pop(peer, None)
         return table.take_all() if table is not None else []
 
@@ -327,5 +376,5 @@ class InFlight:
         for peer, table in self.tables.items():
             assert table, f"{peer} has an empty table"
             table.check()
-            if any(run.isolated for run in table):
-                assert table.count == 1, f"a message with three deaths is not alone at {peer}"
+            if any(run.isolated and not run.ran for run in table):
+                assert table.count - table.ran == 1, f"a message with three deaths is not alone at {peer}"

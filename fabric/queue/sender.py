@@ -15,7 +15,7 @@ from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from peerfabric.health import NO_CONSUMER_AFTER, Finding
+from peerfabric.health import HANDED_ON_AFTER, NO_CONSUMER_AFTER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import Links
@@ -26,7 +26,7 @@ from peerfabric.link.sending import ProducerCredit, Sent
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import Kind, Run
+from peerfabric.queue.runs import DEPTH_MAX, Kind, Run
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
@@ -49,6 +49,7 @@ from peerfabric.wire.frames import (
 if TYPE_CHECKING:
     from peerfabric.queue.backlog import Backlog as DurablePart
     from peerfabric.queue.durable import Recovered
+    from peerfabric.queue.handon import HandOn, Watch
 
 _outstanding = attrgetter("outstanding")
 
@@ -83,6 +84,8 @@ class Sender(Machine):
         self._changed = changed
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
+        self.safe: dict[HandOn, None] = {}
+        """Consumers, perhaps of other nodes, with inputs whose outputs are safe by now."""
         self.held_up: dict[str, dict[OutgoingQueue, None]] = {}
         """Peer -> those that wait for room in its pipe."""
         self._unsettled: dict[OutgoingQueue, None] = {}
@@ -196,6 +199,8 @@ class Sender(Machine):
             end = self.by_queue.get(sent.queue)
             if end is not None:
                 end.delivered(sent.start, sent.stop)
+                if end.watch is not None:
+                    self.touched[end] = None
                 self._changed.add(end)
 
     def handlers(self) -> Mapping[type, Handler]:
@@ -208,6 +213,8 @@ class Sender(Machine):
             end = self.by_queue.get(result.queue)
             if end is None:
                 continue
+            for start, stop in end.numbers(result.stream, result.ran) if result.ran else ():
+                end.ran(peer, start, stop)
             for start, stop in end.numbers(result.stream, result.done) if result.done else ():
                 end.acked(peer, start, stop)
             for start, stop in end.numbers(result.stream, result.returned) if result.returned else ():
@@ -345,11 +352,14 @@ class Sender(Machine):
         while self.touched:
             end = next(iter(self.touched))
             if end.pending.count:
+                end.changed = False
                 able = yield from data_frames(end, links, now)
                 for candidate in able:
                     self._holding.setdefault(candidate.peer, {})[end] = None
                 if end.pending.count:
                     self._keep(end, able)
+                if end.changed:  # something of it ended before it was sent
+                    self._changed.add(end)
             end.begins_to_wait = False
             backlog = end.backlog
             if backlog is not None and (backlog.changed or backlog.load_at < end.next):
@@ -357,12 +367,27 @@ class Sender(Machine):
             timers = end.pending.timers
             if timers:
                 self.deadlines.put(end, timers[0][0])
+            if end.watch is not None:
+                self._look_at_outputs(end, end.watch, now)
             self._changes += 1
             self._changed_at.pop(end, None)
             self._changed_at[end] = self._changes
             if end.unsettled_count:
                 self._unsettled[end] = None
             del self.touched[end]
+
+    def _look_at_outputs(self, end: OutgoingQueue, watch: Watch, now: float) -> None:
+        """Inputs wait until messages of `end` are safe: some may be."""
+        self.safe.update(watch.look(now))
+        if watch.went_deep:
+            watch.went_deep = False
+            self._records.once(
+                f"deep {end.queue}",
+                "warning",
+                f"queue {end.queue!r}: what is sent to it leads back to itself, {DEPTH_MAX} times by now; so what "
+                f"was handled counts as processed once what was sent for it is delivered; if that may be lost, "
+                f"give this node a spool=",
+            )
 
     def _tell_disk(self, end: OutgoingQueue, backlog: DurablePart) -> None:
         """The disk may have to read something of `end`, or to store what became of it."""
@@ -538,7 +563,17 @@ class Sender(Machine):
         for end in list(self._unsettled):
             if not end.unsettled_count:
                 del self._unsettled[end]
-            elif not end.consumers:
+                continue
+            if end.watch is not None and end.watch.waits:
+                yield Finding(
+                    f"queue {end.queue!r}: messages that were handled are not acked before what was sent here is "
+                    f"settled, and nothing is",
+                    HANDED_ON_AFTER,
+                    f"{len(end.consumers)} consumers are known; start some, give this node a spool=, or use "
+                    f'ack_after="return" where that was sent',
+                    end.watch.moved_at,
+                )
+            if not end.consumers:
                 yield Finding(
                     f"queue {end.queue!r}: messages wait without a consumer",
                     NO_CONSUMER_AFTER,
@@ -574,7 +609,9 @@ def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]
         if link is None or not link.has_room():
             continue
         table = end.in_flight.tables.get(peer)
-        able = Candidate(peer, link, link.sending.credit(end.queue), table.count if table is not None else 0)
+        able = Candidate(
+            peer, link, link.sending.credit(end.queue), table.count - table.ran if table is not None else 0
+        )
         if able.bytes < 1:  # the byte limit never forbids the only outstanding message; see `pick`
             able.messages, able.bytes = min(able.messages, 0 if able.outstanding else 1), 1
         if able.messages > 0:
@@ -605,7 +642,7 @@ def data_frames(
     while able and end.pending.count:
         best, messages, size = choose(end, able)
         body_max = best.link.frame_bytes_max - 1024
-        run = end.pick(best.peer, messages, size, body_max)
+        run = end.pick(best.peer, messages, size, body_max, now)
         if run is None:
             able.remove(best)
             continue

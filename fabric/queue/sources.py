@@ -140,6 +140,7 @@ class Source:
         "peer",
         "proven_gone",
         "queued",
+        "ran",
         "returned",
         "sends",
         "streams",
@@ -164,11 +165,12 @@ class Source:
         self.done: dict[str, Ranges] = {}
         self.returned: dict[str, Ranges] = {}
         self.nacks: dict[str, list[Nack]] = {}
+        self.ran: dict[str, Ranges] = {}
 
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
-        return bool(self.done or self.returned or self.nacks)
+        return bool(self.done or self.returned or self.nacks or self.ran)
 
     def add_done(self, stream: str, start: int, stop: int) -> None:
         """`[start, stop)` is processed."""
@@ -181,6 +183,22 @@ class Source:
         """`[start, stop)` was not processed and is free for others."""
         self.returned.setdefault(stream, Ranges()).add(start, stop)
 
+    def add_ran(self, stream: str, start: int, stop: int) -> None:
+        """`[start, stop)` has run, and is held until what its handlers sent is safe."""
+        ranges = self.ran.get(stream)
+        if ranges is None:
+            ranges = self.ran[stream] = Ranges()
+        ranges.add(start, stop)
+
+    def finish_run(self, stream: str, start: int, stop: int) -> None:
+        """What has run is processed: that is all that needs to be told of it."""
+        self.add_done(stream, start, stop)
+        ranges = self.ran.get(stream)
+        if ranges is not None:
+            ranges.remove(start, stop)
+            if not ranges:
+                del self.ran[stream]
+
     def take_grant(self, queue: str) -> Grant | None:
         """The totals if they changed since they were last told."""
         credit = self.credit
@@ -192,7 +210,7 @@ class Source:
 
     def take_results(self, queue: str, ack: int) -> list[Result]:
         """What is to be told in ACK number `ack`, a result for each stream; it is told once."""
-        if not (self.done or self.returned or self.nacks):
+        if not (self.done or self.returned or self.nacks or self.ran):
             return []
         for stream in self.done:
             self.streams[stream].reported(ack)
@@ -201,6 +219,8 @@ class Source:
             results.setdefault(stream, Result(stream, queue)).returned = returned.flat()
         for stream, nacks in self.nacks.items():
             results.setdefault(stream, Result(stream, queue)).nacks = nacks
+        for stream, ran in self.ran.items():
+            results.setdefault(stream, Result(stream, queue)).ran = ran.flat()
         self.nothing_to_tell()
         return list(results.values())
 
@@ -215,11 +235,12 @@ class Source:
         self.done.clear()
         self.returned.clear()
         self.nacks.clear()
+        self.ran.clear()
 
     def forget(self, stream: str) -> None:
         """Nobody can send anything of `stream` again, nor wants to hear what became of it."""
         self.streams.pop(stream, None)
-        for told in (self.done, self.returned, self.nacks):
+        for told in (self.done, self.returned, self.nacks, self.ran):
             told.pop(stream, None)
 
     def check(self) -> None:
@@ -241,6 +262,9 @@ REFUSALS_MAX: Final = 10
 """Refusals in a row after which a consumer gets no credit for a while: else the wrong one, being fastest, eats the
 queue."""
 REFUSAL_PAUSE: Final = 5.0
+DEFERRED_MAX: Final = 65_536
+"""Messages of one consumer that have run and wait for their outputs: with these and no more in hand it has enough. What
+comes beyond is one message of each producer at a time; if it were none, two consumers could wait for each other."""
 
 
 class Granting:
@@ -260,6 +284,10 @@ class Granting:
         """A total, a taker or the window has changed since the last grant."""
         self.misled = 0
         """How often refusals in a row stopped the credit, for the driver to report."""
+        self.deferred = 0
+        """Messages that have run and wait for their outputs."""
+        self.beyond = 0
+        """How many may have been granted besides those of which `DEFERRED_MAX` speaks."""
         self._refusals = 0
         self.paused_until = -inf
         """No credit before this instant; inf: `grant` says until when."""
@@ -287,11 +315,17 @@ class Granting:
         if now < self.paused_until or (not self.changed and now < self.stalled_at):
             return []
         self.changed, self.stalled_at = False, inf
-        order = list(sources.values())
+        order, window = list(sources.values()), self.window.size
+        if self.deferred and self.deferred + window > DEFERRED_MAX:
+            window = DEFERRED_MAX - self.deferred
+            if window <= 0:
+                raised = grant_one_each(order, self.budget, now)
+                self.beyond += len(raised)
+                return raised
         if len(order) <= 1:
-            return grant(order, self.window.size, self.budget, now)
+            return grant(order, window, self.budget, now)
         self._turn = (self._turn + 1) % len(order)
-        raised = grant(order[self._turn :] + order[: self._turn], self.window.size, self.budget, now)
+        raised = grant(order[self._turn :] + order[: self._turn], window, self.budget, now)
         self.stalled_at = min((s.credit.moved_at + STALLED_AFTER for s in order if s.sends), default=inf)
         return raised
 
@@ -352,6 +386,19 @@ def grant(sources: Iterable[Source], window: int, budget: int, now: float) -> li
     return raised
 
 
+def grant_one_each(sources: Iterable[Source], budget: int, now: float) -> list[Source]:
+    """Raise the totals of those who have nothing granted that is not finished by one message; return them."""
+    raised = []
+    for source in sources:
+        credit = source.credit
+        if source.attached and credit.outstanding() <= 0 and not _remembers_too_much(source):
+            credit.granted_messages += 1
+            credit.granted_bytes += max(0, min(_bytes_wanted(source, 1, budget), budget - credit.outstanding_bytes()))
+            credit.moved_at = now
+            raised.append(source)
+    return raised
+
+
 def _remembers_too_much(source: Source) -> bool:
     messages = 0
     for dedup in source.streams.values():
@@ -407,7 +454,7 @@ class Turns(deque[Source]):
                     self.rotate(-1)
                     continue
             delivery = buffer.popleft()
-            delivery.until = source.fence
+            delivery.until = source.fence if source.fence < delivery.expires else delivery.expires
             source.deficit -= max(1, delivery.cost)
             if not buffer:
                 self._leave(source)
@@ -514,6 +561,13 @@ class Producers:
         for stream in self.by_peer.pop(peer).streams:
             self.streams.drop(stream)
 
+    def source_of(self, stream: str) -> Source | None:
+        """The producer of that stream, which may be of an earlier life."""
+        source = self.by_peer.get(stream.rpartition(":")[0])
+        if source is not None:
+            return source
+        return next((source for source in self.by_peer.values() if stream in source.streams), None)
+
     def remove(self, peer: str) -> None:
         """A producer is dead and nothing of it is here; its streams are remembered as long as they may return."""
         del self.by_peer[peer]
@@ -580,7 +634,7 @@ class Producers:
             if source.done or source.returned or source.nacks:
                 if source.attached:
                     told.append((peer, True))
-            elif credit.told == (credit.granted_messages, credit.granted_bytes):
+            elif credit.told == (credit.granted_messages, credit.granted_bytes) and not source.ran:
                 del self.speaking[peer]
             elif source.attached:
                 told.append((peer, credit.waiting > 0))

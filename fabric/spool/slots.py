@@ -226,13 +226,14 @@ class Slots:
             OtherFabric: It has messages of another fabric. Nothing was changed.
             SpoolError: It cannot be opened; as `Spool.open`.
         """
-        lock = self._lock_taking([])
-        if lock is None:
-            return None
+        lock: int | None = None
         try:
-            return open_(number, slot_folder(self.folder, number))
+            lock = self._lock_taking([])
+            return open_(number, slot_folder(self.folder, number)) if lock is not None else None
         except SpoolLocked:
             return None
+        except OSError as error:
+            raise refusal(error, slot_folder(self.folder, number)) from error
         finally:
             self._let_go(lock)
 
@@ -262,8 +263,9 @@ class Slots:
         try:
             try:
                 files.check_folder(self.folder)
-                check_ours(files, self.folder)
                 files.check_folder(self._outer)
+                if TAKING not in files.names(self._outer):
+                    check_ours(files, self.folder)
                 return files.lock(f"{self._outer}/{TAKING}")
             except FileNotFoundError:
                 made[:] = dict.fromkeys([*missing(files, self._outer), *made])
@@ -354,6 +356,20 @@ class Slots:
 
     def _is_held(self, folder: str) -> bool | None:
         return _is_locked(self._files, f"{folder}/lock")
+
+    def check(self) -> None:
+        """Assert the invariants, while nobody changes anything: a cursor outlives its segments, node ids differ."""
+        ids: set[str] = set()
+        for number in self.numbers():
+            folder = slot_folder(self.folder, number)
+            sheet = read_owner(self._files, folder)
+            if sheet is not None:
+                assert sheet.node_id not in ids, f"slot {number} has the node id of another one"
+                ids.add(sheet.node_id)
+            for queue in self._files.names(f"{folder}/queues"):
+                for log in (f"{folder}/queues/{queue}", f"{folder}/queues/{queue}/dead"):
+                    names = set(self._files.names(log))
+                    assert names & {"cursor.0", "cursor.1"} or not any(name.endswith(".seg") for name in names), log
 
     # `spool serve`
 

@@ -17,9 +17,9 @@ from peerfabric.nodes.aio.iterators import AsyncItems
 from peerfabric.nodes.aio.options import ConsumerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import ASYNC_FOR, HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import handling, has_failed, take_in_hand
+from peerfabric.nodes.handler_context import hand_here, has_failed, take_in_hand
 from peerfabric.nodes.io.pump import NAP
-from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Waiting, clock, in_event_loop, wait_until
+from peerfabric.nodes.io.waiting import IDLE, Blocking, Gate, Suspending, Waiting, clock, in_event_loop, wait_until
 from peerfabric.nodes.message import Batch, Message
 from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import LedgerWriter, Offloaded
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
+
+_log = logging.getLogger("peerfabric")
 
 STALLED: Final = (1.0, logging.WARNING)
 
@@ -64,6 +66,8 @@ class AsyncConsumer(Generic[T_co]):
         # After the codec: not opened for a type that cannot be.
         self.ledger_store = ledger_store = ledger_store_of(options)
         self.alerted = False
+        self.waits_for_outputs = options.ack_after == "outputs"
+        self.in_tasks = isinstance(node.waiting, Suspending)
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
         self.late: Offloaded[None] | None = None
@@ -143,6 +147,12 @@ class AsyncConsumer(Generic[T_co]):
         """Whether acks are on their way to the ledger."""
         return self._ledger_writer is not None and not self._ledger_writer.idle
 
+    @property
+    def handing_on(self) -> bool:
+        """Whether acks wait until what was sent because of their messages is safe."""
+        handon = self.end.handon if self.opened else None
+        return handon is not None and (handon.count > 0 or len(handon.fresh) > 0)
+
     def close_ledger(self) -> None:
         """Write what is acked, and give the ledger up."""
         if self.opening is not None:
@@ -174,6 +184,29 @@ class AsyncConsumer(Generic[T_co]):
             if forgotten:
                 self.ledger_store.forget(forgotten)
 
+    def _record_safe(self, ledger_writer: LedgerWriter) -> None:
+        """Have written down what is processed and waited until what was sent because of it is safe."""
+        handon = self.end.handon
+        if handon is None or not handon.unrecorded:
+            return
+        from peerfabric.spool.ledger import Entry  # it is there, as there is a ledger
+
+        entries = []
+        while handon.unrecorded:
+            entries.append(Entry(*handon.unrecorded.popleft()))
+
+        def recorded(*, written: bool = True) -> None:
+            for entry in entries:
+                handon.recorded(entry.stream, entry.start, entry.stop, written=written)
+            self.decided()
+
+        def not_recorded(error: Exception) -> None:
+            text = "messages of queue %r were processed and are not acked, as the ledger cannot be written: %s"
+            _log.error(text, self.queue, error)
+            recorded(written=False)
+
+        ledger_writer.record(entries, recorded, not_recorded)
+
     def _look_at_calls(self, now: float) -> None:
         """Let more take at one time if messages wait and calls are long, or one if they are short."""
         at_it = self._takers - len(self._waits) - self._suspended
@@ -203,6 +236,8 @@ class AsyncConsumer(Generic[T_co]):
         return self._takers - len(self._waits) - self._suspended < self._at_once
 
     def handed_over(self) -> None:
+        if self._ledger_writer is not None:
+            self._record_safe(self._ledger_writer)
         if self._wakes:
             self._wakes = False
             if self._may_begin:
@@ -211,6 +246,8 @@ class AsyncConsumer(Generic[T_co]):
                 self._node.pump.watch(self)
 
     def changed(self) -> None:
+        if self._ledger_writer is not None:
+            self._record_safe(self._ledger_writer)
         if self._takers <= 1:
             self._gate.open()
         elif self._may_begin:  # they are alike, and each that leaves with a message looks whether there is more
@@ -235,6 +272,13 @@ class AsyncConsumer(Generic[T_co]):
         """A decision was written into a delivery: let the machine read it."""
         if not self.alerted:
             self._node.pump.wake_soon(self)
+
+    def open_handon(self) -> None:
+        """Some of its messages are acked only when others are safe, from now on."""
+        if self.end.handon is None:
+            with self._node.pump.lock:
+                wake = partial(self._node.pump.wake_soon, self)
+                self.end.open_handon(wake, ledgered=self.ledger_store is not None)
 
     def extend(self, delivery: Delivery, index: int, seconds: float) -> None:
         with self._node.pump.lock:
@@ -302,9 +346,11 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             self._last = message = Message(self, delivery, index, body)
             self._taken += 1
-            held = handling()
-            if not held or held[-1][1] is not delivery:  # another thread may have fetched it
-                take_in_hand(self.end, delivery)
+            hand = hand_here()
+            if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
+                take_in_hand(message)
+            else:
+                hand.newest = message
             return message
         finally:
             try:
@@ -336,7 +382,6 @@ class AsyncConsumer(Generic[T_co]):
                 with pump.lock:
                     self.end.park(delivery)
                 raise
-        take_in_hand(self.end, delivery)
         return delivery
 
     def _decode(self, delivery: Delivery) -> list[Any]:
@@ -420,10 +465,12 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             message = found
         self._taken += 1
-        held = handling()
-        if not held or held[-1][1] is not message._delivery:  # another thread may have fetched it
-            take_in_hand(self.end, message._delivery)
         self._last = message
+        hand = hand_here()
+        if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
+            take_in_hand(message)
+        else:
+            hand.newest = message
         return message
 
     async def _wait_for(self, waiting: Waiting, take: Callable[[], Any], at_least: int, timeout: float | None) -> Any:
@@ -442,6 +489,9 @@ class AsyncConsumer(Generic[T_co]):
                 return None  # what comes opens the gate after it is there
             return take()
 
+        hand = hand_here()
+        if hand is not None and (held := hand.newest) is not None and held._settled:
+            hand.newest = None  # whoever waits keeps no body
         # Another call of a handler that goes on is no message that was forgotten.
         idle = IDLE if self._takers or not self._is_stalled else STALLED
         try:
@@ -492,9 +542,9 @@ class AsyncConsumer(Generic[T_co]):
         self._told = waiting = len(self._waits)
         self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
 
-    def declare_takers(self, count: int, at_once: int) -> None:
-        """`count` threads or tasks take from here for good; `at_once` of them to begin with."""
-        self._takers, self._at_once = count, at_once
+    def declare_takers(self, count: int, at_once: int, *, tasks: bool) -> None:
+        """`count` tasks or threads take from here for good; `at_once` of them to begin with."""
+        self._takers, self._at_once, self.in_tasks = count, at_once, tasks
 
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)
@@ -534,6 +584,7 @@ class AsyncConsumer(Generic[T_co]):
                 return None
         if max_wait > 0 and len(batch) < max_size:
             batch = await self._fill(batch, max_size, max_wait)
+        take_in_hand(batch)
         return batch
 
     async def _fill(self, batch: Batch[T_co], max_size: int, max_wait: float) -> Batch[T_co]:

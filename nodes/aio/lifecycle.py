@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
@@ -29,11 +30,11 @@ from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, clock, complete, in_event_loop, wait_until
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.message import Batch, DeadMessage
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.storage.offload import beside
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import PeerView, ServiceView, Statistics
 from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from peerfabric.nodes.io.curve import Curve
     from peerfabric.nodes.io.ports import Announced
     from peerfabric.nodes.rekeying import Rekeying
+    from peerfabric.nodes.service.calls import Calls
+    from peerfabric.nodes.service.service import Service
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PARTING_MAX: Final = 1.5
 DISCOVERY_TIME: Final = 1.0
@@ -73,8 +78,10 @@ class Lifecycle:
             settings.name,
             suspends=isinstance(waiting, Suspending),
             is_handler=node.is_handler,
-            wake=self.handles.changed,
+            wake=self._wake,
         )
+        self.calls: Calls | None = None
+        """Of a node that has called a service."""
         self.undelivered = (0, 0)
         """What no spool keeps and was not settled when nothing counted any more: waiting, in flight."""
         self._last: Statistics | None = None
@@ -94,6 +101,43 @@ class Lifecycle:
     def __repr__(self) -> str:
         settings = self.node.settings
         return f"<{self._front} {settings.name} in {settings.fabric}: {self.node.life.value}>"
+
+    def open_calls(self) -> Calls:
+        """What the calls of the node go through, made with the first of them."""
+        from peerfabric.nodes.service.calls import Calls
+
+        with self.node.life_lock:
+            if self.calls is None:
+                self.calls = Calls(self.node)
+        return self.calls
+
+    def serve(
+        self, service: Service[Any, Any] | str, concurrency: int | None, waiting: int | None, stall: float
+    ) -> Callable[[F], F]:
+        """As `AsyncNode.serve`."""
+        from peerfabric.nodes.service.decorating import decorator
+
+        return decorator(self.node, self.handlers, service, concurrency, waiting, stall)
+
+    def services(self) -> list[ServiceView]:
+        """The services that this node knows of; this starts it, unless that takes a thread."""
+        node = self.node
+        if node.life is Life.NEW and self.needs_thread():
+            return []
+        node.ensure(closing=True)
+        with node.pump.lock:
+            return reports.services(node)
+
+    def _wake(self) -> None:
+        """Let all calls that wait look again."""
+        self.handles.changed()
+        if self.calls is not None:
+            self.calls.wake()
+
+    def _end_calls(self, *, handlers: bool) -> None:
+        """End the calls of services that programs wait for; with `handlers` those of handlers, too."""
+        if self.calls is not None:
+            self.calls.close(handlers=handlers)
 
     # In the life of the process
 
@@ -307,6 +351,8 @@ class Lifecycle:
             reachability = Reachability(
                 settings.name, address, sockets, home, membership.moved, announced, membership.settle
             )
+            if settings.signals:
+                pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
@@ -346,12 +392,7 @@ class Lifecycle:
             membership,
             reachability,
         )
-
-        def look() -> None:
-            rekeying.look()
-            reachability.look()
-
-        node.pump.look_after(look)
+        node.pump.look_after(rekeying.look)
         self._rekeying = rekeying
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
@@ -462,6 +503,7 @@ class Lifecycle:
         for handle in self.handles:
             handle.stop()
         node.closed.open()
+        self._wake()
         node.pump.stop()
         node.pump.turned.open()
         if self._membership is not None:
@@ -475,15 +517,17 @@ class Lifecycle:
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
+        given_back = self._give_back_own()
         with pump.lock:
-            given_back = self._give_back_own()
             engine.drain(clock())
-        for queue, count in given_back:
+        self._end_calls(handlers=False)
+        for queue, count in given_back.items():
             text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
             _log.warning(text, queue, count)
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not self.handlers.busy, ends_at)
+        self._end_calls(handlers=True)
         await self._await_turns(self._recorded, ends_at)
         for handle in self.handles:
             handle.stop()
@@ -493,6 +537,11 @@ class Lifecycle:
             engine.topics.finish(clock())
         pump.wake()
         await self._await_turns(self._settled, ends_at)
+        await self._await_turns(self._handed_on, ends_at)
+
+    def _handed_on(self) -> bool:
+        """Whether what is settled by now, here or at another node of this process, is known to the acks that wait."""
+        return self._recorded() and not any(c.handing_on for c in list(self.handles.consumers.values()))
 
     def _recorded(self) -> bool:
         """Whether what was acked is in the ledgers, and known to its deliveries."""
@@ -540,10 +589,15 @@ class Lifecycle:
         except TimedOut:
             pass
 
-    def _give_back_own(self) -> list[tuple[str, int]]:
-        """What the closing thread or task took and did not settle, nobody will settle any more: return how much."""
-        given = [(delivery.queue, end.give_back_started(delivery)) for end, delivery in in_hand()]
-        return [(queue, count) for queue, count in given if count]
+    def _give_back_own(self) -> Counter[str]:
+        """What the closing thread or task took and did not settle, nobody will settle any more: how much of what."""
+        given: Counter[str] = Counter()
+        consumers = self.handles.consumers.values()
+        for taken in in_hand():
+            if taken._owner in consumers:
+                given[taken._owner.queue] += len(taken) if isinstance(taken, Batch) else 1
+                taken.give_back()
+        return given
 
     # Parting
 

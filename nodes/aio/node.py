@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from peerfabric.errors import IdentityInUse, Undelivered
 from peerfabric.nodes.aio.consumer import AsyncConsumer
@@ -17,6 +17,7 @@ from peerfabric.nodes.aio.options import (
     LEASE,
     MAX_ATTEMPTS,
     UPDATE_BYTES,
+    AckAfter,
     ConsumerOptions,
     OnFull,
     ProducerOptions,
@@ -25,6 +26,7 @@ from peerfabric.nodes.aio.options import (
 )
 from peerfabric.nodes.aio.ping import ping
 from peerfabric.nodes.aio.producer import AsyncProducer
+from peerfabric.nodes.aio.service import AsyncClient, AsyncParts
 from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
 from peerfabric.nodes.config import configured
 from peerfabric.nodes.fronts import ASYNC_WITH, refusing
@@ -32,10 +34,12 @@ from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending, Waiting
 from peerfabric.nodes.message import DeadMessage, Message, Update
 from peerfabric.nodes.notify import READY, STOPPING, notify
+from peerfabric.nodes.service.gathered import Gathered
+from peerfabric.nodes.service.service import Service
 from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.nodes.signals import until_signal
 from peerfabric.options import Options
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import PeerView, ServiceView, Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -43,6 +47,8 @@ else:
     TypeForm = type  # as near as it comes without that package, for who resolves annotations
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _log = logging.getLogger("peerfabric")
@@ -197,6 +203,7 @@ class AsyncNode:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> AsyncConsumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -206,6 +213,9 @@ class AsyncNode:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
             fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
                 None: as the node says.
+            ack_after: "outputs": what code sends to queues while it has a message in hand has to be safe, stored in a
+                spool or settled, before the message is acked; the code does not wait for that. "return": `ack`, or the
+                end of `with`, acks at once.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
@@ -214,7 +224,9 @@ class AsyncNode:
                 runs, the first call that is awaited.
         """
         return self._lifecycle.handles.consumer(
-            ConsumerOptions(name=queue, body_type=body_type, lease=lease, ledger=ledger, fsync=fsync)
+            ConsumerOptions(
+                name=queue, body_type=body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+            )
         )
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> AsyncPublisher[T]:
@@ -250,13 +262,15 @@ class AsyncNode:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. A `def` runs in threads of its own, an `async def` as
-        tasks, `concurrency` of them. `lease`, `ledger` and `fsync` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. A `def`
+        runs in threads of its own, an `async def` as tasks, `concurrency` of them. `lease`, `ledger`, `fsync` and
+        `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
@@ -264,9 +278,11 @@ class AsyncNode:
         """
 
         def messages(handler: Handler) -> tuple[Any, Take, Again]:
-            options = ConsumerOptions(name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync)
+            options = ConsumerOptions(
+                name=queue, body_type=handler.body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+            )
             consumer = self._lifecycle.handles.consumer(options, handler.name)
-            consumer.declare_takers(handler.concurrency, handler.at_once)
+            consumer.declare_takers(handler.concurrency, handler.at_once, tasks=handler.runs_in == "task")
             return consumer, consumer.next_message, consumer.take_again
 
         return self._lifecycle.handlers.decorator(queue, concurrency, Message, messages)
@@ -318,6 +334,207 @@ class AsyncNode:
             ConfigError: One of them cannot be used; everything stays as it was.
         """
         await self._lifecycle.reload()
+
+    # Services
+
+    def serve(
+        self,
+        service: Service[Any, Any] | str,
+        *,
+        concurrency: int | None = None,
+        waiting: int | None = None,
+        stall: float = 60.0,
+    ) -> Callable[[F], F]:
+        """Answer calls of `service` with what the decorated function returns; of a stream, with what it yields.
+
+        Its first parameter is the request, and a second one annotated `Call` tells of the call. Of a name alone the
+        annotations say the types. Whatever it raises its caller gets as a `RemoteError`, as text;
+        `raise Busy(retry=…)` sends the call to another server. A `def` runs in threads, an `async def` as tasks, each
+        call in a context of its own. One that waits in a call of ours does not count as running. When its caller gives
+        up a task is cancelled, and in a thread `call.cancelled` is true and calls of ours raise `Cancelled`.
+
+        Args:
+            concurrency: Calls that run at once; None: 16 in threads, 256 as tasks.
+            waiting: Calls that wait besides; to others this server is busy. None: four times as many.
+            stall: Seconds for which a stream waits for its reader until it is ended.
+
+        Raises:
+            ConfigError: Something is wrong with the service or the options, or the service has a handler in this node.
+            TypeError: The function does not say its types, or is called or answers in another way.
+            NodeClosed: The node closes.
+        """
+        return self._lifecycle.serve(service, concurrency, waiting, stall)
+
+    @overload
+    async def request(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    async def request(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> R: ...
+    async def request(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask one server of `service`, and return its reply.
+
+        The call may have run if this raises `ServerLost` or `RemoteError`, or a `TimedOut` that says so; else it has
+        not. Within a handler of a service it ends with the call that is handled, at the latest. Cancelled or
+        interrupted, its server is told.
+
+        Args:
+            reply_type: What is replied, if `service` is a name.
+            timeout: Seconds, at most a day; None: for as long as its server lives.
+            idempotent: Whether it may run twice, so that it goes on at another server if its own is lost or silent;
+                None: as the Service says.
+            server: The id or the name of the node that is to answer; None: any.
+            headers: Text for the handler, at most 8 KiB.
+
+        Raises:
+            NoServer: Nobody serves it. Not sent.
+            ServiceBusy: No server took it. It has not run.
+            ServerLost: Its server ended, or the link with it.
+            TimedOut: There was no reply in time.
+            RemoteError: The handler raised something.
+            DecodeError: The body does not fit the server's type, or the reply does not fit ours.
+            EncodeError, MessageTooLarge: The body cannot be sent. Not sent.
+            ConfigError: There is no such service, or it is answered in parts.
+            Cancelled: The caller of the handler that asks has given up.
+            NodeClosed: The node closes.
+        """
+        calls = self._lifecycle.calls or self._lifecycle.open_calls()
+        return await calls.request(service, body, reply_type, timeout, idempotent, server, headers)
+
+    def client(self, service: Service[Q, R]) -> AsyncClient[Q, R]:
+        """The service as a function, `client(body, timeout=…)`, which asks as `request` does.
+
+        Raises:
+            ConfigError: It is answered in parts; see `stream`.
+        """
+        return AsyncClient(self._lifecycle.calls or self._lifecycle.open_calls(), service)
+
+    @overload
+    def stream(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> AsyncParts[R]: ...
+    @overload
+    def stream(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> AsyncParts[R]: ...
+    def stream(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask one server of `service`, and iterate over the parts of its answer.
+
+        It is asked when the first part is wanted. Breaking off, or dropping the iterator, stops the server; so does
+        not reading for as long as its `stall=` says. What `request` raises comes out of the iteration, which then is
+        over; it is never tried again after the first part.
+
+        Args:
+            timeout: Seconds until the next part; None: for as long as the server lives.
+
+        Raises:
+            ConfigError, EncodeError: As `request`.
+        """
+        from peerfabric.nodes.service.reading import Reading
+
+        calls = self._lifecycle.calls or self._lifecycle.open_calls()
+        return AsyncParts(Reading(calls, service, body, reply_type, timeout, server, headers))
+
+    @overload
+    async def gather(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Gathered[R]: ...
+    @overload
+    async def gather(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Gathered[R]: ...
+    async def gather(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask every server of `service` that is there, and return what came of it, at the latest after `timeout`.
+
+        It does not raise because some servers fail.
+
+        Raises:
+            Incomplete: Fewer than `require` have replied; `error.gathered` has what came.
+            ConfigError, EncodeError, NodeClosed: As `request`.
+        """
+        from peerfabric.nodes.service.gathering import gather
+
+        calls = self._lifecycle.calls or self._lifecycle.open_calls()
+        return await gather(calls, service, body, reply_type, timeout, require, headers)
+
+    def services(self) -> list[ServiceView]:
+        """The services that this node knows of, and who answers them.
+
+        Those are of the nodes with which it has a link; `look_at_all` makes that all of them. An `AsyncNode` with a
+        spool or a ledger is not started by this.
+        """
+        return self._lifecycle.services()
 
     # Reports
 

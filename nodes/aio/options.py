@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
-from peerfabric.arguments import LEASE_MAX, option_count, option_seconds
+from peerfabric.arguments import LEASE_MAX, option_count, option_seconds, shown
 from peerfabric.errors import ConfigError
 from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes.settings import Settings
@@ -23,6 +23,9 @@ LEASE_MIN: Final = 0.001
 
 OnFull = Literal["block", "error", "drop_oldest", "drop_newest", "spool"]
 ON_FULL: Final = ("block", "error", "drop_oldest", "drop_newest", "spool")
+
+
+AckAfter = Literal["outputs", "return"]
 
 
 class HandleOptions(Struct, frozen=True, kw_only=True):
@@ -107,9 +110,15 @@ class ConsumerOptions(HandleOptions, frozen=True, kw_only=True):
     lease: float = LEASE
     ledger: str | os.PathLike[str] | None = None
     fsync: bool | None = None
+    ack_after: AckAfter = "outputs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.ack_after not in ("outputs", "return"):
+            raise ConfigError(
+                f"ack_after={shown(self.ack_after)}; use 'outputs', to ack when what was sent because of a message is "
+                f"safe, or 'return', to ack without waiting for that"
+            )
         step = "give a positive number of seconds; the default is 300"
         self._put("lease", option_seconds("lease", self.lease, step, least=LEASE_MIN, most=LEASE_MAX))
         ledger = self.ledger

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from peerfabric.arguments import check_count, check_timeout
+from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
-from peerfabric.nodes.handler_context import Patience, lease_paused
+from peerfabric.nodes.handler_context import (
+    Input,
+    Patience,
+    hand_here,
+    inputs_in,
+    lease_paused,
+)
 from peerfabric.nodes.io.waiting import Blocking, Gate, clock, refuse_to_wait, wait_until
+from peerfabric.nodes.message import IN_HAND, Cause, hand_of
 from peerfabric.nodes.outbox.confirmations import Confirmations, check_state, stranger
 from peerfabric.nodes.outbox.outbox import Outbox, Progress
 from peerfabric.nodes.storage.offload import Offloaded
 from peerfabric.queue.outgoing import OutgoingQueue
+from peerfabric.queue.runs import Kind
 from peerfabric.receipt import Receipt, State
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
     from peerfabric.nodes.outbox.spooled import SpooledOutbox
+    from peerfabric.nodes.outputs import OutputsTo
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
+
+TTL_MIN: Final = 0.001
+"""Seconds; a frame tells whole milliseconds."""
+
+
+def kind_for(ttl: float) -> Kind:
+    """The kind of messages that expire in `ttl` seconds.
+
+    Raises:
+        ConfigError: Nothing can.
+    """
+    step = "give a positive number of seconds, at most a year, or None for messages that never expire"
+    return clock() + option_seconds("ttl", ttl, step, least=TTL_MIN, most=DELAY_MAX), 0
 
 
 class AsyncProducer(Generic[T_contra]):
@@ -42,6 +64,9 @@ class AsyncProducer(Generic[T_contra]):
         self.options = options
         self.queue = queue = options.name
         self.spooled = spooled = bool(options.spool)
+        self._is_safe = spooled and options.on_full != "spool"
+        """What is accepted is stored: no ack waits for it."""
+        self._outputs: OutputsTo | None = None
         self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
@@ -62,8 +87,9 @@ class AsyncProducer(Generic[T_contra]):
         self._outbox = make(node, self._encode, queue, options.on_full, options.buffer_bytes, self._gate)
         self._outcomes: Confirmations = None  # type: ignore[assignment]  # until the node starts
         # The way into memory has no step too many: at its pace all small messages go.
-        self.try_send: Callable[[T_contra, dict[str, str] | None], Receipt | None] = self._outbox.try_send
-        """Accept a body, with headers or None, if that can be done at once; None: it cannot, and nothing was accepted.
+        self.try_send: Callable[[T_contra, dict[str, str] | None, Kind | None], Receipt | None] = self._outbox.try_send
+        """Accept a body, with headers or None, of a kind, if that can be done at once; None: it cannot, and nothing was
+        accepted.
 
         Raises EncodeError if it cannot be sent, NodeClosed if the node, or the program, is past sending.
         """
@@ -152,7 +178,9 @@ class AsyncProducer(Generic[T_contra]):
         *,
         headers: dict[str, str] | None = None,
         confirm: State | None = None,
+        ttl: float | None = None,
         timeout: float | None = None,
+        cause: Cause = IN_HAND,
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
@@ -165,21 +193,31 @@ class AsyncProducer(Generic[T_contra]):
             headers: Text for the handler, at most 8 KiB.
             confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
                 "delivered" (in a consumer's memory) or "processed" (acked).
+            ttl: Seconds from now after which it is not handed out any more, but ends as expired; None: never.
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+            cause: A message or batch that is acked only when this one is settled, or in a spool; None: none is. Left
+                out, what this task or thread has in hand, such as the message of a handler.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message; or a ttl that is none. Not accepted.
             QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
             SpoolError: The disk refused. Not accepted.
             NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
-            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            Rejected: Accepted and dead-lettered, or expired, while waiting for the confirmation.
         """
-        node = self._node
+        node, kind = self._node, None
+        if ttl is not None:
+            kind = kind_for(ttl)
+        inputs: Sequence[Input] = ()
+        if hand_here() is not None or cause is not IN_HAND:
+            inputs, kind = self.inputs_of(cause, kind)
         if confirm is None and not self.ending.signal and node.loop is not None and node.loop is node.current_loop():
-            receipt = self.try_send(body, headers)
+            receipt = self.try_send(body, headers, kind)
             if receipt is not None:
+                if inputs:
+                    self.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
                 return receipt
         ends_at = None
         if timeout is not None:
@@ -194,58 +232,108 @@ class AsyncProducer(Generic[T_contra]):
             refuse_to_wait(node.waiting)
             if confirm == "stored":
                 self._outcomes.check_stored()
-        receipt = self.try_send(body, headers)
+        receipt = self.try_send(body, headers, kind)
         if receipt is None:
-            receipt = await self._send_when_room(body, headers, timeout)
+            receipt = await self._send_when_room(body, headers, timeout, kind)
+        if inputs:
+            self.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
         if confirm is not None and confirm not in ("queued", "stored"):
             left = None if ends_at is None else max(0.0, ends_at - clock())
             await self._outcomes.confirm(receipt, confirm, left, timeout)
         return receipt
 
-    async def _send_when_room(self, body: T_contra, headers: dict[str, str] | None, timeout: float | None) -> Receipt:
+    async def _send_when_room(
+        self, body: T_contra, headers: dict[str, str] | None, timeout: float | None, kind: Kind | None
+    ) -> Receipt:
         with lease_paused(self._node.pump):
-            return await self._outbox.send_when_room(body, headers, Patience(timeout))
+            return await self._outbox.send_when_room(body, headers, Patience(timeout), kind)
 
-    async def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+    def inputs_of(self, cause: Cause, kind: Kind | None) -> tuple[Sequence[Input], Kind | None]:
+        """What is acked only when that is safe which is sent because of `cause`; and of what kind that then is.
+
+        Raises:
+            TypeError: It is no cause.
+        """
+        hand = hand_here() if cause is IN_HAND else hand_of(cause)
+        if hand is None or self._is_safe:
+            return (), kind
+        inputs = inputs_in(hand)
+        if inputs:
+            from peerfabric.nodes.outputs import output_kind  # with the first of them
+
+            kind = output_kind(inputs, kind)
+        return inputs, kind
+
+    def add_outputs(self, inputs: Sequence[Input], first: int, stop: int) -> None:
+        """What has the sequences `[first, stop)` was sent because of `inputs`."""
+        outputs = self._outputs
+        if outputs is None:
+            from peerfabric.nodes.outputs import OutputsTo
+
+            outputs = self._outputs = OutputsTo(self, self._node)
+        outputs.add(inputs, first, stop)
+
+    async def send_many(
+        self,
+        bodies: Iterable[T_contra],
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        cause: Cause = IN_HAND,
+    ) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        `ttl` and `cause` are of all of them, and as of `send`.
 
         Whatever this raises, cancellation and Ctrl-C included, has an attribute `accepted`: so many of them, the first
         ones, are accepted and will be delivered, and the others never. Cancelled while the disk has some in hand, it
         waits until it is known what became of these.
 
         Raises:
-            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
-                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+            ConfigError, EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the
+                first of the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
-        progress = Progress()
+        progress, before = Progress(), self._outbox.count
+        inputs: Sequence[Input] = ()
         try:
+            kind = kind_for(ttl) if ttl is not None else None
+            inputs, kind = self.inputs_of(cause, kind)
+            if inputs:
+                progress.ranges = []
             timeout = check_timeout(timeout)
             await self._started()
             self.ending.check_sending()
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-            await self._accept_many(encoded, progress, Patience(timeout))
+            await self._accept_many(encoded, progress, Patience(timeout), kind)
             if fault is not None:
                 raise fault
         except BaseException as error:
             self._outbox.finish_interrupted(progress)
             error.accepted = progress.accepted  # type: ignore[attr-defined]
+            if inputs and progress.accepted:  # all since it began: Ctrl-C may have come before its last were noted
+                progress.ranges = [(before + 1, self._outbox.count + 1)]
             raise
+        finally:
+            for first, stop in progress.ranges or ():
+                self.add_outputs(inputs, first, stop)
         return progress.accepted
 
-    async def _accept_many(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def _accept_many(
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None
+    ) -> None:
         outbox = self._outbox
-        outbox.try_extend(encoded, progress)
+        outbox.try_extend(encoded, progress, kind)
         if progress.accepted == len(encoded):
             return
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
                 self.ending.check_sending()
-                await outbox.extend_when_room(encoded, progress, patience)
+                await outbox.extend_when_room(encoded, progress, patience, kind)
 
     # Afterwards
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all that was accepted before is acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -278,7 +366,8 @@ class AsyncProducer(Generic[T_contra]):
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
+        "damaged"."""
         self._node.ensure(closing=True)
         if not self.opened:
             raise stranger(receipt)
@@ -289,7 +378,7 @@ class AsyncProducer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         await self._started()
         check_state(state)

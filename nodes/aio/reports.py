@@ -12,7 +12,7 @@ from peerfabric.names import check_name
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.message import DeadMessage
-from peerfabric.reports import DeadLetter, QueueAccount, Statistics
+from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, Statistics
 from peerfabric.wire.bodies import Codec
 
 _ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
@@ -46,6 +46,19 @@ def with_handed_over(account: QueueAccount, following: int, last: int, letters: 
         retried=account.retried + retried,
         waiting=account.waiting + behind,
     )
+
+
+def services(node: NodeContext) -> list[ServiceView]:
+    """Those that somebody serves. The caller holds the engine's lock."""
+    caller = node.engine.caller
+    found = []
+    for name in sorted(caller.directory.names()):
+        servers = tuple(caller.directory.servers(name))
+        capacity = sum(server.capacity for server in servers)
+        found.append(
+            ServiceView(name=name, servers=servers, capacity=capacity, load=sum(server.load for server in servers))
+        )
+    return found
 
 
 def dead_letters(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]], queue: str) -> list[DeadMessage[Any]]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from peerfabric.nodes.aio.node import AsyncNode
-from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, OnFull
+from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, AckAfter, OnFull
 from peerfabric.nodes.blocking.consumer import Consumer
 from peerfabric.nodes.blocking.producer import Producer
+from peerfabric.nodes.blocking.service import Client, Parts
 from peerfabric.nodes.blocking.topic import Publisher, Subscriber
 from peerfabric.nodes.fronts import BLOCKING_WITH, refusing
 from peerfabric.nodes.io.waiting import Blocking, complete
 from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.service.gathered import Gathered
+from peerfabric.nodes.service.service import Service
 from peerfabric.nodes.settings import Hidden, Reach
 from peerfabric.options import Options
-from peerfabric.reports import PeerView, Statistics
+from peerfabric.reports import PeerView, ServiceView, Statistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -26,6 +29,8 @@ else:
     TypeForm = type  # as near as it comes without that package, for who resolves annotations
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W")
 
@@ -184,6 +189,7 @@ class Node:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Consumer[T]:
         """The handle for taking bodies of `body_type` from `queue`.
 
@@ -193,13 +199,17 @@ class Node:
                 so that it does not process it again. Made if it is not there; its folder has to be there.
             fsync: Whether what is in the ledger survives a loss of power, too, at the price of a sync for each ack;
                 None: as the node says.
+            ack_after: "outputs": what code sends to queues while it has a message in hand has to be safe, stored in a
+                spool or settled, before the message is acked; the code does not wait for that. "return": `ack`, or the
+                end of `with`, acks at once.
 
         Raises:
             ConfigError: Something is wrong with the options, the queue has a handle with others, or a handler, or 4,096
                 have one.
             SpoolError: The ledger cannot be used; in a node that runs not yet, its start raises this.
         """
-        return self._wrap(Consumer, self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync))
+        consumer = self._async.consumer(queue, body_type, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after)
+        return self._wrap(Consumer, consumer)
 
     def publisher(self, topic: str, body_type: TypeForm[T]) -> Publisher[T]:
         """The handle for publishing bodies of `body_type` on `topic`.
@@ -228,19 +238,22 @@ class Node:
         lease: float = LEASE,
         ledger: str | os.PathLike[str] | None = None,
         fsync: bool | None = None,
+        ack_after: AckAfter = "outputs",
     ) -> Callable[[F], F]:
         """Call the decorated function with each body from `queue`; its first parameter's annotation is the type.
 
-        Returning acks, `raise Retry("why", delay=…)` asks for another attempt, `raise Reject("why")` gives up, and
-        whatever else it raises, `sys.exit()` included, is logged and nacks. Each call has a context of its own. A
-        second parameter annotated `Message` receives the message. It runs in `concurrency` threads of its own. `lease`,
-        `ledger` and `fsync` as of `consumer`.
+        Returning acks, as soon as what it sent is safe (`ack_after`). `raise Retry("why", delay=…)` asks for another
+        attempt, `raise Reject("why")` gives up, and whatever else it raises, `sys.exit()` included, is logged and
+        nacks. Each call has a context of its own. A second parameter annotated `Message` receives the message. It runs
+        in `concurrency` threads of its own. `lease`, `ledger`, `fsync` and `ack_after` as of `consumer`.
 
         Raises:
             ConfigError: As of `consumer`; or the queue has another taker in this node: a handler, or a consumer that is
                 open.
         """
-        return self._async.on_message(queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync)
+        return self._async.on_message(
+            queue, concurrency=concurrency, lease=lease, ledger=ledger, fsync=fsync, ack_after=ack_after
+        )
 
     def on_topic(self, pattern: str) -> Callable[[F], F]:
         """Call the decorated function with each body published on what `pattern` selects, one at a time.
@@ -251,6 +264,209 @@ class Node:
             ConfigError: The pattern has another taker in this node: a handler, or a subscriber that is open.
         """
         return self._async.on_topic(pattern)
+
+    # Services
+
+    def serve(
+        self,
+        service: Service[Any, Any] | str,
+        *,
+        concurrency: int | None = None,
+        waiting: int | None = None,
+        stall: float = 60.0,
+    ) -> Callable[[F], F]:
+        """Answer calls of `service` with what the decorated function returns; of a stream, with what it yields.
+
+        Its first parameter is the request, and a second one annotated `Call` tells of the call. Of a name alone the
+        annotations say the types. Whatever it raises its caller gets as a `RemoteError`, as text;
+        `raise Busy(retry=…)` sends the call to another server. Each call runs in a thread and in a context of its
+        own. One that waits in a call of ours does not count as running. When its caller gives up `call.cancelled` is
+        true, and calls of ours raise `Cancelled`.
+
+        Args:
+            concurrency: Calls that run at once; None: 16.
+            waiting: Calls that wait besides; to others this server is busy. None: four times as many.
+            stall: Seconds for which a stream waits for its reader until it is ended.
+
+        Raises:
+            ConfigError: Something is wrong with the service or the options, or the service has a handler in this node.
+            TypeError: The function does not say its types, or is called or answers in another way.
+            NodeClosed: The node closes.
+        """
+        return self._async.serve(service, concurrency=concurrency, waiting=waiting, stall=stall)
+
+    @overload
+    def request(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    def request(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> R: ...
+    def request(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        idempotent: bool | None = None,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask one server of `service`, and return its reply.
+
+        The call may have run if this raises `ServerLost` or `RemoteError`, or a `TimedOut` that says so; else it has
+        not. Within a handler of a service it ends with the call that is handled, at the latest. Cancelled or
+        interrupted, its server is told.
+
+        Args:
+            reply_type: What is replied, if `service` is a name.
+            timeout: Seconds, at most a day; None: for as long as its server lives.
+            idempotent: Whether it may run twice, so that it goes on at another server if its own is lost or silent;
+                None: as the Service says.
+            server: The id or the name of the node that is to answer; None: any.
+            headers: Text for the handler, at most 8 KiB.
+
+        Raises:
+            NoServer: Nobody serves it. Not sent.
+            ServiceBusy: No server took it. It has not run.
+            ServerLost: Its server ended, or the link with it.
+            TimedOut: There was no reply in time.
+            RemoteError: The handler raised something.
+            DecodeError: The body does not fit the server's type, or the reply does not fit ours.
+            EncodeError, MessageTooLarge: The body cannot be sent. Not sent.
+            ConfigError: There is no such service, or it is answered in parts.
+            Cancelled: The caller of the handler that asks has given up.
+            NodeClosed: The node closes.
+        """
+        lifecycle = self._async._lifecycle
+        calls = lifecycle.calls or lifecycle.open_calls()
+        return complete(calls.request(service, body, reply_type, timeout, idempotent, server, headers))
+
+    def client(self, service: Service[Q, R]) -> Client[Q, R]:
+        """The service as a function, `client(body, timeout=…)`, which asks as `request` does.
+
+        Raises:
+            ConfigError: It is answered in parts; see `stream`.
+        """
+        return Client(self._async.client(service))
+
+    @overload
+    def stream(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Parts[R]: ...
+    @overload
+    def stream(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Parts[R]: ...
+    def stream(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        server: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask one server of `service`, and iterate over the parts of its answer.
+
+        It is asked when the first part is wanted. Breaking off, or dropping the iterator, stops the server; so does
+        not reading for as long as its `stall=` says. What `request` raises comes out of the iteration, which then is
+        over; it is never tried again after the first part.
+
+        Args:
+            timeout: Seconds until the next part; None: for as long as the server lives.
+
+        Raises:
+            ConfigError, EncodeError: As `request`.
+        """
+        from peerfabric.nodes.service.reading import Reading
+
+        lifecycle = self._async._lifecycle
+        calls = lifecycle.calls or lifecycle.open_calls()
+        return Parts(Reading(calls, service, body, reply_type, timeout, server, headers))
+
+    @overload
+    def gather(
+        self,
+        service: Service[Q, R],
+        body: Q,
+        *,
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Gathered[R]: ...
+    @overload
+    def gather(
+        self,
+        service: str,
+        body: Any,
+        *,
+        reply_type: TypeForm[R],
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Gathered[R]: ...
+    def gather(
+        self,
+        service: Service[Any, Any] | str,
+        body: Any,
+        *,
+        reply_type: Any = None,
+        timeout: float | None = 10.0,
+        require: int = 0,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Ask every server of `service` that is there, and return what came of it, at the latest after `timeout`.
+
+        It does not raise because some servers fail.
+
+        Raises:
+            Incomplete: Fewer than `require` have replied; `error.gathered` has what came.
+            ConfigError, EncodeError, NodeClosed: As `request`.
+        """
+        from peerfabric.nodes.service.gathering import gather
+
+        lifecycle = self._async._lifecycle
+        calls = lifecycle.calls or lifecycle.open_calls()
+        return complete(gather(calls, service, body, reply_type, timeout, require, headers))
+
+    def services(self) -> list[ServiceView]:
+        """The services that this node knows of, and who answers them.
+
+        Those are of the nodes with which it has a link; `look_at_all` makes that all of them.
+        """
+        return self._async.services()
 
     def run(self) -> None:
         """Start, work until SIGINT or SIGTERM comes or the node is closed, drain, and close.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from peerfabric.nodes.aio.producer import AsyncProducer
+from peerfabric.nodes.aio.producer import AsyncProducer, kind_for
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
+from peerfabric.nodes.handler_context import Input, hand_here
 from peerfabric.nodes.io.waiting import complete
+from peerfabric.nodes.message import IN_HAND, Cause
 from peerfabric.receipt import Receipt, State
 
 T_contra = TypeVar("T_contra", contravariant=True)
+
+_NONE: Final[Sequence[Input]] = ()
 
 
 class Producer(Generic[T_contra]):
@@ -31,7 +35,9 @@ class Producer(Generic[T_contra]):
         *,
         headers: dict[str, str] | None = None,
         confirm: State | None = None,
+        ttl: float | None = None,
         timeout: float | None = None,
+        cause: Cause = IN_HAND,
     ) -> Receipt:
         """Hand `body` to the node, which is responsible for it from here, and return its receipt.
 
@@ -42,38 +48,59 @@ class Producer(Generic[T_contra]):
             headers: Text for the handler, at most 8 KiB.
             confirm: Also wait until it is "stored" (in the spool; with one, a plain `send` waits for that as well),
                 "delivered" (in a consumer's memory) or "processed" (acked).
+            ttl: Seconds from now after which it is not handed out any more, but ends as expired; None: never.
             timeout: Seconds to wait for room and for the confirmation together; None: for ever.
+            cause: A message or batch that is acked only when this one is settled, or in a spool; None: none is. Left
+                out, what this thread has in hand, such as the message of a handler.
 
         Raises:
             EncodeError: Not of the body type, or not encodable. Not accepted.
-            ConfigError: "stored", and there is no spool that takes every message. Not accepted.
+            ConfigError: "stored", and there is no spool that takes every message; or a ttl that is none. Not accepted.
             QueueFull, SpoolFull: No room, in memory or on disk, as `on_full` says. Not accepted.
             SpoolError: The disk refused. Not accepted.
             NodeClosed: The node closes. Not accepted.
             NotConfirmed: Accepted, and may still be processed: do not send it again.
-            Rejected: Accepted and dead-lettered while waiting for the confirmation.
+            Rejected: Accepted and dead-lettered, or expired, while waiting for the confirmation.
             WouldDeadlock: A finaliser or a signal handler sends, and would wait for what it interrupts. Not accepted.
         """
         if confirm is None and not self._ending.signal:
-            receipt = self._try_send(body, headers)
+            hand, inputs = hand_here(), _NONE
+            kind = None if ttl is None else kind_for(ttl)
+            if cause is not IN_HAND or (
+                hand is not None and (hand.earlier or not ((newest := hand.newest) is None or newest._settled))
+            ):
+                inputs, kind = self._async.inputs_of(cause, kind)
+            receipt = self._try_send(body, headers, kind)
             if receipt is not None:
+                if inputs:
+                    self._async.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
                 return receipt
-        return complete(self._async.send(body, headers=headers, confirm=confirm, timeout=timeout))
+        sending = self._async.send(body, headers=headers, confirm=confirm, ttl=ttl, timeout=timeout, cause=cause)
+        return complete(sending)
 
-    def send_many(self, bodies: Iterable[T_contra], *, timeout: float | None = None) -> int:
+    def send_many(
+        self,
+        bodies: Iterable[T_contra],
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        cause: Cause = IN_HAND,
+    ) -> int:
         """Hand over `bodies` in order and return how many there were; much faster than one by one.
+
+        `ttl` and `cause` are of all of them, and as of `send`.
 
         Whatever this raises, Ctrl-C included, has an attribute `accepted`: so many of them, the first ones, are
         accepted and will be delivered, and the others never.
 
         Raises:
-            EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the first of
-                the bodies that is not accepted, or, NotConfirmed, for the last that are.
+            ConfigError, EncodeError, QueueFull, SpoolFull, SpoolError, NodeClosed, NotConfirmed: As of `send`, for the
+                first of the bodies that is not accepted, or, NotConfirmed, for the last that are.
         """
-        return complete(self._async.send_many(bodies, timeout=timeout))
+        return complete(self._async.send_many(bodies, ttl=ttl, timeout=timeout, cause=cause))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all that was accepted before is acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all that was accepted before is acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of it is not; nothing is lost.
@@ -89,7 +116,8 @@ class Producer(Generic[T_contra]):
         complete(self._async.ready(consumers, timeout))
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
+        "damaged"."""
         return self._async.state(receipt)
 
     def wait(self, receipt: Receipt, state: State, timeout: float | None = None) -> None:
@@ -97,6 +125,6 @@ class Producer(Generic[T_contra]):
 
         Raises:
             NotConfirmed: It is not yet, and may still be: do not send it again.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         complete(self._async.wait(receipt, state, timeout))

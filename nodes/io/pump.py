@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peerfabric.discovery.locks import Lock, OwnThread, Rank
 from peerfabric.discovery.log import log as _log
@@ -30,6 +30,9 @@ from peerfabric.nodes.io.events import (
 )
 from peerfabric.nodes.io.sockets import Sockets
 from peerfabric.nodes.io.waiting import Gate, clock
+
+if TYPE_CHECKING:
+    from peerfabric.service.served import Served
 
 READ_MAX: Final = 64
 """Messages of each socket that a turn reads."""
@@ -81,7 +84,7 @@ class Pump:
         self.on_disconnected: Callable[[], None] = lambda: None
         """Called, in this thread and under `lock`, when a connection of a wire was lost. It only takes note."""
         self.disk: Disk | None = None
-        self._look: Callable[[], None] = lambda: None
+        self._looks: list[Callable[[], None]] = []
         self._look_at = inf
         self._sockets = sockets
         # A line of the log could call a user's handler under `lock`. The records need no lock here: nobody but this
@@ -94,6 +97,10 @@ class Pump:
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
         self._napping = False
+        self._sleeps_until = -inf
+        """When it makes its next turn, if nobody wakes it before."""
+        self.main_thread = threading.main_thread().ident
+        """The one that may be interrupted anywhere by what a signal raises."""
         self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
@@ -112,8 +119,8 @@ class Pump:
         self._sockets.abandon()
 
     def look_after(self, look: Callable[[], None]) -> None:
-        """Call `look` every `LOOK_EVERY` seconds, in this thread, which owns the sockets, and outside of the lock."""
-        self._look = look
+        """Call `look`, too, every `LOOK_EVERY` seconds in this thread, which owns the sockets, outside of the lock."""
+        self._looks.append(look)
         self._look_at = clock() + LOOK_EVERY
 
     def call(self, act: Callable[[], None]) -> None:
@@ -176,6 +183,24 @@ class Pump:
         if not self._sockets.resting:
             self._sockets.wake()
 
+    def send_beside(self, now: float, served: Served | None = None) -> None:
+        """Send calls and answers in this thread, without a turn; what is left to do is done in the next one, soon.
+
+        The caller holds `lock`, and sees to what has started in `served`. In the main thread it is all left to the
+        next turn: Ctrl-C between the number of a frame and its way out would end the life of the link.
+        """
+        engine, guard = self.engine, self._sockets.guard
+        if threading.get_ident() != self.main_thread and guard.acquire(False):
+            try:
+                more = engine.transmit_calls(self._sockets.send, now)
+            finally:
+                guard.release()
+            if served is not None:
+                engine.changed.discard(served)
+            if not (more or engine.changed) and engine.poll_timeout() >= self._sleeps_until:
+                return
+        self._sockets.wake()
+
     def _run(self) -> None:
         timeout: float | None = 0.0
         while not self._stopped:
@@ -221,6 +246,7 @@ class Pump:
                 self._carry_out()
             changed, records, announced, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
+            self._sleeps_until = min(self._look_at, deadline)
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
             self.disk.look()
@@ -236,7 +262,8 @@ class Pump:
             self.on_superseded(superseded)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
-            self._look()
+            for look in self._looks:
+                look()
         if self.turned:
             self.turned.open()
         for record in records:  # last, as handlers of the user take their time

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import zmq
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.nodes.io.descriptors import (
@@ -134,6 +135,8 @@ class Sockets:
         self._dialling: dict[int, float] = {}  # until when, by wire; oldest first, as all have the same patience
         self._undialled: dict[int, tuple[str, str]] = {}  # endpoints and gates of wires that wait for descriptors
 
+        self.guard = Lock()
+        """Whoever sends in another thread than the one that owns all this holds it, besides the engine's lock."""
         self.resting = False
         """Whether `wait` first rests, deaf to all but `wake`: see REST. Any thread may look."""
         self._large_at = -math.inf
@@ -181,11 +184,10 @@ class Sockets:
     @property
     def counters(self) -> dict[str, int]:
         """What was dropped and who was turned away, as far as there was any, by name."""
-        denied = self._curve.denied if self._curve is not None else 0
         found = {
             "foreign messages": self.foreign,
             "messages of nodes not admitted": self._inbox.unadmitted,
-            "handshakes denied": denied,
+            "handshakes denied": self._curve.denied if self._curve is not None else 0,
         }
         return {name: count for name, count in found.items() if count}
 
@@ -324,11 +326,12 @@ class Sockets:
         if line is None:
             return
         self._end_dialling(wire)
-        self._settle(line)
         del self._monitored[line.monitor.fd]
         self._forget(line.monitor.fd)
-        line.monitor.close()
-        line.push.close()
+        with self.guard:
+            self._settle(line)
+            line.monitor.close()
+            line.push.close()
 
     def send(self, wire: int, frames: Sequence[Buffer]) -> bool:
         """Give `[header]` or `[header, body]` to the PUSH of `wire`, without waiting, whole or not at all.
@@ -389,8 +392,7 @@ class Sockets:
 
         `wire` only comes back in the answer and need not be dialled. Each call is answered.
         """
-        found = self._probes.ask(wire, endpoint, time.monotonic(), life)
-        if found is not None:
+        if (found := self._probes.ask(wire, endpoint, time.monotonic(), life)) is not None:
             self._happened.append(found)
 
     def share(self) -> None:
@@ -464,8 +466,7 @@ class Sockets:
         if self._inbox.readable:
             taken = self._inbox.take(limit)
             if self._inbox.marked:
-                marks = self._inbox.marks
-                events += [Received(frames, *mark) for frames, mark in zip(taken, marks, strict=True)]
+                events += [Received(frames, *mark) for frames, mark in zip(taken, self._inbox.marks, strict=True)]
             else:
                 events += map(Received, taken)
             if self._inbox.large:
@@ -474,8 +475,7 @@ class Sockets:
                 self.resting = now - self._large_at < STREAM_GAP and not self._inbox.readable
                 self._large_at = now
         if self._updates.readable:
-            taken = self._updates.take(limit)
-            events += map(Published, taken)
+            events += map(Published, self._updates.take(limit))
         return events
 
     def close(self) -> None:
@@ -516,8 +516,8 @@ class Sockets:
         self._bell.abandon()
 
     def _open(self, kind: int) -> ZmqSocket:
-        strangers = self._exposed or self._curve is not None
-        return open_socket(self._context, kind, self._frame_bytes_max, 1.0 if strangers else 2.0)
+        patience = 1.0 if self._exposed or self._curve is not None else 2.0  # strangers may connect
+        return open_socket(self._context, kind, self._frame_bytes_max, patience)
 
     def _open_outbox(self) -> ZmqSocket:
         outbox = self._open(zmq.PUB)
@@ -536,8 +536,7 @@ class Sockets:
             table.complain(now)
         else:
             table.is_over()
-        moved = self._moved + self._inbox.moved + self._updates.moved
-        self._look_at = now + self._watch.look(now, moved)
+        self._look_at = now + self._watch.look(now, self._moved + self._inbox.moved + self._updates.moved)
         if not roomy or self._undialled or self._updates.waits:
             self._look_at = min(self._look_at, now + LOOK_EVERY)
         if self._low:
@@ -673,7 +672,8 @@ class Sockets:
                 case Connected():
                     self._end_dialling(line.number)
                 case Disconnected():
-                    self._settle(line)
+                    with self.guard:
+                        self._settle(line)
                     self._await_handshake(line.number)
                 case Refused():
                     self.hang_up(line.number)
@@ -682,13 +682,13 @@ class Sockets:
                     return
 
     def _recheck(self, line: Wire, events: list[Event]) -> None:
-        if line.refusing and is_ready(_POLLOUT, line.push):
-            self._settle(line)
-            events.append(Writable(line.number))
+        with self.guard:
+            if line.refusing and is_ready(_POLLOUT, line.push):
+                self._settle(line)
+                events.append(Writable(line.number))
 
     def _expire(self, events: list[Event]) -> None:
-        now = time.monotonic()
-        events += self._probes.expired(now)
+        events += self._probes.expired(now := time.monotonic())
         for wire, until in list(self._dialling.items()):
             if now < until:
                 break

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -69,6 +70,32 @@ class Waiting(Protocol):
 
     async def park(self, waiter: Any, timeout: float | None) -> None:
         """Return when `waiter` was woken, or after `timeout` seconds; perhaps without a reason."""
+
+
+class Answering(Protocol):
+    """A call of a service whose handler the current thread or task runs."""
+
+    ends_at: float
+    """When its caller gives up, by `clock`."""
+    depth: int
+    """How many calls led to it."""
+
+    def check(self) -> None:
+        """Refuse to begin, or to go on with, what waits.
+
+        Raises:
+            Cancelled: Its caller has given up.
+        """
+
+    def rest(self, waiter: Waiter) -> None:
+        """The handler waits by `waiter`, which is to be woken when the caller gives up; meanwhile another may run."""
+
+    def resume(self, waiter: Waiter) -> None:
+        """That wait is over."""
+
+
+answering: Final[ContextVar[Answering | None]] = ContextVar("peerfabric_answering", default=None)
+"""Of the current thread or task; None: it runs no handler of a service."""
 
 
 class ThreadWaiter:
@@ -215,7 +242,7 @@ def running_loop() -> AbstractEventLoop | None:
         return None
 
 
-def _stalled(waiting: Waiting) -> str:
+def stalled(waiting: Waiting) -> str:
     """What to add about a call that waits so and thereby keeps an event loop from running; "" if it does not."""
     if not isinstance(waiting, Blocking) or not in_event_loop():
         return ""
@@ -236,6 +263,7 @@ async def wait_until(
 
     Raises:
         TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
+        Cancelled: It is the handler of a service that waits, and nobody waits for its reply any more.
         TypeError, ValueError: `timeout` is not a finite number, nor None.
     """
     if timeout is not None:
@@ -245,24 +273,32 @@ async def wait_until(
     explain_after, level = explain
     explain_at: float | None = started_at + explain_after if timeout is None or timeout > explain_after else None
     waiter = waiting.waiter()
+    call, rests = answering.get(), False
     gate.enter(waiter)
     try:
         while True:
             result = attempt()
             if result is not None:
                 return result
+            if call is not None:
+                call.check()
+                if not rests:
+                    rests = True
+                    call.rest(waiter)
             now = clock()
             if ends_at is not None and now >= ends_at:
-                raise TimedOut(f"timed out after {timeout:g} s: {what()}{_stalled(waiting)}")
+                raise TimedOut(f"timed out after {timeout:g} s: {what()}{stalled(waiting)}")
             if explain_at is not None and now >= explain_at:
                 explain_at = None
-                stalled = _stalled(waiting)
-                level = logging.WARNING if stalled else level
-                _log.log(level, "still waiting after %.0f s: %s%s", now - started_at, what(), stalled)
+                reason = stalled(waiting)
+                level = logging.WARNING if reason else level
+                _log.log(level, "still waiting after %.0f s: %s%s", now - started_at, what(), reason)
             wake_at = explain_at if ends_at is None or (explain_at is not None and explain_at < ends_at) else ends_at
             await waiting.park(waiter, None if wake_at is None else wake_at - now)
     finally:
         gate.leave(waiter)
+        if rests and call is not None:
+            call.resume(waiter)
 
 
 def complete(call: Coroutine[Any, Any, R]) -> R:

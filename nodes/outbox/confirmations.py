@@ -44,7 +44,7 @@ class Confirmations:
         self._on_full, self._outbox = on_full, outbox
 
     def state(self, receipt: Receipt) -> str:
-        """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "dropped" or "damaged"."""
+        """As `AsyncProducer.state`."""
         if not isinstance(receipt, Receipt):
             raise stranger(receipt)
         end = self._end
@@ -62,7 +62,7 @@ class Confirmations:
             return "stored" if self._outbox.is_stored(number) else "queued"
 
     async def all_settled(self, last: int, timeout: float | None) -> None:
-        """Wait until all messages up to number `last` are acked, dead-lettered, dropped, or found to be damaged.
+        """Wait until all messages up to number `last` are acked, dead-lettered, expired, dropped, or found damaged.
 
         Raises:
             TimedOut: Some of them are not.
@@ -90,7 +90,7 @@ class Confirmations:
 
         Raises:
             NotConfirmed: It is not yet, and may still be.
-            Rejected: It is dead-lettered, dropped or damaged.
+            Rejected: It is dead-lettered, expired, dropped or damaged.
         """
         if state == "stored":
             self.check_stored()
@@ -104,7 +104,7 @@ class Confirmations:
             found = self.state(receipt)
             if found in enough:
                 return True
-            if found in ("dead", "dropped", "damaged"):
+            if found in ("dead", "expired", "dropped", "damaged"):
                 raise self._rejected(receipt, found)
             if node.ending.signal:
                 node.ending.check()
@@ -125,6 +125,8 @@ class Confirmations:
         if found == "dropped":
             why = f"dropped by on_full={self._on_full!r}"
             return Rejected(receipt.id, why, "send it again if it still matters, or use another on_full")
+        if found == "expired":
+            return Rejected(receipt.id, "expired", "start consumers, or give it a longer ttl=")
         if found == "damaged":
             why = "its record in the spool is damaged, as the log says"
             return Rejected(receipt.id, why, "send it again, and see `peerfabric spool verify` for what else is")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import SpoolError
+from peerfabric.queue.runs import Kind
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import Extra
 
@@ -34,10 +35,16 @@ class Deposit:
     letter      the dead letter that is sent again by this
     """
 
-    __slots__ = ("bodies", "codec", "count", "done", "error", "extras", "first", "letter", "tried_at")
+    __slots__ = ("bodies", "codec", "count", "done", "error", "extras", "first", "kind", "letter", "tried_at")
 
-    def __init__(self, bodies: list[bytes], extras: dict[int, Extra] | None, letter: DeadLetter | None = None) -> None:
-        self.bodies, self.extras, self.letter = bodies, extras, letter
+    def __init__(
+        self,
+        bodies: list[bytes],
+        extras: dict[int, Extra] | None,
+        letter: DeadLetter | None = None,
+        kind: Kind | None = None,
+    ) -> None:
+        self.bodies, self.extras, self.letter, self.kind = bodies, extras, letter, kind
         self.first = self.count = 0
         self.codec = letter.codec if letter is not None else None
         self.tried_at = 0.0

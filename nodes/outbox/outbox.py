@@ -20,7 +20,7 @@ from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import Gate, wait_until
 from peerfabric.options import MiB
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import MESSAGE_OVERHEAD
+from peerfabric.queue.runs import MESSAGE_OVERHEAD, Kind, joins
 from peerfabric.receipt import Receipt
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import Extra
@@ -40,21 +40,25 @@ UNDERWAY_MUCH: Final = 8 * MiB
 
 
 class Progress:
-    """How many messages of one call are accepted."""
+    """How many messages of one call are accepted, and in `ranges`, if that is asked for, with which sequences."""
 
-    __slots__ = ("accepted",)
+    __slots__ = ("accepted", "ranges")
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: list[tuple[int, int]] | None = None) -> None:
         self.accepted = 0
+        self.ranges = ranges
 
 
 class Bodies:
-    """Consecutive messages: what some have besides a body, and whether only memory has them though there is a spool."""
+    """Consecutive messages of one kind: what some have besides a body, and whether only memory has them though there is
+    a spool."""
 
-    __slots__ = ("bodies", "extras", "volatile")
+    __slots__ = ("bodies", "extras", "kind", "volatile")
 
-    def __init__(self, bodies: list[bytes], extras: dict[int, Extra] | None, *, volatile: bool) -> None:
-        self.bodies, self.extras, self.volatile = bodies, extras, volatile
+    def __init__(
+        self, bodies: list[bytes], extras: dict[int, Extra] | None, kind: Kind | None, *, volatile: bool
+    ) -> None:
+        self.bodies, self.extras, self.kind, self.volatile = bodies, extras, kind, volatile
 
 
 class Retry:
@@ -111,6 +115,8 @@ class Outbox:
         self._stream = ""
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
+        self._kind: Kind | None = None
+        """Of the messages in `_bodies`."""
         self._segments: list[Segment] = []
         # room = bytes that may be accepted without looking; it was room_at when accepted and handed were counted
         self._room = self._room_at = 0
@@ -186,7 +192,12 @@ class Outbox:
                         self.end.retry(segment.letter)
                     case Bodies():
                         engine.producers.accept(
-                            self.end, segment.bodies, sent_ms, segment.extras, volatile=segment.volatile
+                            self.end,
+                            segment.bodies,
+                            sent_ms,
+                            segment.extras,
+                            volatile=segment.volatile,
+                            kind=segment.kind,
                         )
                 given += 1
         finally:
@@ -343,7 +354,7 @@ class Outbox:
 
     # Putting in
 
-    def try_send(self, body: Any, headers: dict[str, str] | None) -> Receipt | None:
+    def try_send(self, body: Any, headers: dict[str, str] | None, kind: Kind | None = None) -> Receipt | None:
         """Accept `body` if there is room; None: there is none, and nothing was accepted.
 
         Raises:
@@ -360,6 +371,8 @@ class Outbox:
                 lock.wait()
             if size > self._room and not self._has_room(size):
                 return None
+            if kind is not self._kind:
+                self._turn_to(kind)
             if extra is not None:
                 self._add_extra(extra)
             # With a call at the end, either all of this has happened or nothing.
@@ -375,24 +388,30 @@ class Outbox:
             self.alert_if_urgent()
         return Receipt(self._stream, sequence)
 
-    def try_extend(self, encoded: list[bytes], progress: Progress) -> None:
+    def try_extend(self, encoded: list[bytes], progress: Progress, kind: Kind | None = None) -> None:
         """As `extend`; if there is no space on disk for which is waited, nothing is accepted."""
-        self.extend(encoded, progress)
+        self.extend(encoded, progress, kind)
 
-    def extend(self, encoded: list[bytes], progress: Progress) -> None:
+    def extend(self, encoded: list[bytes], progress: Progress, kind: Kind | None = None) -> None:
         """Accept what there is room for of those that are not accepted yet."""
         with self._lock:
             part, total = self._what_fits(encoded, progress.accepted)
             count = len(part)
+            if kind is not self._kind:
+                self._turn_to(kind)
             # No call in these: Ctrl-C comes before or after.
             self._room -= total
             self.count += count
             self._bodies += part
             progress.accepted += count
+            if progress.ranges is not None:
+                progress.ranges.append((self.count - count + 1, self.count + 1))
         if part:
             self.alert_if_urgent()
 
-    async def send_when_room(self, body: Any, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+    async def send_when_room(
+        self, body: Any, headers: dict[str, str] | None, patience: Patience, kind: Kind | None = None
+    ) -> Receipt:
         """Accept `body` as soon as there is room.
 
         Raises:
@@ -402,11 +421,13 @@ class Outbox:
 
         def attempt() -> Receipt | None:
             self._node.ensure()
-            return self.try_send(body, headers) or self.overflow(size)
+            return self.try_send(body, headers, kind) or self.overflow(size)
 
         return await self._wait_for_room(attempt, patience)
 
-    async def extend_when_room(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def extend_when_room(
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None = None
+    ) -> None:
         """Accept some more of those that are not accepted yet, as soon as there is room.
 
         Raises:
@@ -416,7 +437,7 @@ class Outbox:
         def attempt() -> bool | None:
             self._node.ensure()
             before = progress.accepted
-            self.extend(encoded, progress)
+            self.extend(encoded, progress, kind)
             if progress.accepted == before:
                 if self.overflow(len(encoded[before]) + MESSAGE_OVERHEAD) is None:
                     return None
@@ -441,10 +462,14 @@ class Outbox:
     def finish_interrupted(self, progress: Progress) -> None:
         """The call of `progress` was interrupted: what it has accepted is counted."""
 
-    def put_many(self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress) -> int:
+    def put_many(
+        self, bodies: list[bytes], total: int, extra: Extra | None, progress: Progress, kind: Kind | None
+    ) -> int:
         """Accept messages that have room; return the sequence of the last. `extra` is of the first."""
         with self._lock:
             count = len(bodies)
+            if kind is not self._kind:
+                self._turn_to(kind)
             if extra is not None and count:
                 self._add_extra(extra)
             # No call in these: Ctrl-C comes before or after.
@@ -452,6 +477,8 @@ class Outbox:
             self.count += count
             self._bodies += bodies
             progress.accepted += count
+            if progress.ranges is not None:
+                progress.ranges.append((self.count - count + 1, self.count + 1))
             return self.count
 
     def retry(self, letter: DeadLetter) -> None:
@@ -495,7 +522,15 @@ class Outbox:
             self._extras = {}
         self._extras[at] = extra  # type: ignore[assignment]
 
+    def _turn_to(self, kind: Kind | None) -> None:
+        """What is put into `_bodies` next is of `kind`. The caller holds the lock."""
+        if not self._bodies:
+            self._kind = kind
+        elif not joins(self._kind, kind):
+            self._close_segment()
+            self._kind = kind
+
     def _close_segment(self) -> None:
         if self._bodies:
-            self._segments.append(Bodies(self._bodies, self._extras, volatile=self.volatile))
+            self._segments.append(Bodies(self._bodies, self._extras, self._kind, volatile=self.volatile))
             self._bodies, self._extras = [], None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerfabric.discovery.locks import Lock, Rank
@@ -17,10 +18,10 @@ from peerfabric.discovery.log import log as _log
 from peerfabric.errors import FabricError, NodeClosed, NotConfirmed, QueueFull, SpoolError, SpoolFull, TimedOut
 from peerfabric.nodes.handler_context import Patience
 from peerfabric.nodes.headers import checked_headers
-from peerfabric.nodes.io.waiting import Gate, refuse_to_wait, wait_until
+from peerfabric.nodes.io.waiting import Gate, clock, refuse_to_wait, wait_until
 from peerfabric.nodes.outbox.deposits import SYNC_PATIENCE, Deposit, Deposits
 from peerfabric.nodes.outbox.outbox import HANDOVER_BYTES_MAX, Bodies, Outbox, Progress
-from peerfabric.queue.runs import MESSAGE_OVERHEAD, cost
+from peerfabric.queue.runs import MESSAGE_OVERHEAD, Kind, cost
 from peerfabric.ranges import Ranges
 from peerfabric.receipt import Receipt
 from peerfabric.reports import DeadLetter
@@ -42,8 +43,9 @@ each time it wakes it takes the interpreter's lock from the sender, who lets go 
 STREAM_ENDS_MS: Final = 10
 """A stream is over if nothing came for so long."""
 
-_Underway = tuple[list[bytes], Extra | None, int, Progress | None]
-"""Messages that a thread is storing, what the first has besides a body, what they cost, and what then counts them."""
+_Underway = tuple[list[bytes], Extra | None, int, Progress | None, Kind | None]
+"""Messages that a thread is storing, what the first has besides a body, what they cost, what then counts them, and of
+what kind they are."""
 
 
 class SpooledOutbox(Outbox):
@@ -110,7 +112,7 @@ class SpooledOutbox(Outbox):
 
     # By the caller's own thread
 
-    def try_send(self, body: Any, headers: dict[str, str] | None) -> Receipt | None:
+    def try_send(self, body: Any, headers: dict[str, str] | None, kind: Kind | None = None) -> Receipt | None:
         """Accept `body` if that can be done at once; None: it cannot, and nothing was accepted.
 
         Raises:
@@ -121,15 +123,15 @@ class SpooledOutbox(Outbox):
         if not self._open:
             return None
         if self.deposits is not None:
-            return self._try_keep(data, headers) if self._volatile else None
+            return self._try_keep(data, headers, kind) if self._volatile else None
         try:
-            return self._try_store(data, headers)
+            return self._try_store(data, headers, kind)
         except SpoolFull as full:
             if self._is_waited_for(full, len(data)):
                 return None
             raise
 
-    def _try_store(self, data: bytes, headers: dict[str, str] | None) -> Receipt | None:
+    def _try_store(self, data: bytes, headers: dict[str, str] | None, kind: Kind | None) -> Receipt | None:
         """Store a message in the caller's own thread; None: the pump must take the others first.
 
         Raises:
@@ -150,20 +152,25 @@ class SpooledOutbox(Outbox):
             if self._underway is not None:
                 self._finish_underway()
             if self._volatile and self._fits_in_memory(size):
-                sequence = self._keep([data], size, extra, Progress())
+                sequence = self._keep([data], size, extra, Progress(), kind)
             else:
                 if self.volatile:
                     self._leave_memory()
                 sequence = self.count + 1
-                self._underway = [data], extra, size, None
+                expires_ms = 0
+                if kind is not None:
+                    kind, expires_ms = _stored(kind, unix_ms)
+                self._underway = [data], extra, size, None, kind
                 try:
-                    self._store.append_one(sequence, data, extra, self._codec, unix_ms)
+                    self._store.append_one(sequence, data, extra, self._codec, unix_ms, expires_ms)
                 except SpoolError:
                     self._underway = None
                     raise
                 try:
                     if not inner.acquire(False):
                         inner.wait()
+                    if kind is not self._kind:
+                        self._turn_to(kind)
                     if extra is not None:
                         self._add_extra(extra)
                     # No call in these: Ctrl-C comes before or after.
@@ -190,14 +197,14 @@ class SpooledOutbox(Outbox):
             self._alerted_at, self._alerted_ms = self.count, unix_ms
         return Receipt(self._stream, sequence)
 
-    def try_extend(self, encoded: list[bytes], progress: Progress) -> None:
+    def try_extend(self, encoded: list[bytes], progress: Progress, kind: Kind | None = None) -> None:
         try:
-            self.extend(encoded, progress)
+            self.extend(encoded, progress, kind)
         except SpoolFull as full:
             if not self._is_waited_for(full, len(encoded[progress.accepted])):
                 raise
 
-    def extend(self, encoded: list[bytes], progress: Progress) -> None:
+    def extend(self, encoded: list[bytes], progress: Progress, kind: Kind | None = None) -> None:
         """Store what there is room for of those that are not accepted yet.
 
         Raises:
@@ -210,9 +217,9 @@ class SpooledOutbox(Outbox):
             if part:
                 self._finish_underway()
                 if self._volatile and self._fits_in_memory(total):
-                    self._keep(part, total, None, progress)
+                    self._keep(part, total, None, progress, kind)
                 else:
-                    self._store_now(part, total, progress)
+                    self._store_now(part, total, progress, kind)
         if part:
             self.alert_if_urgent()
 
@@ -221,26 +228,29 @@ class SpooledOutbox(Outbox):
             with self.writing:
                 self._finish_underway()
 
-    def _store_now(self, bodies: list[bytes], total: int, progress: Progress) -> None:
+    def _store_now(self, bodies: list[bytes], total: int, progress: Progress, kind: Kind | None) -> None:
         """Store messages and hand them over. The caller holds `writing`.
 
         Raises:
             SpoolError: None of them is stored.
         """
-        self._underway = bodies, None, total, progress
+        unix_ms, expires_ms = time.time_ns() // 1_000_000, 0
+        if kind is not None:
+            kind, expires_ms = _stored(kind, unix_ms)
+        self._underway = bodies, None, total, progress, kind
         try:
-            _, count = self._append(bodies, None, None)
+            _, count = self._append(bodies, None, None, unix_ms, expires_ms)
         except SpoolError:
             self._underway = None
             raise
         self._hand_in(self._underway, count)
 
     def _hand_in(self, underway: _Underway, count: int) -> None:
-        bodies, extra, total, progress = underway
+        bodies, extra, total, progress, kind = underway
         if count < len(bodies):
             bodies = bodies[:count]
             total = cost(bodies)
-        self.put_many(bodies, total, extra, progress or Progress())
+        self.put_many(bodies, total, extra, progress or Progress(), kind)
         # If Ctrl-C comes before this, `_finish_underway` finds nothing stored beyond what is counted.
         self._underway = None
 
@@ -252,16 +262,18 @@ class SpooledOutbox(Outbox):
             self._hand_in(underway, self._store.stored(first, first + len(underway[0])))
             self.alert()
 
-    def _append(self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None) -> tuple[int, int]:
+    def _append(
+        self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None, unix_ms: int, expires_ms: int
+    ) -> tuple[int, int]:
         """Write messages; return the sequence of the first and how many are stored. The caller holds `writing`."""
         self._leave_memory()
         first = self.count + 1
         number = self._codec if codec is None else codec
-        return first, self._store.append(first, bodies, extras, number, time.time_ns() // 1_000_000)
+        return first, self._store.append(first, bodies, extras, number, unix_ms, expires_ms)
 
     # In memory
 
-    def _try_keep(self, data: bytes, headers: dict[str, str] | None) -> Receipt | None:
+    def _try_keep(self, data: bytes, headers: dict[str, str] | None, kind: Kind | None) -> Receipt | None:
         """Keep a message in memory, without waiting for the disk; None: it must be stored, or the node is past it."""
         size = len(data) + MESSAGE_OVERHEAD
         extra = Extra(0, checked_headers(headers)) if headers is not None else None
@@ -271,7 +283,7 @@ class SpooledOutbox(Outbox):
         try:
             if not lock.acquire(False) or not self._fits_in_memory(size):
                 return None
-            sequence = self._keep([data], size, extra, Progress())
+            sequence = self._keep([data], size, extra, Progress(), kind)
         finally:
             try:
                 lock.release()
@@ -312,20 +324,20 @@ class SpooledOutbox(Outbox):
                 self._close_segment()
                 self.volatile = False
 
-    def _keep(self, bodies: list[bytes], size: int, extra: Extra | None, progress: Progress) -> int:
+    def _keep(self, bodies: list[bytes], size: int, extra: Extra | None, progress: Progress, kind: Kind | None) -> int:
         """Accept messages that fit in memory; return the sequence of the last. The caller holds `writing`."""
         self._note_kept(len(bodies))
-        return self.put_many(bodies, size, extra, progress)
+        return self.put_many(bodies, size, extra, progress, kind)
 
     def _note_kept(self, count: int) -> None:
         """The next `count` messages stay in memory."""
         last = self.last
         self._kept.add(last + 1, last + 1 + count)
 
-    def _put(self, bodies: list[bytes], extras: dict[int, Extra] | None, *, volatile: bool) -> None:
+    def _put(self, bodies: list[bytes], extras: dict[int, Extra] | None, kind: Kind | None, *, volatile: bool) -> None:
         """Hand over messages that are counted. The caller holds the lock."""
         self._close_segment()
-        self._segments.append(Bodies(bodies, extras, volatile=volatile))
+        self._segments.append(Bodies(bodies, extras, kind, volatile=volatile))
 
     # Space on disk
 
@@ -387,47 +399,55 @@ class SpooledOutbox(Outbox):
 
     # By callers that wait, perhaps for the disk's thread
 
-    async def send_when_room(self, body: Any, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+    async def send_when_room(
+        self, body: Any, headers: dict[str, str] | None, patience: Patience, kind: Kind | None = None
+    ) -> Receipt:
         data = self._encode(body)
 
         def attempt() -> Receipt | None:
             self._node.ensure()
-            return self._try_store(data, headers)
+            return self._try_store(data, headers, kind)
 
         async def call() -> Receipt:
             if self.deposits is not None:
-                return await self._send_deposit(data, headers, patience)
+                return await self._send_deposit(data, headers, patience, kind)
             return await self._wait_for_room(attempt, patience)
 
         return await self._when_free(len(data), patience, call)
 
-    async def extend_when_room(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def extend_when_room(
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None = None
+    ) -> None:
         def attempt() -> bool | None:
             self._node.ensure()
             before = progress.accepted
-            self.extend(encoded, progress)
+            self.extend(encoded, progress, kind)
             return True if progress.accepted > before else None
 
         async def call() -> None:
             if self.deposits is not None:
-                await self._deposit_part(encoded, progress, patience)
+                await self._deposit_part(encoded, progress, patience, kind)
             else:
                 await self._wait_for_room(attempt, patience)
 
         await self._when_free(len(encoded[progress.accepted]), patience, call)
 
-    async def _send_deposit(self, data: bytes, headers: dict[str, str] | None, patience: Patience) -> Receipt:
+    async def _send_deposit(
+        self, data: bytes, headers: dict[str, str] | None, patience: Patience, kind: Kind | None
+    ) -> Receipt:
         """Have `data` stored, with `headers`, and wait for that.
 
         Raises:
             SpoolError, QueueFull, NodeClosed, NotConfirmed: As `_deposit`.
         """
         extras = {0: Extra(0, checked_headers(headers))} if headers is not None else None
-        deposit = Deposit([data], extras)
+        deposit = Deposit([data], extras, kind=kind)
         await self._deposit(deposit, patience)
         return Receipt(self._stream, deposit.first)
 
-    async def _deposit_part(self, encoded: list[bytes], progress: Progress, patience: Patience) -> None:
+    async def _deposit_part(
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None
+    ) -> None:
         """Have some more of `encoded` stored, as many as may be handed over at once, and wait for that.
 
         However it ends, `progress` is right then: also if this is cancelled while the disk has them in hand.
@@ -436,7 +456,7 @@ class SpooledOutbox(Outbox):
             SpoolError, QueueFull, NodeClosed, NotConfirmed: As `_deposit`.
         """
         part = encoded[progress.accepted : progress.accepted + MESSAGES_MAX]
-        deposit = Deposit(part[: cuts(list(map(len, part)), HANDOVER_BYTES_MAX, MESSAGE_OVERHEAD)[1]], None)
+        deposit = Deposit(part[: cuts(list(map(len, part)), HANDOVER_BYTES_MAX, MESSAGE_OVERHEAD)[1]], None, kind=kind)
         try:
             await self._deposit(deposit, patience)
         except BaseException:
@@ -447,6 +467,8 @@ class SpooledOutbox(Outbox):
             raise
         finally:
             progress.accepted += deposit.count
+            if progress.ranges is not None:
+                progress.ranges.append((deposit.first, deposit.first + deposit.count))
 
     async def _deposit(self, deposit: Deposit, patience: Patience) -> None:
         """Hand `deposit` to the disk's thread and wait until it is stored.
@@ -504,7 +526,7 @@ class SpooledOutbox(Outbox):
         deposit.first, deposit.count = self.count + 1, len(deposit.bodies)
         self._note_kept(deposit.count)
         with self._lock:
-            self._put(deposit.bodies, deposit.extras, volatile=True)
+            self._put(deposit.bodies, deposit.extras, deposit.kind, volatile=True)
             self._room -= total
             self.count += deposit.count
         self.alert()
@@ -517,7 +539,10 @@ class SpooledOutbox(Outbox):
             SpoolError: Nothing of it is.
         """
         self._finish_underway()
-        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec)
+        unix_ms, expires_ms = time.time_ns() // 1_000_000, 0
+        if deposit.kind is not None:
+            deposit.kind, expires_ms = _stored(deposit.kind, unix_ms)
+        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec, unix_ms, expires_ms)
         self.count = deposit.first - 1 + deposit.count
 
     def deposited(self, deposit: Deposit) -> None:
@@ -532,7 +557,7 @@ class SpooledOutbox(Outbox):
             self._put_letter(deposit.letter, counted=True)
             return
         with self._lock:
-            self._put(deposit.bodies[: deposit.count], deposit.extras, volatile=False)
+            self._put(deposit.bodies[: deposit.count], deposit.extras, deposit.kind, volatile=False)
         self.alert()
 
     # Dead letters
@@ -574,6 +599,14 @@ class SpooledOutbox(Outbox):
         except SpoolError as error:
             _log.warning("queue %r: the dead letter %s stays on disk: %s", self.queue, identity, error)
         self._node.pump.wake()  # there may be room again
+
+
+def _stored(kind: Kind, unix_ms: int) -> tuple[Kind | None, int]:
+    """The kind of messages on disk, for which nothing before them waits; and when they expire, in Unix time."""
+    expires = kind[0]
+    if expires == inf:
+        return None, 0
+    return (expires, 0), unix_ms + max(0, int((expires - clock()) * 1000))
 
 
 class _Relay:

@@ -52,6 +52,8 @@ class Disk:
         self.spool, self.producers = spool, producers
         self.stores: dict[str, Store] = {}
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
+        self.unix_ms: Callable[[], float] = lambda: time.time_ns() / 1_000_000
+        """The clock by which messages expire that are read from the disk."""
         self._waiting: deque[SpooledQueue] = deque()
         self._calls: set[Offloaded[None]] = set()
         """What is yet to be done for calls that did not wait for it."""
@@ -268,7 +270,7 @@ class Disk:
                 lost: list[tuple[int, int]] = []
                 whole = True
                 for item in found.records:
-                    whole = self._loaded(end, item, lost) and whole
+                    whole = self._loaded(end, item, lost, now) and whole
                 if found.ended:
                     self._lose(end, behind, lost)
                 store.read_to(backlog.load_at if whole else 0)
@@ -317,14 +319,16 @@ class Disk:
                 if store.end is not None and store.end.backlog is not None:
                     store.end.backlog.kept = False
 
-    def _loaded(self, end: DurableQueue, item: Loaded, lost: list[tuple[int, int]]) -> bool:
+    def _loaded(self, end: DurableQueue, item: Loaded, lost: list[tuple[int, int]], now: float) -> bool:
         """Give `end` what was read; whether all of it was taken. What it had to give up is added to `lost`."""
         assert end.backlog is not None
         first, stop = next(end.numbering.numbers(item.stream, item.sequence, item.sequence + item.count), (0, 0))
         if end.backlog.load_at < first < end.next:
             self._lose(end, first, lost)
         if item.bodies:
-            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras)
+            expires = item.expires_at(now, self.unix_ms())
+            kind = (expires, 0) if expires is not None else None
+            return end.loaded(item.stream, item.sequence, item.bodies, item.sent_ms, item.extras, kind, now)
         self._lose(end, min(stop, end.next), lost)
         return stop <= end.next
 

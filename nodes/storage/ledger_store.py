@@ -34,6 +34,11 @@ class _Ack:
         self.done = False
 
 
+def entries(parts: Iterable[tuple[Delivery, int, int]]) -> list[Entry]:
+    """The indexes `[low, high)` of deliveries as sequences of their streams."""
+    return [Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high]
+
+
 class LedgerStore:
     """The ledger at `path`, closed at first. Thread-safe; `forget`, which the pump calls, never waits for the disk."""
 
@@ -81,7 +86,11 @@ class LedgerStore:
             SpoolFull, SpoolError: It is not written.
             NodeClosed, ForkedNode: Nobody could be told of it any more.
         """
-        self._record([Entry(d.stream, d.first + low, d.first + high) for d, low, high in parts if low < high])
+        self.record_entries(entries(parts))
+
+    def record_entries(self, entries: list[Entry]) -> None:
+        """As `record`, of sequences."""
+        self._record(entries)
         if self._complaint is not None:
             error, self._complaint = self._complaint, None
             _log.warning("queue %r: the ledger was not compacted: %s", self.queue, error)

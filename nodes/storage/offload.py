@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes.io.waiting import Blocking, Gate, Waiting, wait_until
-from peerfabric.queue.delivery import Delivery
 
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.store import Store
+    from peerfabric.spool.ledger import Entry
 
 R = TypeVar("R")
-
-Parts = list[tuple[Delivery, int, int]]
 
 _log = logging.getLogger("peerfabric")
 
@@ -86,19 +84,22 @@ class Offloaded(Generic[R]):
 
 
 class LedgerWriter:
-    """Writes acks into a consumer's ledger for code that runs in an event loop; all that wait with one write."""
+    """Writes acks into a consumer's ledger for code that runs in an event loop, and those that had to wait.
+
+    All that are there are written at once.
+    """
 
     def __init__(self, ledger_store: LedgerStore, name: str, wrote: Callable[[], None]) -> None:
         self._ledger_store, self._name, self._wrote = ledger_store, name, wrote
         self._lock = Lock()
         self._wanted = threading.Condition(self._lock)
-        self._entries: deque[tuple[Parts, Callable[[], None], Callable[[Exception], None]]] = deque()
+        self._entries: deque[tuple[list[Entry], Callable[[], None], Callable[[Exception], None]]] = deque()
         self._writing = False
         self._stopped = False
         self._thread: threading.Thread | None = None
 
-    def record(self, parts: Parts, acked: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        """Write down that `parts` are processed, then call `acked`, or, if that cannot be, `failed`. In its thread."""
+    def record(self, entries: list[Entry], acked: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+        """Write down what is processed, then call `acked`, or, if that cannot be, `failed`. In its thread."""
         with self._lock:
             stopped = self._stopped
             if not stopped:
@@ -107,7 +108,7 @@ class LedgerWriter:
                     thread = OwnThread(target=self._run, name=name, daemon=True)
                     thread.start()  # noted when it runs, as stop() waits for it
                     self._thread = thread
-                self._entries.append((parts, acked, failed))
+                self._entries.append((entries, acked, failed))
                 self._wanted.notify()
         if stopped:
             failed(NodeClosed())
@@ -150,11 +151,11 @@ class LedgerWriter:
                     self._writing = False
             self._wrote()
 
-    def _write(self, entries: list[tuple[Parts, Callable[[], None], Callable[[Exception], None]]]) -> None:
+    def _write(self, entries: list[tuple[list[Entry], Callable[[], None], Callable[[Exception], None]]]) -> None:
         if not entries:
             return
         try:
-            self._ledger_store.record([part for parts, _, _ in entries for part in parts])
+            self._ledger_store.record_entries([entry for some, _, _ in entries for entry in some])
         except Exception as error:
             for _, _, failed in entries:
                 failed(error)

@@ -40,9 +40,18 @@ BUSY_MAX: Final = 1.0
 COMPACT_BYTES: Final = 4 * 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
-_extras = msgspec.msgpack.Decoder(list[Extra])
 _letter = msgspec.msgpack.Decoder(DeadLetter)
 _marks = msgspec.msgpack.Decoder(Marks)
+
+
+class StoredExtra(msgspec.Struct, array_like=True):
+    """What one message of a record has besides its body. FORMAT.md, "Records"."""
+
+    index: int
+    headers: dict[str, str] | None = None
+    origin: str | None = None
+    expires_ms: int = 0
+    """Of the one with index 0: when all messages of the record expire, in Unix time; 0: never."""
 
 
 class Loaded(msgspec.Struct):
@@ -54,6 +63,19 @@ class Loaded(msgspec.Struct):
     bodies: list[bytes]
     sent_ms: int
     extras: dict[int, Extra]
+    expires_ms: int = 0
+
+    def expires_at(self, now: float, unix_ms: float) -> float | None:
+        """When its messages expire, by the clock of `now`, which is `unix_ms` in Unix time; None: never.
+
+        A Unix clock that was set back gives them no more than the time that they had when they were sent.
+        """
+        if not self.expires_ms:
+            return None
+        return now + min(self.expires_ms - unix_ms, self.expires_ms - self.sent_ms) / 1000
+
+
+_extras = msgspec.msgpack.Decoder(list[StoredExtra])
 
 
 class Part(NamedTuple):
@@ -147,17 +169,24 @@ class Store:
     # Messages
 
     def append(
-        self, first: int, bodies: Sequence[bytes], extras: dict[int, Extra] | None, codec: int, unix_ms: int
+        self,
+        first: int,
+        bodies: Sequence[bytes],
+        extras: dict[int, Extra] | None,
+        codec: int,
+        unix_ms: int,
+        expires_ms: int = 0,
     ) -> int:
         """Write messages from sequence `first` on; return how many of them are stored, the first ones.
 
+        `expires_ms` is when they expire, in Unix time; 0: never.
         They survive this process from here on, and a loss of power after `sync`.
 
         Raises:
             SpoolFull, SpoolError: None of them is stored.
         """
         if len(bodies) == 1:
-            self.append_one(first, bodies[0], extras[0] if extras else None, codec, unix_ms)
+            self.append_one(first, bodies[0], extras[0] if extras else None, codec, unix_ms, expires_ms)
             return 1
         records = []
         sizes = list(map(len, bodies))
@@ -165,14 +194,19 @@ class Store:
         for low, high in pairwise(edges):
             body, as_codec = join(bodies[low:high], codec)
             own = [Extra(n - low, e.headers, e.origin) for n, e in extras.items() if low <= n < high] if extras else []
-            records.append((first + low, high - low, as_codec, body, _encode(own) if own else b""))
+            packed = _expiring(own, expires_ms) if expires_ms else _encode(own) if own else b""
+            records.append((first + low, high - low, as_codec, body, packed))
         with self.lock:
             return edges[self._log.append_many(records, self._epoch, unix_ms=unix_ms)]
 
-    def append_one(self, sequence: int, data: bytes, extra: Extra | None, codec: int, unix_ms: int) -> None:
+    def append_one(
+        self, sequence: int, data: bytes, extra: Extra | None, codec: int, unix_ms: int, expires_ms: int = 0
+    ) -> None:
         """As `append`, for one message."""
         body, as_codec = join_one(data, codec)
         packed = _encode([extra]) if extra is not None else b""
+        if expires_ms:
+            packed = _expiring([extra] if extra is not None else [], expires_ms)
         lock = self.lock
         if lock.is_ours():
             raise lock.refusal()
@@ -272,8 +306,12 @@ class Store:
         if len(bodies) != record.count:
             raise BadFrame(f"{len(bodies)} bodies for {record.count} messages")
         extras = _extras.decode(record.extras) if record.extras else []
-        by_index = {extra.index: extra for extra in extras}
-        return Loaded(self.stream(record.epoch), record.first, record.count, bodies, record.unix_ms, by_index)
+        by_index = {e.index: Extra(e.index, e.headers, e.origin) for e in extras}
+        expires_ms = extras[0].expires_ms if extras and extras[0].index == 0 else 0
+        if expires_ms and by_index[0] == Extra(0):
+            del by_index[0]
+        stream = self.stream(record.epoch)
+        return Loaded(stream, record.first, record.count, bodies, record.unix_ms, by_index, expires_ms)
 
     # What became of them
 
@@ -425,6 +463,14 @@ def _place(identity: str) -> tuple[int, int]:
     """Epoch and sequence of the message with that id."""
     stream, _, sequence = identity.rpartition("/")
     return int(stream.split(":")[1]), int(sequence)
+
+
+def _expiring(extras: list[Extra], expires_ms: int) -> bytes:
+    """The extras of a record whose messages expire."""
+    first, others = StoredExtra(0, expires_ms=expires_ms), extras
+    if extras and extras[0].index == 0:
+        first, others = StoredExtra(0, extras[0].headers, extras[0].origin, expires_ms), extras[1:]
+    return _encode([first, *others])
 
 
 def _read_letters(log: Log) -> Iterable[DeadLetter]:

@@ -1,4 +1,4 @@
-"""A process of a chaos run: `worker.py produce|consume|spooled|texts NAME FOLDER QUEUE key=value ...`, started by path.
+"""A process of a chaos run: `worker.py produce|consume|spooled|texts|stage|sink NAME FOLDER QUEUE key=value ...`, started by path.
 
 Every processed message is one line `stream/sequence attempt instant` in the consumer's log, written with O_APPEND
 in one call, so that a SIGKILL tears no line and loses none that the kernel has taken. It is written before the ack:
@@ -124,6 +124,35 @@ def consume(name: str, folder: str, queue: str, work_ms: float = 0.0, batches: i
                     os.write(log, f"{message.id} {message.attempt} {started_at:.6f}\n".encode())
 
 
+def stage(name: str, folder: str, queue: str, concurrency: int = 1, returns: int = 0) -> None:
+    """Send on, to the next queue, whatever comes, as anybody would write it; with `returns` acks wait for nothing."""
+    node = Node(name)
+    onward = node.producer(f"{queue}.on", int)
+
+    @node.on_message(queue, concurrency=concurrency, ack_after="return" if returns else "outputs")
+    def work(number: int) -> None:
+        onward.send(number)
+
+    with node:
+        explain_on_signal(node)
+        print("ready", flush=True)
+        threading.Event().wait()
+
+
+def sink(name: str, folder: str, queue: str, work_ms: float = 0.0) -> None:
+    """Log what comes at the end: `number attempt instant`."""
+    log = os.open(os.path.join(folder, f"{name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with Node(name) as node:
+        explain_on_signal(node)
+        print("ready", flush=True)
+        for batch in node.consumer(queue, int).batches():
+            with batch as numbers:
+                at = time.monotonic()
+                if work_ms:
+                    time.sleep(work_ms * len(numbers) / 1000)
+                os.write(log, b"".join(b"%d 0 %.6f\n" % (number, at) for number in numbers))
+
+
 def explain_on_signal(node: Node) -> None:
     """SIGUSR1 writes what the node knows to standard error, for a run that hangs."""
 
@@ -142,5 +171,12 @@ def rss_max() -> int:
 if __name__ == "__main__":
     what, name, folder, queue, *options = sys.argv[1:]
     chosen = {key: float(value) if "." in value else int(value) for key, value in (o.split("=") for o in options)}
-    roles = {"produce": produce, "consume": consume, "spooled": produce_spooled, "texts": consume_text}
+    roles = {
+        "produce": produce,
+        "consume": consume,
+        "spooled": produce_spooled,
+        "texts": consume_text,
+        "stage": stage,
+        "sink": sink,
+    }
     roles[what](name, folder, queue, **chosen)  # type: ignore[operator]

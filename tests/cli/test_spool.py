@@ -223,7 +223,7 @@ def test_unsafe_and_newer_folders(start: Start, left: str, tmp_path: Path) -> No
     link.symlink_to(left)
     sheet = Path(left, "node")
     old = sheet.read_bytes()
-    data = bytearray(old)
+    data = bytearray(old[: 32 + int.from_bytes(old[24:28], "little")])
     data[8:10] = (2).to_bytes(2, "little")
     data[12:16] = crc32c(bytes(data[16:]), crc32c(bytes(data[:12]))).to_bytes(4, "little")
     sheet.write_bytes(data)

@@ -29,6 +29,7 @@ ALONE = {
     },
     "confirm.py": {"queued", "not yet, and still ours: True", "took 1", "processed", "took 5", "5 acked"},
     "batches.py": {"200,000 numbers with the sum 19,999,900,000, each acked"},
+    "pipeline.py": {"2,000 squares with the sum 2,664,667,000, and one stage of two was killed"},
     "asyncio_nodes.py": {"the sum is 9900"},
     "web_app.py": {"400 202", "cooked tea"},
     "static_peers.py": {"hello over tcp://127.0.0.1:7719"},

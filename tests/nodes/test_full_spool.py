@@ -225,7 +225,7 @@ def test_room_that_comes_while_a_send_looks(front: Front) -> None:
     inner = core(producer)
     eventually(lambda: inner.end.next == 2, "the hand-over")
     with inner._node.pump.lock:
-        while inner.try_send(bytes(100_000), None) is not None:
+        while inner.try_send(bytes(100_000), None, None) is not None:
             pass
     eventually(lambda: inner._outbox._pending_cost == 0, "the hand-over")
     assert inner._outbox.overflow(100_000) is None

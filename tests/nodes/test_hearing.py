@@ -60,6 +60,138 @@ threading.Thread(target=hit).start()
     assert (err, child.code) == ("", 0 if "run" in wait else 143)
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_signal_that_interrupts_no_wait_of_the_program(start: Any, lost: int) -> None:
+    """A thread hears it that the main thread joins, also if what is to interrupt the main thread comes too early."""
+    child = start(
+        blocking(f"""
+lost, kill = {lost}, signal.pthread_kill
+
+def kill_late(thread, number):
+    global lost
+    if not lost:
+        kill(thread, number)
+    lost -= 1
+
+def loop():
+    for message in node.consumer("orders", int):
+        pass
+
+signal.pthread_kill = kill_late
+thread = threading.Thread(target=loop)
+
+def hit():
+    while not waiters(node):
+        time.sleep(0.001)
+    time.sleep(0.1)  # for the step from the gate into the system's wait
+    kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=hit).start()
+thread.start()
+thread.join()
+print(lost, signal.set_wakeup_fd(-1), signal.getsignal(signal.SIGURG) is signal.SIG_DFL)
+""")
+    )
+    out, err = child.finish()
+    assert (out, err, child.code) == ("-1 -1 True\n", "", 143)
+
+
+@BOTH
+def test_a_signal_that_the_program_handles_interrupts_its_wait(start: Any, number: int) -> None:
+    """The main thread is interrupted until it has run, and not until the end of the node."""
+    child = start(
+        PRELUDE
+        + f"""
+done = threading.Event()
+signal.signal({int(number)}, lambda number, frame: done.set())
+with Node(signals=True) as node:
+    node.statistics()
+    kicks, kill = [], signal.pthread_kill
+    def count(thread, number):
+        kicks.append(number)
+        kill(thread, number)
+    signal.pthread_kill = count
+    def hit():
+        kill(threading.get_ident(), {int(number)})
+        before = None
+        while not kicks or len(kicks) != before:
+            before, looked = len(kicks), threading.Event()
+            lifecycle(node).node.pump.look_after(looked.set)
+            looked.wait()
+    thread = threading.Thread(target=hit)
+    thread.start()
+    done.wait()
+    thread.join()
+    print(*map(int, set(kicks)))
+"""
+    )
+    out, err = child.finish()
+    assert (out, err, child.code) == (f"{int(signal.SIGURG)}\n", "", 0)
+
+
+def test_what_wakes_the_main_thread_is_put_back(start: Any) -> None:
+    """It stays the program's if the program uses it, in a forked child it is gone, and nothing stays open."""
+    child = start(
+        PRELUDE
+        + """
+import socket
+NONE = (-1, signal.SIG_DFL)
+
+def there():
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return fd, signal.getsignal(signal.SIGURG)
+
+def count():
+    return len(os.listdir("/dev/fd"))
+
+with Node(signals=True) as node:
+    node.statistics()
+first = count()
+with Node(signals=True) as a, Node(signals=True) as b:
+    a.statistics()
+    ours = there()
+    b.statistics()
+    assert there() == ours and ours[0] != -1
+    if not (pid := os.fork()):
+        os._exit(not (there() == NONE and not os.path.exists(f"/dev/fd/{ours[0]}")))
+    assert os.waitpid(pid, 0)[1] == 0
+    a.close()
+    assert there() == ours
+assert (there(), count()) == (NONE, first)
+
+async def main():
+    async with AsyncNode(signals=True):
+        return there()
+assert asyncio.run(main()) == NONE  # event loops look up by themselves
+
+near, far = socket.socketpair()
+near.setblocking(False)
+signal.set_wakeup_fd(near.fileno())
+with Node(signals=True) as node:
+    node.statistics()
+    assert there() == (near.fileno(), signal.SIG_DFL)
+assert signal.set_wakeup_fd(-1) == near.fileno()
+with Node(signals=True) as node:
+    node.statistics()
+    signal.set_wakeup_fd(near.fileno())
+assert there() == (near.fileno(), signal.SIG_DFL)
+signal.set_wakeup_fd(-1)
+
+def own(number, frame):
+    pass
+signal.signal(signal.SIGURG, own)
+with Node(signals=True) as node:
+    node.statistics()
+    assert there() == (-1, own)
+assert (there(), count()) == ((-1, own), first + 2)
+print("all back")
+"""
+    )
+    out, err = child.finish()
+    assert (out, err, child.code) == ("all back\n", "", 0)
+
+
 @pytest.mark.parametrize("script", [blocking, awaiting])
 def test_a_signal_while_a_node_closes_by_itself(start: Any, script: Any) -> None:
     """It is no reason to stop draining, and the exit code says that it came."""

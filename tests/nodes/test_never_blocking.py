@@ -124,8 +124,9 @@ def test_a_start_that_fails(disk: SlowDisk, place: dict[str, Any]) -> None:
     """Whoever waits for it is told; the next start is a new one."""
 
     async def story() -> None:
-        async with AsyncNode("first", **place):
-            node = AsyncNode("second", **place)
+        alone = Options(spool_slots=1)
+        async with AsyncNode("first", options=alone, **place):
+            node = AsyncNode("second", options=alone, **place)
             with pytest.raises(SpoolLocked):
                 await node.__aenter__()
             with pytest.raises(SpoolLocked):
@@ -195,7 +196,7 @@ def test_a_loop_that_ends_while_a_node_starts(disk: SlowDisk, place: dict[str, A
     disk.go_on.set()
 
     async def free() -> None:
-        async with AsyncNode("other", **place):
+        async with AsyncNode("other", options=Options(spool_slots=1), **place):
             pass
 
     def started() -> bool:
@@ -334,7 +335,7 @@ def test_a_close_that_is_cancelled(disk: SlowDisk, place: dict[str, Any]) -> Non
                 await closing
         while True:
             try:
-                async with AsyncNode("shop", **place) as node:
+                async with AsyncNode("shop", options=Options(spool_slots=1), **place) as node:
                     assert node.statistics().producers[0].recovered == 1
                 return
             except SpoolLocked:

@@ -320,16 +320,16 @@ def test_one_producer_without_the_spool(front: Front, tmp_path: Path) -> None:
         front.node("shop", spool=tmp_path / "other", fsync=True).producer("jobs", int, fsync=False)
 
 
-def test_a_spool_has_one_owner(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
-    """The second node is told the process of the first; when that ends, the same node starts."""
+def test_a_spool_of_one_slot_has_one_owner(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
+    """The second node is told the process of the first; when that ends, the same node starts. Nothing else is made."""
     child = start(
         "import sys; from peerfabric import Node; node = Node(spool=sys.argv[1]); node.producer('jobs', int).send(1);"
         "print('up', flush=True); sys.stdin.readline()",
         str(tmp_path / "spool"),
     )
     assert child.line() == "up"
-    node = front.node("shop", spool=tmp_path / "spool")
-    with pytest.raises(SpoolLocked) as refused:
+    node = front.node("shop", spool=tmp_path / "spool", options=Options(spool_slots=1))
+    with pytest.raises(SpoolLocked, match=r"process \d+ uses this spool; stop it, or choose another folder") as refused:
         node.producer("jobs", int).send(2)
     assert refused.value.pid == child.process.pid
     child.signal(signal.SIGKILL)
@@ -337,6 +337,9 @@ def test_a_spool_has_one_owner(front: Front, start: Callable[..., Child], tmp_pa
     with node:
         node.producer("jobs", int).send(2)
         assert [body for _, body in take(front, 2)] == [1, 2]
+    with front.node("shop", spool=tmp_path / "alone", options=Options(spool_slots=1)) as node:
+        node.producer("jobs", int).send(1)
+    assert sorted(os.listdir(tmp_path / "alone")) == ["lock", "node", "node.key", "queues", "spare"]
 
 
 def test_folders_that_are_not_ours_alone(front: Front, tmp_path: Path) -> None:
@@ -383,7 +386,7 @@ def test_a_child_of_a_fork_leaves_the_spool_alone(runtime: Path, start: Callable
     )
     assert [child.line(), child.line()] == ["7", "stored"]
     with pytest.raises(SpoolLocked):
-        Node("shop", spool=tmp_path / "spool").producer("jobs", int).send(4)
+        Node("shop", spool=tmp_path / "spool", options=Options(spool_slots=1)).producer("jobs", int).send(4)
     os.kill(child.process.pid, signal.SIGKILL)
     child.finish()
     with Node("shop", spool=tmp_path / "spool"), Node("kitchen") as other:

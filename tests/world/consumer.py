@@ -12,6 +12,7 @@ from peerfabric.errors import SpoolError
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.bodies import split
+from peerfabric.wire.frames import Data
 from tests.world.disks import Killed
 from tests.world.record import Run
 
@@ -34,6 +35,8 @@ class Consumer:
         self.ledger_store = process.ledger_stores.get(queue)
         remembered = self.ledger_store.remembered if self.ledger_store is not None else None
         self.end: IncomingQueue = process.engine.open_consumer(queue, lease, process.clock(), remembered)
+        if process.world.theme.expiring:
+            self._note_arrivals()
         self.takers = [Taker() for _ in range(takers)]
         self.current: Delivery | None = None
         self.parked: list[Delivery] = []
@@ -41,6 +44,16 @@ class Consumer:
         self.closed = False
         self.fenced: dict[str, float] = {}
         """Peer of a producer -> since when its messages wait for nothing but an echo."""
+
+    def _note_arrivals(self) -> None:
+        receive = self.end.receive
+
+        def received(peer: str, sender: str, data: Data, *rest: Any) -> None:
+            for sequence in range(data.first, data.first + data.count):
+                self.process.came_at[data.stream, sequence] = self.process.world.now
+            receive(peer, sender, data, *rest)
+
+        self.end.receive = received  # type: ignore[method-assign, assignment]
 
     def wants(self) -> bool:
         return not self.closed and any(not taker.busy for taker in self.takers)

@@ -31,6 +31,10 @@ HOOKS: Final = {
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
+    "outgoing.is_over": "peerfabric.queue.outgoing:OutgoingQueue._is_over",
+    "outgoing.pick": "peerfabric.queue.outgoing:OutgoingQueue.pick",
+    "pending.take_expired": "peerfabric.queue.pending:Pending.take_expired",
+    "loaded.expires_at": "peerfabric.nodes.storage.store:Loaded.expires_at",
     "durable.adopt": "peerfabric.queue.durable:DurableQueue._adopt",
     "outgoing.raise_floor": "peerfabric.queue.outgoing:Settled.raise_floor",
     "sender.data_frame": "peerfabric.queue.sender:data_frame",
@@ -180,7 +184,7 @@ def send_written(deposits: Any) -> None:
     handle = deposits._handle
     for deposit in deposits._written:
         if deposit.letter is None:
-            handle.handed.append((deposit.bodies[: deposit.count], False))
+            handle.handed.append((deposit.bodies[: deposit.count], False, deposit.kind))
             deposit.bodies = []
     handle.process.wake()
 

@@ -119,16 +119,19 @@ class Judge:
                 letter = letters.get(sequence)
                 if not (letter and letter.reason == "refused" and len(body) > 19_000):
                     self._judge_letter(kind, letter.reason if letter else "", runs, f"{stream}/{sequence}")
+            elif state == "expired":
+                assert (stream, sequence) in self.record.expired, f"{stream}/{sequence} expired and was not to"
             else:
                 assert state == "dropped", f"{stream}/{sequence} is {state}"
                 assert self.world.theme.tight, f"{stream}/{sequence} was dropped by nobody"
 
     def _judge_promises(self, producer: Producer) -> None:
-        """Every message that was ever stored here was processed, or is a dead letter, whoever died since."""
+        """Every message that was ever stored here was processed, expired, or is a dead letter, whoever died since."""
         end = producer.end
         node_id = producer.process.address.node_id
         letters = {letter.id: letter for letter in end.letters()}
         assert end.account().on_disk == 0, f"{end.stream} has something on disk only"
+        excused = (self.record.unsure, self.record.tended, self.record.expired)
         for (stream, sequence), body in self.record.accepted.items():
             if stream.split(":")[0] != node_id or stream.split(":", 2)[2] != producer.queue:
                 continue
@@ -136,7 +139,7 @@ class Judge:
             runs = self.record.runs.get((stream, sequence), [])
             if name in letters:
                 self._judge_letter(body.split(b"|")[1].decode(), letters[name].reason, runs, name)
-            elif (stream, sequence) not in self.record.unsure and (stream, sequence) not in self.record.tended:
+            elif not any((stream, sequence) in those for those in excused):
                 assert any(run.outcome in PROCESSED for run in runs), f"{name} is lost: {runs}"
 
     def _judge_disk(self, role: Role, process: Process) -> None:

@@ -76,6 +76,8 @@ class Process:
         """Peer of a producer -> when we sent the newest frame that it echoed, by our clock."""
         self.heard: dict[str, float] = {}
         """Peer -> when a frame of it was last taken in, by our clock."""
+        self.came_at: dict[tuple[str, int], float] = {}
+        """(stream, sequence) of what expires -> when it came last, in the world's time."""
         self.left_at: dict[tuple[bytes, int], float] = {}
         """(link id, number) of a frame of ours -> when it left."""
         self.leaving = ""
@@ -95,6 +97,10 @@ class Process:
 
     def clock(self) -> float:
         return self.world.now + self.offset
+
+    def unix_ms(self) -> float:
+        """Unix time, of which all processes have the same."""
+        return 1e9 + self.world.now * 1000
 
     def post(self, event: Callable[[float], None]) -> None:
         """Something happened to this node's sockets or in its user code; its thread reads it in its next turn."""

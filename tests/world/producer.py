@@ -11,7 +11,7 @@ import msgspec
 from peerfabric.errors import SpoolError
 from peerfabric.nodes.outbox.deposits import Deposit, Deposits
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import cost
+from peerfabric.queue.runs import Kind, cost
 from peerfabric.reports import DeadLetter
 from peerfabric.wire.frames import RAW, Extra
 from tests.world.disks import Killed
@@ -45,7 +45,7 @@ class Producer:
         self.stored_count = 0
         self.storing = False
         """A thread of user code is between storing and handing over."""
-        self.handed: list[tuple[list[bytes], bool] | DeadLetter] = []
+        self.handed: list[tuple[list[bytes], bool, Kind | None] | DeadLetter] = []
         """With a spool: what is stored, or shall stay in memory only, and is not yet the engine's."""
 
     def burst(self, kinds: list[str]) -> None:
@@ -65,16 +65,30 @@ class Producer:
             bodies.append(text if self.codec == RAW else msgspec.msgpack.encode(text))
         return bodies
 
+    def _kind(self) -> Kind | None:
+        """Of what is sent now: when it expires, if it does."""
+        world = self.process.world
+        if not world.theme.expiring or world.random.random() >= world.theme.expiring:
+            return None
+        return self.process.clock() + world.random.choice((0.02, 0.1, 0.5, 1.0, 2.0, 5.0)), 0
+
+    def _accepted(self, sequence: int, body: bytes, kind: Kind | None, codec: int | None = None) -> None:
+        """The message of that sequence is accepted, or will be."""
+        record, key = self.process.world.record, (self.end.stream, sequence)
+        plain = body if (self.codec if codec is None else codec) == RAW else msgspec.msgpack.decode(body)
+        record.accepted[key] = plain
+        if kind is not None:
+            record.expires[key] = kind[0] - self.process.offset
+
     def _send(self, kinds: list[str], now: float) -> None:
         if self.closed:
             return
         world = self.process.world
-        bodies = self._bodies(kinds)
+        bodies, kind = self._bodies(kinds), self._kind()
         first = self.end.next
-        self.process.engine.producers.accept(self.end, bodies, 0)
-        for at, text in enumerate(bodies):
-            plain = text if self.codec == RAW else msgspec.msgpack.decode(text)
-            world.record.accepted[(self.end.stream, first + at)] = plain
+        self.process.engine.producers.accept(self.end, bodies, 0, kind=kind)
+        for sequence, text in enumerate(bodies, first):
+            self._accepted(sequence, text, kind)
         if world.theme.tight and world.random.random() < 0.1:
             self.end.drop_oldest(world.random.randrange(1, 2000))
 
@@ -83,38 +97,38 @@ class Producer:
     def _send_stored(self, kinds: list[str]) -> None:
         """In a thread of user code: store the messages, or have them stored, and hand them over."""
         world = self.process.world
-        bodies = self._bodies(kinds)
+        bodies, kind = self._bodies(kinds), self._kind()
         if self.deposits is not None:
             if self.overflow and not self.storing and not self.closed and self._fits_in_memory(bodies):
-                self._keep(bodies)
-                self._hand((bodies, True), 0.0)
+                self._keep(bodies, kind)
+                self._hand((bodies, True, kind), 0.0)
             else:
-                self._deposit(Deposit(bodies, None))
+                self._deposit(Deposit(bodies, None, kind=kind))
         elif world.random.random() < 0.5:
-            self._store(bodies)
+            self._store(bodies, kind)
         else:  # one by one
             later = 0.0
             for body in bodies:
-                world.after(later, partial(self._store, [body]))
+                world.after(later, partial(self._store, [body], kind))
                 later += world.random.choice((0.0, 0.0, 0.001, 0.02))
 
-    def _store(self, bodies: list[bytes]) -> None:
+    def _store(self, bodies: list[bytes], kind: Kind | None) -> None:
         """Between storing and handing over other threads may run, and the process may die; no other send, though."""
         world = self.process.world
         if self.storing and self.process.alive:
-            world.after(0.001, partial(self._store, bodies))
+            world.after(0.001, partial(self._store, bodies, kind))
             return
         if self.closed or not self.process.alive:
             return
         volatile = self.overflow and self._fits_in_memory(bodies)
         try:
-            count = self._keep(bodies) if volatile else self._append(bodies, None)[1]
+            count = self._keep(bodies, kind) if volatile else self._append(bodies, None, kind=kind)[1]
         except (SpoolError, Killed) as error:
             world.log(f"{self.process.peer} does not accept: {error}")
             return
         self.storing = True
         after = world.random.choice((0.0, 0.0, 0.0005, 0.003, 0.03))
-        world.after(after, partial(self._hand, (bodies[:count], volatile), after))
+        world.after(after, partial(self._hand, (bodies[:count], volatile, kind), after))
 
     def _fits_in_memory(self, bodies: list[bytes]) -> bool:
         """As a send with `on_full="spool"` decides."""
@@ -127,11 +141,11 @@ class Producer:
         self.volatile = fits
         return fits
 
-    def _keep(self, bodies: list[bytes]) -> int:
+    def _keep(self, bodies: list[bytes], kind: Kind | None) -> int:
         """Accept messages that stay in memory; return how many."""
         world, stream = self.process.world, self.end.stream
         for at, body in enumerate(bodies, self.stored_count + 1):
-            world.record.accepted[stream, at] = body if self.codec == RAW else msgspec.msgpack.decode(body)
+            self._accepted(at, body, kind)
             world.record.volatile.add((stream, at))
         self.stored_count += len(bodies)
         return len(bodies)
@@ -142,7 +156,7 @@ class Producer:
         kept = [key for key in self.process.world.record.volatile if key[0] == stream]
         return [key for key in sorted(kept) if self.end.state(base + key[1]) in ("waiting", "in flight", "delivered")]
 
-    def _hand(self, what: tuple[list[bytes], bool] | DeadLetter, delay: float) -> None:
+    def _hand(self, what: tuple[list[bytes], bool, Kind | None] | DeadLetter, delay: float) -> None:
         self.storing = False
         self.handed.append(what)
         self.process.wake(delay)
@@ -156,7 +170,11 @@ class Producer:
         self.process.look()
 
     def _append(
-        self, bodies: list[bytes], extras: dict[int, Extra] | None, codec: int | None = None
+        self,
+        bodies: list[bytes],
+        extras: dict[int, Extra] | None,
+        codec: int | None = None,
+        kind: Kind | None = None,
     ) -> tuple[int, int]:
         """Append messages; return the sequence of the first and how many are stored."""
         world, stream = self.process.world, self.end.stream
@@ -165,12 +183,15 @@ class Producer:
         first = self.stored_count + 1
         for at, body in enumerate(bodies, first):
             # Should this process die in the middle of it, they may turn up, or not.
-            plain = body if (self.codec if codec is None else codec) == RAW else msgspec.msgpack.decode(body)
-            world.record.accepted[stream, at] = plain
+            self._accepted(at, body, kind, codec)
             world.record.unsure.add((stream, at))
-        count = 0
+        count = expires_ms = 0
+        unix_ms = int(self.process.unix_ms())
+        if kind is not None:
+            expires_ms = unix_ms + max(0, int((kind[0] - self.process.clock()) * 1000))
         try:
-            count = self.store.append(first, bodies, extras, self.codec if codec is None else codec, 0)
+            number = self.codec if codec is None else codec
+            count = self.store.append(first, bodies, extras, number, unix_ms, expires_ms)
         except Killed:
             count = len(bodies)
             raise
@@ -190,13 +211,13 @@ class Producer:
         """Accept it without the disk, if that is wanted and there is room."""
         if not self.overflow or deposit.letter is not None or not self._fits_in_memory(deposit.bodies):
             return False
-        deposit.first, deposit.count = self.stored_count + 1, self._keep(deposit.bodies)
-        self._hand((deposit.bodies, True), 0.0)
+        deposit.first, deposit.count = self.stored_count + 1, self._keep(deposit.bodies, deposit.kind)
+        self._hand((deposit.bodies, True, deposit.kind), 0.0)
         return True
 
     def write(self, deposit: Deposit) -> None:
         """Append it."""
-        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec)
+        deposit.first, deposit.count = self._append(deposit.bodies, deposit.extras, deposit.codec, deposit.kind)
 
     def not_retried(self, letter: DeadLetter, error: Exception) -> None:
         """It could not be stored."""
@@ -214,7 +235,8 @@ class Producer:
         self.process.world.record.unsure.difference_update(
             (self.end.stream, at) for at in range(deposit.first, deposit.first + deposit.count)
         )
-        self.handed.append(deposit.letter if deposit.letter is not None else (deposit.bodies[: deposit.count], False))
+        bodies = deposit.bodies[: deposit.count]
+        self.handed.append(deposit.letter if deposit.letter is not None else (bodies, False, deposit.kind))
         self.process.wake(self.process.world.random.choice((0.0, 0.002)))
         if deposit.letter is not None:
             self._drop_dead_letter(deposit.letter.id)
@@ -239,7 +261,7 @@ class Producer:
             if isinstance(what, DeadLetter):
                 self.end.retry(what)
             else:
-                self.process.engine.producers.accept(self.end, what[0], 0, volatile=what[1])
+                self.process.engine.producers.accept(self.end, what[0], 0, volatile=what[1], kind=what[2])
 
     def _tend_stored(self) -> None:
         """As `tend_letters`, with letters that are on disk."""

@@ -43,6 +43,10 @@ class Record:
         """Accepted by nobody, but perhaps on a disk: they may run or not."""
         self.volatile: set[tuple[str, int]] = set()
         """Accepted in memory only, by a producer with a spool."""
+        self.expires: dict[tuple[str, int], float] = {}
+        """When those expire that do."""
+        self.expired: set[tuple[str, int]] = set()
+        """Those of which a producer has said that they have."""
         self.tended: set[tuple[str, int]] = set()
         """Their dead letters were retried or dropped."""
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}

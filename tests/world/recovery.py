@@ -29,6 +29,7 @@ def open_stores(process: Process, spool: Spool) -> None:
     """Go on with what the spool has, as a node does."""
     role, engine, now = process.role, process.engine, process.clock()
     disk = Disk(spool, engine.producers, process.peer)
+    disk.unix_ms = process.unix_ms
     disk.pump = Turnstile(process)  # type: ignore[assignment]
     for queue in dict.fromkeys([*spool.queues(), *(queue for queue, _ in role.produces)]):
         disk.stores[queue] = Store(spool, queue, role.fsync, 0)
@@ -67,7 +68,7 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
         if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
             continue
         done = any(run.outcome in PROCESSED for run in record.runs.get(key, ()))
-        fine = done or f"{stream}/{sequence}" in stored or key in record.tended
+        fine = done or f"{stream}/{sequence}" in stored or key in record.tended or key in record.expired
         assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.peer}"
     wanted = process.role.marks.pop(queue, None)
     if wanted is not None:

@@ -37,6 +37,8 @@ class Theme:
     """How many of those with a spool have `on_full="spool"`."""
     ledgers: float = 0.0
     """How many of the consuming nodes have ledgers."""
+    expiring: float = 0.0
+    """How many of the messages that are sent expire, after 20 ms or some seconds."""
     lan: bool = False
     """There are several hosts, see lan.py."""
     addresses: tuple[str, ...] = ("lan",)
@@ -98,6 +100,15 @@ THEMES = {
         letters=True,
         loop=0.2,
     ),
+    "expiry": Theme(
+        faults=("cut", "cut", "kill", "stop", "stall", "late"),
+        kinds=("ok",) * 8 + ("slow",) * 4 + ("fails twice", "fails", "fails", "rejected", "misfit", "let go"),
+        picky=True,
+        closes=True,
+        letters=True,
+        loop=0.2,
+        expiring=0.7,
+    ),
     "disk": Theme(
         faults=("crash", "crash", "kill", "cut", "leave", "slow disk"),
         kinds=("ok", "ok", "slow"),
@@ -148,6 +159,17 @@ THEMES = {
         spooled=1.0,
         fsync=0.4,
         overflow=0.9,
+    ),
+    "stale": Theme(
+        faults=("crash", "crash", "kill", "cut", "slow disk", "power"),
+        kinds=("ok",) * 8 + ("slow",) * 4 + ("fails", "rejected", "poison"),
+        letters=True,
+        loop=0.2,
+        spooled=1.0,
+        fsync=0.4,
+        overflow=0.3,
+        expiring=0.6,
+        messages=60,
     ),
     "ledgers": Theme(
         faults=("unheard",) * 5

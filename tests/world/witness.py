@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.world.record import Run
     from tests.world.world import World
 
+EARLY = 0.015
+"""Seconds that a message may expire early: it shares a run with others, and is told in milliseconds."""
 DEATHS_FORGOTTEN = 3
 """Deaths of one message that may go unnoticed with the death of its producer."""
 
@@ -54,6 +56,12 @@ class Witness:
                 what == "refused" and peer in (producer, process.peer) for _, what, peer in self.record.excuses
             )
             assert age < FENCE + 1e-6 or gone, f"{process.peer} starts {key} {age:.2f} s after the last echo"
+        if key in self.record.expires:
+            # Its producer's clock says when, but for the way of the frame.
+            came_at = process.came_at[key]
+            left_at = max(when for when, whom, _ in self.record.sends[key] if whom == process.peer and when <= came_at)
+            late = self.world.now - self.record.expires[key] - (came_at - left_at)
+            assert late < 1e-6, f"{process.peer} starts {key} {late:.3f} s after it expired"
         earlier = self.record.runs.setdefault(key, [])
         for other in earlier:
             self._excuse_second(key, other, run, process)
@@ -189,7 +197,19 @@ class Witness:
             assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"
             )
+            assert self.world.now < self.record.expires.get((stream, sequence), inf), f"{stream}/{sequence} has expired"
             self.record.sends.setdefault((stream, sequence), []).append((self.world.now, peer, by))
+
+    def ended(self, stream: str, sequences: range, how: str) -> None:
+        """Messages ended at their producer, other than by an ack."""
+        for sequence in sequences:
+            expires = self.record.expires.get((stream, sequence), inf)
+            if how == "expired":
+                left = expires - self.world.now
+                assert left < EARLY, f"{stream}/{sequence} expires {left:.3f} s early"
+                self.record.expired.add((stream, sequence))
+            else:
+                assert how == "rejected" or self.world.now < expires, f"{stream}/{sequence} is a dead letter, {how}"
 
     def taken_over(self, dead: Process, since: float, *, near: bool) -> None:
         """What a process held goes to others within a second or so after its death, or a few between hosts."""
@@ -242,7 +262,22 @@ class WatchedEngine(Engine):
                 self.world.witness.sent(self, stream, range(first, stop), run.attempt, peer)
             put_in_flight(peer, run)
 
+        finish, give_up = end._end, end._give_up
+
+        def ended(how: str, run: inflight.Run) -> None:
+            if how == "expired":
+                for stream, first, stop in end.numbering.names(run.first, run.stop):
+                    self.world.witness.ended(stream, range(first, stop), how)
+            finish(how, run)  # type: ignore[arg-type]
+
+        def given_up(run: inflight.Run, reason: str) -> None:
+            for stream, first, stop in end.numbering.names(run.first, run.stop):
+                self.world.witness.ended(stream, range(first, stop), reason)
+            give_up(run, reason)
+
         end.sent = sent  # type: ignore[method-assign]
+        if self.world.theme.expiring:
+            end._end, end._give_up = ended, given_up  # type: ignore[method-assign]
         return end
 
     def _look_at(self, link: Link, now: float) -> None:

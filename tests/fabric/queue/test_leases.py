@@ -175,6 +175,7 @@ def test_user_code_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch
         leases.mark_overdue(delivery, 0)
         kept.add(delivery)
         delivery.ack(0, 1)
+    kept.read()
     assert kept.take_acked() == [(delivery, 0, 1) for delivery in deliveries[1:]]
     assert not kept.closed
 

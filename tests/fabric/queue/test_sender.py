@@ -72,7 +72,7 @@ def test_frames_until_the_credit_is_spent(refused: bool, counts: list[int]) -> N
 def test_a_frame_tells_the_time_that_is_left_and_the_depth() -> None:
     """Time in whole milliseconds, rounded down, and never 0, which means for ever."""
     end = producer(consumers=1)
-    for kind in (None, (inf, 2), (3.5, 0), (3.0005, 1)):
+    for kind in (None, (inf, 2), (3.5, 0), (3.0015, 1)):
         end.accept(bodies(1), 0, kind=kind)
     table, told = links("a"), []
     table["a:1"].frame_bytes_max = 10_000

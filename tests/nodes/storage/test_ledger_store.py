@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peerfabric.errors import NodeClosed, SpoolError
-from peerfabric.nodes.storage.ledger_store import LedgerStore
+from peerfabric.nodes.storage.ledger_store import LedgerStore, entries
 from peerfabric.nodes.storage.offload import LedgerWriter
 from peerfabric.queue.delivery import Delivery
 from peerfabric.ranges import Ranges
@@ -154,10 +154,10 @@ def test_an_ack_of_a_loop_after_the_end(tmp_path: Path) -> None:
     ledger_store = opened(tmp_path)
     ledger_writer = LedgerWriter(ledger_store, "shop", lambda: None)
     told: list[object] = []
-    ledger_writer.record([(delivery(), 0, 1)], lambda: told.append("acked"), told.append)
+    ledger_writer.record(entries([(delivery(), 0, 1)]), lambda: told.append("acked"), told.append)
     ledger_writer.stop()
     assert told == ["acked"]
-    ledger_writer.record([(delivery(), 1, 2)], lambda: told.append("acked"), told.append)
+    ledger_writer.record(entries([(delivery(), 1, 2)]), lambda: told.append("acked"), told.append)
     assert [type(what) for what in told[1:]] == [NodeClosed]
     assert ledger_writer.idle
     assert ledger_store.remembered == {STREAM: Ranges([(1, 2)])}

@@ -1,0 +1,59 @@
+"""Outputs to one queue: what is sent there because of messages that are in hand, whose acks wait for it.
+
+Loaded with the first of them, as programs that hand nothing on need none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final
+
+from peerfabric.queue.handon import DEPTH_MAX, KINDS, Outputs
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.aio.producer import AsyncProducer
+    from peerfabric.nodes.context import NodeContext
+    from peerfabric.nodes.handler_context import Input
+    from peerfabric.queue.runs import Kind
+
+_adding: Final = RLock()
+"""Threads that a handler starts add to the outputs of one message at the same time."""
+
+
+class OutputsTo:
+    """What is sent by one producer because of messages in hand.
+
+    Args:
+        producer: Whose end is open.
+        node: Its node.
+    """
+
+    def __init__(self, producer: AsyncProducer[Any], node: NodeContext) -> None:
+        self._base = producer.end.numbering.base
+        with node.pump.lock:
+            self._watch = producer.end.open_watch(partial(node.pump.wake_soon, producer))
+
+    def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
+        """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""
+        first, stop = self._base + first, self._base + stop
+        for each in inputs:
+            if each._outputs is None:
+                each._owner.open_handon()
+            with _adding:
+                outputs = each._outputs
+                if outputs is None:
+                    outputs = each._outputs = Outputs(depth_below((each,)))
+                outputs.add(self._watch, first, stop)
+
+
+def depth_below(inputs: Iterable[Input]) -> int:
+    """How many messages before an output of `inputs` wait for it, at the most."""
+    return min(1 + max(delivery.depth for each in inputs for delivery in each._deliveries), DEPTH_MAX)
+
+
+def output_kind(inputs: Iterable[Input], kind: Kind | None) -> Kind | None:
+    """The kind of an output of `inputs` that else would be of `kind`."""
+    depth = depth_below(inputs)
+    return KINDS[depth] if kind is None else (kind[0], depth)

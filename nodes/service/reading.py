@@ -1,0 +1,99 @@
+"""Reading of one stream: the parts of its answer, in order, as their reader asks for them."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, Final
+
+from peerfabric.errors import TimedOut
+from peerfabric.nodes.handler_context import handling, lease_paused
+from peerfabric.nodes.io.waiting import answering, clock
+from peerfabric.nodes.service.calls import Calls, checked_timeout
+from peerfabric.nodes.service.service import Service
+from peerfabric.service.call import OpenCall, Outcome
+
+OVER: Final = object()
+"""In place of a part: there are no more."""
+
+
+class Reading:
+    """One call that is answered in parts. It is asked with the first part that somebody wants.
+
+    Args:
+        timeout: Seconds for which each part is waited for; None: as long as the server lives.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        service: Service[Any, Any] | str,
+        body: Any,
+        reply_type: Any,
+        timeout: float | None,
+        server: str | None,
+        headers: dict[str, str] | None,
+    ) -> None:
+        self._calls, self._timeout = calls, checked_timeout(timeout)
+        self._prepared = calls.prepared(service, body, reply_type, stream=True)
+        self._data: bytes | None = self._prepared.encode(body)
+        self._server, self._headers = server, headers
+        self._call: OpenCall | None = None
+        self._over = False
+
+    async def take(self) -> Any:
+        """The next part, or `OVER`. Cancelled, it has taken none, and the stream goes on.
+
+        Raises:
+            TimedOut: There was none in time. With this and all other errors the stream is over.
+        """
+        if self._over:
+            return OVER
+        if self._call is None:
+            self._call = await self._started()
+        call = self._call
+        while True:
+            outcome = call.outcome  # looked at first: it is the last that is written
+            part = call.take()
+            if part is not None:
+                if call.wants_more and outcome is None:
+                    self._calls.more(call)
+                try:
+                    return self._calls.decoded(self._prepared, part[0], call, part[1])
+                except BaseException:
+                    self.close()
+                    raise
+            if outcome is not None:
+                self._over = True
+                if outcome is Outcome.END:
+                    return OVER
+                raise self._calls.error(call, self._prepared, self._timeout)
+            if not await self._until_next(call):
+                said = self._calls.said(call)
+                self.close()
+                raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
+
+    async def _started(self) -> OpenCall:
+        calls = self._calls
+        await calls.node.started()
+        data, self._data = self._data, None
+        call = calls.made(self._prepared, data or b"", inf, False, self._server, self._headers)
+        if not calls.start(call):
+            await calls.start_when_room(call, self._timeout)
+        return call
+
+    async def _until_next(self, call: OpenCall) -> bool:
+        ends_at = inf if self._timeout is None else clock() + self._timeout
+
+        def is_here() -> bool:
+            return bool(call.parts) or call.outcome is not None
+
+        if answering.get() is not None or handling():
+            with lease_paused(self._calls.node.pump):
+                return await self._calls.until(call, ends_at, self._timeout, is_here)
+        return await self._calls.until(call, ends_at, self._timeout, is_here)
+
+    def close(self) -> None:
+        """Read no more: the server stops. Also for finalisers."""
+        self._over = True
+        if self._call is not None:
+            self._calls.drop(self._call)
