@@ -527,11 +527,11 @@ class Engine:
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if consumers.handed:
-                self._tell_watches()
+                consumers.tell_watches(producers.by_queue, producers.touched)
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
             if producers.safe:
-                self._ack_safe(now)
+                consumers.ack_safe(producers.safe, now)
             if links.hello_due or links.rejections.wires or links.answers:
                 self._transmit_hellos(send, now)
             if control.due:
@@ -550,28 +550,6 @@ class Engine:
                 self._loop.append(frames)
             elif not send(wire, frames):
                 self.control.keep(self.links.by_wire[wire], frames)
-
-    def _tell_watches(self) -> None:
-        """Inputs wait for what was sent: let those look who will know that it is safe, perhaps in another node."""
-        producers, (*handed,) = self.producers, self.consumers.handed
-        self.consumers.handed.clear()
-        for watch in handed:
-            end = producers.by_queue.get(watch.queue)
-            if end is not None and end.watch is watch:
-                producers.touched[end] = None
-            else:
-                watch.wake()
-
-    def _ack_safe(self, now: float) -> None:
-        """What was sent for inputs is safe: let those ack them who hold them, perhaps in another node."""
-        consumers, (*safe,) = self.consumers, self.producers.safe
-        self.producers.safe.clear()
-        for handon in safe:
-            end = consumers.by_queue.get(handon.queue)
-            if end is not None and end.handon is handon:
-                consumers.progress(end, now)
-            else:
-                handon.wake()
 
     def transmit_calls(self, send: Send, now: float) -> bool:
         """Send calls and answers, and nothing else; whether there is more to do now than that."""

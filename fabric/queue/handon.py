@@ -23,6 +23,7 @@ from typing import Final
 
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.runs import DEPTH_MAX, Kind
+from peerfabric.queue.sources import DEFERRED_MAX, Producers, Source
 from peerfabric.ranges import Ranges
 
 RANGES_MAX: Final = 4_096
@@ -232,10 +233,60 @@ class HandOn:
             del self.ran[stream]
         return found
 
-    def check(self) -> None:
-        """Assert that `count` is the sum."""
+    def finish(self, producers: Producers, account: dict[str, int]) -> list[tuple[str, int, int]]:
+        """Ack what is in `safe`, with a ledger once it is in `written`; what cannot be written goes back.
+
+        Returns:
+            What has not run, but was in somebody's hands beyond its lease: it is processed all the same.
+        """
+        late: list[tuple[str, int, int]] = []
+        while self.safe:
+            stream, start, stop = self.safe.popleft()
+            if self.ledgered:
+                self.unrecorded.append((stream, start, stop))
+            else:
+                late += self._ack(producers, account, stream, start, stop)
+        while self.written:
+            stream, start, stop, written = self.written.popleft()
+            if written:
+                late += self._ack(producers, account, stream, start, stop)
+            else:
+                self._give_back(producers, account, stream, start, stop)
+        return late
+
+    def _ack(
+        self, producers: Producers, account: dict[str, int], stream: str, start: int, stop: int
+    ) -> list[tuple[str, int, int]]:
+        ran, source = self.take(stream, start, stop), producers.source_of(stream)
+        for low, high in ran:
+            producers.streams[stream].finish(low, high)
+            account["processed"] += high - low
+            if source is not None:
+                source.finish_run(stream, low, high)
+                producers.speaking[source.peer] = source
+        return [(stream, low, high) for low, high in Ranges(ran).missing(start, stop)]
+
+    def _give_back(self, producers: Producers, account: dict[str, int], stream: str, start: int, stop: int) -> None:
+        source = producers.source_of(stream)
+        for low, high in self.take(stream, start, stop):
+            producers.streams[stream].let_go(low, high)
+            account["returned"] += high - low
+            if source is not None:
+                source.add_returned(stream, low, high)
+                producers.speaking[source.peer] = source
+
+    def tell_again(self, source: Source) -> None:
+        """A new life of the link with a producer begins: it is told anew what has run of it."""
+        source.ran = {stream: Ranges(ran) for stream, ran in self.ran.items() if stream in source.streams}
+
+    def check(self, held: dict[str, int], beyond: int) -> int:
+        """Assert that `count` is the sum, and no more than may have run; return it, and add it to `held` by stream."""
         assert self.count == sum(ranges.total for ranges in self.ran.values()), "count is not the sum"
         assert all(self.ran.values()), "a stream without messages that have run"
+        assert self.count <= DEFERRED_MAX + beyond, "more has run than may wait for its outputs"
+        for stream, sequences in self.ran.items():
+            held[stream] = held.get(stream, 0) + sequences.total
+        return self.count
 
 
 class Together:

@@ -396,7 +396,7 @@ def deferred(count: int) -> Stage:
 def test_with_enough_that_has_run_credit_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
     """One message of each producer at a time: none at all could be what the outputs wait for."""
     monkeypatch.setattr("peerfabric.queue.sources.DEFERRED_MAX", 100)
-    monkeypatch.setattr("peerfabric.queue.incoming.DEFERRED_MAX", 100)
+    monkeypatch.setattr("peerfabric.queue.handon.DEFERRED_MAX", 100)
     stage = deferred(90)
     credit = stage.end._sources["p:1"].credit
     credit.waiting, credit.moved_at = 1000, inf
