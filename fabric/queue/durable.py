@@ -230,8 +230,8 @@ class DurableQueue(OutgoingQueue):
 
     def ran(self, peer: str, start: int, stop: int) -> None:
         super().ran(peer, start, stop)
-        if peer in self.backlog.adopted:  # what was not read yet will be in flight there
-            self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
+        for low, high in self.backlog.adopted.get(peer, Ranges()).common(start, stop):  # in flight once they are read
+            self.backlog.ran.setdefault(peer, Ranges()).add(low, high)
         self._own_changed(peer)
 
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
