@@ -548,6 +548,25 @@ def copies_not_told(patch: Patch) -> None:
     patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
+def acked_at_return(patch: Patch) -> None:
+    def broken(self: Any, delivery: Any, low: int, high: int, outputs: Any, parts: Any = ()) -> None:
+        delivery.ack(low, high)
+
+    patch("handon.defer", broken)
+
+
+def delivered_taken_for_safe(patch: Patch) -> None:
+    patch("handon.need_only_be_delivered", lambda self, wait: True)
+
+
+def first_of_the_outputs_counts(patch: Patch) -> None:
+    patch("handon.one_is_safe", lambda self: True)
+
+
+def late_acks_do_not_wait(patch: Patch) -> None:
+    patch("overdue.deferred", lambda self, delivery, low, high: None)
+
+
 # Services
 
 
@@ -691,6 +710,11 @@ CASES = [
     (revoked_nodes_stay, "revoked"),
     (wires_under_a_removed_key_stay, "secrets"),
     (copies_not_told, "copies"),
+    (acked_at_return, "pipeline"),
+    (acked_at_return, "spooled pipeline"),
+    (delivered_taken_for_safe, "pipeline"),
+    (first_of_the_outputs_counts, "pipeline"),
+    (late_acks_do_not_wait, "pipeline"),
     (lost_calls_sent_again, "cut services"),
     (lost_calls_taken_for_unsent, "cut services"),
     (deaths_with_calls_not_counted, "deadly calls"),

@@ -6,6 +6,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.world.pipeline import draw_pipeline
 from tests.world.roles import draw_roles, spread
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def play(world: World) -> None:
     """Draw what happens, let it happen, heal everything, and wait until it is quiet or ought to be."""
     random, theme = world.random, world.theme
     queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
-    roles = world.supervisor.roles = draw_roles(theme, queues, random)
+    roles = draw_pipeline(theme, random) if theme.pipeline else draw_roles(theme, queues, random)
+    world.supervisor.roles = roles
     if theme.lan:
         spread(theme, roles, random)
         world.at(0.25, world.lan_watch.look)

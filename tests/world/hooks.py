@@ -22,6 +22,10 @@ HOOKS: Final = {
     "producers.inherited": "peerfabric.queue.sources:Producers._inherited",
     "dedup.receive": "peerfabric.queue.received:Dedup.receive",
     "dedup.reported": "peerfabric.queue.received:Dedup.reported",
+    "overdue.deferred": "peerfabric.queue.delivery:Overdue.deferred",
+    "handon.defer": "peerfabric.queue.handon:HandOn.defer",
+    "handon.need_only_be_delivered": "peerfabric.queue.handon:Watch._need_only_be_delivered",
+    "handon.one_is_safe": "peerfabric.queue.handon:Together.one_is_safe",
     "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
     "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
     # The producer's side

@@ -24,6 +24,8 @@ class Role:
         self.consumes: list[tuple[str, float, int, int]] = []
         """(queue, lease, takers, batch size)"""
         self.produces: list[tuple[str, int]] = []
+        self.hands_on: dict[str, str] = {}
+        """Queue that it consumes -> queue to which it sends on."""
         self.publishes: list[str] = []
         self.subscribes: list[str] = []
         self.serves: list[tuple[str, int, int]] = []

@@ -51,6 +51,8 @@ class Theme:
     """Seconds after the last node began until all who have something in common are linked."""
     acts: tuple[str, ...] = ()
     """Faults of which there are many, half of them while nodes meet."""
+    pipeline: bool = False
+    """Some take from one queue and send to the next: see pipeline.py."""
     calls: tuple[str, ...] = ()
     """Kinds of calls that are made of services, besides messages."""
     sleepy: bool = False
@@ -184,6 +186,19 @@ THEMES = {
         spooled=0.7,
         fsync=0.5,
         ledgers=0.9,
+    ),
+    "pipeline": Theme(
+        faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
+        pipeline=True,
+        messages=40,
+    ),
+    "spooled pipeline": Theme(
+        faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
+        pipeline=True,
+        messages=40,
+        spooled=0.5,
     ),
     # Several hosts
     "docker": Theme(

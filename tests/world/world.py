@@ -15,6 +15,7 @@ from tests.world.judge import Judge
 from tests.world.lan import Lan
 from tests.world.lan_watch import LanWatch
 from tests.world.network import Network
+from tests.world.pipeline import PipelineWatch
 from tests.world.record import Record
 from tests.world.roles import SERVICES
 from tests.world.services import Calls
@@ -52,6 +53,7 @@ class World:
         self.troubles = Troubles(self)
         self.judge = Judge(self)
         self.lan_watch = LanWatch(self)
+        self.pipeline_watch = PipelineWatch(self)
 
     def run(self) -> None:
         """Play the seed from start to end.
