@@ -585,7 +585,7 @@ def lost_calls_taken_for_unsent(patch: Patch) -> None:
     link_down = original("caller.link_down")
 
     def broken(self: Any, link: Any) -> None:
-        link.unsent = link.kept = ["all of them"]
+        link.unsent = [b"all of them"]
         hooks.keep(self, link, link.unsent)
         link_down(self, link)
 
@@ -608,11 +608,6 @@ def errors_tried_elsewhere(patch: Patch) -> None:
         fail(self, call, now, BUSY if status == ERROR else status, **more)
 
     patch("responder.fail", broken)
-
-
-def cancelled_calls_not_told(patch: Patch) -> None:
-    leave = original("caller.leave")
-    patch("caller.leave", lambda self, call, server, *, cancel: leave(self, call, server, cancel=False))
 
 
 def cancels_ignored(patch: Patch) -> None:
@@ -720,18 +715,17 @@ CASES = [
     (delivered_taken_for_safe, "pipeline"),
     (first_of_the_outputs_counts, "pipeline"),
     (late_acks_do_not_wait, "pipeline"),
-    (lost_calls_sent_again, "services"),
-    (lost_calls_taken_for_unsent, "services"),
+    (lost_calls_sent_again, "cut services"),
+    (lost_calls_taken_for_unsent, "cut services"),
     (deaths_with_calls_not_counted, "deadly calls"),
     (calls_wait_for_ever, "services"),
     (errors_tried_elsewhere, "services"),
-    (cancelled_calls_not_told, "stopped services"),
     (cancels_ignored, "stopped services"),
     (started_before_all_is_read, "stopped services"),
-    (calls_of_ended_lives_go_on, "services"),
-    (more_run_than_may, "services"),
+    (calls_of_ended_lives_go_on, "cut services"),
+    (more_run_than_may, "asking services"),
     (credit_of_streams_ignored, "services"),
-    (handlers_rest_for_ever, "services"),
+    (handlers_rest_for_ever, "asking services"),
 ]
 
 

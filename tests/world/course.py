@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.world.world import World
 
 
-CALLS = 40
+CALLS = 20
 """Times at which somebody calls services."""
 
 
@@ -90,7 +90,7 @@ def _ask_some(world: World) -> None:
     asking = [p.services for p in world.supervisor.living() if p.services is not None and not p.leaving]
     if asking:
         services, service = world.random.choice(asking), world.random.choice(world.services)
-        for _ in range(world.random.choice((1, 1, 3, 20))):
+        for _ in range(world.random.choice((1, 1, 3, 10))):
             services.ask(service, world.random.choice(world.theme.calls))
 
 

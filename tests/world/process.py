@@ -189,6 +189,10 @@ class Process:
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             event(now)
+            if self.services is not None:
+                self.services.meanwhile()
+        if not self.alive:
+            return
         engine.handle_timeout(now)
         for consumer in self.consumers.values():
             consumer.turn(now)

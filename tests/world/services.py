@@ -36,6 +36,7 @@ class Asked:
     peer: str
     call: OpenCall
     started_at: float
+    idempotent: bool
     last: bool
     """It was made when all was healed, and must be answered."""
     ended_at: float = inf
@@ -61,7 +62,7 @@ class Calls:
         asked, now = self.asked[body], self.world.now
         asked.runs.append(process.peer)
         self.world.log(f"{process.peer} runs call {body!r}")
-        twice = len(asked.runs) == 1 or asked.call.idempotent
+        twice = len(asked.runs) == 1 or asked.idempotent
         assert twice, f"call {body!r}, which may not run twice, runs at {asked.runs}"
         if {*self.world.theme.faults} <= {"stop", "late"} and not asked.call.was_lost:
             age = now - asked.ended_at
@@ -124,7 +125,10 @@ class Services:
         self.handed: deque[Callable[[float], None]] = deque()
         """What threads of handlers and callers have handed over."""
         self.served: list[Served] = []
-        self.running: dict[Served, int] = {}
+        self.inside: dict[ServedCall, None] = {}
+        """Calls whose handlers wait in calls of their own."""
+        self.seen: set[ServedCall] = set()
+        """Those that started in an earlier turn."""
         for name, capacity, waiting in serves:
             now = process.clock()
             self.served.append(self.engine.open_service(name, capacity, waiting, 2**20, STALL, now))
@@ -135,6 +139,12 @@ class Services:
         while self.handed:
             self.handed.popleft()(now)
 
+    def meanwhile(self) -> None:
+        """A thread takes what it may run while the turn goes on."""
+        for served in self.served:
+            if served.started and self.process.world.random.random() < 0.5:
+                self._run(served)
+
     def turned(self, now: float) -> None:
         """The turn has ended: let handlers start, and wake those who wait for answers."""
         caller = self.engine.caller
@@ -144,6 +154,10 @@ class Services:
             call = caller.news.popleft()
             call.owner(call)
         for served in self.served:
+            if not self.seen.issuperset(served.started):
+                self.seen.update(served.started)
+                active = sum(1 for call in served.running if call not in self.inside)
+                assert active <= served.capacity, f"{self.process.peer} runs {active} of {served.capacity}"
             for _ in range(len(served.started)):
                 self._later(partial(self._run, served))
             while served.news:
@@ -179,7 +193,7 @@ class Services:
         codec = RAW if body[0] % 2 else MSGPACK
         encoded = body if codec == RAW else b"\xc4" + bytes([len(body)]) + body
         call = OpenCall(service, encoded, codec, self.process.clock() + timeout, **more)
-        asked = Asked(body, self.process.peer, call, world.now, last)
+        asked = Asked(body, self.process.peer, call, world.now, call.idempotent, last)
         call.owner = lambda call: self._heard(asked, then)
         self.calls.asked[body] = asked
         self.handed.append(lambda now: self.engine.caller.start(call, now))
@@ -224,8 +238,6 @@ class Services:
             return
         world, body = self.process.world, content(call.body, call.codec)
         assert len(served.running) <= served.capacity + resting_max(), "more run than may"
-        active = sum(1 for each in served.running if not each.resting and not hasattr(each.owner, "resumed"))
-        assert active <= served.capacity, f"{self.process.peer} runs {active} of {served.capacity}"
         self.calls.ran(self.process, body)
         kind = body.split(b"|")[1].decode()
         if kind.startswith("deadly"):
@@ -250,15 +262,22 @@ class Services:
         timeout = min(call.ends_at - self.process.clock(), 5.0)
 
         def then(asked: Asked) -> None:
-            self.handed.append(lambda now: self.engine.responder.resume(call))
-            call.owner = Resumed()
+            self.handed.append(resume)
             kind = "asks" if asked.call.outcome is Outcome.OK else "fails"
             self._later(partial(self._answer, call, body, kind))
+
+        def rest(now: float) -> None:
+            self.inside[call] = None
+            self.engine.responder.rest(call)
+
+        def resume(now: float) -> None:
+            self.inside.pop(call, None)
+            self.engine.responder.resume(call)
 
         if timeout <= 0:
             self._later(partial(self._answer, call, body, "fails"))
             return
-        self.handed.append(lambda now: self.engine.responder.rest(call))
+        self.handed.append(rest)
         self._open(service, inner, timeout, then=then, depth=call.depth + 1)
 
     def _answer(self, call: ServedCall, body: bytes, kind: str) -> None:
@@ -305,12 +324,6 @@ class Services:
             self.process.world.after(0.05, partial(self._if_alive, step))
         elif self.process.alive:
             step()
-
-
-class Resumed:
-    """Marks a call whose handler has waited in another one."""
-
-    resumed = True
 
 
 def content(body: Any, codec: int) -> bytes:

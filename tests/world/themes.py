@@ -86,12 +86,17 @@ THEMES = {
         + ("slow", "slow", "long", "fails", "stream", "stream", "unread", "cancelled", "asks", "asks"),
         messages=10,
     ),
+    "cut services": Theme(
+        faults=("cut",), acts=("cut",) * 20 + ("flap",), calls=("ok",) * 8 + ("slow",) * 8 + ("cancelled",), messages=5
+    ),
+    "asking services": Theme(calls=("ok", "asks", "asks"), messages=2),
     "stopped services": Theme(
-        faults=("stop", "stop", "late"),
-        calls=("ok",) * 8 + ("slow", "slow", "long", "cancelled"),
+        faults=("stop", "late"),
+        acts=("stop", "stop", "late", "late"),
+        calls=("ok",) * 4 + ("slow", "slow", "long", "long", "cancelled", "cancelled"),
         messages=5,
     ),
-    "deadly calls": Theme(calls=("ok",) * 30 + ("deadly",), messages=5),
+    "deadly calls": Theme(calls=("ok",) * 10 + ("deadly",), messages=2),
     "everything": Theme(
         faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
         kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
