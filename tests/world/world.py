@@ -16,6 +16,7 @@ from tests.world.lan import Lan
 from tests.world.lan_watch import LanWatch
 from tests.world.network import Network
 from tests.world.record import Record
+from tests.world.shared import Shared
 from tests.world.supervisor import Supervisor
 from tests.world.themes import THEMES, VOLATILE_THEMES
 from tests.world.troubles import Troubles
@@ -48,6 +49,8 @@ class World:
         self.troubles = Troubles(self)
         self.judge = Judge(self)
         self.lan_watch = LanWatch(self)
+        self.shared: Shared | None = None
+        """The folder in which processes take slots, if there is one."""
 
     def run(self) -> None:
         """Play the seed from start to end.
