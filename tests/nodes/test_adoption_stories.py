@@ -362,8 +362,8 @@ def test_what_adopted_nodes_cost(start: Callable[..., Child], tmp_path: Path) ->
         engine = kitchen.node._async._context.engine
         eventually(lambda: sum(link.up for link in list(engine.links.by_wire.values())) >= 4, "the links")
         assert len(set(threading.enumerate()) - threads) == 8
-        # With both ends in one process: what the consumer needs for each is of it, too.
-        assert len(open_descriptors()) - descriptors <= 4 * (20 + 3 + 3)
+        # With both ends of each link in one process.
+        assert len(open_descriptors()) - descriptors <= 4 * (20 + 2 * 6)
         kitchen.pace.set()
         kitchen.wait_for(80)
         eventually(lambda: not adopted(host), "the end of all")

@@ -30,6 +30,7 @@ something that needs a reason (`Witness`), and at the end, after everything was 
     network.py      connections, and what is on its way in them
     disks.py        disks, and how a process has one
     recovery.py     how a process goes on with what its disk has
+    shared.py       a shared spool folder: who takes slots of it, and who adopts them
     record.py       what happened so far
     witness.py      what must hold while it happens
     judge.py        what must hold at the end

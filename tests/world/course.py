@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.world.pipeline import draw_pipeline
 from tests.world.roles import draw_roles, spread
+from tests.world.shared import Shared
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -23,6 +24,10 @@ def play(world: World) -> None:
     queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
     roles = draw_pipeline(theme, random) if theme.pipeline else draw_roles(theme, queues, random)
     world.supervisor.roles = roles
+    if theme.shared:
+        world.shared = Shared(world, roles.pop(0))
+        for _ in range(random.randrange(1, 4)):
+            world.at(random.uniform(0, 0.5), world.shared.start)
     if theme.lan:
         spread(theme, roles, random)
         world.at(0.25, world.lan_watch.look)

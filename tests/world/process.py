@@ -84,6 +84,10 @@ class Process:
         self.clean = False
         """It leaves with nothing unsettled but what is on disk."""
         self.began_at, self.ended_at = world.now, inf
+        self.host_process: Process | None = None
+        """Of an adopted node: the one that has adopted it, with which it lives and dies."""
+        self.guests: list[Process] = []
+        """The nodes that it has adopted, ever."""
         self.drive: Drive | None = None
         self.disk: Disk | None = None
         self.ledger_stores: dict[str, LedgerStore] = {}
@@ -94,6 +98,12 @@ class Process:
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
+
+    @property
+    def group(self) -> list[Process]:
+        """All that lives in the same process of the system."""
+        first = self.host_process or self
+        return [process for process in (first, *first.guests) if process.alive]
 
     def clock(self) -> float:
         return self.world.now + self.offset
@@ -222,6 +232,9 @@ class Process:
             self.wake(max(0.0005, deadline - now))
         if self.disk is not None and self.disk.news():
             self.look()
+        if events.announced is not None and world.shared is not None and self.host_process is None:
+            self.address = events.announced  # by its digest others see what it uses
+            world.supervisor.announce(self)
 
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
@@ -313,6 +326,9 @@ class Process:
         if self.alive and not self.leaving:
             self.leaving = "draining"
             self.leave_by = self.world.now + 8.0
+            for guest in self.guests:
+                guest.leave()
+                guest.leave_by = self.world.now
             for producer in self.producers.values():
                 producer.closed = True
             self.post(self.engine.drain)

@@ -12,6 +12,7 @@ from tests.world.themes import Theme
 
 if TYPE_CHECKING:
     from tests.world.process import Process
+    from tests.world.shared import Shared
 
 
 SERVICES = ("s0", "s1")
@@ -46,6 +47,8 @@ class Role:
         """With a spool: the one node that all its processes are."""
         self.disk = ""
         """The name of its disk, if it has one."""
+        self.shared: Shared | None = None
+        """The folder in which it is a slot."""
         self.last: Process | None = None
         """With a disk: its newest process."""
         self.marks: dict[str, Marks] = {}

@@ -39,6 +39,8 @@ class Theme:
     """How many of the consuming nodes have ledgers."""
     expiring: float = 0.0
     """How many of the messages that are sent expire, after 20 ms or some seconds."""
+    shared: bool = False
+    """The first of the nodes has no spool of its own: it is several, which share a folder."""
     lan: bool = False
     """There are several hosts, see lan.py."""
     addresses: tuple[str, ...] = ("lan",)
@@ -200,6 +202,14 @@ THEMES = {
         messages=40,
         spooled=0.5,
     ),
+    "adoption": Theme(
+        faults=("kill",) * 4 + ("crash", "crash", "leave", "leave", "stop", "cut", "slow disk"),
+        acts=("kill",) * 6 + ("crash", "leave"),
+        kinds=("ok",) * 5 + ("slow",) * 6 + ("fails", "rejected"),
+        shared=True,
+        fsync=0.3,
+        quiet_within=400.0,
+    ),
     # Several hosts
     "docker": Theme(
         kinds=("ok", "ok", "slow"),
@@ -284,6 +294,6 @@ THEMES = {
 }
 
 LAN_THEMES = tuple(name for name, theme in THEMES.items() if theme.lan)
-DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
+DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled or theme.shared)
 CALL_THEMES = tuple(name for name, theme in THEMES.items() if theme.calls)
-VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not (theme.spooled or theme.lan or theme.calls))
+VOLATILE_THEMES = tuple(name for name in THEMES if name not in (*LAN_THEMES, *DISK_THEMES, *CALL_THEMES))

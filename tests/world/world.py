@@ -19,6 +19,7 @@ from tests.world.pipeline import PipelineWatch
 from tests.world.record import Record
 from tests.world.roles import SERVICES
 from tests.world.services import Calls
+from tests.world.shared import Shared
 from tests.world.supervisor import Supervisor
 from tests.world.themes import THEMES, VOLATILE_THEMES
 from tests.world.troubles import Troubles
@@ -54,6 +55,8 @@ class World:
         self.judge = Judge(self)
         self.lan_watch = LanWatch(self)
         self.pipeline_watch = PipelineWatch(self)
+        self.shared: Shared | None = None
+        """The folder in which processes take slots, if there is one."""
 
     def run(self) -> None:
         """Play the seed from start to end.
