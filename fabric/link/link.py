@@ -417,7 +417,8 @@ class Link:
             sent = self.unechoed.popleft()
             self.unechoed_bytes -= sent.size
             self._rate_bytes += sent.size
-            echoed.append(sent)
+            if sent.queue:  # else it is of calls
+                echoed.append(sent)
         elapsed = now - self._rate_at
         if elapsed >= RATE_PERIOD:
             measured = self._rate_bytes / elapsed

@@ -232,6 +232,7 @@ class DurableQueue(OutgoingQueue):
         super().ran(peer, start, stop)
         if peer in self.backlog.adopted:  # what was not read yet will be in flight there
             self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
+        self._own_changed(peer)
 
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         self.backlog.give_back(peer, nack.start, nack.stop)

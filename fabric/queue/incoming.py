@@ -452,9 +452,11 @@ class IncomingQueue:
                 self._finish(copy, low, high)
                 copy.mark_gone(low, high)
                 self._close_if_finished(copy)
+        if self.handon is not None:
+            self.handon.take(stream, start, stop)  # that it ran once more need not wait any more
         dedup.finish(start, stop)
         if source is not None:
-            source.add_done(stream, start, stop)
+            source.finish_run(stream, start, stop)
             self._speaking[source.peer] = source
 
     # Hand-on
@@ -513,13 +515,6 @@ class IncomingQueue:
             self._streams[stream].let_go(a, b)
             if source is not None:
                 self._give_back(source, stream, a, b)
-
-    def give_back_run(self) -> None:
-        """Return what has run, though its outputs are not safe: this node will not learn what becomes of them."""
-        if self.handon is not None:
-            for stream, ran in list(self.handon.ran.items()):
-                for start, stop in ran:
-                    self._give_back_run(self.handon, stream, start, stop)
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:

@@ -331,12 +331,6 @@ class Receiver(Machine):
 
     # Closing
 
-    def give_back_run(self, now: float) -> None:
-        """This node leaves now: inputs whose outputs are not safe go to somebody else."""
-        for end in self._watched:
-            end.progress(now)
-            end.give_back_run()
-
     def close(self, now: float, keep: Set[str] = frozenset()) -> None:
         """Read what was decided; except on the queues to `keep` nothing more is taken, and what waits goes back."""
         for queue, end in self.by_queue.items():

@@ -176,6 +176,12 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
 
+    def write(self, line: str) -> None:
+        """Give it a line to read."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 

@@ -87,8 +87,9 @@ KEPT = """
 
     def mapped():
         before = libc.mallinfo2().maps
-        libc.malloc(1 << 20)
-        return libc.mallinfo2().maps - before
+        for _ in range(16):  # more than is free after the import, which may have compiled all modules
+            libc.malloc(1 << 20)
+        return libc.mallinfo2().maps > before
 
     print(mapped())
     with Node("a"):
@@ -117,4 +118,4 @@ def test_peak_of_memory(start: Callable[..., Child]) -> None:
 def test_freed_memory_is_kept(start: Callable[..., Child]) -> None:
     """With a node, memory for a body of 1 MiB comes from what was freed, and is not asked of the system each time."""
     out, error = start(KEPT).finish()
-    assert (out.split(), error) == (["1", "0"], "")
+    assert (out.split(), error) == (["True", "False"], "")

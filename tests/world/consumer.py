@@ -244,7 +244,7 @@ class Consumer:
             outcome = verdict.name.lower()
         if verdict is Verdict.ACK and self.stage is not None:
             for run in runs:
-                if run.sent is None:
+                if run.sent is None or (run.sent and self.process.world.random.random() < 0.5):  # some of it late
                     run.sent = self.stage.send(run, delivery)
             if not all(run.sent for run in runs):  # there was no room, or the disk refused
                 verdict, outcome = Verdict.GIVE_BACK, "give_back" if self.process.alive else "died"

@@ -36,9 +36,13 @@ class Judge:
         for role in self.world.supervisor.roles:
             if role.spooled and (role.last is None or not role.last.alive):
                 return f"{role.node_id} is not there"
+        if self.world.theme.calls and not self.world.calls.all_asked:
+            return "the last calls are to come"
         for process in self.world.supervisor.living():
             if process.leaving:
                 return f"{process.peer} is leaving"
+            if process.services is not None and not process.services.is_quiet:
+                return f"{process.peer} has open calls, or works for some"
             if process.disk is not None and (process.looking or process.disk.has_work):
                 return f"the disk of {process.peer} has work"
             for producer in process.producers.values():
@@ -83,6 +87,7 @@ class Judge:
                 self._judge_producer(producer)
             for consumer in process.consumers.values():
                 self._judge_consumer(process, consumer)
+        self.world.calls.check()
         for role in self.world.supervisor.roles:
             if role.spooled and role.last is not None:
                 self._judge_disk(role, role.last)

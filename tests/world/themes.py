@@ -53,6 +53,8 @@ class Theme:
     """Faults of which there are many, half of them while nodes meet."""
     pipeline: bool = False
     """Some take from one queue and send to the next: see pipeline.py."""
+    calls: tuple[str, ...] = ()
+    """Kinds of calls that are made of services, besides messages."""
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
@@ -78,6 +80,18 @@ THEMES = {
     "beside": Theme(kinds=("ok",) * 4 + ("poison",), messages=8, beside=True, lease=2000.0, quiet_within=4000.0),
     "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
     "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
+    "services": Theme(
+        faults=("kill", "kill", "reborn", "cut", "cut", "flap", "stop", "late", "stall", "vanish", "leave"),
+        calls=("ok",) * 8
+        + ("slow", "slow", "long", "fails", "stream", "stream", "unread", "cancelled", "asks", "asks"),
+        messages=10,
+    ),
+    "stopped services": Theme(
+        faults=("stop", "stop", "late"),
+        calls=("ok",) * 8 + ("slow", "slow", "long", "cancelled"),
+        messages=5,
+    ),
+    "deadly calls": Theme(calls=("ok",) * 30 + ("deadly",), messages=5),
     "everything": Theme(
         faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
         kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
@@ -172,11 +186,13 @@ THEMES = {
         faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
         kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
         pipeline=True,
+        messages=40,
     ),
     "spooled pipeline": Theme(
         faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
         kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
         pipeline=True,
+        messages=40,
         spooled=0.5,
     ),
     # Several hosts
@@ -264,4 +280,5 @@ THEMES = {
 
 LAN_THEMES = tuple(name for name, theme in THEMES.items() if theme.lan)
 DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
-VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled and not theme.lan)
+CALL_THEMES = tuple(name for name, theme in THEMES.items() if theme.calls)
+VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not (theme.spooled or theme.lan or theme.calls))

@@ -17,6 +17,8 @@ from tests.world.lan_watch import LanWatch
 from tests.world.network import Network
 from tests.world.pipeline import PipelineWatch
 from tests.world.record import Record
+from tests.world.roles import SERVICES
+from tests.world.services import Calls
 from tests.world.supervisor import Supervisor
 from tests.world.themes import THEMES, VOLATILE_THEMES
 from tests.world.troubles import Troubles
@@ -42,6 +44,8 @@ class World:
         self._order = count()
         self.record = Record(self)
         self.witness = Witness(self)
+        self.calls = Calls(self)
+        self.services = SERVICES
         self.network = Network(self)
         self.lan = Lan(self)
         self.disks = Disks(self)
