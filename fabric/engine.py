@@ -560,7 +560,7 @@ class Engine:
             if end is not None and end.watch is watch:
                 producers.touched[end] = None
             else:
-                watch.wake()
+                watch.tell()
 
     def _ack_safe(self, now: float) -> None:
         """What was sent for inputs is safe: let those ack them who hold them, perhaps in another node."""
