@@ -132,7 +132,7 @@ class HandOn:
         self.unrecorded: deque[tuple[str, int, int]] = deque()
         """The same, to be written into the ledger before."""
         self.written: deque[tuple[str, int, int, bool]] = deque()
-        """(stream, start, stop, whether it is in the ledger), of those."""
+        """(stream, start, stop, whether it is in the ledger), of those; also, as not, inputs whose outputs are lost."""
         self.ran: dict[str, Ranges] = {}
         """Stream -> sequences that have run, written by the machine only."""
         self.count = 0
@@ -388,6 +388,10 @@ class Watch:
         self._node_id, self._numbers, self._delivered, self._consumers = node_id, settled, delivered, consumers
         self.fresh: deque[Wait] = deque()
         """What is to be waited for since the machine looked."""
+        self.stored: Ranges | None = None
+        """Of a queue with a spool: the numbers of what is on disk."""
+        self.left = False
+        """Its node is closed: what is not settled never will be."""
         self.settled: list[tuple[int, int]] = []
         """What was settled since then."""
         self.reached: list[tuple[int, int]] = []
@@ -403,6 +407,45 @@ class Watch:
     def waits(self) -> bool:
         """Whether some input waits."""
         return any(self._lanes)
+
+    def tell(self) -> None:
+        """Something is in `fresh`. Called by the machine of another node."""
+        if self.left:  # in this order: what comes before that is seen by `leave`
+            self.lose()
+        else:
+            self.wake()
+
+    def store(self, start: int, stop: int) -> None:
+        """Messages `[start, stop)` were accepted, and are on disk."""
+        assert self.stored is not None
+        self.stored.add(start, stop)
+        self.reached.append((start, stop))
+
+    def leave(self) -> None:
+        """The node closes: inputs of other nodes whose outputs are not settled go to somebody else."""
+        self.left = True
+        for lane in self._lanes:
+            self.fresh.extend(lane)
+        self._lanes.clear()
+        self.lose()
+
+    def lose(self) -> None:
+        """Whoever waits for what its node has left hears of it. Any thread."""
+        while self.fresh:
+            wait = self.fresh.popleft()
+            handon, together = wait.handon, wait.together
+            lost = self._unsafe(wait, wait.first, wait.stop)
+            if together is not None and lost:
+                handon.written.extend((*each, False) for each in together.inputs)
+            elif together is not None:
+                if together.one_is_safe():
+                    handon.safe.extend(together.inputs)
+            else:
+                offset = wait.start - wait.first
+                handon.written.extend((wait.stream, a + offset, b + offset, False) for a, b in lost)
+                safe = Ranges(lost).missing(wait.first, wait.stop)
+                handon.safe.extend((wait.stream, a + offset, b + offset) for a, b in safe)
+            handon.wake()
 
     def consumer_came(self) -> None:
         """The producer of inputs may have come to consume here, so that delivering is enough."""
@@ -475,6 +518,8 @@ class Watch:
     def _unsafe(self, wait: Wait, start: int, stop: int) -> list[tuple[int, int]]:
         """What of `[start, stop)` is not safe."""
         unsettled = self._numbers.missing(start, stop)
+        if unsettled and self.stored is not None:
+            unsettled = [part for a, b in unsettled for part in self.stored.missing(a, b)]
         if unsettled and self._need_only_be_delivered(wait):
             return [part for a, b in unsettled for part in self._delivered.missing(a, b)]
         return unsettled

@@ -169,7 +169,7 @@ class Receiver(Machine):
             if end is not None and end.watch is watch:
                 touched[end] = None
             else:
-                watch.wake()
+                watch.tell()
 
     def ack_safe(self, safe: dict[HandOn, None], now: float) -> None:
         """What was sent for inputs is safe: ack those that are here, and wake who has the others."""
