@@ -548,6 +548,34 @@ def copies_not_told(patch: Patch) -> None:
     patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
+def orphans_left_alone(patch: Patch) -> None:
+    patch("orphans.look", lambda self, *rest, **named: [])
+
+
+def orphans_whose_consumers_are_not_seen(patch: Patch) -> None:
+    patch("roster.consumers_of", lambda self, queue: [])
+
+
+def slots_adopted_that_somebody_has(patch: Patch) -> None:
+    sights, open_ = original("slots.sights"), original("slots.open")
+
+    def broken(self: Any, number: int, act: Any) -> Any:
+        hooks.break_lock(self, number)
+        return open_(self, number, act)
+
+    patch("slots.open", broken)
+    patch("slots.sights", lambda self, **named: [sight._replace(held=False) for sight in sights(self, **named)])
+
+
+def slots_emptied_with_messages_left(patch: Patch) -> None:
+    patch("spool.left", lambda self, kind, *, failed: 0)
+
+
+def adopted_slots_never_let_go(patch: Patch) -> None:
+    keeps = original("orphans.keeps")
+    patch("orphans.keeps", lambda self, number, **named: keeps(self, number, **named) or True)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -615,6 +643,11 @@ CASES = [
     (revoked_nodes_stay, "revoked"),
     (wires_under_a_removed_key_stay, "secrets"),
     (copies_not_told, "copies"),
+    (orphans_left_alone, "adoption"),
+    (orphans_whose_consumers_are_not_seen, "adoption"),
+    (slots_adopted_that_somebody_has, "adoption"),
+    (slots_emptied_with_messages_left, "adoption"),
+    (adopted_slots_never_let_go, "adoption"),
 ]
 
 
