@@ -24,7 +24,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import Health
+from peerfabric.health import Finding, Health
 from peerfabric.link.commands import Command, Outcome
 from peerfabric.link.control import Control
 from peerfabric.link.endpoints import host_of
@@ -118,6 +118,8 @@ class Engine:
         self.control = Control(self.links.due)
         self.records = LogRecords()
         self.health = Health(self.records, now)
+        self.stranded: tuple[Finding, ...] = ()
+        """What the driver has found of messages that nobody sends, for `health`."""
         self.changed: set[End] = set()
         self.machines: list[Machine] = []
         """In the order in which they hear of changes, and say what they have to say on a link."""
@@ -503,7 +505,7 @@ class Engine:
             self.health.look_at = inf
             return
         found = [finding for machine in self.machines for finding in machine.findings(now)]
-        self.health.look([*found, *self.links.findings()], now)
+        self.health.look([*found, *self.links.findings(), *self.stranded], now)
 
     def poll_timeout(self) -> float:
         """When `handle_timeout` or `transmit` has something to do; inf: nothing is being waited for."""
@@ -525,11 +527,11 @@ class Engine:
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if consumers.handed:
-                self._tell_watches()
+                consumers.tell_watches(producers.by_queue, producers.touched)
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
             if producers.safe:
-                self._ack_safe(now)
+                consumers.ack_safe(producers.safe, now)
             if links.hello_due or links.rejections.wires or links.answers:
                 self._transmit_hellos(send, now)
             if control.due:
@@ -548,28 +550,6 @@ class Engine:
                 self._loop.append(frames)
             elif not send(wire, frames):
                 self.control.keep(self.links.by_wire[wire], frames)
-
-    def _tell_watches(self) -> None:
-        """Inputs wait for what was sent: let those look who will know that it is safe, perhaps in another node."""
-        producers, (*handed,) = self.producers, self.consumers.handed
-        self.consumers.handed.clear()
-        for watch in handed:
-            end = producers.by_queue.get(watch.queue)
-            if end is not None and end.watch is watch:
-                producers.touched[end] = None
-            else:
-                watch.wake()
-
-    def _ack_safe(self, now: float) -> None:
-        """What was sent for inputs is safe: let those ack them who hold them, perhaps in another node."""
-        consumers, (*safe,) = self.consumers, self.producers.safe
-        self.producers.safe.clear()
-        for handon in safe:
-            end = consumers.by_queue.get(handon.queue)
-            if end is not None and end.handon is handon:
-                consumers.progress(end, now)
-            else:
-                handon.wake()
 
     def transmit_calls(self, send: Send, now: float) -> bool:
         """Send calls and answers, and nothing else; whether there is more to do now than that."""
@@ -659,7 +639,6 @@ class Engine:
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
-        self.consumers.give_back_run(now)
         self.consumers.close(now)
         if self._caller is not None:
             self._caller.close(now)
@@ -685,6 +664,10 @@ class Engine:
             peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.links.counters),
         )
+
+    def consumers_of(self, queue: str) -> list[Address]:
+        """Where nodes are that consume `queue`, or may; this one among them."""
+        return self.roster.consumers_of(queue)
 
     def view(self) -> list[PeerView]:
         """Every node that we know of, with or without a link, and every candidate that has not answered."""
