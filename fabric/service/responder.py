@@ -8,7 +8,7 @@ What a life of a link brought ends with it; nothing is reconciled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -34,6 +34,7 @@ from peerfabric.wire.frames import (
     OK,
     PART,
     RAW,
+    RAW_ONE,
     SERVER_LEAVING,
     STALLED,
     STREAM,
@@ -224,15 +225,19 @@ class Responder(Machine):
         Raises:
             BadFrame: It asks the same twice, or on and on without reading what is answered.
         """
-        link.call_received(now)
+        link.data_received(now, call=True)
         if link.echo_at <= now:
             self._control.note(link)
         else:
             self._links.echoes.put(link, link.echo_at)
         calls, served = self._calls[link], self.served.get(request.service)
         asked = request.calls
-        bodies: list[Any] = one_by_one(body, request.codec, len(asked))
-        codec = request.codec if len(asked) == 1 else MSGPACK
+        codec = request.codec
+        if len(asked) == 1 and (codec == RAW_ONE or body[:1] == b"\x91"):
+            bodies: Sequence[Any] = (body,)
+        else:
+            bodies = one_by_one(body, codec, len(asked))
+            codec = codec if len(asked) == 1 else MSGPACK
         for each, content in zip(asked, bodies, strict=True):
             if each.call in calls:
                 raise BadFrame(f"call {each.call} for the second time")
