@@ -517,8 +517,8 @@ def idle(count: int, size: int, ours: int, theirs: int, sides: int, consumers: i
 
 def calls(count: int, size: int, ours: int, theirs: int) -> None:
     """Python calls of a confirmed message, and the files they lead through."""
-    cost = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "test_cost_of_message.py"))["cost"]
-    plain, spooled = cost(spooled=False), cost(spooled=True)
+    measured = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "test_cost_of_message.py"))["measured"]
+    plain, spooled = measured()[0], measured(spooled=True)[0]
     report(calls=plain.calls, files=plain.files, spooled_calls=spooled.calls, spooled_files=spooled.files)
 
 

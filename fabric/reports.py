@@ -148,6 +148,20 @@ class PeerView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Adopted(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of the spool's folder whose process is gone, and which this node runs in its place, as another node.
+
+    name     of the node that had it
+    since    when it was adopted, in seconds of Unix time
+    """
+
+    slot: int
+    node_id: str
+    name: str
+    since: float
+    producers: tuple[QueueAccount, ...] = ()
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since the start and depths of this moment, of one node."""
 
@@ -161,6 +175,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     calls: CallAccount = CallAccount()
     peers: int = 0
     counters: dict[str, int] = {}
+    adopted: tuple[Adopted, ...] = ()
+    """None of their messages are among those of `producers`."""
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain built-in types, for JSON."""

@@ -71,6 +71,8 @@ class NodeContext:
         """The event loop of the calling thread, once the node belongs to one."""
         self.disk: Disk | None = None
         """Of a node with a spool, when it has started."""
+        self.slot: int | None = None
+        """The number of its slot in the spool's folder, then."""
         self.started_at = 0.0
         self.failure: FabricError | None = None
         """Why a node that was not told to close has stopped."""

@@ -553,9 +553,23 @@ class DeadMessage(Generic[T_co]):
     """A message that was given up, kept at its producer for a person to `retry` or `drop`.
 
     reason    "attempts", "lease", "rejected", "refused" or "died with it" (its consumers); `error` says more
+    slot      of the spool's folder, in which it is kept; None: in memory only. Letters of slots other than the node's
+              own are retried and dropped by a thread of their own; an `AsyncNode` does not wait for that
     """
 
-    __slots__ = ("_decode", "_drop", "_retry", "attempts", "error", "headers", "id", "queue", "reason", "sent_at")
+    __slots__ = (
+        "_decode",
+        "_drop",
+        "_retry",
+        "attempts",
+        "error",
+        "headers",
+        "id",
+        "queue",
+        "reason",
+        "sent_at",
+        "slot",
+    )
 
     if not TYPE_CHECKING:
         __reduce__ = refusing(LETTER_COPIED)
@@ -573,8 +587,9 @@ class DeadMessage(Generic[T_co]):
         decode: Callable[[], T_co],
         retry: Callable[[], bool],
         drop: Callable[[], bool],
+        slot: int | None = None,
     ) -> None:
-        self.id, self.queue, self.reason, self.error = id, queue, reason, error
+        self.id, self.queue, self.reason, self.error, self.slot = id, queue, reason, error, slot
         self.attempts, self.headers, self.sent_at = attempts, headers, sent_at
         self._decode, self._retry, self._drop = decode, retry, drop
 

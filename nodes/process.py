@@ -23,6 +23,9 @@ ENDING: Final = (
 class Resident(Protocol):
     """A node that runs in this process."""
 
+    is_adopted: bool
+    """Another one of this process closes it with itself."""
+
     def forked(self) -> None:
         """In a child process: this node belongs to the parent."""
 
@@ -115,10 +118,11 @@ def _drain_forgotten() -> None:
     _drained = True
     # In reverse order, each also if one before it fails: all are drained, and then all are told of. A warning may be
     # an error (`python -W error`).
+    forgotten = [node for node in _running if not node.is_adopted]
     with ExitStack() as last:
-        for node in list(_running):
+        for node in forgotten:
             last.callback(_warn, f"{node!r} was not closed; use `with`, or call close()")
-        for node in list(_running):
+        for node in forgotten:
             last.callback(node.drain_at_exit)
 
 

@@ -25,6 +25,7 @@ from peerfabric.nodes.settings import Settings
 from peerfabric.secret import Secret
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.io.ports import Ports
     from peerfabric.nodes.io.pump import Pump
     from peerfabric.nodes.io.reachability import Reachability
@@ -60,6 +61,26 @@ def access_of(key_ids: Sequence[str], credentials: Credentials) -> Access:
 def announce_keys(credentials: Credentials, fabric: str) -> list[AnnounceKey]:
     """What proves announcements, by each secret."""
     return [AnnounceKey(secret.key_id(fabric), secret.announce_key(fabric)) for secret in credentials.secrets]
+
+
+def look_after_keys(
+    node: NodeContext,
+    reread: Callable[[], Settings],
+    secrets: Sequence[Secret],
+    curve: Curve,
+    sockets: Sockets,
+    ports: Ports | None,
+    membership: Membership,
+    reachability: Reachability,
+) -> Rekeying:
+    """Let in whom the keys of a starting node let in, now and when they change; arguments as of `Rekeying`."""
+    settings, engine = node.settings, node.engine
+    sockets.is_known = engine.is_known
+    engine.handle_gates([secret.key_id(settings.fabric) for secret in secrets], node.started_at)
+    engine.handle_access(curve.admits_node, node.started_at)
+    rekeying = Rekeying(settings, reread, secrets, curve, sockets, ports, node.pump, membership, reachability)
+    node.pump.look_after(rekeying.look)
+    return rekeying
 
 
 class Rekeying:

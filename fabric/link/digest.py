@@ -174,6 +174,14 @@ class OwnDigest:
         """The same, for what was not looked for before the last `update`."""
         return _any_in(digest, self._fresh) if digest is not None else bool(self._fresh)
 
+    def uses(self, role: str, name: str) -> bool:
+        """Whether this node uses `name` so."""
+        return (role, name) in self._names
+
+    def may_have(self, digest: bytes | None, entry: Entry) -> bool:
+        """Whether a node with `digest` may have `entry` in it, whatever this one uses."""
+        return digest is None or (bool(digest) and any(has(digest, positions(entry, key)) for key in self._keys))
+
     def check(self) -> None:
         """Assert the invariants."""
         entries = {entry for role, name in self._names for entry in told(role, name)}

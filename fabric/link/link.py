@@ -417,7 +417,8 @@ class Link:
             sent = self.unechoed.popleft()
             self.unechoed_bytes -= sent.size
             self._rate_bytes += sent.size
-            echoed.append(sent)
+            if sent.queue:  # else it is of calls
+                echoed.append(sent)
         elapsed = now - self._rate_at
         if elapsed >= RATE_PERIOD:
             measured = self._rate_bytes / elapsed
@@ -434,11 +435,13 @@ class Link:
         self.unechoed_bytes += sent.size
 
     def has_room(self) -> bool:
-        """Whether another DATA frame may be made: control must never wait seconds behind data."""
+        """Whether another DATA frame may be made: control must never wait seconds behind data, and what is sent again
+        must come behind the RELEASE of the copy that is held there."""
         return (
             self.up
             and self.kept is None
             and not self.outbound
+            and not self.sending.releases
             and self.belief is Belief.ALIVE
             and not self.draining
             and len(self.unechoed) < PIPE_FRAMES_MAX

@@ -151,6 +151,21 @@ class Roster(Machine):
             return False  # until one of the two digests changes
         return self.looking or self.own.may_match(address.digest)
 
+    def consumers_of(self, queue: str) -> list[Address]:
+        """Nodes that consume `queue`, this one among them: as their interest says, or, without a link, may say."""
+        links = self._links
+        found = [links.address] if self.own.uses("consumes", queue) else []
+        for address in links.known():
+            link = links.link_with(address.node_id)
+            told = link.their_interest if link is not None and link.up else None
+            if told is not None:
+                consumes = any(each.queue == queue for each in told.consumes)
+            else:
+                consumes = self.own.may_have(address.digest, f"c{queue}")
+            if consumes:
+                found.append(address)
+        return found
+
     def _dial_all(self, may_match: Callable[[bytes | None], bool], now: float) -> None:
         for address in self._links.known():
             if self._links.link_with(address.node_id) is None and may_match(address.digest):

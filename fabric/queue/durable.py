@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -17,6 +19,9 @@ from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Kind, Run
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import Extra, Nack
+
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import Watch
 
 
 class DurableQueue(OutgoingQueue):
@@ -79,7 +84,15 @@ class DurableQueue(OutgoingQueue):
             self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras, None, kind)
         else:
             self._accepted_cost += self._take_in(first, bodies, sent_ms, extras, None, kind)
+            if self.watch is not None:
+                self.watch.store(first, self.next)
         return first
+
+    def open_watch(self, wake: Callable[[], None]) -> Watch:
+        watch = super().open_watch(wake)
+        if watch.stored is None:
+            watch.stored = Ranges(self.backlog.volatile.missing(1, self.next))
+        return watch
 
     def _take_in(
         self,
@@ -237,8 +250,9 @@ class DurableQueue(OutgoingQueue):
 
     def ran(self, peer: str, start: int, stop: int) -> None:
         super().ran(peer, start, stop)
-        if peer in self.backlog.adopted:  # what was not read yet will be in flight there
-            self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
+        for low, high in self.backlog.adopted.get(peer, Ranges()).common(start, stop):  # in flight once they are read
+            self.backlog.ran.setdefault(peer, Ranges()).add(low, high)
+        self._own_changed(peer)
 
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         self.backlog.give_back(peer, nack.start, nack.stop)

@@ -500,6 +500,8 @@ class OutgoingQueue:
         """The node closes: what is not settled is left, to a next life or to nobody, and counted."""
         self.released_cost += self.pending.clear() + self.in_flight.clear()
         self.settled.leave(self.next)
+        if self.watch is not None:
+            self.watch.leave()
 
     def account(self) -> QueueAccount:
         """A snapshot in which the accounting closes."""

@@ -138,7 +138,7 @@ class Caller(Machine):
             service = self._called(call.service, now)
         if call.ends_at < inf:
             heappush(self._times, (call.ends_at, call.id, call))
-            if call.ends_at < self.deadlines.first:
+            if self._times[0][2] is call:
                 self.deadlines.put(_TIME, call.ends_at)
         if call.depth >= DEPTH_MAX:
             self._end(call, Outcome.TOO_DEEP)
@@ -320,7 +320,7 @@ class Caller(Machine):
             call.at = None
         if call.at is not None:
             return  # it is asked elsewhere, too
-        call.may_have_run = call.deaths + call.doubts > 0
+        call.may_have_run = call.was_lost
         call.tried = {*call.tried, server.peer}
         call.refusal = outcome
         if outcome is Outcome.TOO_DEEP or len(call.tried) >= TRIES_MAX:
@@ -487,9 +487,6 @@ class Caller(Machine):
         there = [each for each in service.servers.values() if not each.link.draining]
         left = [each for each in there if each.peer not in call.tried and (not call.server or _is(each, call.server))]
         if not left:
-            if call.deaths or call.doubts:
-                self._end(call, Outcome.LOST)
-                return True
             if call.refusal not in (None, Outcome.NO_SERVER):
                 self._end(call, call.refusal)
                 return True
@@ -497,7 +494,7 @@ class Caller(Machine):
                 self._unserved[service] = now
                 self.deadlines.put(_SEEK, now + SEEK_EVERY)
                 return False
-            self._end(call, Outcome.NO_SERVER)
+            self._end(call, Outcome.LOST if call.was_lost else Outcome.NO_SERVER)
             return True
         if call.deaths >= DEATHS_MAX:
             self._end(call, Outcome.LOST)
@@ -540,6 +537,7 @@ class Caller(Machine):
             each.pop(link, None)
         for call, server in (self._sent.pop(link, None) or {}).values():
             server.outstanding -= 1
+            call.was_lost = call.was_lost or call not in unsent
             if call.also:
                 self._at_fewer(call, server)
                 continue

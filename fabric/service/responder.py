@@ -60,7 +60,7 @@ HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
 LEFT_AFTER: Final = 5.0
 """Seconds until a cancelled call that still runs is told."""
-RETRY_MAX: Final = 86_400.0
+BUSY_MAX: Final = 86_400.0
 
 Send = Callable[[int, list[bytes]], bool]
 
@@ -139,7 +139,7 @@ class Responder(Machine):
             return
         served = call.served
         if served.ended(call, now):
-            self._put(call, Unsent(call.id, served.service, OK, body, codec))
+            self._queue(call.link, Unsent(call.id, served.service, OK, body, codec))
         self._after_end(call)
 
     def fail(
@@ -148,9 +148,9 @@ class Responder(Machine):
         """The handler has ended, or did not begin, as `status` says: ERROR, or from BUSY on."""
         served = call.served
         if served.ended(call, now):
-            retry_ms = int(1000 * min(max(retry_after, 0.0), RETRY_MAX))
-            self._put(
-                call,
+            retry_ms = int(1000 * min(max(retry_after, 0.0), BUSY_MAX))
+            self._queue(
+                call.link,
                 Unsent(call.id, served.service, status, NIL, MSGPACK, text[:TEXT_MAX], type[:TYPE_MAX], retry_ms),
             )
         self._after_end(call)
@@ -171,7 +171,7 @@ class Responder(Machine):
             assert allowed, "a part that the caller does not allow"
             call.sent_parts += 1
             call.sent_bytes += len(body) + CALL_OVERHEAD
-            self._put(call, Unsent(call.id, call.served.service, PART, body, codec))
+            self._queue(call.link, Unsent(call.id, call.served.service, PART, body, codec))
             if not call.may_send:
                 self.deadlines.put(call, now + call.served.stall)
         return True
@@ -179,7 +179,7 @@ class Responder(Machine):
     def end(self, call: ServedCall, now: float) -> None:
         """The stream has ended."""
         if call.served.ended(call, now):
-            self._put(call, Unsent(call.id, call.served.service, END))
+            self._queue(call.link, Unsent(call.id, call.served.service, END))
         self._after_end(call)
 
     def rest(self, call: ServedCall) -> None:
@@ -206,9 +206,6 @@ class Responder(Machine):
     def _may_start(self, served: Served) -> None:
         if served.waiting and not served.closed:
             self.ready[served] = None
-
-    def _put(self, call: ServedCall, answer: Unsent) -> None:
-        self._queue(call.link, answer)
 
     def _queue(self, link: Link, answer: Unsent) -> None:
         waits = self.outgoing.get(link)
@@ -365,11 +362,14 @@ class Responder(Machine):
                 answers.append(waits.popleft())
         if len(answers) == 1:
             body, codec = join_one(first.body, codec)
+            told = [Answer(first.id, first.status, first.text, first.type, first.retry_ms)]
+            served = self.served.get(first.service)
+            loads = [Load(first.service, served.load)] if served is not None else []
         else:
             body, codec = join([each.body for each in answers], codec)
-        told = [Answer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
-        names = dict.fromkeys(each.service for each in answers)
-        loads = [Load(name, self.served[name].load) for name in names if name in self.served][:LOADS_MAX]
+            told = [Answer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
+            names = dict.fromkeys(each.service for each in answers)
+            loads = [Load(name, self.served[name].load) for name in names if name in self.served][:LOADS_MAX]
         echo = link.in_number
         number = link.next_number()
         header = encode_frame(Reply(link.out_id, number, echo, codec, told, loads))

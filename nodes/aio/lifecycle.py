@@ -10,25 +10,37 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from msgspec.structs import replace
+
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder
 from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.errors import IdentityInUse, NodeClosed, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.errors import IdentityInUse, SpoolError, TimedOut, Undelivered, WouldDeadlock
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
 from peerfabric.nodes.aio.binding import bind, curve_of
 from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.opened import Opened
+from peerfabric.nodes.aio.starting import StartBeside
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
 from peerfabric.nodes.io.sockets import Sockets
-from peerfabric.nodes.io.waiting import Blocking, Suspending, Waiting, clock, complete, in_event_loop, wait_until
+from peerfabric.nodes.io.waiting import (
+    Blocking,
+    Suspending,
+    Waiting,
+    Working,
+    clock,
+    complete,
+    in_event_loop,
+    wait_until,
+)
 from peerfabric.nodes.membership import Membership
 from peerfabric.nodes.message import Batch, DeadMessage
 from peerfabric.nodes.settings import Settings
@@ -38,13 +50,11 @@ from peerfabric.reports import PeerView, ServiceView, Statistics
 from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
-    from asyncio import Task
-
-    from peerfabric.nodes.io.curve import Curve
-    from peerfabric.nodes.io.ports import Announced
     from peerfabric.nodes.rekeying import Rekeying
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
+    from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,15 +74,22 @@ class Lifecycle:
         front: What users call it, for texts.
         waiting: How its calls wait.
         reread: Finds the settings anew, for who may come in; None: they are always these.
+        slot: Of an adopted node, number and spool of its slot, which is closed with it; None: it takes one itself.
     """
 
     def __init__(
-        self, settings: Settings, front: str, waiting: Waiting, reread: Callable[[], Settings] | None = None
+        self,
+        settings: Settings,
+        front: str,
+        waiting: Waiting,
+        reread: Callable[[], Settings] | None = None,
+        slot: tuple[int, Spool] | None = None,
     ) -> None:
         node = self.node = NodeContext(settings, waiting)
         self.handlers = Handlers(node)
         self.handles = Handles(node, self.handlers.of)
-        node.start, node.start_beside, node.needs_thread = self.start, self.start_beside, self.needs_thread
+        self._beside = StartBeside(node, self.handles, self._to_open, self._open)
+        node.start, node.start_beside, node.needs_thread = self.start, self._beside.start, self.needs_thread
         node.is_handler = self.handlers.is_current
         node.ending = Ending(
             settings.name,
@@ -87,16 +104,16 @@ class Lifecycle:
         self._last: Statistics | None = None
         """The statistics of that instant."""
         self._membership: Membership | None = None
+        self._adoptions: list[Adoption] = []
+        """Of a node that adopts orphans, when it has started: one for each folder."""
+        self._slot = slot
+        self.is_adopted = slot is not None
         self._reread = reread or (lambda: settings)
         self._failed = False
         """Whether the node has stopped by itself, and nobody has closed it yet."""
         self._rekeying: Rekeying | None = None
         """Of a node with a secret, when it has started."""
         self._front = front
-        self._task: Task[None] | None = None
-        """The newest start beside the event loop."""
-        self._wanted = 0
-        """Calls that wait for it."""
 
     def __repr__(self) -> str:
         settings = self.node.settings
@@ -191,12 +208,43 @@ class Lifecycle:
         if node.life is not Life.CLOSED or not hasattr(node, "engine"):
             node.ensure(closing=True)
         with node.pump.lock:
-            return self._last or reports.snapshot(node, self.handles.producers)
+            found = self._last or reports.snapshot(node, self.handles.producers)
+        adopted = tuple(each for adoption in list(self._adoptions) for each in adoption.reports())
+        return replace(found, adopted=adopted) if adopted else found
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
-        """The messages of `queue` that this node has given up, oldest first."""
-        await self.node.started(closing=True)
-        return reports.dead_letters(self.node, self.handles.producers, queue)
+        """The messages of `queue` that this node has given up, oldest first, and then those of other slots."""
+        node = self.node
+        await node.started(closing=True)
+        found = reports.dead_letters(node, self.handles.producers, queue)
+        for adoption in list(self._adoptions):
+            found += await reports.dead_letters_elsewhere(node, self.handles.producers, queue, adoption)
+        return found
+
+    # Slots of processes that are gone
+
+    def adopt(self, folder: str, limit: int, *, serves_after: float | None = None) -> Adoption:
+        """Adopt the orphans of a folder while this node runs; with `serves_after` it is there for nothing else, and
+        they are free for so many seconds before.
+
+        Nothing is begun yet: `Adoption.start` does that, and closing this node ends it.
+        """
+        from peerfabric.nodes.aio.adopted import adoption_of  # with what only nodes with a spool need
+
+        made = adoption_of(self.node, folder, limit, self._begin_adopted, serves_after)
+        self._adoptions.append(made)
+        return made
+
+    def _adopt_orphans(self) -> None:
+        """Adopt the orphans in the folder of the spool."""
+        settings = self.node.settings
+        options = settings.options
+        if options.adopted_max:
+            self.adopt(str(settings.spool), options.adopted_max).start()
+
+    def _begin_adopted(self, slot: tuple[int, Spool], settings: Settings) -> tuple[NodeContext, Handles, Any]:
+        begun = Lifecycle(settings, "adopted node", Working(), self._reread, slot)
+        return begun.node, begun.handles, begun.end
 
     async def reload(self) -> None:
         """Read the secrets and the lists of who may come in again, and return when they are in use.
@@ -253,65 +301,8 @@ class Lifecycle:
         has_files = settings.spool is not None or settings.identity is not None or self.handles.have_ledger()
         return node.spares_loop and in_event_loop() and has_files
 
-    async def start_beside(self) -> None:
-        """Start, with all that waits for the disk done by another thread. Calls that come meanwhile wait for the same.
-
-        Cancelled, the start is undone, unless another call waits for it, too.
-        """
-        import asyncio
-
-        with process.starting():  # else the task would have begun to open files before it is refused
-            if self._task is None or self._task.done():
-                process.refuse_foreign_threads()
-                self.node.enter_loop()
-                self._task = asyncio.get_running_loop().create_task(self._run_beside())
-                self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._wanted += 1
-            try:
-                await asyncio.shield(self._task)
-            finally:
-                self._wanted -= 1
-
-    async def _given_up(self) -> None:
-        """The node is closed: return when a start that was under way has given back what it opened."""
-        if self._task is not None and not self._task.done():
-            import asyncio
-
-            await asyncio.wait([self._task])
-
-    async def _run_beside(self) -> None:
-        import asyncio
-
-        node, opened = self.node, self._to_open()
-        name = f"{node.settings.name}-start"
-
-        def read() -> None:
-            opened.read(self.handles.producers, self.handles.consumers)
-
-        try:
-            while True:
-                await beside(node.waiting, read, lambda _: opened.close(), name)
-                with later(), node.life_lock:
-                    if node.life is not Life.NEW:
-                        raise NodeClosed
-                    if not self._wanted:
-                        break  # all calls that wanted it were cancelled
-                    if opened.has_all(self.handles.producers, self.handles.consumers):
-                        self._open(opened)
-                        return
-                    # Else handles were made meanwhile.
-        except asyncio.CancelledError:
-            node.loop = None  # the loop ends, and `beside` closes what it opened
-            raise
-        except BaseException:
-            node.loop = None
-            await beside(node.waiting, opened.close, None, name)
-            raise
-        node.loop = None
-        await beside(node.waiting, opened.close, None, name)
-
     def _to_open(self) -> Opened:
-        return Opened(self.node.settings)
+        return Opened(self.node.settings, self._slot)
 
     # What waits for no disk. The caller holds the life lock, for which everybody waits who would use the node.
 
@@ -356,44 +347,19 @@ class Lifecycle:
             pump.look_after(reachability.look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
-                self._look_after_keys(opened, curve, sockets, announced, reachability)
+                from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need
+
+                ports = announced.ports if announced is not None else None
+                self._rekeying = look_after_keys(
+                    node, self._reread, opened.secrets, curve, sockets, ports, membership, reachability
+                )
             self._set_going(membership, undo)
             self._begin()
             undo.pop_all()
         if settings.signals:
             node.ending.listen()
-        remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
-
-    def _look_after_keys(
-        self,
-        opened: Opened,
-        curve: Curve,
-        sockets: Sockets,
-        announced: Announced | None,
-        reachability: Reachability,
-    ) -> None:
-        """Let in whom the keys let in, now and when they change."""
-        from peerfabric.nodes.rekeying import Rekeying
-
-        node, membership = self.node, self._membership
-        assert membership is not None
-        sockets.is_known = node.engine.is_known
-        node.engine.handle_gates(opened.key_ids, node.started_at)
-        node.engine.handle_access(curve.admits_node, node.started_at)
-        ports = announced.ports if announced is not None else None
-        rekeying = Rekeying(
-            node.settings,
-            self._reread,
-            opened.secrets,
-            curve,
-            sockets,
-            ports,
-            node.pump,
-            membership,
-            reachability,
-        )
-        node.pump.look_after(rekeying.look)
-        self._rekeying = rekeying
+        if not self.is_adopted:
+            remark(logging.INFO, "%s started in fabric %s", settings.name, settings.fabric)
 
     def _make_machines(self, address: Address, opened: Opened) -> None:
         node, settings = self.node, self.node.settings
@@ -405,6 +371,7 @@ class Lifecycle:
                 Disk,  # a start without a spool does without what belongs to it
             )
 
+            node.slot = opened.slot
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, self.handles.producers, now)
 
@@ -424,6 +391,9 @@ class Lifecycle:
         membership.join()
         undo.callback(self.handlers.give_up)
         self.handlers.start()
+        if disk is not None and self._slot is None:
+            undo.callback(self._end_adoptions)
+            self._adopt_orphans()
         if disk is not None:
             disk.start()  # the last that can fail: ending this thread would wait for the disk
 
@@ -449,14 +419,18 @@ class Lifecycle:
             TypeError, ValueError: `timeout` is not a finite number, nor None. The node goes on.
         """
         timeout = check_timeout(timeout)
-        node = self.node
-        if node.life is Life.FORKED:
+        if self.node.life is Life.FORKED:
             return
         if self.handlers.is_current():
             raise WouldDeadlock(
                 "close() was called by a handler, which it would wait for; call it from another thread or task"
             )
         refuse_in_own_thread()
+        await self.end(timeout)
+
+    async def end(self, timeout: float | None) -> None:
+        """As `close`, whoever asks, and with a `timeout` that was checked."""
+        node = self.node
         with node.life_lock:
             begun = node.life is Life.RUNNING
             failed, self._failed = self._failed, False
@@ -464,11 +438,13 @@ class Lifecycle:
                 node.enter(Life.CLOSING)
             elif node.life is Life.NEW:
                 node.enter(Life.CLOSED)
+        for adoption in self._adoptions:
+            adoption.leave()
         if failed and node.failure is not None:
             await self._shut()
             raise node.refusal()
         if not begun:
-            await self._given_up()
+            await self._beside.given_up()
             return
         try:
             await self._drain(timeout)
@@ -503,6 +479,8 @@ class Lifecycle:
         for handle in self.handles:
             handle.stop()
         node.closed.open()
+        for adoption in self._adoptions:
+            adoption.leave()
         self._wake()
         node.pump.stop()
         node.pump.turned.open()
@@ -635,7 +613,8 @@ class Lifecycle:
                 await beside(node.waiting, self._let_go, None, f"{name}-close")
             finally:
                 node.ending.stop()
-        _log.info("%s closed", name)
+        if not self.is_adopted:
+            _log.info("%s closed", name)
 
     def _let_go(self) -> None:
         """End all threads and close all files."""
@@ -651,6 +630,11 @@ class Lifecycle:
             last.callback(self._end_disk)
             if self._membership is not None:
                 last.callback(self._membership.leave)
+            last.callback(self._end_adoptions)
+
+    def _end_adoptions(self) -> None:
+        while self._adoptions:
+            self._adoptions.pop().join()
 
     def _count(self) -> None:
         """Count, once, what became of all that was accepted, and leave the rest as it is.

@@ -287,7 +287,7 @@ class AsyncProducer(Generic[T_contra]):
         if outputs is None:
             from peerfabric.nodes.outputs import OutputsTo
 
-            outputs = self._outputs = OutputsTo(self, self._node)
+            outputs = self._outputs = OutputsTo(self._outbox, self._node)
         outputs.add(inputs, first, stop)
 
     async def send_many(

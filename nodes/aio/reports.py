@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -11,9 +12,14 @@ from peerfabric.errors import ConfigError
 from peerfabric.names import check_name
 from peerfabric.nodes.aio.producer import AsyncProducer
 from peerfabric.nodes.context import NodeContext
+from peerfabric.nodes.io.waiting import Blocking, complete, refuse_to_wait, wait_until
 from peerfabric.nodes.message import DeadMessage
+from peerfabric.nodes.storage.offload import beside
 from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, Statistics
 from peerfabric.wire.bodies import Codec
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.storage.adoption import Adoption
 
 _ANYTHING: Final[Codec[Any]] = Codec(Any, 2**31)
 """For letters of an earlier life whose type nobody has named in this one."""
@@ -67,13 +73,48 @@ def dead_letters(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]],
     with node.pump.lock:
         end = node.engine.producers.by_queue.get(queue)
         letters = end.letters() if end is not None else []
-    return [_dead(node, producers, letter) for letter in letters]
+    return [_of_this_node(node, producers, letter) for letter in letters]
 
 
-def _dead(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]], letter: DeadLetter) -> DeadMessage[Any]:
-    producer = producers.get(letter.queue)
-    codec = producer.codec if producer is not None else _ANYTHING
+async def dead_letters_elsewhere(
+    node: NodeContext, producers: Mapping[str, AsyncProducer[Any]], queue: str, adoption: Adoption
+) -> list[DeadMessage[Any]]:
+    """The messages of `queue` that were given up in other slots, which `adoption` looks after.
 
+    Raises:
+        SpoolError: They cannot be read.
+    """
+
+    from peerfabric.nodes.storage.adoption import Request  # with what only nodes with a spool need
+
+    def settle(number: int, letter: DeadLetter, *, retry: bool) -> bool:
+        node.ensure(closing=True)
+        refuse_to_wait(node.waiting)
+        request = Request(number, letter, retry=retry)
+        adoption.ask(request)
+        if isinstance(node.waiting, Blocking):  # an event loop must not wait for the disk, and nobody can await this
+            what = f"waiting for slot {number} of the spool"
+            complete(wait_until(node.waiting, request.gate, lambda: request.is_over or None, None, lambda: what))
+        if request.error is not None:
+            raise request.error
+        return request.done or not request.is_over
+
+    found = await beside(node.waiting, partial(adoption.letters, queue), None, f"{node.settings.name}-letters")
+    return [
+        _dead(
+            producers,
+            letter,
+            number,
+            partial(settle, number, letter, retry=True),
+            partial(settle, number, letter, retry=False),
+        )
+        for number, letter in found
+    ]
+
+
+def _of_this_node(
+    node: NodeContext, producers: Mapping[str, AsyncProducer[Any]], letter: DeadLetter
+) -> DeadMessage[Any]:
     def with_producer(call: Callable[[AsyncProducer[Any]], bool]) -> bool:
         node.ensure(closing=True)
         found = producers.get(letter.queue)
@@ -81,15 +122,34 @@ def _dead(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]], letter
             raise ConfigError(f"this letter is of an earlier life; make node.producer({letter.queue!r}, TYPE) first")
         return call(found)
 
+    return _dead(
+        producers,
+        letter,
+        node.slot,
+        lambda: with_producer(lambda found: found.retry_letter(letter.id)),
+        lambda: with_producer(lambda found: found.drop_letter(letter.id)),
+    )
+
+
+def _dead(
+    producers: Mapping[str, AsyncProducer[Any]],
+    letter: DeadLetter,
+    slot: int | None,
+    retry: Callable[[], bool],
+    drop: Callable[[], bool],
+) -> DeadMessage[Any]:
+    producer = producers.get(letter.queue)
+    codec = producer.codec if producer is not None else _ANYTHING
     return DeadMessage(
         id=letter.id,
         queue=letter.queue,
+        slot=slot,
         reason=letter.reason,
         error=letter.error,
         attempts=letter.attempts,
         headers=letter.headers or {},
         sent_at=letter.sent_ms / 1000,
         decode=lambda: codec.decode_stored(letter.data, letter.codec),
-        retry=lambda: with_producer(lambda found: found.retry_letter(letter.id)),
-        drop=lambda: with_producer(lambda found: found.drop_letter(letter.id)),
+        retry=retry,
+        drop=drop,
     )

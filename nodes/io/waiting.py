@@ -140,6 +140,13 @@ class Blocking:
         waiter.lock.acquire(timeout=left)
 
 
+class Working(Blocking):
+    """Calls block a thread of ours that has nothing else to do meanwhile, and for which nobody waits but who closes."""
+
+    async def park(self, waiter: ThreadWaiter, timeout: float | None) -> None:
+        waiter.wait(timeout)
+
+
 def refuse_to_wait(waiting: Waiting) -> None:
     """Refuse a call that is sure to wait before it has begun, as `park` would when something of it is done.
 

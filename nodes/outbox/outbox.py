@@ -233,6 +233,9 @@ class Outbox:
             if given < len(segments):
                 with self._lock:
                     self._segments[:0] = segments[given:]
+        watch = self.end.watch
+        if watch is not None and watch.fresh:  # of another node of this process
+            engine.producers.touched[self.end] = None
 
     def handed_over(self) -> None:
         with self._lock:

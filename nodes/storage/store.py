@@ -18,7 +18,7 @@ import msgspec
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
-from peerfabric.errors import BadFrame, SpoolError, SpoolFull
+from peerfabric.errors import BadFrame, SpoolError, SpoolFull, SpoolLocked
 from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.marks import Marks, News, marks_from, pack_marks
 from peerfabric.queue.pending import FRAME_BYTES_AIM
@@ -487,6 +487,23 @@ def _place(identity: str) -> tuple[int, int]:
     return int(stream.split(":")[1]), int(sequence)
 
 
+def letters_in(folder: str, queue: str) -> list[DeadLetter]:
+    """The dead letters of a queue in a spool that no node has; none of one that somebody has by now.
+
+    Raises:
+        SpoolError: It cannot be read.
+    """
+    try:
+        spool = Spool.inspect(folder)
+    except SpoolLocked:
+        return []
+    try:
+        has_dead = spool.has_dead(queue)
+        return list(_read_letters(spool.dead(queue, unix_ms=0))) if has_dead else []
+    finally:
+        spool.abandon()
+
+
 def _expiring(extras: list[Extra], expires_ms: int) -> bytes:
     """The extras of a record whose messages expire."""
     first, others = StoredExtra(0, expires_ms=expires_ms), extras
@@ -527,4 +544,4 @@ def letter_bodies(record: Record) -> list[bytes]:
     return [bytes(body) for body in split(record.body, record.codec)]
 
 
-__all__ = ["Loaded", "Store", "letter_bodies", "pairs", "told_lost"]
+__all__ = ["Loaded", "Store", "letter_bodies", "letters_in", "pairs", "told_lost"]

@@ -148,7 +148,7 @@ def test_a_start_that_is_cancelled(disk: SlowDisk, place: dict[str, Any]) -> Non
             entering.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await entering
-        starting = node._lifecycle._task
+        starting = node._lifecycle._beside._task
         assert starting is not None
         await asyncio.wait([starting])
         async with AsyncNode("other", **place) as other:

@@ -188,7 +188,7 @@ def test_a_cancelled_start_that_fails(tmp_path: Path, monkeypatch: pytest.Monkey
             patch.setattr(RealFiles, "open", slow)
             entering = asyncio.create_task(node.__aenter__())
             await asyncio.to_thread(reading.wait, DEADLINE)
-            task = node._lifecycle._task
+            task = node._lifecycle._beside._task
             assert task is not None
             task.cancel()  # as a loop does that ends
             with pytest.raises(asyncio.CancelledError):

@@ -6,17 +6,28 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.world.pipeline import draw_pipeline
 from tests.world.roles import draw_roles, spread
+from tests.world.shared import Shared
 
 if TYPE_CHECKING:
     from tests.world.world import World
+
+
+CALLS = 20
+"""Times at which somebody calls services."""
 
 
 def play(world: World) -> None:
     """Draw what happens, let it happen, heal everything, and wait until it is quiet or ought to be."""
     random, theme = world.random, world.theme
     queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
-    roles = world.supervisor.roles = draw_roles(theme, queues, random)
+    roles = draw_pipeline(theme, random) if theme.pipeline else draw_roles(theme, queues, random)
+    world.supervisor.roles = roles
+    if theme.shared:
+        world.shared = Shared(world, roles.pop(0))
+        for _ in range(random.randrange(1, 4)):
+            world.at(random.uniform(0, 0.5), world.shared.start)
     if theme.lan:
         spread(theme, roles, random)
         world.at(0.25, world.lan_watch.look)
@@ -47,7 +58,9 @@ def play(world: World) -> None:
     if theme.topics:
         for _ in range(3):
             world.at(random.uniform(0.1, length), partial(_subscribe_some, world))
-    if theme.kinds.count("poison"):
+    for _ in range(CALLS if theme.calls else 0):
+        world.at(random.uniform(0.1, length), partial(_ask_some, world))
+    if "poison" in theme.kinds or "deadly" in theme.calls:
         world.at(0.0, world.supervisor.supervise)
     world.advance(length)
     world.troubles.heal_all()
@@ -57,6 +70,8 @@ def play(world: World) -> None:
         # A last update, so that a tail lost in the troubles is noticed.
         for after in (8.0, 30.0, 60.0):
             world.after(after, partial(_publish_everywhere, world))
+    if theme.calls:
+        world.after(20.0, partial(_ask_everywhere, world))
     end = world.now + theme.quiet_within
     while world.now < end:
         world.advance(world.now + 0.5)
@@ -75,6 +90,25 @@ def _burst(world: World, kinds: list[str]) -> None:
         if world.theme.beside and producer.queue == "q1":
             kinds = ["lasting" if world.random.random() < 0.4 else "ok"]
         producer.burst(kinds)
+
+
+def _ask_some(world: World) -> None:
+    """Somebody calls a service, some times in a row."""
+    asking = [p.services for p in world.supervisor.living() if p.services is not None and not p.leaving]
+    if asking:
+        services, service = world.random.choice(asking), world.random.choice(world.services)
+        for _ in range(world.random.choice((1, 1, 3, 10))):
+            services.ask(service, world.random.choice(world.theme.calls))
+
+
+def _ask_everywhere(world: World) -> None:
+    """Everybody asks for what somebody serves: it is answered."""
+    world.calls.all_asked = True
+    living = [each for each in world.supervisor.living() if each.services is not None and not each.leaving]
+    for process in living:
+        for service in world.services:
+            if process.services is not None and any(service in p.engine.responder.served for p in living):
+                process.services.ask(service, world.random.choice(("ok", "stream")), last=True)
 
 
 def _close_some(world: World) -> None:

@@ -34,6 +34,7 @@ class Drive:
     def __init__(self, world: World, platter: Platter) -> None:
         self.world, self.platter = world, platter
         self.process_of: Process | None = None
+        self._open: set[int] = set()
         self.over = False
         """The process is dead, whatever still runs of it here."""
         self.steps_left = 0
@@ -65,7 +66,8 @@ class Drive:
         """The process that has it is no more."""
         if not self.over:
             self.over = True
-            self.platter.kill()
+            for descriptor in self._open:
+                self.platter.close(descriptor)
 
     def make_folder(self, path: str) -> bool:
         made: bool = self._step(partial(self.platter.make_folder, path))
@@ -78,11 +80,17 @@ class Drive:
         return self.platter.names(path)
 
     def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
-        descriptor: int = self._step(partial(self.platter.open, path, create=create, write=write))
+        descriptor: int = self._step(lambda: self._opened(self.platter.open(path, create=create, write=write)))
+        return descriptor
+
+    def _opened(self, descriptor: int) -> int:
+        """It ends with the process, also if that dies just now."""
+        self._open.add(descriptor)
         return descriptor
 
     def close(self, descriptor: int) -> None:
         if not self.over:
+            self._open.discard(descriptor)
             self.platter.close(descriptor)
 
     def size(self, descriptor: int) -> int:
@@ -134,7 +142,7 @@ class Drive:
         self._step(partial(self.platter.remove_folder, path))
 
     def lock(self, path: str, *, shared: bool = False) -> int:
-        descriptor: int = self._step(partial(self.platter.lock, path, shared=shared))
+        descriptor: int = self._step(lambda: self._opened(self.platter.lock(path, shared=shared)))
         return descriptor
 
     def unlock(self, descriptor: int) -> None:

@@ -36,9 +36,13 @@ class Judge:
         for role in self.world.supervisor.roles:
             if role.spooled and (role.last is None or not role.last.alive):
                 return f"{role.node_id} is not there"
+        if self.world.theme.calls and not self.world.calls.all_asked:
+            return "the last calls are to come"
         for process in self.world.supervisor.living():
             if process.leaving:
                 return f"{process.peer} is leaving"
+            if process.services is not None and not process.services.is_quiet:
+                return f"{process.peer} has open calls, or works for some"
             if process.disk is not None and (process.looking or process.disk.has_work):
                 return f"the disk of {process.peer} has work"
             for producer in process.producers.values():
@@ -51,6 +55,8 @@ class Judge:
                     return f"{consumer.queue} at {process.peer} holds {consumer.end.account()}"
         if self.world.theme.topics and self.world.now < 100:
             return "updates are to come"
+        if self.world.shared is not None and (restless := self.world.shared.restless()):
+            return restless
         return self.half_up()
 
     def half_up(self) -> str:
@@ -83,9 +89,16 @@ class Judge:
                 self._judge_producer(producer)
             for consumer in process.consumers.values():
                 self._judge_consumer(process, consumer)
-        for role in self.world.supervisor.roles:
+        self.world.calls.check()
+        shared = self.world.shared
+        for role in [*self.world.supervisor.roles, *(shared.slots.values() if shared is not None else ())]:
             if role.spooled and role.last is not None:
                 self._judge_disk(role, role.last)
+        if shared is not None:
+            shared.check()
+            for role in shared.slots.values():
+                for producer in role.last.producers.values() if role.last is not None else ():
+                    self._judge_promises(producer)
         if self.world.theme.strict:
             again = {key: runs for key, runs in self.record.runs.items() if len(runs) > 1}
             assert not again, f"ran twice without any reason: {again}"
@@ -144,11 +157,12 @@ class Judge:
 
     def _judge_disk(self, role: Role, process: Process) -> None:
         """Should it all end now, the disk knows that all is settled."""
-        before = self.world.disks.platters[role.node_id]
+        before = self.world.disks.platters[role.disk]
+        folder = role.shared.folder_of(role) if role.shared is not None else "/spool"
         # Of a cursor whose sync failed once the platter believes nothing any more, though it is written anew each time.
         doubtful = any(file.doomed and "/cursor." in path for path, file in before.files.items())
         after = before.lose_power(Random(self.world.seed)) if role.fsync and not doubtful else before.copy()
-        spool = Spool.open("/spool", files=after, random_bits=0, node_id="?", segment_bytes=SEGMENT_BYTES, unix_ms=0)
+        spool = Spool.open(folder, files=after, random_bits=0, node_id="?", segment_bytes=SEGMENT_BYTES, unix_ms=0)
         for queue, store in process.stores.items():
             kept = [segment for segment in store._log._contents.segments if segment.messages]
             assert len(kept) <= 1, f"segments of {queue} at {process.peer} are not trimmed"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.world.network import Feed, Line
     from tests.world.producer import Producer
     from tests.world.roles import Role
+    from tests.world.services import Services
     from tests.world.world import World
 
 TURNS_MAX = 40_000
@@ -67,6 +68,7 @@ class Process:
         self.turn_at = inf
         self.consumers: dict[str, Consumer] = {}
         self.producers: dict[str, Producer] = {}
+        self.services: Services | None = None
         self.updated: dict[object, tuple[int, int]] = {}
         """Topic of a publisher in one life, as one subscriber follows it -> the last sequence that it was given, and
         how many it was given."""
@@ -82,6 +84,10 @@ class Process:
         self.clean = False
         """It leaves with nothing unsettled but what is on disk."""
         self.began_at, self.ended_at = world.now, inf
+        self.host_process: Process | None = None
+        """Of an adopted node: the one that has adopted it, with which it lives and dies."""
+        self.guests: list[Process] = []
+        """The nodes that it has adopted, ever."""
         self.drive: Drive | None = None
         self.disk: Disk | None = None
         self.ledger_stores: dict[str, LedgerStore] = {}
@@ -92,6 +98,12 @@ class Process:
         self.slow_until = 0.0
         self.look_at = inf
         self.looking = False
+
+    @property
+    def group(self) -> list[Process]:
+        """All that lives in the same process of the system."""
+        first = self.host_process or self
+        return [process for process in (first, *first.guests) if process.alive]
 
     def clock(self) -> float:
         return self.world.now + self.offset
@@ -182,9 +194,15 @@ class Process:
         now = self.clock()
         for producer in self.producers.values():
             producer.hand_over()
+        if self.services is not None:
+            self.services.hand_over(now)
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             event(now)
+            if self.services is not None:
+                self.services.meanwhile()
+        if not self.alive:
+            return
         engine.handle_timeout(now)
         for consumer in self.consumers.values():
             consumer.turn(now)
@@ -207,11 +225,16 @@ class Process:
         for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:
                 world.witness.updated(self, batch)
+        if self.services is not None:
+            self.services.turned(now)
         deadline = engine.poll_timeout()
         if deadline < inf:
             self.wake(max(0.0005, deadline - now))
         if self.disk is not None and self.disk.news():
             self.look()
+        if events.announced is not None and world.shared is not None and self.host_process is None:
+            self.address = events.announced  # by its digest others see what it uses
+            world.supervisor.announce(self)
 
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
@@ -303,6 +326,9 @@ class Process:
         if self.alive and not self.leaving:
             self.leaving = "draining"
             self.leave_by = self.world.now + 8.0
+            for guest in self.guests:
+                guest.leave()
+                guest.leave_by = self.world.now
             for producer in self.producers.values():
                 producer.closed = True
             self.post(self.engine.drain)

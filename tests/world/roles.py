@@ -12,6 +12,10 @@ from tests.world.themes import Theme
 
 if TYPE_CHECKING:
     from tests.world.process import Process
+    from tests.world.shared import Shared
+
+
+SERVICES = ("s0", "s1")
 
 
 class Role:
@@ -21,8 +25,12 @@ class Role:
         self.consumes: list[tuple[str, float, int, int]] = []
         """(queue, lease, takers, batch size)"""
         self.produces: list[tuple[str, int]] = []
+        self.hands_on: dict[str, str] = {}
+        """Queue that it consumes -> queue to which it sends on."""
         self.publishes: list[str] = []
         self.subscribes: list[str] = []
+        self.serves: list[tuple[str, int, int]] = []
+        """(service, capacity, how many may wait)"""
         self.picky = False
         self.static = False
         """Knows peers by their endpoints only."""
@@ -39,6 +47,8 @@ class Role:
         """With a spool: the one node that all its processes are."""
         self.disk = ""
         """The name of its disk, if it has one."""
+        self.shared: Shared | None = None
+        """The folder in which it is a slot."""
         self.last: Process | None = None
         """With a disk: its newest process."""
         self.marks: dict[str, Marks] = {}
@@ -79,6 +89,12 @@ def draw_roles(theme: Theme, queues: list[str], random: Random) -> list[Role]:
                 role.publishes = random.sample(["a.x", "a.y", "b"], random.randrange(1, 3))
             if random.random() < 0.7:
                 role.subscribes = random.sample(["a.*", "a.x", ">", "b"], random.randrange(1, 3))
+        if theme.calls:
+            role.serves = [
+                (name, random.choice((1, 2, 16)), random.choice((0, 4, 64)))
+                for name in SERVICES
+                if number == 1 or random.random() < 0.6
+            ]
         roles.append(role)
     return roles
 

@@ -19,6 +19,7 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
+from tests.world.services import Services
 
 TAKEN_OVER_AFTER, TAKEN_OVER_AFAR_AFTER = 1.5, 4.5
 """Seconds until nobody leaves messages with a process that was killed, on its own host and on others: to prove a death
@@ -69,8 +70,24 @@ class Supervisor:
             drive.let_go()
             self.world.after(self.random.uniform(0.05, 0.5), partial(self.start, role))
 
+    def new_name(self) -> str:
+        """The id of a node that there never was."""
+        return f"n{next(self._names)}"
+
+    def begin_in_slot(self, role: Role, drive: Drive, spool: Spool, host: Process | None) -> Process:
+        """Begin the next life of the node that a slot belongs to; `host` has adopted it."""
+        self._begin(role, role.last, None, drive, spool, host)
+        assert role.last is not None
+        return role.last
+
     def _begin(
-        self, role: Role, like: Process | None, at: Process | None, drive: Drive | None, spool: Spool | None
+        self,
+        role: Role,
+        like: Process | None,
+        at: Process | None,
+        drive: Drive | None,
+        spool: Spool | None,
+        host: Process | None = None,
     ) -> None:
         if spool is not None:
             assert spool.node_id == role.node_id
@@ -96,6 +113,7 @@ class Supervisor:
                 address, host=role.host, inbox=inbox, outbox=outbox, outbox_key=key, version=0
             )
         process = Process(self.world, address, role, port)
+        process.host_process = host
         if like is not None and like.silent:
             # Who still waits for the last life may give this one up with it.
             self.world.record.disturb(process.peer, 5.0)
@@ -110,8 +128,11 @@ class Supervisor:
         self.world.network.listen(process)
         for queue, codec in role.produces:
             process.producers[queue] = Producer(process, queue, codec)
+            process.producers[queue].closed = host is not None
         for queue, lease, takers, batch in role.consumes:
             process.consumers[queue] = Consumer(process, queue, lease, takers, batch)
+        if self.world.theme.calls:
+            process.services = Services(process, role.serves)
         for topic in role.publishes:
             process.engine.open_publisher(topic, RAW, process.clock())
         for pattern in role.subscribes:
@@ -121,14 +142,15 @@ class Supervisor:
             self.world.troubles.sleep(process)
         if process.disk is not None:
             process.look()
-        self._introduce(process)
-        shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks")}
+        if host is None:
+            self._introduce(process)
+        shown = {key: value for key, value in vars(role).items() if key not in ("last", "marks", "shared")}
         self.world.log(f"start {process.peer} {shown}")
 
     def _introduce(self, process: Process) -> None:
         """Discovery tells the two about each other, sooner or later, in some order."""
         for other in self.living():
-            if other is not process:
+            if other is not process and other.host_process is None:
                 for a, b in ((process, other), (other, process)):
                     if not self._hears_of(a, b):
                         continue
@@ -156,7 +178,7 @@ class Supervisor:
     def announce(self, process: Process) -> None:
         """Discovery tells some of the others that the process is reached elsewhere, sooner or later."""
         for other in self.living():
-            if other is not process and self.random.random() < 0.5:
+            if other is not process and other.host_process is None and self.random.random() < 0.5:
                 address = process.address
                 self.world.after(
                     self.random.uniform(0.0, 2.0),
@@ -175,6 +197,10 @@ class Supervisor:
 
     def end(self, process: Process, how: str) -> None:
         """The process ends: "died" (its host lives), "vanished" (with its host) or "left" (in order)."""
+        for each in [process] if how == "left" else process.group:
+            self._end(each, how)
+
+    def _end(self, process: Process, how: str) -> None:
         if not process.alive:
             return
         process.alive, process.ended_at = False, self.world.now
@@ -216,6 +242,9 @@ class Supervisor:
 
     def again(self, victim: Process, kind: str) -> None:
         """A supervisor starts the next one."""
+        if victim.role.shared is not None:
+            victim.role.shared.again()
+            return
         if self.world.troubles.healed and not victim.role.spooled:
             return
         if kind == "leave" and victim.alive:
@@ -229,7 +258,7 @@ class Supervisor:
         if self.world.troubles.healed and self.world.now > 100:
             return
         for process in list(self.processes):
-            if not process.alive and process.role.consumes and not process.left:
+            if not process.alive and (process.role.consumes or process.role.serves) and not process.left:
                 process.left = True
                 self.world.after(self.random.uniform(0.05, 0.4), partial(self.start, process.role))
         self.world.after(0.1, self.supervise)

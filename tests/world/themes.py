@@ -41,6 +41,8 @@ class Theme:
     """Producers are closed when all of theirs is settled, and opened again."""
     expiring: float = 0.0
     """How many of the messages that are sent expire, after 20 ms or some seconds."""
+    shared: bool = False
+    """The first of the nodes has no spool of its own: it is several, which share a folder."""
     lan: bool = False
     """There are several hosts, see lan.py."""
     addresses: tuple[str, ...] = ("lan",)
@@ -53,6 +55,10 @@ class Theme:
     """Seconds after the last node began until all who have something in common are linked."""
     acts: tuple[str, ...] = ()
     """Faults of which there are many, half of them while nodes meet."""
+    pipeline: bool = False
+    """Some take from one queue and send to the next: see pipeline.py."""
+    calls: tuple[str, ...] = ()
+    """Kinds of calls that are made of services, besides messages."""
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
@@ -78,6 +84,23 @@ THEMES = {
     "beside": Theme(kinds=("ok",) * 4 + ("poison",), messages=8, beside=True, lease=2000.0, quiet_within=4000.0),
     "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, reopens=True, strict=True),
     "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
+    "services": Theme(
+        faults=("kill", "kill", "reborn", "cut", "cut", "flap", "stop", "late", "stall", "vanish", "leave"),
+        calls=("ok",) * 8
+        + ("slow", "slow", "long", "fails", "stream", "stream", "unread", "cancelled", "asks", "asks"),
+        messages=10,
+    ),
+    "cut services": Theme(
+        faults=("cut",), acts=("cut",) * 20 + ("flap",), calls=("ok",) * 8 + ("slow",) * 8 + ("cancelled",), messages=5
+    ),
+    "asking services": Theme(calls=("ok", "asks", "asks"), messages=2),
+    "stopped services": Theme(
+        faults=("stop", "late"),
+        acts=("stop", "stop", "late", "late"),
+        calls=("ok",) * 4 + ("slow", "slow", "long", "long", "cancelled", "cancelled"),
+        messages=5,
+    ),
+    "deadly calls": Theme(calls=("ok",) * 10 + ("deadly",), messages=2),
     "everything": Theme(
         faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
         kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
@@ -169,6 +192,27 @@ THEMES = {
         fsync=0.5,
         ledgers=0.9,
     ),
+    "pipeline": Theme(
+        faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
+        pipeline=True,
+        messages=40,
+    ),
+    "spooled pipeline": Theme(
+        faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
+        pipeline=True,
+        messages=40,
+        spooled=0.5,
+    ),
+    "adoption": Theme(
+        faults=("kill",) * 4 + ("crash", "crash", "leave", "leave", "stop", "cut", "slow disk"),
+        acts=("kill",) * 6 + ("crash", "leave"),
+        kinds=("ok",) * 5 + ("slow",) * 6 + ("fails", "rejected"),
+        shared=True,
+        fsync=0.3,
+        quiet_within=400.0,
+    ),
     # Several hosts
     "docker": Theme(
         kinds=("ok", "ok", "slow"),
@@ -253,5 +297,6 @@ THEMES = {
 }
 
 LAN_THEMES = tuple(name for name, theme in THEMES.items() if theme.lan)
-DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled)
-VOLATILE_THEMES = tuple(name for name, theme in THEMES.items() if not theme.spooled and not theme.lan)
+DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled or theme.shared)
+CALL_THEMES = tuple(name for name, theme in THEMES.items() if theme.calls)
+VOLATILE_THEMES = tuple(name for name in THEMES if name not in (*LAN_THEMES, *DISK_THEMES, *CALL_THEMES))

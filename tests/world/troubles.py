@@ -57,7 +57,8 @@ class Troubles:
                 self.world.supervisor.end(victim, "vanished" if kind == "vanish" else "died")
                 self.world.after(self.random.uniform(0.05, 3.0), partial(self.world.supervisor.again, victim, kind))
             case "leave":
-                if len(living) > 2:
+                victim = victim.host_process or victim
+                if len(living) > 2 and victim.alive:
                     victim.leave()
                     self.world.after(
                         self.random.uniform(0.05, 3.0),
@@ -137,6 +138,12 @@ class Troubles:
             process.drive.steps_left = self.random.randrange(1, 10)
 
     def _stop(self, process: Process, duration: float, *, stuck: bool | None = None) -> None:
+        for guest in process.group if process.role.shared is not None else []:
+            if guest is not process and not guest.stopped:
+                self._stop_one(guest, duration, stuck=stuck)
+        self._stop_one(process, duration, stuck=stuck)
+
+    def _stop_one(self, process: Process, duration: float, *, stuck: bool | None) -> None:
         if not process.stopped:
             self.world.record.disturb(process.peer, duration)
             process.stopped = True
@@ -168,11 +175,16 @@ class Troubles:
         for role in self.world.supervisor.roles:
             if role.disk:
                 self.world.supervisor.start(role)
+        if self.world.shared is not None:
+            self.world.shared.heal()
         for process in self.world.supervisor.living():
             self._go_on(process)
             for consumer in process.consumers.values():
                 consumer.reopen()
-        for queue in sorted({q for process in self.world.supervisor.living() for q in process.producers}):
+        queues = {q for process in self.world.supervisor.living() for q in process.producers}
+        if self.world.shared is not None:
+            queues |= self.world.shared.queues
+        for queue in sorted(queues):
             if not any(queue in p.consumers and not p.leaving for p in self.world.supervisor.living()):
                 role = Role()
                 role.consumes = [(queue, 8.0, 1, 1)]

@@ -1,0 +1,208 @@
+"""The thread that adopts orphans: over slots and adopted nodes that are none, one round after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import pytest
+
+from peerfabric.errors import ConfigError, NodeClosed, SpoolLocked
+from peerfabric.health import Finding
+from peerfabric.nodes.storage.adoption import LEAVE_TIME, Adoption, Progress, Request
+from peerfabric.reports import Adopted, DeadLetter
+from peerfabric.spool.folder import Owner
+from peerfabric.spool.orphans import PATIENCE, RUN_BEFORE, Orphans
+from peerfabric.spool.slots import Slots, SlotSight
+from peerfabric.wire.frames import Address
+from tests.nodes.conftest import eventually
+
+OURS = b"fabric 1"
+ANN = Address("ann", 1, "ann", "h", ["ipc:///ann"], [])
+
+
+def seen(number: int, *, pid: int = 9, left: int = 0, held: bool = False) -> SlotSight:
+    sheet = Owner(node_id=f"node {number}", pid=pid, left=left, fabric=OURS, name="shop")
+    return SlotSight(number, f"/none/{number}", sheet, ("jobs",), held)
+
+
+class Folder:
+    """Slots as a test has them."""
+
+    folder = "/none"
+    is_served = False
+
+    def __init__(self, *sights: SlotSight) -> None:
+        self.there = {sight.number: sight for sight in sights}
+
+    def sights(self, *, everything: bool = False) -> list[SlotSight]:
+        return list(self.there.values())
+
+
+class Life:
+    """An adopted node that does nothing."""
+
+    def __init__(self, sight: SlotSight, said: list[str]) -> None:
+        self.number, self.said = sight.number, said
+        self.node_id = f"node {sight.number}"
+        self.queues: Sequence[str] = ("jobs",)
+        self.now = Progress(5, 0, True, False)
+        self.refusal: Exception | None = None
+        self.told: Mapping[str, Address] = {}
+        self.dead = [
+            DeadLetter(
+                id=f"{sight.number}/1",
+                queue="jobs",
+                reason="rejected",
+                error="",
+                attempts=1,
+                deaths=0,
+                data=b"",
+                codec=0,
+                sent_ms=0,
+            )
+        ]
+
+    def start(self) -> bool:
+        self.said.append(f"start {self.number}")
+        if self.refusal is not None:
+            raise self.refusal
+        return True
+
+    def progress(self) -> Progress:
+        return self.now
+
+    def offer(self, consumers: Mapping[str, Address]) -> None:
+        self.told = dict(consumers)
+
+    def letters(self, queue: str) -> list[DeadLetter]:
+        return list(self.dead)
+
+    def retry(self, letter: DeadLetter) -> bool:
+        self.said.append(f"retry {letter.id}")
+        return letter.id == f"{self.number}/1"
+
+    def drop(self, letter: DeadLetter) -> bool:
+        self.said.append(f"drop {letter.id}")
+        return True
+
+    def report(self) -> Adopted:
+        return Adopted(slot=self.number, node_id=self.node_id, name="shop", since=1.0)
+
+    def say_bye(self) -> None:
+        self.said.append(f"bye {self.number}")
+
+    def end(self, timeout: float) -> int:
+        self.said.append(f"end {self.number} {timeout:g}")
+        return self.now.unsettled
+
+
+class Host:
+    """A node's adoption with time as a test has it."""
+
+    def __init__(self, *sights: SlotSight, consumers: Sequence[Address] = (ANN,)) -> None:
+        self.folder = Folder(*sights)
+        self.said: list[str] = []
+        self.lives: dict[int, Life] = {}
+        self.refusals: dict[int, Exception] = {}
+        self.told: tuple[Finding, ...] = ()
+        self.consumers = list(consumers)
+        self.now = 0.0
+        slots, orphans = cast("Slots", self.folder), Orphans(OURS, 4, 0.0)
+        self.adoption = Adoption("host", slots, orphans, self._make, lambda queue: self.consumers, self._tell)
+
+    def _make(self, sight: SlotSight) -> Life:
+        life = self.lives[sight.number] = Life(sight, self.said)
+        life.refusal = self.refusals.get(sight.number)
+        return life
+
+    def _tell(self, found: tuple[Finding, ...]) -> None:
+        self.told = found
+
+    def until(self, end: float) -> list[str]:
+        """What has happened in all rounds before `end`."""
+        self.said.clear()
+        while self.now < end:
+            self.adoption.round(self.now)
+            self.adoption.orphans.check()
+            self.now += 1.0
+        return list(self.said)
+
+
+def test_an_orphan_is_run_until_all_is_settled() -> None:
+    """It is told of consumers, again when they change, and reported while it runs."""
+    host = Host(seen(0, held=True), seen(1))
+    assert host.until(RUN_BEFORE) == []
+    assert host.until(RUN_BEFORE + 1) == ["start 1"]
+    assert host.lives[1].told == {"ann": ANN}
+    assert [each.slot for each in host.adoption.reports()] == [1]
+    host.consumers = []
+    host.until(host.now + 1)
+    assert host.lives[1].told == {}
+    host.lives[1].now = Progress(0, 5, True, False)
+    assert host.until(host.now + 1) == [f"end 1 {LEAVE_TIME:g}"]
+    assert host.adoption.reports() == ()
+    del host.folder.there[1]
+    assert host.until(host.now + 30) == []
+
+
+def test_what_nobody_takes_goes_back() -> None:
+    host = Host(seen(1))
+    host.until(RUN_BEFORE + 1)
+    host.lives[1].now = Progress(5, 0, False, False)
+    assert host.until(host.now + PATIENCE - 2) == []
+    assert host.until(host.now + 2) == ["end 1 0"]
+    assert host.until(host.now + 100) == []
+    assert ["that nobody consumes" in finding.what for finding in host.told] == [True]
+
+
+def test_one_that_has_stopped_by_itself_is_let_go_of() -> None:
+    """As when another copy of its node runs."""
+    host = Host(seen(1))
+    host.until(RUN_BEFORE + 1)
+    host.lives[1].now = Progress(5, 0, True, True)
+    assert host.until(host.now + 1) == ["end 1 0"]
+
+
+@pytest.mark.parametrize("refusal", [SpoolLocked("/none/1", 7), ConfigError("no key; put it back")])
+def test_a_slot_that_cannot_be_opened_harms_nobody(refusal: Exception) -> None:
+    """The others are adopted, and it is tried again later."""
+    host = Host(seen(1), seen(2))
+    host.refusals[1] = refusal
+    assert host.until(RUN_BEFORE + 1) == ["start 1", "start 2"]
+    assert host.until(host.now + 9) == []
+    host.refusals.clear()
+    assert host.until(host.now + 1) == ["start 1"]
+
+
+def test_letters_of_slots_that_nobody_has() -> None:
+    """To retry or drop one its slot is adopted for as long as that takes; one in use says so."""
+    host = Host(seen(1, pid=0), seen(2, held=True))
+    adoption = host.adoption
+    letter = Life(seen(1), []).dead[0]
+    retry, drop, used = Request(1, letter, retry=True), Request(1, letter, retry=False), Request(3, letter, retry=True)
+    for request in (retry, drop, used):
+        adoption.ask(request)
+        assert not request.is_over
+    assert host.until(1.0) == ["start 1", "retry 1/1", "drop 1/1"]
+    assert (retry.is_over, retry.done, retry.error) == (True, True, None)
+    assert (drop.is_over, drop.done) == (True, True)
+    assert isinstance(used.error, SpoolLocked)
+    assert adoption.letters("jobs") == [(1, letter)]
+    host.lives[1].now = Progress(0, 1, True, False)
+    assert host.until(2.0) == [f"end 1 {LEAVE_TIME:g}"]
+
+
+def test_a_host_that_closes_gives_all_back() -> None:
+    """All of them say goodbye before one is waited for, and nothing is asked of them afterwards."""
+    host = Host(seen(1), seen(2))
+    host.until(RUN_BEFORE + 1)
+    host.said.clear()
+    host.adoption.start()
+    host.adoption.leave()
+    eventually(lambda: len(host.said) == 4, "the end of both")
+    host.adoption.join()
+    assert host.said == ["bye 1", "bye 2", "end 1 0", "end 2 0"]
+    late = Request(1, host.lives[1].dead[0], retry=True)
+    host.adoption.ask(late)
+    assert isinstance(late.error, NodeClosed)
