@@ -211,6 +211,22 @@ def expires_too_early(patch: Patch) -> None:
     patch("pending.take_expired", lambda self, now: take_expired(self, now + 0.5))
 
 
+def numbers_begin_anew(patch: Patch) -> None:
+    """A queue that is opened again counts from 1."""
+    close = original("sender.close")
+
+    def broken(self: Any, queue: str) -> None:
+        close(self, queue)
+        self.left_off.clear()
+
+    patch("sender.close", broken)
+
+
+def credit_outlives_its_queue(patch: Patch) -> None:
+    """A consumer goes on counting where its producer begins anew."""
+    patch("incoming.left", lambda self, peer: None)
+
+
 def newest_first(patch: Patch) -> None:
     receive = original("incoming.receive")
 
@@ -691,6 +707,8 @@ CASES = [
     (every_death_counts_as_an_attempt, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
+    (numbers_begin_anew, "leaving"),
+    (credit_outlives_its_queue, "leaving"),
     (expired_messages_sent, "expiry"),
     (expired_messages_handed_out, "expiry"),
     (time_begins_anew_with_each_frame, "expiry"),
