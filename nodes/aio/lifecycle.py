@@ -210,6 +210,9 @@ class Lifecycle:
         with node.pump.lock:
             found = self._last or reports.snapshot(node, self.handles.producers)
         adopted = tuple(each for adoption in list(self._adoptions) for each in adoption.reports())
+        if found.spool is not None:
+            parked = sum(adoption.parked for adoption in list(self._adoptions))
+            found = replace(found, spool=reports.with_disk(found.spool, parked))
         return replace(found, adopted=adopted) if adopted else found
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:

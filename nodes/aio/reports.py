@@ -15,7 +15,7 @@ from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.io.waiting import Blocking, complete, refuse_to_wait, wait_until
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.storage.offload import beside
-from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, Statistics
+from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, SpoolAccount, Statistics
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
@@ -36,7 +36,28 @@ def snapshot(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]]) -> 
         else account
         for account in found.producers
     )
-    return replace(found, producers=accounts, counters={**found.counters, **node.pump.counters})
+    counters = {**found.counters, **node.pump.counters}
+    return replace(found, producers=accounts, counters=counters, spool=_spool_account(node))
+
+
+def _spool_account(node: NodeContext) -> SpoolAccount | None:
+    """The spool of this moment; the caller holds the engine's lock, so no disk is asked."""
+    if node.disk is None:
+        return None
+    folder, spool = node.settings.spool or "", node.disk.spool
+    return SpoolAccount(
+        folder=folder,
+        slot=0 if spool.folder == folder else int(spool.folder.rpartition("/")[2]),
+        used_bytes=spool.used_bytes,
+        letters=sum(len(end.dead) for end in node.engine.producers.by_queue.values()),
+    )
+
+
+def with_disk(account: SpoolAccount, parked: int) -> SpoolAccount:
+    """The account with what is not this slot's: the space on its disk, and dead letters in others."""
+    from peerfabric.spool.files import free_bytes  # with what only nodes with a spool need
+
+    return replace(account, disk_free=free_bytes(account.folder), parked=parked)
 
 
 def with_handed_over(account: QueueAccount, following: int, last: int, letters: int) -> QueueAccount:
