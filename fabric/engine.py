@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
+from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -156,35 +157,28 @@ class Engine:
     @property
     def caller(self) -> Caller:
         """Calls of this node."""
-        if self._caller is None:
-            self._begin_services()
-            assert self._caller is not None
-        return self._caller
+        return self._caller or self._begin_services()[0]
 
     @property
     def responder(self) -> Responder:
         """Services of this node."""
-        if self._responder is None:
-            self._begin_services()
-            assert self._responder is not None
-        return self._responder
+        return self._responder or self._begin_services()[1]
 
-    def _begin_services(self) -> None:
+    def _begin_services(self) -> tuple[Caller, Responder]:
         from peerfabric.service.caller import Caller
         from peerfabric.service.responder import Responder
 
         self._responder = Responder(self.links, self.control, self.changed, self._random)
         self._caller = Caller(self.links, self.control, self.interests, self.changed, self._began + self.joins_within)
-        begun = (self._responder, self._caller)
         at = self.machines.index(self.parting)
-        self.machines[at:at] = begun
+        self.machines[at:at] = begun = (self._responder, self._caller)
         self._register(begun)
-        for link in self.links.by_wire.values():
-            if link.up:
-                for machine in begun:
-                    machine.link_up(link, self._turned_at)
-                    if link.their_interest is not None:
-                        machine.handle_interest(link, link.their_interest, self._turned_at, first=True)
+        for link in filter(attrgetter("up"), self.links.by_wire.values()):
+            for machine in begun:
+                machine.link_up(link, self._turned_at)
+                if link.their_interest is not None:
+                    machine.handle_interest(link, link.their_interest, self._turned_at, first=True)
+        return self._caller, self._responder
 
     @property
     def address(self) -> Address:
@@ -207,6 +201,12 @@ class Engine:
         self.interests.produces.add(queue)
         self.interests.changed(now)
         return end
+
+    def close_producer(self, queue: str, now: float) -> None:
+        """This node sends to `queue` no more, of which nothing is unsettled."""
+        self.producers.close(queue)
+        self.interests.produces.discard(queue)
+        self.interests.changed(now)
 
     def open_consumer(
         self, queue: str, lease: float, now: float, remembered: Mapping[str, Ranges] | None = None
@@ -381,7 +381,8 @@ class Engine:
                 return
             self._apply(self.links.rejected_by(frame, now), now)
             if frame.reason in REFUSALS:
-                self.records.once(f"refused {frame.node_id}", "warning", _refusal(frame))
+                text = f"{frame.node_id} refused this node: {REFUSALS[frame.reason]}"
+                self.records.once(f"refused {frame.node_id}", "warning", text)
             return
         link = self.links.by_id.get(frame.link)
         if link is None:
@@ -462,8 +463,8 @@ class Engine:
 
     def _tell_fabric(self, now: float) -> None:
         wants = self.interests
-        names = (wants.produces, wants.consumes, wants.publishes, wants.subscribes, wants.serves, wants.calls)
-        self.roster.interest_changed(names, now)
+        used = (wants.produces, wants.consumes, wants.publishes, wants.subscribes, wants.serves, wants.calls)
+        self.roster.interest_changed(used, now)
 
     def _part_idle(self, link: Link, now: float) -> None:
         self.parting.part_idle(link, now)
@@ -481,8 +482,7 @@ class Engine:
             self._look_at_links(now, late)
         elif self.links.deadlines.first <= now:
             self._look_at_links(now, 0.0)
-        responder = self._responder
-        if responder is not None and responder.late and not (late > LATE or self.unread):
+        if (responder := self._responder) is not None and responder.late and not (late > LATE or self.unread):
             responder.late = 0.0
         for machine in self.machines:
             if machine.deadlines.first <= now:
@@ -527,22 +527,22 @@ class Engine:
         """Send everything that there is to send now."""
         consumers, producers, links, control = self.consumers, self.producers, self.links, self.control
         while True:
-            if self._caller is not None:
+            responder, caller = self._responder, self._caller
+            if caller is not None and (caller.waiting or responder.ready or responder.outgoing):  # type: ignore[union-attr]
                 self.transmit_calls(send, now)
             if consumers.arrived:
                 consumers.answer_arrivals(now)
             if consumers.handed:
-                self._tell_watches()
+                consumers.tell_watches(producers.by_queue, producers.touched)
             if producers.touched or producers.held_up:
                 self._transmit_data(send, now)  # first, since somebody waits for it
             if producers.safe:
-                self._ack_safe(now)
+                consumers.ack_safe(producers.safe, now)
             if links.hello_due or links.rejections.wires or links.answers:
                 self._transmit_hellos(send, now)
             if control.due:
                 self._transmit_control(send, now)
-                if self._caller is not None:
-                    self.transmit_calls(send, now)  # again, as control may have been in its way
+                self.transmit_calls(send, now)  # again, as control may have been in its way
                 if producers.touched or producers.held_up:
                     self._transmit_data(send, now)
             if not self._loop:
@@ -557,33 +557,11 @@ class Engine:
             elif not send(wire, frames):
                 self.control.keep(self.links.by_wire[wire], frames)
 
-    def _tell_watches(self) -> None:
-        """Inputs wait for what was sent: let those look who will know that it is safe, perhaps in another node."""
-        producers, (*handed,) = self.producers, self.consumers.handed
-        self.consumers.handed.clear()
-        for watch in handed:
-            end = producers.by_queue.get(watch.queue)
-            if end is not None and end.watch is watch:
-                producers.touched[end] = None
-            else:
-                watch.wake()
-
-    def _ack_safe(self, now: float) -> None:
-        """What was sent for inputs is safe: let those ack them who hold them, perhaps in another node."""
-        consumers, (*safe,) = self.consumers, self.producers.safe
-        self.producers.safe.clear()
-        for handon in safe:
-            end = consumers.by_queue.get(handon.queue)
-            if end is not None and end.handon is handon:
-                consumers.progress(end, now)
-            else:
-                handon.wake()
-
     def transmit_calls(self, send: Send, now: float) -> bool:
         """Send calls and answers, and nothing else; whether there is more to do now than that."""
         responder, caller = self._responder, self._caller
-        assert responder is not None
-        assert caller is not None
+        if responder is None or caller is None:
+            return False
         if responder.ready:
             responder.start(now, unread=self.unread)
         if responder.outgoing:
@@ -667,7 +645,6 @@ class Engine:
 
     def say_bye(self, now: float) -> None:
         """Say goodbye on every link; `finished` tells when all have answered."""
-        self.consumers.give_back_run(now)
         self.consumers.close(now)
         if self._caller is not None:
             self._caller.close(now)
@@ -707,10 +684,6 @@ class Engine:
         self.links.check()
         for machine in self.machines:
             machine.check()
-
-
-def _refusal(bye: Bye) -> str:
-    return f"{bye.node_id} refused this node: {REFUSALS[bye.reason]}"
 
 
 __all__ = ["Engine", "Events"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from peerfabric.queue.handon import DEPTH_MAX, KINDS, Outputs
+from peerfabric.queue.handon import KINDS, Outputs
+from peerfabric.queue.runs import DEPTH_MAX
 
 if TYPE_CHECKING:
-    from peerfabric.nodes.aio.producer import AsyncProducer
     from peerfabric.nodes.context import NodeContext
     from peerfabric.nodes.handler_context import Input
+    from peerfabric.nodes.outbox.outbox import Outbox
     from peerfabric.queue.runs import Kind
 
 _adding: Final = RLock()
@@ -26,25 +27,28 @@ class OutputsTo:
     """What is sent by one producer because of messages in hand.
 
     Args:
-        producer: Whose end is open.
+        outbox: Of that producer, open.
         node: Its node.
     """
 
-    def __init__(self, producer: AsyncProducer[Any], node: NodeContext) -> None:
-        self._base = producer.end.numbering.base
+    def __init__(self, outbox: Outbox, node: NodeContext) -> None:
+        self._base = outbox.end.numbering.base
         with node.pump.lock:
-            self._watch = producer.end.open_watch(partial(node.pump.wake_soon, producer))
+            self._watch = outbox.end.open_watch(partial(node.pump.wake_soon, outbox))
 
     def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
         """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""
         first, stop = self._base + first, self._base + stop
+        depth = depth_below(inputs)
         for each in inputs:
             if each._outputs is None:
                 each._owner.open_handon()
             with _adding:
                 outputs = each._outputs
                 if outputs is None:
-                    outputs = each._outputs = Outputs(depth_below((each,)))
+                    outputs = each._outputs = Outputs(depth)
+                elif outputs.depth < depth:
+                    outputs.depth = depth
                 outputs.add(self._watch, first, stop)
 
 

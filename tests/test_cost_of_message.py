@@ -4,7 +4,8 @@ Times depend on the machine; calls do not, and half of the time of a round trip 
 Both nodes are in one process, so each call of either is counted, those of their own threads among them. Of several
 rounds the cheapest counts: a round may contain turns that are due to the clock.
 
-Run as a program, with `spooled` or without, this prints which functions of which files are called how often.
+Run as a program, with `spooled`, with `call` or without, this prints which functions of which files are called how
+often.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ CALLS: Final = 300
 FILES: Final = 32
 SPOOLED_CALLS: Final = 345
 SPOOLED_FILES: Final = 45
+CALL_CALLS: Final = 120
+CALL_FILES: Final = 25
+CALL_WAKES: Final = 2.4
+"""Of a call from a thread: one that answers, and the one that asks."""
 WAKES: Final = 4.4
 """Of threads that sleep: on each side the pump, when it is handed something, and the thread that waits for it."""
 
@@ -31,7 +36,7 @@ LINES: Final = 700
 ROOT = Path(__file__).parents[1]
 COUNT = """
 import collections, json, sys, threading
-from peerfabric import Node
+from peerfabric import Node, Service
 
 ROUNDS, MESSAGES = 40, 20
 calls, total, native, counting = collections.Counter(), collections.Counter(), 0, False
@@ -48,21 +53,18 @@ def count(frame, event, argument):
 
 threading.setprofile(count)
 rounds = []
-with Node("a", spool=sys.argv[1] or None) as a, Node("b") as b:
-    producer = a.producer("jobs", int)
+ECHO = Service("echo", int, int)
 
-    @b.on_message("jobs")
-    def handle(body: int) -> None:
-        pass
-
+def measure(one):
+    global native, counting
     for _ in range(300):
-        producer.send(1, confirm="processed")
+        one()
     sys.setprofile(count)
     for _ in range(ROUNDS):
         calls.clear()
         native, counting = 0, True
         for _ in range(MESSAGES):
-            producer.send(1, confirm="processed")
+            one()
         counting = False
         files = collections.Counter()
         for (name, _), n in calls.items():
@@ -71,6 +73,25 @@ with Node("a", spool=sys.argv[1] or None) as a, Node("b") as b:
         rounds.append((sum(calls.values()) / MESSAGES, often, native / MESSAGES))
         total.update(calls)
     sys.setprofile(None)
+
+with Node("a", spool=sys.argv[1] or None) as a, Node("b") as b:
+    if sys.argv[2] == "call":
+        @b.serve(ECHO)
+        def answer(body: int) -> int:
+            return body
+
+        a.client(ECHO).ready()
+        asker = threading.Thread(target=measure, args=(lambda: a.request(ECHO, 1),))
+        asker.start()
+        asker.join()
+    else:
+        producer = a.producer("jobs", int)
+
+        @b.on_message("jobs")
+        def handle(body: int) -> None:
+            pass
+
+        measure(lambda: producer.send(1, confirm="processed"))
 threading.setprofile(None)
 table = [(name, function, n / MESSAGES / ROUNDS) for (name, function), n in total.items()]
 print(json.dumps([[min(each) for each in zip(*rounds)], table]))
@@ -85,25 +106,20 @@ class Cost(NamedTuple):
     native: float
 
 
-def cost(*, spooled: bool) -> Cost:
-    """What a message costs in a process of its own."""
-    return measured(spooled=spooled)[0]
-
-
-def measured(*, spooled: bool) -> tuple[Cost, list[tuple[str, str, float]]]:
-    """The same, and all functions that were called: file, name, calls a message."""
+def measured(*, spooled: bool = False, kind: str = "message") -> tuple[Cost, list[tuple[str, str, float]]]:
+    """What a message or a call costs in a process of its own; and what was called: file, name, how often."""
     with tempfile.TemporaryDirectory(prefix="pf") as folder:
         environment = os.environ | {"PEERFABRIC_RUNTIME": f"{folder}/run", "PEERFABRIC_FABRIC": "cost"}
-        command = [sys.executable, "-c", COUNT, f"{folder}/spool" if spooled else ""]
+        command = [sys.executable, "-c", COUNT, f"{folder}/spool" if spooled else "", kind]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
     assert not done.stderr
     found, table = json.loads(done.stdout)
     return Cost(*found), [(os.path.relpath(file, ROOT), name, calls) for file, name, calls in table]
 
 
-def print_table(*, spooled: bool) -> None:
+def print_table(*, spooled: bool, kind: str) -> None:
     """What is called at least once in five messages, by file, most called first."""
-    found, table = measured(spooled=spooled)
+    found, table = measured(spooled=spooled, kind=kind)
     print(f"{found.calls:.0f} calls in {found.files} files, {found.native:.0f} native calls")
     files: dict[str, list[tuple[float, str]]] = {}
     for file, name, calls in table:
@@ -131,6 +147,15 @@ def test_confirmed_send(*, spooled: bool, calls: int, files: int) -> None:
     assert wakes <= WAKES or spooled, wakes
 
 
+def test_call_of_a_service() -> None:
+    """A question of a thread, its handler and its answer cost no more calls, files and wake-ups."""
+    found, table = measured(kind="call")
+    print(f"{found.calls:.0f} calls in {found.files} files, {found.native:.0f} native calls")
+    assert (found.calls <= CALL_CALLS, found.files <= CALL_FILES) == (True, True), found
+    wakes = sum(each for _, name, each in table if name in ("Doorbell.silence", "ThreadWaiter.wake"))
+    assert wakes <= CALL_WAKES, wakes
+
+
 def test_no_file_is_too_long() -> None:
     """No file of ours has more lines than one can keep in mind."""
     paths = [path for folder in ("fabric", "nodes", "discovery") for path in (ROOT / folder).rglob("*.py")]
@@ -140,4 +165,4 @@ def test_no_file_is_too_long() -> None:
 
 
 if __name__ == "__main__":
-    print_table(spooled="spooled" in sys.argv[1:])
+    print_table(spooled="spooled" in sys.argv[1:], kind="call" if "call" in sys.argv[1:] else "message")

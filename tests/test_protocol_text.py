@@ -34,6 +34,7 @@ ROOMS = {
     "fabric/link/*.py": "peerfabric.link",
     "fabric/queue/*.py": "peerfabric.queue",
     "fabric/topic/*.py": "peerfabric.topic",
+    "fabric/service/*.py": "peerfabric.service",
     "discovery/*.py": "peerfabric.discovery",
     "nodes/io/sockets.py": "peerfabric.nodes.io",
     "nodes/io/curve.py": "peerfabric.nodes.io",

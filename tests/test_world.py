@@ -13,11 +13,12 @@ from zlib import crc32
 
 import pytest
 
-from tests.world import DISK_THEMES, LAN_THEMES, World
+from tests.world import CALL_THEMES, DISK_THEMES, LAN_THEMES, World
 
 SEEDS = range(252)
 DISK_SEEDS = range(25)
 LAN_SEEDS = range(6)
+CALL_SEEDS = range(3)
 
 CHOSEN = os.environ.get("WORLD_SEED")
 THEME = os.environ.get("WORLD_THEME")
@@ -40,6 +41,13 @@ def test_world_with_disks(theme: str, seed: int) -> None:
 @pytest.mark.parametrize("theme", LAN_THEMES)
 def test_world_of_several_hosts(theme: str, seed: int) -> None:
     """The same between hosts with firewalls, addresses that lead elsewhere or change, keys, and members that lie."""
+    World(seed, theme).run()
+
+
+@pytest.mark.parametrize("seed", CALL_SEEDS)
+@pytest.mark.parametrize("theme", CALL_THEMES)
+def test_world_of_services(theme: str, seed: int) -> None:
+    """Calls run once if they may not run twice, those that are answered have run, and each ends by its deadline."""
     World(seed, theme).run()
 
 
@@ -124,7 +132,7 @@ def test_world_for_long(start: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("start", range(1000, 2000, 50))
-@pytest.mark.parametrize("theme", DISK_THEMES + LAN_THEMES)
+@pytest.mark.parametrize("theme", DISK_THEMES + LAN_THEMES + CALL_THEMES)
 def test_world_of_one_theme_for_long(theme: str, start: int) -> None:
     """A thousand seeds of each theme."""
     for seed in range(start, start + 50):

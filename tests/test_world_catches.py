@@ -10,7 +10,7 @@ import pytest
 
 from peerfabric.errors import BadFrame
 from peerfabric.ranges import Ranges
-from peerfabric.wire.frames import SUPERSEDED, Hello, decode_frame, encode_frame
+from peerfabric.wire.frames import BUSY, ERROR, SUPERSEDED, Hello, decode_frame, encode_frame
 from tests.world import World, hooks
 from tests.world.hooks import original
 
@@ -209,6 +209,22 @@ def time_begins_anew_at_a_start(patch: Patch) -> None:
 def expires_too_early(patch: Patch) -> None:
     take_expired = original("pending.take_expired")
     patch("pending.take_expired", lambda self, now: take_expired(self, now + 0.5))
+
+
+def numbers_begin_anew(patch: Patch) -> None:
+    """A queue that is opened again counts from 1."""
+    close = original("sender.close")
+
+    def broken(self: Any, queue: str) -> None:
+        close(self, queue)
+        self.left_off.clear()
+
+    patch("sender.close", broken)
+
+
+def credit_outlives_its_queue(patch: Patch) -> None:
+    """A consumer goes on counting where its producer begins anew."""
+    patch("incoming.left", lambda self, peer: None)
 
 
 def newest_first(patch: Patch) -> None:
@@ -548,6 +564,101 @@ def copies_not_told(patch: Patch) -> None:
     patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
+def acked_at_return(patch: Patch) -> None:
+    def broken(self: Any, delivery: Any, low: int, high: int, outputs: Any, parts: Any = ()) -> None:
+        delivery.ack(low, high)
+
+    patch("handon.defer", broken)
+
+
+def delivered_taken_for_safe(patch: Patch) -> None:
+    patch("handon.need_only_be_delivered", lambda self, wait: True)
+
+
+def first_of_the_outputs_counts(patch: Patch) -> None:
+    patch("handon.one_is_safe", lambda self: True)
+
+
+def late_acks_do_not_wait(patch: Patch) -> None:
+    patch("overdue.deferred", lambda self, delivery, low, high: None)
+
+
+# Services
+
+
+def lost_calls_sent_again(patch: Patch) -> None:
+    link_down = original("caller.link_down")
+
+    def broken(self: Any, link: Any) -> None:
+        for call in hooks.calls_at(self, link):
+            call.idempotent = True
+        link_down(self, link)
+
+    patch("caller.link_down", broken)
+
+
+def lost_calls_taken_for_unsent(patch: Patch) -> None:
+    link_down = original("caller.link_down")
+
+    def broken(self: Any, link: Any) -> None:
+        link.unsent = [b"all of them"]
+        hooks.keep(self, link, link.unsent)
+        link_down(self, link)
+
+    patch("caller.link_down", broken)
+
+
+def deaths_with_calls_not_counted(patch: Patch) -> None:
+    judge = original("caller.judge")
+    patch("caller.judge", lambda self, peer, *, died: judge(self, peer, died=False))
+
+
+def calls_wait_for_ever(patch: Patch) -> None:
+    patch("caller.time_out", lambda self, now: None)
+
+
+def errors_tried_elsewhere(patch: Patch) -> None:
+    fail = original("responder.fail")
+
+    def broken(self: Any, call: Any, now: float, status: int, **more: Any) -> None:
+        fail(self, call, now, BUSY if status == ERROR else status, **more)
+
+    patch("responder.fail", broken)
+
+
+def cancels_ignored(patch: Patch) -> None:
+    patch("responder.receive_cancel", lambda self, link, cancel, body, now: None)
+
+
+def started_before_all_is_read(patch: Patch) -> None:
+    receive = original("responder.receive")
+
+    def broken(self: Any, link: Any, request: Any, body: Any, now: float) -> None:
+        receive(self, link, request, body, now)
+        self.start(now, unread=False)
+
+    patch("responder.receive", broken)
+
+
+def calls_of_ended_lives_go_on(patch: Patch) -> None:
+    def broken(self: Any, link: Any) -> None:
+        self.outgoing.pop(link, None)
+
+    patch("responder.link_down", broken)
+
+
+def more_run_than_may(patch: Patch) -> None:
+    patch("served.has_slot", property(lambda self: True))
+
+
+def credit_of_streams_ignored(patch: Patch) -> None:
+    patch("served_call.may_send", property(lambda self: True))
+
+
+def handlers_rest_for_ever(patch: Patch) -> None:
+    patch("responder.resume", lambda self, call: None)
+
+
 def orphans_left_alone(patch: Patch) -> None:
     patch("orphans.look", lambda self, *rest, **named: [])
 
@@ -596,6 +707,8 @@ CASES = [
     (every_death_counts_as_an_attempt, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
+    (numbers_begin_anew, "leaving"),
+    (credit_outlives_its_queue, "leaving"),
     (expired_messages_sent, "expiry"),
     (expired_messages_handed_out, "expiry"),
     (time_begins_anew_with_each_frame, "expiry"),
@@ -643,6 +756,22 @@ CASES = [
     (revoked_nodes_stay, "revoked"),
     (wires_under_a_removed_key_stay, "secrets"),
     (copies_not_told, "copies"),
+    (acked_at_return, "pipeline"),
+    (acked_at_return, "spooled pipeline"),
+    (delivered_taken_for_safe, "pipeline"),
+    (first_of_the_outputs_counts, "pipeline"),
+    (late_acks_do_not_wait, "pipeline"),
+    (lost_calls_sent_again, "cut services"),
+    (lost_calls_taken_for_unsent, "cut services"),
+    (deaths_with_calls_not_counted, "deadly calls"),
+    (calls_wait_for_ever, "services"),
+    (errors_tried_elsewhere, "services"),
+    (cancels_ignored, "stopped services"),
+    (started_before_all_is_read, "stopped services"),
+    (calls_of_ended_lives_go_on, "cut services"),
+    (more_run_than_may, "asking services"),
+    (credit_of_streams_ignored, "services"),
+    (handlers_rest_for_ever, "asking services"),
     (orphans_left_alone, "adoption"),
     (orphans_whose_consumers_are_not_seen, "adoption"),
     (slots_adopted_that_somebody_has, "adoption"),

@@ -384,8 +384,10 @@ class Link:
         self.ack_number += 1
         return self.ack_number
 
-    def data_received(self, now: float) -> None:
-        """DATA wants an echo soon, so that the peer's pipe limit moves on."""
+    def data_received(self, now: float, *, call: bool = False) -> None:
+        """DATA, or what belongs to a call, wants an echo soon, so that the peer's pipe limit moves on."""
+        if call:
+            self.calls_until = now + CALLS_FOR
         if not self.busy:
             self._ask_at_once()
         elapsed = now - self._in_rate_at
@@ -417,7 +419,8 @@ class Link:
             sent = self.unechoed.popleft()
             self.unechoed_bytes -= sent.size
             self._rate_bytes += sent.size
-            echoed.append(sent)
+            if sent.queue:  # else it is of calls
+                echoed.append(sent)
         elapsed = now - self._rate_at
         if elapsed >= RATE_PERIOD:
             measured = self._rate_bytes / elapsed
@@ -434,11 +437,13 @@ class Link:
         self.unechoed_bytes += sent.size
 
     def has_room(self) -> bool:
-        """Whether another DATA frame may be made: control must never wait seconds behind data."""
+        """Whether another DATA frame may be made: control must never wait seconds behind data, and what is sent again
+        must come behind the RELEASE of the copy that is held there."""
         return (
             self.up
             and self.kept is None
             and not self.outbound
+            and not self.sending.releases
             and self.belief is Belief.ALIVE
             and not self.draining
             and len(self.unechoed) < PIPE_FRAMES_MAX
@@ -482,11 +487,6 @@ class Link:
         self.calls_until = now + CALLS_FOR
         self.unechoed.append(Sent(number, size, "", 0, 0))
         self.unechoed_bytes += size
-
-    def call_received(self, now: float) -> None:
-        """A REQUEST or REPLY wants an echo as DATA does."""
-        self.calls_until = now + CALLS_FOR
-        self.data_received(now)
 
     def drain(self) -> None:
         """The peer asked for no new DATA."""

@@ -66,8 +66,13 @@ class Pings(Machine):
 
     def handle_timeout(self, now: float) -> None:
         for link in self.deadlines.take_due(now):
-            if link.echo_at <= now or any(link in machine.due for machine in self._machines):
-                self._control.note(link)  # with what was to travel with the echo, if DATA has taken that along
+            if link.echo_at <= now:
+                self._control.note(link)
+                continue
+            for machine in self._machines:
+                if link in machine.due:
+                    self._control.note(link)  # with what was to travel with the echo, which DATA has taken along
+                    break
             else:
                 self.deadlines.put(link, link.echo_at)
 

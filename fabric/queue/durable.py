@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from random import Random
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -17,6 +19,9 @@ from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Kind, Run
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import Extra, Nack
+
+if TYPE_CHECKING:
+    from peerfabric.queue.handon import Watch
 
 
 class DurableQueue(OutgoingQueue):
@@ -41,10 +46,17 @@ class DurableQueue(OutgoingQueue):
         numbering: Numbering,
         backlog: Backlog,
         records: LogRecords | None = None,
+        *,
+        following: int = 1,
     ) -> None:
-        super().__init__(queue, stream, codec, dead_letter_bytes_max, max_attempts, random, records, numbering)
+        given = (queue, stream, codec, dead_letter_bytes_max, max_attempts, random, records, numbering)
+        super().__init__(*given, following=following)
         self.backlog = backlog
         self.settled = Settled(backlog.settled, backlog.damaged)
+        if following > 1:
+            self.settled.numbers.add(numbering.base + 1, self.next)
+            self.settled.raise_floor()
+            backlog.load_at = self.next
         backlog.floor = self.floor
         if backlog.reuniting:
             self.pending.look_at(backlog.reunion_at)
@@ -72,7 +84,15 @@ class DurableQueue(OutgoingQueue):
             self._accepted_cost += self.pending.append(first, bodies, sent_ms, extras, None, kind)
         else:
             self._accepted_cost += self._take_in(first, bodies, sent_ms, extras, None, kind)
+            if self.watch is not None:
+                self.watch.store(first, self.next)
         return first
+
+    def open_watch(self, wake: Callable[[], None]) -> Watch:
+        watch = super().open_watch(wake)
+        if watch.stored is None:
+            watch.stored = Ranges(self.backlog.volatile.missing(1, self.next))
+        return watch
 
     def _take_in(
         self,
@@ -230,8 +250,9 @@ class DurableQueue(OutgoingQueue):
 
     def ran(self, peer: str, start: int, stop: int) -> None:
         super().ran(peer, start, stop)
-        if peer in self.backlog.adopted:  # what was not read yet will be in flight there
-            self.backlog.ran.setdefault(peer, Ranges()).add(start, stop)
+        for low, high in self.backlog.adopted.get(peer, Ranges()).common(start, stop):  # in flight once they are read
+            self.backlog.ran.setdefault(peer, Ranges()).add(low, high)
+        self._own_changed(peer)
 
     def nacked(self, peer: str, nack: Nack, now: float) -> None:
         self.backlog.give_back(peer, nack.start, nack.stop)
@@ -365,10 +386,12 @@ class Recovered:
         random: Random,
         records: LogRecords,
         now: float,
+        following: int = 1,
     ) -> DurableQueue:
         """The queue that goes on with it; arguments as in `OutgoingQueue`."""
         numbering, backlog = self.begin(stream, memory_bytes, now)
-        return DurableQueue(queue, stream, codec, memory_bytes, max_attempts, random, numbering, backlog, records)
+        given = (queue, stream, codec, memory_bytes, max_attempts, random, numbering, backlog, records)
+        return DurableQueue(*given, following=following)
 
     def begin(self, stream: str, memory_bytes: int, now: float) -> tuple[Numbering, Backlog]:
         """The numbering and the backlog of the life that begins with `stream`."""

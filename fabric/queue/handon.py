@@ -23,6 +23,7 @@ from typing import Final
 
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.runs import DEPTH_MAX, Kind
+from peerfabric.queue.sources import DEFERRED_MAX, Producers, Source
 from peerfabric.ranges import Ranges
 
 RANGES_MAX: Final = 4_096
@@ -131,7 +132,7 @@ class HandOn:
         self.unrecorded: deque[tuple[str, int, int]] = deque()
         """The same, to be written into the ledger before."""
         self.written: deque[tuple[str, int, int, bool]] = deque()
-        """(stream, start, stop, whether it is in the ledger), of those."""
+        """(stream, start, stop, whether it is in the ledger), of those; also, as not, inputs whose outputs are lost."""
         self.ran: dict[str, Ranges] = {}
         """Stream -> sequences that have run, written by the machine only."""
         self.count = 0
@@ -232,10 +233,60 @@ class HandOn:
             del self.ran[stream]
         return found
 
-    def check(self) -> None:
-        """Assert that `count` is the sum."""
+    def finish(self, producers: Producers, account: dict[str, int]) -> list[tuple[str, int, int]]:
+        """Ack what is in `safe`, with a ledger once it is in `written`; what cannot be written goes back.
+
+        Returns:
+            What has not run, but was in somebody's hands beyond its lease: it is processed all the same.
+        """
+        late: list[tuple[str, int, int]] = []
+        while self.safe:
+            stream, start, stop = self.safe.popleft()
+            if self.ledgered:
+                self.unrecorded.append((stream, start, stop))
+            else:
+                late += self._ack(producers, account, stream, start, stop)
+        while self.written:
+            stream, start, stop, written = self.written.popleft()
+            if written:
+                late += self._ack(producers, account, stream, start, stop)
+            else:
+                self._give_back(producers, account, stream, start, stop)
+        return late
+
+    def _ack(
+        self, producers: Producers, account: dict[str, int], stream: str, start: int, stop: int
+    ) -> list[tuple[str, int, int]]:
+        ran, source = self.take(stream, start, stop), producers.source_of(stream)
+        for low, high in ran:
+            producers.streams[stream].finish(low, high)
+            account["processed"] += high - low
+            if source is not None:
+                source.finish_run(stream, low, high)
+                producers.speaking[source.peer] = source
+        return [(stream, low, high) for low, high in Ranges(ran).missing(start, stop)]
+
+    def _give_back(self, producers: Producers, account: dict[str, int], stream: str, start: int, stop: int) -> None:
+        source = producers.source_of(stream)
+        for low, high in self.take(stream, start, stop):
+            producers.streams[stream].let_go(low, high)
+            account["returned"] += high - low
+            if source is not None:
+                source.add_returned(stream, low, high)
+                producers.speaking[source.peer] = source
+
+    def tell_again(self, source: Source) -> None:
+        """A new life of the link with a producer begins: it is told anew what has run of it."""
+        source.ran = {stream: Ranges(ran) for stream, ran in self.ran.items() if stream in source.streams}
+
+    def check(self, held: dict[str, int], beyond: int) -> int:
+        """Assert that `count` is the sum, and no more than may have run; return it, and add it to `held` by stream."""
         assert self.count == sum(ranges.total for ranges in self.ran.values()), "count is not the sum"
         assert all(self.ran.values()), "a stream without messages that have run"
+        assert self.count <= DEFERRED_MAX + beyond, "more has run than may wait for its outputs"
+        for stream, sequences in self.ran.items():
+            held[stream] = held.get(stream, 0) + sequences.total
+        return self.count
 
 
 class Together:
@@ -337,6 +388,10 @@ class Watch:
         self._node_id, self._numbers, self._delivered, self._consumers = node_id, settled, delivered, consumers
         self.fresh: deque[Wait] = deque()
         """What is to be waited for since the machine looked."""
+        self.stored: Ranges | None = None
+        """Of a queue with a spool: the numbers of what is on disk."""
+        self.left = False
+        """Its node is closed: what is not settled never will be."""
         self.settled: list[tuple[int, int]] = []
         """What was settled since then."""
         self.reached: list[tuple[int, int]] = []
@@ -352,6 +407,45 @@ class Watch:
     def waits(self) -> bool:
         """Whether some input waits."""
         return any(self._lanes)
+
+    def tell(self) -> None:
+        """Something is in `fresh`. Called by the machine of another node."""
+        if self.left:  # in this order: what comes before that is seen by `leave`
+            self.lose()
+        else:
+            self.wake()
+
+    def store(self, start: int, stop: int) -> None:
+        """Messages `[start, stop)` were accepted, and are on disk."""
+        assert self.stored is not None
+        self.stored.add(start, stop)
+        self.reached.append((start, stop))
+
+    def leave(self) -> None:
+        """The node closes: inputs of other nodes whose outputs are not settled go to somebody else."""
+        self.left = True
+        for lane in self._lanes:
+            self.fresh.extend(lane)
+        self._lanes.clear()
+        self.lose()
+
+    def lose(self) -> None:
+        """Whoever waits for what its node has left hears of it. Any thread."""
+        while self.fresh:
+            wait = self.fresh.popleft()
+            handon, together = wait.handon, wait.together
+            lost = self._unsafe(wait, wait.first, wait.stop)
+            if together is not None and lost:
+                handon.written.extend((*each, False) for each in together.inputs)
+            elif together is not None:
+                if together.one_is_safe():
+                    handon.safe.extend(together.inputs)
+            else:
+                offset = wait.start - wait.first
+                handon.written.extend((wait.stream, a + offset, b + offset, False) for a, b in lost)
+                safe = Ranges(lost).missing(wait.first, wait.stop)
+                handon.safe.extend((wait.stream, a + offset, b + offset) for a, b in safe)
+            handon.wake()
 
     def consumer_came(self) -> None:
         """The producer of inputs may have come to consume here, so that delivering is enough."""
@@ -424,6 +518,8 @@ class Watch:
     def _unsafe(self, wait: Wait, start: int, stop: int) -> list[tuple[int, int]]:
         """What of `[start, stop)` is not safe."""
         unsettled = self._numbers.missing(start, stop)
+        if unsettled and self.stored is not None:
+            unsettled = [part for a, b in unsettled for part in self.stored.missing(a, b)]
         if unsettled and self._need_only_be_delivered(wait):
             return [part for a, b in unsettled for part in self._delivered.missing(a, b)]
         return unsettled

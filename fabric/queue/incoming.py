@@ -26,7 +26,7 @@ from peerfabric.queue.delivery import (
     slices,
     take_unstarted,
 )
-from peerfabric.queue.sources import DEFERRED_MAX, Granting, Producers, Source, Turns
+from peerfabric.queue.sources import Granting, Producers, Source, Turns
 from peerfabric.ranges import Ranges
 from peerfabric.reports import ConsumerAccount
 from peerfabric.wire.frames import (
@@ -124,7 +124,7 @@ class IncomingQueue:
         held = [d for d in self._everything() if d.peer == peer]
         self.producers.attach(source, sum(d.left for d in held), sum(d.cost for d in held))
         if self.handon is not None:
-            source.ran = {stream: Ranges(ran) for stream, ran in self.handon.ran.items() if stream in source.streams}
+            self.handon.tell_again(source)
             self._speaking[peer] = source
 
     def meet(self, peer: str) -> None:
@@ -133,6 +133,14 @@ class IncomingQueue:
         for delivery in self._everything() if earlier else ():
             if delivery.peer == earlier:
                 delivery.peer = peer
+
+    def left(self, peer: str) -> None:
+        """`peer` has no producer now: should it come back, totals start at 0 on both sides."""
+        source = self._sources.get(peer)
+        if source is not None:
+            held = [d for d in self._everything() if d.peer == peer]
+            source.restart_credit(sum(d.left for d in held), sum(d.cost for d in held))
+            self.granting.changed = True
 
     def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
         """The producer `peer` is gone, or has vanished.
@@ -452,9 +460,11 @@ class IncomingQueue:
                 self._finish(copy, low, high)
                 copy.mark_gone(low, high)
                 self._close_if_finished(copy)
+        if self.handon is not None:
+            self.handon.take(stream, start, stop)  # that it ran once more need not wait any more
         dedup.finish(start, stop)
         if source is not None:
-            source.add_done(stream, start, stop)
+            source.finish_run(stream, start, stop)
             self._speaking[source.peer] = source
 
     # Hand-on
@@ -480,46 +490,12 @@ class IncomingQueue:
 
     def _ack_safe(self, handon: HandOn) -> None:
         """Ack what has run and whose outputs are safe."""
-        while handon.safe:
-            safe = handon.safe.popleft()
-            if handon.ledgered:
-                handon.unrecorded.append(safe)
-            else:
-                self._finish_run(handon, *safe)
-        while handon.written:
-            stream, start, stop, written = handon.written.popleft()
-            if written:
-                self._finish_run(handon, stream, start, stop)
-            else:
-                self._give_back_run(handon, stream, start, stop)
-
-    def _finish_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
-        ran, source = handon.take(stream, start, stop), self.producers.source_of(stream)
-        for a, b in ran:
-            self._streams[stream].finish(a, b)
-            self._account["processed"] += b - a
-            if source is not None:
-                source.finish_run(stream, a, b)
-                self._speaking[source.peer] = source
-        for a, b in Ranges(ran).missing(start, stop):  # its lease was over before it had run
-            self._finish_late(stream, a, b)
-        self.granting.changed = True
-        if source is not None and source.proven_gone:
-            self._drop_if_empty(source.peer)
-
-    def _give_back_run(self, handon: HandOn, stream: str, start: int, stop: int) -> None:
-        source = self.producers.source_of(stream)
-        for a, b in handon.take(stream, start, stop):
-            self._streams[stream].let_go(a, b)
-            if source is not None:
-                self._give_back(source, stream, a, b)
-
-    def give_back_run(self) -> None:
-        """Return what has run, though its outputs are not safe: this node will not learn what becomes of them."""
-        if self.handon is not None:
-            for stream, ran in list(self.handon.ran.items()):
-                for start, stop in ran:
-                    self._give_back_run(self.handon, stream, start, stop)
+        if handon.safe or handon.written:
+            for late in handon.finish(self.producers, self._account):  # their leases were over before they had run
+                self._finish_late(*late)
+            self.granting.changed = True
+            for peer in [peer for peer, source in self._sources.items() if source.proven_gone]:
+                self._drop_if_empty(peer)
 
     def _apply(self, delivery: Delivery, verdict: Verdict, low: int, high: int, delay: float, text: str) -> None:
         if verdict is Verdict.ACK:
@@ -715,13 +691,7 @@ class IncomingQueue:
             held[delivery.stream] = held.get(delivery.stream, 0) + delivery.left
         ran = 0
         if self.handon is not None:
-            self.handon.check()
-            ran = self.handon.count
-            assert ran <= DEFERRED_MAX + self.granting.beyond + len(self._sources), (
-                "more has run than may wait for its outputs"
-            )
-            for stream, sequences in self.handon.ran.items():
-                held[stream] = held.get(stream, 0) + sequences.total
+            ran = self.handon.check(held, self.granting.beyond + len(self._sources))
         self.producers.check()
         for stream, dedup in self._streams.items():
             below = sum(b - a for a, b in dedup.held.common(0, dedup.floor))

@@ -16,7 +16,7 @@ from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import Links
 from peerfabric.link.machine import Handler, Machine
-from peerfabric.link.peer_names import PeerNames
+from peerfabric.link.peer_names import NOBODY, PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
@@ -38,7 +38,8 @@ from peerfabric.wire.frames import (
 )
 
 if TYPE_CHECKING:
-    from peerfabric.queue.handon import Watch
+    from peerfabric.queue.handon import HandOn, Watch
+    from peerfabric.queue.outgoing import OutgoingQueue
 
 
 class Receiver(Machine):
@@ -158,6 +159,28 @@ class Receiver(Machine):
                 f"no more for 5 s: give producer and consumer the same type",
             )
 
+    # Hand-on
+
+    def tell_watches(self, by_queue: Mapping[str, OutgoingQueue], touched: dict[OutgoingQueue, None]) -> None:
+        """Inputs wait for what was sent: let those look who will know that it is safe, perhaps in another node."""
+        handed, self.handed = self.handed, {}
+        for watch in handed:
+            end = by_queue.get(watch.queue)
+            if end is not None and end.watch is watch:
+                touched[end] = None
+            else:
+                watch.tell()
+
+    def ack_safe(self, safe: dict[HandOn, None], now: float) -> None:
+        """What was sent for inputs is safe: ack those that are here, and wake who has the others."""
+        while safe:
+            handon, _ = safe.popitem()
+            end = self.by_queue.get(handon.queue)
+            if end is not None and end.handon is handon:
+                self.progress(end, now)
+            else:
+                handon.wake()
+
     # What peers say
 
     def handlers(self) -> Mapping[type, Handler]:
@@ -240,6 +263,10 @@ class Receiver(Machine):
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         added, _ = self._produce.tell(link.peer, interest.produces)
+        produced = self._produce.by_peer.get(link.peer, NOBODY)
+        for known in self._of(link.peer):
+            if known.queue not in produced:  # also if it was opened and closed again since it was told last
+                known.left(link.peer)
         for queue in added:
             end = self.by_queue.get(queue)
             if end is not None:
@@ -330,12 +357,6 @@ class Receiver(Machine):
                 self._changed.add(end)  # it may have waited for something that is over now
 
     # Closing
-
-    def give_back_run(self, now: float) -> None:
-        """This node leaves now: inputs whose outputs are not safe go to somebody else."""
-        for end in self._watched:
-            end.progress(now)
-            end.give_back_run()
 
     def close(self, now: float, keep: Set[str] = frozenset()) -> None:
         """Read what was decided; except on the queues to `keep` nothing more is taken, and what waits goes back."""

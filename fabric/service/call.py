@@ -25,7 +25,7 @@ Buffer = bytes | bytearray | memoryview
 class Outcome(Enum):
     """What came of a call.
 
-    From BUSY to TOO_LARGE on: no handler has started, at whomever it was asked.
+    From BUSY to TOO_LARGE no handler has started, except at a server that was lost: then it `may_have_run`.
     """
 
     OK = "ok"  # `body` is the answer
@@ -95,6 +95,7 @@ class OpenCall:
         "text",
         "tried",
         "type",
+        "was_lost",
     )
 
     def __init__(
@@ -140,6 +141,8 @@ class OpenCall:
         """Peers that have said that the handler did not start."""
         self.refusal: Outcome | None = None
         """What the last of them said."""
+        self.was_lost = False
+        """It was at a server when the life of that link ended."""
         self.deaths = self.doubts = 0
         """Servers that died with it; and those that were lost with it of which that is not known yet."""
         # Of a stream

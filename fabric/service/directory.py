@@ -125,7 +125,7 @@ class Directory:
         return any(
             now < link.opened_at + DIALLED_FOR and not (link.up and link.their_interest is not None)
             for link in self._links.by_wire.values()
-            if link.wire != OURSELVES and link.close_at == inf and link.endpoint
+            if link.close_at == inf and (link.endpoint or link.wire == OURSELVES)
         )
 
     # Reports

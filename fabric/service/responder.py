@@ -8,7 +8,7 @@ What a life of a link brought ends with it; nothing is reconciled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -34,6 +34,7 @@ from peerfabric.wire.frames import (
     OK,
     PART,
     RAW,
+    RAW_ONE,
     SERVER_LEAVING,
     STALLED,
     STREAM,
@@ -58,9 +59,7 @@ UNSENT_MAX: Final = 65_536
 REPLY_BYTES_AIM: Final = 256 * 1024
 HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
-LEFT_AFTER: Final = 5.0
-"""Seconds until a cancelled call that still runs is told."""
-RETRY_MAX: Final = 86_400.0
+BUSY_MAX: Final = 86_400.0
 
 Send = Callable[[int, list[bytes]], bool]
 
@@ -92,6 +91,8 @@ class Responder(Machine):
         """By number: those that came in the present life of the link and are not answered."""
         self._closed: dict[Served, None] = {}
         """Those that are served no more, while something of them runs."""
+        self._left: set[ServedCall] = set()
+        """Those that were left behind when findings were last looked for."""
         self._draining = False
         self._arrived: list[ServedCall] = []
 
@@ -101,10 +102,14 @@ class Responder(Machine):
         """Answer calls of `service` from now on.
 
         Raises:
-            ValueError: It is served already.
+            ValueError: It is served already, or as many are as can be told to others.
         """
         if service in self.served:
             raise ValueError(f"service {service!r} is served already by this node; stop that first")
+        if len(self.served) >= NAMES_MAX:
+            raise ValueError(
+                f"this node serves {NAMES_MAX:,} services already; serve fewer, with more in each question"
+            )
         served = self.served[service] = Served(service, capacity, waiting, waiting_bytes, stall)
         return served
 
@@ -139,7 +144,7 @@ class Responder(Machine):
             return
         served = call.served
         if served.ended(call, now):
-            self._put(call, Unsent(call.id, served.service, OK, body, codec))
+            self._queue(call.link, Unsent(call.id, served.service, OK, body, codec))
         self._after_end(call)
 
     def fail(
@@ -148,9 +153,9 @@ class Responder(Machine):
         """The handler has ended, or did not begin, as `status` says: ERROR, or from BUSY on."""
         served = call.served
         if served.ended(call, now):
-            retry_ms = int(1000 * min(max(retry_after, 0.0), RETRY_MAX))
-            self._put(
-                call,
+            retry_ms = int(1000 * min(max(retry_after, 0.0), BUSY_MAX))
+            self._queue(
+                call.link,
                 Unsent(call.id, served.service, status, NIL, MSGPACK, text[:TEXT_MAX], type[:TYPE_MAX], retry_ms),
             )
         self._after_end(call)
@@ -171,7 +176,7 @@ class Responder(Machine):
             assert allowed, "a part that the caller does not allow"
             call.sent_parts += 1
             call.sent_bytes += len(body) + CALL_OVERHEAD
-            self._put(call, Unsent(call.id, call.served.service, PART, body, codec))
+            self._queue(call.link, Unsent(call.id, call.served.service, PART, body, codec))
             if not call.may_send:
                 self.deadlines.put(call, now + call.served.stall)
         return True
@@ -179,7 +184,7 @@ class Responder(Machine):
     def end(self, call: ServedCall, now: float) -> None:
         """The stream has ended."""
         if call.served.ended(call, now):
-            self._put(call, Unsent(call.id, call.served.service, END))
+            self._queue(call.link, Unsent(call.id, call.served.service, END))
         self._after_end(call)
 
     def rest(self, call: ServedCall) -> None:
@@ -207,9 +212,6 @@ class Responder(Machine):
         if served.waiting and not served.closed:
             self.ready[served] = None
 
-    def _put(self, call: ServedCall, answer: Unsent) -> None:
-        self._queue(call.link, answer)
-
     def _queue(self, link: Link, answer: Unsent) -> None:
         waits = self.outgoing.get(link)
         if waits is None:
@@ -227,15 +229,19 @@ class Responder(Machine):
         Raises:
             BadFrame: It asks the same twice, or on and on without reading what is answered.
         """
-        link.call_received(now)
+        link.data_received(now, call=True)
         if link.echo_at <= now:
             self._control.note(link)
         else:
             self._links.echoes.put(link, link.echo_at)
         calls, served = self._calls[link], self.served.get(request.service)
         asked = request.calls
-        bodies: list[Any] = one_by_one(body, request.codec, len(asked))
-        codec = request.codec if len(asked) == 1 else MSGPACK
+        codec = request.codec
+        if len(asked) == 1 and (codec == RAW_ONE or body[:1] == b"\x91"):
+            bodies: Sequence[Any] = (body,)
+        else:
+            bodies = one_by_one(body, codec, len(asked))
+            codec = codec if len(asked) == 1 else MSGPACK
         for each, content in zip(asked, bodies, strict=True):
             if each.call in calls:
                 raise BadFrame(f"call {each.call} for the second time")
@@ -365,11 +371,14 @@ class Responder(Machine):
                 answers.append(waits.popleft())
         if len(answers) == 1:
             body, codec = join_one(first.body, codec)
+            told = [Answer(first.id, first.status, first.text, first.type, first.retry_ms)]
+            served = self.served.get(first.service)
+            loads = [Load(first.service, served.load)] if served is not None else []
         else:
             body, codec = join([each.body for each in answers], codec)
-        told = [Answer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
-        names = dict.fromkeys(each.service for each in answers)
-        loads = [Load(name, self.served[name].load) for name in names if name in self.served][:LOADS_MAX]
+            told = [Answer(each.id, each.status, each.text, each.type, each.retry_ms) for each in answers]
+            names = dict.fromkeys(each.service for each in answers)
+            loads = [Load(name, self.served[name].load) for name in names if name in self.served][:LOADS_MAX]
         echo = link.in_number
         number = link.next_number()
         header = encode_frame(Reply(link.out_id, number, echo, codec, told, loads))
@@ -417,11 +426,13 @@ class Responder(Machine):
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Handlers that nobody waits for any more and that run on."""
+        before, self._left = self._left, set()
         for served in (*self.served.values(), *self._closed):
-            if served.left:
+            self._left.update(served.left)
+            if not before.isdisjoint(served.left):
                 yield Finding(
                     f"service {served.service!r}: a handler runs on whose call was cancelled",
-                    LEFT_AFTER,
+                    0.0,
                     "let it look at call.cancelled or call.left, and give waits in it a timeout",
                 )
 

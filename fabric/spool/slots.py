@@ -210,14 +210,14 @@ class Slots:
     def _none_free(self, held: list[SpoolLocked], others: int, failed: int) -> SpoolLocked:
         """Why there is none to be had."""
         count = len(held)
-        parts = [f"{count} processes use this spool" if count != 1 else "one process uses this spool"]
-        if others:
-            parts.append(f"{others} of its slots have messages of another fabric")
-        if failed:
-            parts.append(f"{failed} of its slots cannot be opened")
+        parts = {
+            f"{count} processes use this spool": count,
+            f"in {others} slots are messages of another fabric": others,
+            f"{failed} slots cannot be opened": failed,
+        }
         step = "raise Options(spool_slots=)" if self.limit < SLOTS_MAX else "give some of them another folder"
-        pid = held[0].pid if count == 1 else 0
-        return SpoolLocked(self.folder, pid, ", ".join(parts), step=step, stop="stop some")
+        problem = ", and ".join(part for part, counted in parts.items() if counted)
+        return SpoolLocked(self.folder, held[0].pid if count == 1 else 0, problem, step=step, stop="stop some")
 
     def open(self, number: int, open_: Open) -> Spool | None:
         """Open a slot that is there, to adopt it; None if somebody else has it, or is choosing one just now.

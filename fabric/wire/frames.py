@@ -274,7 +274,7 @@ class Request(msgspec.Struct, array_like=True, tag=9):
     echo: Count
     service: Name
     codec: Count
-    calls: Annotated[list[Call], Meta(max_length=NAMES_MAX)]
+    calls: Annotated[list[Call], Meta(min_length=1, max_length=NAMES_MAX)]
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -300,7 +300,7 @@ class Reply(msgspec.Struct, array_like=True, tag=10):
     number: Count
     echo: Count
     codec: Count
-    answers: Annotated[list[Answer], Meta(max_length=NAMES_MAX)]
+    answers: Annotated[list[Answer], Meta(min_length=1, max_length=NAMES_MAX)]
     loads: Annotated[list[Load], Meta(max_length=64)] = []
 
 

@@ -13,7 +13,16 @@ from typing import NoReturn
 
 import click
 
-from peerfabric.errors import ConfigError, FabricError, IdentityInUse, QueueFull, SpoolError, SpoolLocked, TimedOut
+from peerfabric.errors import (
+    ConfigError,
+    FabricError,
+    IdentityInUse,
+    NoServer,
+    QueueFull,
+    SpoolError,
+    SpoolLocked,
+    TimedOut,
+)
 
 
 class Exit(IntEnum):
@@ -58,7 +67,7 @@ def exit_code(error: FabricError) -> Exit:
     match error:
         case Failure(code=code):
             return code
-        case TimedOut() | QueueFull():
+        case TimedOut() | QueueFull() | NoServer():
             return Exit.NOTHING
         case IdentityInUse():
             return Exit.COPY

@@ -9,6 +9,7 @@ import click
 
 from peerfabric import __version__
 from peerfabric.nodes.cli.bench import bench
+from peerfabric.nodes.cli.call import call
 from peerfabric.nodes.cli.dead import dead
 from peerfabric.nodes.cli.demo import demo
 from peerfabric.nodes.cli.doctor import doctor
@@ -18,6 +19,7 @@ from peerfabric.nodes.cli.keygen import keygen
 from peerfabric.nodes.cli.peers import peers
 from peerfabric.nodes.cli.ping import ping
 from peerfabric.nodes.cli.send import send
+from peerfabric.nodes.cli.services import services
 from peerfabric.nodes.cli.spool import spool
 from peerfabric.nodes.cli.take import take
 from peerfabric.nodes.cli.topics import pub, sub
@@ -42,7 +44,7 @@ def cli() -> None:
     logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 
-for command in (demo, keygen, identify, peers, ping, doctor, send, take, pub, sub, spool, dead, bench):
+for command in (demo, keygen, identify, peers, ping, doctor, send, take, pub, sub, call, services, spool, dead, bench):
     cli.add_command(command)
 
 

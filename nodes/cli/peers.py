@@ -16,7 +16,7 @@ from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, table, to_json
 from peerfabric.reports import PeerView
 
-COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes")
+COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes", "serves")
 LOOK_EVERY: Final = 0.25
 """Seconds between two looks of `--watch`."""
 
@@ -35,7 +35,7 @@ LOOK_EVERY: Final = 0.25
 @click.option("--watch", is_flag=True, help="Go on and on; with -o json a line for each change.")
 @joins_fabric
 def peers(wait: float, watch: bool, settings: Settings) -> None:
-    """List the other nodes of the fabric, and what each consumes, produces, subscribes to and publishes.
+    """List the other nodes of the fabric, and what each consumes, produces, subscribes to, publishes and serves.
 
     The reason says why there is no link with a node, if that is known; `peerfabric doctor` says what to do about it.
     """
@@ -103,7 +103,7 @@ def _sorted(found: Iterable[PeerView]) -> list[PeerView]:
 
 
 def _row(peer: PeerView) -> list[str]:
-    lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes)
+    lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes, peer.serves)
     reason = f"cannot reach {peer.endpoint}" if peer.reason == "one-way" else peer.reason
     cells = [peer.name, peer.state, reason, peer.endpoint, *(" ".join(names) for names in lists)]
     return [printable(cell) for cell in cells]

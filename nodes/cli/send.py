@@ -21,9 +21,10 @@ from peerfabric.reports import QueueAccount
 @click.command()
 @click.argument("queue")
 @click.argument("body", default="-")
+@click.option("--ttl", metavar="SECONDS", type=float, help="Give up what nobody was handed within this time.")
 @timeout_option("30", "Without any progress, until it gives up; 'none': never.")
 @joins_fabric
-def send(queue: str, body: str, timeout: float | None, settings: Settings) -> None:
+def send(queue: str, body: str, ttl: float | None, timeout: float | None, settings: Settings) -> None:
     """Send BODY, which is JSON, to QUEUE; '-', or none: each line of standard input.
 
     Returns when consumers have processed everything. Until then the messages live in this command only: nothing
@@ -34,7 +35,7 @@ def send(queue: str, body: str, timeout: float | None, settings: Settings) -> No
         failure: Failure | None = None
         try:
             for item in bodies(body):
-                producer.send(item, timeout=timeout)
+                producer.send(item, ttl=ttl, timeout=timeout)
         except Failure as error:
             failure = error  # the lines before the bad one are on their way: see them through
         _settle(node, producer, timeout)
@@ -43,6 +44,11 @@ def send(queue: str, body: str, timeout: float | None, settings: Settings) -> No
     _report(account, settings.output)
     if failure is not None:
         raise failure
+    if account.expired:
+        raise Failure(
+            f"queue {queue!r}: {account.expired:,} of {account.accepted:,} messages expired before a consumer was "
+            f"handed them; start more consumers, or give a longer --ttl"
+        )
     if account.dead_lettered:
         raise Failure(
             f"queue {queue!r}: {account.dead_lettered:,} of {account.accepted:,} messages were given up "
@@ -63,7 +69,7 @@ def _settle(node: Node, producer: Producer[Any], timeout: float | None) -> None:
             return
         except TimedOut:
             after = _account(node)
-            if after.acked + after.dead_lettered > before.acked + before.dead_lettered:
+            if after.acked + after.dead_lettered + after.expired > before.acked + before.dead_lettered + before.expired:
                 continue
             why = _why(node, producer.queue, after, timeout)
             with suppress(Undelivered):  # as `why` says in more detail

@@ -17,15 +17,13 @@ class Probes:
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._asked: dict[int, tuple[int, Probe | Greeting]] = {}
+        self.asked: dict[int, tuple[int, Probe | Greeting]] = {}
+        """Those that have not ended."""
         self._failed: dict[int, int] = {}
         """Descriptors of greetings, by wire."""
 
-    def __bool__(self) -> bool:
-        return bool(self._asked)
-
     def __contains__(self, fd: int) -> bool:
-        return fd in self._asked
+        return fd in self.asked
 
     def ask(self, wire: int, endpoint: str, now: float, life: tuple[str, int] | None) -> Probed | None:
         """Begin to find out whether `life` listens there; return what is known at once."""
@@ -34,7 +32,7 @@ class Probes:
         probe = Probe(endpoint, now, life)
         if probe.outcome is not None:
             return Probed(wire, probe.outcome)
-        self._asked[probe.fd] = (wire, probe)
+        self.asked[probe.fd] = (wire, probe)
         self._poller.register(probe.fd, select.POLLOUT)
         return None
 
@@ -45,7 +43,7 @@ class Probes:
         greeting = Greeting(endpoint, now, gated=gated)
         if greeting.outcome is not None:
             return [Refused(refused.wire, greeting.outcome)]
-        self._asked[greeting.fd] = (refused.wire, greeting)
+        self.asked[greeting.fd] = (refused.wire, greeting)
         self._failed[refused.wire] = greeting.fd
         self._poller.register(greeting.fd, greeting.awaits)
         return []
@@ -58,7 +56,7 @@ class Probes:
 
     def read(self, fd: int) -> Probed | Refused | None:
         """Return what has been found by that which is asked at `fd`, which is ready."""
-        _, asked = self._asked[fd]
+        _, asked = self.asked[fd]
         outcome = asked.poll()
         if outcome is None and isinstance(asked, Greeting):
             self._poller.unregister(fd)
@@ -67,25 +65,25 @@ class Probes:
 
     def expired(self, now: float) -> list[Probed | Refused]:
         """Give up those that have waited for long enough, and return what is known of them."""
-        found = [self._found(fd, asked.expire(now)) for fd, (_, asked) in list(self._asked.items())]
+        found = [self._found(fd, asked.expire(now)) for fd, (_, asked) in list(self.asked.items())]
         return [each for each in found if each is not None]
 
     @property
     def expires_at(self) -> float:
         """When the next one has waited for long enough."""
-        return min((asked.expires_at for _, asked in self._asked.values()), default=math.inf)
+        return min((asked.expires_at for _, asked in self.asked.values()), default=math.inf)
 
     def close(self) -> None:
         """Close all. Their registrations end with them."""
-        for _, asked in self._asked.values():
+        for _, asked in self.asked.values():
             asked.close()
-        self._asked.clear()
+        self.asked.clear()
         self._failed.clear()
 
     def _found(self, fd: int, outcome: Outcome | str | None) -> Probed | Refused | None:
         if outcome is None:
             return None
-        wire = self._asked[fd][0]
+        wire = self.asked[fd][0]
         self._end(fd)
         if isinstance(outcome, Outcome):
             return Probed(wire, outcome)
@@ -93,6 +91,6 @@ class Probes:
         return Refused(wire, outcome)
 
     def _end(self, fd: int) -> None:
-        _, asked = self._asked.pop(fd)
+        _, asked = self.asked.pop(fd)
         self._poller.unregister(fd)  # before it is closed: its number may come back at once for something else
         asked.close()

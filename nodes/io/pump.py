@@ -197,8 +197,13 @@ class Pump:
                 guard.release()
             if served is not None:
                 engine.changed.discard(served)
-            if not (more or engine.changed) and engine.poll_timeout() >= self._sleeps_until:
-                return
+            until = self._sleeps_until
+            if not (more or engine.changed or engine.links.deadlines.first < until):
+                for machine in engine.machines:
+                    if machine.deadlines.first < until:
+                        break
+                else:
+                    return
         self._sockets.wake()
 
     def _run(self) -> None:
@@ -226,8 +231,8 @@ class Pump:
         events = self._sockets.read(READ_MAX)
         engine = self.engine
         engine.unread = len(events) >= READ_MAX
-        now = clock()
         with self.lock:
+            now = clock()  # not before: who held it has told the engine of a later time than that
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
                 handle = alerts.popleft()
                 handle.alerted = False
@@ -252,10 +257,6 @@ class Pump:
             self.disk.look()
         for handle in handed:
             handle.handed_over()
-        for end in changed:
-            found = self._handles.get(end)
-            if found is not None:
-                found.changed()
         if announced is not None:
             self.on_announced(announced)
         if superseded:
@@ -266,6 +267,11 @@ class Pump:
                 look()
         if self.turned:
             self.turned.open()
+        # As late as may be: whoever is woken here waits until this thread sleeps and the interpreter's lock is free.
+        for end in changed:
+            found = self._handles.get(end)
+            if found is not None:
+                found.changed()
         for record in records:  # last, as handlers of the user take their time
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:

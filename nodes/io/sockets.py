@@ -419,7 +419,7 @@ class Sockets:
             ready = bell.sleep(poll, 0.0)  # To see the others too: a busy inbox must not starve the monitors.
         else:
             until = math.inf if timeout is None else now + timeout
-            if self._dialling or self._probes:
+            if self._dialling or self._probes.asked:
                 until = min(until, self._expires_at())
             ready = bell.sleep(poll, max(0.0, min(until, self._look_at) - now))
             if not ready and not bell.heard and self._look_at < until:
@@ -461,7 +461,7 @@ class Sockets:
         events, self._happened = self._happened, []
         if self._ready:
             self._read_control(events)
-        if self._dialling or self._probes:
+        if self._dialling or self._probes.asked:
             self._expire(events)
         if self._inbox.readable:
             taken = self._inbox.take(limit)

@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peerfabric.arguments import sendable, text_of
-from peerfabric.errors import Cancelled, DecodeError, EncodeError, MessageTooLarge
+from peerfabric.errors import Cancelled, DecodeError, MessageTooLarge
 from peerfabric.nodes import signals
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.service.call import Busy
 from peerfabric.nodes.service.signature import Signature
-from peerfabric.wire.bodies import Buffer, Codec
+from peerfabric.wire.bodies import Codec
 from peerfabric.wire.body_types import type_name
-from peerfabric.wire.frames import BUSY, CALL_EXPIRED, END, ERROR, MSGPACK, OK, UNFIT
+from peerfabric.wire.frames import BUSY, CALL_EXPIRED, END, ERROR, MSGPACK, UNFIT
 
 if TYPE_CHECKING:
     from peerfabric.service.served import ServedCall
@@ -53,42 +53,14 @@ class Answers:
     def __init__(self, function: Callable[..., Any], signature: Signature, limit: int) -> None:
         self.function = function
         self.service = signature.service
-        self.wants_call = signature.wants_call
+        self.wants_call, self.yields = signature.wants_call, signature.service.stream
         self.name = getattr(function, "__qualname__", None) or repr(function)
-        self._request: Codec[Any] = Codec(signature.service.body_type, limit)
-        self._reply: Codec[Any] = Codec(signature.service.reply_type, limit)
-        self._encode = self._reply.encode
-        self.codec = self._reply.number
-
-    def decode(self, body: Buffer, codec: int) -> Any:
-        """The request, out of the body of a frame with one element.
-
-        Raises:
-            DecodeError: It is no such request.
-        """
-        return self._request.decode_batch(body, codec)[0]
-
-    def encode(self, reply: Any) -> bytes:
-        """The bytes of a reply, or of a part of one.
-
-        Raises:
-            EncodeError: It is not of the type of the service, or too large.
-        """
-        try:
-            return self._encode(reply)
-        except MessageTooLarge as error:
-            size, limit = error.size, error.limit
-            raise EncodeError(
-                f"a reply of {size:,} bytes is over the limit of {limit:,}; answer in parts, with stream=True"
-            ) from None
-
-    def reply(self, reply: Any) -> Answer:
-        """The answer that carries `reply`.
-
-        Raises:
-            EncodeError: As `encode`.
-        """
-        return Answer(OK, self.encode(reply), self.codec)
+        request: Codec[Any] = Codec(signature.service.body_type, limit)
+        reply: Codec[Any] = Codec(signature.service.reply_type, limit)
+        self.decode = request.decode_batch
+        """From the body of a frame to a list with the one request in it; raises DecodeError if it is none."""
+        self.encode = reply.encode
+        self.codec = reply.number
 
     def unfit(self, error: DecodeError) -> Answer:
         """The answer to a request that does not fit the type."""
@@ -102,8 +74,17 @@ class Answers:
             return ENDED
         return EXPIRED if clock() >= call.ends_at else None
 
+    def in_parts(self) -> Answer:
+        """The answer to who asks for one reply, and gets none."""
+        text = f"service {self.service.name!r} is answered in parts; ask with stream(), and a Service of stream=True"
+        return Answer(ERROR, type="ConfigError", text=text)
+
     def failed(self, call: ServedCall, error: BaseException) -> Answer:
         """The answer for what the function raised, which is written into the log with its traceback."""
+        if isinstance(error, MessageTooLarge):
+            step = "answer in parts, with a Service of stream=True"
+            text = f"a reply of {error.size:,} bytes is over the limit of {error.limit:,}; {step}"
+            return Answer(ERROR, type=_class_name(error), text=text)
         if isinstance(error, Busy):
             retry = error.retry  # user code may have changed it
             number = isinstance(retry, int | float) and 0 <= retry < 2**31

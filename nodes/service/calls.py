@@ -22,7 +22,7 @@ from peerfabric.errors import (
     TimedOut,
 )
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_context import handling, in_handler, lease_paused
+from peerfabric.nodes.handler_context import hand_here, in_handler, lease_paused
 from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.io.waiting import EXPLAIN_AFTER, Gate, answering, clock, stalled, wait_until
 from peerfabric.nodes.service.service import Service
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from peerfabric.engine import Engine
 
 TIMEOUT_MAX: Final = 86400.0
+ROOMY: Final = 1024
+ROOMY_BYTES: Final = 1 << 20
+"""With no more open calls, nor bytes of them, nobody need be asked whether there is room for another."""
 PREPARED_MAX: Final = 1024
 """Services whose codecs are kept, for programs that make one for each call."""
 
@@ -198,53 +201,31 @@ class Calls:
         prepared = self._prepared.get(id(service))
         if prepared is None or prepared.service.stream or reply_type is not None:
             prepared = self.prepared(service, body, reply_type)
-        if timeout.__class__ is not float or not 0.0 < timeout <= TIMEOUT_MAX:
+        if (timeout.__class__ is not float and timeout.__class__ is not int) or not 0.0 < timeout <= TIMEOUT_MAX:
             timeout = checked_timeout(timeout)
         node = self._node
         if node.life is not Life.RUNNING or node.loop is not None:
             await node.started()
         ends_at = inf if timeout is None else clock() + timeout
         call = self.made(prepared, prepared.encode(body), ends_at, idempotent, server, headers)
-        await self.answered(call, timeout)
-        if call.outcome is not Outcome.OK:
-            raise self.error(call, prepared, timeout)
-        return self.decoded(prepared, call.body, call)
-
-    def decoded(self, prepared: Prepared, body: Any, call: OpenCall, codec: int | None = None) -> Any:
-        """The reply, or a part of it.
-
-        Raises:
-            DecodeError: It is not of the type that was asked for.
-        """
-        try:
-            return prepared.decode(body, call.codec if codec is None else codec)[0]
-        except DecodeError as error:
-            raise DecodeError(
-                error.reason,
-                path=error.path.replace("$[0]", "$", 1),
-                sender=call.server_name,
-                step="give both sides the same Service",
-            ) from None
-
-    async def answered(self, call: OpenCall, timeout: float | None) -> None:
-        """Have it asked, and return when it has an outcome.
-
-        Interrupted or cancelled, nobody waits for it any more, and its server is told.
-        """
-        within = answering.get()
-        if within is not None or handling():
-            with lease_paused(self._node.pump):
-                await self._answered(call, timeout)
-        else:
-            await self._answered(call, timeout)
-
-    async def _answered(self, call: OpenCall, timeout: float | None) -> None:
         try:
             if not self.start(call):
                 await self.start_when_room(call, timeout)
-            await self.until(call, call.ends_at, timeout, lambda: call.outcome is not None)
+            if hand_here() is not None:
+                with lease_paused(node.pump):
+                    await self.until(call, call.ends_at, timeout)
+            else:
+                await self.until(call, call.ends_at, timeout)
         finally:
-            self.forget(call)
+            self._open.pop(call, None)
+            if call.outcome is None:  # interrupted or cancelled
+                self.forget(call)
+        if call.outcome is not Outcome.OK:
+            raise self.error(call, prepared, timeout)
+        try:
+            return prepared.decode(call.body, call.codec)[0]
+        except DecodeError as error:
+            raise misfit(call, error) from None
 
     def forget(self, call: OpenCall) -> None:
         """Nobody waits for it any more; without an outcome it gets none, and its server is told. Not in a finaliser."""
@@ -260,7 +241,8 @@ class Calls:
         pump = node.pump
         if self.end is None:
             self.attach()
-        if not self.end.has_room(call.size):
+        end = self.end
+        if (len(end.open) > ROOMY or end.open_bytes > ROOMY_BYTES) and not end.has_room(call.size):
             return False
         self._open[call] = in_handler() is not None
         if node.life is not Life.RUNNING:
@@ -274,7 +256,7 @@ class Calls:
                 taken = lock.acquire(False)
                 if taken:
                     now = clock()
-                    self.end.start(call, now)
+                    end.start(call, now)
                     pump.send_beside(now)
                     return True
             finally:
@@ -299,8 +281,10 @@ class Calls:
         what = f"service {call.service!r}: not sent; this node has too many open calls: wait for some of them"
         await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
 
-    async def until(self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Callable[[], bool]) -> bool:
-        """Wait for it to be done, or until `ends_at`; whether it is done."""
+    async def until(
+        self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Callable[[], bool] | None = None
+    ) -> bool:
+        """Wait for its outcome, or for something else of it, or until `ends_at`; whether that is there."""
         node = self._node
         waiting, ending, waiter = node.waiting, node.ending, call.owner
         explain_at = clock() + EXPLAIN_AFTER if timeout is None or timeout > EXPLAIN_AFTER else inf
@@ -308,7 +292,7 @@ class Calls:
         if within is not None:
             within.rest(waiter)
         try:
-            while not is_done():
+            while call.outcome is None if is_done is None else not is_done():
                 if ending.signal:
                     ending.check()
                 if not node.is_running:
@@ -319,7 +303,7 @@ class Calls:
                 if now >= ends_at:
                     if ends_at >= call.ends_at:
                         self._expire(call, now)
-                    return is_done()
+                    return call.outcome is not None
                 if now >= explain_at:
                     explain_at = inf
                     reason = stalled(waiting)
@@ -451,6 +435,12 @@ class Calls:
         return TimedOut(f"timed out {after}: {self.said(call)}{stall}")
 
 
+def misfit(call: OpenCall, error: DecodeError) -> DecodeError:
+    """The error of a reply, or a part of it, that does not fit the type that was asked for."""
+    path = error.path.replace("$[0]", "$", 1)  # it stands in an array
+    return DecodeError(error.reason, path=path, sender=call.server_name, step="give both sides the same Service")
+
+
 def checked_timeout(timeout: Any) -> float | None:
     """How long a call waits; None: as long as its server lives.
 
@@ -466,4 +456,4 @@ def checked_timeout(timeout: Any) -> float | None:
     return seconds
 
 
-__all__ = ["Calls", "Prepared", "checked_timeout"]
+__all__ = ["Calls", "Prepared", "checked_timeout", "misfit"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -51,7 +50,7 @@ async def gather(
                 await calls.start_when_room(call, timeout)
         with lease_paused(calls.node.pump):
             for call in asked.values():
-                await calls.until(call, call.ends_at, timeout, partial(_has_ended, call))
+                await calls.until(call, call.ends_at, timeout)
     except TimedOut:
         pass  # there was no room for more
     finally:
@@ -64,10 +63,6 @@ async def gather(
     if len(gathered.replies) < require:
         raise Incomplete(prepared.service.name, require, gathered)
     return gathered
-
-
-def _has_ended(call: OpenCall) -> bool:
-    return call.outcome is not None
 
 
 async def _servers(calls: Calls, prepared: Prepared, ends_at: float) -> dict[str, str]:
@@ -98,7 +93,7 @@ async def _servers(calls: Calls, prepared: Prepared, ends_at: float) -> dict[str
 def _sort(calls: Calls, prepared: Prepared, gathered: Gathered[Any], node_id: str, call: OpenCall) -> None:
     if call.outcome is Outcome.OK:
         try:
-            gathered.replies[node_id] = calls.decoded(prepared, call.body, call)
+            gathered.replies[node_id] = prepared.decode(call.body, call.codec)[0]
         except DecodeError:
             gathered.missing[node_id] = "unfit"
     elif call.outcome is Outcome.ERROR:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import inf
 from typing import Any, Final
 
-from peerfabric.errors import TimedOut
-from peerfabric.nodes.handler_context import handling, lease_paused
-from peerfabric.nodes.io.waiting import answering, clock
-from peerfabric.nodes.service.calls import Calls, checked_timeout
+from peerfabric.errors import DecodeError, TimedOut
+from peerfabric.nodes.handler_context import hand_here, lease_paused
+from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
 from peerfabric.nodes.service.service import Service
 from peerfabric.service.call import OpenCall, Outcome
 
@@ -58,9 +58,11 @@ class Reading:
                 if call.wants_more and outcome is None:
                     self._calls.more(call)
                 try:
-                    return self._calls.decoded(self._prepared, part[0], call, part[1])
-                except BaseException:
+                    return self._prepared.decode(part[0], part[1])[0]
+                except BaseException as error:
                     self.close()
+                    if isinstance(error, DecodeError):
+                        raise misfit(call, error) from None
                     raise
             if outcome is not None:
                 self._over = True
@@ -87,7 +89,7 @@ class Reading:
         def is_here() -> bool:
             return bool(call.parts) or call.outcome is not None
 
-        if answering.get() is not None or handling():
+        if hand_here() is not None:
             with lease_paused(self._calls.node.pump):
                 return await self._calls.until(call, ends_at, self._timeout, is_here)
         return await self._calls.until(call, ends_at, self._timeout, is_here)

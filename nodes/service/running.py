@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from peerfabric.errors import Cancelled
@@ -32,17 +31,13 @@ class Running:
         self._pool, self.call = pool, call
         self.ends_at, self.depth = call.ends_at, call.depth
         self.over = False
-        """The handler has returned; what it has started besides may still run, and is bound by nothing."""
+        """The handler has returned; what it has started besides may still run, and is bound by nothing: `ends_at` is
+        inf by then."""
         self.waiters: list[Waiter] = []
         """How it waits now, in the calls of ours that it makes, or for room for its next part."""
         self._waits = 0
         self.stop: Callable[[], object] | None = None
         """Of a task: ends it, when nobody waits for the reply any more."""
-
-    def end(self) -> None:
-        """The handler has returned."""
-        self.over = True
-        self.ends_at = inf
 
     def check(self) -> None:
         """Refuse what waits.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from peerfabric.errors import NodeClosed
 from peerfabric.nodes.context import Life, NodeContext
@@ -13,27 +12,40 @@ from peerfabric.options import MiB
 from peerfabric.wire.frames import BUSY, END, OK
 
 if TYPE_CHECKING:
+    from peerfabric.service.responder import Responder
     from peerfabric.service.served import Served, ServedCall
 
 WAITING_BYTES: int = 16 * MiB
 """Of the requests of one service that wait for a handler."""
 
 
-def serve(node: NodeContext, pool: Any, service: str, concurrency: int, waiting: int, stall: float) -> Served:
+class Pool(Protocol):
+    """The threads or tasks of one service, and what of their node they need."""
+
+    node: NodeContext
+    responder: Responder
+    end: Any
+
+
+def serve(pool: Pool, service: str, concurrency: int, waiting: int, stall: float) -> Served:
     """Let `pool` answer a service from now on. The caller holds the life lock."""
-    pump, engine = node.pump, node.engine
+    pump, engine = pool.node.pump, pool.node.engine
     with pump.lock:
+        pool.responder = engine.responder
         served = engine.open_service(service, concurrency, waiting, WAITING_BYTES, stall, clock())
         pool.end = served
-        pump.attach(pool)
+        pump.attach(pool)  # type: ignore[arg-type]  # a handle that hands nothing over
     pump.wake()
     return served
 
 
-def end_with(node: NodeContext, call: ServedCall, answer: Answer) -> None:
+def end_with(pool: Pool, call: ServedCall, answer: Answer) -> None:
     """The handler of `call` has ended, or did not begin: let its caller know, if it waits."""
-    pump, responder = node.pump, node.engine.responder
-    with pump.lock:
+    pump, responder = pool.node.pump, pool.responder
+    lock = pump.lock
+    try:
+        if not lock.acquire(False):
+            lock.wait()
         now = clock()
         status = answer.status
         if status == OK:
@@ -44,31 +56,37 @@ def end_with(node: NodeContext, call: ServedCall, answer: Answer) -> None:
             retry_after = call.served.mean_time if status == BUSY and answer.retry is None else answer.retry or 0.0
             responder.fail(call, now, status, text=answer.text, type=answer.type, retry_after=retry_after)
         pump.send_beside(now, call.served)
+    finally:
+        try:
+            lock.release()
+        except RuntimeError:
+            pass  # it was not taken
 
 
-def send_part(node: NodeContext, call: ServedCall, body: bytes, codec: int) -> bool:
+def send_part(pool: Pool, call: ServedCall, body: bytes, codec: int) -> bool:
     """Send one part of a stream, which `may_send`; False: it was too large, and that has ended the call."""
-    pump = node.pump
+    pump = pool.node.pump
     with pump.lock:
         now = clock()
         if call.cancelled:
             return False
-        sent = node.engine.responder.part(call, now, body, codec)
+        sent = pool.responder.part(call, now, body, codec)
         pump.send_beside(now, call.served)
     return sent
 
 
-def rest(node: NodeContext, call: ServedCall) -> None:
+def rest(pool: Pool, call: ServedCall) -> None:
     """The handler of `call` waits, and needs no slot."""
-    with node.pump.lock:
-        node.engine.responder.rest(call)
-        node.pump.send_beside(clock(), call.served)
+    pump = pool.node.pump
+    with pump.lock:
+        pool.responder.rest(call)
+        pump.send_beside(clock(), call.served)
 
 
-def resume(node: NodeContext, call: ServedCall) -> None:
+def resume(pool: Pool, call: ServedCall) -> None:
     """It goes on."""
-    with node.pump.lock:
-        node.engine.responder.resume(call)
+    with pool.node.pump.lock:
+        pool.responder.resume(call)
 
 
 def tell(served: Served) -> None:
@@ -86,4 +104,4 @@ def has_failed(node: NodeContext, error: BaseException) -> bool:
     return not comes_from_outside(error)
 
 
-__all__ = ["end_with", "get_ident", "has_failed", "rest", "resume", "send_part", "serve", "tell"]
+__all__ = ["end_with", "has_failed", "rest", "resume", "send_part", "serve", "tell"]

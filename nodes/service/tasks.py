@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.errors import Cancelled, DecodeError
@@ -15,6 +16,7 @@ from peerfabric.nodes.service import serving
 from peerfabric.nodes.service.answers import CANCELLED, ENDED, Answer, Answers, comes_from_outside
 from peerfabric.nodes.service.call import Call
 from peerfabric.nodes.service.running import Running
+from peerfabric.wire.frames import OK
 
 if TYPE_CHECKING:
     from peerfabric.service.served import ServedCall
@@ -28,10 +30,11 @@ class ServiceTasks:
     """It takes from no consumer or subscriber, as other handlers do."""
 
     def __init__(self, node: NodeContext, answers: Answers, concurrency: int, waiting: int, stall: float) -> None:
-        self._node, self._answers = node, answers
+        self.node, self._answers = node, answers
         self.name, self.service = answers.name, answers.service.name
         self._options = concurrency, waiting, stall
         self.alerted = False
+        self.responder: Any = None
         self.end: Any = None
         """The `Served`, from the start of the node on."""
         self._tasks: dict[asyncio.Task[None], Running] = {}
@@ -54,7 +57,7 @@ class ServiceTasks:
         """Serve from now on. The caller holds the life lock, and nothing runs before it lets go."""
         assert node.loop is not None
         self._loop = node.loop
-        serving.serve(node, self, self.service, *self._options)
+        serving.serve(self, self.service, *self._options)
 
     def give_up(self) -> None:
         """The start came to nothing."""
@@ -96,43 +99,45 @@ class ServiceTasks:
     async def _run(self, running: Running) -> None:
         """Run the handler and answer. The context is the task's own."""
         answering.set(running)
-        judge_by(partial(serving.has_failed, self._node))
+        judge_by(partial(serving.has_failed, self.node))
         task = asyncio.current_task()
         assert task is not None
         try:
             answer = await self._handled(running)
         finally:
-            running.end()
+            running.over, running.ends_at = True, inf
             self._tasks.pop(task, None)
-        serving.end_with(self._node, running.call, answer)
+        serving.end_with(self, running.call, answer)
         if self.end.started:
             self.changed()
-        if self._node.life is not Life.RUNNING:
-            self._node.pump.turned.open()  # whoever closes the node waits there for running calls
+        if self.node.life is not Life.RUNNING:
+            self.node.pump.turned.open()  # whoever closes the node waits there for running calls
 
     async def _handled(self, running: Running) -> Answer:
         answers, call = self._answers, running.call
         if (refusal := answers.refusal(call)) is not None:
             return refusal
+        if answers.yields and not call.stream:
+            return answers.in_parts()
         function = answers.function
         try:
-            request = answers.decode(call.body, call.codec)
+            request = answers.decode(call.body, call.codec)[0]
         except DecodeError as error:
             return answers.unfit(error)
         try:
             returned: Any = function(request, Call(call)) if answers.wants_call else function(request)
-            if not call.stream:
-                return answers.reply(await returned)
+            if not answers.yields:
+                return Answer(OK, answers.encode(await returned), answers.codec)
             await self._send_parts(running, returned)
             return ENDED
         except GeneratorExit:
             raise  # what was left of the loop is thrown away
         except BaseException as error:
-            if self._node.is_closed:
+            if self.node.is_closed:
                 return CANCELLED
             answer = answers.failed(call, error)
             if comes_from_outside(error):
-                serving.end_with(self._node, call, answer)
+                serving.end_with(self, call, answer)
                 raise
             return answer
 
@@ -146,10 +151,10 @@ class ServiceTasks:
                 running.waiters.append(waiter)
                 try:
                     while not call.may_send and not call.cancelled:
-                        await self._node.waiting.park(waiter, None)
+                        await self.node.waiting.park(waiter, None)
                 finally:
                     running.waiters.remove(waiter)
-                if call.cancelled or not serving.send_part(self._node, call, body, answers.codec):
+                if call.cancelled or not serving.send_part(self, call, body, answers.codec):
                     raise Cancelled
         finally:
             close = getattr(parts, "aclose", None)
@@ -160,10 +165,10 @@ class ServiceTasks:
 
     def rest(self, call: ServedCall) -> None:
         """The handler of `call` waits: another one may run meanwhile."""
-        serving.rest(self._node, call)
+        serving.rest(self, call)
         if self.end.started:
             self.changed()
 
     def resume(self, call: ServedCall) -> None:
         """It goes on."""
-        serving.resume(self._node, call)
+        serving.resume(self, call)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from peerfabric.arguments import described
@@ -20,6 +21,7 @@ from peerfabric.nodes.service import serving
 from peerfabric.nodes.service.answers import ENDED, Answer, Answers
 from peerfabric.nodes.service.call import Call
 from peerfabric.nodes.service.running import Running
+from peerfabric.wire.frames import OK
 
 if TYPE_CHECKING:
     from peerfabric.service.served import ServedCall
@@ -45,13 +47,14 @@ class ServiceThreads:
     """It takes from no consumer or subscriber, as other handlers do."""
 
     def __init__(self, node: NodeContext, answers: Answers, concurrency: int, waiting: int, stall: float) -> None:
-        self._node, self._answers = node, answers
+        self.node, self._answers = node, answers
         self.name, self.service = answers.name, answers.service.name
         self._short = f"peerfabric-{self.service}"
         self._options = concurrency, waiting, stall
         self._threads_max = 2 * concurrency + 64 + 1  # that run, rest and are left behind, and the next
         self._keep = concurrency + 1
         self.alerted = False
+        self.responder: Any = None
         self.end: Any = None
         """The `Served`, from the start of the node on."""
         self._threads: dict[threading.Thread, Running | None] = {}
@@ -74,7 +77,7 @@ class ServiceThreads:
 
     def start(self, node: NodeContext) -> None:
         """Serve from now on. The caller holds the life lock, and nothing runs before it lets go."""
-        serving.serve(node, self, self.service, *self._options)
+        serving.serve(self, self.service, *self._options)
         self._spawn()
 
     def give_up(self) -> None:
@@ -97,7 +100,8 @@ class ServiceThreads:
 
     def changed(self) -> None:
         """Calls are to be run, or what runs has to know something."""
-        serving.tell(self.end)
+        if self.end.news:
+            serving.tell(self.end)
         self._wake(len(self.end.started))
 
     def _wake(self, count: int) -> None:
@@ -131,7 +135,7 @@ class ServiceThreads:
             _log.warning("service %s: no thread can be started; fewer calls run at once", self.service)
 
     def _run(self) -> None:
-        node, me = self._node, threading.current_thread()
+        node, me = self.node, threading.current_thread()
         with node.life_lock:
             if me not in self._threads:
                 return  # the start came to nothing
@@ -161,7 +165,7 @@ class ServiceThreads:
         """Wait for a call; None: this thread is not needed any more."""
         started: deque[ServedCall] = self.end.started
         idle = self._idle
-        while self._node.is_running:
+        while self.node.is_running:
             idle.append(waiter)  # before it looks: whoever comes after that wakes it
             try:
                 call = started.popleft()
@@ -170,13 +174,13 @@ class ServiceThreads:
                     with suppress(ValueError):
                         idle.remove(waiter)
                         return None
-                if self._node.is_running:  # looked at once more: who closes the node wakes all that are idle by then
-                    waiter.wait(None)
+                if self.node.is_running:  # looked at once more: who closes the node wakes all that are idle by then
+                    waiter.lock.acquire()
                 continue
             try:
                 idle.remove(waiter)
             except ValueError:
-                waiter.wait(0.0)  # it was woken, perhaps for a call that another one has
+                waiter.lock.acquire(False)  # it was woken, perhaps for a call that another one has
                 self._wake(len(started))
             if not idle:
                 self._spawn()
@@ -189,11 +193,11 @@ class ServiceThreads:
         try:
             answer = copy_context().run(self._handle, running)
         finally:
-            running.end()
+            running.over, running.ends_at = True, inf
             self._threads[me] = None
-        serving.end_with(self._node, call, answer)
-        if self._node.life is not Life.RUNNING:
-            self._node.pump.turned.open()  # whoever closes the node waits there for running calls
+        serving.end_with(self, call, answer)
+        if self.node.life is not Life.RUNNING:
+            self.node.pump.turned.open()  # whoever closes the node waits there for running calls
         started: deque[ServedCall] = self.end.started
         if not started:
             return None
@@ -209,17 +213,19 @@ class ServiceThreads:
         """What is answered. In a context of its own, so that the next call does not see what this one sets."""
         answers, call = self._answers, running.call
         answering.set(running)
-        if (refusal := answers.refusal(call)) is not None:
+        if (call.cancelled or clock() >= call.ends_at) and (refusal := answers.refusal(call)) is not None:
             return refusal
+        if answers.yields and not call.stream:
+            return answers.in_parts()
         function = answers.function
         try:
-            request = answers.decode(call.body, call.codec)
+            request = answers.decode(call.body, call.codec)[0]
         except DecodeError as error:
             return answers.unfit(error)
         try:
             returned = function(request, Call(call)) if answers.wants_call else function(request)
-            if not call.stream:
-                return answers.reply(returned)
+            if not answers.yields:
+                return Answer(OK, answers.encode(returned), answers.codec)
             self._send_parts(running, iter(returned))
             return ENDED
         except BaseException as error:
@@ -239,7 +245,7 @@ class ServiceThreads:
                             waiter.wait(None)
                     finally:
                         running.waiters.remove(waiter)
-                if call.cancelled or not serving.send_part(self._node, call, body, answers.codec):
+                if call.cancelled or not serving.send_part(self, call, body, answers.codec):
                     raise Cancelled
         finally:
             close = getattr(parts, "close", None)
@@ -252,9 +258,9 @@ class ServiceThreads:
         """The handler of `call` waits: another one may run meanwhile."""
         if not self._idle:
             self._spawn()
-        serving.rest(self._node, call)
+        serving.rest(self, call)
         self._wake(len(self.end.started))
 
     def resume(self, call: ServedCall) -> None:
         """It goes on."""
-        serving.resume(self._node, call)
+        serving.resume(self, call)

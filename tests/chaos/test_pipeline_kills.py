@@ -22,16 +22,16 @@ def kill_stages(cluster: Any, figures: Any, *, count: int, every: float, concurr
     stream = cluster.line(source)
     assert cluster.line(source) == "sent"
     started_at, kills = time.monotonic(), 0
-    while not (cluster.folder / f"{source}.account").exists():
+    over = cluster.folder / f"{source}.account"
+    while not over.exists():
         queue = cluster.random.choice(STAGES)
         cluster.kill(stages[queue])
+        kills += 1
         stages[queue] = cluster.start("stage", queue=queue, concurrency=concurrency)
         assert cluster.line(stages[queue]) == "ready"
-        kills += 1
-        due = started_at + kills * every
-        cluster.wait_for(
-            lambda due=due: time.monotonic() >= due or (cluster.folder / f"{source}.account").exists(), "the next kill"
-        )
+        # Once a second, and on a machine that is busy not before the pipeline is whole for half of that.
+        due = max(started_at + kills * every, time.monotonic() + every / 2)
+        cluster.wait_for(lambda due=due: time.monotonic() >= due or over.exists(), "the next kill")
     assert cluster.line(source) == "settled"
     took = time.monotonic() - started_at
     times = Counter(int(run.id) for run in cluster.runs())

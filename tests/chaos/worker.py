@@ -1,4 +1,4 @@
-"""A process of a chaos run: `worker.py produce|consume|spooled|texts|stage|sink NAME FOLDER QUEUE key=value ...`, started by path.
+"""A process of a chaos run, started by path: `worker.py ROLE NAME FOLDER QUEUE key=value ...`; its roles stand last.
 
 Every processed message is one line `stream/sequence attempt instant` in the consumer's log, written with O_APPEND
 in one call, so that a SIGKILL tears no line and loses none that the kernel has taken. It is written before the ack:

@@ -49,6 +49,16 @@ def test_a_bad_line_is_named(start: Start, node: Node) -> None:
     assert len(err.splitlines()) == 1
 
 
+def test_what_nobody_takes_in_time_expires(start: Start) -> None:
+    """The command does not wait for a consumer any longer, and says what became of it."""
+    code, out, err = ended(start("send", "q", "1", "--ttl", "0.2", "-o", "json", "--timeout", "none"))
+    assert (code, json.loads(out)["expired"]) == (1, 1)
+    assert "1 of 1 messages expired before a consumer was handed them" in err
+    code, _, err = ended(start("send", "q", "1", "--ttl", "-1"))
+    assert code == 2
+    assert "ttl=-1.0 is not a possible number of seconds" in err
+
+
 def test_a_line_leaves_before_the_next_is_typed(start: Start, node: Node) -> None:
     """Standard input is a stream: nobody waits for its end."""
     sending = start("send", "q", "-")

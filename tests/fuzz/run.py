@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / "build" / "fuzz"
 """Inputs that reach something new, and those that fail."""
 INPUTS = 5_000_000
-SHARES = {"engine": 0.02, "published": 0.02, "config": 0.02}
+SHARES = {"engine": 0.02, "calls": 0.02, "published": 0.02, "config": 0.02}
 """Of all inputs, for targets that are slow; the others share the rest."""
 SECONDS_EACH_MAX = 20
 """An input that takes longer is taken for one that hangs."""

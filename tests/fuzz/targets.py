@@ -16,9 +16,21 @@ from typing import Any, Final
 
 import msgspec
 
+from peerfabric.engine import Engine
 from peerfabric.errors import BadFrame
+from peerfabric.service.call import OpenCall
 from peerfabric.wire.bodies import message_count, rejoin, split
-from peerfabric.wire.frames import MSGPACK, RAW, decode_frame, decode_outbox, encode_frame
+from peerfabric.wire.frames import (
+    MSGPACK,
+    RAW,
+    Cancel,
+    More,
+    Reply,
+    Request,
+    decode_frame,
+    decode_outbox,
+    encode_frame,
+)
 from tests.fabric.helpers import Pair, bodies, transmitted
 from tests.fuzz import readers
 
@@ -98,9 +110,24 @@ def body(data: bytes) -> None:
 
 def engine(data: bytes) -> None:
     """An engine whose peer sends changed frames on a link that is up: it counts, renews, or parts, and goes on."""
+    _hurt(data, _traffic())
+
+
+def calls(data: bytes) -> None:
+    """The same with what is said about calls, and nothing else."""
+    _hurt(data, [frames for frames in _traffic() if isinstance(_kind(frames[0]), More | Request | Reply | Cancel)])
+
+
+def _kind(header: bytes) -> object:
+    try:
+        return decode_frame(header)
+    except BadFrame:
+        return None
+
+
+def _hurt(data: bytes, recorded: list[list[bytes]]) -> None:
     choices = Bytes(data)
     pair = _pair()
-    recorded = _traffic()
     for _ in range(8):
         if not choices.left:
             break
@@ -136,6 +163,8 @@ def _go_on(pair: Pair) -> None:
     for seconds in (0.0, 0.3, 5.0):
         pair.now += seconds
         pair.b.handle_timeout(pair.now)
+        pair.b.links.check()
+        _answer(pair.b, pair.now)
         for queue in pair.b.consumers.by_queue.values():
             delivery = queue.take(pair.now)
             if delivery is not None:
@@ -157,14 +186,52 @@ def _go_on(pair: Pair) -> None:
     pair.b.statistics()
 
 
+def _answer(engine: Engine, now: float) -> None:
+    """Handlers of services do what they may: answer, send parts, end; readers of streams read."""
+    responder, caller = engine.responder, engine.caller
+    for served in responder.served.values():
+        while served.started:
+            call = served.started.popleft()
+            while call.stream and call.may_send and not call.cancelled and call.sent_parts < 200:
+                responder.part(call, now, b"part", RAW)
+            if not call.stream:
+                responder.answer(call, now, b"answer", RAW)
+            elif call.may_send or call.cancelled:
+                responder.end(call, now)
+        served.news.clear()
+    while caller.news:
+        asked = caller.news.popleft()
+        while asked.take() is not None:
+            pass
+        if asked.stream and asked.wants_more:
+            caller.more(asked, now)
+    responder.check()
+    caller.check()
+
+
+def _serve(pair: Pair) -> None:
+    pair.b.open_service("sum", 2, 4, 2**20, 3.0, pair.now)
+    pair.a.open_service("back.sum", 2, 4, 2**20, 3.0, pair.now)
+
+
+def _ask(pair: Pair) -> None:
+    """Each asks the other what is answered at once, and what is answered in parts."""
+    for engine, service in ((pair.a, "sum"), (pair.b, "back.sum")):
+        for stream in (False, True, False):
+            call = OpenCall(service, b"question", RAW, pair.now + 60.0, stream=stream, idempotent=not stream)
+            engine.caller.start(call, pair.now)
+    pair.settle()
+
+
 def _pair() -> Pair:
-    """Two nodes that share a queue in each direction, and topics; their link is up, and both hold messages."""
+    """Two nodes that share a queue in each direction, topics and services; their link is up, and both hold some."""
     pair = Pair()
     for producer, consumer, queue in ((pair.a, pair.b, "jobs"), (pair.b, pair.a, "back")):
         producer.open_producer(queue, RAW, 5, 2**20, pair.now)
         consumer.open_consumer(queue, 10.0, pair.now)
     pair.a.open_publisher("prices.a", RAW, pair.now)
     pair.b.open_subscriber("prices.*", 2**20, pair.now)
+    _serve(pair)
     pair.meet()
     for producer, consumer, queue in ((pair.a, pair.b, "jobs"), (pair.b, pair.a, "back")):
         end = consumer.consumers.by_queue[queue]
@@ -172,6 +239,7 @@ def _pair() -> Pair:
         consumer.consumers.progress(end, pair.now)
         producer.producers.accept(producer.producers.by_queue[queue], bodies(3), 0)
     pair.settle()
+    _ask(pair)
     return pair
 
 
@@ -199,6 +267,7 @@ def _record() -> None:
         consumer.open_consumer(queue, 10.0, pair.now)
     topic = pair.a.open_publisher("prices.a", RAW, pair.now)
     pair.b.open_subscriber("prices.*", 2**20, pair.now)
+    _serve(pair)
     pair.meet()
     for producer, consumer, queue in ((pair.a, pair.b, "jobs"), (pair.b, pair.a, "back")):
         end = consumer.consumers.by_queue[queue]
@@ -207,6 +276,15 @@ def _record() -> None:
         producer.producers.accept(producer.producers.by_queue[queue], bodies(3), 0)
     pair.a.topics.publish(topic, [b"1", b"2"], 0)
     pair.settle(1.0)
+    _ask(pair)
+    for _ in range(3):
+        for each in (pair.a, pair.b):
+            _answer(each, pair.now)
+        pair.settle()
+    _ask(pair)
+    for call in list(pair.a.caller.open.values()):
+        pair.a.caller.cancel(call, pair.now)
+    pair.settle()
     pair.a.drain(pair.now)
     pair.settle(0.1)
     pair.a.topics.finish(pair.now)
@@ -289,6 +367,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "outbox header": outbox_header,
     "body": body,
     "engine": engine,
+    "calls": calls,
     "published": published,
     "secret": readers.secret,
     "txt": readers.txt,

@@ -22,7 +22,7 @@ import zmq
 
 from peerfabric import AsyncNode, FabricError, Node
 
-DEADLINE = 30.0
+DEADLINE = 6.0
 """Seconds after which something that should happen has not. Wide: machines that run tests are busy."""
 
 
@@ -175,6 +175,12 @@ class Child:
         """The next line it prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
+
+    def write(self, line: str) -> None:
+        """Give it a line to read."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

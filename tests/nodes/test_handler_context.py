@@ -13,11 +13,13 @@ from peerfabric.nodes.handler_context import (
     EARLIER_MAX,
     begin_call,
     hand_here,
-    in_hand,
     inputs_in,
     take_in_hand,
     take_over,
 )
+from peerfabric.nodes.handler_context import in_hand as typed_in_hand
+
+in_hand: Callable[[], Any] = typed_in_hand
 
 
 class Taken:
@@ -48,6 +50,10 @@ def alone(call: Callable[[], None]) -> None:
 def take(*taken: Any) -> None:
     for each in taken:
         take_in_hand(each)
+
+
+def enter(taken: Any) -> None:
+    take_over(taken)
 
 
 def test_what_is_settled_is_not_in_hand_any_more() -> None:
@@ -100,7 +106,7 @@ def test_only_what_is_to_wait_waits() -> None:
         take(waits, does_not)
         hand = hand_here()
         assert hand is not None
-        assert inputs_in(hand) == [waits]
+        assert [id(each) for each in inputs_in(hand)] == [id(waits)]
         assert in_hand() == [waits, does_not]
         waits._settled = True
         assert list(inputs_in(hand)) == []
@@ -132,14 +138,14 @@ def test_a_thread_enters_what_another_one_took() -> None:
         first, second = Taken(), Taken()
         take(first, second)
 
-        def enter() -> None:
-            take_over(second)  # type: ignore[arg-type]
+        def go_in() -> None:
+            enter(second)
             assert in_hand() == [second]
 
         context = contextvars.copy_context()
-        alone(enter)
-        alone(lambda: context.run(enter))
-        take_over(first)  # type: ignore[arg-type]
+        alone(go_in)
+        alone(lambda: context.run(go_in))
+        enter(first)
         assert in_hand() == [first, second]
 
     alone(story)
@@ -163,7 +169,7 @@ def test_tasks_have_hands_of_their_own() -> None:
             assert in_hand() == [inner]
 
         async def worker() -> None:
-            take_over(later)  # type: ignore[arg-type]
+            enter(later)
             assert in_hand() == [later]
 
         task = asyncio.create_task(child())

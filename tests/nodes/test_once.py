@@ -25,6 +25,9 @@ class Taker:
 
     ledger_store: LedgerStore | None = None
     alerted = False
+    end: Any = None
+    in_tasks = False
+    waits_for_outputs = True
 
     def ledger_writer(self) -> None: ...
 

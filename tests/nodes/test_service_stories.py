@@ -557,6 +557,20 @@ def test_a_stream_that_pauses(runtime: Any) -> None:
         release.set()
 
 
+def test_one_reply_and_parts_mixed_up(front: Any) -> None:
+    """A stream of what has one reply has one part; what is answered in parts has no reply."""
+    with front.node("server") as server, front.node("asker") as asker:
+        doubles(server)
+
+        @served(server, COUNT)
+        def count(stop: int) -> Iterator[int]:
+            yield from range(stop)
+
+        assert list(asker.stream(Service("double", int, int, stream=True), 4, timeout=DEADLINE)) == [8]
+        with pytest.raises(RemoteError, match=r"service 'count' is answered in parts; ask with stream\(\)"):
+            asker.request(Service("count", int, int), 4, timeout=DEADLINE)
+
+
 # All servers
 
 

@@ -29,7 +29,7 @@ from zmq.utils import z85
 
 from peerfabric.discovery.base import AnnounceKey, Announcement
 from peerfabric.discovery.txt import NotARecord, instance_label, read_txt, write_txt
-from peerfabric.link.digest import CLEAR_KEY, OwnDigest, told
+from peerfabric.link.digest import CLEAR_KEY, ROLES, OwnDigest, told
 from peerfabric.secret import NodeKey, new_secret
 from peerfabric.wire.frames import (
     ALONE,
@@ -315,10 +315,11 @@ def _digests() -> Iterator[Vector]:
             "subscribes": ["prices.eu.de", "prices.*.de", "prices.>", "*.eu", ">"],
         },
         "a hundred queues": {"produces": [f"queue.{n}" for n in range(100)]},
+        "both ends of services": {"serves": ["prices.get", "logs.tail"], "calls": ["prices.get"]},
     }  # fmt: skip
     for name, some in uses.items():
         for key in (CLEAR_KEY, bytes(range(32))):
-            value = {role: some.get(role, []) for role in ("produces", "consumes", "publishes", "subscribes")}
+            value = {role: some.get(role, []) for role in ROLES}
             own = OwnDigest([key])
             own.update(*value.values())
             assert own.digest is not None

@@ -25,6 +25,8 @@ something that needs a reason (`Witness`), and at the end, after everything was 
     process.py      one node: an engine, and what drives it
     producer.py     user code that sends to a queue
     consumer.py     user code that takes from a queue
+    pipeline.py     user code that sends on what it takes, and what may be acked of that
+    services.py     user code that calls services and answers them
     network.py      connections, and what is on its way in them
     disks.py        disks, and how a process has one
     recovery.py     how a process goes on with what its disk has
@@ -36,7 +38,7 @@ something that needs a reason (`Witness`), and at the end, after everything was 
 
 from __future__ import annotations
 
-from tests.world.themes import DISK_THEMES, LAN_THEMES
+from tests.world.themes import CALL_THEMES, DISK_THEMES, LAN_THEMES
 from tests.world.world import World
 
-__all__ = ["DISK_THEMES", "LAN_THEMES", "World"]
+__all__ = ["CALL_THEMES", "DISK_THEMES", "LAN_THEMES", "World"]

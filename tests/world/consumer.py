@@ -14,6 +14,7 @@ from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.wire.bodies import split
 from peerfabric.wire.frames import Data
 from tests.world.disks import Killed
+from tests.world.pipeline import Stage
 from tests.world.record import Run
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Consumer:
         self.end: IncomingQueue = process.engine.open_consumer(queue, lease, process.clock(), remembered)
         if process.world.theme.expiring:
             self._note_arrivals()
+        sends = process.role.hands_on.get(queue)
+        self.stage = Stage(self, sends) if sends else None
         self.takers = [Taker() for _ in range(takers)]
         self.current: Delivery | None = None
         self.parked: list[Delivery] = []
@@ -186,6 +189,12 @@ class Consumer:
             world.log(f"{process.peer} dies of {runs[kinds.index('poison')].sequence}")
             world.supervisor.end(process, "died")
             return
+        early = self.stage is not None and world.random.random() < 0.5
+        if self.stage is not None and early:
+            for run in runs:
+                run.sent = self.stage.send(run, delivery)
+                if not process.alive:
+                    return
         slow = sum(world.random.uniform(0.2, 0.8) for kind in kinds if kind == "slow")
         quick = sum(world.random.choice((0.0, 0.0005, 0.004)) for _ in kinds)
         slow += sum(world.random.uniform(3.0, 6.0) for kind in kinds if kind == "long")
@@ -233,12 +242,20 @@ class Consumer:
             verdict, outcome = Verdict.GIVE_BACK, "died"
         else:
             outcome = verdict.name.lower()
+        if verdict is Verdict.ACK and self.stage is not None:
+            for run in runs:
+                if run.sent is None or (run.sent and self.process.world.random.random() < 0.5):  # some of it late
+                    run.sent = self.stage.send(run, delivery)
+            if not all(run.sent for run in runs):  # there was no room, or the disk refused
+                verdict, outcome = Verdict.GIVE_BACK, "give_back" if self.process.alive else "died"
         if verdict is Verdict.ACK and self.ledger_store is not None:
             verdict, outcome = self._record(delivery, low, high)
         for run in runs:
             kept = outcome in ("died", "unacked") and self.process.world.disks.in_ledger(run)
             run.outcome = "kept" if kept else outcome
-        if verdict is Verdict.ACK:
+        if verdict is Verdict.ACK and self.stage is not None:
+            self.stage.ack(delivery, low, high, runs)
+        elif verdict is Verdict.ACK:
             delivery.ack(low, high)
         else:
             delay = 0.0 if self.process.world.random.random() < 0.3 else -1.0

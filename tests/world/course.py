@@ -6,6 +6,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.world.pipeline import draw_pipeline
 from tests.world.roles import draw_roles, spread
 from tests.world.shared import Shared
 
@@ -13,11 +14,16 @@ if TYPE_CHECKING:
     from tests.world.world import World
 
 
+CALLS = 20
+"""Times at which somebody calls services."""
+
+
 def play(world: World) -> None:
     """Draw what happens, let it happen, heal everything, and wait until it is quiet or ought to be."""
     random, theme = world.random, world.theme
     queues = [f"q{n}" for n in range(2 if theme.beside else random.choice((1, 1, 2)))]
-    roles = world.supervisor.roles = draw_roles(theme, queues, random)
+    roles = draw_pipeline(theme, random) if theme.pipeline else draw_roles(theme, queues, random)
+    world.supervisor.roles = roles
     if theme.shared:
         world.shared = Shared(world, roles.pop(0))
         for _ in range(random.randrange(1, 4)):
@@ -43,6 +49,8 @@ def play(world: World) -> None:
         world.at(random.uniform(0.1, 1.5 if number % 2 else length), partial(world.troubles.happen, act))
     for _ in range(3 if theme.closes else 0):
         world.at(random.uniform(0.2, length), partial(_close_some, world))
+    for _ in range(12 if theme.reopens else 0):
+        world.at(random.uniform(0.2, length), partial(_reopen_some, world))
     for _ in range(2 if theme.letters else 0):
         world.at(random.uniform(0.2, length), partial(_tend_letters, world))
     for _ in range(30 if theme.topics else 0):
@@ -50,7 +58,9 @@ def play(world: World) -> None:
     if theme.topics:
         for _ in range(3):
             world.at(random.uniform(0.1, length), partial(_subscribe_some, world))
-    if theme.kinds.count("poison"):
+    for _ in range(CALLS if theme.calls else 0):
+        world.at(random.uniform(0.1, length), partial(_ask_some, world))
+    if "poison" in theme.kinds or "deadly" in theme.calls:
         world.at(0.0, world.supervisor.supervise)
     world.advance(length)
     world.troubles.heal_all()
@@ -60,6 +70,8 @@ def play(world: World) -> None:
         # A last update, so that a tail lost in the troubles is noticed.
         for after in (8.0, 30.0, 60.0):
             world.after(after, partial(_publish_everywhere, world))
+    if theme.calls:
+        world.after(20.0, partial(_ask_everywhere, world))
     end = world.now + theme.quiet_within
     while world.now < end:
         world.advance(world.now + 0.5)
@@ -80,12 +92,38 @@ def _burst(world: World, kinds: list[str]) -> None:
         producer.burst(kinds)
 
 
+def _ask_some(world: World) -> None:
+    """Somebody calls a service, some times in a row."""
+    asking = [p.services for p in world.supervisor.living() if p.services is not None and not p.leaving]
+    if asking:
+        services, service = world.random.choice(asking), world.random.choice(world.services)
+        for _ in range(world.random.choice((1, 1, 3, 10))):
+            services.ask(service, world.random.choice(world.theme.calls))
+
+
+def _ask_everywhere(world: World) -> None:
+    """Everybody asks for what somebody serves: it is answered."""
+    world.calls.all_asked = True
+    living = [each for each in world.supervisor.living() if each.services is not None and not each.leaving]
+    for process in living:
+        for service in world.services:
+            if process.services is not None and any(service in p.engine.responder.served for p in living):
+                process.services.ask(service, world.random.choice(("ok", "stream")), last=True)
+
+
 def _close_some(world: World) -> None:
     consumers = [c for process in world.supervisor.living() for c in process.consumers.values()]
     if consumers and not world.troubles.healed:
         consumer = world.random.choice(consumers)
         consumer.close()
         world.after(world.random.choice((0.01, 0.5, 3.0)), consumer.reopen)
+
+
+def _reopen_some(world: World) -> None:
+    producers = [p for process in world.supervisor.living() for p in process.producers.values() if not p.closed]
+    if producers and not world.troubles.healed:
+        producer = world.random.choice(producers)
+        producer.process.post(producer.close)
 
 
 def _tend_letters(world: World) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from importlib import import_module
 from typing import Any, Final
 
+from peerfabric.service.served import RESTING_MAX
 from peerfabric.spool.slots import slot_folder
 
 HOOKS: Final = {
@@ -22,6 +23,10 @@ HOOKS: Final = {
     "producers.inherited": "peerfabric.queue.sources:Producers._inherited",
     "dedup.receive": "peerfabric.queue.received:Dedup.receive",
     "dedup.reported": "peerfabric.queue.received:Dedup.reported",
+    "overdue.deferred": "peerfabric.queue.delivery:Overdue.deferred",
+    "handon.defer": "peerfabric.queue.handon:HandOn.defer",
+    "handon.need_only_be_delivered": "peerfabric.queue.handon:Watch._need_only_be_delivered",
+    "handon.one_is_safe": "peerfabric.queue.handon:Together.one_is_safe",
     "ledger.record": "peerfabric.nodes.storage.ledger_store:LedgerStore.record",
     "ledger.remembered": "peerfabric.nodes.storage.ledger_store:LedgerStore.remembered",
     # The producer's side
@@ -31,6 +36,8 @@ HOOKS: Final = {
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
+    "sender.close": "peerfabric.queue.sender:Sender.close",
+    "incoming.left": "peerfabric.queue.incoming:IncomingQueue.left",
     "outgoing.is_over": "peerfabric.queue.outgoing:OutgoingQueue._is_over",
     "outgoing.pick": "peerfabric.queue.outgoing:OutgoingQueue.pick",
     "pending.take_expired": "peerfabric.queue.pending:Pending.take_expired",
@@ -85,6 +92,17 @@ HOOKS: Final = {
     "link.ask_at_once": "peerfabric.link.link:Link._ask_at_once",
     "link.new_life": "peerfabric.link.link:Link._new_life",
     "links.stray": "peerfabric.link.links:Links.stray",
+    # Services
+    "caller.link_down": "peerfabric.service.caller:Caller.link_down",
+    "caller.judge": "peerfabric.service.caller:Caller._judge",
+    "caller.time_out": "peerfabric.service.caller:Caller._time_out",
+    "responder.receive": "peerfabric.service.responder:Responder.receive",
+    "responder.receive_cancel": "peerfabric.service.responder:Responder.receive_cancel",
+    "responder.link_down": "peerfabric.service.responder:Responder.link_down",
+    "responder.fail": "peerfabric.service.responder:Responder.fail",
+    "responder.resume": "peerfabric.service.responder:Responder.resume",
+    "served.has_slot": "peerfabric.service.served:Served.has_slot",
+    "served_call.may_send": "peerfabric.service.served:ServedCall.may_send",
     "topic.receive": "peerfabric.topic.subscriber:IncomingTopic.receive",
     "topic.keep": "peerfabric.topic.subscriber:IncomingTopic._keep",
 }
@@ -114,6 +132,21 @@ def original(name: str) -> Any:
 
 
 # State that mutants look at or change
+
+
+def resting_max() -> int:
+    """How many handlers may run beyond the capacity of a service while others wait in calls."""
+    return RESTING_MAX
+
+
+def calls_at(caller: Any, link: Any) -> list[Any]:
+    """The open calls that were sent over a link in its present life."""
+    return [call for call, _ in caller._sent.get(link, {}).values()]
+
+
+def keep(caller: Any, link: Any, frames: Any) -> None:
+    """Take all calls of a link for those of a frame that its socket did not take."""
+    caller._kept[link] = frames, calls_at(caller, link)
 
 
 def source(queue: Any, peer: str) -> Any:

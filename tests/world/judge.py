@@ -36,9 +36,13 @@ class Judge:
         for role in self.world.supervisor.roles:
             if role.spooled and (role.last is None or not role.last.alive):
                 return f"{role.node_id} is not there"
+        if self.world.theme.calls and not self.world.calls.all_asked:
+            return "the last calls are to come"
         for process in self.world.supervisor.living():
             if process.leaving:
                 return f"{process.peer} is leaving"
+            if process.services is not None and not process.services.is_quiet:
+                return f"{process.peer} has open calls, or works for some"
             if process.disk is not None and (process.looking or process.disk.has_work):
                 return f"the disk of {process.peer} has work"
             for producer in process.producers.values():
@@ -85,6 +89,7 @@ class Judge:
                 self._judge_producer(producer)
             for consumer in process.consumers.values():
                 self._judge_consumer(process, consumer)
+        self.world.calls.check()
         shared = self.world.shared
         for role in [*self.world.supervisor.roles, *(shared.slots.values() if shared is not None else ())]:
             if role.spooled and role.last is not None:
@@ -101,6 +106,11 @@ class Judge:
         if self.world.theme.topics:
             self._judge_topics()
 
+    def judge_closed(self, producer: Producer) -> None:
+        """All that was accepted is settled; what became of it nobody will know after this."""
+        self._judge_producer(producer)
+        self.record.judged[producer.end.stream] = producer.end.next
+
     def _judge_producer(self, producer: Producer) -> None:
         end = producer.end
         account = end.account()
@@ -111,7 +121,7 @@ class Judge:
             return
         letters = {int(letter.id.rpartition("/")[2]): letter for letter in end.letters()}
         for (stream, sequence), body in self.record.accepted.items():
-            if stream != end.stream:
+            if stream != end.stream or sequence < self.record.judged.get(stream, 0):
                 continue
             state = end.state(sequence)
             runs = self.record.runs.get((stream, sequence), [])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.world.network import Feed, Line
     from tests.world.producer import Producer
     from tests.world.roles import Role
+    from tests.world.services import Services
     from tests.world.world import World
 
 TURNS_MAX = 40_000
@@ -67,6 +68,7 @@ class Process:
         self.turn_at = inf
         self.consumers: dict[str, Consumer] = {}
         self.producers: dict[str, Producer] = {}
+        self.services: Services | None = None
         self.updated: dict[object, tuple[int, int]] = {}
         """Topic of a publisher in one life, as one subscriber follows it -> the last sequence that it was given, and
         how many it was given."""
@@ -192,9 +194,15 @@ class Process:
         now = self.clock()
         for producer in self.producers.values():
             producer.hand_over()
+        if self.services is not None:
+            self.services.hand_over(now)
         inbox, self.inbox = self.inbox, []
         for event in inbox:
             event(now)
+            if self.services is not None:
+                self.services.meanwhile()
+        if self.ended_at < inf:  # a call was deadly
+            return
         engine.handle_timeout(now)
         for consumer in self.consumers.values():
             consumer.turn(now)
@@ -217,6 +225,8 @@ class Process:
         for subscriber in engine.topics.subscribers.values():
             while (batch := subscriber.take()) is not None:
                 world.witness.updated(self, batch)
+        if self.services is not None:
+            self.services.turned(now)
         deadline = engine.poll_timeout()
         if deadline < inf:
             self.wake(max(0.0005, deadline - now))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,10 @@ class Run:
     end: float = inf
     ledger: tuple[str, str] | None = None
     """The disk and the queue of the ledger in which its peer writes."""
+    outputs: list[tuple[str, int, bool]] = field(default_factory=list)
+    """(stream, sequence, whether delivering is enough) of what it sent into memory."""
+    sent: bool | None = None
+    """Whether it has sent that on, if it has tried to."""
     outcome: str = ""
     """"" while it runs; "died" if its process did; "unacked" if its ledger did not take it, or "kept" if it has it."""
 
@@ -47,6 +51,8 @@ class Record:
         """When those expire that do."""
         self.expired: set[tuple[str, int]] = set()
         """Those of which a producer has said that they have."""
+        self.judged: dict[str, int] = {}
+        """Stream -> below which sequence all was judged when its producer was closed."""
         self.tended: set[tuple[str, int]] = set()
         """Their dead letters were retried or dropped."""
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}

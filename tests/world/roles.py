@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tests.world.shared import Shared
 
 
+SERVICES = ("s0", "s1")
+
+
 class Role:
     """What a process does, so that a supervisor can start another one like it."""
 
@@ -22,8 +25,12 @@ class Role:
         self.consumes: list[tuple[str, float, int, int]] = []
         """(queue, lease, takers, batch size)"""
         self.produces: list[tuple[str, int]] = []
+        self.hands_on: dict[str, str] = {}
+        """Queue that it consumes -> queue to which it sends on."""
         self.publishes: list[str] = []
         self.subscribes: list[str] = []
+        self.serves: list[tuple[str, int, int]] = []
+        """(service, capacity, how many may wait)"""
         self.picky = False
         self.static = False
         """Knows peers by their endpoints only."""
@@ -82,6 +89,12 @@ def draw_roles(theme: Theme, queues: list[str], random: Random) -> list[Role]:
                 role.publishes = random.sample(["a.x", "a.y", "b"], random.randrange(1, 3))
             if random.random() < 0.7:
                 role.subscribes = random.sample(["a.*", "a.x", ">", "b"], random.randrange(1, 3))
+        if theme.calls:
+            role.serves = [
+                (name, random.choice((1, 2, 16)), random.choice((0, 4, 64)))
+                for name in SERVICES
+                if number == 1 or random.random() < 0.6
+            ]
         roles.append(role)
     return roles
 

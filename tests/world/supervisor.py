@@ -19,6 +19,7 @@ from tests.world.process import Process
 from tests.world.producer import Producer
 from tests.world.recovery import open_ledger, open_stores
 from tests.world.roles import Role
+from tests.world.services import Services
 
 TAKEN_OVER_AFTER, TAKEN_OVER_AFAR_AFTER = 1.5, 4.5
 """Seconds until nobody leaves messages with a process that was killed, on its own host and on others: to prove a death
@@ -130,6 +131,8 @@ class Supervisor:
             process.producers[queue].closed = host is not None
         for queue, lease, takers, batch in role.consumes:
             process.consumers[queue] = Consumer(process, queue, lease, takers, batch)
+        if self.world.theme.calls:
+            process.services = Services(process, role.serves)
         for topic in role.publishes:
             process.engine.open_publisher(topic, RAW, process.clock())
         for pattern in role.subscribes:
@@ -255,7 +258,7 @@ class Supervisor:
         if self.world.troubles.healed and self.world.now > 100:
             return
         for process in list(self.processes):
-            if not process.alive and process.role.consumes and not process.left:
+            if not process.alive and (process.role.consumes or process.role.serves) and not process.left:
                 process.left = True
                 self.world.after(self.random.uniform(0.05, 0.4), partial(self.start, process.role))
         self.world.after(0.1, self.supervise)

@@ -37,6 +37,8 @@ class Theme:
     """How many of those with a spool have `on_full="spool"`."""
     ledgers: float = 0.0
     """How many of the consuming nodes have ledgers."""
+    reopens: bool = False
+    """Producers are closed when all of theirs is settled, and opened again."""
     expiring: float = 0.0
     """How many of the messages that are sent expire, after 20 ms or some seconds."""
     shared: bool = False
@@ -53,6 +55,10 @@ class Theme:
     """Seconds after the last node began until all who have something in common are linked."""
     acts: tuple[str, ...] = ()
     """Faults of which there are many, half of them while nodes meet."""
+    pipeline: bool = False
+    """Some take from one queue and send to the next: see pipeline.py."""
+    calls: tuple[str, ...] = ()
+    """Kinds of calls that are made of services, besides messages."""
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
@@ -76,8 +82,25 @@ THEMES = {
     ),
     "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
     "beside": Theme(kinds=("ok",) * 4 + ("poison",), messages=8, beside=True, lease=2000.0, quiet_within=4000.0),
-    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
+    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, reopens=True, strict=True),
     "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
+    "services": Theme(
+        faults=("kill", "kill", "reborn", "cut", "cut", "flap", "stop", "late", "stall", "vanish", "leave"),
+        calls=("ok",) * 8
+        + ("slow", "slow", "long", "fails", "stream", "stream", "unread", "cancelled", "asks", "asks"),
+        messages=10,
+    ),
+    "cut services": Theme(
+        faults=("cut",), acts=("cut",) * 20 + ("flap",), calls=("ok",) * 8 + ("slow",) * 8 + ("cancelled",), messages=5
+    ),
+    "asking services": Theme(calls=("ok", "asks", "asks"), messages=2),
+    "stopped services": Theme(
+        faults=("stop", "late"),
+        acts=("stop", "stop", "late", "late"),
+        calls=("ok",) * 4 + ("slow", "slow", "long", "long", "cancelled", "cancelled"),
+        messages=5,
+    ),
+    "deadly calls": Theme(calls=("ok",) * 10 + ("deadly",), messages=2),
     "everything": Theme(
         faults=("kill", "reborn", "usurp", "vanish", "stop", "stall", "one-way", "refuse", "late", "cut", "leave"),
         kinds=("ok",) * 8 + ("slow", "fails twice", "fails", "rejected", "misfit", "let go", "hangs"),
@@ -95,6 +118,7 @@ THEMES = {
         closes=True,
         letters=True,
         loop=0.2,
+        reopens=True,
         expiring=0.7,
     ),
     "disk": Theme(
@@ -167,6 +191,19 @@ THEMES = {
         spooled=0.7,
         fsync=0.5,
         ledgers=0.9,
+    ),
+    "pipeline": Theme(
+        faults=("kill", "kill", "kill", "reborn", "cut", "cut", "leave", "vanish", "stop", "flap"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice", "hangs"),
+        pipeline=True,
+        messages=40,
+    ),
+    "spooled pipeline": Theme(
+        faults=("kill", "crash", "crash", "cut", "leave", "slow disk"),
+        kinds=("ok",) * 10 + ("slow", "slow", "fails twice"),
+        pipeline=True,
+        messages=40,
+        spooled=0.5,
     ),
     "adoption": Theme(
         faults=("kill",) * 4 + ("crash", "crash", "leave", "leave", "stop", "cut", "slow disk"),
@@ -261,4 +298,5 @@ THEMES = {
 
 LAN_THEMES = tuple(name for name, theme in THEMES.items() if theme.lan)
 DISK_THEMES = tuple(name for name, theme in THEMES.items() if theme.spooled or theme.shared)
-VOLATILE_THEMES = tuple(name for name in THEMES if name not in (*LAN_THEMES, *DISK_THEMES))
+CALL_THEMES = tuple(name for name, theme in THEMES.items() if theme.calls)
+VOLATILE_THEMES = tuple(name for name in THEMES if name not in (*LAN_THEMES, *DISK_THEMES, *CALL_THEMES))

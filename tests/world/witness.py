@@ -276,6 +276,8 @@ class WatchedEngine(Engine):
             give_up(run, reason)
 
         end.sent = sent  # type: ignore[method-assign]
+        if self.world.theme.pipeline:
+            self.world.pipeline_watch.listen(end)
         if self.world.theme.expiring:
             end._end, end._give_up = ended, given_up  # type: ignore[method-assign]
         return end

@@ -15,7 +15,10 @@ from tests.world.judge import Judge
 from tests.world.lan import Lan
 from tests.world.lan_watch import LanWatch
 from tests.world.network import Network
+from tests.world.pipeline import PipelineWatch
 from tests.world.record import Record
+from tests.world.roles import SERVICES
+from tests.world.services import Calls
 from tests.world.shared import Shared
 from tests.world.supervisor import Supervisor
 from tests.world.themes import THEMES, VOLATILE_THEMES
@@ -42,6 +45,8 @@ class World:
         self._order = count()
         self.record = Record(self)
         self.witness = Witness(self)
+        self.calls = Calls(self)
+        self.services = SERVICES
         self.network = Network(self)
         self.lan = Lan(self)
         self.disks = Disks(self)
@@ -49,6 +54,7 @@ class World:
         self.troubles = Troubles(self)
         self.judge = Judge(self)
         self.lan_watch = LanWatch(self)
+        self.pipeline_watch = PipelineWatch(self)
         self.shared: Shared | None = None
         """The folder in which processes take slots, if there is one."""
 

@@ -80,6 +80,9 @@ def test_a_large_ack_is_split() -> None:
         (0, 2 * ACK_RANGES_MAX, 0),
         (1, 2, 1),
     ]
+    control.put_ack(link, [Result("p:1:jobs", "jobs", ran=ranges)], [])
+    again = [decode_frame(header) for _, [header] in left(control, link)]
+    assert [number for ack in again if isinstance(ack, Ack) for r in ack.results for number in r.ran] == ranges
 
 
 def test_a_large_ack_can_be_read() -> None:

@@ -16,6 +16,7 @@ from peerfabric.link.digest import (
     CLEAR_KEY,
     ENTRIES_MAX,
     FILTER_BYTES_MAX,
+    ROLES,
     OwnDigest,
     has,
     make,
@@ -24,25 +25,28 @@ from peerfabric.link.digest import (
 )
 from peerfabric.link.interest import Interests
 from peerfabric.link.links import Links
-from peerfabric.wire.frames import Address, Consuming, Interest, Subscription
+from peerfabric.wire.frames import Address, Consuming, Interest, Serving, Subscription
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "vectors.json").read_text())["digests"]
-ROLES = ("produces", "consumes", "publishes", "subscribes")
 
 
 class Uses:
     """What one node uses."""
 
     def __init__(self, random: Random | None = None, words: str = "abc", most: int = 3) -> None:
-        self.produces, self.consumes, self.publishes, self.subscribes = (set[str]() for _ in ROLES)
+        self.produces, self.consumes, self.publishes, self.subscribes = (set[str]() for _ in range(4))
+        self.serves, self.calls = set[str](), set[str]()
         if random is not None:
-            for names in (self.produces, self.consumes, self.publishes, self.subscribes):
+            for names in self.names():
                 wild = names is self.subscribes
                 names.update(_name(random, words, wild=wild) for _ in range(random.randrange(most + 1)))
 
+    def names(self) -> tuple[set[str], ...]:
+        return (self.produces, self.consumes, self.publishes, self.subscribes, self.serves, self.calls)
+
     def own(self) -> OwnDigest:
         own = OwnDigest()
-        own.update(self.produces, self.consumes, self.publishes, self.subscribes)
+        own.update(*self.names())
         own.check()
         return own
 
@@ -51,6 +55,7 @@ class Uses:
         interests = Interests(links, Control(links.due), [])
         interests.produces, interests.consumes = self.produces, self.consumes
         interests.publishes, interests.subscribes = self.publishes, dict.fromkeys(self.subscribes, 1)
+        interests.serves, interests.calls = dict.fromkeys(self.serves, 1), self.calls
         return interests
 
     def frame(self) -> Interest:
@@ -63,6 +68,8 @@ class Uses:
             [Subscription(pattern, 1, False) for pattern in self.subscribes],
             list(self.produces),
             list(self.publishes),
+            serves=[Serving(service, 1) for service in self.serves],
+            calls=list(self.calls),
         )
 
 
@@ -138,12 +145,12 @@ def test_names_that_come_and_go_leave_the_digest_that_a_new_node_has() -> None:
         known = own.may_match
         before = Uses(random).own().digest
         seen = known(before)
-        own.update(uses.produces, uses.consumes, uses.publishes, uses.subscribes)
+        own.update(*uses.names())
         own.check()
         assert own.digest == uses.own().digest
         if own.may_match(before) and not seen:
             assert own.may_match_fresh(before), "what was not looked for before is fresh"
-    own.update(uses.produces, uses.consumes, uses.publishes, uses.subscribes)
+    own.update(*uses.names())
     assert not own.may_match_fresh(None), "nothing is fresh when nothing is new"
 
 

@@ -96,6 +96,15 @@ def test_the_pipe_is_limited_in_frames_and_bytes() -> None:
     assert not other.has_room()
 
 
+def test_what_is_sent_again_does_not_overtake_the_release_of_its_copy() -> None:
+    """No DATA is made before it: the copy that is held there would be dropped with the one that has just come."""
+    link = up()
+    link.sending.releases["a:1:jobs"] = [1, 2]
+    assert (link.has_room(), link.takes_calls()) == (False, True)
+    link.sending.releases.clear()
+    assert link.has_room()
+
+
 def test_a_fast_link_has_a_longer_pipe() -> None:
     """250 ms at the measured rate."""
     link = up()

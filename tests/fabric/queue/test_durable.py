@@ -481,3 +481,16 @@ def test_what_a_living_consumer_holds_among_others_is_not_isolated() -> None:
     end.reconcile("b:1", Ranges([(3, 4)]))
     end.check()
     assert end.marks().marks == [Mark(OLD, 1, 3, 1, 2), Mark(OLD, 3, 4, 1, 3), Mark(OLD, 4, 5, 1, 1)]
+
+
+def test_what_has_run_in_the_last_life_is_known_once_it_is_read() -> None:
+    """Its consumer says so before the disk has been read: should it die then, that is no fault of what has run."""
+    end = spooled(eras=[(OLD, 1, 5)])
+    assert not end.reconcile("a:1", Ranges([(1, 5)]))
+    end.ran("a:1", 1, 3)
+    end.ran("a:1", 4, 9)
+    load(end, OLD, 1, 4)
+    assert (end.account().in_flight, end.account().handed_on, end.backlog.ran) == (4, 3, {})
+    end.gone("a:1", 1.0, died=True)
+    assert sorted((run.first, run.stop, run.deaths) for run in end._runs()) == [(1, 3, 0), (3, 4, 1), (4, 5, 0)]
+    end.check()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from errno import EIO
 
+import msgspec
 import pytest
 
 from peerfabric.errors import SpoolError, SpoolFull
-from peerfabric.nodes.storage.store import Store
+from peerfabric.nodes.storage.store import Loaded, Store
 from peerfabric.options import MiB
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Spool
 from peerfabric.spool import log as log_module
-from peerfabric.wire.frames import MSGPACK, RAW
+from peerfabric.wire.frames import MSGPACK, RAW, Extra
 from tests.fabric.spool.disk import Disk
 from tests.fabric.spool.helpers import QUEUE, open_spool
 
@@ -161,3 +162,43 @@ def test_more_gaps_than_any_cursor_has_room_for(monkeypatch: pytest.MonkeyPatch)
     store.store_dead_letters(letters, 1)
     with pytest.raises(SpoolError, match="too many dead letters"):
         store.drop_dead_letters(*(found.id for _, found in letters[::3]))
+
+
+# Messages that expire
+
+
+def test_the_extras_of_a_record_whose_messages_expire() -> None:
+    """Golden bytes: the first entry says when, after its headers and what it was; others have what they had."""
+    disk = Disk()
+    spool, store = opened(disk)
+    headers = {0: Extra(0, {"k": "v"}), 1: Extra(1, {"k": "w"})}
+    store.append(1, [b"a", b"b"], None, RAW, 1000, 60_000)
+    store.append(3, [b"a", b"b"], headers, RAW, 1000, 60_000)
+    store.append(5, [b"a"], {0: headers[0]}, RAW, 1000)
+    store.append_one(6, b"a", headers[0], RAW, 1000, 60_000)
+    records = spool.queue(QUEUE, unix_ms=1).reader().read(MiB)
+    assert [record.extras for record in records] == [
+        bytes.fromhex("91 94 00 c0 c0 cd ea 60"),
+        bytes.fromhex("92 94 00 81 a1 6b a1 76 c0 cd ea 60 93 01 81 a1 6b a1 77 c0"),
+        bytes.fromhex("91 93 00 81 a1 6b a1 76 c0"),
+        bytes.fromhex("91 94 00 81 a1 6b a1 76 c0 cd ea 60"),
+    ]
+    loaded = [store._loaded(record) for record in records]
+    assert [(item.extras, item.expires_ms) for item in loaded] == [
+        ({}, 60_000),
+        (headers, 60_000),
+        ({0: headers[0]}, 0),
+        ({0: headers[0]}, 60_000),
+    ]
+    # A reader that knows of no expiry skips it.
+    assert msgspec.msgpack.decode(records[0].extras, type=list[Extra]) == [Extra(0)]
+
+
+@pytest.mark.parametrize(
+    ("expires_ms", "unix_ms", "expires"),
+    [(0, 5_000, None), (9_000, 5_000, 104.0), (9_000, 9_500, 99.5), (9_000, 0, 108.0), (9_000, 5_000.75, 103.99925)],
+)
+def test_when_what_was_read_expires(expires_ms: int, unix_ms: float, expires: float | None) -> None:
+    """What the wall clock says, and at most the time that it had when it was sent: a clock may be set back."""
+    item = Loaded("s", 1, 1, [], 1_000, {}, expires_ms)
+    assert item.expires_at(100.0, unix_ms) == expires

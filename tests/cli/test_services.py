@@ -1,0 +1,62 @@
+"""`peerfabric call` and `peerfabric services`, as processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from peerfabric import Node
+from tests.cli.conftest import Start, ended
+
+
+def test_a_reply_is_printed(start: Start, node: Node) -> None:
+    """As JSON on one line; of an answer in parts each of them."""
+
+    @node.serve("double")
+    def double(number: int) -> dict[str, int]:
+        return {"twice": 2 * number}
+
+    @node.serve("count")
+    def count(stop: int) -> Iterator[int]:
+        yield from range(stop)
+
+    assert ended(start("call", "double", "21")) == (0, '{"twice":42}\n', "")
+    assert ended(start("call", "count", "3", "--server", "test")) == (0, "0\n1\n2\n", "")
+
+
+def test_what_goes_wrong(start: Start, node: Node) -> None:
+    """One line and an exit code for each."""
+
+    @node.serve("fail")
+    def fail(number: int) -> int:
+        raise ValueError("no such number")
+
+    code, out, err = ended(start("call", "fail", "1"))
+    assert (code, out) == (1, "")
+    assert "the handler at test raised ValueError: no such number" in err
+    code, out, err = ended(start("call", "fail", '"one"'))
+    assert (code, out) == (1, "")
+    assert "int is wanted: Expected `int`, got `str`" in err
+    code, out, err = ended(start("call", "fial", "1"))
+    assert (code, out) == (3, "")
+    assert "service 'fial': nobody serves it" in err
+    assert ended(start("call", "fail", "one"))[0] == 2
+
+
+def test_services_are_listed(start: Start, node: Node) -> None:
+    """With their servers; without any it says so."""
+    code, out, err = ended(start("services", "--timeout", "0.2"))
+    assert (code, out) == (3, "")
+    assert "nobody serves anything in fabric 'cli'" in err
+
+    @node.serve("double", concurrency=4)
+    def double(number: int) -> int:
+        return 2 * number
+
+    code, out, _ = ended(start("services"))
+    assert code == 0
+    assert out.splitlines()[1].split() == ["double", "1", "0", "4", "test"]
+    code, out, _ = ended(start("services", "-o", "json"))
+    assert (code, json.loads(out)["servers"][0]["name"]) == (0, "test")
+    code, out, _ = ended(start("peers", "-o", "json"))
+    assert (code, json.loads(out)["serves"]) == (0, ["double"])
