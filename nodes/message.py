@@ -130,8 +130,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     _index: int
     body: T_co
     _settled: bool = False
-    _outputs: Outputs | None = None
-    """What was sent because of it and is not stored; None: nothing."""
+    _outputs: Any = None
+    """`Outputs`: what was sent because of it and may be in memory only; None: nothing. The name is not loaded then."""
 
     if not TYPE_CHECKING:
         __reduce__ = __copy__ = __replace__ = refusing(MESSAGE_COPIED)
