@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
 
@@ -32,6 +32,9 @@ class Deadlines(Generic[T]):
     def move(self, thing: T, at: float) -> None:
         """Look at `thing` at that instant, and not before; inf: not at all."""
         if self._at.pop(thing, None) is not None:
+            if len(self._heap) > 2 * len(self._at) + 64:  # things that are gone may have had far instants
+                self._heap = [entry for entry in self._heap if self._at.get(entry[2]) == entry[0]]
+                heapify(self._heap)
             self._clear()
         self.put(thing, at)
 

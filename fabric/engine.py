@@ -202,6 +202,12 @@ class Engine:
         self.interests.changed(now)
         return end
 
+    def close_producer(self, queue: str, now: float) -> None:
+        """This node sends to `queue` no more, of which nothing is unsettled."""
+        self.producers.close(queue)
+        self.interests.produces.discard(queue)
+        self.interests.changed(now)
+
     def open_consumer(
         self, queue: str, lease: float, now: float, remembered: Mapping[str, Ranges] | None = None
     ) -> IncomingQueue:

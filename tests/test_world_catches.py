@@ -211,6 +211,22 @@ def expires_too_early(patch: Patch) -> None:
     patch("pending.take_expired", lambda self, now: take_expired(self, now + 0.5))
 
 
+def numbers_begin_anew(patch: Patch) -> None:
+    """A queue that is opened again counts from 1."""
+    close = original("sender.close")
+
+    def broken(self: Any, queue: str) -> None:
+        close(self, queue)
+        self.left_off.clear()
+
+    patch("sender.close", broken)
+
+
+def credit_outlives_its_queue(patch: Patch) -> None:
+    """A consumer goes on counting where its producer begins anew."""
+    patch("incoming.left", lambda self, peer: None)
+
+
 def newest_first(patch: Patch) -> None:
     receive = original("incoming.receive")
 
@@ -643,6 +659,34 @@ def handlers_rest_for_ever(patch: Patch) -> None:
     patch("responder.resume", lambda self, call: None)
 
 
+def orphans_left_alone(patch: Patch) -> None:
+    patch("orphans.look", lambda self, *rest, **named: [])
+
+
+def orphans_whose_consumers_are_not_seen(patch: Patch) -> None:
+    patch("roster.consumers_of", lambda self, queue: [])
+
+
+def slots_adopted_that_somebody_has(patch: Patch) -> None:
+    sights, open_ = original("slots.sights"), original("slots.open")
+
+    def broken(self: Any, number: int, act: Any) -> Any:
+        hooks.break_lock(self, number)
+        return open_(self, number, act)
+
+    patch("slots.open", broken)
+    patch("slots.sights", lambda self, **named: [sight._replace(held=False) for sight in sights(self, **named)])
+
+
+def slots_emptied_with_messages_left(patch: Patch) -> None:
+    patch("spool.left", lambda self, kind, *, failed: 0)
+
+
+def adopted_slots_never_let_go(patch: Patch) -> None:
+    keeps = original("orphans.keeps")
+    patch("orphans.keeps", lambda self, number, **named: keeps(self, number, **named) or True)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -663,6 +707,8 @@ CASES = [
     (every_death_counts_as_an_attempt, "graves"),
     (credit_of_declined_lost, "leaving"),
     (newest_first, "calm"),
+    (numbers_begin_anew, "leaving"),
+    (credit_outlives_its_queue, "leaving"),
     (expired_messages_sent, "expiry"),
     (expired_messages_handed_out, "expiry"),
     (time_begins_anew_with_each_frame, "expiry"),
@@ -726,6 +772,11 @@ CASES = [
     (more_run_than_may, "asking services"),
     (credit_of_streams_ignored, "services"),
     (handlers_rest_for_ever, "asking services"),
+    (orphans_left_alone, "adoption"),
+    (orphans_whose_consumers_are_not_seen, "adoption"),
+    (slots_adopted_that_somebody_has, "adoption"),
+    (slots_emptied_with_messages_left, "adoption"),
+    (adopted_slots_never_let_go, "adoption"),
 ]
 
 

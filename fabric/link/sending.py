@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 
 class Sent:
     """A DATA frame that the peer has not echoed yet."""
@@ -15,10 +17,13 @@ class Sent:
 class Sending:
     """Written by the producer side only; each life of a link begins with a new one."""
 
-    __slots__ = ("acks_applied", "acks_settled", "credits", "leases", "live_due", "releases", "told")
+    __slots__ = ("acks_applied", "acks_settled", "closed", "credits", "leases", "live_due", "releases", "told")
 
     def __init__(self) -> None:
         self.credits: dict[str, ProducerCredit] = {}
+        self.closed: dict[str, int] = {}
+        """Queue -> number of the INTEREST that named it no more. Totals began anew with it, on both sides, and grants
+        that left before the peer had read it are of the old ones."""
         self.acks_applied = 0
         self.acks_settled = 0
         """The highest of its ACKs whose results cannot be forgotten here any more; without a spool, all applied."""
@@ -30,6 +35,18 @@ class Sending:
         """Queue -> seconds that the peer, as its consumer, may keep a message."""
         self.told = 0
         """Up to which change of our queues the peer was told what waits: see `Sender.ping_contents`."""
+
+    def close(self, queues: Container[str], number: int) -> None:
+        """The INTEREST of that number names just these queues of ours: with it ends our credit for others."""
+        for queue in [queue for queue in self.credits if queue not in queues]:
+            del self.credits[queue]
+            self.closed[queue] = number
+
+    def is_old(self, queue: str, echo: int) -> bool:
+        """Whether a grant for `queue` is of before it was closed; its frame echoes ours up to number `echo`."""
+        for name in [name for name, number in self.closed.items() if number <= echo]:
+            del self.closed[name]
+        return queue in self.closed
 
     def credit(self, queue: str) -> ProducerCredit:
         """Our credit for `queue` at this peer."""

@@ -46,10 +46,17 @@ class DurableQueue(OutgoingQueue):
         numbering: Numbering,
         backlog: Backlog,
         records: LogRecords | None = None,
+        *,
+        following: int = 1,
     ) -> None:
-        super().__init__(queue, stream, codec, dead_letter_bytes_max, max_attempts, random, records, numbering)
+        given = (queue, stream, codec, dead_letter_bytes_max, max_attempts, random, records, numbering)
+        super().__init__(*given, following=following)
         self.backlog = backlog
         self.settled = Settled(backlog.settled, backlog.damaged)
+        if following > 1:
+            self.settled.numbers.add(numbering.base + 1, self.next)
+            self.settled.raise_floor()
+            backlog.load_at = self.next
         backlog.floor = self.floor
         if backlog.reuniting:
             self.pending.look_at(backlog.reunion_at)
@@ -379,10 +386,12 @@ class Recovered:
         random: Random,
         records: LogRecords,
         now: float,
+        following: int = 1,
     ) -> DurableQueue:
         """The queue that goes on with it; arguments as in `OutgoingQueue`."""
         numbering, backlog = self.begin(stream, memory_bytes, now)
-        return DurableQueue(queue, stream, codec, memory_bytes, max_attempts, random, numbering, backlog, records)
+        given = (queue, stream, codec, memory_bytes, max_attempts, random, numbering, backlog, records)
+        return DurableQueue(*given, following=following)
 
     def begin(self, stream: str, memory_bytes: int, now: float) -> tuple[Numbering, Backlog]:
         """The numbering and the backlog of the life that begins with `stream`."""

@@ -134,6 +134,14 @@ class IncomingQueue:
             if delivery.peer == earlier:
                 delivery.peer = peer
 
+    def left(self, peer: str) -> None:
+        """`peer` has no producer now: should it come back, totals start at 0 on both sides."""
+        source = self._sources.get(peer)
+        if source is not None:
+            held = [d for d in self._everything() if d.peer == peer]
+            source.restart_credit(sum(d.left for d in held), sum(d.cost for d in held))
+            self.granting.changed = True
+
     def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
         """The producer `peer` is gone, or has vanished.
 

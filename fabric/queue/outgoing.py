@@ -65,6 +65,7 @@ class OutgoingQueue:
         random: Source of jitter.
         records: Where it is told that messages are given up.
         numbering: The names of all messages, if there are some of earlier lives.
+        following: The first number, if it had a handle in this life before that was closed.
     """
 
     backlog: Backlog | None = None
@@ -82,12 +83,14 @@ class OutgoingQueue:
         random: Random,
         records: LogRecords | None = None,
         numbering: Numbering | None = None,
+        *,
+        following: int = 1,
     ) -> None:
         self.queue, self.stream, self.codec = queue, stream, codec
         self.numbering = numbering or Numbering(stream)
         self._records = records or LogRecords()
         self.max_attempts = max_attempts
-        self.next = self.numbering.base + 1
+        self.next = self.numbering.base + following
         self.consumers: dict[str, str] = {}
         """Peer instance -> node id of everybody who is known to consume this queue."""
         self.released_cost = 0
@@ -102,7 +105,7 @@ class OutgoingQueue:
         """(peer, start, stop) of copies that must not be started any more, until the sender takes them."""
         self.pending = Pending(self.numbering, random)
         self.in_flight = InFlight()
-        self.settled = Settled()
+        self.settled = Settled(Ranges([(1, following)]) if following > 1 else None)
         self.dead = DeadLetters(dead_letter_bytes_max)
         self._drained = ""
         """The peer that gets nothing until it has nothing: see `_drains`."""

@@ -16,7 +16,7 @@ from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import Links
 from peerfabric.link.machine import Handler, Machine
-from peerfabric.link.peer_names import PeerNames
+from peerfabric.link.peer_names import NOBODY, PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
@@ -263,6 +263,10 @@ class Receiver(Machine):
 
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         added, _ = self._produce.tell(link.peer, interest.produces)
+        produced = self._produce.by_peer.get(link.peer, NOBODY)
+        for known in self._of(link.peer):
+            if known.queue not in produced:  # also if it was opened and closed again since it was told last
+                known.left(link.peer)
         for queue in added:
             end = self.by_queue.get(queue)
             if end is not None:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from peerfabric.health import HANDED_ON_AFTER, NO_CONSUMER_AFTER, Finding
+from peerfabric.health import Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import Links
@@ -27,6 +27,7 @@ from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEPTH_MAX, Kind, Run
+from peerfabric.queue.summary import findings, letters_in_memory, unsettled
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
@@ -98,6 +99,8 @@ class Sender(Machine):
         self._changes = 0
         self._changed_at: dict[OutgoingQueue, int] = {}
         """The last change of each that `frames` looked at, by number; the latest come last."""
+        self.left_off: dict[str, int] = {}
+        """Closed queue -> the sequence at which it goes on, should it be opened again in this life."""
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
         self.for_disk: dict[OutgoingQueue, None] = {}
@@ -119,7 +122,8 @@ class Sender(Machine):
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self._own_peer}:{queue}"
         chosen = (queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, self._records)
-        end = OutgoingQueue(*chosen) if recovered is None else recovered.open(*chosen, now)
+        following = self.left_off.pop(queue, 1)
+        end = recovered.open(*chosen, now, following) if recovered else OutgoingQueue(*chosen, following=following)
         end.touched = self.touched
         self.by_queue[queue] = end
         self._touch(end)
@@ -128,6 +132,25 @@ class Sender(Machine):
             if link is not None:
                 self._set_consumer(end, link, consumes=True)
         return end
+
+    def close(self, queue: str) -> None:
+        """This node sends to `queue` no more, of which nothing is unsettled. Opened again it goes on counting."""
+        end = self.by_queue.pop(queue)
+        assert not end.unsettled_count, "closed with unsettled messages"
+        self.left_off[queue] = end.next - end.numbering.base
+        for table in (self.touched, self._unsettled, self._changed_at, self.for_disk):
+            table.pop(end, None)
+        for by_peer in (self.held_up, self._known, self._holding):
+            for peer, ends in by_peer.items():
+                if ends.pop(end, self) is None and (link := self._links.by_peer.get(peer)) is not None:
+                    link.sending.live_due = True
+                    self.due[link] = None
+                    self._control.note(link)
+        self.deadlines.move(end, inf)
+        self._changed.discard(end)
+
+    def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
+        link.sending.close(self.by_queue, link.out_number + 1)
 
     def _touch(self, end: OutgoingQueue) -> None:
         """Something has happened to `end`: users look, and so do we."""
@@ -233,7 +256,7 @@ class Sender(Machine):
         self._acks_applied(link)
         for grant in ack.grants:
             end = self.by_queue.get(grant.queue)
-            if end is not None:
+            if end is not None and not (link.sending.closed and link.sending.is_old(grant.queue, ack.echo)):
                 link.sending.credit(grant.queue).grant(grant.messages, grant.bytes)
                 self.touched[end] = None
 
@@ -534,12 +557,7 @@ class Sender(Machine):
 
     def unsettled(self) -> tuple[int, int]:
         """Messages waiting and in flight that no spool keeps, over all queues."""
-        waiting = in_flight = 0
-        for end in self.by_queue.values():
-            flying = min(end.in_flight.count, end.volatile_count)
-            in_flight += flying
-            waiting += end.volatile_count - flying
-        return waiting, in_flight
+        return unsettled(self.by_queue.values())
 
     def leave(self) -> None:
         """The node closes now: what is unsettled is counted as left."""
@@ -552,9 +570,7 @@ class Sender(Machine):
 
     def dead_letters_in_memory(self) -> dict[str, int]:
         """How many dead letters end with this life, of each queue that has some."""
-        ends = [end for end in self.by_queue.values() if end.backlog is None or not end.backlog.kept]
-        counts = {end.queue: len(end.letters()) for end in ends}
-        return {queue: count for queue, count in counts.items() if count}
+        return letters_in_memory(self.by_queue.values())
 
     # Reports
 
@@ -564,21 +580,7 @@ class Sender(Machine):
             if not end.unsettled_count:
                 del self._unsettled[end]
                 continue
-            if end.watch is not None and end.watch.waits:
-                yield Finding(
-                    f"queue {end.queue!r}: messages that were handled are not acked before what was sent here is "
-                    f"settled, and nothing is",
-                    HANDED_ON_AFTER,
-                    f"{len(end.consumers)} consumers are known; start some, give this node a spool=, or use "
-                    f'ack_after="return" where that was sent',
-                    end.watch.moved_at,
-                )
-            if not end.consumers:
-                yield Finding(
-                    f"queue {end.queue!r}: messages wait without a consumer",
-                    NO_CONSUMER_AFTER,
-                    "start one; node.peers() tells who consumes what",
-                )
+            yield from findings(end)
 
     def check(self) -> None:
         """Assert the invariants of every end, and that each counts only on those who are there."""

@@ -167,6 +167,11 @@ class Source:
         self.nacks: dict[str, list[Nack]] = {}
         self.ran: dict[str, Ranges] = {}
 
+    def restart_credit(self, messages: int, size: int) -> None:
+        """Totals start at 0; what is still here, so many messages of that size, is charged from the start."""
+        self.credit = ConsumerCredit()
+        self.credit.freed_messages, self.credit.freed_bytes = -messages, -size
+
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
@@ -536,10 +541,9 @@ class Producers:
         from the start.
         """
         source.attached = self.granting.changed = True
-        source.credit = ConsumerCredit()
         self.streams.keep(source.streams)
         source.nothing_to_tell()
-        source.credit.freed_messages, source.credit.freed_bytes = -messages, -size
+        source.restart_credit(messages, size)
 
     def died(self, source: Source, now: float) -> None:
         """A producer is proven gone: its streams are forgotten in a while, unless it keeps them on disk."""

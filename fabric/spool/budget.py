@@ -46,6 +46,10 @@ class Budget:
         """Bytes of all logs."""
         return sum(share.bytes for share in self._shares)
 
+    def release(self, share: Share) -> None:
+        """Its log is removed. Others may be adding up meanwhile."""
+        self._shares = [other for other in self._shares if other is not share]
+
     def share(self) -> Share:
         """The part of one log, 0 bytes at first."""
         share = Share()

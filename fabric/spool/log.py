@@ -80,10 +80,10 @@ class Log:
         self._marks = self.recovery.marks
         self._recovered = {epoch: stop for epoch, _, stop in sorted(self.recovery.extents, key=itemgetter(0, 2))}
         self._contents = Contents(recoverer.segments, self.recovery.settled)
-        self._share = budget.share()
-        self._share.bytes = self.used_bytes
+        self.share = budget.share()
+        self.share.bytes = self.used_bytes
         shelf = Shelf(
-            files, folder, identity, self._contents, budget, self._share, hold, epoch, segment_bytes, fsync, [*outer]
+            files, folder, identity, self._contents, budget, self.share, hold, epoch, segment_bytes, fsync, [*outer]
         )
         self._writer, self._compactor = Writer(shelf, recoverer.serial), Compactor(shelf)
         for lost in self.recovery.damaged:
@@ -294,7 +294,7 @@ class Log:
 
     def _forget(self, segment: Segment) -> None:
         """There is no such file any more."""
-        self._share.bytes -= segment.end
+        self.share.bytes -= segment.end
         self._writer.forget(segment)
         self._contents.drop(segment)
         for reader in list(self._readers):
@@ -340,7 +340,7 @@ class Log:
         if self.cursor_due or self._written is not None or not segments or not segments[0].sealed:
             return 0  # mostly there is one, in which nothing can be spared as it still grows
         self._hold.check()
-        before = self._share.bytes
+        before = self.share.bytes
         readers = list(self._readers)
         try:
             replaced = self._budget.with_spare(lambda: self._compactor.run(readers, bytes_max))
@@ -348,7 +348,7 @@ class Log:
             return 0
         for old in replaced:
             self._writer.forget(old)
-        return before - self._share.bytes
+        return before - self.share.bytes
 
     # The end
 
@@ -404,6 +404,6 @@ class Log:
         writer = self._writer
         assert writer.durable <= writer.appended
         assert not writer.fsync or len(writer.pending) == writer.appended - writer.durable
-        assert self.used_bytes == self._share.bytes
+        assert self.used_bytes == self.share.bytes
         for epoch, first, stop in (extent for segment in self._contents.segments for extent in segment.extents):
             assert first < stop <= max(self._contents.next.get(epoch, 0), self._recovered.get(epoch, 0)), epoch

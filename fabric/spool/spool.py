@@ -269,6 +269,19 @@ class Spool:
         """The log of the dead letters of a queue, as `queue`. Its sequences need not be in order or without holes."""
         return self._log(check_name("queue", name), DEAD)
 
+    def remove(self, name: str) -> None:
+        """Remove the logs of a queue of which nothing is wanted, as their cursors on disk say. It may be made anew.
+
+        Raises:
+            SpoolError, OSError: Some of it is still there, and the next start finds it settled.
+        """
+        for kind in (DEAD, MESSAGES):  # dead letters first, whose folder lies in that of their queue
+            log = self._logs.pop((name, kind), None)
+            if log is not None:
+                log.close()
+                log.clear()
+                self._budget.release(log.share)
+
     def has_dead(self, name: str) -> bool:
         """Whether the queue has a log of dead letters."""
         return (name, DEAD) in self._logs or f"{self.folder}/queues/{name}/dead" in self._unopened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,9 +28,12 @@ from peerfabric.wire.frames import NAMES_MAX
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.disk_thread import Disk
     from peerfabric.nodes.storage.ledger_store import LedgerStore
+    from peerfabric.nodes.storage.store import Store
     from peerfabric.queue.durable import DurableQueue
 
 H = TypeVar("H")
+
+_log = logging.getLogger("peerfabric")
 
 
 class Handles:
@@ -74,16 +78,72 @@ class Handles:
         node, options = self._node, asked.in_node(self._node.settings)
 
         def make() -> AsyncProducer[Any]:
-            handle: AsyncProducer[Any] = AsyncProducer(node, options, self.open_late)
+            handle: AsyncProducer[Any] = AsyncProducer(node, options, self.open_late, self.leave)
             disk = node.disk
             if node.is_running and disk is not None:
-                if handle.spooled and handle.queue not in disk.stores and not node.spares_loop:
+                if handle.spooled and self._is_to_open(disk, handle) and not node.spares_loop:
                     self._add_store(disk, handle)
                 elif not handle.spooled and handle.queue in disk.stores:
                     raise ConfigError(f"the spool keeps queue {handle.queue!r}; do not give spool=False for it")
             return handle
 
-        return self._only(self.producers, options, make)
+        with later(), node.life_lock:
+            handle = self._only_locked(self.producers, options, make, None)
+            if handle.closing:
+                handle.reopen()
+        return handle
+
+    def _is_to_open(self, disk: Disk, handle: AsyncProducer[Any]) -> bool:
+        """Whether the store of a new producer can be opened by this thread now; one that is there stays."""
+        with self._node.pump.lock:
+            store = disk.stores.get(handle.queue)
+            if store is not None:
+                store.retiring = None
+            return store is None and handle.queue not in disk.removing
+
+    async def leave(self, handle: AsyncProducer[Any], gate: Gate) -> None:
+        """A producer is closed, and nothing that it accepted is in memory only: its name is free."""
+        node, queue, letters = self._node, handle.queue, 0
+        call: Offloaded[None] | None = None
+        with later(), node.life_lock:
+            if self.producers.get(queue) is not handle or not handle.closing:
+                return
+            del self.producers[queue]
+            if not node.is_running or not handle.opened:
+                return
+            with node.pump.lock:
+                node.pump.detach(cast("Any", handle))
+                disk, store = node.disk, node.disk.stores.get(queue) if node.disk is not None else None
+                if disk is not None and store is not None:
+                    call = self._to_retire(disk, store, gate)
+                else:
+                    letters = len(handle.end.letters())
+                    node.engine.close_producer(queue, clock())
+            node.pump.wake()
+        if letters:
+            _log.warning("queue %r: %d dead letters end with its producer, which no spool keeps", queue, letters)
+        if call is not None:
+            ended = call
+            await wait_until(
+                node.waiting, gate, lambda: ended.is_over or node.is_closed or None, None, lambda: f"closing {queue!r}"
+            )
+
+    def _to_retire(self, disk: Disk, store: Store, gate: Gate) -> Offloaded[None]:
+        node = self._node
+
+        def forget() -> None:
+            node.engine.close_producer(store.queue, clock())
+
+        def over(call: Offloaded[None]) -> None:
+            if call.error is not None:
+                _log.warning("queue %r: what is settled stays in the spool: %s", store.queue, call.error)
+            gate.open()
+            node.pump.wake()
+
+        store.retiring = forget
+        call = Offloaded(lambda: disk.retire(store), over)
+        disk.store(call)
+        return call
 
     def consumer(self, asked: ConsumerOptions, handler: str | None = None) -> AsyncConsumer[Any]:
         """As `AsyncNode.consumer`; or for the handler of that name."""
@@ -232,6 +292,9 @@ class Handles:
         """Open the store of a new producer."""
         node = self._node
         store = open_store(disk.spool, handle.queue, bool(handle.options.fsync))
+        following = node.engine.producers.left_off.get(handle.queue, 1)
+        if following > 1:
+            store.skip(following)
         with node.pump.lock:
             node.engine.producers.durable = True
             end = node.engine.open_producer(

@@ -60,6 +60,7 @@ class AsyncProducer(Generic[T_contra]):
         node: NodeContext,
         options: ProducerOptions,
         open_late: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, None]],
+        leave: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, None]],
     ) -> None:
         self.options = options
         self.queue = queue = options.name
@@ -74,7 +75,7 @@ class AsyncProducer(Generic[T_contra]):
         """Opens what it keeps on disk, if the node was running when it was made."""
         self.ending = node.ending
         self._node = node
-        self._open_late = open_late
+        self._open_late, self._leave = open_late, leave
         self._encode = self.codec.encode
         self._gate = Gate()
         make: type[Outbox] = Outbox
@@ -101,6 +102,8 @@ class AsyncProducer(Generic[T_contra]):
         options = self.options
         outbox, disk = self._outbox, self._node.disk
         store = disk.stores[self.queue] if disk is not None and outbox.spooled else None
+        if store is not None:
+            store.retiring = None
         if store is not None and store.end is not None:
             self.end = store.end
             store.end.adopt_options(self.codec.number, options.max_attempts, options.buffer_bytes)
@@ -125,6 +128,16 @@ class AsyncProducer(Generic[T_contra]):
     def changed(self) -> None:
         """Something of the end has changed: wake those who wait for it."""
         self._outbox.changed()
+
+    @property
+    def closing(self) -> bool:
+        """Whether it takes nothing more, as it was closed."""
+        return self._outbox.retired
+
+    def reopen(self) -> None:
+        """It was asked for again before it was closed to the end."""
+        self._outbox.reopen()
+        self._gate.open()
 
     def stop(self) -> None:
         """The node closes: nothing is accepted any more."""
@@ -164,6 +177,8 @@ class AsyncProducer(Generic[T_contra]):
 
     async def _started(self) -> None:
         """Have the node running, and the end open."""
+        if self._outbox.retired:
+            self._outbox.ensure()
         if not self.opened or not self._node.is_running:
             await self._node.started()
             if not self.opened:
@@ -225,6 +240,8 @@ class AsyncProducer(Generic[T_contra]):
             ends_at = clock() + timeout  # type: ignore[operator]  # it was not None
         if not self.opened or node.life is not Life.RUNNING or node.loop is not None:
             await self._started()
+        if self._outbox.retired:
+            self._outbox.ensure()
         if self.ending.signal:
             self.ending.check_sending()
         if confirm is not None and confirm != "queued":
@@ -384,6 +401,49 @@ class AsyncProducer(Generic[T_contra]):
         check_state(state)
         timeout = check_timeout(timeout)
         await self._outcomes.confirm(receipt, state, timeout, timeout)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Take nothing more, wait until all that was accepted is settled or kept by the spool, and free the name.
+
+        The 4,096 names of producers that a node has are those of open ones. What the spool keeps is still sent. Dead
+        letters that no spool keeps end with the producer. `node.producer(queue)` opens it again, and goes on counting.
+
+        Raises:
+            TimedOut: Some of it is not settled. The producer takes nothing more, and has its name; close it again.
+        """
+        timeout, node, outbox = check_timeout(timeout), self._node, self._outbox
+        if node.is_closed or node.life is Life.FORKED:
+            return
+        refuse_to_wait(node.waiting)
+        late = not self.opened and node.is_running
+        if late and self.late is not None:
+            await self._open_late(self, self._gate)  # it is being opened: only then can it be closed
+        outbox.retire()
+
+        def attempt() -> bool | None:
+            node.ensure(closing=True)
+            if not outbox.retired:
+                return True
+            if not outbox.idle:
+                return None
+            with node.pump.lock:
+                if self.end.next > outbox.last and not self.end.volatile_count:
+                    return True
+            self.ending.check()
+            return None
+
+        def what() -> str:
+            left, consumers = self.end.unsettled_count, len(self.end.consumers)
+            return (
+                f"queue {self.queue!r}: {left:,} messages are not settled and {consumers} consumers are known; "
+                f"start some, or close the producer later"
+            )
+
+        if self.opened:
+            with lease_paused(node.pump):
+                await wait_until(node.waiting, self._gate, attempt, timeout, what)
+        if outbox.retired:
+            await self._leave(self, self._gate)
 
     # Dead letters
 

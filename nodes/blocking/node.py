@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from peerfabric.nodes.aio.node import AsyncNode
 from peerfabric.nodes.aio.options import BUFFER_BYTES, LEASE, MAX_ATTEMPTS, UPDATE_BYTES, AckAfter, OnFull
@@ -127,7 +127,7 @@ class Node:
             advertise=advertise,
             config=config,
         )
-        self._wrapped: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._wrapped: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
     @property
     def name(self) -> str:

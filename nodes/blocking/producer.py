@@ -135,6 +135,17 @@ class Producer(Generic[T_contra]):
         """
         complete(self._async.ready(consumers, timeout))
 
+    def close(self, timeout: float | None = None) -> None:
+        """Take nothing more, wait until all that was accepted is settled or kept by the spool, and free the name.
+
+        The 4,096 names of producers that a node has are those of open ones. What the spool keeps is still sent. Dead
+        letters that no spool keeps end with the producer. `node.producer(queue)` opens it again, and goes on counting.
+
+        Raises:
+            TimedOut: Some of it is not settled. The producer takes nothing more, and has its name; close it again.
+        """
+        complete(self._async.close(timeout))
+
     def state(self, receipt: Receipt) -> str:
         """ "queued", "stored" (queued, and in the spool), "delivered", "processed", "dead", "expired", "dropped" or
         "damaged"."""

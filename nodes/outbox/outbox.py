@@ -39,6 +39,9 @@ UNDERWAY_MUCH: Final = 8 * MiB
 """With so much handed over and not yet settled, what follows has to wait its turn anyway, and is not urgent."""
 
 
+CLOSED: Final = "this producer is closed; node.producer({!r}, …) opens it again"
+
+
 class Progress:
     """How many messages of one call are accepted, and in `ranges`, if that is asked for, with which sequences."""
 
@@ -112,6 +115,8 @@ class Outbox:
         self._gate = gate
         self._lock = Lock()
         self._open = False
+        self.retired = False
+        """Its producer is closed, or about to be."""
         self._stream = ""
         self._bodies: list[bytes] = []
         self._extras: dict[int, Extra] | None = None
@@ -132,7 +137,21 @@ class Outbox:
     def open(self) -> None:
         """The node has started, and `end` is there."""
         self._stream = self.end.stream
+        self.count = self.end.next - 1 - self.end.numbering.base
         self._open = True
+
+    def retire(self) -> None:
+        """The producer is closed: nothing more is accepted. What another thread is just sending is, or is not."""
+        self.retired = True
+        self.close()
+        self.finish_underway()
+
+    def finish_underway(self) -> None:
+        """Return when what another thread was just storing is handed over."""
+
+    def reopen(self) -> None:
+        """More is accepted after `retire`."""
+        self.retired, self._open = False, bool(self._stream)
 
     def close(self) -> None:
         """Nothing is accepted any more."""
@@ -141,6 +160,16 @@ class Outbox:
             self._recount()
             self._room = self._room_at = 0  # so that the quick way, which looks at this only, is closed too
         self._gate.open()
+
+    def ensure(self) -> None:
+        """Refuse a call that would send.
+
+        Raises:
+            NodeClosed, ForkedNode, WrongLoop: The node, or this producer, is closed, or as they say.
+        """
+        self._node.ensure()
+        if self.retired:
+            raise NodeClosed(text=CLOSED.format(self.queue))
 
     def seal(self) -> None:
         """After `close`: return when also what another thread was just storing is handed over."""
@@ -423,7 +452,7 @@ class Outbox:
         size = len(self._encode(body)) + MESSAGE_OVERHEAD
 
         def attempt() -> Receipt | None:
-            self._node.ensure()
+            self.ensure()
             return self.try_send(body, headers, kind) or self.overflow(size)
 
         return await self._wait_for_room(attempt, patience)
@@ -438,7 +467,7 @@ class Outbox:
         """
 
         def attempt() -> bool | None:
-            self._node.ensure()
+            self.ensure()
             before = progress.accepted
             self.extend(encoded, progress, kind)
             if progress.accepted == before:

@@ -98,6 +98,10 @@ class SpooledOutbox(Outbox):
         if self.deposits is not None:
             self.deposits.give_up_sync()
 
+    def finish_underway(self) -> None:
+        with self.writing:
+            self._finish_underway()
+
     def disk_ended(self) -> None:
         if self.deposits is not None:
             self.deposits.over = True
@@ -405,7 +409,7 @@ class SpooledOutbox(Outbox):
         data = self._encode(body)
 
         def attempt() -> Receipt | None:
-            self._node.ensure()
+            self.ensure()
             return self._try_store(data, headers, kind)
 
         async def call() -> Receipt:
@@ -419,7 +423,7 @@ class SpooledOutbox(Outbox):
         self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None = None
     ) -> None:
         def attempt() -> bool | None:
-            self._node.ensure()
+            self.ensure()
             before = progress.accepted
             self.extend(encoded, progress, kind)
             return True if progress.accepted > before else None

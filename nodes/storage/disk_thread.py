@@ -51,6 +51,8 @@ class Disk:
     def __init__(self, spool: Spool, producers: Sender, name: str) -> None:
         self.spool, self.producers = spool, producers
         self.stores: dict[str, Store] = {}
+        self.removing: set[str] = set()
+        """Queues whose files are being removed; this thread opens them anew, after that. Under the engine's lock."""
         self.pump: Pump = None  # type: ignore[assignment]  # until it is there
         self.unix_ms: Callable[[], float] = lambda: time.time_ns() / 1_000_000
         """The clock by which messages expire that are read from the disk."""
@@ -106,6 +108,39 @@ class Disk:
         call = Offloaded(work, self._ran)
         self._calls.add(call)
         self.store(call)
+
+    def retire(self, store: Store) -> None:
+        """Remove what the disk has of a queue whose producer was closed, now or when nothing of it is wanted any more.
+
+        In this thread.
+
+        Raises:
+            SpoolError: The disk refuses; it will be tried again when something is settled.
+        """
+        self._write_cursors()
+        self._retire(store)
+
+    def _retire(self, store: Store) -> None:
+        with self.pump.lock:
+            end, forget = store.end, store.retiring
+            if forget is None or end is None or self.stores.get(store.queue) is not store:
+                return
+            # What was settled since the last cursor is wanted, too.
+            if end.unsettled_count or end.letters() or end.backlog.changed or not store.complete:
+                return
+            self.removing.add(store.queue)
+            del self.stores[store.queue]
+            self._due.pop(store, None)
+            forget()
+        self._incomplete.discard(store)
+        self._unread.pop(store, None)
+        try:
+            store.remove()
+        except OSError as error:
+            _log.warning("queue %r: its files stay in the spool, and nothing of them is sent: %s", store.queue, error)
+        finally:
+            with self.pump.lock:
+                self.removing.discard(store.queue)
 
     def _ran(self, call: Offloaded[None]) -> None:
         self._calls.discard(call)
@@ -397,4 +432,7 @@ class Disk:
                 backlog.cursor_stored(floor, news)
                 backlog.changed = backlog.changed or store.forgetful
                 self.producers.disk_moved(end)  # there may be room again
+        for _, store, _, _, _, _ in due:
+            if store.retiring is not None:
+                self._retire(store)
         self.pump.wake()

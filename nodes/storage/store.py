@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -102,6 +102,8 @@ class Store:
         self.queue, self.fsync = queue, fsync
         self.lock = Lock()
         self.end: DurableQueue | None = None
+        self.retiring: Callable[[], None] | None = None
+        """Its producer was closed: once nothing of it is wanted this tells the engine, and its files are removed."""
         self._spool = spool
         self._log: Log = spool.queue(queue, unix_ms=unix_ms)
         self._append, self._epoch = self._log.append, spool.epoch
@@ -444,6 +446,26 @@ class Store:
             self._compacting = failed is None
         if failed is not None and not complained:
             _log.warning("queue %r: what is settled was not cleared away: %s", self.queue, failed)
+
+    def skip(self, following: int) -> None:
+        """The numbers of this life go on from `following` on: those below were given out, and their log is removed.
+
+        Raises:
+            SpoolError: They may be reported as lost at the next start.
+        """
+        with self.lock:
+            self._log.settle(self._epoch, 1, following)
+            self._log.write_cursor(self._encoded(self._packed))
+
+    def remove(self) -> None:
+        """Remove all files of a queue of which nothing is wanted. Nothing else uses this store any more.
+
+        Raises:
+            SpoolError, OSError: Some of them are still there, and the next start finds it settled.
+        """
+        with self.lock:
+            if not self._spool.hold.is_deleted():
+                self._spool.remove(self.queue)
 
     def check(self) -> None:
         """Assert the invariants of its logs."""

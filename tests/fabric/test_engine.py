@@ -28,6 +28,7 @@ from peerfabric.wire.frames import (
     Address,
     Bye,
     Data,
+    Grant,
     Hello,
     Interest,
     Nack,
@@ -701,3 +702,99 @@ def test_what_was_to_travel_with_an_echo_leaves_though_data_took_that_along() ->
         found.append(link in pair.b.control.due)
         pair.b.control.due.clear()
     assert found == [False, True]
+
+
+# Producers that are closed and opened again
+
+
+def reopen(pair: Pair) -> OutgoingQueue:
+    pair.a.close_producer("jobs", pair.now)
+    return pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+
+
+def consume_all(pair: Pair, end: OutgoingQueue, count: int) -> None:
+    """`count` messages of `a` are run at `b`, and settled."""
+    consumer, done = pair.b.consumers.by_queue["jobs"], 0
+    pair.a.producers.accept(end, bodies(count), 0)
+    for _ in range(100):
+        consumer.want(1, 1, pair.now)
+        pair.b.consumers.progress(consumer, pair.now)
+        pair.settle(0.1)
+        done += len(run_all(pair))
+        if done == count and not end.unsettled_count:
+            return
+    raise AssertionError(f"{done} of {count}: {end.account()}")
+
+
+def totals(pair: Pair) -> tuple[int, int]:
+    """How many messages of the queue were sent in this life of the link, as either side counts."""
+    [link] = pair.a.links.by_peer.values()
+    source = pair.b.consumers.by_queue["jobs"].producers.by_peer["a:7340032"]
+    return link.sending.credit("jobs").sent_messages, source.credit.seen_messages
+
+
+def test_a_closed_queue_is_forgotten_and_goes_on_counting() -> None:
+    """By its consumer, once it is told which streams go on; and its totals begin anew on both sides."""
+    pair = Pair()
+    end = flow(pair, 0)
+    consume_all(pair, end, 5)
+    assert totals(pair) == (5, 5)
+    pair.a.close_producer("jobs", pair.now)
+    pair.settle(1.0)
+    assert not list(pair.b.consumers.by_queue["jobs"].producers.streams)
+    assert (pair.a.producers.by_queue, pair.a.interests.produces) == ({}, set())
+    again = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    assert (again.next, again.floor, again.account().accepted) == (6, 6, 0)
+    consume_all(pair, again, 5)
+    assert (totals(pair), again.account().acked, again.settled.of(3)) == ((5, 5), 5, "processed")
+
+
+def test_what_is_closed_and_opened_before_anybody_hears_of_it() -> None:
+    """Its credit goes on, as its consumer knows of nothing."""
+    pair = Pair()
+    end = flow(pair, 0)
+    consume_all(pair, end, 5)
+    again = reopen(pair)
+    consume_all(pair, again, 5)
+    assert totals(pair) == (10, 10)
+
+
+def test_a_grant_that_crosses_the_end_of_a_queue_does_not_count() -> None:
+    """It is of the totals that were; else it would allow what nobody has granted."""
+    pair = Pair()
+    end = flow(pair, 0)
+    consume_all(pair, end, 50)
+    [link] = pair.a.links.by_peer.values()
+    [back] = pair.b.links.by_peer.values()
+    held: list[list[bytes]] = []
+    pair.filter = lambda sender, frames: sender is pair.a or bool(held.append(frames))  # type: ignore[func-returns-value]
+    pair.b.control.put_ack(back, [], [Grant("jobs", 90, 90_000)])  # `b` has not read yet that the queue ends
+    pair.a.close_producer("jobs", pair.now)
+    pair.settle(0.3)
+    again = pair.a.open_producer("jobs", RAW, 5, 2**20, pair.now)
+    pair.filter = lambda sender, frames: True
+    for frames in held:
+        pair.a.handle_frames(frames, pair.now)
+    assert link.sending.credit("jobs").limit_messages < 50
+    pair.settle(0.3)
+    consume_all(pair, again, 5)
+    assert (totals(pair), link.sending.closed) == ((5, 5), {})
+
+
+def test_nothing_remains_of_a_queue_that_is_closed() -> None:
+    """However many of them there are: not even timers, or what others are told."""
+    pair = Pair()
+    pair.b.open_consumer("jobs", 10.0, pair.now)
+    pair.meet()
+    producers = pair.a.producers
+    for number in range(500):
+        end = pair.a.open_producer(f"q{number}", RAW, 5, 2**20, pair.now)
+        producers.accept(end, bodies(1), 0, kind=(pair.now + 1e6, 0))
+        pair.settle(0.001)
+        end.drop_oldest(1)
+        pair.a.close_producer(f"q{number}", pair.now)
+    pair.settle(1.0)
+    tables = (producers.by_queue, producers.touched, producers._unsettled, producers._changed_at, pair.a.changed)
+    assert [len(table) for table in tables] == [0] * 5
+    assert len(producers.deadlines._heap) <= 64
+    assert len(producers.left_off) == 500

@@ -49,6 +49,8 @@ def play(world: World) -> None:
         world.at(random.uniform(0.1, 1.5 if number % 2 else length), partial(world.troubles.happen, act))
     for _ in range(3 if theme.closes else 0):
         world.at(random.uniform(0.2, length), partial(_close_some, world))
+    for _ in range(12 if theme.reopens else 0):
+        world.at(random.uniform(0.2, length), partial(_reopen_some, world))
     for _ in range(2 if theme.letters else 0):
         world.at(random.uniform(0.2, length), partial(_tend_letters, world))
     for _ in range(30 if theme.topics else 0):
@@ -115,6 +117,13 @@ def _close_some(world: World) -> None:
         consumer = world.random.choice(consumers)
         consumer.close()
         world.after(world.random.choice((0.01, 0.5, 3.0)), consumer.reopen)
+
+
+def _reopen_some(world: World) -> None:
+    producers = [p for process in world.supervisor.living() for p in process.producers.values() if not p.closed]
+    if producers and not world.troubles.healed:
+        producer = world.random.choice(producers)
+        producer.process.post(producer.close)
 
 
 def _tend_letters(world: World) -> None:

@@ -106,6 +106,11 @@ class Judge:
         if self.world.theme.topics:
             self._judge_topics()
 
+    def judge_closed(self, producer: Producer) -> None:
+        """All that was accepted is settled; what became of it nobody will know after this."""
+        self._judge_producer(producer)
+        self.record.judged[producer.end.stream] = producer.end.next
+
     def _judge_producer(self, producer: Producer) -> None:
         end = producer.end
         account = end.account()
@@ -116,7 +121,7 @@ class Judge:
             return
         letters = {int(letter.id.rpartition("/")[2]): letter for letter in end.letters()}
         for (stream, sequence), body in self.record.accepted.items():
-            if stream != end.stream:
+            if stream != end.stream or sequence < self.record.judged.get(stream, 0):
                 continue
             state = end.state(sequence)
             runs = self.record.runs.get((stream, sequence), [])

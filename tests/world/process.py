@@ -201,7 +201,7 @@ class Process:
             event(now)
             if self.services is not None:
                 self.services.meanwhile()
-        if not self.alive:
+        if self.ended_at < inf:  # a call was deadly
             return
         engine.handle_timeout(now)
         for consumer in self.consumers.values():

@@ -55,6 +55,26 @@ class Producer:
         else:
             self._send_stored(kinds)
 
+    def close(self, now: float) -> None:
+        """Leave if nothing is unsettled, and come back."""
+        world, queue = self.process.world, self.queue
+        if self.closed or self.end.unsettled_count or self.end.letters() or self.store is not None:
+            return
+        world.judge.judge_closed(self)
+        world.log(f"{self.end.stream} is closed")
+        self.closed = True
+        self.process.engine.close_producer(queue, now)
+        world.after(world.random.choice((0.0, 0.005, 0.1, 1.0)), partial(self.process.post, self._reopen))
+
+    def _reopen(self, now: float) -> None:
+        if self.process.leaving:
+            return
+        self.process.world.log(f"{self.end.stream} is opened again")
+        following = self.end.next
+        self.end = self.process.engine.open_producer(self.queue, self.codec, MAX_ATTEMPTS, 2**20, now)
+        assert self.end.next == following, "a number is used twice"
+        self.closed = False
+
     def _bodies(self, kinds: list[str]) -> list[bytes]:
         world = self.process.world
         bodies = []

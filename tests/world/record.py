@@ -51,6 +51,8 @@ class Record:
         """When those expire that do."""
         self.expired: set[tuple[str, int]] = set()
         """Those of which a producer has said that they have."""
+        self.judged: dict[str, int] = {}
+        """Stream -> below which sequence all was judged when its producer was closed."""
         self.tended: set[tuple[str, int]] = set()
         """Their dead letters were retried or dropped."""
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}

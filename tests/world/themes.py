@@ -37,6 +37,8 @@ class Theme:
     """How many of those with a spool have `on_full="spool"`."""
     ledgers: float = 0.0
     """How many of the consuming nodes have ledgers."""
+    reopens: bool = False
+    """Producers are closed when all of theirs is settled, and opened again."""
     expiring: float = 0.0
     """How many of the messages that are sent expire, after 20 ms or some seconds."""
     shared: bool = False
@@ -80,7 +82,7 @@ THEMES = {
     ),
     "poison": Theme(kinds=("ok",) * 20 + ("poison",), messages=40),
     "beside": Theme(kinds=("ok",) * 4 + ("poison",), messages=8, beside=True, lease=2000.0, quiet_within=4000.0),
-    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, strict=True),
+    "leaving": Theme(faults=("leave", "leave", "cut"), closes=True, reopens=True, strict=True),
     "topics": Theme(faults=("cut", "kill", "stall", "vanish"), topics=True, messages=10),
     "services": Theme(
         faults=("kill", "kill", "reborn", "cut", "cut", "flap", "stop", "late", "stall", "vanish", "leave"),
@@ -116,6 +118,7 @@ THEMES = {
         closes=True,
         letters=True,
         loop=0.2,
+        reopens=True,
         expiring=0.7,
     ),
     "disk": Theme(

@@ -120,7 +120,9 @@ def test_a_handler_left_behind_is_told_of() -> None:
     crowd, a, b, _served = pair()
     ask(a, 1, timeout=0.1)
     crowd.run(1.0)
-    told = [finding.what for finding in b.engine.responder.findings(crowd.now)]
+    responder = b.engine.responder
+    assert list(responder.findings(crowd.now)) == []
+    told = [finding.what for finding in responder.findings(crowd.now + 5.0)]
     assert told == ["service 'sum': a handler runs on whose call was cancelled"]
 
 
@@ -204,6 +206,10 @@ def test_a_service_is_served_once() -> None:
     crowd, a, b, served = pair(1)
     with pytest.raises(ValueError, match="served already"):
         serve(b)
+    for n in range(4095):
+        b.engine.responder.serve(f"other.{n}", 1, 1, 1, 1.0)
+    with pytest.raises(ValueError, match="4,096"):
+        serve(b, name="one more")
     calls = [ask(a, n) for n in range(3)]
     crowd.run(0.05)
     (running,) = taken(served)
