@@ -163,19 +163,17 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpoolAccount(msgspec.Struct, frozen=True, kw_only=True):
-    """The spool of one node: its slot in the folder that processes share, and what its disk has.
+    """The spool of one node.
 
-    folder      the shared one; its slot 0 is the folder itself, and each slot has its own limit and reserve
-    used_bytes  of the segments in this slot
-    disk_free   bytes that the disk has left for this user; None: it does not say
-    letters     dead letters in this slot that were neither retried nor dropped
-    parked      the same in slots of processes that are gone, as far as this node looks after them
+    folder       the shared one, and `slot` the node's own in it
+    used_bytes   of all its segments
+    letters      dead letters in it
+    parked       dead letters in slots that nobody has, when the node last looked
     """
 
     folder: str
     slot: int
-    used_bytes: int
-    disk_free: int | None = None
+    used_bytes: int = 0
     letters: int = 0
     parked: int = 0
 
@@ -194,7 +192,6 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     peers: int = 0
     counters: dict[str, int] = {}
     spool: SpoolAccount | None = None
-    """None without a spool."""
     adopted: tuple[Adopted, ...] = ()
     """None of their messages are among those of `producers`."""
 

@@ -39,9 +39,6 @@ class DeadLetters:
             self.bytes -= cost([letter.data])
         return letter
 
-    def __len__(self) -> int:
-        return len(self._letters)
-
     def all(self) -> list[DeadLetter]:
         """Those that are here, the oldest first."""
         return list(self._letters.values())

@@ -306,15 +306,6 @@ class RealFiles:
         return bool(started) and started == process.started and process.boot == _boot()
 
 
-def free_bytes(path: str) -> int | None:
-    """How much space its disk has for us; None if it does not say. The kernel knows that, and asks no local disk."""
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize
-
-
 def filesystem(path: str) -> str:
     """What kind of file system a path is on, whether it is there or not; empty if the system does not say."""
     try:

@@ -156,10 +156,6 @@ class Orphans:
                 chosen.append(number)
         return chosen
 
-    def parked_letters(self, sights: Iterable[SlotSight]) -> int:
-        """The dead letters in slots that nobody has and in which nothing else is left."""
-        return sum(sight.sheet.letters for sight in sights if sight.sheet is not None and sight.is_parked(self._fabric))
-
     @staticmethod
     def _may_be_as_before(sight: SlotSight) -> bool:
         """Whether nobody could ask who has it, and it has something."""

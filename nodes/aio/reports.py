@@ -37,27 +37,25 @@ def snapshot(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]]) -> 
         for account in found.producers
     )
     counters = {**found.counters, **node.pump.counters}
-    return replace(found, producers=accounts, counters=counters, spool=_spool_account(node))
+    return replace(found, producers=accounts, counters=counters, spool=_spool(node))
 
 
-def _spool_account(node: NodeContext) -> SpoolAccount | None:
-    """The spool of this moment; the caller holds the engine's lock, so no disk is asked."""
-    if node.disk is None:
+def _spool(node: NodeContext) -> SpoolAccount | None:
+    if node.disk is None or node.slot is None:
         return None
-    folder, spool = node.settings.spool or "", node.disk.spool
-    return SpoolAccount(
-        folder=folder,
-        slot=0 if spool.folder == folder else int(spool.folder.rpartition("/")[2]),
-        used_bytes=spool.used_bytes,
-        letters=sum(len(end.dead) for end in node.engine.producers.by_queue.values()),
-    )
+    letters = sum(len(end.letters()) for end in node.engine.producers.by_queue.values() if end.backlog is not None)
+    used = node.disk.spool.used_bytes
+    return SpoolAccount(folder=str(node.settings.spool), slot=node.slot, used_bytes=used, letters=letters)
 
 
-def with_disk(account: SpoolAccount, parked: int) -> SpoolAccount:
-    """The account with what is not this slot's: the space on its disk, and dead letters in others."""
-    from peerfabric.spool.files import free_bytes  # with what only nodes with a spool need
-
-    return replace(account, disk_free=free_bytes(account.folder), parked=parked)
+def with_others(found: Statistics, adoptions: list[Adoption]) -> Statistics:
+    """Add what there is of slots that are not the node's own."""
+    if not adoptions:
+        return found
+    adopted = tuple(each for adoption in adoptions for each in adoption.reports())
+    parked = sum(adoption.parked for adoption in adoptions)
+    spool = replace(found.spool, parked=parked) if found.spool is not None else None
+    return replace(found, adopted=adopted, spool=spool)
 
 
 def with_handed_over(account: QueueAccount, following: int, last: int, letters: int) -> QueueAccount:
