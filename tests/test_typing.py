@@ -167,6 +167,20 @@ def taking(node: Node) -> None:
     consumer.close()
 
 
+def handing_on(node: Node) -> None:
+    orders, bills = node.consumer("orders", Order, ack_after="return"), node.producer("bills", Order)
+    for message in orders:
+        assert_type(bills.send(message.body, cause=message), Receipt)
+        bills.send(message.body, cause=None)
+        bills.send(message.body, cause="in hand")
+    for batch in orders.batches():
+        assert_type(bills.send_many(batch, cause=batch), int)
+
+    @node.on_message("orders", ack_after="outputs")
+    def bill(order: Order, message: Message[Order]) -> None:
+        bills.send(order, cause=message)
+
+
 def topics(node: Node) -> None:
     prices = node.publisher("prices.eur", float)
     prices.ready(subscribers=2, timeout=5)
