@@ -224,7 +224,7 @@ def numbers_begin_anew(patch: Patch) -> None:
 
 def credit_outlives_its_queue(patch: Patch) -> None:
     """A consumer goes on counting where its producer begins anew."""
-    patch("incoming.left", lambda self, peer: None)
+    patch("producers.left", lambda self, peer, held: None)
 
 
 def newest_first(patch: Patch) -> None:

@@ -37,7 +37,7 @@ HOOKS: Final = {
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
     "sender.close": "peerfabric.queue.sender:Sender.close",
-    "incoming.left": "peerfabric.queue.incoming:IncomingQueue.left",
+    "producers.left": "peerfabric.queue.sources:Producers.left",
     "outgoing.is_over": "peerfabric.queue.outgoing:OutgoingQueue._is_over",
     "outgoing.pick": "peerfabric.queue.outgoing:OutgoingQueue.pick",
     "pending.take_expired": "peerfabric.queue.pending:Pending.take_expired",
