@@ -111,6 +111,7 @@ MANY = ("queue_send_many", "queue_batches")
 ONE = ("queue_send", "queue_messages")
 VIEWS = ("queue_send", "queue_views")
 PING = ("queue_ping", "queue_pong")
+CALL = ("call_ask", "call_answer")
 STRUCTS = ("queue_send_structs", "queue_structs")
 CASES: Final[dict[str, Case]] = {
     "calls": Case(
@@ -129,6 +130,36 @@ CASES: Final[dict[str, Case]] = {
         Run(PING, 3_000),
         Run(("raw_ping", "raw_pong"), 3_000),
         (Aim("microseconds", 4.5),),
+    ),
+    "call": Case(
+        "call of a service, from a thread / raw ping",
+        Run(CALL, 3_000),
+        Run(("raw_ping", "raw_pong"), 3_000),
+        (Aim("microseconds", 2.7),),
+    ),
+    "call-main": Case(
+        "call of a service, from the main thread / raw",
+        Run(CALL, 3_000, options=({"main": 1}, {})),
+        Run(("raw_ping", "raw_pong"), 3_000),
+        (Aim("microseconds", None),),
+    ),
+    "call-async": Case(
+        "call of a service, AsyncNode / raw ping",
+        Run(("async_call_ask", "call_answer"), 3_000),
+        Run(("raw_ping", "raw_pong"), 3_000),
+        (Aim("microseconds", None),),
+    ),
+    "call-nats": Case(
+        "call of a service / request of nats-py",
+        Run(CALL, 3_000),
+        Run(("nats_server", "nats_request", "nats_reply"), 3_000),
+        (Aim("microseconds", 1.0),),
+    ),
+    "call-zenoh": Case(
+        "call of a service / query of zenoh",
+        Run(CALL, 3_000),
+        Run(("zenoh_query", "zenoh_queryable"), 3_000),
+        (Aim("microseconds", None),),
     ),
     "one-way-1000": Case("one way, 1,000 other queues / 1", one_way(1_000), one_way(1), (Aim("microseconds", 1.2),)),
     "one-way-4000": Case("one way, 4,000 other queues / 1", one_way(4_000), one_way(1), (Aim("microseconds", 1.4),)),

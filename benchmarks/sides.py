@@ -15,6 +15,7 @@ import os
 import runpy
 import socket as sockets
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,7 +30,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from peerfabric import AsyncNode, Node, Options
+from peerfabric import AsyncNode, Node, Options, Service
 
 ROUND_TRIPS_WARM = 200
 SETTLE = 120.0
@@ -543,6 +544,144 @@ def queue_pong(count: int, size: int, ours: int, theirs: int) -> None:
         for _ in range(count + ROUND_TRIPS_WARM):
             with there.get(timeout=SETTLE) as body:
                 back.send(body)
+
+
+def call_ask(count: int, size: int, ours: int, theirs: int, main: int = 0) -> None:
+    """Calls of a service, from a thread or from the main one, which leaves more to the I/O thread."""
+    body, times = body_of(size), []
+    with node(ours, theirs) as us:
+        ask = us.client(Service("echo", bytes, bytes))
+        ask.ready(timeout=SETTLE)
+
+        def run() -> None:
+            for _ in range(count + ROUND_TRIPS_WARM):
+                started_at = time.perf_counter()
+                ask(body, timeout=SETTLE)
+                times.append(time.perf_counter() - started_at)
+
+        if main:
+            run()
+        else:
+            asking = threading.Thread(target=run)
+            asking.start()
+            asking.join()
+        report(microseconds=1e6 * median(times[ROUND_TRIPS_WARM:]))
+        ask(b"", timeout=SETTLE)
+
+
+def call_answer(count: int, size: int, ours: int, theirs: int) -> None:
+    over = threading.Event()
+    with node(ours, theirs) as us:
+
+        @us.serve(Service("echo", bytes, bytes))
+        def echo(body: bytes) -> bytes:
+            if not body:
+                over.set()
+            return body
+
+        over.wait(SETTLE)
+
+
+def async_call_ask(count: int, size: int, ours: int, theirs: int) -> None:
+    body, times = body_of(size), []
+
+    async def main() -> None:
+        async with AsyncNode(**settings(ours, theirs)) as us:
+            ask = us.client(Service("echo", bytes, bytes))
+            await ask.ready(timeout=SETTLE)
+            for _ in range(count + ROUND_TRIPS_WARM):
+                started_at = time.perf_counter()
+                await ask(body, timeout=SETTLE)
+                times.append(time.perf_counter() - started_at)
+            await ask(b"", timeout=SETTLE)
+
+    asyncio.run(main())
+    report(microseconds=1e6 * median(times[ROUND_TRIPS_WARM:]))
+
+
+# Others, where they are installed: nats-server with nats-py, and eclipse-zenoh
+
+
+def nats_request(count: int, size: int, ours: int, theirs: int) -> None:
+    import nats
+
+    body, times = body_of(size), []
+
+    async def main() -> None:
+        meet(3)
+        client = await nats.connect(f"nats://127.0.0.1:{theirs}")
+        meet(2, "subscribed")
+        for _ in range(count + ROUND_TRIPS_WARM):
+            started_at = time.perf_counter()
+            await client.request("echo", body, timeout=SETTLE)
+            times.append(time.perf_counter() - started_at)
+        await client.close()
+
+    asyncio.run(main())
+    report(microseconds=1e6 * median(times[ROUND_TRIPS_WARM:]))
+    meet(3, "done")
+
+
+def nats_reply(count: int, size: int, ours: int, theirs: int) -> None:
+    import nats
+
+    async def main() -> None:
+        meet(3)
+        client = await nats.connect(f"nats://127.0.0.1:{theirs}")
+
+        async def answer(message: Any) -> None:
+            await message.respond(message.data)
+
+        await client.subscribe("echo", cb=answer)
+        await client.flush()
+        meet(2, "subscribed")
+        await asyncio.to_thread(meet, 3, "done")
+        await client.close()
+
+    asyncio.run(main())
+
+
+def nats_server(count: int, size: int, ours: int, theirs: int) -> None:
+    server = subprocess.Popen(["nats-server", "-a", "127.0.0.1", "-p", str(ours)], stderr=subprocess.DEVNULL)
+    try:
+        while sockets.socket().connect_ex(("127.0.0.1", ours)):
+            time.sleep(0.05)
+        meet(3)
+        meet(3, "done")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def zenoh_session(ours: int, theirs: int) -> Any:
+    import zenoh
+
+    config = zenoh.Config()
+    config.insert_json5("scouting/multicast/enabled", "false")
+    config.insert_json5("listen/endpoints", json.dumps([f"tcp/127.0.0.1:{ours}"]))
+    if ours != theirs:
+        config.insert_json5("connect/endpoints", json.dumps([f"tcp/127.0.0.1:{theirs}"]))
+    return zenoh.open(config)
+
+
+def zenoh_query(count: int, size: int, ours: int, theirs: int) -> None:
+    body, times = body_of(size), []
+    with zenoh_session(ours, theirs) as session:
+        meet(2)
+        time.sleep(1.0)
+        for _ in range(count + ROUND_TRIPS_WARM):
+            started_at = time.perf_counter()
+            assert [bytes(reply.ok.payload) for reply in session.get("echo", payload=body)] == [body]
+            times.append(time.perf_counter() - started_at)
+        report(microseconds=1e6 * median(times[ROUND_TRIPS_WARM:]))
+        meet(2, "done")
+
+
+def zenoh_queryable(count: int, size: int, ours: int, theirs: int) -> None:
+    with zenoh_session(ours, theirs) as session:
+        session.declare_queryable("echo", lambda query: query.reply("echo", bytes(query.payload)))
+        meet(2)
+        meet(2, "done")
 
 
 def topic_publish(count: int, size: int, ours: int, theirs: int, subscribers: int = 1) -> None:

@@ -257,7 +257,7 @@ def looking(node: Node) -> None:
     for letter in node.dead_letters("orders"):
         assert_type(letter, DeadMessage[Any])
         print(letter.id, letter.reason, letter.error, letter.attempts, letter.body, letter.headers, letter.sent_at)
-        print(letter.retry() or letter.drop())
+        print(letter.retry() or letter.drop(), letter.slot)
     node.look_at_all()
     assert_type(node.ping("kitchen", timeout=2.0), float)
     node.reload()
@@ -266,6 +266,9 @@ def looking(node: Node) -> None:
     statistics = node.statistics()
     assert_type(statistics, Statistics)
     print(statistics.producers[0].acked + 1, statistics.as_dict()["peers"], node.name, node.fabric)
+    print([(adopted.slot, adopted.name, adopted.producers) for adopted in statistics.adopted])
+    if statistics.spool is not None:
+        print(statistics.spool.folder, statistics.spool.slot + statistics.spool.parked, statistics.spool.used_bytes)
     try:
         node.close(timeout=None)
     except Undelivered as error:

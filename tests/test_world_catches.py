@@ -659,6 +659,34 @@ def handlers_rest_for_ever(patch: Patch) -> None:
     patch("responder.resume", lambda self, call: None)
 
 
+def orphans_left_alone(patch: Patch) -> None:
+    patch("orphans.look", lambda self, *rest, **named: [])
+
+
+def orphans_whose_consumers_are_not_seen(patch: Patch) -> None:
+    patch("roster.consumers_of", lambda self, queue: [])
+
+
+def slots_adopted_that_somebody_has(patch: Patch) -> None:
+    sights, open_ = original("slots.sights"), original("slots.open")
+
+    def broken(self: Any, number: int, act: Any) -> Any:
+        hooks.break_lock(self, number)
+        return open_(self, number, act)
+
+    patch("slots.open", broken)
+    patch("slots.sights", lambda self, **named: [sight._replace(held=False) for sight in sights(self, **named)])
+
+
+def slots_emptied_with_messages_left(patch: Patch) -> None:
+    patch("spool.left", lambda self, kind, *, failed: 0)
+
+
+def adopted_slots_never_let_go(patch: Patch) -> None:
+    keeps = original("orphans.keeps")
+    patch("orphans.keeps", lambda self, number, **named: keeps(self, number, **named) or True)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -744,6 +772,11 @@ CASES = [
     (more_run_than_may, "asking services"),
     (credit_of_streams_ignored, "services"),
     (handlers_rest_for_ever, "asking services"),
+    (orphans_left_alone, "adoption"),
+    (orphans_whose_consumers_are_not_seen, "adoption"),
+    (slots_adopted_that_somebody_has, "adoption"),
+    (slots_emptied_with_messages_left, "adoption"),
+    (adopted_slots_never_let_go, "adoption"),
 ]
 
 

@@ -384,8 +384,10 @@ class Link:
         self.ack_number += 1
         return self.ack_number
 
-    def data_received(self, now: float) -> None:
-        """DATA wants an echo soon, so that the peer's pipe limit moves on."""
+    def data_received(self, now: float, *, call: bool = False) -> None:
+        """DATA, or what belongs to a call, wants an echo soon, so that the peer's pipe limit moves on."""
+        if call:
+            self.calls_until = now + CALLS_FOR
         if not self.busy:
             self._ask_at_once()
         elapsed = now - self._in_rate_at
@@ -485,11 +487,6 @@ class Link:
         self.calls_until = now + CALLS_FOR
         self.unechoed.append(Sent(number, size, "", 0, 0))
         self.unechoed_bytes += size
-
-    def call_received(self, now: float) -> None:
-        """A REQUEST or REPLY wants an echo as DATA does."""
-        self.calls_until = now + CALLS_FOR
-        self.data_received(now)
 
     def drain(self) -> None:
         """The peer asked for no new DATA."""

@@ -405,13 +405,13 @@ class IncomingQueue:
         for delivery in list(self._open):
             acked = delivery.acked
             if acked > delivery.reported:
-                if handon is not None and handon.fresh:  # of what is acked now, it is known by now what is deferred
+                if handon is not None and handon.has_fresh:  # of what is acked now, it is known by now what is deferred
                     self._run(handon)
                 self._finish(delivery, delivery.reported, acked)
                 delivery.reported = acked
             while delivery.verdicts:
                 verdict = delivery.verdicts.popleft()
-                if handon is not None and handon.fresh:
+                if handon is not None and handon.has_fresh:
                     self._run(handon)
                 self._apply(delivery, *verdict)
             observed = delivery.observed
@@ -424,13 +424,13 @@ class IncomingQueue:
                 self._close_if_finished(delivery)
         if self._overdue.closed or self._overdue.late:
             self._overdue.read()
-            if handon is not None and handon.fresh:
+            if handon is not None and handon.has_fresh:
                 self._run(handon)
             for delivery, low, high in self._overdue.take_acked():
                 self._finish_late(delivery.stream, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
         if handon is not None:
-            if handon.fresh:
+            if handon.has_fresh:
                 self._run(handon)
             count += handon.take_finished()
         if count:

@@ -38,6 +38,7 @@ from peerfabric.wire.frames import (
     OK,
     PART,
     RAW,
+    RAW_ONE,
     STALLED,
     TOO_DEEP,
     UNFIT,
@@ -221,14 +222,18 @@ class Caller(Machine):
 
     def receive(self, link: Link, reply: Reply, body: bytes | memoryview, now: float) -> None:
         """A server answers."""
-        link.call_received(now)
+        link.data_received(now, call=True)
         if link.echo_at <= now:
             self._control.note(link)
         else:
             self._links.echoes.put(link, link.echo_at)
-        answers, sent = reply.answers, self._sent[link]
-        codec = reply.codec if len(answers) == 1 else MSGPACK
-        for answer, content in zip(answers, one_by_one(body, reply.codec, len(answers)), strict=True):
+        answers, sent, codec = reply.answers, self._sent[link], reply.codec
+        if len(answers) == 1 and (codec == RAW_ONE or body[:1] == b"\x91"):
+            contents: Sequence[Any] = (body,)
+        else:
+            contents = one_by_one(body, codec, len(answers))
+            codec = codec if len(answers) == 1 else MSGPACK
+        for answer, content in zip(answers, contents, strict=True):
             found = sent.get(answer.call)
             if found is None:
                 self.late += 1
@@ -253,7 +258,7 @@ class Caller(Machine):
         for load in reply.loads:
             service = self.directory.by_name.get(load.service)
             told = service.servers.get(link.peer) if service is not None else None
-            if told is not None:
+            if told is not None and (load.count > told.outstanding or told.others):
                 told.told(load.count, now)
 
     def _answered(self, call: OpenCall, server: Server, outcome: Outcome) -> None:
@@ -358,8 +363,7 @@ class Caller(Machine):
             fresh = service.fresh
             servers = able(service.servers.values(), now)
             while servers and fresh:
-                batches = self._share(service, servers, now) if len(fresh) > 1 else self._alone(service, servers, now)
-                for server, calls in batches:
+                for server, calls in self._share(service, servers, now):
                     self._send(service, server, calls, to_ourselves if server.link.wire == OURSELVES else send, now)
                 servers = able(service.servers.values(), now) if fresh else []
             if service.odd:
@@ -368,17 +372,6 @@ class Caller(Machine):
                 self._keep_waiting(service, now)
             if service in self._unserved or not (fresh or service.odd):
                 self.waiting.pop(service, None)
-
-    def _alone(self, service: Service, servers: list[Server], now: float) -> list[tuple[Server, list[OpenCall]]]:
-        """Where the only call that waits goes."""
-        call = service.fresh.popleft()
-        if call.outcome is not None:
-            return []
-        server = least(servers, now)
-        if call.size + 1024 > server.link.frame_bytes_max:
-            service.odd[call] = None
-            return []
-        return [(server, [call])]
 
     def _share(self, service: Service, servers: list[Server], now: float) -> list[tuple[Server, list[OpenCall]]]:
         """Where the calls that wait go: one frame for each server, at most."""
@@ -390,7 +383,7 @@ class Caller(Machine):
             if call.outcome is not None:
                 fresh.popleft()
                 continue
-            server = least(servers, now)
+            server = servers[0] if len(servers) == 1 else least(servers, now)
             limit = server.link.frame_bytes_max - 1024
             if call.size > limit:
                 service.odd[fresh.popleft()] = None

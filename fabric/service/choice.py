@@ -50,7 +50,7 @@ class Server:
         self.barred_until = -inf
 
     def told(self, load: int, now: float) -> None:
-        """So many calls ran and waited there when it answered, ours among them."""
+        """So many calls ran and waited there when it answered, ours among them; only more than ours are news."""
         self.others, self.others_until = max(0, load - self.outstanding), now + TOLD_FOR
 
     def failed(self, now: float) -> None:
@@ -71,13 +71,15 @@ class Server:
 
 def able(servers: Iterable[Server], now: float) -> list[Server]:
     """Those that may get a call now, in turn."""
-    return [server for server in servers if server.barred_until <= now and server.link.takes_calls()]
+    found = []
+    for server in servers:
+        if server.barred_until <= now and server.link.takes_calls():
+            found.append(server)
+    return found
 
 
 def least(among: list[Server], now: float) -> Server:
     """The one for the next call; the first of those that are as good."""
-    if len(among) == 1:
-        return among[0]
     best, lightest = among[0], inf
     for server in among:
         weight = server.weight(now)

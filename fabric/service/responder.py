@@ -8,7 +8,7 @@ What a life of a link brought ends with it; nothing is reconciled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Any, Final
@@ -34,6 +34,7 @@ from peerfabric.wire.frames import (
     OK,
     PART,
     RAW,
+    RAW_ONE,
     SERVER_LEAVING,
     STALLED,
     STREAM,
@@ -58,8 +59,6 @@ UNSENT_MAX: Final = 65_536
 REPLY_BYTES_AIM: Final = 256 * 1024
 HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
-LEFT_AFTER: Final = 5.0
-"""Seconds until a cancelled call that still runs is told."""
 BUSY_MAX: Final = 86_400.0
 
 Send = Callable[[int, list[bytes]], bool]
@@ -92,6 +91,8 @@ class Responder(Machine):
         """By number: those that came in the present life of the link and are not answered."""
         self._closed: dict[Served, None] = {}
         """Those that are served no more, while something of them runs."""
+        self._left: set[ServedCall] = set()
+        """Those that were left behind when findings were last looked for."""
         self._draining = False
         self._arrived: list[ServedCall] = []
 
@@ -224,15 +225,19 @@ class Responder(Machine):
         Raises:
             BadFrame: It asks the same twice, or on and on without reading what is answered.
         """
-        link.call_received(now)
+        link.data_received(now, call=True)
         if link.echo_at <= now:
             self._control.note(link)
         else:
             self._links.echoes.put(link, link.echo_at)
         calls, served = self._calls[link], self.served.get(request.service)
         asked = request.calls
-        bodies: list[Any] = one_by_one(body, request.codec, len(asked))
-        codec = request.codec if len(asked) == 1 else MSGPACK
+        codec = request.codec
+        if len(asked) == 1 and (codec == RAW_ONE or body[:1] == b"\x91"):
+            bodies: Sequence[Any] = (body,)
+        else:
+            bodies = one_by_one(body, codec, len(asked))
+            codec = codec if len(asked) == 1 else MSGPACK
         for each, content in zip(asked, bodies, strict=True):
             if each.call in calls:
                 raise BadFrame(f"call {each.call} for the second time")
@@ -417,11 +422,13 @@ class Responder(Machine):
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Handlers that nobody waits for any more and that run on."""
+        before, self._left = self._left, set()
         for served in (*self.served.values(), *self._closed):
-            if served.left:
+            self._left.update(served.left)
+            if not before.isdisjoint(served.left):
                 yield Finding(
                     f"service {served.service!r}: a handler runs on whose call was cancelled",
-                    LEFT_AFTER,
+                    0.0,
                     "let it look at call.cancelled or call.left, and give waits in it a timeout",
                 )
 

@@ -257,10 +257,6 @@ class Pump:
             self.disk.look()
         for handle in handed:
             handle.handed_over()
-        for end in changed:
-            found = self._handles.get(end)
-            if found is not None:
-                found.changed()
         if announced is not None:
             self.on_announced(announced)
         if superseded:
@@ -271,6 +267,11 @@ class Pump:
                 look()
         if self.turned:
             self.turned.open()
+        # As late as may be: whoever is woken here waits until this thread sleeps and the interpreter's lock is free.
+        for end in changed:
+            found = self._handles.get(end)
+            if found is not None:
+                found.changed()
         for record in records:  # last, as handlers of the user take their time
             _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
         if alerts:

@@ -129,6 +129,8 @@ class Adoption:
         self._requests: deque[Request] = deque()
         self._found: dict[str, list[Address]] = {}
         """What `consumers_of` has said in this round."""
+        self.parked = 0
+        """Dead letters in slots that nobody has, as of the last round."""
         self._bell = ThreadWaiter()
         self._stopped = False
         self._reminders = Reminders()
@@ -215,6 +217,7 @@ class Adoption:
             if request.number not in self._nodes:
                 self.orphans.want(request.number)
         sights = {sight.number: sight for sight in self._slots.sights()}
+        self.parked = sum(s.sheet.letters for s in sights.values() if s.held is False and s.sheet and not s.sheet.pid)
         served = (lambda: False) if self._serves else (lambda: self._slots.is_served)
         for number in self.orphans.look(sights.values(), self._keys, now, served=served):
             if self._stopped:

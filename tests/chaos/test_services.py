@@ -85,6 +85,7 @@ def killed_servers(
         victim = cluster.random.choice([name for name in cluster.processes if name.startswith("server")])
         cluster.kill(victim)
         start(cluster, "serve", f"server{serial}")
+        assert cluster.line(f"server{serial}") == "ready"  # or a busy machine would be left without any
         serial += 1
     calls = []
     for name in names:

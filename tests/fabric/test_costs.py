@@ -10,6 +10,7 @@ from typing import Any
 
 from peerfabric.deadlines import Deadlines
 from peerfabric.link.peer_names import PeerNames
+from peerfabric.service.call import OpenCall, Outcome
 from peerfabric.wire.frames import RAW
 from tests.fabric.helpers import HUGE, Pair
 
@@ -102,6 +103,42 @@ def published_update(others: int) -> int:
 def test_other_topics_add_no_calls_to_an_update() -> None:
     """An update costs the same calls whether its nodes share one other topic or three hundred, and so does a topic."""
     assert published_update(others=300) == published_update(others=1)
+
+
+def answered_call(others: int, open_calls: int) -> int:
+    """Calls of functions for one call, beside so many other services, and calls that are not answered."""
+    pair = Pair()
+    a, b = pair.a, pair.b
+    served = b.open_service("sum", 1000, 0, HUGE, 60.0, pair.now)
+    for n in range(others):
+        b.open_service(f"other.{n}", 4, 4, HUGE, 60.0, pair.now)
+        a.caller.use(f"other.{n}", pair.now)
+    a.caller.use("sum", pair.now)
+    pair.meet()
+    pair.settle(1.0)
+    for _ in range(open_calls):
+        a.caller.start(OpenCall("sum", b"body", RAW, pair.now + 60.0), pair.now)
+    pair.settle()
+    served.started.clear()
+
+    def one() -> None:
+        call = OpenCall("sum", b"body", RAW, pair.now + 60.0)
+        a.caller.start(call, pair.now)
+        while pair._step(a) + pair._step(b):
+            pass
+        b.responder.answer(served.started.popleft(), pair.now, b"answer", RAW)
+        while pair._step(a) + pair._step(b):
+            pass
+        assert call.outcome is Outcome.OK
+
+    for _ in range(3):
+        one()
+    return calls(one)
+
+
+def test_other_services_and_calls_add_no_calls_to_a_call() -> None:
+    """A call costs the same whether its nodes share one other service or three hundred, and whatever else is open."""
+    assert answered_call(others=300, open_calls=300) == answered_call(others=1, open_calls=1)
 
 
 def test_a_ping_costs_what_happens() -> None:

@@ -14,7 +14,8 @@ SPOOL = f"crc32c,email,importlib.metadata,zipfile,peerfabric.spool,{STORAGE}"
 FINDING = ",".join(f"peerfabric.discovery.{name}" for name in ("mdns", "txt", "remembered", "packages", "conformance"))
 LAN = f"{FINDING},ifaddr,ipaddress,tomllib,peerfabric.secret,peerfabric.nodes.io.curve,peerfabric.nodes.io.ports"
 REST = "zeroconf,click,rich,http,urllib.request,multiprocessing,sqlite3,xml,unittest,zmq.asyncio"
-NOBODY_NEEDS = f"{SPOOL},{LAN},peerfabric.queue.handon,{REST}"
+SERVICES = "peerfabric.service,peerfabric.nodes.service.calls,peerfabric.nodes.service.threads"
+NOBODY_NEEDS = f"{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from peerfabric.service.served import RESTING_MAX
+from peerfabric.spool.slots import slot_folder
 
 HOOKS: Final = {
     # The consumer's side of a queue
@@ -63,6 +64,13 @@ HOOKS: Final = {
     "log.close": "peerfabric.spool.log:Log.close",
     "log.abandon": "peerfabric.spool.log:Log.abandon",
     "spool.next_owner": "peerfabric.spool.spool:next_owner",
+    "spool.left": "peerfabric.spool.spool:Spool._left",
+    # Orphans
+    "slots.sights": "peerfabric.spool.slots:Slots.sights",
+    "slots.open": "peerfabric.spool.slots:Slots.open",
+    "orphans.keeps": "peerfabric.spool.orphans:Orphans.keeps",
+    "orphans.look": "peerfabric.spool.orphans:Orphans.look",
+    "roster.consumers_of": "peerfabric.link.roster:Roster.consumers_of",
     # Links and topics
     "engine.handle_frames": "peerfabric.engine:Engine.handle_frames",
     "engine.handle_access": "peerfabric.engine:Engine.handle_access",
@@ -173,6 +181,14 @@ def halves(links: Any) -> dict[int, Any]:
     """Each half link by its half number."""
     found: dict[int, Any] = links._halves
     return found
+
+
+def break_lock(slots: Any, number: int) -> None:
+    """Take the lock of a slot away from whoever has it."""
+    platter = slots._files.platter
+    for descriptor, (path, _) in platter._descriptors.items():
+        if path == f"{slot_folder(slots.folder, number)}/lock":
+            platter._locks.pop(descriptor, None)
 
 
 def remove_sealed_segments(log: Any) -> None:

@@ -125,6 +125,8 @@ class Services:
         self.handed: deque[Callable[[float], None]] = deque()
         """What threads of handlers and callers have handed over."""
         self.served: list[Served] = []
+        self.turning = False
+        """The pump has the engine."""
         self.inside: dict[ServedCall, None] = {}
         """Calls whose handlers wait in calls of their own."""
         self.seen: set[ServedCall] = set()
@@ -134,8 +136,20 @@ class Services:
             self.served.append(self.engine.open_service(name, capacity, waiting, 2**20, STALL, now))
         self.calls: Calls = process.world.calls
 
+    def _hand(self, act: Callable[[float], None]) -> None:
+        """A thread has something for the engine: it does that itself, if nobody else has the engine then, or leaves it
+        to the next turn, behind what was left to that before."""
+        random = self.process.world.random
+        if not self.turning and not self.handed and random.random() < 0.4:
+            act(self.process.clock())
+            self.process.send_beside()
+        else:
+            self.handed.append(act)
+            self.process.wake(random.choice((0.0, 0.0, 0.002)))
+
     def hand_over(self, now: float) -> None:
         """As the pump takes it at the beginning of a turn."""
+        self.turning = True
         while self.handed:
             self.handed.popleft()(now)
 
@@ -147,6 +161,7 @@ class Services:
 
     def turned(self, now: float) -> None:
         """The turn has ended: let handlers start, and wake those who wait for answers."""
+        self.turning = False
         caller = self.engine.caller
         for call in caller.open.values():
             assert call.ends_at > now, f"{self.process.peer} has call {call.id} past its deadline"
@@ -196,8 +211,7 @@ class Services:
         asked = Asked(body, self.process.peer, call, world.now, call.idempotent, last)
         call.owner = lambda call: self._heard(asked, then)
         self.calls.asked[body] = asked
-        self.handed.append(lambda now: self.engine.caller.start(call, now))
-        self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
+        self._hand(lambda now: self.engine.caller.start(call, now))
         return asked
 
     def _heard(self, asked: Asked, then: Callable[[Asked], None] | None) -> None:
@@ -312,8 +326,7 @@ class Services:
         self._finish(call, send)
 
     def _finish(self, call: ServedCall, act: Callable[[float], None]) -> None:
-        self.handed.append(act)
-        self.process.wake(self.process.world.random.choice((0.0, 0.0, 0.002)))
+        self._hand(act)
 
     def _later(self, step: Callable[[], None], least: float = 0.0, most: float = 0.002) -> None:
         world = self.process.world

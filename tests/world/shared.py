@@ -23,7 +23,7 @@ from tests.world.disks import SEGMENT_BYTES, Drive, Killed
 from tests.world.roles import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from peerfabric.wire.frames import Address
     from tests.world.process import Process
@@ -57,8 +57,8 @@ class Shared:
     # Processes
 
     def workers(self) -> list[Process]:
-        """Those that live, adopted nodes not included."""
-        return [process for process in self.adoptions if process.alive]
+        """Those that live and do not end, adopted nodes not included."""
+        return [process for process in self.adoptions if process.alive and not process.leaving]
 
     def start(self) -> None:
         """Start a process that takes the lowest free slot."""
@@ -179,15 +179,21 @@ class Shared:
         self._free_since.clear()
         self.world.after(LOOK_EVERY, self._watch)
 
-    def _sights(self) -> list[SlotSight]:
-        return Slots(self.platter, FOLDER).sights()
+    def _left_behind(self) -> list[int]:
+        """The slots that nobody has, and that may have something."""
+        found = []
+        for number, role in self.slots.items():
+            sheet = read_owner(self.platter, slot_folder(FOLDER, number))
+            has_some = sheet is not None and (sheet.pid or sheet.left) and self._names(number)
+            if has_some and (role.last is None or not role.last.alive):
+                found.append(number)
+        return found
 
     def _watch(self) -> None:
         """Every message that is not settled is in a slot that somebody has, will have soon, or is told of."""
         world = self.world
-        orphans = {sight.number: sight for sight in self._sights() if sight.is_orphan(MARK)}
-        self._free_since = {n: self._free_since.get(n, world.now) for n in orphans}
-        ready = [w for w in self.workers() if not w.leaving]
+        self._free_since = {n: self._free_since.get(n, world.now) for n in self._left_behind()}
+        ready = self.workers()
         for number, since in self._free_since.items():
             listed = any(f"slot {number} of" in found.what for worker in ready for found in self.told.get(worker, ()))
             free = world.now - since
@@ -196,14 +202,13 @@ class Shared:
 
     def restless(self) -> str:
         """What is not as it will be in the end; "" if nothing."""
-        if not [worker for worker in self.workers() if not worker.leaving]:
+        if not self.workers():
             return "no worker is there"
         for worker in self.workers():
             if any(guest.alive for guest in worker.guests):
                 return f"{worker.peer} has adopted nodes"
-        for sight in self._sights():
-            if sight.is_orphan(MARK):
-                return f"slot {sight.number} has something"
+        for number in self._left_behind():
+            return f"slot {number} has something"
         return ""
 
     def _names(self, number: int) -> list[str]:
@@ -231,7 +236,8 @@ class Guest:
         self._shared, self._host, self._number = shared, host, sight.number
         self._process: Process
         self._told: dict[str, Address] = {}
-        self.node_id, self.queues = "", list[str]()
+        self.node_id = ""
+        self.queues: Sequence[str] = ()
 
     def start(self) -> bool:
         process = self._shared.adopt(self._host, self._number)

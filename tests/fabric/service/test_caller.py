@@ -348,6 +348,13 @@ def test_nodes_that_start_together_find_each_other(seed: int) -> None:
     assert call.outcome is Outcome.OK
 
 
+@pytest.mark.long
+def test_a_thousand_times_nodes_that_start_together_find_each_other() -> None:
+    """The same, often."""
+    for seed in range(1000, 2000):
+        test_nodes_that_start_together_find_each_other(seed)
+
+
 def test_one_server_is_asked_by_its_name() -> None:
     """Or by its id, and nobody else is."""
     crowd, (a, b, c) = fabric(3)

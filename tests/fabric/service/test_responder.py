@@ -120,7 +120,9 @@ def test_a_handler_left_behind_is_told_of() -> None:
     crowd, a, b, _served = pair()
     ask(a, 1, timeout=0.1)
     crowd.run(1.0)
-    told = [finding.what for finding in b.engine.responder.findings(crowd.now)]
+    responder = b.engine.responder
+    assert list(responder.findings(crowd.now)) == []
+    told = [finding.what for finding in responder.findings(crowd.now + 5.0)]
     assert told == ["service 'sum': a handler runs on whose call was cancelled"]
 
 
