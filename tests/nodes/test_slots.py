@@ -88,6 +88,7 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             second.producer("jobs", int).flush(timeout=DEADLINE)
             node_id = second.statistics().node_id
         assert sorted(os.listdir(f"{folder}/slots/1")) == ["lock", "node"]
+        assert first.statistics().spool.slot == 0
         with front.node("third", spool=folder) as third:
             assert third.statistics().node_id == node_id
             producer = third.producer("jobs", int, max_attempts=1)
@@ -95,6 +96,9 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             with front.node("kitchen") as kitchen:
                 kitchen.consumer("jobs", int).get(timeout=DEADLINE).reject("no")
                 producer.flush(timeout=DEADLINE)
+            account = third.statistics().spool
+            assert (account.folder, account.slot, account.letters, account.parked) == (folder, 1, 1, 0)
+            assert account.used_bytes > 0
     assert (sheet(folder, 1).left, sheet(folder, 1).letters) == (0, 1)
     assert "spare" in os.listdir(f"{folder}/slots/1")
     assert {"spare", "queues", KEY_FILE} <= set(os.listdir(folder))
