@@ -325,17 +325,6 @@ class IncomingQueue:
         """Return everything that was not handed out, to be processed elsewhere."""
         self._take_back(None, None, report=True)
 
-    def give_back_started(self, delivery: Delivery) -> int:
-        """Return what was handed out of `delivery` and not decided; return how many messages that were."""
-        ranges = delivery.unsettled(delivery.acked, min(delivery.next, delivery.limit))
-        decided = Ranges((low, high) for _, low, high, _, _ in delivery.verdicts)
-        count = 0
-        for low, high in ranges:
-            for a, b in decided.missing(low, high):
-                delivery.verdicts.append((Verdict.GIVE_BACK, a, b, -1.0, ""))
-                count += b - a
-        return count
-
     def rest(self) -> None:
         """Whoever took from here has stopped: return the unstarted at once, grant nothing until the next take."""
         self._taken_at = -inf
