@@ -120,7 +120,7 @@ def sending(node: Node) -> None:
     receipt = orders.send(Order(1, "tea"))
     assert_type(receipt, Receipt)
     orders.send(Order(2, "jam"), headers={"trace": "1"}, confirm="stored", timeout=5)
-    orders.send(Order(2, "jam"), confirm="delivered")
+    orders.send(Order(2, "jam"), confirm="delivered", ttl=30)
     try:
         orders.send(Order(2, "jam"), confirm="processed", timeout=5)
     except NotConfirmed as error:
@@ -131,12 +131,14 @@ def sending(node: Node) -> None:
     except Rejected as error:
         print(error.message_id, error.reason)
     try:
-        assert_type(orders.send_many([Order(1, "tea")], timeout=5), int)
+        assert_type(orders.send_many([Order(1, "tea")], ttl=0.5, timeout=5), int)
         orders.send_many(Order(n, "tea") for n in range(3))
     except (EncodeError, QueueFull, SpoolFull) as error:
         print(error.accepted)
     orders.flush(timeout=5)
     orders.ready(consumers=2, timeout=5)
+    orders.close()
+    orders.close(timeout=5)
 
 
 def taking(node: Node) -> None:
@@ -321,7 +323,8 @@ async def awaited() -> None:
             assert_type(await orders.send(Order(1, "tea"), confirm="processed", timeout=5), Receipt)
         except NotConfirmed as error:
             await orders.wait(error.receipt, error.state)
-        assert_type(await orders.send_many([Order(1, "tea")]), int)
+        assert_type(await orders.send_many([Order(1, "tea")], ttl=2), int)
+        await orders.close(timeout=5)
         await orders.ready()
         await orders.flush(timeout=5)
         assert_type(await consumer.get(timeout=5), Message[Order])

@@ -187,13 +187,13 @@ class HandOn:
         while fresh:
             found.append(Deferred(*fresh.popleft()))
         # One step for each message, so as short as can be.
-        singles = self.singles
+        singles, take = self.singles, self.singles.popleft
         last: Deferred | None = None
         high = stop = -1
         of: Delivery | None = None
         to: Watch | None = None
         for _ in range(len(singles)):
-            delivery, index, (watch, number) = singles.popleft()
+            delivery, index, (watch, number) = take()
             if index == high and number == stop and delivery is of and watch is to:
                 high += 1
                 stop += 1

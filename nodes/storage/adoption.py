@@ -282,15 +282,16 @@ class Adoption:
             number, unsettled=progress.unsettled, acked=progress.acked, consumed=progress.consumed, now=now
         )
         if progress.has_stopped or not kept:
-            self._let_go(number, LEAVE_TIME if not progress.unsettled else 0.0, now)
+            timeout = LEAVE_TIME if not progress.unsettled else 0.0
+            self._let_go(number, timeout, now, for_good=progress.has_stopped)
 
-    def _let_go(self, number: int, timeout: float, now: float) -> None:
+    def _let_go(self, number: int, timeout: float, now: float, *, for_good: bool = False) -> None:
         try:
             left = self._nodes[number].end(timeout)
         finally:
             # Whatever went wrong, it is not there any more.
             del self._nodes[number]
-            self.orphans.let_go(number, now)
+            self.orphans.let_go(number, now, for_good=for_good)
         text = "%s has let go of slot %d of %s, with %d messages left"
         _log.info(text, self._name, number, self._slots.folder, left)
 

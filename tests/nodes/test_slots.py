@@ -88,6 +88,7 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             second.producer("jobs", int).flush(timeout=DEADLINE)
             node_id = second.statistics().node_id
         assert sorted(os.listdir(f"{folder}/slots/1")) == ["lock", "node"]
+        assert first.statistics().spool.slot == 0
         with front.node("third", spool=folder) as third:
             assert third.statistics().node_id == node_id
             producer = third.producer("jobs", int, max_attempts=1)
@@ -95,6 +96,9 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             with front.node("kitchen") as kitchen:
                 kitchen.consumer("jobs", int).get(timeout=DEADLINE).reject("no")
                 producer.flush(timeout=DEADLINE)
+            account = third.statistics().spool
+            assert (account.folder, account.slot, account.letters, account.parked) == (folder, 1, 1, 0)
+            assert account.used_bytes > 0
     assert (sheet(folder, 1).left, sheet(folder, 1).letters) == (0, 1)
     assert "spare" in os.listdir(f"{folder}/slots/1")
     assert {"spare", "queues", KEY_FILE} <= set(os.listdir(folder))
@@ -364,8 +368,8 @@ def test_a_disk_of_other_machines(
 
 MOUNTS = """\
 22 1 0:20 / / rw,relatime shared:1 - btrfs /dev/sda rw
-23 22 0:21 / /home rw shared:2 - ext4 /dev/sdb rw
-24 23 0:22 / /home/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
+23 22 0:21 / /data rw shared:2 - ext4 /dev/sdb rw
+24 23 0:22 / /data/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
 25 22 0:23 / /mnt rw - ext4 /dev/sdc rw
 26 25 0:24 / /mnt rw - cifs //server/y rw
 nonsense
@@ -377,10 +381,10 @@ def test_file_systems() -> None:
     kinds = {
         "/": "btrfs",
         "/var/lib/shop": "btrfs",
-        "/home": "ext4",
-        "/homes": "btrfs",
-        "/home/a": "ext4",
-        "/home/a b/spool": "nfs4",
+        "/data": "ext4",
+        "/datas": "btrfs",
+        "/data/a": "ext4",
+        "/data/a b/spool": "nfs4",
         "/mnt/z": "cifs",
     }
     assert {path: filesystem_of(path, MOUNTS.splitlines()) for path in kinds} == kinds

@@ -33,6 +33,7 @@ HOOKS: Final = {
     "durable.accept": "peerfabric.queue.durable:DurableQueue.accept",
     "durable.loaded": "peerfabric.queue.durable:DurableQueue.loaded",
     "outgoing.gone": "peerfabric.queue.outgoing:OutgoingQueue.gone",
+    "outgoing.ran": "peerfabric.queue.outgoing:OutgoingQueue.ran",
     "outgoing.reconcile": "peerfabric.queue.outgoing:OutgoingQueue.reconcile",
     "outgoing.nacked": "peerfabric.queue.outgoing:OutgoingQueue.nacked",
     "outgoing.numbers": "peerfabric.queue.outgoing:OutgoingQueue.numbers",
