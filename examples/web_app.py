@@ -3,9 +3,9 @@
 What it has answered with 202 is on its own disk, in `web-spool`. It outlives the worker that has answered: if that is
 killed, another one that runs delivers its orders, and if none runs, `peerfabric spool serve web-spool` does.
 
-Run it with `uvicorn --app-dir examples web_app:app --workers 4`, take orders with `peerfabric take orders -n 0`, and order
-with `curl -H 'content-type: application/json' -d '{"number": 1, "dish": "tea"}' localhost:8000/orders`. Run as a script
-it serves, orders and takes once.
+Run it with `uvicorn --app-dir examples web_app:app --workers 4`, take orders with `peerfabric take orders -n 0`, and
+order with `curl -H 'content-type: application/json' -d '{"number": 1, "dish": "tea"}' localhost:8000/orders`. Run as a
+script it serves, orders and takes once.
 """
 
 import asyncio

@@ -22,6 +22,7 @@ from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.notify import READY, STATUS, STOPPING, notify
 from peerfabric.nodes.storage.shared import SharedSpool, moments
 from peerfabric.spool import RealFiles, Spool
+from peerfabric.spool.folder import Owner
 from peerfabric.spool.slots import SlotSight
 
 LOOK_EVERY: Final = 0.5
@@ -84,13 +85,21 @@ class Served:
             has_some = sheet is not None and bool(sheet.pid or sheet.left)
             if sight.number in held:
                 ours.append(sight)
-            elif sight.held or (sheet is not None and (sight.number, sheet.counter) in self._vain):
+            elif sheet is not None and (sight.number, sheet.counter) in self._vain:
                 continue
+            elif sight.held:
+                if has_some and not _runs_elsewhere(sheet):
+                    ours.append(sight)
             elif sight.is_orphan(self.fabric) or (sight.held is None and has_some):
                 ours.append(sight)
             elif sight.queues and (sheet is None or has_some):
                 others.append(sight)
         return ours, others
+
+
+def _runs_elsewhere(sheet: Owner | None) -> bool:
+    """Whether another process has a held slot. Else somebody is about to open or to leave it: we, perhaps."""
+    return sheet is not None and sheet.pid not in (0, os.getpid()) and RealFiles().alive(sheet.process)
 
 
 def _lock(shared: SharedSpool) -> int:

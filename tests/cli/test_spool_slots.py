@@ -296,9 +296,12 @@ def test_two_fabrics_on_one_folder(start: Start, shops: Shops) -> None:
     assert set(got) == set(shops.ids["near"])
     assert [row[:4] for row in states(shops)] == [(0, "left", "far", "far"), (1, "empty", "near", "cli")]
     with Node("kitchen", fabric="far") as kitchen:
-        kitchen.on_message("jobs")(lambda body: None)
-        kitchen.peers()
-        assert ended(start("spool", "serve", shops.folder, "--fabric", "far", "--once", "--grace", "0"))[0] == 0
+        jobs = kitchen.consumer("jobs", dict)
+        serving = start("spool", "serve", shops.folder, "--fabric", "far", "--once", "--grace", "0")
+        for identity in shops.ids["far"]:
+            with (message := jobs.get(timeout=DEADLINE)):
+                assert message.id == identity
+        assert ended(serving)[0] == 0
 
 
 def test_one_serves_a_folder(start: Start, shops: Shops) -> None:
