@@ -162,6 +162,22 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     producers: tuple[QueueAccount, ...] = ()
 
 
+class SpoolAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """The spool of one node.
+
+    folder       the shared one, and `slot` the node's own in it
+    used_bytes   of all its segments
+    letters      dead letters in it
+    parked       dead letters in slots that nobody has, when the node last looked
+    """
+
+    folder: str
+    slot: int
+    used_bytes: int = 0
+    letters: int = 0
+    parked: int = 0
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counters since the start and depths of this moment, of one node."""
 
@@ -175,6 +191,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     calls: CallAccount = CallAccount()
     peers: int = 0
     counters: dict[str, int] = {}
+    spool: SpoolAccount | None = None
     adopted: tuple[Adopted, ...] = ()
     """None of their messages are among those of `producers`."""
 

@@ -15,7 +15,7 @@ from peerfabric.queue.incoming import IncomingQueue
 
 if TYPE_CHECKING:
     from peerfabric.nodes.io.pump import Pump
-    from peerfabric.queue.handon import Outputs
+    from peerfabric.queue.handon import Outputs, Single
 
 HANDLER_BLOCK_MAX: Final = 30.0
 """Seconds that a send without timeout waits for room inside a handler: two queues that wait for each other end."""
@@ -42,7 +42,7 @@ class Input(Protocol):
     _owner: Any
     """The `Taker`."""
     _settled: bool
-    _outputs: Outputs | None
+    _outputs: Outputs | Single | None
 
     @property
     def _deliveries(self) -> Iterable[Delivery]: ...

@@ -22,7 +22,7 @@ from peerfabric.wire.frames import MSGPACK
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.ledger_store import LedgerStore
     from peerfabric.nodes.storage.offload import LedgerWriter
-    from peerfabric.queue.handon import Outputs
+    from peerfabric.queue.handon import Outputs, Single
     from peerfabric.queue.incoming import IncomingQueue
 
 T_co = TypeVar("T_co", covariant=True)
@@ -130,8 +130,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     _index: int
     body: T_co
     _settled: bool = False
-    _outputs: Outputs | None = None
-    """What was sent because of it and is not stored; None: nothing."""
+    _outputs: Any = None
+    """What was sent because of it and is not stored, an `Outputs` or a `Single`; None: nothing."""
 
     if not TYPE_CHECKING:
         __reduce__ = __copy__ = __replace__ = refusing(MESSAGE_COPIED)
@@ -153,17 +153,19 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
             return
         self._settled = True
         owner = self._owner
-        if self._outputs is not None:
+        delivery, index, outputs = self._delivery, self._index, self._outputs
+        if outputs is not None:
             handon = owner.end.handon
             assert handon is not None
-            handon.defer(self._delivery, self._index, self._index + 1, self._outputs)
-            owner.decided()
-            return
-        if owner.ledger_store is not None and not _record(
-            self, owner.ledger_store, [(self._delivery, self._index, self._index + 1)], self._acked
+            if not isinstance(outputs, tuple):
+                handon.defer(delivery, index, index + 1, outputs)
+                owner.decided()
+                return
+            handon.singles.append((delivery, index, outputs))  # and then the ack, in this order: see `HandOn.defer`
+        elif owner.ledger_store is not None and not _record(
+            self, owner.ledger_store, [(delivery, index, index + 1)], self._acked
         ):
             return
-        delivery, index = self._delivery, self._index
         if index == delivery.acked:
             delivery.acked = index + 1
         else:
@@ -310,7 +312,7 @@ class Batch(Sequence[T_co]):
         self._bodies = bodies
         self._nacked: set[int] = set()
         self._settled = False
-        self._outputs: Outputs | None = None
+        self._outputs: Outputs | Single | None = None
 
     def ack(self) -> None:
         """All are processed, except those nacked before; errors as of `Message.ack`, after which none is acked.
@@ -325,6 +327,7 @@ class Batch(Sequence[T_co]):
             handon = self._owner.end.handon
             assert handon is not None
             if parts:
+                assert not isinstance(self._outputs, tuple)  # which is of messages that are sent for one by one
                 handon.defer(*parts[0], self._outputs, parts[1:])
                 self._owner.decided()
             return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.outbox.outbox import Outbox
     from peerfabric.queue.runs import Kind
 
-_adding: Final = RLock()
+_ADDING: Final = RLock()
 """Threads that a handler starts add to the outputs of one message at the same time."""
 
 
@@ -31,25 +31,32 @@ class OutputsTo:
         node: Its node.
     """
 
+    adding = _ADDING
+    below = KINDS[1:DEPTH_MAX]
+    """By the depth of its input, the kind of an output that is not deep."""
+
     def __init__(self, outbox: Outbox, node: NodeContext) -> None:
-        self._base = outbox.end.numbering.base
+        self.base = outbox.end.numbering.base
         with node.pump.lock:
-            self._watch = outbox.end.open_watch(partial(node.pump.wake_soon, outbox))
+            self.watch = outbox.end.open_watch(partial(node.pump.wake_soon, outbox))
 
     def add(self, inputs: Iterable[Input], first: int, stop: int) -> None:
         """The messages with sequences `[first, stop)` were sent because of `inputs`, and may be in memory only."""
-        first, stop = self._base + first, self._base + stop
+        first, stop = self.base + first, self.base + stop
         depth = depth_below(inputs)
         for each in inputs:
             if each._outputs is None:
                 each._owner.open_handon()
-            with _adding:
+            with self.adding:
                 outputs = each._outputs
-                if outputs is None:
-                    outputs = each._outputs = Outputs(depth)
+                if outputs is None or isinstance(outputs, tuple):
+                    single, outputs = outputs, Outputs(depth)
+                    if single is not None:
+                        outputs.add(single[0], single[1], single[1] + 1)
+                    each._outputs = outputs
                 elif outputs.depth < depth:
                     outputs.depth = depth
-                outputs.add(self._watch, first, stop)
+                outputs.add(self.watch, first, stop)
 
 
 def depth_below(inputs: Iterable[Input]) -> int:

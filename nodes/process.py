@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
+from weakref import WeakSet
 
 from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes import signals
@@ -33,8 +34,17 @@ class Resident(Protocol):
         """The program is over and did not close this node."""
 
 
+class Opening(Protocol):
+    """The files of a node that is only starting."""
+
+    def forked(self) -> None:
+        """In a child process: they belong to the parent."""
+
+
 _running: set[Resident] = set()
 """They work, and are known to others, until they are closed, whether or not the program still holds them."""
+_opening: WeakSet[Opening] = WeakSet()
+"""What has files open for nodes that are not remembered yet."""
 _drained = False
 """The program has ended as far as we are concerned: nobody would drain a node that starts now."""
 
@@ -66,6 +76,11 @@ def remember(node: Resident) -> None:
 def forget(node: Resident) -> None:
     """`node` was closed."""
     _running.discard(node)
+
+
+def opens(files: Opening) -> None:
+    """From now on `files` hears of forks, for as long as somebody holds it."""
+    _opening.add(files)
 
 
 def refuse_foreign_threads() -> None:
@@ -108,6 +123,8 @@ def _refuse_green_threads() -> None:
 
 def _mark_forked() -> None:
     signals.after_fork()
+    for files in list(_opening):
+        files.forked()  # or the child would keep the locks of a node whose start it has seen
     for node in list(_running):
         node.forked()
     _running.clear()

@@ -135,7 +135,7 @@ def checked_settings(
     fabric = check_name("fabric", fabric if fabric is not None else os.environ.get(FABRIC_VARIABLE) or "default")
     if fsync and spool is None:
         raise ConfigError(
-            "fsync=True needs a spool to sync; give spool=PATH, a folder of this node alone, "
+            "fsync=True needs a spool to sync; give spool=PATH, a folder of this user alone, "
             "or fsync=True to the consumer whose ledger shall be synced"
         )
     if spool is not None and not os.fspath(spool):

@@ -133,6 +133,52 @@ def print_table(*, spooled: bool, kind: str) -> None:
                 print(f"{each:15.1f} {name}")
 
 
+STAGE = """
+import sys, threading, time
+from peerfabric import Node
+
+calls, counting, name = 0, False, "peerfabric-work-0"
+MESSAGES = 2000
+
+def count(frame, event, argument):
+    global calls
+    if counting and event == "call" and frame.f_globals.get("__name__", "").startswith("peerfabric."):
+        calls += threading.current_thread().name == name
+
+threading.setprofile(count)
+with Node("a") as a, Node("b") as b, Node("c") as c:
+    source, out, handled = a.producer("jobs", int), b.producer("done", int), 0
+
+    @b.on_message("jobs", ack_after=sys.argv[1])
+    def work(body: int) -> None:
+        global handled
+        out.send(body)
+        handled += 1
+
+    @c.on_message("done")
+    def end(body: int) -> None:
+        pass
+
+    for first in (0, MESSAGES):
+        counting = first > 0
+        source.send_many(range(first, first + MESSAGES))
+        source.flush(timeout=100)
+        out.flush(timeout=100)
+print(calls / MESSAGES)
+"""
+STAGE_CALLS: Final = 6.2
+"""A call of the handler, its send and its ack; nothing for what is handed on."""
+
+
+@pytest.mark.parametrize("after", ["return", "outputs"])
+def test_stage_of_a_pipeline(after: str, tmp_path: Path) -> None:
+    """That an ack waits for what its handler sends costs the handler's thread no call."""
+    environment = os.environ | {"PEERFABRIC_RUNTIME": f"{tmp_path}/run", "PEERFABRIC_FABRIC": "stage"}
+    command = [sys.executable, "-c", STAGE, after]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) <= STAGE_CALLS, done
+
+
 @pytest.mark.parametrize(
     ("spooled", "calls", "files"),
     [(False, CALLS, FILES), (True, SPOOLED_CALLS, SPOOLED_FILES)],

@@ -35,7 +35,7 @@ FRONTS = {
         },
         {"run", "reload", "dead_letters", "ping", "request", "gather", "close"},
     ),
-    "Producer": ({"state"}, {"send", "send_many", "flush", "ready", "wait"}),
+    "Producer": ({"state"}, {"send", "send_many", "close", "flush", "ready", "wait"}),
     "Consumer": ({"batches", "close"}, {"get"}),
     "Publisher": (set(), {"publish", "publish_many", "ready"}),
     "Client": (set(), {"ready"}),

@@ -120,7 +120,7 @@ def sending(node: Node) -> None:
     receipt = orders.send(Order(1, "tea"))
     assert_type(receipt, Receipt)
     orders.send(Order(2, "jam"), headers={"trace": "1"}, confirm="stored", timeout=5)
-    orders.send(Order(2, "jam"), confirm="delivered")
+    orders.send(Order(2, "jam"), confirm="delivered", ttl=30)
     try:
         orders.send(Order(2, "jam"), confirm="processed", timeout=5)
     except NotConfirmed as error:
@@ -131,12 +131,14 @@ def sending(node: Node) -> None:
     except Rejected as error:
         print(error.message_id, error.reason)
     try:
-        assert_type(orders.send_many([Order(1, "tea")], timeout=5), int)
+        assert_type(orders.send_many([Order(1, "tea")], ttl=0.5, timeout=5), int)
         orders.send_many(Order(n, "tea") for n in range(3))
     except (EncodeError, QueueFull, SpoolFull) as error:
         print(error.accepted)
     orders.flush(timeout=5)
     orders.ready(consumers=2, timeout=5)
+    orders.close()
+    orders.close(timeout=5)
 
 
 def taking(node: Node) -> None:
@@ -165,6 +167,20 @@ def taking(node: Node) -> None:
         batch.nack(0, delay=1)
         batch.ack()
     consumer.close()
+
+
+def handing_on(node: Node) -> None:
+    orders, bills = node.consumer("orders", Order, ack_after="return"), node.producer("bills", Order)
+    for message in orders:
+        assert_type(bills.send(message.body, cause=message), Receipt)
+        bills.send(message.body, cause=None)
+        bills.send(message.body, cause="in hand")
+    for batch in orders.batches():
+        assert_type(bills.send_many(batch, cause=batch), int)
+
+    @node.on_message("orders", ack_after="outputs")
+    def bill(order: Order, message: Message[Order]) -> None:
+        bills.send(order, cause=message)
 
 
 def topics(node: Node) -> None:
@@ -255,7 +271,7 @@ def looking(node: Node) -> None:
     for letter in node.dead_letters("orders"):
         assert_type(letter, DeadMessage[Any])
         print(letter.id, letter.reason, letter.error, letter.attempts, letter.body, letter.headers, letter.sent_at)
-        print(letter.retry() or letter.drop())
+        print(letter.retry() or letter.drop(), letter.slot)
     node.look_at_all()
     assert_type(node.ping("kitchen", timeout=2.0), float)
     node.reload()
@@ -264,6 +280,9 @@ def looking(node: Node) -> None:
     statistics = node.statistics()
     assert_type(statistics, Statistics)
     print(statistics.producers[0].acked + 1, statistics.as_dict()["peers"], node.name, node.fabric)
+    print([(adopted.slot, adopted.name, adopted.producers) for adopted in statistics.adopted])
+    if statistics.spool is not None:
+        print(statistics.spool.folder, statistics.spool.slot + statistics.spool.parked, statistics.spool.used_bytes)
     try:
         node.close(timeout=None)
     except Undelivered as error:
@@ -304,7 +323,8 @@ async def awaited() -> None:
             assert_type(await orders.send(Order(1, "tea"), confirm="processed", timeout=5), Receipt)
         except NotConfirmed as error:
             await orders.wait(error.receipt, error.state)
-        assert_type(await orders.send_many([Order(1, "tea")]), int)
+        assert_type(await orders.send_many([Order(1, "tea")], ttl=2), int)
+        await orders.close(timeout=5)
         await orders.ready()
         await orders.flush(timeout=5)
         assert_type(await consumer.get(timeout=5), Message[Order])

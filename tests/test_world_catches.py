@@ -224,7 +224,7 @@ def numbers_begin_anew(patch: Patch) -> None:
 
 def credit_outlives_its_queue(patch: Patch) -> None:
     """A consumer goes on counting where its producer begins anew."""
-    patch("incoming.left", lambda self, peer: None)
+    patch("producers.left", lambda self, peer, held: None)
 
 
 def newest_first(patch: Patch) -> None:
@@ -687,6 +687,10 @@ def adopted_slots_never_let_go(patch: Patch) -> None:
     patch("orphans.keeps", lambda self, number, **named: keeps(self, number, **named) or True)
 
 
+def deaths_of_what_has_run_counted(patch: Patch) -> None:
+    patch("outgoing.ran", lambda self, peer, start, stop: None)
+
+
 CASES = [
     (ack_at_arrival, "deaths"),
     (floor_too_high, "cuts"),
@@ -761,6 +765,7 @@ CASES = [
     (delivered_taken_for_safe, "pipeline"),
     (first_of_the_outputs_counts, "pipeline"),
     (late_acks_do_not_wait, "pipeline"),
+    (deaths_of_what_has_run_counted, "pipeline"),
     (lost_calls_sent_again, "cut services"),
     (lost_calls_taken_for_unsent, "cut services"),
     (deaths_with_calls_not_counted, "deadly calls"),

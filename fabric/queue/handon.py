@@ -37,6 +37,10 @@ Part = tuple[Delivery, int, int]
 """The indexes `[low, high)` of a delivery."""
 
 
+Single = tuple["Watch", int]
+"""One output, by its number in a queue."""
+
+
 class Outputs:
     """What was sent while an input was in hand and is in memory only. Written by the thread or task that handles it.
 
@@ -127,6 +131,8 @@ class HandOn:
         self.queue, self.wake, self.ledgered = queue, wake, ledgered
         self.fresh: deque[tuple[Delivery, int, int, Outputs, Sequence[Part]]] = deque()
         """What was deferred since the machine looked."""
+        self.singles: deque[tuple[Delivery, int, Single]] = deque()
+        """The same, of one index with one output each, which is not deep: see `defer_one`."""
         self.safe: deque[tuple[str, int, int]] = deque()
         """(stream, start, stop) of inputs whose outputs are safe, to be acked."""
         self.unrecorded: deque[tuple[str, int, int]] = deque()
@@ -155,6 +161,11 @@ class HandOn:
         for each, start, stop in parts:
             each.ack(start, stop)
 
+    def defer_one(self, delivery: Delivery, index: int, output: Single) -> None:
+        """The same for one message with one output, whose depth is below `DEPTH_MAX`. `Message.ack` has it inline."""
+        self.singles.append((delivery, index, output))
+        delivery.ack(index, index + 1)
+
     def recorded(self, stream: str, start: int, stop: int, *, written: bool = True) -> None:
         """What was in `unrecorded` is in the ledger, or cannot be `written`, and goes to a consumer again.
 
@@ -164,28 +175,38 @@ class HandOn:
 
     # The machine's side
 
+    @property
+    def has_fresh(self) -> bool:
+        """Whether something was deferred since the machine looked."""
+        return bool(self.singles or self.fresh)
+
     def take_fresh(self) -> list[Deferred]:
         """What was deferred since the last call, neighbours as one."""
-        fresh, found = self.fresh, list[Deferred]()
-        last: Deferred | None = None
+        found = list[Deferred]()
+        fresh = self.fresh
         while fresh:
-            delivery, low, high, outputs, parts = fresh.popleft()
-            if (
-                last is not None
-                and last.one_by_one
-                and low == last.high
-                and outputs.first == last.stop
-                and delivery is last.delivery
-                and outputs.watch is last.outputs.watch
-                and outputs.depth == last.outputs.depth
-                and high - low == outputs.stop - outputs.first == 1
-                and not parts
-                and outputs.others is None
-            ):
-                last.high, last.stop = high, outputs.stop
-            else:
-                last = Deferred(delivery, low, high, outputs, parts)
-                found.append(last)
+            found.append(Deferred(*fresh.popleft()))
+        # One step for each message, so as short as can be.
+        singles, take = self.singles, self.singles.popleft
+        last: Deferred | None = None
+        high = stop = -1
+        of: Delivery | None = None
+        to: Watch | None = None
+        for _ in range(len(singles)):
+            delivery, index, (watch, number) = take()
+            if index == high and number == stop and delivery is of and watch is to:
+                high += 1
+                stop += 1
+                continue
+            if last is not None:
+                last.high, last.stop = high, stop
+            of, to, high, stop = delivery, watch, index + 1, number + 1
+            outputs = Outputs(delivery.depth + 1)
+            outputs.add(watch, number, stop)
+            last = Deferred(delivery, index, high, outputs, ())
+            found.append(last)
+        if last is not None:
+            last.high, last.stop = high, stop
         return found
 
     def take_finished(self) -> int:

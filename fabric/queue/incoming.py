@@ -121,8 +121,7 @@ class IncomingQueue:
         if source.proven_gone:
             source.proven_gone = False
             self.fence(peer, -inf)  # it is back, and may give them to others: only its echoes count from now on
-        held = [d for d in self._everything() if d.peer == peer]
-        self.producers.attach(source, sum(d.left for d in held), sum(d.cost for d in held))
+        self.producers.attach(source, self.held_from(peer))
         if self.handon is not None:
             self.handon.tell_again(source)
             self._speaking[peer] = source
@@ -134,13 +133,9 @@ class IncomingQueue:
             if delivery.peer == earlier:
                 delivery.peer = peer
 
-    def left(self, peer: str) -> None:
-        """`peer` has no producer now: should it come back, totals start at 0 on both sides."""
-        source = self._sources.get(peer)
-        if source is not None:
-            held = [d for d in self._everything() if d.peer == peer]
-            source.restart_credit(sum(d.left for d in held), sum(d.cost for d in held))
-            self.granting.changed = True
+    def held_from(self, peer: str) -> list[Delivery]:
+        """What is here of `peer` and unfinished."""
+        return [delivery for delivery in self._everything() if delivery.peer == peer]
 
     def detach(self, peer: str, now: float, *, proven_gone: bool) -> None:
         """The producer `peer` is gone, or has vanished.
@@ -186,10 +181,7 @@ class IncomingQueue:
     def receive(
         self, peer: str, sender: str, data: Data, body: bytes | memoryview, fence: float, expires: float = inf
     ) -> None:
-        """A DATA frame arrived of a producer that was met; what it brings may be handed out before `fence`.
-
-        From `expires` on nothing of it is handed out, whatever the producer says.
-        """
+        """A DATA frame arrived of a producer that was met; it may be handed out before `fence` and `expires`."""
         source = self._sources[peer]
         source.fence = fence
         charged = self._charge(source, data)
@@ -333,17 +325,6 @@ class IncomingQueue:
         """Return everything that was not handed out, to be processed elsewhere."""
         self._take_back(None, None, report=True)
 
-    def give_back_started(self, delivery: Delivery) -> int:
-        """Return what was handed out of `delivery` and not decided; return how many messages that were."""
-        ranges = delivery.unsettled(delivery.acked, min(delivery.next, delivery.limit))
-        decided = Ranges((low, high) for _, low, high, _, _ in delivery.verdicts)
-        count = 0
-        for low, high in ranges:
-            for a, b in decided.missing(low, high):
-                delivery.verdicts.append((Verdict.GIVE_BACK, a, b, -1.0, ""))
-                count += b - a
-        return count
-
     def rest(self) -> None:
         """Whoever took from here has stopped: return the unstarted at once, grant nothing until the next take."""
         self._taken_at = -inf
@@ -396,11 +377,10 @@ class IncomingQueue:
             if delivery in source.buffer:
                 source.buffer.remove(delivery)
             if low < high:
-                expired = Ranges([(delivery.first + low, delivery.first + high)])
-                self._streams[delivery.stream].let_go(delivery.first + low, delivery.first + high)
+                start, stop = delivery.first + low, delivery.first + high
+                self._streams[delivery.stream].let_go(start, stop)
                 self._nack(source, delivery, low, high, EXPIRED, -1.0, "")
-                _, size = take_unstarted(delivery, expired)
-                self._freed(source, high - low, size)
+                self._freed(source, high - low, take_unstarted(delivery, Ranges([(start, stop)]))[1])
                 self._close_if_finished(delivery)
 
     # Progress
@@ -414,13 +394,13 @@ class IncomingQueue:
         for delivery in list(self._open):
             acked = delivery.acked
             if acked > delivery.reported:
-                if handon is not None and handon.fresh:  # of what is acked now, it is known by now what is deferred
+                if handon is not None and handon.has_fresh:  # of what is acked now, it is known by now what is deferred
                     self._run(handon)
                 self._finish(delivery, delivery.reported, acked)
                 delivery.reported = acked
             while delivery.verdicts:
                 verdict = delivery.verdicts.popleft()
-                if handon is not None and handon.fresh:
+                if handon is not None and handon.has_fresh:
                     self._run(handon)
                 self._apply(delivery, *verdict)
             observed = delivery.observed
@@ -433,13 +413,13 @@ class IncomingQueue:
                 self._close_if_finished(delivery)
         if self._overdue.closed or self._overdue.late:
             self._overdue.read()
-            if handon is not None and handon.fresh:
+            if handon is not None and handon.has_fresh:
                 self._run(handon)
             for delivery, low, high in self._overdue.take_acked():
                 self._finish_late(delivery.stream, delivery.first + low, delivery.first + high)
         count = self._account["processed"] - finished_before
         if handon is not None:
-            if handon.fresh:
+            if handon.has_fresh:
                 self._run(handon)
             count += handon.take_finished()
         if count:

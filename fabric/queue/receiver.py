@@ -266,7 +266,7 @@ class Receiver(Machine):
         produced = self._produce.by_peer.get(link.peer, NOBODY)
         for known in self._of(link.peer):
             if known.queue not in produced:  # also if it was opened and closed again since it was told last
-                known.left(link.peer)
+                known.producers.left(link.peer, known.held_from(link.peer))
         for queue in added:
             end = self.by_queue.get(queue)
             if end is not None:

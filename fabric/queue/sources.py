@@ -167,11 +167,6 @@ class Source:
         self.nacks: dict[str, list[Nack]] = {}
         self.ran: dict[str, Ranges] = {}
 
-    def restart_credit(self, messages: int, size: int) -> None:
-        """Totals start at 0; what is still here, so many messages of that size, is charged from the start."""
-        self.credit = ConsumerCredit()
-        self.credit.freed_messages, self.credit.freed_bytes = -messages, -size
-
     @property
     def has_results(self) -> bool:
         """Whether `take_results` would return something."""
@@ -534,16 +529,27 @@ class Producers:
                 return earlier
         return ""
 
-    def attach(self, source: Source, messages: int, size: int) -> None:
+    def attach(self, source: Source, held: list[Delivery]) -> None:
         """A new link life with a producer: totals start at 0 on both sides.
 
-        What is still here of it, `messages` of `size` bytes, was granted in the last life; it is charged to this one
-        from the start.
+        What is still here of it, `held`, was granted in the last life; it is charged to this one from the start.
         """
-        source.attached = self.granting.changed = True
+        source.attached = True
         self.streams.keep(source.streams)
         source.nothing_to_tell()
-        source.restart_credit(messages, size)
+        self._restart_credit(source, held)
+
+    def left(self, peer: str, held: list[Delivery]) -> None:
+        """`peer` has no producer now: should it come back, totals start at 0, too."""
+        source = self.by_peer.get(peer)
+        if source is not None:
+            self._restart_credit(source, held)
+
+    def _restart_credit(self, source: Source, held: list[Delivery]) -> None:
+        source.credit = ConsumerCredit()
+        source.credit.freed_messages = -sum(delivery.left for delivery in held)
+        source.credit.freed_bytes = -sum(delivery.cost for delivery in held)
+        self.granting.changed = True
 
     def died(self, source: Source, now: float) -> None:
         """A producer is proven gone: its streams are forgotten in a while, unless it keeps them on disk."""

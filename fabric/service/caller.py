@@ -153,7 +153,7 @@ class Caller(Machine):
     def cancel(self, call: OpenCall, now: float) -> None:
         """Nobody waits for `call` any more. It is not among the news."""
         if call.outcome is None:
-            self._end(call, Outcome.CANCELLED, told=False)
+            self._give_up(call, Outcome.CANCELLED, told=False)
 
     def more(self, call: OpenCall, now: float) -> None:
         """Allow as many parts of a stream beyond those that were read as at its start."""
@@ -176,7 +176,7 @@ class Caller(Machine):
     def close(self, now: float) -> None:
         """The node closes: nobody waits for anything any more."""
         for call in list(self.open.values()):
-            self._end(call, Outcome.CANCELLED)
+            self._give_up(call, Outcome.CANCELLED)
 
     def _called(self, name: str, now: float) -> Service:
         service = self.directory.called(name, now, self.open.values())
@@ -202,6 +202,12 @@ class Caller(Machine):
         if told:
             self.news.append(call)
         self._changed.add(self)  # or somebody waits for room
+
+    def _give_up(self, call: OpenCall, outcome: Outcome, *, told: bool = True) -> None:
+        """`call` ends though whoever has it may answer yet."""
+        if call.at is not None:
+            call.asked, call.may_have_run = call.at, True
+        self._end(call, outcome, told=told)
 
     def _leave(self, call: OpenCall, server: Server, *, cancel: bool) -> None:
         """`call` is not at that server any more."""
@@ -593,9 +599,7 @@ class Caller(Machine):
         while times and (times[0][0] <= now or times[0][2].outcome is not None):
             call = heappop(times)[2]
             if call.outcome is None:
-                if call.at is not None:
-                    call.asked, call.may_have_run = call.at, True
-                self._end(call, Outcome.TIMED_OUT)
+                self._give_up(call, Outcome.TIMED_OUT)
         if len(times) > PRUNE_AT and len(times) > 2 * len(self.open):
             self._times = times = [each for each in times if each[2].outcome is None]
             heapify(times)

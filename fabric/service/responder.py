@@ -102,14 +102,10 @@ class Responder(Machine):
         """Answer calls of `service` from now on.
 
         Raises:
-            ValueError: It is served already, or as many are as can be told to others.
+            ValueError: It is served already.
         """
         if service in self.served:
             raise ValueError(f"service {service!r} is served already by this node; stop that first")
-        if len(self.served) >= NAMES_MAX:
-            raise ValueError(
-                f"this node serves {NAMES_MAX:,} services already; serve fewer, with more in each question"
-            )
         served = self.served[service] = Served(service, capacity, waiting, waiting_bytes, stall)
         return served
 

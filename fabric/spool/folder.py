@@ -51,8 +51,10 @@ def remove(files: Files, folders: list[str]) -> None:
     for folder in folders:
         try:
             files.remove_folder(folder)
+        except FileNotFoundError:
+            pass  # it was not made after all
         except OSError:
-            return  # it was not made after all, or somebody else begins there
+            return  # somebody else begins there
 
 
 def unmake(files: Files, folder: str, *, keys: bool) -> None:

@@ -168,7 +168,7 @@ class Orphans:
         if orphan is None:
             orphan = self._seen[sight.number] = _Orphan(sheet.counter, now)
         elif orphan.counter not in (sheet.counter, _ANY):
-            orphan.since = now  # somebody had it meanwhile
+            orphan.since, orphan.not_before = now, -inf  # somebody had it meanwhile
         orphan.counter, orphan.left, orphan.queues = sheet.counter, sheet.left, sight.queues
 
     def _has_consumer(
@@ -217,10 +217,13 @@ class Orphans:
         """These were told of the adopted slot: if it is let go of for want of a consumer, they are not tried again."""
         self._held[number].tried.update(consumers)
 
-    def let_go(self, number: int, now: float) -> None:
-        """The slot is ours no more. What is left in it is last in line."""
+    def let_go(self, number: int, now: float, *, for_good: bool = False) -> None:
+        """The slot is ours no more. What is left in it is last in line; or, `for_good`, waits until somebody else had
+        it, as its node runs elsewhere, too."""
         held = self._held.pop(number)
         orphan = self._seen[number] = _Orphan(_ANY, now)
+        if for_good:
+            orphan.not_before, orphan.why = inf, "whose node runs elsewhere, too"
         if now >= held.consumed_at + PATIENCE:
             orphan.tried, orphan.tried_at = held.tried, now
 

@@ -162,6 +162,8 @@ class Slots:
             except BaseException as error:
                 if lock is not None:
                     self._unmake(made)
+                else:
+                    remove(self._files, sorted(made, key=len, reverse=True))  # as far as nothing is in them
                 if isinstance(error, SpoolLocked) and error.is_copy:
                     copy = error
                 elif isinstance(error, OSError) and not isinstance(error, SpoolError):

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from peerfabric.discovery.log import log as _log
-from peerfabric.errors import EndpointInUse
+from peerfabric.errors import EndpointInUse, IdentityInUse, Undelivered
 from peerfabric.health import Finding
 from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.options import ProducerOptions
@@ -140,7 +140,10 @@ class AdoptedNode:
         node.pump.wake()
 
     def end(self, timeout: float) -> int:
-        complete(self._end(timeout))
+        try:
+            complete(self._end(timeout))
+        except (IdentityInUse, Undelivered) as error:  # it is closed all the same
+            _log.error("slot %d of %s: %s", self._number, self._settings.spool, error)
         return sum(account.left_at_close for account in self.report().producers)
 
 

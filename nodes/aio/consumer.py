@@ -151,7 +151,7 @@ class AsyncConsumer(Generic[T_co]):
     def handing_on(self) -> bool:
         """Whether acks wait until what was sent because of their messages is safe."""
         handon = self.end.handon if self.opened else None
-        return handon is not None and (handon.count > 0 or len(handon.fresh) > 0)
+        return handon is not None and (handon.count > 0 or handon.has_fresh)
 
     def close_ledger(self) -> None:
         """Write what is acked, and give the ledger up."""

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from msgspec.structs import replace
-
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder
@@ -209,8 +207,7 @@ class Lifecycle:
             node.ensure(closing=True)
         with node.pump.lock:
             found = self._last or reports.snapshot(node, self.handles.producers)
-        adopted = tuple(each for adoption in list(self._adoptions) for each in adoption.reports())
-        return replace(found, adopted=adopted) if adopted else found
+        return reports.with_others(found, list(self._adoptions))
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
         """The messages of `queue` that this node has given up, oldest first, and then those of other slots."""

@@ -13,6 +13,7 @@ from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
 from peerfabric.errors import ConfigError, SpoolError
+from peerfabric.nodes import process
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.options import BUFFER_BYTES, MAX_ATTEMPTS
 from peerfabric.nodes.aio.producer import AsyncProducer
@@ -79,6 +80,7 @@ class Opened:
         Raises:
             SpoolError, ConfigError: Something cannot be used; all is closed again.
         """
+        process.opens(self)
         try:
             self._read(producers, consumers)
         except BaseException:
@@ -210,6 +212,13 @@ class Opened:
                 count = left.recovered - left.damaged
                 remark(logging.INFO, "queue %r: the spool has %d messages from before", queue, count)
         engine.producers.durable = bool(disk.stores)
+
+    def forked(self) -> None:
+        """In a child process: all that is open belongs to the parent."""
+        for ledger_store in self._ledger_stores:
+            ledger_store.abandon()
+        if self.spool is not None:
+            self.spool.abandon()
 
     def close(self) -> None:
         """The start came to nothing. May be called twice."""

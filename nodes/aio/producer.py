@@ -65,9 +65,9 @@ class AsyncProducer(Generic[T_contra]):
         self.options = options
         self.queue = queue = options.name
         self.spooled = spooled = bool(options.spool)
-        self._is_safe = spooled and options.on_full != "spool"
+        self.is_safe = spooled and options.on_full != "spool"
         """What is accepted is stored: no ack waits for it."""
-        self._outputs: OutputsTo | None = None
+        self.outputs: OutputsTo | None = None
         self.codec: Codec[T_contra] = Codec(options.body_type, node.settings.options.message_bytes_max)
         self.end: OutgoingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
@@ -272,7 +272,7 @@ class AsyncProducer(Generic[T_contra]):
             TypeError: It is no cause.
         """
         hand = hand_here() if cause is IN_HAND else hand_of(cause)
-        if hand is None or self._is_safe:
+        if hand is None or self.is_safe:
             return (), kind
         inputs = inputs_in(hand)
         if inputs:
@@ -283,11 +283,11 @@ class AsyncProducer(Generic[T_contra]):
 
     def add_outputs(self, inputs: Sequence[Input], first: int, stop: int) -> None:
         """What has the sequences `[first, stop)` was sent because of `inputs`."""
-        outputs = self._outputs
+        outputs = self.outputs
         if outputs is None:
             from peerfabric.nodes.outputs import OutputsTo
 
-            outputs = self._outputs = OutputsTo(self._outbox, self._node)
+            outputs = self.outputs = OutputsTo(self._outbox, self._node)
         outputs.add(inputs, first, stop)
 
     async def send_many(

@@ -15,7 +15,7 @@ from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.io.waiting import Blocking, complete, refuse_to_wait, wait_until
 from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.storage.offload import beside
-from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, Statistics
+from peerfabric.reports import DeadLetter, QueueAccount, ServiceView, SpoolAccount, Statistics
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
@@ -36,7 +36,26 @@ def snapshot(node: NodeContext, producers: Mapping[str, AsyncProducer[Any]]) -> 
         else account
         for account in found.producers
     )
-    return replace(found, producers=accounts, counters={**found.counters, **node.pump.counters})
+    counters = {**found.counters, **node.pump.counters}
+    return replace(found, producers=accounts, counters=counters, spool=_spool(node))
+
+
+def _spool(node: NodeContext) -> SpoolAccount | None:
+    if node.disk is None or node.slot is None:
+        return None
+    letters = sum(len(end.letters()) for end in node.engine.producers.by_queue.values() if end.backlog is not None)
+    used = node.disk.spool.used_bytes
+    return SpoolAccount(folder=str(node.settings.spool), slot=node.slot, used_bytes=used, letters=letters)
+
+
+def with_others(found: Statistics, adoptions: list[Adoption]) -> Statistics:
+    """Add what there is of slots that are not the node's own."""
+    if not adoptions:
+        return found
+    adopted = tuple(each for adoption in adoptions for each in adoption.reports())
+    parked = sum(adoption.parked for adoption in adoptions)
+    spool = replace(found.spool, parked=parked) if found.spool is not None else None
+    return replace(found, adopted=adopted, spool=spool)
 
 
 def with_handed_over(account: QueueAccount, following: int, last: int, letters: int) -> QueueAccount:

@@ -58,7 +58,8 @@ class Node:
         discovery: "auto", or the backends to use out of "registry", "static", "dns", "remembered", "mdns", "exchange"
             and those of other packages.
         options: Limits and periods.
-        spool: A folder of this node alone, where producers keep their messages until a consumer acked them.
+        spool: A folder of this user alone, where producers keep their messages until a consumer acked them. Any number
+            of processes may have the same one: each has a slot of it, up to `Options(spool_slots=)`.
         fsync: What is in the spool survives a loss of power, too, and not only the death of this process.
         signals: The first SIGINT or SIGTERM ends the node in order. Iterations over its consumers and subscribers end
             after the body that runs; calls that take, send or wait raise `SystemExit`; and when `with` has closed the

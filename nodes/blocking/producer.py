@@ -9,7 +9,7 @@ from peerfabric.nodes.aio.producer import AsyncProducer, kind_for
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Input, hand_here
 from peerfabric.nodes.io.waiting import complete
-from peerfabric.nodes.message import IN_HAND, Cause
+from peerfabric.nodes.message import IN_HAND, Cause, Message
 from peerfabric.receipt import Receipt, State
 
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -64,14 +64,34 @@ class Producer(Generic[T_contra]):
             WouldDeadlock: A finaliser or a signal handler sends, and would wait for what it interrupts. Not accepted.
         """
         if confirm is None and not self._ending.signal:
-            hand, inputs = hand_here(), _NONE
+            hand, inputs, single = hand_here(), _NONE, None
             kind = None if ttl is None else kind_for(ttl)
-            if cause is not IN_HAND or (
-                hand is not None and (hand.earlier or not ((newest := hand.newest) is None or newest._settled))
-            ):
+            outputs = self._async.outputs
+            if cause is not IN_HAND or (hand is not None and hand.earlier):
                 inputs, kind = self._async.inputs_of(cause, kind)
+            elif hand is not None and (newest := hand.newest) is not None and not newest._settled:
+                # Nearly all are the only output of one message, and cost no call more than if nothing waited for them.
+                if self._async.is_safe or not newest._owner.waits_for_outputs:
+                    pass
+                elif (
+                    outputs is not None
+                    and kind is None
+                    and isinstance(newest, Message)
+                    and newest._outputs is None
+                    and newest._owner.end.handon is not None
+                    and newest._delivery.depth < len(outputs.below)
+                ):
+                    single, kind = newest, outputs.below[newest._delivery.depth]
+                else:
+                    inputs, kind = self._async.inputs_of(cause, kind)
             receipt = self._try_send(body, headers, kind)
             if receipt is not None:
+                if single is not None and outputs is not None:
+                    with outputs.adding:
+                        if single._outputs is None:
+                            single._outputs = (outputs.watch, outputs.base + receipt.sequence)
+                            return receipt
+                    inputs = (single,)
                 if inputs:
                     self._async.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)
                 return receipt

@@ -129,6 +129,8 @@ class Adoption:
         self._requests: deque[Request] = deque()
         self._found: dict[str, list[Address]] = {}
         """What `consumers_of` has said in this round."""
+        self.parked = 0
+        """Dead letters in slots that nobody has, as of the last round."""
         self._bell = ThreadWaiter()
         self._stopped = False
         self._reminders = Reminders()
@@ -215,6 +217,7 @@ class Adoption:
             if request.number not in self._nodes:
                 self.orphans.want(request.number)
         sights = {sight.number: sight for sight in self._slots.sights()}
+        self.parked = sum(s.sheet.letters for s in sights.values() if s.held is False and s.sheet and not s.sheet.pid)
         served = (lambda: False) if self._serves else (lambda: self._slots.is_served)
         for number in self.orphans.look(sights.values(), self._keys, now, served=served):
             if self._stopped:
@@ -279,15 +282,16 @@ class Adoption:
             number, unsettled=progress.unsettled, acked=progress.acked, consumed=progress.consumed, now=now
         )
         if progress.has_stopped or not kept:
-            self._let_go(number, LEAVE_TIME if not progress.unsettled else 0.0, now)
+            timeout = LEAVE_TIME if not progress.unsettled else 0.0
+            self._let_go(number, timeout, now, for_good=progress.has_stopped)
 
-    def _let_go(self, number: int, timeout: float, now: float) -> None:
+    def _let_go(self, number: int, timeout: float, now: float, *, for_good: bool = False) -> None:
         try:
             left = self._nodes[number].end(timeout)
         finally:
             # Whatever went wrong, it is not there any more.
             del self._nodes[number]
-            self.orphans.let_go(number, now)
+            self.orphans.let_go(number, now, for_good=for_good)
         text = "%s has let go of slot %d of %s, with %d messages left"
         _log.info(text, self._name, number, self._slots.folder, left)
 

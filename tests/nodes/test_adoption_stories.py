@@ -329,6 +329,8 @@ def test_letters_of_a_parked_slot(front: Front, start: Callable[..., Child], tmp
         sheet = read_owner(RealFiles(), slot_folder(str(folder), 1))
         assert sheet is not None
         assert (sheet.pid, sheet.left, sheet.letters) == (0, 0, 2)
+        eventually(lambda: host.statistics().spool.parked == 2, "a look at them")
+        assert (host.statistics().spool.folder, host.statistics().spool.slot) == (str(folder), 0)
         found = host.dead_letters("jobs")
         assert [(letter.slot, letter.body, letter.reason) for letter in found] == [
             (1, 0, "rejected"),

@@ -422,13 +422,14 @@ def test_a_thread_that_hangs_costs_no_slot(runtime: Any) -> None:
 
 def test_a_task_is_cancelled_when_its_caller_gives_up(runtime: Any) -> None:
     """It ends where it waits, and its `finally` runs."""
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def main() -> None:
         async with AsyncNode("server") as server, AsyncNode("asker") as asker:
 
             @served(server, DOUBLE)
             async def double(number: int) -> int:
+                begun.set()
                 try:
                     await asyncio.sleep(DEADLINE)
                 finally:
@@ -439,10 +440,10 @@ def test_a_task_is_cancelled_when_its_caller_gives_up(runtime: Any) -> None:
             with pytest.raises(TimedOut, match="it may have run"):
                 await asker.request(DOUBLE, 1, timeout=0.2)
             assert await asyncio.to_thread(ended.wait, DEADLINE)
+            begun.clear()
             ended.clear()
             task = asyncio.create_task(asker.request(DOUBLE, 1, timeout=DEADLINE))
-            while not server.statistics().services[0].running:
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(begun.wait, DEADLINE)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -734,11 +735,12 @@ def test_closing_a_server(front: Any) -> None:
 
 def test_closing_a_caller(front: Any) -> None:
     """Its calls end, and their handlers learn of it."""
-    cancelled = threading.Event()
+    begun, cancelled = threading.Event(), threading.Event()
     with front.node("server") as server:
 
         @served(server, DOUBLE)
         def double(number: int, call: Call) -> int:
+            begun.set()
             eventually(lambda: call.cancelled)
             cancelled.set()
             return 0
@@ -747,7 +749,7 @@ def test_closing_a_caller(front: Any) -> None:
         asker.__enter__()
         asker.client(DOUBLE).ready(timeout=DEADLINE)
         thread, found = background(lambda: asker.request(DOUBLE, 1, timeout=DEADLINE))
-        eventually(lambda: server.statistics().services[0].running == 1)
+        assert begun.wait(DEADLINE)
         asker.close(DEADLINE)
         thread.join()
         assert isinstance(found[0], NodeClosed)

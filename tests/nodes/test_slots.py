@@ -20,7 +20,8 @@ from peerfabric.nodes.keys import KEY_FILE, read_node_key, slot_key
 from peerfabric.nodes.storage import shared
 from peerfabric.spool import RealFiles, Spool
 from peerfabric.spool.files import filesystem, filesystem_of
-from peerfabric.spool.folder import Owner, read_owner, write_owner
+from peerfabric.spool.folder import Owner, read_owner
+from peerfabric.spool.format import NODE_MAGIC, encode_sheet
 from peerfabric.spool.slots import Slots, slot_folder
 from tests.conftest import stuff
 from tests.nodes.conftest import DEADLINE, Child, Front
@@ -87,6 +88,7 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             second.producer("jobs", int).flush(timeout=DEADLINE)
             node_id = second.statistics().node_id
         assert sorted(os.listdir(f"{folder}/slots/1")) == ["lock", "node"]
+        assert first.statistics().spool.slot == 0
         with front.node("third", spool=folder) as third:
             assert third.statistics().node_id == node_id
             producer = third.producer("jobs", int, max_attempts=1)
@@ -94,6 +96,9 @@ def test_a_slot_with_nothing_left_gives_its_space_back(front: Front, folder: str
             with front.node("kitchen") as kitchen:
                 kitchen.consumer("jobs", int).get(timeout=DEADLINE).reject("no")
                 producer.flush(timeout=DEADLINE)
+            account = third.statistics().spool
+            assert (account.folder, account.slot, account.letters, account.parked) == (folder, 1, 1, 0)
+            assert account.used_bytes > 0
     assert (sheet(folder, 1).left, sheet(folder, 1).letters) == (0, 1)
     assert "spare" in os.listdir(f"{folder}/slots/1")
     assert {"spare", "queues", KEY_FILE} <= set(os.listdir(folder))
@@ -152,9 +157,34 @@ def test_a_child_of_a_fork_keeps_no_slot(runtime: Path, start: Callable[..., Chi
         assert sheet(folder, 1).node_id == own
         assert sheet(folder, 2).node_id == node.statistics().node_id
         child.signal(signal.SIGKILL)
+        child.process.wait(DEADLINE)
         with Node("fourth", spool=folder) as again:
             again.producer("jobs", int)
             assert again.statistics().node_id == sheet(folder, 0).node_id
+
+
+def test_a_fork_while_a_node_starts(runtime: Path, start: Callable[..., Child], folder: str) -> None:
+    """The child keeps nothing of it, and the slot is free when its parent ends."""
+    child = start(
+        """
+        import os, sys
+        from peerfabric.nodes.settings import checked_settings
+        from peerfabric.nodes.aio.opened import Opened
+        opened = Opened(checked_settings("shop", None, "auto", (), "auto", None, sys.argv[1], False, False))
+        opened.read({}, {})
+        if os.fork() == 0:
+            print("child", flush=True)
+            sys.stdin.readline()
+            os._exit(0)
+        os.wait()
+        """,
+        folder,
+    )
+    assert child.line() == "child"
+    child.signal(signal.SIGKILL)
+    child.process.wait(DEADLINE)
+    with Node("next", spool=folder) as node:
+        assert node.statistics().node_id == sheet(folder, 0).node_id
 
 
 # Who a slot is
@@ -189,7 +219,6 @@ def test_a_slot_that_is_of_another_folder(front: Front, folder: str) -> None:
 
 def test_a_folder_of_before(front: Front, folder: str) -> None:
     """Without slots, a key or the newer fields it is slot 0 as it is; a second process has a random id beside it."""
-    files = RealFiles()
     spool = Spool.open(folder, random_bits=1, node_id="0123456789abcdef", unix_ms=1)
     spool.queue("jobs", unix_ms=1).append(spool.epoch, 1, 1, 1, b"\x91\x01", unix_ms=1)
     spool.close()
@@ -197,7 +226,7 @@ def test_a_folder_of_before(front: Front, folder: str) -> None:
     old = {name: getattr(found, name) for name in Owner.__struct_fields__}
     for name in ("fabric", "name", "left", "letters"):
         del old[name]
-    write_owner(files, folder, msgspec.convert(old, Owner))
+    Path(folder, "node").write_bytes(encode_sheet(NODE_MAGIC, found.counter, msgspec.msgpack.encode(old)))
     with front.node("first", spool=folder) as first, front.node("second", spool=folder) as second:
         second.producer("jobs", int).send(2)
         assert first.statistics().node_id == "0123456789abcdef"
@@ -339,8 +368,8 @@ def test_a_disk_of_other_machines(
 
 MOUNTS = """\
 22 1 0:20 / / rw,relatime shared:1 - btrfs /dev/sda rw
-23 22 0:21 / /home rw shared:2 - ext4 /dev/sdb rw
-24 23 0:22 / /home/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
+23 22 0:21 / /data rw shared:2 - ext4 /dev/sdb rw
+24 23 0:22 / /data/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
 25 22 0:23 / /mnt rw - ext4 /dev/sdc rw
 26 25 0:24 / /mnt rw - cifs //server/y rw
 nonsense
@@ -352,10 +381,10 @@ def test_file_systems() -> None:
     kinds = {
         "/": "btrfs",
         "/var/lib/shop": "btrfs",
-        "/home": "ext4",
-        "/homes": "btrfs",
-        "/home/a": "ext4",
-        "/home/a b/spool": "nfs4",
+        "/data": "ext4",
+        "/datas": "btrfs",
+        "/data/a": "ext4",
+        "/data/a b/spool": "nfs4",
         "/mnt/z": "cifs",
     }
     assert {path: filesystem_of(path, MOUNTS.splitlines()) for path in kinds} == kinds

@@ -69,6 +69,8 @@ class Network:
         self.outboxes: dict[str, Process] = {}
         self.blocked: dict[tuple[str, str], str] = {}
         """(from peer, to peer) -> "stall" or "refuse"."""
+        self.cut_at = -inf
+        """When some connections between two who live were cut last."""
         self._endpoints = count(1)
 
     def _delay(self) -> float:
@@ -380,6 +382,7 @@ class Network:
 
     def cut_some(self, a: Process, b: Process, *, everything: bool = False) -> None:
         """Some of the connections between the two break, or all of them."""
+        self.cut_at = self.world.now
         lines = [line for p, q in ((a, b), (b, a)) for line in p.lines.values() if line.target is q and line.up]
         for line in lines:
             if everything or self.random.random() < 0.7:

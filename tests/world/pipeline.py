@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.world.consumer import Consumer
     from tests.world.world import World
 
+TOLD_WITHIN = 1.0
+"""Seconds in which a producer hears that its message has run, if nothing is wrong."""
 HOPS_MAX = 20
 """A message that goes in circles is sent on so often at most: beyond the depth from which on delivering is enough."""
 
@@ -60,6 +62,11 @@ def draw_pipeline(theme: Theme, random: Random) -> list[Role]:
         names = [queue for queue, _ in roles[-2].produces]
         roles[-2].produces = [each for at, each in enumerate(roles[-2].produces) if each[0] not in names[:at]]
     return roles
+
+
+def deaths(end: OutgoingQueue) -> dict[int, int]:
+    """Deaths of all messages in memory, by number."""
+    return {number: run.deaths for run in end._runs() for number in range(run.first, run.stop)}
 
 
 class Stage:
@@ -140,6 +147,26 @@ class PipelineWatch:
                         self._judge_ack(stream, sequence)
 
         end._settle = settled  # type: ignore[method-assign]
+        gone = end.gone
+
+        def watched_gone(peer: str, now: float, *, died: bool) -> None:
+            before = deaths(end)
+            gone(peer, now, died=died)
+            for number, count in deaths(end).items():
+                if count > before.get(number, 0):
+                    self._judge_death(*end.numbering.name(number), peer, end.stream.rpartition(":")[0])
+
+        end.gone = watched_gone  # type: ignore[method-assign]
+
+    def _judge_death(self, stream: str, sequence: int, peer: str, ours: str) -> None:
+        """A message counts the death of a consumer: that had it in hand, or at least had no time to say otherwise."""
+        record = self.world.record
+        process = next(process for process in self.world.supervisor.processes if process.peer == peer)
+        runs = [run for run in record.runs.get((stream, sequence), ()) if run.peer == peer]
+        told_by = process.ended_at - TOLD_WITHIN
+        handled = [run for run in runs if run.outcome in PROCESSED and run.end < told_by]
+        calm = max(self.world.network.cut_at, *(record.disturbed.get(each, 0.0) for each in (peer, ours))) < told_by
+        assert not (handled and calm), f"{stream}/{sequence} counts the death of {peer}, where it had run: {handled}"
 
     def _judge_ack(self, stream: str, sequence: int) -> None:
         runs = self.world.record.runs.get((stream, sequence), [])

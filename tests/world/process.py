@@ -236,16 +236,22 @@ class Process:
             self.address = events.announced  # by its digest others see what it uses
             world.supervisor.announce(self)
 
+    def send(self, wire: int, frames: list[bytes]) -> bool:
+        """As the sockets do it."""
+        link, number, _ = numbers(frames)
+        self.left_at.setdefault((link, number), self.clock())
+        return self.world.network.send(self, wire, frames)
+
+    def send_beside(self) -> None:
+        """A thread of the user's sends calls and answers itself, and leaves the rest to the next turn."""
+        self.engine.transmit_calls(self.send, self.clock())
+        self.engine.check()
+        self.wake()
+
     def flush(self, now: float) -> None:
         """Carry out what the engine asks for."""
         engine, world = self.engine, self.world
-
-        def send(wire: int, frames: list[bytes]) -> bool:
-            link, number, _ = numbers(frames)
-            self.left_at.setdefault((link, number), now)
-            return world.network.send(self, wire, frames)
-
-        engine.transmit(send, now)
+        engine.transmit(self.send, now)
         published, engine.topics.outbox = engine.topics.outbox, deque()
         for frames in published:
             world.network.publish(self, frames)

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from peerfabric.link.link import Link
 from peerfabric.service.call import OpenCall, Outcome
 from peerfabric.service.served import Served, ServedCall
 from peerfabric.wire.bodies import split
@@ -40,6 +41,8 @@ class Asked:
     last: bool
     """It was made when all was healed, and must be answered."""
     ended_at: float = inf
+    life: tuple[Link, bytes] | None = None
+    """The link to who was asked last, and the id of its life, when the call ended."""
     parts: list[bytes] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     """The processes that ran it, one for each run."""
@@ -64,7 +67,8 @@ class Calls:
         self.world.log(f"{process.peer} runs call {body!r}")
         twice = len(asked.runs) == 1 or asked.idempotent
         assert twice, f"call {body!r}, which may not run twice, runs at {asked.runs}"
-        if {*self.world.theme.faults} <= {"stop", "late"} and not asked.call.was_lost:
+        heard = asked.life is None or (asked.life[0].up and asked.life[0].out_id == asked.life[1])
+        if {*self.world.theme.faults} <= {"stop", "late"} and not asked.call.was_lost and heard:
             age = now - asked.ended_at
             assert age < ENDS_LATE_BY, f"{process.peer} starts {body!r} {age:.2f} s after its end"
 
@@ -74,10 +78,16 @@ class Calls:
         if not self.world.theme.faults:
             assert self.deaths[body] <= 2, f"call {body!r} has killed {self.deaths[body]} servers"
 
+    def over(self, asked: Asked) -> None:
+        """A call has ended; unless that life ends, too, its server hears of it."""
+        server = asked.call.asked
+        asked.ended_at = self.world.now
+        asked.life = (server.link, server.link.out_id) if server is not None else None
+
     def ended(self, asked: Asked, parts: list[bytes]) -> None:
         """A call has an outcome: it must be one that what ran explains."""
-        call, now = asked.call, self.world.now
-        asked.ended_at = now
+        call = asked.call
+        self.over(asked)
         kind = asked.body.split(b"|")[1]
         self.world.log(f"{asked.peer} call {asked.body!r}: {call.outcome} {call.text} by {call.server_name}")
         text = f"call {asked.body!r} of {asked.peer} ends as {call.outcome}, {call.text!r}"
@@ -125,6 +135,8 @@ class Services:
         self.handed: deque[Callable[[float], None]] = deque()
         """What threads of handlers and callers have handed over."""
         self.served: list[Served] = []
+        self.turning = False
+        """The pump has the engine."""
         self.inside: dict[ServedCall, None] = {}
         """Calls whose handlers wait in calls of their own."""
         self.seen: set[ServedCall] = set()
@@ -134,8 +146,20 @@ class Services:
             self.served.append(self.engine.open_service(name, capacity, waiting, 2**20, STALL, now))
         self.calls: Calls = process.world.calls
 
+    def _hand(self, act: Callable[[float], None]) -> None:
+        """A thread has something for the engine: it does that itself, if nobody else has the engine then, or leaves it
+        to the next turn, behind what was left to that before."""
+        random = self.process.world.random
+        if not self.turning and not self.handed and random.random() < 0.4:
+            act(self.process.clock())
+            self.process.send_beside()
+        else:
+            self.handed.append(act)
+            self.process.wake(random.choice((0.0, 0.0, 0.002)))
+
     def hand_over(self, now: float) -> None:
         """As the pump takes it at the beginning of a turn."""
+        self.turning = True
         while self.handed:
             self.handed.popleft()(now)
 
@@ -147,6 +171,7 @@ class Services:
 
     def turned(self, now: float) -> None:
         """The turn has ended: let handlers start, and wake those who wait for answers."""
+        self.turning = False
         caller = self.engine.caller
         for call in caller.open.values():
             assert call.ends_at > now, f"{self.process.peer} has call {call.id} past its deadline"
@@ -196,8 +221,7 @@ class Services:
         asked = Asked(body, self.process.peer, call, world.now, call.idempotent, last)
         call.owner = lambda call: self._heard(asked, then)
         self.calls.asked[body] = asked
-        self.handed.append(lambda now: self.engine.caller.start(call, now))
-        self.process.wake(world.random.choice((0.0, 0.0, 0.002)))
+        self._hand(lambda now: self.engine.caller.start(call, now))
         return asked
 
     def _heard(self, asked: Asked, then: Callable[[Asked], None] | None) -> None:
@@ -221,7 +245,7 @@ class Services:
         def cancel(now: float) -> None:
             if asked.call.outcome is None:
                 self.engine.caller.cancel(asked.call, now)
-                asked.ended_at = self.process.world.now
+                self.calls.over(asked)
 
         self.handed.append(cancel)
         self.process.wake()
@@ -312,8 +336,7 @@ class Services:
         self._finish(call, send)
 
     def _finish(self, call: ServedCall, act: Callable[[float], None]) -> None:
-        self.handed.append(act)
-        self.process.wake(self.process.world.random.choice((0.0, 0.0, 0.002)))
+        self._hand(act)
 
     def _later(self, step: Callable[[], None], least: float = 0.0, most: float = 0.002) -> None:
         world = self.process.world

@@ -23,7 +23,7 @@ from tests.world.disks import SEGMENT_BYTES, Drive, Killed
 from tests.world.roles import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from peerfabric.wire.frames import Address
     from tests.world.process import Process
@@ -236,7 +236,8 @@ class Guest:
         self._shared, self._host, self._number = shared, host, sight.number
         self._process: Process
         self._told: dict[str, Address] = {}
-        self.node_id, self.queues = "", list[str]()
+        self.node_id = ""
+        self.queues: Sequence[str] = ()
 
     def start(self) -> bool:
         process = self._shared.adopt(self._host, self._number)

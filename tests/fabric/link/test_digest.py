@@ -188,6 +188,19 @@ def test_tests_take_some_milliseconds() -> None:
     assert time.process_time() - began < 0.1
 
 
+def test_what_others_may_have_is_asked_for_by_entry() -> None:
+    """Whatever this node uses itself; a digest of nothing has nothing, and one that is not told may have anything."""
+    one, other = Uses(), Uses()
+    other.consumes = {"jobs"}
+    own, digest = one.own(), other.own().digest
+    assert own.may_have(digest, "cjobs")
+    assert not own.may_have(digest, "cbills")
+    assert not own.may_have(b"", "cjobs")
+    assert own.may_have(None, "cjobs")
+    assert other.own().uses("consumes", "jobs")
+    assert not own.uses("consumes", "jobs")
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_digests_have_the_bytes_that_the_protocol_says(vector: dict[str, Any]) -> None:
     """Computed here once more, from the text of section 16."""

@@ -48,6 +48,29 @@ def test_nodes_that_share_nothing_do_not_dial() -> None:
     assert len(crowd.members[0].engine.view()) == 29
 
 
+def test_who_consumes_a_queue_is_known_without_a_link() -> None:
+    """By digest, or, where there is a link, exactly; the node itself counts, too."""
+    crowd = Crowd()
+    watcher, other, consumer = (crowd.start(number, registry=True) for number in range(3))
+    other.consume("bills")
+    consumer.consume("jobs")
+    crowd.run(1)
+
+    def consumers(queue: str) -> set[str]:
+        return {address.node_id for address in watcher.engine.consumers_of(queue)}
+
+    jobs = {consumer.engine.address.node_id}
+    assert watcher.dials == 0
+    assert (consumers("jobs"), consumers("none")) == (jobs, set())
+    watcher.produce("bills")
+    watcher.consume("jobs")
+    crowd.run(1)
+    assert watcher.is_linked(other)
+    assert consumers("jobs") == jobs | {watcher.engine.address.node_id}
+    assert consumers("bills") == {other.engine.address.node_id}
+    crowd.check()
+
+
 def test_those_who_share_something_link_and_nobody_else() -> None:
     crowd = Crowd()
     for number in range(30):

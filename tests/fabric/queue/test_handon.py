@@ -68,7 +68,11 @@ class Stage:
         delivery = take(self.end)
         claim(delivery, count)
         for index in range(count):
-            self.handon.defer(delivery, index, index + 1, self.sends(each))
+            outputs = self.sends(each)
+            if each == 1:
+                self.handon.defer_one(delivery, index, (self.watch, outputs.first))
+            else:
+                self.handon.defer(delivery, index, index + 1, outputs)
         return delivery
 
     @property
@@ -131,6 +135,26 @@ def test_neighbours_are_one_and_are_acked_one_by_one() -> None:
     stage.out.acked("a:1", 11, 101)
     stage.look()
     assert stage.acked == [(1, 101)]
+
+
+def test_neighbours_of_several_threads() -> None:
+    """They defer in any order, now with one output, now with several: each input waits for its own."""
+    stage = Stage()
+    receive(stage.end, 1, 4)
+    delivery = take(stage.end)
+    claim(delivery, 4)
+    for _ in range(6):
+        stage.sends(1)
+    stage.handon.defer_one(delivery, 2, (stage.watch, 1))
+    stage.handon.defer_one(delivery, 3, (stage.watch, 2))
+    stage.handon.defer(delivery, 0, 1, sent_out(stage.watch, 3, 5))
+    stage.handon.defer_one(delivery, 1, (stage.watch, 6))
+    stage.look()
+    assert stage.ran == [(1, 5)]
+    for settled, acked in ((3, []), (1, [(3, 4)]), (4, [(1, 2), (3, 4)]), (2, [(1, 2), (3, 5)]), (6, [(1, 5)])):
+        stage.out.acked("a:1", settled, settled + 1)
+        stage.look()
+        assert stage.acked == acked
 
 
 def test_all_outputs_of_an_input() -> None:

@@ -206,10 +206,6 @@ def test_a_service_is_served_once() -> None:
     crowd, a, b, served = pair(1)
     with pytest.raises(ValueError, match="served already"):
         serve(b)
-    for n in range(4095):
-        b.engine.responder.serve(f"other.{n}", 1, 1, 1, 1.0)
-    with pytest.raises(ValueError, match="4,096"):
-        serve(b, name="one more")
     calls = [ask(a, n) for n in range(3)]
     crowd.run(0.05)
     (running,) = taken(served)

@@ -20,6 +20,8 @@ from tests.fabric.spool.seats import Cut, CutDisk, Seat
 
 FABRIC = b"fabric-1"
 CLAIMS = "/claims"
+SEGMENT_BYTES = 32 * 1024
+"""So large that one in which all is settled stays until the slot shrinks."""
 Message = tuple[str, int, int]
 
 
@@ -100,6 +102,7 @@ class Story:
                 folder=folder,
                 fsync=self.fsync,
                 spare=True,
+                segment_bytes=SEGMENT_BYTES,
                 random_bits=self.pids,
                 node_id=f"node-{number}",
                 fabric=FABRIC,
@@ -208,6 +211,32 @@ def operations(*, fsync: bool) -> int:
     assert disk.names(f"{FOLDER}/slots/1") == ["lock", "node"]
     story.check(disk)
     return disk.operations
+
+
+def test_the_order_of_shrinking() -> None:
+    """A cursor outlives its segments, and of its two files the older one is never left alone, whatever a disk keeps."""
+    disk = Disk()
+    spool = open_spool(disk, fsync=True, segment_bytes=SEGMENT_BYTES, shrinks=True, spare=True)
+    log = spool.queue(QUEUE, unix_ms=1)
+    append(log, spool.epoch, 1)
+    log.settle(spool.epoch, 1, 2)
+    log.write_cursor()
+    folder = f"{FOLDER}/queues/{QUEUE}"
+    [segment] = [path for path in disk.files if path.endswith(".seg")]
+    newest = max((0, 1), key=lambda side: disk.files[f"{folder}/cursor.{side}"].content[16:24])
+    before = disk.operations
+    spool.close()
+    steps = disk.trace[before:]
+    assert steps[steps.index(("rename", f"{FOLDER}/node")) + 2 :] == [
+        ("sync", f"{folder}/cursor.{newest}"),
+        ("unlink", f"{folder}/cursor.{1 - newest}"),
+        ("unlink", segment),
+        ("sync_folder", folder),
+        ("unlink", f"{folder}/cursor.{newest}"),
+        ("remove_folder", folder),
+        ("remove_folder", f"{FOLDER}/queues"),
+        ("unlink", f"{FOLDER}/spare"),
+    ]
 
 
 @pytest.mark.parametrize(("fault", "fsync"), [(EIO, False), (EIO, True), (ENOSPC, True), (SHORT, False)])

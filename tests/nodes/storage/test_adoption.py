@@ -21,8 +21,8 @@ OURS = b"fabric 1"
 ANN = Address("ann", 1, "ann", "h", ["ipc:///ann"], [])
 
 
-def seen(number: int, *, pid: int = 9, left: int = 0, held: bool = False) -> SlotSight:
-    sheet = Owner(node_id=f"node {number}", pid=pid, left=left, fabric=OURS, name="shop")
+def seen(number: int, *, pid: int = 9, left: int = 0, held: bool = False, counter: int = 0) -> SlotSight:
+    sheet = Owner(node_id=f"node {number}", pid=pid, left=left, fabric=OURS, name="shop", counter=counter)
     return SlotSight(number, f"/none/{number}", sheet, ("jobs",), held)
 
 
@@ -162,6 +162,10 @@ def test_one_that_has_stopped_by_itself_is_let_go_of() -> None:
     host.until(RUN_BEFORE + 1)
     host.lives[1].now = Progress(5, 0, True, True)
     assert host.until(host.now + 1) == ["end 1 0"]
+    assert host.until(host.now + 2 * PATIENCE) == [], "it would end the other one"
+    assert ["runs elsewhere, too" in finding.what for finding in host.told] == [True]
+    host.folder.there[1] = seen(1, pid=10, counter=1)
+    assert host.until(host.now + 5) == ["start 1"]
 
 
 @pytest.mark.parametrize("refusal", [SpoolLocked("/none/1", 7), ConfigError("no key; put it back")])

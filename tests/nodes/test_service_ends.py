@@ -1,0 +1,121 @@
+"""Calls that end from outside: signals, forks, a program that is over."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+from tests.nodes.conftest import Child
+from tests.nodes.scripts import BOTH, blocking
+
+SERVER = """
+begun, told = threading.Event(), threading.Event()
+server = Node("server")
+
+@server.serve("slow")
+def slow(number: int, call: Call) -> int:
+    if number == 0:
+        return 1
+    begun.set()
+    while not call.cancelled:
+        time.sleep(0.005)
+    told.set()
+    return 0
+
+server.peers()
+say_when(begun.is_set)
+"""
+
+ASKS = f"""
+{SERVER}
+try:
+    node.client(Service("slow", int, int)).ready(timeout=30)
+    node.request("slow", 1, reply_type=int, timeout=60)
+finally:
+    print(told.wait(30), flush=True)
+    server.close()
+"""
+
+INTERRUPTED = f"""
+import asyncio, os, signal, sys, threading, time
+from peerfabric import *
+
+def say_when(condition):
+    def watch():
+        while not condition():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=watch, daemon=True).start()
+
+with Node("it") as node:
+{chr(10).join("    " + line for line in SERVER.splitlines())}
+    node.client(Service("slow", int, int)).ready(timeout=30)
+    try:
+        node.request("slow", 1, reply_type=int, timeout=60)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(told.wait(30), node.request("slow", 0, reply_type=int, timeout=30), node.statistics().calls.open)
+    server.close()
+"""
+
+FORKS = """
+import os, sys
+from peerfabric import *
+
+with Node("it") as node:
+    @node.serve("echo")
+    def echo(number: int) -> int:
+        return number
+
+    assert node.request("echo", 3, reply_type=int) == 3
+    child = os.fork()
+    if not child:
+        try:
+            node.request("echo", 3, reply_type=int)
+        except ForkedNode:
+            os._exit(7)
+        os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), node.request("echo", 4, reply_type=int))
+"""
+
+FORGOTTEN = """
+import threading
+from peerfabric import *
+
+node = Node("it")
+
+@node.serve("echo")
+def echo(number: int) -> int:
+    return number
+
+print(node.request("echo", 3, reply_type=int))
+"""
+
+
+@BOTH
+def test_a_signal_ends_a_call(start: Callable[..., Child], number: signal.Signals) -> None:
+    """The call that waits ends as the program does, and its server hears of it."""
+    child = start(blocking(ASKS))
+    assert child.line() == "ready"
+    child.signal(number)
+    out, error = child.finish()
+    assert (out.strip(), "Traceback" in error, child.code) == ("True", False, 128 + number), error
+
+
+def test_an_interrupted_call(start: Callable[..., Child]) -> None:
+    """Ctrl-C ends the call only: its server hears of it, and the node goes on."""
+    out, error = start(INTERRUPTED).finish()
+    assert (out.splitlines(), error) == (["interrupted", "True 1 0"], "")
+
+
+def test_a_forked_child_does_not_ask(start: Callable[..., Child]) -> None:
+    """It is told to make a node of its own; the parent goes on."""
+    out, error = start(FORKS).finish()
+    assert (out, error) == ("7 4\n", "")
+
+
+def test_a_node_that_was_not_closed(start: Callable[..., Child]) -> None:
+    """It is closed at the end of the program, which does not wait for threads that wait for calls."""
+    child = start(FORGOTTEN)
+    out, _ = child.finish()
+    assert (out, child.code) == ("3\n", 0)
