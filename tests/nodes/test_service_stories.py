@@ -238,6 +238,8 @@ def test_what_handlers_raise(front: Any, caplog: Any) -> None:
                     raise RuntimeError("x" * 5_000_000)
                 case "interrupt":
                     raise KeyboardInterrupt
+                case "generator":
+                    raise GeneratorExit
                 case "unfit":
                     return 3  # type: ignore[return-value]
             return what
@@ -255,6 +257,7 @@ def test_what_handlers_raise(front: Any, caplog: Any) -> None:
         assert "its text cannot be made" in error("odd").text
         assert error("long").text == "x" * 1000
         assert error("interrupt").type == "KeyboardInterrupt"
+        assert error("generator").type == "GeneratorExit"
         assert (error("unfit").type, error("unfit").text[:12]) == ("peerfabric.errors.EncodeError", "expected str")
 
 
