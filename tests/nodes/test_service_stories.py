@@ -261,6 +261,31 @@ def test_what_handlers_raise(front: Any, caplog: Any) -> None:
         assert (error("unfit").type, error("unfit").text[:12]) == ("peerfabric.errors.EncodeError", "expected str")
 
 
+def test_what_coroutines_raise(runtime: Any, caplog: Any) -> None:
+    """As above; what an event loop takes for the end of a coroutine is a failure as any, and leaves the slot free."""
+    caplog.set_level(logging.CRITICAL, "peerfabric")
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+            kinds = {kind.__name__: kind for kind in (SystemExit, asyncio.CancelledError, GeneratorExit)}
+
+            @server.serve(Service("fail", str, str), concurrency=1)
+            async def fail(what: str) -> str:
+                if what in kinds:
+                    raise kinds[what]
+                return what
+
+            ask = asker.client(Service("fail", str, str))
+            await ask.ready(timeout=DEADLINE)
+            for what, kind in kinds.items():
+                with pytest.raises(RemoteError) as caught:
+                    await ask(what, timeout=DEADLINE)
+                assert caught.value.type.endswith(kind.__qualname__)
+                assert await ask("fine", timeout=DEADLINE) == "fine"
+
+    asyncio.run(main())
+
+
 def test_types_that_do_not_fit(front: Any) -> None:
     """Both types are named; a handler never sees such a request."""
     with front.node("server") as server, front.node("asker") as asker:
