@@ -315,7 +315,10 @@ DEAD = """
 
 @pytest.mark.usefixtures("haste")
 def test_letters_of_a_parked_slot(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
-    """A node lists, retries and drops what a process has given up that is gone, and names the slot."""
+    """A node lists, retries and drops what a process has given up that is gone, and names the slot.
+
+    Slots that cannot be read, as somebody has put something else there, hide nothing.
+    """
     folder = tmp_path / "spool"
     with front.node("other", spool=folder) as host, front.node("kitchen") as kitchen:
         host.statistics()
@@ -331,6 +334,9 @@ def test_letters_of_a_parked_slot(front: Front, start: Callable[..., Child], tmp
         assert (sheet.pid, sheet.left, sheet.letters) == (0, 0, 2)
         eventually(lambda: host.statistics().spool.parked == 2, "a look at them")
         assert (host.statistics().spool.folder, host.statistics().spool.slot) == (str(folder), 0)
+        (folder / "slots" / "5").symlink_to(tmp_path)
+        (folder / "slots" / "6").mkdir()
+        (folder / "slots" / "7").touch()
         found = host.dead_letters("jobs")
         assert [(letter.slot, letter.body, letter.reason) for letter in found] == [
             (1, 0, "rejected"),
