@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from peerfabric.errors import DecodeError, TimedOut
 from peerfabric.nodes.handler_context import hand_here, lease_paused
-from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.io.waiting import Gate, clock, wait_until
 from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
 from peerfabric.nodes.service.service import Service
 from peerfabric.service.call import OpenCall, Outcome
@@ -38,7 +38,12 @@ class Reading:
         self._data: bytes | None = self._prepared.encode(body)
         self._server, self._headers = server, headers
         self._call: OpenCall | None = None
+        self._turn = [True]
+        """Taken out by the reader that asks, since another one may come meanwhile."""
+        self._asked = Gate()
+        """Opens when that reader is through with it."""
         self._over = False
+        self._closed = False
 
     async def take(self) -> Any:
         """The next part, or `OVER`. Cancelled, it has taken none, and the stream goes on.
@@ -46,11 +51,12 @@ class Reading:
         Raises:
             TimedOut: There was none in time. With this and all other errors the stream is over.
         """
-        if self._over:
-            return OVER
-        if self._call is None:
-            self._call = await self._started()
         call = self._call
+        while call is None and not self._over:
+            await self._ask()
+            call = self._call
+        if call is None or self._over:
+            return OVER
         while True:
             outcome = call.outcome  # looked at first: it is the last that is written
             part = call.take()
@@ -66,7 +72,7 @@ class Reading:
                     raise
             if outcome is not None:
                 self._over = True
-                if outcome is Outcome.END:
+                if outcome is Outcome.END or self._closed:
                     return OVER
                 raise self._calls.error(call, self._prepared, self._timeout)
             if not await self._until_next(call):
@@ -74,14 +80,34 @@ class Reading:
                 self.close()
                 raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
 
-    async def _started(self) -> OpenCall:
+    async def _ask(self) -> None:
+        """Start the call, or wait for another reader that does. If cancelled, the next reader does."""
+        node = self._calls.node
+        try:
+            self._turn.pop()
+        except IndexError:
+            what = "another reader of the stream is about to ask"
+            await wait_until(node.waiting, self._asked, lambda: bool(self._turn) or None, self._timeout, lambda: what)
+            return
+        try:
+            await node.started()
+            if self._call is None and not self._over:
+                await self._start()
+        except Exception:
+            self._over = True
+            raise
+        finally:
+            self._turn.append(True)
+            self._asked.open()
+
+    async def _start(self) -> None:
         calls = self._calls
-        await calls.node.started()
-        data, self._data = self._data, None
-        call = calls.made(self._prepared, data or b"", inf, False, self._server, self._headers)
+        call = calls.made(self._prepared, self._data or b"", inf, False, self._server, self._headers)
         if not calls.start(call):
             await calls.start_when_room(call, self._timeout)
-        return call
+        self._call, self._data = call, None
+        if self._closed:
+            calls.drop(call)  # by somebody who has not seen it
 
     async def _until_next(self, call: OpenCall) -> bool:
         ends_at = inf if self._timeout is None else clock() + self._timeout
@@ -96,6 +122,6 @@ class Reading:
 
     def close(self) -> None:
         """Read no more: the server stops. Also for finalisers."""
-        self._over = True
+        self._over = self._closed = True
         if self._call is not None:
             self._calls.drop(self._call)
