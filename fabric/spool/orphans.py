@@ -188,11 +188,16 @@ class Orphans:
         self._wanted.discard(number)
         self._seen.pop(number, None)
 
+    def passed_by(self, number: int) -> None:
+        """Somebody else has the slot, or was choosing one just then: the next look will say."""
+        self._wanted.discard(number)
+
     def refused(self, number: int, now: float) -> None:
-        """The slot could not be opened, or somebody was quicker."""
+        """The slot could not be opened."""
         self._wanted.discard(number)
         if number in self._seen:
-            self._seen[number].not_before = now + REFUSED_FOR
+            orphan = self._seen[number]
+            orphan.not_before, orphan.why = now + REFUSED_FOR, "and cannot be opened, as the log says"
 
     def keeps(self, number: int, *, unsettled: int, acked: int, consumed: bool, now: float) -> bool:
         """Whether an adopted slot stays with us.

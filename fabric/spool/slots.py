@@ -226,13 +226,16 @@ class Slots:
 
         Raises:
             OtherFabric: It has messages of another fabric. Nothing was changed.
+            SpoolLocked: It is a copy of one that is in use.
             SpoolError: It cannot be opened; as `Spool.open`.
         """
         lock: int | None = None
         try:
             lock = self._lock_taking([])
             return open_(number, slot_folder(self.folder, number)) if lock is not None else None
-        except SpoolLocked:
+        except SpoolLocked as error:
+            if error.is_copy:
+                raise
             return None
         except OSError as error:
             raise refusal(error, slot_folder(self.folder, number)) from error

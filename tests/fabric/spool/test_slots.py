@@ -170,6 +170,19 @@ def test_adopting(shared: Folder) -> None:
     assert (found.node_id, found.died, found.epoch > spool.epoch) == ("node-0", True, True)
 
 
+def test_a_copy_is_not_adopted_while_its_original_runs(shared: Folder) -> None:
+    """And whoever would have adopted it can say why not."""
+    _, number, original = shared.take()
+    leave(original)
+    copier = shared.seat()
+    leave(open_spool(copier, folder="/copy", node_id="node-0", fabric=SHOP))
+    copier.die()
+    adopter = shared.seat()
+    with pytest.raises(SpoolLocked, match="is a copy") as caught:
+        Slots(adopter, "/copy").open(number, shared.opening(adopter))
+    assert caught.value.is_copy
+
+
 def test_another_fabric(shared: Folder) -> None:
     """Takes what has nothing in it, and the fabric of the sheet with it; else the slot is not for it."""
     _, _, spool = shared.take()
