@@ -93,6 +93,8 @@ class Orphans:
         self._seen: dict[int, _Orphan] = {}
         self._held: dict[int, _Held] = {}
         self._wanted: set[int] = set()
+        self._unknown: dict[int, tuple[float, SlotSight]] = {}
+        """Those of which nobody can say whose they are and whether they are orphans, and since when that is so."""
         self._pressed = False
         """Some would be adopted if there were a place for them."""
 
@@ -105,6 +107,10 @@ class Orphans:
     def is_idle(self) -> bool:
         """Whether there is nothing but slots that are as they should be."""
         return not (self._seen or self._held or self._wanted)
+
+    def may_be_ours(self, sight: SlotSight) -> bool:
+        """Whether what is in a slot is not known to be of another fabric."""
+        return sight.sheet is None or sight.sheet.fabric in (b"", self._fabric)
 
     def want(self, number: int) -> None:
         """A person needs the slot: it is adopted as soon as nobody has it, whatever is in it."""
@@ -126,6 +132,11 @@ class Orphans:
             served: Whether some process does nothing but adopt here, so that it is left to that one. Asked if need be.
         """
         there = {sight.number: sight for sight in sights if sight.number not in self._held}
+        self._unknown = {
+            number: (self._unknown.get(number, (now, sight))[0], sight)
+            for number, sight in there.items()
+            if sight.sheet is None and sight.held is not True and (sight.problem or sight.queues)
+        }
         for number in list(self._seen):
             sight = there.get(number)
             if sight is None or not (sight.is_orphan(self._fabric) or self._may_be_as_before(sight)):
@@ -245,6 +256,14 @@ class Orphans:
                     "start a consumer of them; `peerfabric spool ls` shows what is there",
                     orphan.since,
                 )
+        for number, (since, sight) in sorted(self._unknown.items()):
+            problem = sight.problem or f"its `node` is damaged, and it may have messages of {_named(sight.queues)}"
+            yield Finding(
+                f"slot {number} of the spool {folder} cannot be adopted: {problem}",
+                STRANDED_AFTER,
+                "a process that starts and takes it goes on with it; `peerfabric spool ls` shows what is there",
+                since,
+            )
 
     def check(self) -> None:
         """Assert the invariants."""

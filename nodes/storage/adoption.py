@@ -166,7 +166,7 @@ class Adoption:
         adopted = dict(self._nodes)
         found = [(number, letter) for number, node in sorted(adopted.items()) for letter in node.letters(queue)]
         for sight in self._slots.sights(everything=True):
-            if sight.number not in adopted and sight.held is False:
+            if sight.number not in adopted and sight.held is False and self.orphans.may_be_ours(sight):
                 found += [(sight.number, letter) for letter in letters_in(sight.folder, queue)]
         return sorted(found, key=lambda pair: pair[0])
 
@@ -226,7 +226,11 @@ class Adoption:
             if request.number not in self._nodes:
                 self.orphans.want(request.number)
         sights = {sight.number: sight for sight in self._slots.sights()}
-        self.parked = sum(s.sheet.letters for s in sights.values() if s.held is False and s.sheet and not s.sheet.pid)
+        self.parked = sum(
+            sight.sheet.letters
+            for sight in sights.values()
+            if sight.held is False and sight.sheet and not sight.sheet.pid and self.orphans.may_be_ours(sight)
+        )
         served = (lambda: False) if self._serves else (lambda: self._slots.is_served)
         for number in self.orphans.look(sights.values(), self._keys, now, served=served):
             if self._stopped:

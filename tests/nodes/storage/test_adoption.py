@@ -239,6 +239,21 @@ def test_letters_of_slots_that_nobody_has() -> None:
     assert host.until(2.0) == [f"end 1 {LEAVE_TIME:g}"]
 
 
+def test_letters_of_another_fabric_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are neither counted nor shown: nobody here could retry them."""
+    sights = [
+        SlotSight(number, f"/none/{number}", Owner(node_id="n", letters=1, fabric=fabric), ("jobs",), False)
+        for number, fabric in ((1, OURS), (2, b"fabric 2"), (3, b""))
+    ]
+    host = Host(*sights)
+    monkeypatch.setattr(
+        "peerfabric.nodes.storage.adoption.letters_in", lambda folder, queue: Life(seen(int(folder[-1])), []).dead
+    )
+    host.until(1.0)
+    assert host.adoption.parked == 2
+    assert [number for number, _ in host.adoption.letters("jobs")] == [1, 3]
+
+
 def test_a_host_that_closes_gives_all_back() -> None:
     """All of them say goodbye before one is waited for, and nothing is asked of them afterwards."""
     host = Host(seen(1), seen(2))
