@@ -252,6 +252,30 @@ def test_a_slot_that_looks_like_a_copy_for_a_moment(shared: Folder) -> None:
     seat.unlock(claim)
 
 
+def test_a_slot_that_somebody_looks_into(shared: Folder) -> None:
+    """A start waits for a moment, as it would else overtake what it left there; and then takes the next one."""
+    seat, _, first = shared.take()
+    leave(first)
+    seat.die()
+    reader = shared.seat()
+    looked = reader.lock(f"{FOLDER}/lock", shared=True)
+    starter = shared.seat()
+    opening, asked = shared.opening(starter), []
+
+    def open_(number: int, folder: str) -> Spool:
+        asked.append(number)
+        if len(asked) == 2:
+            reader.unlock(looked)
+        return opening(number, folder)
+
+    number, spool = shared.slots(starter).take(open_, shared.moments)
+    assert (number, asked) == (0, [0, 0])
+    spool.close()
+    reader.lock(f"{FOLDER}/lock", shared=True)
+    assert shared.take()[1] == 1
+    assert shared.said == []
+
+
 def test_a_full_disk(shared: Folder) -> None:
     """A folder of before is opened though there is no space for `slots`; a new slot is refused, and leaves nothing."""
     spool = open_spool(shared.disk, spare=True)
