@@ -161,9 +161,7 @@ class Slots:
                     raise
         return self._try(open_, moments, passed, patient=False)
 
-    def _try(
-        self, open_: Open, moments: Moments, passed: dict[int, SpoolError], *, patient: bool
-    ) -> tuple[int, Spool]:
+    def _try(self, open_: Open, moments: Moments, passed: dict[int, SpoolError], *, patient: bool) -> tuple[int, Spool]:
         made: list[str] = []
         lock: int | None = None
         try:
