@@ -37,6 +37,18 @@ REFUSED_FOR: Final = 10.0
 STRANDED_AFTER: Final = 10.0
 """Seconds until an orphan that is not adopted is told of."""
 
+_UNCONSUMED: Final = "that nobody consumes"
+_IN_LINE: Final = "that wait for others to be sent"
+_REFUSED: Final = "and cannot be opened, as the log says"
+_ELSEWHERE: Final = "whose node runs elsewhere, too"
+_STEPS: Final = {
+    _UNCONSUMED: "start a consumer of them",
+    _IN_LINE: "start more consumers, or raise Options(spool_adopt=)",
+    _REFUSED: "mend what the log says; it is tried again and again",
+    _ELSEWHERE: "stop the process that runs a copy of the folder, then start one with this one",
+}
+"""Why an orphan is not adopted, and what a person can do about it."""
+
 _ANY: Final = -1
 """Stands for the counter of a sheet that we have written ourselves, and not read."""
 
@@ -158,9 +170,9 @@ class Orphans:
                 continue
             assert sight.sheet is not None
             if not self._has_consumer(orphan, sight.sheet.node_id, consumers_of, now):
-                orphan.why = "that nobody consumes"
+                orphan.why = _UNCONSUMED
             elif places <= 0:
-                orphan.why = "that wait for others to be sent"
+                orphan.why = _IN_LINE
                 self._pressed = True
             else:
                 places -= 1
@@ -208,7 +220,7 @@ class Orphans:
         self._wanted.discard(number)
         if number in self._seen:
             orphan = self._seen[number]
-            orphan.not_before, orphan.why = now + REFUSED_FOR, "and cannot be opened, as the log says"
+            orphan.not_before, orphan.why = now + REFUSED_FOR, _REFUSED
 
     def keeps(self, number: int, *, unsettled: int, acked: int, consumed: bool, now: float) -> bool:
         """Whether an adopted slot stays with us.
@@ -239,7 +251,7 @@ class Orphans:
         held = self._held.pop(number)
         orphan = self._seen[number] = _Orphan(_ANY, now)
         if for_good:
-            orphan.not_before, orphan.why = inf, "whose node runs elsewhere, too"
+            orphan.not_before, orphan.why = inf, _ELSEWHERE
         if now >= held.consumed_at + PATIENCE:
             orphan.tried, orphan.tried_at = held.tried, now
 
@@ -253,7 +265,7 @@ class Orphans:
                 yield Finding(
                     f"slot {number} of the spool {folder} {has} of {_named(orphan.queues)} {orphan.why}",
                     STRANDED_AFTER,
-                    "start a consumer of them; `peerfabric spool ls` shows what is there",
+                    f"{_STEPS[orphan.why]}; `peerfabric spool ls` shows what is there",
                     orphan.since,
                 )
         for number, (since, sight) in sorted(self._unknown.items()):

@@ -166,7 +166,8 @@ class Adoption:
         adopted = dict(self._nodes)
         found = [(number, letter) for number, node in sorted(adopted.items()) for letter in node.letters(queue)]
         for sight in self._slots.sights(everything=True):
-            if sight.number not in adopted and sight.held is False and self.orphans.may_be_ours(sight):
+            # While somebody chooses a slot nobody knows what is held; who has one keeps us out of it anyway.
+            if sight.number not in adopted and sight.held is not True and self.orphans.may_be_ours(sight):
                 found += [(sight.number, letter) for letter in letters_in(sight.folder, queue)]
         return sorted(found, key=lambda pair: pair[0])
 

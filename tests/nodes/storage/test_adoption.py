@@ -169,7 +169,7 @@ def test_one_that_has_stopped_by_itself_is_let_go_of() -> None:
     host.lives[1].now = Progress(5, 0, True, True)
     assert host.until(host.now + 1) == ["end 1 0"]
     assert host.until(host.now + 2 * PATIENCE) == [], "it would end the other one"
-    assert ["runs elsewhere, too" in finding.what for finding in host.told] == [True]
+    assert [("runs elsewhere, too" in told.what, "runs a copy" in told.step) for told in host.told] == [(True, True)]
     host.folder.there[1] = seen(1, pid=10, counter=1)
     assert host.until(host.now + 5) == ["start 1"]
 
@@ -183,7 +183,7 @@ def test_a_slot_that_cannot_be_opened_harms_nobody(refusal: Exception, caplog: p
     host.refusals[1] = refusal
     assert host.until(RUN_BEFORE + 1) == ["start 1", "start 2"]
     assert host.until(host.now + REFUSED_FOR - 1) == []
-    assert ["cannot be opened" in finding.what for finding in host.told] == [True]
+    assert [("cannot be opened" in told.what, "what the log says" in told.step) for told in host.told] == [(True, True)]
     assert str(refusal) in caplog.text
     host.refusals.clear()
     assert host.until(host.now + 1) == ["start 1"]
@@ -252,6 +252,15 @@ def test_letters_of_another_fabric_are_not_ours(monkeypatch: pytest.MonkeyPatch)
     host.until(1.0)
     assert host.adoption.parked == 2
     assert [number for number, _ in host.adoption.letters("jobs")] == [1, 3]
+
+
+def test_letters_are_listed_while_somebody_chooses_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody can say what is held, and a list without them would say that there are none."""
+    host = Host(seen(1)._replace(held=None), seen(2, held=True))
+    monkeypatch.setattr(
+        "peerfabric.nodes.storage.adoption.letters_in", lambda folder, queue: Life(seen(int(folder[-1])), []).dead
+    )
+    assert [number for number, _ in host.adoption.letters("jobs")] == [1]
 
 
 def test_a_host_that_closes_gives_all_back() -> None:
