@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import cast
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from peerfabric.errors import ConfigError, NodeClosed, SpoolError, SpoolLocked
 from peerfabric.health import Finding
+from peerfabric.nodes.aio.adopted import AdoptedNode
 from peerfabric.nodes.storage.adoption import LEAVE_TIME, Adoption, Progress, Request
 from peerfabric.reports import Adopted, DeadLetter
 from peerfabric.spool.folder import Owner
@@ -261,6 +265,22 @@ def test_letters_are_listed_while_somebody_chooses_a_slot(monkeypatch: pytest.Mo
         "peerfabric.nodes.storage.adoption.letters_in", lambda folder, queue: Life(seen(int(folder[-1])), []).dead
     )
     assert [number for number, _ in host.adoption.letters("jobs")] == [1]
+
+
+def test_an_adopted_node_hears_of_consumers_that_come_and_go() -> None:
+    """Once of each, so it dials nobody for ever who is not there any more."""
+    said: list[str] = []
+    engine = SimpleNamespace(
+        handle_discovered=lambda address, now: said.append(f"{address.node_id} {address.epoch}"),
+        handle_lost=lambda node_id, now: said.append(f"{node_id} lost"),
+    )
+    node = AdoptedNode(1, cast("Any", None), cast("Any", SimpleNamespace(name="host")), "shop")
+    node._node = cast("Any", SimpleNamespace(engine=engine, pump=SimpleNamespace(lock=Lock(), wake=lambda: None)))
+    bob = Address("bob", 1, "bob", "h", ["ipc:///bob"], [])
+    for _ in range(2):
+        node.offer({"ann": ANN, "bob": bob})
+    node.offer({"ann": replace(ANN, epoch=2)})
+    assert said == ["ann 1", "bob 1", "ann 2", "bob lost"]
 
 
 def test_a_host_that_closes_gives_all_back() -> None:
