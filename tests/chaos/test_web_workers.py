@@ -260,9 +260,9 @@ def run(site: Site, workers: int, kills: int, pause: float) -> None:
     site.closed.unlink()
     took = site.check()
     print(
-        f"{site.server}: {len(site.accepted):,} orders, {site.failures} failed, {site.kills} kills, {site.slots} slots; the "
-        f"last {left:,} were processed within {took:.1f} s"
+        f"{site.server}: {len(site.accepted):,} orders, {site.failures} failed, {site.kills} kills, {site.slots} slots"
     )
+    print(f"the last {left:,} were processed within {took:.1f} s")
     assert left > 0
     assert site.slots <= 2 * workers + 1
 
