@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from peerfabric import Message, Node
 from peerfabric.nodes.cli.main import cli
+from peerfabric.nodes.storage import shared
 from peerfabric.spool.files import RealFiles
 from peerfabric.spool.folder import read_owner
 from peerfabric.spool.slots import slot_folder
@@ -313,3 +314,12 @@ def test_one_serves_a_folder(start: Start, shops: Shops) -> None:
     assert (code, f"process {serving.pid} uses this spool" in err) == (4, True)
     serving.send_signal(signal.SIGINT)
     assert ended(serving)[0] == 130
+
+
+def test_a_network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder there is not served, and nothing is made in it."""
+    monkeypatch.setattr(shared, "filesystem", lambda path: "nfs4")
+    code, out, err = look("spool", "serve", str(tmp_path / "spool"))
+    assert (code, out) == (5, "")
+    assert "is on nfs4, where a lock of another machine is not seen in time" in err
+    assert not (tmp_path / "spool").exists()
