@@ -18,7 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from peerfabric import Message, Node
+from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.main import cli
+from peerfabric.nodes.settings import checked_settings
 from peerfabric.nodes.storage import shared
 from peerfabric.spool.files import RealFiles
 from peerfabric.spool.folder import read_owner
@@ -186,6 +188,8 @@ def test_a_child_that_keeps_the_lock_is_named(start: Start, tmp_path: Path) -> N
     assert said is not None, err
     try:
         assert (code, "running" in out) == (0, True)
+        settings = checked_settings("doctor", None, "auto", (), "auto", None, folder, False, False)
+        assert said.group(0) in RealSystem().spool(settings)
         code, _, err = look("dead", "ls", folder)
         assert (code, f"process {said.group(1)}" in err, "end that process" in err) == (4, True, True)
     finally:
