@@ -95,7 +95,8 @@ class RealSystem:
                         pass
                 except SpoolLocked as error:
                     who = f"process {error.pid}" if error.pid else "another process"
-                    users.append(f"{left_to_a_child(path) or who} (slot {number})")
+                    child = left_to_a_child(path)
+                    users.append(f"{who} (slot {number}{f', which {child}' if child else ''})")
                 except SpoolError:
                     pass  # not there yet, or said by the start
         except (ConfigError, SpoolError):
