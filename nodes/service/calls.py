@@ -390,6 +390,7 @@ class Calls:
         node = self._node
         with node.pump.lock:
             now = clock()
+            self.hand_over(node.engine, now)  # so that each has an outcome
             for call, by_handler in list(self._open.items()):
                 if handlers or not by_handler:
                     self._give_up_locked(call, now)

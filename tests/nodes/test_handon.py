@@ -662,6 +662,22 @@ def test_a_node_beside_it_that_closes_leaves_the_input_to_others() -> None:
 
 
 @pytest.mark.usefixtures("runtime")
+def test_a_producer_that_was_closed_holds_nothing_back(front: Any) -> None:
+    """As of a queue for each reply: it was closed before its input is acked, so all that it had is settled."""
+    with Node("source") as source, Node("sink") as sink, front.node("stage") as stage:
+        pages = source.producer("pages", int)
+        receipt = pages.send(1)
+        message = stage.consumer("pages", int).get(DEADLINE)
+        words = stage.producer("words", int)
+        words.send(2, cause=getattr(message, "target", message))
+        with sink.consumer("words", int).get(DEADLINE) as word:
+            assert word == 2
+        words.close(DEADLINE)
+        message.ack()
+        pages.wait(receipt, "processed", DEADLINE)
+
+
+@pytest.mark.usefixtures("runtime")
 def test_a_close_waits_for_outputs_and_acks_then() -> None:
     """A stage that closes hands everything on before it says goodbye."""
     with Node("source") as source, Node("sink") as sink:

@@ -558,6 +558,54 @@ def test_a_stream_that_pauses(runtime: Any) -> None:
         release.set()
 
 
+def full(monkeypatch: Any, node: Any) -> None:
+    """Too many calls of `node` are open, as far as it can tell, until `monkeypatch` is undone."""
+    node = getattr(node, "target", node)
+    calls = getattr(node, "_async", node)._lifecycle.calls
+    monkeypatch.setattr(calls, "start", lambda call: False)
+
+
+def test_a_stream_that_could_not_begin(front: Any) -> None:
+    """It is over: nothing else is asked in its place."""
+    asked: list[int] = []
+    with front.node("server") as server, front.node("asker") as asker:
+
+        @served(server, COUNT)
+        def count(stop: int) -> Iterator[int]:
+            asked.append(stop)
+            yield stop
+
+        assert list(asker.stream(COUNT, 1, timeout=DEADLINE)) == [1]
+        parts = iter(asker.stream(COUNT, 2, timeout=0.05))
+        with pytest.MonkeyPatch.context() as patch:
+            full(patch, asker)
+            with pytest.raises(TimedOut, match="not sent; this node has too many open calls"):
+                next(parts)
+        assert next(parts, None) is None
+        assert asked == [1]
+
+
+def test_a_stream_whose_first_wait_was_cancelled(runtime: Any) -> None:
+    """It goes on with what it was to ask."""
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+
+            @served(server, COUNT)
+            async def count(stop: int) -> Any:
+                yield stop
+
+            assert [each async for each in asker.stream(COUNT, 1, timeout=DEADLINE)] == [1]
+            parts = asker.stream(COUNT, 7, timeout=DEADLINE)
+            with pytest.MonkeyPatch.context() as patch:
+                full(patch, asker)
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(parts), 0.05)
+            assert await anext(parts) == 7
+
+    asyncio.run(main())
+
+
 def test_one_reply_and_parts_mixed_up(front: Any) -> None:
     """A stream of what has one reply has one part; what is answered in parts has no reply."""
     with front.node("server") as server, front.node("asker") as asker:
@@ -606,6 +654,50 @@ def test_all_servers_are_asked(front: Any) -> None:
             assert caught.value.gathered.replies == {ids["a"]: 8}
         finally:
             release.set()
+
+
+def test_a_gathering_for_which_there_is_no_room(front: Any) -> None:
+    """It raises nothing because of that, and is over in its time: who was not asked is named."""
+    release = threading.Event()
+    with front.node("a") as a, front.node("b") as b, front.node("asker") as asker:
+        for server in (a, b):
+
+            @served(server, DOUBLE)
+            def slow(number: int) -> int:
+                assert release.wait(DEADLINE)
+                return 0
+
+        asker.client(DOUBLE).ready(servers=2, timeout=DEADLINE)
+        calls = getattr(getattr(asker, "target", asker), "_async", getattr(asker, "target", asker))._lifecycle.calls
+        begin = calls.start
+        room = iter([True])
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(calls, "start", lambda call: next(room, False) and begin(call))
+                patch.setattr(calls.end, "handle_timeout", lambda now: None)  # the pump is late
+                got = asker.gather(DOUBLE, 4, timeout=0.3)
+            assert got.replies == {}
+            assert sorted(got.missing.values()) == ["not sent", "timed out"]
+        finally:
+            release.set()
+
+
+def test_a_cancelled_gathering_keeps_no_name(runtime: Any) -> None:
+    """Cancelled while it waits for servers that join, it means to call them no more."""
+
+    async def main() -> None:
+        async with AsyncNode("asker") as asker:
+            task = asyncio.create_task(asker.gather(DOUBLE, 1, timeout=DEADLINE))
+            calls = None
+            while calls is None or calls.end is None:
+                await asyncio.sleep(0)
+                calls = asker._lifecycle.calls
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert calls.end.directory.of("double").held == 0
+
+    asyncio.run(main())
 
 
 def test_nobody_to_gather(front: Any) -> None:
@@ -756,6 +848,30 @@ def test_closing_a_caller(front: Any) -> None:
         assert cancelled.wait(DEADLINE)
         with pytest.raises(NodeClosed):
             asker.request(DOUBLE, 1)
+
+
+def test_closing_with_a_call_that_the_pump_has_not_taken(runtime: Any) -> None:
+    """It ends, too, and does not wait for its time."""
+    release = threading.Event()
+    with Node("server") as server, Node("asker") as asker:
+
+        @served(server, DOUBLE)
+        def slow(number: int) -> int:
+            assert release.wait(DEADLINE)
+            return 0
+
+        asker.client(DOUBLE).ready(timeout=DEADLINE)
+        calls = asker._async._lifecycle.calls
+        assert calls is not None
+        pump = asker._async._lifecycle.node.pump
+        with pump.lock, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pump, "wake", lambda handle=None: None)
+            thread, found = background(lambda: asker.request(DOUBLE, 1, timeout=4 * DEADLINE))
+            eventually(lambda: calls._handed)
+        calls.close(handlers=False)
+        thread.join(DEADLINE)
+        release.set()
+        assert [type(each) for each in found] == [NodeClosed]
 
 
 def test_a_handler_does_not_close_its_node(front: Any) -> None:
