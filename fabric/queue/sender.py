@@ -81,8 +81,7 @@ class Sender(Machine):
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
         self._own_peer = f"{address.node_id}:{address.epoch}"
-        self._links, self._control, self._records, self._random = links, control, records, random
-        self._changed = changed
+        self._links, self._control, self._records, self._random, self._changed = links, control, records, random, changed
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
         self.safe: dict[HandOn, None] = {}
@@ -148,6 +147,8 @@ class Sender(Machine):
                     self._control.note(link)
         self.deadlines.move(end, inf)
         self._changed.discard(end)
+        if end.watch is not None:  # all is settled, also what comes to be waited for later
+            end.watch.leave()
 
     def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         link.sending.close(self.by_queue, link.out_number + 1)

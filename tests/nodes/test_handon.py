@@ -810,3 +810,31 @@ def test_a_cause_that_is_settled(caplog: pytest.LogCaptureFixture) -> None:
         words.send(1, cause="in hand")
         for _ in range(2):
             node.consumer("words", int).get(DEADLINE).ack()
+
+
+def test_a_fork_while_outputs_are_noted(start: Callable[..., Any]) -> None:
+    """What another thread holds at that moment is free in the child."""
+    child = start(
+        """
+        import os, threading
+        from peerfabric.nodes.outputs import OutputsTo
+
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with OutputsTo.adding:
+                held.set()
+                go_on.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(20)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if OutputsTo.adding.acquire(timeout=1) else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        go_on.set()
+        """
+    )
+    out, err = child.finish()
+    assert out.split() == ["0"], out + err

@@ -386,13 +386,14 @@ def test_a_handlers_calls_end_with_its_own(runtime: Any) -> None:
 
         b.client(Service("deep", int, int)).ready(timeout=DEADLINE)
         a.client(Service("middle", int, int)).ready(timeout=DEADLINE)
-        with pytest.raises(TimedOut):
-            a.request("middle", 1, reply_type=int, timeout=0.5)
+        while not lefts:  # a busy machine may give up before it gets so far
+            with pytest.raises(TimedOut):
+                a.request("middle", 1, reply_type=int, timeout=0.5)
+        eventually(lambda: errors and len(errors) % 2 == 0)
         given_up.set()
-        eventually(lambda: len(errors) == 2)
-        assert isinstance(errors[0], Cancelled | TimedOut)
-        assert isinstance(errors[1], Cancelled)
-        assert [0 < left <= 0.5 for left in lefts] == [True]
+        assert {type(error) for error in errors} <= {Cancelled, TimedOut}
+        assert isinstance(errors[-1], Cancelled)
+        assert all(0 < left <= 0.5 for left in lefts)
 
 
 def test_a_thread_that_hangs_costs_no_slot(runtime: Any) -> None:
