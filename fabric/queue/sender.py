@@ -80,8 +80,8 @@ class Sender(Machine):
         self.by_queue: dict[str, OutgoingQueue] = {}
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
-        self._own_peer = f"{address.node_id}:{address.epoch}"
-        self._links, self._control, self._records, self._random, self._changed = links, control, records, random, changed
+        self._own_peer, self._changed = f"{address.node_id}:{address.epoch}", changed
+        self._links, self._control, self._records, self._random = links, control, records, random
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
         self.safe: dict[HandOn, None] = {}

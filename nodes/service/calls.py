@@ -279,7 +279,8 @@ class Calls:
             return self.start(call) or None
 
         what = f"service {call.service!r}: not sent; this node has too many open calls: wait for some of them"
-        await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
+        with lease_paused(self._node.pump):
+            await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
 
     async def until(
         self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Callable[[], bool] | None = None

@@ -273,6 +273,43 @@ def test_types_that_do_not_fit(front: Any) -> None:
         assert asker.request(DOUBLE, 1, timeout=DEADLINE) == 2
 
 
+class Picky(msgspec.Struct):
+    """Its own code runs while it is decoded."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise RuntimeError("no such number")
+
+
+PICKY = Service("picky", Picky, int)
+
+
+def test_requests_whose_own_code_fails(front: Any) -> None:
+    """The caller is told, and the slot is free: more of them than run at once do no harm."""
+    with front.node("server") as server, front.node("asker") as asker:
+        if front.is_async:
+
+            @served(server, PICKY, concurrency=1)
+            async def pick_soon(body: Picky) -> int:
+                return body.number
+
+        else:
+
+            @served(server, PICKY, concurrency=1)
+            def pick(body: Picky) -> int:
+                return body.number
+
+        wrong = Picky(1)
+        wrong.number = -1
+        for _ in range(3):
+            with pytest.raises(DecodeError, match="Picky is wanted: RuntimeError: no such number"):
+                asker.request(PICKY, wrong, timeout=DEADLINE)
+        assert asker.request(PICKY, Picky(1), timeout=DEADLINE) == 1
+        assert server.statistics().services[0].running == 0
+
+
 def test_replies_that_are_too_large(front: Any) -> None:
     """An error says what to do in place of it."""
     with front.node("server", options=Options(message_bytes_max=100_000)) as server, front.node("asker") as asker:
@@ -451,6 +488,39 @@ def test_a_task_is_cancelled_when_its_caller_gives_up(runtime: Any) -> None:
             assert await asyncio.to_thread(ended.wait, DEADLINE)
 
     asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_before_it_begins(runtime: Any) -> None:
+    """Its caller gives up between the two: the function is not called, and the slot is free."""
+    called: list[int] = []
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+
+            @served(server, DOUBLE)
+            async def double(number: int) -> int:
+                called.append(number)
+                return 2 * number
+
+            await asker.client(DOUBLE).ready(timeout=DEADLINE)
+            [pool] = server._lifecycle.handlers
+            look = pool._look
+
+            def look_and_cancel() -> None:
+                look()
+                with pool.node.pump.lock:
+                    for call in list(pool.end.running):
+                        pool.responder._cancel(call)
+                look()  # as by a turn of the pump that came while the first ran
+
+            pool._look = look_and_cancel
+            with pytest.raises(TimedOut):
+                await asker.request(DOUBLE, 1, timeout=0.2)
+            while (account := server.statistics().services[0]).received - account.dropped:
+                await asyncio.sleep(0.01)
+            assert (account.running, account.left, called) == (0, 0, [])
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
 
 
 # Streams
