@@ -1,29 +1,30 @@
-"""A web application that produces: the node lives as long as the application, in its lifespan.
+"""A web application that produces, in any number of worker processes: a node in each, and one spool folder for all.
 
-What it has answered with 202 is on its own disk, in `web-spool`: it survives the application, and is delivered once
-somebody consumes. Each process of the application needs a folder of its own.
+What it has answered with 202 is on its own disk, in `web-spool`. It outlives the worker that has answered: if that is
+killed, another one that runs delivers its orders, and if none runs, `peerfabric spool serve web-spool` does.
 
-Run it with `uvicorn --app-dir examples web_app:app`, take orders with `peerfabric take orders -n 0`, and order with
-`curl -d '{"number": 1, "dish": "tea"}' localhost:8000/orders`. Run as a script it serves, orders and takes once.
+Run it with `uvicorn --app-dir examples web_app:app --workers 4`, take orders with `peerfabric take orders -n 0`, and
+order with `curl -H 'content-type: application/json' -d '{"number": 1, "dish": "tea"}' localhost:8000/orders`. Run as a
+script it serves, orders and takes once.
 """
 
 import asyncio
+import json
 import os
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
-import msgspec
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
 
 from peerfabric import AsyncNode, AsyncProducer
 
 
-class Order(msgspec.Struct):
+class Order(BaseModel):
     number: int
     dish: str
 
@@ -33,37 +34,43 @@ class State(TypedDict):
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[State]:
+async def lifespan(app: FastAPI) -> AsyncIterator[State]:
     async with AsyncNode("web", spool=os.environ.get("WEB_SPOOL", "web-spool")) as node:
         yield {"orders": node.producer("orders", Order)}
 
 
-async def order(request: Request) -> JSONResponse:
-    try:
-        body = msgspec.json.decode(await request.body(), type=Order)
-    except msgspec.DecodeError as error:
-        return JSONResponse({"error": str(error)}, status_code=400)
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/orders", status_code=202)
+async def order(body: Order, request: Request) -> dict[str, str]:
     receipt = await request.state.orders.send(body)  # stored when this returns; another order may come meanwhile
-    return JSONResponse({"accepted": receipt.id}, status_code=202)
+    return {"accepted": receipt.id}
 
 
-app = Starlette(routes=[Route("/orders", order, methods=["POST"])], lifespan=lifespan)
+def post(url: str, body: object) -> int:
+    """The status of the answer."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return int(error.code)
 
 
 async def try_it() -> None:
     """Serve on a free port of this machine, order over HTTP, and cook what was ordered."""
-    import httpx
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-        bad = await client.post("/orders", content=b'{"number": "one"}')
-        good = await client.post("/orders", json={"number": 1, "dish": "tea"})
-        print(bad.status_code, good.status_code)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/orders"
+    bad = await asyncio.to_thread(post, url, {"number": "one"})
+    good = await asyncio.to_thread(post, url, {"number": 1, "dish": "tea"})
+    print(bad, good)
     async with AsyncNode("kitchen") as kitchen:
         with await kitchen.consumer("orders", Order).get(timeout=30) as taken:
             print("cooked", taken.dish)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from threading import get_ident
@@ -26,6 +27,7 @@ EARLIER_MAX: Final = 4096
 class Taker(Protocol):
     """The consumer that handed an input out."""
 
+    queue: str
     end: IncomingQueue
     in_tasks: bool
     """Tasks of an event loop take from it: one that was started with an input in hand shares its starter's hand."""
@@ -46,7 +48,8 @@ class Input(Protocol):
 
     @property
     def _deliveries(self) -> Iterable[Delivery]: ...
-    def give_back(self) -> None: ...
+    def _return(self) -> int:
+        """Its node closes: others get what nobody settled of it; how many messages that are."""
 
 
 class Hand:
@@ -90,6 +93,12 @@ class Hand:
         if newest is not None and not newest._settled and newest not in self.earlier:
             found.append(newest)
         return found
+
+    def drop(self, given: Input) -> None:
+        """`given` is not in hand any more."""
+        self.earlier.pop(given, None)
+        if self.newest is given:
+            self.newest = None
 
     def _forget_settled(self) -> None:
         for each in list(self.earlier):
@@ -153,6 +162,16 @@ def in_hand() -> list[Input]:
     """What the current thread or task took and did not settle: its leases stand still while it waits in a send."""
     hand = _hand.get()
     return hand.unsettled() if hand is not None else []
+
+
+def return_in_hand(takers: Container[Taker]) -> Counter[str]:
+    """Return what the current thread or task took from these, which nobody will settle any more: how much of what."""
+    returned: Counter[str] = Counter()
+    for each in in_hand():
+        if each._owner in takers:
+            returned[each._owner.queue] += each._return()
+            hand_here().drop(each)  # type: ignore[union-attr]  # it is in that
+    return returned
 
 
 # Outputs

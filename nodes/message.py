@@ -161,7 +161,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
                 handon.defer(delivery, index, index + 1, outputs)
                 owner.decided()
                 return
-            handon.singles.append((delivery, index, outputs))  # and then the ack, in this order: see `HandOn.defer`
+            handon.singles.append(outputs)  # and then the ack, in this order: see `HandOn.defer`
         elif owner.ledger_store is not None and not _record(
             self, owner.ledger_store, [(delivery, index, index + 1)], self._acked
         ):
@@ -213,6 +213,12 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         seconds = check_seconds("seconds", seconds, "give the seconds that it still needs", most=LEASE_MAX)
         if not self._settled:
             self._owner.extend(self._delivery, self._index, seconds)
+
+    def _return(self) -> int:
+        # Not settled: who acks it all the same is told that this does not count.
+        self._delivery.verdicts.append((Verdict.GIVE_BACK, self._index, self._index + 1, -1.0, ""))
+        self._owner.decided()
+        return 1
 
     def failed(self, error: BaseException) -> None:
         """Settle it as the exception that its handler raised asks for."""
@@ -390,6 +396,13 @@ class Batch(Sequence[T_co]):
     def give_back(self) -> None:
         """They were not processed, and that is not their fault: another consumer gets them at once."""
         self._settle(Verdict.GIVE_BACK, "")
+
+    def _return(self) -> int:
+        parts = self._not_nacked()
+        for delivery, low, high in parts:
+            delivery.verdicts.append((Verdict.GIVE_BACK, low, high, -1.0, ""))
+        self._owner.decided()
+        return sum(high - low for _, low, high in parts)
 
     def _settle(self, verdict: Verdict, text: str) -> None:
         if not self._settled:

@@ -1,4 +1,4 @@
-"""Notifications of systemd (sd_notify): that a service is ready, or stops. Without systemd nothing happens."""
+"""Notifications of systemd (sd_notify): that a service is ready, is at work, or stops. Nobody else is told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Final
 VARIABLE: Final = "NOTIFY_SOCKET"
 READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
+STATUS: Final = "STATUS"
+"""With = and a text for people: what the service does just now."""
 
 
 def notify(state: str) -> None:

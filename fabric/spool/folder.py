@@ -239,6 +239,8 @@ class Owner(msgspec.Struct, kw_only=True, frozen=True):
     """Messages that were unsettled when it was closed in order."""
     letters: int = 0
     """Dead letters that were neither retried nor dropped then."""
+    adopted: bool = False
+    """Whoever has it open goes on for the process that had it before; for people."""
 
     @property
     def place(self) -> Place:
@@ -490,6 +492,8 @@ def next_owner(
     random_bits: int,
     fabric: bytes = b"",
     name: str = "",
+    *,
+    adopted: bool = False,
 ) -> Owner:
     """The owner in its next epoch; with the fabric and name that it had, if there are no others."""
     counter = max(before.counter + 1, counter_min)
@@ -508,6 +512,7 @@ def next_owner(
         started=process.started,
         fabric=fabric or before.fabric,
         name=cut_name(name) or before.name,
+        adopted=adopted,
     )
 
 

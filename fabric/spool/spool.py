@@ -109,6 +109,7 @@ class Spool:
         name: str = "",
         any_fabric: bool = True,
         shrinks: bool = False,
+        adopted: bool = False,
         unix_ms: int,
     ) -> Spool:
         """Lock the folder, made if there is none, and begin a new epoch, which is durable when this returns.
@@ -129,6 +130,7 @@ class Spool:
             any_fabric: Whether it may have messages of another fabric.
             shrinks: An end in order with nothing unsettled and no dead letters gives back its space: only `node` and
                 `lock` stay.
+            adopted: Another process had it, for which this one goes on; for people.
             unix_ms: Now; for people.
 
         Raises:
@@ -162,7 +164,7 @@ class Spool:
             if first is None:
                 first = Owner(node_id=node_id if isinstance(node_id, str) else node_id())
                 _check_node_id(first.node_id)
-            owner = next_owner(files, first, place, counter_min, random_bits, fabric, name)
+            owner = next_owner(files, first, place, counter_min, random_bits, fabric, name, adopted=adopted)
             if claims is not None:
                 claim = Claim(files, claims, owner.node_id, folder)
                 claim.sign(owner.pid)

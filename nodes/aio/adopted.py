@@ -168,9 +168,13 @@ def adoption_of(
         with node.pump.lock:
             return node.engine.consumers_of(queue)
 
+    told: tuple[Finding, ...] = ()
+
     def tell(found: tuple[Finding, ...]) -> None:
-        with node.pump.lock:
-            node.engine.stranded = found
+        nonlocal told
+        with node.pump.lock:  # a node that only serves has an adoption for each of several folders
+            others = [finding for finding in node.engine.stranded if finding not in told]
+            node.engine.stranded, told = (*others, *found), found
 
     def adopted(sight: SlotSight) -> AdoptedNode:
         name = sight.sheet.name if sight.sheet is not None else ""

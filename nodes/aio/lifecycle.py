@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,7 +23,7 @@ from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.opened import Opened
 from peerfabric.nodes.aio.starting import StartBeside
 from peerfabric.nodes.context import Life, NodeContext
-from peerfabric.nodes.handler_context import in_hand
+from peerfabric.nodes.handler_context import return_in_hand
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.pump import Pump
 from peerfabric.nodes.io.reachability import Reachability
@@ -40,7 +39,7 @@ from peerfabric.nodes.io.waiting import (
     wait_until,
 )
 from peerfabric.nodes.membership import Membership
-from peerfabric.nodes.message import Batch, DeadMessage
+from peerfabric.nodes.message import DeadMessage
 from peerfabric.nodes.settings import Settings
 from peerfabric.nodes.signals import Ending
 from peerfabric.nodes.storage.offload import beside
@@ -492,7 +491,7 @@ class Lifecycle:
         engine, pump = node.engine, node.pump
         ends_at = None if timeout is None else clock() + timeout
         await self._await_turns(self._recorded, ends_at)
-        given_back = self._give_back_own()
+        given_back = return_in_hand(self.handles.consumers.values())
         with pump.lock:
             engine.drain(clock())
         self._end_calls(handlers=False)
@@ -563,16 +562,6 @@ class Lifecycle:
             )
         except TimedOut:
             pass
-
-    def _give_back_own(self) -> Counter[str]:
-        """What the closing thread or task took and did not settle, nobody will settle any more: how much of what."""
-        given: Counter[str] = Counter()
-        consumers = self.handles.consumers.values()
-        for taken in in_hand():
-            if taken._owner in consumers:
-                given[taken._owner.queue] += len(taken) if isinstance(taken, Batch) else 1
-                taken.give_back()
-        return given
 
     # Parting
 

@@ -1,4 +1,4 @@
-"""`peerfabric dead`: the dead letters in the spool of a node that is not running."""
+"""`peerfabric dead`: the dead letters in the slots of a spool that no node runs with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ from peerfabric.nodes.cli.offline import (
     folder_argument,
     hint_damage,
     letters,
-    looked_at,
     messages_of,
     now_ms,
-    owned,
-    parse_id,
     say_found,
     settle_on_disk,
     shown,
@@ -35,6 +32,7 @@ from peerfabric.nodes.cli.offline import (
     yes_option,
 )
 from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
+from peerfabric.nodes.cli.slots import Id, Place, free_slots, parse_ids, slot_option, slots_of, slots_with
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
 from peerfabric.spool import Log, Record, Spool
@@ -43,6 +41,8 @@ from peerfabric.wire.frames import Extra
 Chosen = dict[str, dict[int, Ranges]]
 """Dead letters by queue and epoch."""
 
+LISTER: Final = "`peerfabric dead ls FOLDER`"
+"""The command that shows ids."""
 CHUNK: Final = 1000
 """Dead letters retried with one sync. A crash within them may send them twice."""
 CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -54,7 +54,7 @@ all_option = click.option("--all", "everything", is_flag=True, help="All dead le
 
 @click.group()
 def dead() -> None:
-    """What a node's queues have given up, kept in its spool for a person. Its node must not be running.
+    """What queues have given up, kept in a spool for a person, in the slots that no running node has.
 
     FOLDER is what was given to Node(spool=). Only `retry` and `drop` write.
     """
@@ -63,11 +63,12 @@ def dead() -> None:
 @dead.command()
 @folder_argument
 @click.argument("queue", required=False)
+@slot_option
 @output_option
-def ls(folder: str, queue: str | None, output: str) -> None:
+def ls(folder: str, queue: str | None, slot: int | None, output: str) -> None:
     """List dead letters, of QUEUE or of all."""
     rows = []
-    with looked_at(folder) as opened:
+    for number, opened in free_slots(folder, slot) if queue is None else slots_with(folder, queue, slot):
         for name in opened.queues() if queue is None else [queue]:
             log = dead_letters_of(opened, name)
             hint_damage(name, log)
@@ -75,7 +76,7 @@ def ls(folder: str, queue: str | None, output: str) -> None:
             for record, letter in letters(log):
                 unreadable -= 1
                 if Form(output) is Form.JSON:
-                    print_line(_line(record, letter))
+                    print_line(_line(number, record, letter))
                 else:
                     texts = (letter.reason, f"{letter.attempts:,}", letter.error)
                     rows.append([letter.id, when(letter.sent_ms), *map(printable, texts)])
@@ -88,26 +89,26 @@ def ls(folder: str, queue: str | None, output: str) -> None:
 @dead.command()
 @folder_argument
 @click.argument("identity", metavar="ID")
-def show(folder: str, identity: str) -> None:
+@slot_option
+def show(folder: str, identity: str, slot: int | None) -> None:
     """Show one dead letter with its headers and body, as JSON."""
-    with looked_at(folder) as opened:
-        queue, epoch, sequence = parse_id(opened, identity, "`peerfabric dead ls FOLDER`")
-        if queue not in opened.queues():
-            raise _missing(identity)
-        for record, letter in letters(dead_letters_of(opened, queue)):
-            if (record.epoch, record.first) == (epoch, sequence):
-                print_line(_line(record, letter))
-                return
-    raise _missing(identity)
+    found = ""
+    for number, opened, [wanted] in slots_of(folder, parse_ids([identity], LISTER), slot):
+        if wanted.queue in opened.queues():
+            for record, letter in letters(dead_letters_of(opened, wanted.queue)):
+                if (record.epoch, record.first) == (wanted.epoch, wanted.sequence):
+                    found = _line(number, record, letter)
+    if not found:
+        raise _missing(identity)
+    print_line(found)
 
 
-def _line(record: Record, letter: DeadLetter) -> str:
+def _line(slot: int, record: Record, letter: DeadLetter) -> str:
     names = ("id", "queue", "reason", "error", "attempts", "deaths", "origin")
     fields: dict[str, Any] = {name: getattr(letter, name) for name in names}
     times = {"sent_at": letter.sent_ms / 1000, "dead_at": record.unix_ms / 1000}
-    return to_json(
-        fields | times | {"headers": letter.headers or {}} | shown(element_of(record), bytes(record.body)).fields()
-    )
+    body = shown(element_of(record), bytes(record.body)).fields()
+    return to_json({"slot": slot} | fields | times | {"headers": letter.headers or {}} | body)
 
 
 def _missing(identity: str) -> Failure:
@@ -118,20 +119,20 @@ def _missing(identity: str) -> Failure:
 @folder_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @all_option
-def retry(folder: str, ids: tuple[str, ...], everything: bool) -> None:
-    """Queue dead letters again, as new messages that the node sends at its next start.
+@slot_option
+def retry(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None) -> None:
+    """Queue dead letters again, as new messages: whoever has the slot next sends them, or adopts it for that.
 
     They have new ids, with the old ones as `origin`. If this is killed some may be both; none is lost.
     """
     check_choice(ids, everything=everything)
-    with looked_at(folder) as opened:
-        chosen = _chosen(opened, ids)
+    places = _places(folder, ids, slot)
     retried = 0
-    if chosen:
-        with owned(folder, opened.node_id) as ours:
+    for place, chosen in places.items():
+        with place.owned() as ours:
             for queue, wanted in chosen.items():
                 retried += _Retries(ours, queue, wanted).run()
-    if left := _count(chosen) - retried:
+    if left := _count(places) - retried:
         warn(f"{left:,} dead letters cannot be read by this version, and stay")
     print_line(f"{retried:,} dead letters queued again")
 
@@ -140,16 +141,17 @@ def retry(folder: str, ids: tuple[str, ...], everything: bool) -> None:
 @folder_argument
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @all_option
+@slot_option
 @yes_option
-def drop(folder: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
+def drop(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None, yes: bool) -> None:
     """Delete dead letters for ever."""
     check_choice(ids, everything=everything)
-    with looked_at(folder) as opened:
-        chosen = _chosen(opened, ids)
+    places = _places(folder, ids, slot)
     dropped = 0
-    if chosen:
-        confirmed(f"Delete {_count(chosen):,} dead letters for ever?", yes=yes)
-        with owned(folder, opened.node_id) as ours:
+    if places:
+        confirmed(f"Delete {_count(places):,} dead letters for ever?", yes=yes)
+    for place, chosen in places.items():
+        with place.owned() as ours:
             for queue, wanted in chosen.items():
                 log, alive = _open(ours, queue)
                 before = log.unsettled_count
@@ -158,26 +160,34 @@ def drop(folder: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None
     print_line(f"{dropped:,} dead letters deleted")
 
 
-def _chosen(opened: Spool, ids: tuple[str, ...]) -> Chosen:
-    """The letters with these ids, or all if there are no ids.
+def _places(folder: str, ids: tuple[str, ...], slot: int | None) -> dict[Place, Chosen]:
+    """The letters with these ids, or all if there are no ids, by their slots.
 
     Raises:
         Failure: There is none with one of them.
     """
+    if ids:
+        each = slots_of(folder, parse_ids(ids, LISTER), slot)
+    else:
+        each = ((number, opened, []) for number, opened in free_slots(folder, slot))
+    found = {Place.of(number, opened): _chosen(opened, wanted) for number, opened, wanted in each}
+    return {place: chosen for place, chosen in found.items() if chosen}
+
+
+def _chosen(opened: Spool, ids: list[Id]) -> Chosen:
     there = {queue: unsettled(dead_letters_of(opened, queue)) for queue in opened.queues()}
     if not ids:
         return {queue: found for queue, found in there.items() if found}
     chosen: Chosen = {}
-    for identity in ids:
-        queue, epoch, sequence = parse_id(opened, identity, "`peerfabric dead ls FOLDER`")
+    for text, _, queue, epoch, sequence in ids:
         if sequence not in there.get(queue, {}).get(epoch, ()):
-            raise _missing(identity)
+            raise _missing(text)
         chosen.setdefault(queue, {}).setdefault(epoch, Ranges()).add(sequence, sequence + 1)
     return chosen
 
 
-def _count(chosen: Chosen) -> int:
-    return sum(ranges.total for found in chosen.values() for ranges in found.values())
+def _count(places: dict[Place, Chosen]) -> int:
+    return sum(ranges.total for chosen in places.values() for found in chosen.values() for ranges in found.values())
 
 
 def _open(ours: Spool, queue: str) -> tuple[Log, dict[int, Ranges]]:

@@ -21,7 +21,8 @@ from peerfabric.nodes.epochs import epoch_counter
 from peerfabric.options import Options
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter
-from peerfabric.spool import Log, Record, Spool
+from peerfabric.spool import Log, RealFiles, Record, Spool
+from peerfabric.spool.folder import read_owner
 from peerfabric.wire.bodies import Codec, split
 from peerfabric.wire.frames import MSGPACK, Extra
 
@@ -55,7 +56,9 @@ def looked_at(folder: str) -> Iterator[Spool]:
     try:
         spool = Spool.inspect(path)
     except SpoolLocked as error:
-        raise SpoolLocked(path, error.pid, step=_RUNNING) from None
+        problem = left_to_a_child(path)
+        stop = "end that process" if problem else "stop it"
+        raise SpoolLocked(path, error.pid, problem, step=_RUNNING, stop=stop) from None
     except SpoolError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -73,10 +76,13 @@ def _no_spool(path: str, problem: str) -> SpoolError:
 
 
 @contextmanager
-def owned(folder: str, node_id: str) -> Iterator[Spool]:
+def owned(folder: str, node_id: str, *, shrinks: bool = False) -> Iterator[Spool]:
     """The spool in `folder`, which `looked_at` has seen, as a node opens it: repaired, and in a new epoch.
 
     What is appended is synced, whatever its node does: this is done once and by a person.
+
+    Args:
+        shrinks: It is a slot other than the first, which gives back its space when nothing is in it.
 
     Raises:
         SpoolLocked: Somebody uses it.
@@ -90,6 +96,7 @@ def owned(folder: str, node_id: str) -> Iterator[Spool]:
             counter_min=epoch_counter(),
             random_bits=secrets.randbits(20),
             node_id=node_id,
+            shrinks=shrinks,
             unix_ms=now_ms(),
         )
     except SpoolLocked as error:
@@ -107,6 +114,47 @@ def owned(folder: str, node_id: str) -> Iterator[Spool]:
             spool.close()
         raise
     spool.close()
+
+
+def left_to_a_child(folder: str) -> str:
+    """Why a folder is locked though the process that locked it is gone; empty: that one runs.
+
+    A child that was forked past Python (by C code) keeps the file, and with it the lock.
+    """
+    try:
+        owner = read_owner(RealFiles(), folder)
+    except OSError:
+        return ""
+    if owner is None or not owner.pid or RealFiles().alive(owner.process):
+        return ""
+    who = " and ".join(f"process {pid} ({name})" for pid, name in _who_has(f"{folder}/lock"))
+    if who:
+        return f"is locked, but process {owner.pid} of `lock` is gone; a child of it has the file: {who}"
+    return (
+        f"is locked, but process {owner.pid} of `lock` is not to be seen here: it is in another container, or is gone "
+        f"and a child of it that belongs to another user has the file"
+    )
+
+
+def _who_has(path: str) -> Iterator[tuple[int, str]]:
+    """The processes that have a file open, as far as we may see."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            inner = f"/proc/{name}/fd"
+            if any(_is_same(f"{inner}/{descriptor}", wanted) for descriptor in os.listdir(inner)):
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as file:
+                    yield int(name), file.read().strip()
+
+
+def _is_same(path: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), wanted)
+    except OSError:
+        return False
 
 
 def messages_of(spool: Spool, queue: str) -> Log:
@@ -173,20 +221,17 @@ def settle_on_disk(log: Log) -> None:
 # Ids
 
 
-def parse_id(spool: Spool, text: str, lister: str) -> tuple[str, int, int]:
-    """The queue, epoch and sequence that an id names; `lister` is the command that shows ids.
+def split_id(text: str, lister: str) -> tuple[str, str, int, int]:
+    """The node id, queue, epoch and sequence that an id names; `lister` is the command that shows ids.
 
     Raises:
         UsageError: It is no id.
-        Failure: It is of another node.
     """
     stream, _, sequence = text.rpartition("/")
     node_id, _, rest = stream.rpartition(":")[0].rpartition(":")
     if not (node_id and _is_count(rest) and _is_count(sequence)):
         raise click.UsageError(f"{text[:80]!r} is no id; they look like node:epoch:queue/sequence, as {lister} shows")
-    if node_id != spool.node_id:
-        raise Failure(f"{text} is of another node; the ids of this spool begin with {spool.node_id}")
-    return stream.rpartition(":")[2], int(rest), int(sequence)
+    return node_id, stream.rpartition(":")[2], int(rest), int(sequence)
 
 
 def _is_count(text: str) -> bool:

@@ -1,16 +1,20 @@
-"""`peerfabric spool`: look into the spool of a node that is not running, check it, take things out of it."""
+"""`peerfabric spool`: look into the slots of a spool that no node runs with, check them, take things out of them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 
 import click
 import msgspec
+from msgspec.structs import replace
 
-from peerfabric.errors import NewerFormat, SpoolError, SpoolUnsafe
+from peerfabric.discovery.host import runtime_folder
+from peerfabric.errors import ConfigError, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe
 from peerfabric.nodes.cli.common import output_option
-from peerfabric.nodes.cli.exits import Failure
+from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.offline import (
     Shown,
     Stored,
@@ -19,12 +23,11 @@ from peerfabric.nodes.cli.offline import (
     dead_letters_of,
     folder_argument,
     hint_damage,
+    left_to_a_child,
     looked_at,
     messages,
     messages_of,
     oldest_ms,
-    owned,
-    parse_id,
     say_found,
     settle_on_disk,
     shown,
@@ -34,75 +37,189 @@ from peerfabric.nodes.cli.offline import (
     yes_option,
 )
 from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
+from peerfabric.nodes.cli.serve import serve
+from peerfabric.nodes.cli.slots import (
+    Id,
+    Place,
+    free_slots,
+    parse_ids,
+    sheet_of,
+    sizes_in,
+    slot_option,
+    slots_in,
+    slots_of,
+    slots_with,
+)
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, RealFiles, Spool
 from peerfabric.spool.cursor import CURSOR_BYTES, MARKS_BYTES_MAX
-from peerfabric.spool.folder import read_owner
+from peerfabric.spool.folder import Owner, read_owner
 from peerfabric.spool.format import CURSOR_MAGIC, decode_sheet
+from peerfabric.spool.slots import fabric_mark
 
 
 @click.group()
 def spool() -> None:
-    """The messages that a node has left on disk. Its node must not be running.
+    """The messages that nodes have left on disk.
 
-    FOLDER is what was given to Node(spool=). Only `drop` writes. While a command looks, no node can start with it.
+    FOLDER is what was given to Node(spool=). Each process that runs with it has a slot of its own in there, and only
+    `ls` can say anything of that; the other commands go through the slots that nobody uses. Only `drop` and `serve`
+    write. While a command looks into a slot, no node can start with it: it takes another one.
     """
+
+
+class Row(msgspec.Struct):
+    """One line of `spool ls`: a queue of a slot, or a slot without any.
+
+    state      "running PID", "adopted by PID" (that process goes on for the one that had it), "left" (somebody has to
+               deliver what is in it), "parked" (nothing but dead letters) or "empty"
+    messages   and `dead`, `damaged`, `oldest`: None while the slot is in use
+    oldest     when the oldest message was stored, in seconds of Unix time
+    problem    why nobody can look into it
+    """
+
+    slot: int
+    state: str
+    name: str
+    fabric: str
+    queue: str = ""
+    messages: int | None = None
+    dead: int | None = None
+    bytes: int = 0
+    damaged: int | None = None
+    oldest: float | None = None
+    problem: str = ""
 
 
 @spool.command()
 @folder_argument
 @output_option
 def ls(folder: str, output: str) -> None:
-    """List the queues of a spool: messages to be sent, dead letters, bytes, damage."""
-    rows = []
-    with looked_at(folder) as opened:
-        for queue in opened.queues():
-            log, dead = messages_of(opened, queue), dead_letters_of(opened, queue)
-            hint_damage(queue, log, dead)
-            damaged = sum(stop - start for _, start, stop in (*log.recovery.damaged, *dead.recovery.damaged))
-            size = log.used_bytes + dead.used_bytes
-            rows.append((queue, log.unsettled_count, dead.unsettled_count, size, damaged, oldest_ms(log)))
+    """List the slots of a spool and the queues in each: messages to be sent, dead letters, bytes, damage.
+
+    Only the process that has a slot knows how many messages are in it.
+    """
+    names = _known_fabrics()
+    rows = [row for number, path in slots_in(folder) for row in _rows(number, path, names)]
     if Form(output) is Form.JSON:
-        for queue, count, letters, size, damaged, oldest in rows:
-            seconds = oldest / 1000 if oldest is not None else None
-            values = (queue, count, letters, size, damaged, seconds)
-            names = ("queue", "messages", "dead", "bytes", "damaged", "oldest")
-            print_line(to_json(dict(zip(names, values, strict=True))))
-        return
-    texts = [
-        [queue, *(f"{n:,}" for n in counts), when(oldest) if oldest is not None else ""]
-        for queue, *counts, oldest in rows
-    ]
-    print_table("", ("queue", "messages", "dead", "bytes", "damaged", "oldest (UTC)"), texts)
+        for row in rows:
+            print_line(to_json(row))
+    else:
+        columns = ("slot", "state", "name", "fabric", "queue", "messages", "dead", "bytes", "damaged", "oldest (UTC)")
+        print_table("", columns, [_cells(row) for row in rows])
+    for row in rows:
+        if row.problem:
+            warn(f"slot {row.slot}: {row.problem}")
+    if rows and all(row.state == "unreadable" for row in rows):
+        raise SystemExit(Exit.NO_SPOOL)
+
+
+def _rows(number: int, path: str, names: dict[bytes, str]) -> Iterator[Row]:
+    """The rows of one slot.
+
+    Raises:
+        SpoolError: It is the first one and no spool, or not ours alone.
+    """
+    try:
+        with looked_at(path) as opened:
+            sheet = sheet_of(path)
+            row = Row(number, "empty", *_of_sheet(sheet, names))
+            found = [_queue_row(row, opened, queue) for queue in opened.queues()]
+        if any(each.messages for each in found):
+            state = "left"
+        else:
+            state = "parked" if any(each.dead for each in found) else "empty"
+        for each in found or [row]:
+            each.state = state
+            yield each
+    except SpoolLocked as error:
+        sheet = sheet_of(path)
+        pid = error.pid or (sheet.pid if sheet is not None else 0)
+        state = f"adopted by {pid}" if sheet is not None and sheet.adopted else f"running {pid or ''}".strip()
+        problem = left_to_a_child(path)
+        row = Row(number, state, *_of_sheet(sheet, names), problem=problem)
+        sizes = sizes_in(path)
+        for queue, size in sizes.items():
+            yield replace(row, queue=queue, bytes=size, problem="" if queue != min(sizes) else problem)
+        if not sizes:
+            yield row
+    except SpoolError as error:
+        if number == 0:
+            raise
+        yield Row(number, "unreadable", "", "", problem=str(error))
+
+
+def _queue_row(row: Row, opened: Spool, queue: str) -> Row:
+    log, dead = messages_of(opened, queue), dead_letters_of(opened, queue)
+    hint_damage(queue, log, dead)
+    oldest = oldest_ms(log)
+    return replace(
+        row,
+        queue=queue,
+        messages=log.unsettled_count,
+        dead=dead.unsettled_count,
+        bytes=log.used_bytes + dead.used_bytes,
+        damaged=sum(stop - start for _, start, stop in (*log.recovery.damaged, *dead.recovery.damaged)),
+        oldest=oldest / 1000 if oldest is not None else None,
+    )
+
+
+def _of_sheet(sheet: Owner | None, names: dict[bytes, str]) -> tuple[str, str]:
+    """The name of the node and its fabric; of one that is not known here, the mark."""
+    if sheet is None:
+        return "", ""
+    return sheet.name, names.get(sheet.fabric, sheet.fabric.hex())
+
+
+def _known_fabrics() -> dict[bytes, str]:
+    """The names of fabrics that a slot may be of: a sheet has only their marks."""
+    names = {"default", os.environ.get("PEERFABRIC_FABRIC") or "default"}
+    with suppress(OSError, ConfigError):
+        names.update(os.listdir(runtime_folder()))
+    return {fabric_mark(name): name for name in names}
+
+
+def _cells(row: Row) -> list[str]:
+    counts = (row.messages, row.dead, row.bytes, row.damaged)
+    oldest = when(int(row.oldest * 1000)) if row.oldest is not None else ""
+    shown = [f"{count:,}" if count is not None else "" for count in counts]
+    return [str(row.slot), row.state, printable(row.name), printable(row.fabric), row.queue, *shown, oldest]
 
 
 @spool.command()
 @folder_argument
 @click.argument("queue")
 @click.option("-n", "--count", type=click.IntRange(min=0), default=20, show_default=True, help="How many; 0: all.")
+@slot_option
 @output_option
-def show(folder: str, queue: str, count: int, output: str) -> None:
-    """Show messages of QUEUE that wait to be sent, oldest first; bytes are base64."""
+def show(folder: str, queue: str, count: int, slot: int | None, output: str) -> None:
+    """Show messages of QUEUE that wait to be sent, oldest first in each slot; bytes are base64."""
     rows = []
-    with looked_at(folder) as opened:
+    more, room = 0, count
+    for number, opened in slots_with(folder, queue, slot):
         log = messages_of(opened, queue)
         hint_damage(queue, log)
-        for message in islice(messages(opened, queue, log), count or None):
-            body = shown(message.element, message.frame)
-            if Form(output) is Form.JSON:
-                print_line(_line(message, body))
-            else:
-                headers = printable(to_json(message.headers)) if message.headers else ""
-                rows.append([message.id, when(message.sent_ms), f"{body.size:,}", headers, body.short()])
-        more = log.unsettled_count - count if count else 0
+        there = log.unsettled_count
+        if not count or room:
+            for message in islice(messages(opened, queue, log), room or None):
+                body = shown(message.element, message.frame)
+                if Form(output) is Form.JSON:
+                    print_line(_line(number, message, body))
+                else:
+                    headers = printable(to_json(message.headers)) if message.headers else ""
+                    rows.append([message.id, when(message.sent_ms), f"{body.size:,}", headers, body.short()])
+        if count:
+            more += max(there - room, 0)
+            room = max(room - there, 0)
     if Form(output) is Form.TABLE:
         print_table("", ("id", "sent (UTC)", "bytes", "headers", "body"), rows)
         if more > 0:
             warn(f"{more:,} more are not shown; -n 0 shows all")
 
 
-def _line(message: Stored, body: Shown) -> str:
+def _line(slot: int, message: Stored, body: Shown) -> str:
     fields = {
+        "slot": slot,
         "id": message.id,
         "sent_at": message.sent_ms / 1000,
         "bytes": body.size,
@@ -116,20 +233,21 @@ def _line(message: Stored, body: Shown) -> str:
 @spool.command()
 @folder_argument
 @click.argument("queue")
-def export(folder: str, queue: str) -> None:
+@slot_option
+def export(folder: str, queue: str, slot: int | None) -> None:
     """Write the messages of QUEUE to standard output, one JSON object a line; nothing is removed.
 
     To send their bodies anew: peerfabric spool export FOLDER QUEUE | jq -c .body | peerfabric send QUEUE -
     """
     inexact = unreadable = 0
-    with looked_at(folder) as opened:
+    for number, opened in slots_with(folder, queue, slot):
         log = messages_of(opened, queue)
         hint_damage(queue, log)
         for message in messages(opened, queue, log):
             body = shown(message.element, message.frame)
             inexact += not body.exact
             unreadable += bool(body.problem)
-            print_line(_line(message, body))
+            print_line(_line(number, message, body))
     if inexact:
         warn(f'{inexact:,} bodies have parts that JSON has no word for (bytes, dates, NaN): they say "exact":false')
     if unreadable:
@@ -153,19 +271,22 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @spool.command()
 @folder_argument
+@slot_option
 @output_option
-def verify(folder: str, output: str) -> None:
+def verify(folder: str, slot: int | None, output: str) -> None:
     """Read every byte of a spool and say what is damaged, by number; exit code 1 if anything is.
 
     Where the end of what an earlier start wrote is damaged, one number stands for all that were there.
     """
-    found = 0
-    with looked_at(folder) as opened:
+    found = queues = used = 0
+    for _, opened in free_slots(folder, slot):
         for finding in _findings(opened):
             found += 1
             print_line(to_json(finding) if Form(output) is Form.JSON else printable(finding.text))
-        if not found and Form(output) is Form.TABLE:
-            print_line(f"{len(opened.queues()):,} queues, {opened.used_bytes:,} bytes, no damage")
+        queues += len(opened.queues())
+        used += opened.used_bytes
+    if not found and Form(output) is Form.TABLE:
+        print_line(f"{queues:,} queues, {used:,} bytes, no damage")
     if found:
         raise Failure("what is intact is delivered all the same; keep a copy of the folder if the rest matters")
 
@@ -220,39 +341,55 @@ def _cursor_is_whole(path: str) -> bool:
 @click.argument("queue")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All messages of the queue.")
+@slot_option
 @yes_option
-def drop(folder: str, queue: str, ids: tuple[str, ...], everything: bool, yes: bool) -> None:
+def drop(folder: str, queue: str, ids: tuple[str, ...], everything: bool, slot: int | None, yes: bool) -> None:
     """Take messages out of QUEUE for ever, by their ids or all.
 
     A consumer that had one in hand when its producer ended may still process it.
     """
     check_choice(ids, everything=everything)
-    with looked_at(folder) as opened:
-        there = unsettled(messages_of(opened, queue))
-        chosen = there if everything else _chosen(opened, queue, there, ids)
-    count = sum(ranges.total for ranges in chosen.values())
+    chosen: dict[Place, dict[int, Ranges]] = {}
+    if everything:
+        for number, opened in slots_with(folder, queue, slot):
+            chosen[Place.of(number, opened)] = unsettled(messages_of(opened, queue))
+    else:
+        wanted = parse_ids(ids, f"`peerfabric spool show FOLDER {queue}`")
+        for each in wanted:
+            if each.queue != queue:
+                raise click.UsageError(f"{each.text} is of another queue than {queue!r}; drop it there")
+        for number, opened, ours in slots_of(folder, wanted, slot):
+            chosen[Place.of(number, opened)] = _chosen(unsettled(messages_of(opened, queue)), ours)
+    count = sum(ranges.total for found in chosen.values() for ranges in found.values())
     dropped = 0
     if count:
         confirmed(f"Drop {count:,} messages of {queue} for ever?", yes=yes)
-        with owned(folder, opened.node_id) as ours:
-            log = messages_of(ours, queue)
-            say_found(queue, log)
-            before = log.unsettled_count
-            for epoch, ranges in chosen.items():
-                for start, stop in ranges:
-                    log.settle(epoch, start, stop)
-            dropped = before - log.unsettled_count
-            settle_on_disk(log)
+        for place, found in chosen.items():
+            if found:
+                dropped += _drop(place, queue, found)
     print_line(f"{dropped:,} messages dropped")
 
 
-def _chosen(opened: Spool, queue: str, there: dict[int, Ranges], ids: tuple[str, ...]) -> dict[int, Ranges]:
+def _drop(place: Place, queue: str, chosen: dict[int, Ranges]) -> int:
+    with place.owned() as ours:
+        log = messages_of(ours, queue)
+        say_found(queue, log)
+        before = log.unsettled_count
+        for epoch, ranges in chosen.items():
+            for start, stop in ranges:
+                log.settle(epoch, start, stop)
+        dropped = before - log.unsettled_count
+        settle_on_disk(log)
+    return dropped
+
+
+def _chosen(there: dict[int, Ranges], ids: list[Id]) -> dict[int, Ranges]:
     found: dict[int, Ranges] = {}
-    for identity in ids:
-        of, epoch, sequence = parse_id(opened, identity, f"`peerfabric spool show FOLDER {queue}`")
-        if of != queue:
-            raise click.UsageError(f"{identity} is of another queue than {queue!r}; drop it there")
-        if sequence not in there.get(epoch, ()):
-            raise Failure(f"{identity} is not in the queue; see `peerfabric spool show`")
-        found.setdefault(epoch, Ranges()).add(sequence, sequence + 1)
+    for each in ids:
+        if each.sequence not in there.get(each.epoch, ()):
+            raise Failure(f"{each.text} is not in the queue; see `peerfabric spool show`")
+        found.setdefault(each.epoch, Ranges()).add(each.sequence, each.sequence + 1)
     return found
+
+
+spool.add_command(serve)

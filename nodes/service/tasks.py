@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peerfabric.errors import Cancelled, DecodeError
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import judge_by
-from peerfabric.nodes.io.waiting import TaskWaiter, answering, in_event_loop
+from peerfabric.nodes.io.waiting import TaskWaiter, answering, in_event_loop, running_loop
 from peerfabric.nodes.service import serving
 from peerfabric.nodes.service.answers import CANCELLED, ENDED, Answer, Answers, comes_from_outside
 from peerfabric.nodes.service.call import Call
@@ -130,9 +130,9 @@ class ServiceTasks:
                 return Answer(OK, answers.encode(await returned), answers.codec)
             await self._send_parts(running, returned)
             return ENDED
-        except GeneratorExit:
-            raise  # what was left of the loop is thrown away
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and running_loop() is not self._loop:
+                raise  # what was left of the loop is thrown away
             if self.node.is_closed:
                 return CANCELLED
             answer = answers.failed(call, error)

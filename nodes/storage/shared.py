@@ -57,7 +57,7 @@ class SharedSpool:
             SpoolLocked, SpoolFull, SpoolError: As `Slots.take`, or with one slot `Spool.open`, says.
         """
         alone = self._settings.options.spool_slots == 1
-        self._check_place(alone=alone)
+        self.check_place(alone=alone)
         name = self._settings.name
         if alone:
             return 0, self._open(self.folder, lambda: node_id(0), name, any_fabric=True, shrinks=False)
@@ -79,12 +79,20 @@ class SharedSpool:
         """
 
         def open_(number: int, folder: str) -> Spool:
-            return self._open(folder, secrets.token_hex(16), name, any_fabric=False, shrinks=number > 0)
+            node_id = secrets.token_hex(16)
+            return self._open(folder, node_id, name, any_fabric=False, shrinks=number > 0, adopted=True)
 
         return self.slots.open(number, open_)
 
     def _open(
-        self, folder: str, node_id: str | Callable[[], str], name: str, *, any_fabric: bool, shrinks: bool
+        self,
+        folder: str,
+        node_id: str | Callable[[], str],
+        name: str,
+        *,
+        any_fabric: bool,
+        shrinks: bool,
+        adopted: bool = False,
     ) -> Spool:
         settings = self._settings
         spool = Spool.open(
@@ -100,15 +108,21 @@ class SharedSpool:
             name=name,
             any_fabric=any_fabric,
             shrinks=shrinks,
+            adopted=adopted,
             unix_ms=time.time_ns() // 1_000_000,
         )
         for warning in spool.warnings:
             remark(logging.WARNING, "%s", warning)
         return spool
 
-    def _check_place(self, *, alone: bool) -> None:
-        outer = shared_folder(self.folder)
-        if outer and (os.path.lexists(f"{outer}/node") or os.path.lexists(f"{outer}/{SLOTS}/{TAKING}")):
+    def check_place(self, *, alone: bool = False) -> None:
+        """See that the folder can be shared, or used `alone`.
+
+        Raises:
+            ConfigError: It is a slot of another one.
+            SpoolUnsafe: It is on a disk that other machines use, too.
+        """
+        if outer := slot_of(self.folder):
             raise ConfigError(f"spool={self.folder!r} is a slot of {outer}; give that folder")
         kind = filesystem(self.folder)
         shared = kind.startswith(_OVER_NETWORK)
@@ -118,6 +132,12 @@ class SharedSpool:
         if shared or kind.startswith(_PERHAPS):
             text = "%s is on %s: if other machines can use it too, two of them may send the same messages; %s"
             remark(logging.WARNING, text, self.folder, kind, "better give a folder on a disk of this machine")
+
+
+def slot_of(folder: str) -> str:
+    """The shared folder of which `folder` is a slot; empty: of none."""
+    outer = shared_folder(folder)
+    return outer if outer and (os.path.lexists(f"{outer}/node") or os.path.lexists(f"{outer}/{SLOTS}/{TAKING}")) else ""
 
 
 def moments(seconds: float) -> Iterator[None]:

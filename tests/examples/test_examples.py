@@ -31,7 +31,7 @@ ALONE = {
     "batches.py": {"200,000 numbers with the sum 19,999,900,000, each acked"},
     "pipeline.py": {"2,000 squares with the sum 2,664,667,000, and one stage of two was killed"},
     "asyncio_nodes.py": {"the sum is 9900"},
-    "web_app.py": {"400 202", "cooked tea"},
+    "web_app.py": {"422 202", "cooked tea"},
     "static_peers.py": {"hello over tcp://127.0.0.1:7719"},
     "notebook.py": {"0", "1", "4", "9", "16"},
     "exact_sums.py": {"exact"},

@@ -56,14 +56,14 @@ KILLED_AT_ACK = {
         from peerfabric import AsyncNode
         from peerfabric.nodes.storage.ledger_store import LedgerStore
 
-        record, when = LedgerStore.record, sys.argv[2]
+        record, when = LedgerStore.record_entries, sys.argv[2]
 
-        def record_and_die(self, parts):
+        def record_and_die(self, entries):
             if when == "after":
-                record(self, parts)
+                record(self, entries)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        LedgerStore.record = record_and_die
+        LedgerStore.record_entries = record_and_die
 
         async def main():
             async with AsyncNode("victim") as node:

@@ -238,6 +238,8 @@ def test_what_handlers_raise(front: Any, caplog: Any) -> None:
                     raise RuntimeError("x" * 5_000_000)
                 case "interrupt":
                     raise KeyboardInterrupt
+                case "generator":
+                    raise GeneratorExit
                 case "unfit":
                     return 3  # type: ignore[return-value]
             return what
@@ -255,7 +257,33 @@ def test_what_handlers_raise(front: Any, caplog: Any) -> None:
         assert "its text cannot be made" in error("odd").text
         assert error("long").text == "x" * 1000
         assert error("interrupt").type == "KeyboardInterrupt"
+        assert error("generator").type == "GeneratorExit"
         assert (error("unfit").type, error("unfit").text[:12]) == ("peerfabric.errors.EncodeError", "expected str")
+
+
+def test_what_coroutines_raise(runtime: Any, caplog: Any) -> None:
+    """As above; what an event loop takes for the end of a coroutine is a failure as any, and leaves the slot free."""
+    caplog.set_level(logging.CRITICAL, "peerfabric")
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+            kinds = {kind.__name__: kind for kind in (SystemExit, asyncio.CancelledError, GeneratorExit)}
+
+            @server.serve(Service("fail", str, str), concurrency=1)
+            async def fail(what: str) -> str:
+                if what in kinds:
+                    raise kinds[what]
+                return what
+
+            ask = asker.client(Service("fail", str, str))
+            await ask.ready(timeout=DEADLINE)
+            for what, kind in kinds.items():
+                with pytest.raises(RemoteError) as caught:
+                    await ask(what, timeout=DEADLINE)
+                assert caught.value.type.endswith(kind.__qualname__)
+                assert await ask("fine", timeout=DEADLINE) == "fine"
+
+    asyncio.run(main())
 
 
 def test_types_that_do_not_fit(front: Any) -> None:

@@ -368,8 +368,8 @@ def test_a_disk_of_other_machines(
 
 MOUNTS = """\
 22 1 0:20 / / rw,relatime shared:1 - btrfs /dev/sda rw
-23 22 0:21 / /home rw shared:2 - ext4 /dev/sdb rw
-24 23 0:22 / /home/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
+23 22 0:21 / /data rw shared:2 - ext4 /dev/sdb rw
+24 23 0:22 / /data/a\\040b rw shared:3 master:7 - nfs4 server:/x rw
 25 22 0:23 / /mnt rw - ext4 /dev/sdc rw
 26 25 0:24 / /mnt rw - cifs //server/y rw
 nonsense
@@ -381,10 +381,10 @@ def test_file_systems() -> None:
     kinds = {
         "/": "btrfs",
         "/var/lib/shop": "btrfs",
-        "/home": "ext4",
-        "/homes": "btrfs",
-        "/home/a": "ext4",
-        "/home/a b/spool": "nfs4",
+        "/data": "ext4",
+        "/datas": "btrfs",
+        "/data/a": "ext4",
+        "/data/a b/spool": "nfs4",
         "/mnt/z": "cifs",
     }
     assert {path: filesystem_of(path, MOUNTS.splitlines()) for path in kinds} == kinds

@@ -71,7 +71,7 @@ class Stage:
         for index in range(count):
             outputs = self.sends(each)
             if each == 1:
-                self.handon.defer_one(delivery, index, (self.watch, outputs.first))
+                self.handon.defer_one((delivery, index, self.watch, outputs.first))
             else:
                 self.handon.defer(delivery, index, index + 1, outputs)
         return delivery
@@ -146,10 +146,10 @@ def test_neighbours_of_several_threads() -> None:
     claim(delivery, 4)
     for _ in range(6):
         stage.sends(1)
-    stage.handon.defer_one(delivery, 2, (stage.watch, 1))
-    stage.handon.defer_one(delivery, 3, (stage.watch, 2))
+    stage.handon.defer_one((delivery, 2, stage.watch, 1))
+    stage.handon.defer_one((delivery, 3, stage.watch, 2))
     stage.handon.defer(delivery, 0, 1, sent_out(stage.watch, 3, 5))
-    stage.handon.defer_one(delivery, 1, (stage.watch, 6))
+    stage.handon.defer_one((delivery, 1, stage.watch, 6))
     stage.look()
     assert stage.ran == [(1, 5)]
     for settled, acked in ((3, []), (1, [(3, 4)]), (4, [(1, 2), (3, 4)]), (2, [(1, 2), (3, 5)]), (6, [(1, 5)])):

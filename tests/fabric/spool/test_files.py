@@ -157,3 +157,19 @@ def test_a_lock_whose_file_was_removed_is_no_lock(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", removed_first)
     with pytest.raises(SpoolLocked):
         RealFiles().lock(path)
+
+
+def test_a_lock_that_nobody_shall_keep(tmp_path: Path) -> None:
+    """It is given up for all copies of its descriptor, such as that of a child which was forked meanwhile."""
+    files, path = RealFiles(), str(tmp_path / "taking")
+    lock = files.lock(path)
+    copy = os.dup(lock)
+    files.unlock(lock)
+    files.unlock(files.lock(path))
+    lock = files.lock(path)
+    kept = os.dup(lock)
+    files.close(lock)
+    with pytest.raises(SpoolLocked):
+        files.lock(path)
+    for descriptor in (copy, kept):
+        os.close(descriptor)

@@ -333,3 +333,16 @@ def test_a_start_that_fails_leaves_what_others_have(shared: Folder) -> None:
             second.close()
         shared.disk.faults.clear()
     assert shared.disk.folders[FOLDER] != Place(0, 0)
+
+
+def test_a_close_that_cannot_say_what_is_settled(shared: Folder) -> None:
+    """Its slot keeps all files, and counts as one in which something is left: whoever opens it finds out."""
+    shared.take()
+    _, number, spool = shared.take()
+    leave(spool)
+    spool.queue(QUEUE, unix_ms=1).settle(spool.epoch, 1, 2)
+    shared.disk.faults[shared.disk.operations + 1] = EIO
+    with pytest.raises(SpoolError):
+        spool.close()
+    assert shared.states()[number] == (1, False, True, False)
+    assert shared.slots().sights()[number].queues == (QUEUE,)
