@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _adding: Final = RLock()
 """Threads that a handler starts add to the outputs of one message at the same time."""
-os.register_at_fork(after_in_child=_ADDING._at_fork_reinit)  # type: ignore[attr-defined]  # none of them is there
+os.register_at_fork(after_in_child=_adding._at_fork_reinit)  # type: ignore[attr-defined]  # none of them is there
 
 
 class OutputsTo:

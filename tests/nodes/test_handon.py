@@ -817,12 +817,12 @@ def test_a_fork_while_outputs_are_noted(start: Callable[..., Any]) -> None:
     child = start(
         """
         import os, threading
-        from peerfabric.nodes.outputs import OutputsTo
+        from peerfabric.nodes.outputs import _adding
 
         held, go_on = threading.Event(), threading.Event()
 
         def hold():
-            with OutputsTo.adding:
+            with _adding:
                 held.set()
                 go_on.wait(20)
 
@@ -831,7 +831,7 @@ def test_a_fork_while_outputs_are_noted(start: Callable[..., Any]) -> None:
         held.wait(20)
         pid = os.fork()
         if pid == 0:
-            os._exit(0 if OutputsTo.adding.acquire(timeout=1) else 1)
+            os._exit(0 if _adding.acquire(timeout=1) else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         go_on.set()
         """

@@ -531,7 +531,7 @@ def test_a_task_that_is_cancelled_before_it_begins(runtime: Any) -> None:
                 return 2 * number
 
             await asker.client(DOUBLE).ready(timeout=DEADLINE)
-            [pool] = server._lifecycle.handlers
+            pool: Any = next(iter(server._lifecycle.handlers))
             look = pool._look
 
             def look_and_cancel() -> None:
