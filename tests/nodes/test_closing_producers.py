@@ -98,6 +98,29 @@ def test_a_call_that_closes_ends_if_the_producer_is_asked_for_again(tmp_path: Pa
             jobs.flush(timeout=DEADLINE)
 
 
+def test_it_is_asked_for_and_closed_again_before_a_call_that_closes_ends() -> None:
+    """What was sent in between counts: that call waits for it, too."""
+    with Node("shop") as shop, Node("kitchen") as kitchen:
+        jobs, consumer = shop.producer("jobs", int), None
+        handle = core(jobs)
+        leave = handle._leave
+
+        async def slowly(handle: Any, gate: Any) -> Any:
+            nonlocal consumer
+            if consumer is None:
+                shop.producer("jobs", int).send(1)
+                handle._outbox.retire()
+                consumer = kitchen.consumer("jobs", int)
+                settling.start()
+            return await leave(handle, gate)
+
+        settling = threading.Thread(target=lambda: consumer and take(consumer, 1))
+        handle._leave = slowly
+        jobs.close(timeout=DEADLINE)
+        settling.join(DEADLINE)
+        assert core(shop.producer("jobs", int)) is not handle
+
+
 def test_one_that_never_sent_and_one_of_a_node_that_never_started(front: Front, spool: dict[str, Any]) -> None:
     """They have nothing to wait for."""
     node = front.node("shop", **spool)
