@@ -5,6 +5,7 @@ Loaded with the first of them, as programs that hand nothing on need none of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import partial
 from threading import RLock
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _adding: Final = RLock()
 """Threads that a handler starts add to the outputs of one message at the same time."""
+os.register_at_fork(after_in_child=_adding._at_fork_reinit)  # type: ignore[attr-defined]  # none of them is there
 
 
 class OutputsTo:

@@ -453,8 +453,11 @@ class Watch:
 
     def lose(self) -> None:
         """Whoever waits for what its node has left hears of it. Any thread."""
-        while self.fresh:
-            wait = self.fresh.popleft()
+        while True:
+            try:
+                wait = self.fresh.popleft()
+            except IndexError:  # looked at before, another thread might have taken it
+                return
             handon, together = wait.handon, wait.together
             lost = self._unsafe(wait, wait.first, wait.stop)
             if together is not None and lost:

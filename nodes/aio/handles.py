@@ -298,7 +298,8 @@ class Handles:
         """Open the store of a new producer."""
         node = self._node
         store = open_store(disk.spool, handle.queue, bool(handle.options.fsync))
-        following = node.engine.producers.left_off.get(handle.queue, 1)
+        with node.pump.lock:
+            following = node.engine.producers.left_off.of(handle.queue)
         if following > 1:
             store.skip(following)
         with node.pump.lock:

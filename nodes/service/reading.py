@@ -35,7 +35,7 @@ class Reading:
     ) -> None:
         self._calls, self._timeout = calls, checked_timeout(timeout)
         self._prepared = calls.prepared(service, body, reply_type, stream=True)
-        self._data: bytes | None = self._prepared.encode(body)
+        self._data = self._prepared.encode(body)
         self._server, self._headers = server, headers
         self._call: OpenCall | None = None
         self._over = False
@@ -48,9 +48,15 @@ class Reading:
         """
         if self._over:
             return OVER
-        if self._call is None:
-            self._call = await self._started()
-        call = self._call
+        try:
+            if self._call is None:
+                self._call = await self._started()
+            return await self._next(self._call)
+        except Exception:
+            self.close()
+            raise
+
+    async def _next(self, call: OpenCall) -> Any:
         while True:
             outcome = call.outcome  # looked at first: it is the last that is written
             part = call.take()
@@ -59,28 +65,24 @@ class Reading:
                     self._calls.more(call)
                 try:
                     return self._prepared.decode(part[0], part[1])[0]
-                except BaseException as error:
-                    self.close()
-                    if isinstance(error, DecodeError):
-                        raise misfit(call, error) from None
-                    raise
+                except DecodeError as error:
+                    raise misfit(call, error) from None
+            if outcome is Outcome.END:
+                self.close()
+                return OVER
             if outcome is not None:
-                self._over = True
-                if outcome is Outcome.END:
-                    return OVER
                 raise self._calls.error(call, self._prepared, self._timeout)
             if not await self._until_next(call):
                 said = self._calls.said(call)
-                self.close()
                 raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
 
     async def _started(self) -> OpenCall:
         calls = self._calls
         await calls.node.started()
-        data, self._data = self._data, None
-        call = calls.made(self._prepared, data or b"", inf, False, self._server, self._headers)
+        call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
         if not calls.start(call):
             await calls.start_when_room(call, self._timeout)
+        self._data = b""
         return call
 
     async def _until_next(self, call: OpenCall) -> bool:
