@@ -343,7 +343,8 @@ class SpoolFull(SpoolError):
 class SpoolLocked(SpoolError):
     """Another process uses the folder; `pid` is its number, 0 if unknown. Or another node of this one: `ours`.
 
-    With `is_copy` it is not this folder that is used, but the one of which it is a copy.
+    With `is_copy` it is not this folder that is used, but the one of which it is a copy. With `is_read` nobody uses
+    it: somebody only looks into it, which mostly is over soon.
     """
 
     def __init__(
@@ -356,9 +357,10 @@ class SpoolLocked(SpoolError):
         step: str = "choose another folder",
         ours: bool = False,
         is_copy: bool = False,
+        is_read: bool = False,
         stop: str = "stop it",
     ) -> None:
-        self.pid, self.ours, self.is_copy = pid, ours, is_copy
+        self.pid, self.ours, self.is_copy, self.is_read = pid, ours, is_copy, is_read
         who = "another node of this process" if ours else f"process {pid}" if pid else "another process"
         super().__init__(path, problem or f"{who} uses this {what}", step=f"{stop}, or {step}")
 

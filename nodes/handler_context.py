@@ -165,7 +165,7 @@ def in_hand() -> list[Input]:
 
 
 def return_in_hand(takers: Container[Taker]) -> Counter[str]:
-    """Return what the current thread or task took from these: nobody will settle it any more; how much of what queue."""
+    """Return what the current thread or task took from these, which nobody will settle any more: how much of what."""
     returned: Counter[str] = Counter()
     for each in in_hand():
         if each._owner in takers:

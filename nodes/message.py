@@ -161,7 +161,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
                 handon.defer(delivery, index, index + 1, outputs)
                 owner.decided()
                 return
-            handon.singles.append((delivery, index, outputs))  # and then the ack, in this order: see `HandOn.defer`
+            handon.singles.append(outputs)  # and then the ack, in this order: see `HandOn.defer`
         elif owner.ledger_store is not None and not _record(
             self, owner.ledger_store, [(delivery, index, index + 1)], self._acked
         ):

@@ -5,6 +5,7 @@ Loaded with the first of them, as programs that hand nothing on need none of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import partial
 from threading import RLock
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from peerfabric.nodes.outbox.outbox import Outbox
     from peerfabric.queue.runs import Kind
 
-_ADDING: Final = RLock()
+_adding: Final = RLock()
 """Threads that a handler starts add to the outputs of one message at the same time."""
+os.register_at_fork(after_in_child=_adding._at_fork_reinit)  # type: ignore[attr-defined]  # none of them is there
 
 
 class OutputsTo:
@@ -31,7 +33,6 @@ class OutputsTo:
         node: Its node.
     """
 
-    adding = _ADDING
     below = KINDS[1:DEPTH_MAX]
     """By the depth of its input, the kind of an output that is not deep."""
 
@@ -47,16 +48,27 @@ class OutputsTo:
         for each in inputs:
             if each._outputs is None:
                 each._owner.open_handon()
-            with self.adding:
-                outputs = each._outputs
-                if outputs is None or isinstance(outputs, tuple):
-                    single, outputs = outputs, Outputs(depth)
-                    if single is not None:
-                        outputs.add(single[0], single[1], single[1] + 1)
-                    each._outputs = outputs
-                elif outputs.depth < depth:
-                    outputs.depth = depth
-                outputs.add(self.watch, first, stop)
+            with _adding:
+                while not self._added(each, depth, first, stop):
+                    pass
+
+    def _added(self, to: Input, depth: int, first: int, stop: int) -> bool:
+        """Add them to the outputs of one input; False: its own thread has just set the first, without the lock."""
+        seen = to._outputs
+        if seen is None or isinstance(seen, tuple):
+            made = Outputs(depth)
+            if seen is not None:
+                _, _, watch, number = seen
+                made.add(watch, number, number + 1)
+            made.add(self.watch, first, stop)
+            # No call in these two lines.
+            if to._outputs is seen:
+                to._outputs = made
+                return True
+            return False
+        seen.depth = max(seen.depth, depth)
+        seen.add(self.watch, first, stop)
+        return True
 
 
 def depth_below(inputs: Iterable[Input]) -> int:

@@ -217,7 +217,7 @@ def numbers_begin_anew(patch: Patch) -> None:
 
     def broken(self: Any, queue: str) -> None:
         close(self, queue)
-        self.left_off.clear()
+        self.left_off = type(self.left_off)()
 
     patch("sender.close", broken)
 

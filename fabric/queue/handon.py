@@ -37,8 +37,8 @@ Part = tuple[Delivery, int, int]
 """The indexes `[low, high)` of a delivery."""
 
 
-Single = tuple["Watch", int]
-"""One output, by its number in a queue."""
+Single = tuple[Delivery, int, "Watch", int]
+"""One message, by its delivery and index, with one output, by its queue and number there."""
 
 
 class Outputs:
@@ -131,7 +131,7 @@ class HandOn:
         self.queue, self.wake, self.ledgered = queue, wake, ledgered
         self.fresh: deque[tuple[Delivery, int, int, Outputs, Sequence[Part]]] = deque()
         """What was deferred since the machine looked."""
-        self.singles: deque[tuple[Delivery, int, Single]] = deque()
+        self.singles: deque[Single] = deque()
         """The same, of one index with one output each, which is not deep: see `defer_one`."""
         self.safe: deque[tuple[str, int, int]] = deque()
         """(stream, start, stop) of inputs whose outputs are safe, to be acked."""
@@ -161,9 +161,10 @@ class HandOn:
         for each, start, stop in parts:
             each.ack(start, stop)
 
-    def defer_one(self, delivery: Delivery, index: int, output: Single) -> None:
+    def defer_one(self, single: Single) -> None:
         """The same for one message with one output, whose depth is below `DEPTH_MAX`. `Message.ack` has it inline."""
-        self.singles.append((delivery, index, output))
+        self.singles.append(single)
+        delivery, index, _, _ = single
         delivery.ack(index, index + 1)
 
     def recorded(self, stream: str, start: int, stop: int, *, written: bool = True) -> None:
@@ -193,7 +194,7 @@ class HandOn:
         of: Delivery | None = None
         to: Watch | None = None
         for _ in range(len(singles)):
-            delivery, index, (watch, number) = take()
+            delivery, index, watch, number = take()
             if index == high and number == stop and delivery is of and watch is to:
                 high += 1
                 stop += 1
@@ -452,8 +453,11 @@ class Watch:
 
     def lose(self) -> None:
         """Whoever waits for what its node has left hears of it. Any thread."""
-        while self.fresh:
-            wait = self.fresh.popleft()
+        while True:
+            try:
+                wait = self.fresh.popleft()
+            except IndexError:  # looked at before, another thread might have taken it
+                return
             handon, together = wait.handon, wait.together
             lost = self._unsafe(wait, wait.first, wait.stop)
             if together is not None and lost:

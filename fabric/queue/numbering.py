@@ -14,6 +14,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import Final
+
+LEFT_OFF_MAX: Final = 4096
+"""Closed queues whose next number is remembered each."""
 
 
 class Numbering:
@@ -84,3 +88,35 @@ class Numbering:
             if floor < number + stop - first:
                 return first + max(0, floor - number)
         return self._by_stream[stream][-1][2]
+
+
+class LeftOff:
+    """The sequences at which closed queues go on, should they be opened again in this life of the node.
+
+    Of very many names the oldest are forgotten; whatever is opened then goes on above all that they had, so that no
+    number comes twice.
+    """
+
+    def __init__(self) -> None:
+        self._by_queue: dict[str, int] = {}
+        self._others = 1
+
+    def __len__(self) -> int:
+        return len(self._by_queue)
+
+    def put(self, queue: str, following: int) -> None:
+        """`queue` is closed, and goes on at `following`."""
+        if following > self._others:
+            self._by_queue[queue] = following
+        if len(self._by_queue) > LEFT_OFF_MAX:
+            self._others = max(self._others, self._by_queue.pop(next(iter(self._by_queue))))
+
+    def take(self, queue: str) -> int:
+        """`queue` is opened: where it begins."""
+        return self._by_queue.pop(queue, self._others)
+
+    def of(self, queue: str) -> int:
+        """Where `queue` will begin; remembered until it does."""
+        following = self.take(queue)
+        self._by_queue[queue] = following  # the newest, so that none that close meanwhile drive it out
+        return following

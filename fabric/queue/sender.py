@@ -25,6 +25,7 @@ from peerfabric.link.peer_names import PeerNames
 from peerfabric.link.sending import ProducerCredit, Sent
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
+from peerfabric.queue.numbering import LeftOff
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEPTH_MAX, Kind, Run
 from peerfabric.queue.summary import findings, letters_in_memory, unsettled
@@ -80,9 +81,8 @@ class Sender(Machine):
         self.by_queue: dict[str, OutgoingQueue] = {}
         self.durable = False
         """Some of what was acked is settled only once a cursor on disk says so: see `cursors_stored`."""
-        self._own_peer = f"{address.node_id}:{address.epoch}"
+        self._own_peer, self._changed = f"{address.node_id}:{address.epoch}", changed
         self._links, self._control, self._records, self._random = links, control, records, random
-        self._changed = changed
         self.touched: dict[OutgoingQueue, None] = {}
         """Those that may have something to send, or another deadline, since `frames` looked at them."""
         self.safe: dict[HandOn, None] = {}
@@ -99,8 +99,7 @@ class Sender(Machine):
         self._changes = 0
         self._changed_at: dict[OutgoingQueue, int] = {}
         """The last change of each that `frames` looked at, by number; the latest come last."""
-        self.left_off: dict[str, int] = {}
-        """Closed queue -> the sequence at which it goes on, should it be opened again in this life."""
+        self.left_off = LeftOff()
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
         self.for_disk: dict[OutgoingQueue, None] = {}
@@ -122,7 +121,7 @@ class Sender(Machine):
         """This node sends to `queue` from now on; with a spool also what is `recovered` there."""
         stream = f"{self._own_peer}:{queue}"
         chosen = (queue, stream, codec, dead_letter_bytes_max, max_attempts, self._random, self._records)
-        following = self.left_off.pop(queue, 1)
+        following = self.left_off.take(queue)
         end = recovered.open(*chosen, now, following) if recovered else OutgoingQueue(*chosen, following=following)
         end.touched = self.touched
         self.by_queue[queue] = end
@@ -137,7 +136,7 @@ class Sender(Machine):
         """This node sends to `queue` no more, of which nothing is unsettled. Opened again it goes on counting."""
         end = self.by_queue.pop(queue)
         assert not end.unsettled_count, "closed with unsettled messages"
-        self.left_off[queue] = end.next - end.numbering.base
+        self.left_off.put(queue, end.next - end.numbering.base)
         for table in (self.touched, self._unsettled, self._changed_at, self.for_disk):
             table.pop(end, None)
         for by_peer in (self.held_up, self._known, self._holding):
@@ -148,6 +147,8 @@ class Sender(Machine):
                     self._control.note(link)
         self.deadlines.move(end, inf)
         self._changed.discard(end)
+        if end.watch is not None:  # all is settled, also what comes to be waited for later
+            end.watch.leave()
 
     def fill_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         link.sending.close(self.by_queue, link.out_number + 1)

@@ -55,7 +55,9 @@ TEXT_MAX: Final = 1024
 TYPE_MAX: Final = 255
 LOADS_MAX: Final = 64
 UNSENT_MAX: Final = 65_536
-"""Answers that wait for one peer. No caller has so many calls open, so whoever asks on without reading is renewed."""
+"""Answers that wait for one peer when it asks again: no caller has so many calls open, so its link is renewed."""
+UNSENT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of them, above which nothing more of that peer is begun: it reads too slowly for what it asks."""
 REPLY_BYTES_AIM: Final = 256 * 1024
 HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
@@ -81,8 +83,8 @@ class Responder(Machine):
         self.served: dict[str, Served] = {}
         self.ready: dict[Served, None] = {}
         """Those that may start something since the last `start`."""
-        self.outgoing: dict[Link, deque[Unsent]] = {}
-        """What waits to be sent; never empty ones."""
+        self.outgoing: dict[Link, Unread] = {}
+        """What waits to be sent."""
         self.late = 0.0
         """So late was a turn, until all that lay there by then is read."""
         self._late_at = -inf
@@ -211,8 +213,9 @@ class Responder(Machine):
     def _queue(self, link: Link, answer: Unsent) -> None:
         waits = self.outgoing.get(link)
         if waits is None:
-            waits = self.outgoing[link] = deque()
+            waits = self.outgoing[link] = Unread()
         waits.append(answer)
+        waits.size += answer.size
 
     # What callers say
 
@@ -231,6 +234,10 @@ class Responder(Machine):
         else:
             self._links.echoes.put(link, link.echo_at)
         calls, served = self._calls[link], self.served.get(request.service)
+        unread = self.outgoing.get(link)
+        if unread is not None and len(unread) > UNSENT_MAX:
+            raise BadFrame("more calls than anybody has open")
+        too_slow = unread is not None and unread.size > UNSENT_BYTES_MAX
         asked = request.calls
         codec = request.codec
         if len(asked) == 1 and (codec == RAW_ONE or body[:1] == b"\x91"):
@@ -252,7 +259,7 @@ class Responder(Machine):
                 status = TOO_DEEP
             elif content is None:
                 status = UNFIT
-            elif not served.has_room(size):
+            elif too_slow or not served.has_room(size):
                 status = BUSY
             else:
                 ends_at = now + each.left_ms / 1000 - self.late if each.left_ms else inf
@@ -272,8 +279,6 @@ class Responder(Machine):
     def _refuse(self, link: Link, number: int, service: str, status: int, retry_ms: int = 0) -> None:
         text = "the body is not what its header says" if status == UNFIT else ""
         self._queue(link, Unsent(number, service, status, text=text, retry_ms=retry_ms))
-        if len(self.outgoing[link]) > UNSENT_MAX:
-            raise BadFrame("more calls than anybody has open")
 
     def _refuse_waiting(self, call: ServedCall, status: int) -> None:
         """`call`, taken from those that wait, is answered without being run."""
@@ -353,7 +358,7 @@ class Responder(Machine):
             if not waits:
                 del self.outgoing[link]
 
-    def _frame(self, link: Link, waits: deque[Unsent], now: float) -> list[bytes]:
+    def _frame(self, link: Link, waits: Unread, now: float) -> list[bytes]:
         """The next REPLY, with as many answers as belong together."""
         first = waits.popleft()
         size, codec = first.size, first.codec
@@ -365,6 +370,8 @@ class Responder(Machine):
                 if waits[0].codec != codec or size > limit:
                     break
                 answers.append(waits.popleft())
+        for each in answers:
+            waits.size -= each.size
         if len(answers) == 1:
             body, codec = join_one(first.body, codec)
             told = [Answer(first.id, first.status, first.text, first.type, first.retry_ms)]
@@ -444,7 +451,15 @@ class Responder(Machine):
                 assert call.stage in (Stage.WAITING, Stage.RUNNING), "an ended call can be answered"
         for link, waits in self.outgoing.items():
             assert waits, "a link is looked at for nothing"
+            assert waits.size == sum(each.size for each in waits), "bytes of answers"
             assert link.up, "answers for a life that is over"
+
+
+class Unread(deque["Unsent"]):
+    """What waits for one peer to read it; never empty in `outgoing`."""
+
+    size = 0
+    """Bytes of it."""
 
 
 class Unsent:
@@ -465,7 +480,7 @@ class Unsent:
     ) -> None:
         self.id, self.service, self.status, self.body, self.codec = number, service, status, body, codec
         self.text, self.type, self.retry_ms = text, type, retry_ms
-        self.size = len(body) + 4 * len(text) + CALL_OVERHEAD
+        self.size = len(body) + 4 * (len(text) + len(type)) + CALL_OVERHEAD
 
 
 __all__ = ["Responder"]

@@ -287,7 +287,7 @@ class RealFiles:
         folder = os.path.dirname(path)
         if only_read:
             # They write nothing, so the text is that of some process before them.
-            raise SpoolLocked(folder, 0, "another process looks into it")
+            raise SpoolLocked(folder, 0, "another process looks into it", is_read=True)
         pid = int(text) if text.isdigit() else 0
         raise SpoolLocked(folder, pid, ours=pid == os.getpid())
 

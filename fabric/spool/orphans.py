@@ -37,6 +37,18 @@ REFUSED_FOR: Final = 10.0
 STRANDED_AFTER: Final = 10.0
 """Seconds until an orphan that is not adopted is told of."""
 
+_UNCONSUMED: Final = "that nobody consumes"
+_IN_LINE: Final = "that wait for others to be sent"
+_REFUSED: Final = "and cannot be opened, as the log says"
+_ELSEWHERE: Final = "whose node runs elsewhere, too"
+_STEPS: Final = {
+    _UNCONSUMED: "start a consumer of them",
+    _IN_LINE: "start more consumers, or raise Options(spool_adopt=)",
+    _REFUSED: "mend what the log says; it is tried again and again",
+    _ELSEWHERE: "stop the process that runs a copy of the folder, then start one with this one",
+}
+"""Why an orphan is not adopted, and what a person can do about it."""
+
 _ANY: Final = -1
 """Stands for the counter of a sheet that we have written ourselves, and not read."""
 
@@ -93,6 +105,8 @@ class Orphans:
         self._seen: dict[int, _Orphan] = {}
         self._held: dict[int, _Held] = {}
         self._wanted: set[int] = set()
+        self._unknown: dict[int, tuple[float, SlotSight]] = {}
+        """Those of which nobody can say whose they are and whether they are orphans, and since when that is so."""
         self._pressed = False
         """Some would be adopted if there were a place for them."""
 
@@ -105,6 +119,10 @@ class Orphans:
     def is_idle(self) -> bool:
         """Whether there is nothing but slots that are as they should be."""
         return not (self._seen or self._held or self._wanted)
+
+    def may_be_ours(self, sight: SlotSight) -> bool:
+        """Whether what is in a slot is not known to be of another fabric."""
+        return sight.sheet is None or sight.sheet.fabric in (b"", self._fabric)
 
     def want(self, number: int) -> None:
         """A person needs the slot: it is adopted as soon as nobody has it, whatever is in it."""
@@ -126,6 +144,11 @@ class Orphans:
             served: Whether some process does nothing but adopt here, so that it is left to that one. Asked if need be.
         """
         there = {sight.number: sight for sight in sights if sight.number not in self._held}
+        self._unknown = {
+            number: (self._unknown.get(number, (now, sight))[0], sight)
+            for number, sight in there.items()
+            if sight.sheet is None and sight.held is not True and (sight.problem or sight.queues)
+        }
         for number in list(self._seen):
             sight = there.get(number)
             if sight is None or not (sight.is_orphan(self._fabric) or self._may_be_as_before(sight)):
@@ -147,9 +170,9 @@ class Orphans:
                 continue
             assert sight.sheet is not None
             if not self._has_consumer(orphan, sight.sheet.node_id, consumers_of, now):
-                orphan.why = "that nobody consumes"
+                orphan.why = _UNCONSUMED
             elif places <= 0:
-                orphan.why = "that wait for others to be sent"
+                orphan.why = _IN_LINE
                 self._pressed = True
             else:
                 places -= 1
@@ -188,11 +211,16 @@ class Orphans:
         self._wanted.discard(number)
         self._seen.pop(number, None)
 
+    def passed_by(self, number: int) -> None:
+        """Somebody else has the slot, or was choosing one just then: the next look will say."""
+        self._wanted.discard(number)
+
     def refused(self, number: int, now: float) -> None:
-        """The slot could not be opened, or somebody was quicker."""
+        """The slot could not be opened."""
         self._wanted.discard(number)
         if number in self._seen:
-            self._seen[number].not_before = now + REFUSED_FOR
+            orphan = self._seen[number]
+            orphan.not_before, orphan.why = now + REFUSED_FOR, _REFUSED
 
     def keeps(self, number: int, *, unsettled: int, acked: int, consumed: bool, now: float) -> bool:
         """Whether an adopted slot stays with us.
@@ -223,7 +251,7 @@ class Orphans:
         held = self._held.pop(number)
         orphan = self._seen[number] = _Orphan(_ANY, now)
         if for_good:
-            orphan.not_before, orphan.why = inf, "whose node runs elsewhere, too"
+            orphan.not_before, orphan.why = inf, _ELSEWHERE
         if now >= held.consumed_at + PATIENCE:
             orphan.tried, orphan.tried_at = held.tried, now
 
@@ -237,9 +265,17 @@ class Orphans:
                 yield Finding(
                     f"slot {number} of the spool {folder} {has} of {_named(orphan.queues)} {orphan.why}",
                     STRANDED_AFTER,
-                    "start a consumer of them; `peerfabric spool ls` shows what is there",
+                    f"{_STEPS[orphan.why]}; `peerfabric spool ls` shows what is there",
                     orphan.since,
                 )
+        for number, (since, sight) in sorted(self._unknown.items()):
+            problem = sight.problem or f"its `node` is damaged, and it may have messages of {_named(sight.queues)}"
+            yield Finding(
+                f"slot {number} of the spool {folder} cannot be adopted: {problem}",
+                STRANDED_AFTER,
+                "a process that starts and takes it goes on with it; `peerfabric spool ls` shows what is there",
+                since,
+            )
 
     def check(self) -> None:
         """Assert the invariants."""

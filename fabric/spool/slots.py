@@ -42,7 +42,8 @@ TAKING_TIME: Final = 5.0
 process that was stopped in there must not stop all starts."""
 COPY_TIME: Final = 1.0
 """Seconds for which a slot must look like a copy of one in use: of a process that dies the kernel closes one file after
-the other, so the lock of its slot may be free before that of its node id."""
+the other, so the lock of its slot may be free before that of its node id. And for which a start waits for those who
+only look into a slot, before it goes by what is in there."""
 
 Open = Callable[[int, str], "Spool"]
 """Opens the slot of that number, in that folder, which is made if there is none: `Spool.open` with all else that it
@@ -151,31 +152,33 @@ class Slots:
             SpoolFull: There is no space for a new one; nothing is left of it.
             SpoolError: The disk refused.
         """
-        copy: SpoolLocked | None = None
         passed: dict[int, SpoolError] = {}
         for _ in moments(COPY_TIME):
-            made: list[str] = []
-            lock: int | None = None
             try:
-                lock = self._wait_for_taking(moments, made)
-                return self._lowest(open_, passed)
-            except BaseException as error:
-                if lock is not None:
-                    self._unmake(made)
-                else:
-                    remove(self._files, sorted(made, key=len, reverse=True))  # as far as nothing is in them
-                if isinstance(error, SpoolLocked) and error.is_copy:
-                    copy = error
-                elif isinstance(error, OSError) and not isinstance(error, SpoolError):
-                    raise refusal(error, self.folder) from error
-                else:
+                return self._try(open_, moments, passed, patient=True)
+            except SpoolLocked as error:
+                if not (error.is_copy or error.is_read):
                     raise
-            finally:
-                self._let_go(lock)
-        assert copy is not None, "there was no moment at which to try"
-        raise copy
+        return self._try(open_, moments, passed, patient=False)
 
-    def _lowest(self, open_: Open, passed: dict[int, SpoolError]) -> tuple[int, Spool]:
+    def _try(self, open_: Open, moments: Moments, passed: dict[int, SpoolError], *, patient: bool) -> tuple[int, Spool]:
+        made: list[str] = []
+        lock: int | None = None
+        try:
+            lock = self._wait_for_taking(moments, made)
+            return self._lowest(open_, passed, patient=patient)
+        except BaseException as error:
+            if lock is not None:
+                self._unmake(made)
+            else:
+                remove(self._files, sorted(made, key=len, reverse=True))  # as far as nothing is in them
+            if isinstance(error, OSError) and not isinstance(error, SpoolError):
+                raise refusal(error, self.folder) from error
+            raise
+        finally:
+            self._let_go(lock)
+
+    def _lowest(self, open_: Open, passed: dict[int, SpoolError], *, patient: bool) -> tuple[int, Spool]:
         held: list[SpoolLocked] = []
         others = 0
         for number in range(self.limit):
@@ -186,7 +189,7 @@ class Slots:
                     make_folder(self._files, folder, self._outer)
                 return number, open_(number, folder)
             except SpoolLocked as error:
-                if error.is_copy:
+                if error.is_copy or (error.is_read and patient):
                     raise
                 held.append(error)
             except OtherFabric:
@@ -226,13 +229,16 @@ class Slots:
 
         Raises:
             OtherFabric: It has messages of another fabric. Nothing was changed.
+            SpoolLocked: It is a copy of one that is in use.
             SpoolError: It cannot be opened; as `Spool.open`.
         """
         lock: int | None = None
         try:
             lock = self._lock_taking([])
             return open_(number, slot_folder(self.folder, number)) if lock is not None else None
-        except SpoolLocked:
+        except SpoolLocked as error:
+            if error.is_copy:
+                raise
             return None
         except OSError as error:
             raise refusal(error, slot_folder(self.folder, number)) from error

@@ -101,16 +101,21 @@ class Handles:
                 store.retiring = None
             return store is None and handle.queue not in disk.removing
 
-    async def leave(self, handle: AsyncProducer[Any], gate: Gate) -> None:
-        """A producer is closed, and nothing that it accepted is in memory only: its name is free."""
+    async def leave(self, handle: AsyncProducer[Any], gate: Gate) -> bool:
+        """A producer is closed, and nothing that it accepted is in memory only: its name is free.
+
+        Returns False if there is something after all, as it was asked for, sent to and closed again meanwhile.
+        """
         node, queue, letters = self._node, handle.queue, 0
         call: Offloaded[None] | None = None
         with later(), node.life_lock:
             if self.producers.get(queue) is not handle or not handle.closing:
-                return
+                return True
+            if node.is_running and handle.opened and not handle.is_done():
+                return False
             del self.producers[queue]
             if not node.is_running or not handle.opened:
-                return
+                return True
             with node.pump.lock:
                 node.pump.detach(cast("Any", handle))
                 disk, store = node.disk, node.disk.stores.get(queue) if node.disk is not None else None
@@ -127,6 +132,7 @@ class Handles:
             await wait_until(
                 node.waiting, gate, lambda: ended.is_over or node.is_closed or None, None, lambda: f"closing {queue!r}"
             )
+        return True
 
     def _to_retire(self, disk: Disk, store: Store, gate: Gate) -> Offloaded[None]:
         node = self._node
@@ -292,7 +298,8 @@ class Handles:
         """Open the store of a new producer."""
         node = self._node
         store = open_store(disk.spool, handle.queue, bool(handle.options.fsync))
-        following = node.engine.producers.left_off.get(handle.queue, 1)
+        with node.pump.lock:
+            following = node.engine.producers.left_off.of(handle.queue)
         if following > 1:
             store.skip(following)
         with node.pump.lock:

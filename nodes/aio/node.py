@@ -572,7 +572,10 @@ class AsyncNode:
         return self._lifecycle.statistics()
 
     async def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
-        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        """The messages of `queue` that this node produced and that were given up, oldest first.
+
+        Of a folder that processes share, those in slots that it has adopted, or that nobody has, follow.
+        """
         return await self._lifecycle.dead_letters(queue)
 
     # Closing

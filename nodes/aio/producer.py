@@ -60,7 +60,7 @@ class AsyncProducer(Generic[T_contra]):
         node: NodeContext,
         options: ProducerOptions,
         open_late: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, None]],
-        leave: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, None]],
+        leave: Callable[[AsyncProducer[Any], Gate], Coroutine[Any, Any, bool]],
     ) -> None:
         self.options = options
         self.queue = queue = options.name
@@ -422,13 +422,8 @@ class AsyncProducer(Generic[T_contra]):
 
         def attempt() -> bool | None:
             node.ensure(closing=True)
-            if not outbox.retired:
+            if not outbox.retired or self.is_done():
                 return True
-            if not outbox.idle:
-                return None
-            with node.pump.lock:
-                if self.end.next > outbox.last and not self.end.volatile_count:
-                    return True
             self.ending.check()
             return None
 
@@ -439,11 +434,17 @@ class AsyncProducer(Generic[T_contra]):
                 f"start some, or close the producer later"
             )
 
-        if self.opened:
-            with lease_paused(node.pump):
-                await wait_until(node.waiting, self._gate, attempt, timeout, what)
-        if outbox.retired:
-            await self._leave(self, self._gate)
+        while True:
+            if self.opened:
+                with lease_paused(node.pump):
+                    await wait_until(node.waiting, self._gate, attempt, timeout, what)
+            if not outbox.retired or await self._leave(self, self._gate):
+                return
+
+    def is_done(self) -> bool:
+        """Whether nothing that was accepted, before it was closed, ends with this process."""
+        with self._node.pump.lock:
+            return self._outbox.idle and self.end.next > self._outbox.last and not self.end.volatile_count
 
     # Dead letters
 

@@ -491,7 +491,10 @@ class Node:
         complete(self._async.reload())
 
     def dead_letters(self, queue: str) -> list[DeadMessage[Any]]:
-        """The messages of `queue` that this node produced and that were given up, oldest first."""
+        """The messages of `queue` that this node produced and that were given up, oldest first.
+
+        Of a folder that processes share, those in slots that it has adopted, or that nobody has, follow.
+        """
         return complete(self._async.dead_letters(queue))
 
     def peers(self) -> list[PeerView]:

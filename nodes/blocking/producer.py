@@ -10,11 +10,14 @@ from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
 from peerfabric.nodes.handler_context import Input, hand_here
 from peerfabric.nodes.io.waiting import complete
 from peerfabric.nodes.message import IN_HAND, Cause, Message
+from peerfabric.queue.runs import DEPTH_MAX
 from peerfabric.receipt import Receipt, State
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
 _NONE: Final[Sequence[Input]] = ()
+NOT_DEEP: Final = DEPTH_MAX - 1
+"""An output of a message with a lower depth than that is not deep."""
 
 
 class Producer(Generic[T_contra]):
@@ -79,7 +82,7 @@ class Producer(Generic[T_contra]):
                     and isinstance(newest, Message)
                     and newest._outputs is None
                     and newest._owner.end.handon is not None
-                    and newest._delivery.depth < len(outputs.below)
+                    and newest._delivery.depth < NOT_DEEP
                 ):
                     single, kind = newest, outputs.below[newest._delivery.depth]
                 else:
@@ -87,10 +90,11 @@ class Producer(Generic[T_contra]):
             receipt = self._try_send(body, headers, kind)
             if receipt is not None:
                 if single is not None and outputs is not None:
-                    with outputs.adding:
-                        if single._outputs is None:
-                            single._outputs = (outputs.watch, outputs.base + receipt.sequence)
-                            return receipt
+                    output = (single._delivery, single._index, outputs.watch, outputs.base + receipt.sequence)
+                    # No call in these two lines: other threads add to it, too.
+                    if single._outputs is None:
+                        single._outputs = output
+                        return receipt
                     inputs = (single,)
                 if inputs:
                     self._async.add_outputs(inputs, receipt.sequence, receipt.sequence + 1)

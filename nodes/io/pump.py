@@ -230,8 +230,8 @@ class Pump:
             self._calls.popleft()()
         events = self._sockets.read(READ_MAX)
         engine = self.engine
-        engine.unread = len(events) >= READ_MAX
         with self.lock:
+            engine.unread = len(events) >= READ_MAX  # here, as others start calls meanwhile
             now = clock()  # not before: who held it has told the engine of a later time than that
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
                 handle = alerts.popleft()

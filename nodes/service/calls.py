@@ -279,7 +279,8 @@ class Calls:
             return self.start(call) or None
 
         what = f"service {call.service!r}: not sent; this node has too many open calls: wait for some of them"
-        await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
+        with lease_paused(self._node.pump):
+            await wait_until(self._node.waiting, self._room, attempt, timeout, lambda: what)
 
     async def until(
         self, call: OpenCall, ends_at: float, timeout: float | None, is_done: Callable[[], bool] | None = None
@@ -390,6 +391,7 @@ class Calls:
         node = self._node
         with node.pump.lock:
             now = clock()
+            self.hand_over(node.engine, now)  # so that each has an outcome
             for call, by_handler in list(self._open.items()):
                 if handlers or not by_handler:
                     self._give_up_locked(call, now)

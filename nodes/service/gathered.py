@@ -16,7 +16,7 @@ class Gathered(Struct, Generic[R_co], frozen=True, kw_only=True):
 
     replies  of those that did
     errors   of those whose handlers raised something
-    missing  why there is nothing of the others: "timed out", "lost", "busy", "leaving", "unfit" or "too large"
+    missing  why there is nothing of the others: "timed out", "lost", "busy", "unfit", "too large" or "not sent"
     names    what people call them
     """
 

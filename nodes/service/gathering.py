@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from peerfabric.arguments import option_count
 from peerfabric.errors import DecodeError, Incomplete, RemoteError, TimedOut
+from peerfabric.nodes.context import Life
 from peerfabric.nodes.handler_context import lease_paused
 from peerfabric.nodes.io.waiting import clock, wait_until
 from peerfabric.nodes.service.calls import Calls, Prepared, checked_timeout
@@ -47,7 +48,7 @@ async def gather(
         for node_id in names:
             call = asked[node_id] = calls.made(prepared, data, ends_at, False, node_id, headers)
             if not calls.start(call):
-                await calls.start_when_room(call, timeout)
+                await calls.start_when_room(call, None if timeout is None else max(0.0, ends_at - clock()))
         with lease_paused(calls.node.pump):
             for call in asked.values():
                 await calls.until(call, call.ends_at, timeout)
@@ -85,8 +86,10 @@ async def _servers(calls: Calls, prepared: Prepared, ends_at: float) -> dict[str
         await wait_until(node.waiting, pump.turned, attempt, left, lambda: "servers that join")
     except TimedOut:
         pass
+    finally:
+        with pump.lock:
+            calls.end.unuse(name)
     with pump.lock:
-        calls.end.unuse(name)
         return {server.node_id: server.name for server in calls.servers(name)}
 
 
@@ -98,7 +101,8 @@ def _sort(calls: Calls, prepared: Prepared, gathered: Gathered[Any], node_id: st
             gathered.missing[node_id] = "unfit"
     elif call.outcome is Outcome.ERROR:
         gathered.errors[node_id] = RemoteError(call.type, call.text, call.server_name or node_id)
-    elif call.outcome is Outcome.CANCELLED:
+    elif call.outcome is Outcome.CANCELLED and calls.node.life is not Life.RUNNING:
         raise calls.error(call, prepared, None)
     else:
-        gathered.missing[node_id] = REASONS.get(call.outcome, "timed out") if call.outcome else "timed out"
+        unknown = "timed out" if call.id else "not sent"
+        gathered.missing[node_id] = REASONS.get(call.outcome, unknown) if call.outcome else unknown

@@ -35,7 +35,7 @@ class Reading:
     ) -> None:
         self._calls, self._timeout = calls, checked_timeout(timeout)
         self._prepared = calls.prepared(service, body, reply_type, stream=True)
-        self._data: bytes | None = self._prepared.encode(body)
+        self._data = self._prepared.encode(body)
         self._server, self._headers = server, headers
         self._call: OpenCall | None = None
         self._turn = [True]
@@ -43,21 +43,23 @@ class Reading:
         self._asked = Gate()
         """Opens when that reader is through with it."""
         self._over = False
-        self._closed = False
 
     async def take(self) -> Any:
         """The next part, or `OVER`. Cancelled, it has taken none, and the stream goes on.
 
         Raises:
-            TimedOut: There was none in time. With this and all other errors the stream is over.
+            TimedOut: There was none in time. With this and all other errors the stream is over, for all its readers.
         """
-        call = self._call
-        while call is None and not self._over:
-            await self._ask()
-            call = self._call
-        if call is None or self._over:
-            return OVER
-        while True:
+        try:
+            while (call := self._call) is None and not self._over:
+                await self._ask()
+            return OVER if call is None else await self._next(call)
+        except Exception:
+            self.close()
+            raise
+
+    async def _next(self, call: OpenCall) -> Any:
+        while not self._over:
             outcome = call.outcome  # looked at first: it is the last that is written
             part = call.take()
             if part is not None:
@@ -65,49 +67,39 @@ class Reading:
                     self._calls.more(call)
                 try:
                     return self._prepared.decode(part[0], part[1])[0]
-                except BaseException as error:
-                    self.close()
-                    if isinstance(error, DecodeError):
-                        raise misfit(call, error) from None
-                    raise
-            if outcome is not None:
-                self._over = True
-                if outcome is Outcome.END or self._closed:
-                    return OVER
-                raise self._calls.error(call, self._prepared, self._timeout)
-            if not await self._until_next(call):
-                said = self._calls.said(call)
+                except DecodeError as error:
+                    raise misfit(call, error) from None
+            if outcome is Outcome.END:
                 self.close()
+            elif outcome is not None and not self._over:
+                raise self._calls.error(call, self._prepared, self._timeout)
+            elif not self._over and not await self._until_next(call):
+                said = self._calls.said(call)
                 raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
+        return OVER
 
     async def _ask(self) -> None:
         """Start the call, or wait for another reader that does. If cancelled, the next reader does."""
-        node = self._calls.node
+        calls = self._calls
         try:
             self._turn.pop()
         except IndexError:
             what = "another reader of the stream is about to ask"
-            await wait_until(node.waiting, self._asked, lambda: bool(self._turn) or None, self._timeout, lambda: what)
+            waiting = calls.node.waiting
+            await wait_until(waiting, self._asked, lambda: bool(self._turn) or None, self._timeout, lambda: what)
             return
         try:
-            await node.started()
+            await calls.node.started()
             if self._call is None and not self._over:
-                await self._start()
-        except Exception:
-            self._over = True
-            raise
+                call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
+                if not calls.start(call):
+                    await calls.start_when_room(call, self._timeout)
+                self._call, self._data = call, b""
+                if self._over:
+                    calls.drop(call)  # whoever closed it has not seen it
         finally:
             self._turn.append(True)
             self._asked.open()
-
-    async def _start(self) -> None:
-        calls = self._calls
-        call = calls.made(self._prepared, self._data or b"", inf, False, self._server, self._headers)
-        if not calls.start(call):
-            await calls.start_when_room(call, self._timeout)
-        self._call, self._data = call, None
-        if self._closed:
-            calls.drop(call)  # by somebody who has not seen it
 
     async def _until_next(self, call: OpenCall) -> bool:
         ends_at = inf if self._timeout is None else clock() + self._timeout
@@ -122,6 +114,6 @@ class Reading:
 
     def close(self) -> None:
         """Read no more: the server stops. Also for finalisers."""
-        self._over = self._closed = True
+        self._over = True
         if self._call is not None:
             self._calls.drop(self._call)

@@ -71,7 +71,7 @@ def send_part(pool: Pool, call: ServedCall, body: bytes, codec: int) -> bool:
         if call.cancelled:
             return False
         sent = pool.responder.part(call, now, body, codec)
-        pump.send_beside(now, call.served)
+        pump.send_beside(now)
     return sent
 
 

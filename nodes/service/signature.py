@@ -7,7 +7,6 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from peerfabric.errors import ConfigError
 from peerfabric.nodes.service.call import Call
 from peerfabric.nodes.service.service import Service
 from peerfabric.wire.body_types import type_name
@@ -77,14 +76,3 @@ def _named(name: str, service: str, hints: Mapping[str, Any], first: str, *, yie
             raise TypeError(f"{name} yields; annotate what it returns as an Iterator of {type_name(reply)}")
         reply = parts[0]
     return Service(service, hints[first], type(None) if reply is None else reply, stream=yields)
-
-
-def checked_service(service: object) -> Service[Any, Any] | str:
-    """What a decorator or a call was given.
-
-    Raises:
-        ConfigError: It is neither a Service nor a name.
-    """
-    if isinstance(service, Service | str):
-        return service
-    raise ConfigError(f"{service!r} is no service; give a Service, or the name of one")

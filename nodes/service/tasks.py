@@ -92,7 +92,6 @@ class ServiceTasks:
             running = call.owner = Running(self, call)
             task = self._loop.create_task(self._run(running), name=f"peerfabric-{self.service}")
             self._tasks[task] = running
-            running.stop = task.cancel
 
     # Tasks
 
@@ -102,6 +101,7 @@ class ServiceTasks:
         judge_by(partial(serving.has_failed, self.node))
         task = asyncio.current_task()
         assert task is not None
+        running.stop = task.cancel  # not before, as a task that is cancelled before it begins never does
         try:
             answer = await self._handled(running)
         finally:

@@ -162,14 +162,12 @@ class Adoption:
         """The dead letters of `queue` in slots that this node has adopted, or that nobody has, with their numbers.
 
         Waits for the disk. What cannot be read is said in the log, and hides nothing of what can.
-
-        Raises:
-            SpoolError: The folder cannot be read.
         """
         adopted = dict(self._nodes)
         found = [(number, letter) for number, node in sorted(adopted.items()) for letter in node.letters(queue)]
         for sight in self._slots.sights(everything=True):
-            if sight.number in adopted or sight.held is not False:
+            # While somebody chooses a slot nobody knows what is held; who has one keeps us out of it anyway.
+            if sight.number in adopted or sight.held is True or not self.orphans.may_be_ours(sight):
                 continue
             try:
                 found += [(sight.number, letter) for letter in letters_in(sight.folder, queue)]
@@ -220,11 +218,24 @@ class Adoption:
         """
         self._found.clear()
         requests = [self._requests.popleft() for _ in range(len(self._requests))]
+        try:
+            self._round(requests, now)
+        finally:
+            # Whatever went wrong, somebody waits for each of them.
+            for request in requests:
+                if not request.is_over:
+                    request.over(error=self._not_to_be_had(request.number))
+
+    def _round(self, requests: list[Request], now: float) -> None:
         for request in requests:
             if request.number not in self._nodes:
                 self.orphans.want(request.number)
         sights = {sight.number: sight for sight in self._slots.sights()}
-        self.parked = sum(s.sheet.letters for s in sights.values() if s.held is False and s.sheet and not s.sheet.pid)
+        self.parked = sum(
+            sight.sheet.letters
+            for sight in sights.values()
+            if sight.held is False and sight.sheet and not sight.sheet.pid and self.orphans.may_be_ours(sight)
+        )
         served = (lambda: False) if self._serves else (lambda: self._slots.is_served)
         for number in self.orphans.look(sights.values(), self._keys, now, served=served):
             if self._stopped:
@@ -247,19 +258,20 @@ class Adoption:
 
     def _adopt(self, number: int, sight: SlotSight | None, now: float) -> None:
         if sight is None:
-            self.orphans.refused(number, now)
+            self.orphans.passed_by(number)
             return
         node = self._make(sight)
         try:
             started = node.start()
-        except SpoolLocked:
-            started = False
-        except FabricError as error:
-            started = False
+        except Exception as error:
+            self.orphans.refused(number, now)
+            if not isinstance(error, FabricError):
+                raise
             if self._reminders.due(f"adopt {number}", now):
                 _log.error("%s: slot %d of %s is not adopted: %s", self._name, number, self._slots.folder, error)
+            return
         if not started:
-            self.orphans.refused(number, now)
+            self.orphans.passed_by(number)
             return
         self._nodes[number] = node
         self.orphans.adopted(number, now)
@@ -270,14 +282,16 @@ class Adoption:
     def _do(self, request: Request) -> None:
         node = self._nodes.get(request.number)
         if node is None:
-            request.over(
-                error=SpoolLocked(self._slots.folder, 0, f"slot {request.number} is in use or cannot be opened")
-            )
+            request.over(error=self._not_to_be_had(request.number))
             return
         try:
             request.over(done=node.retry(request.letter) if request.retry else node.drop(request.letter))
         except FabricError as error:
             request.over(error=error)
+
+    def _not_to_be_had(self, number: int) -> SpoolLocked:
+        problem = f"slot {number} is in use, or cannot be opened, as the log would say"
+        return SpoolLocked(self._slots.folder, 0, problem, stop="try again", step="see `peerfabric spool ls`")
 
     def _look_after(self, number: int, now: float) -> None:
         node, orphans = self._nodes[number], self.orphans
@@ -310,8 +324,11 @@ class Adoption:
             self._guarded(lambda number=number: self._let_go(number, 0.0, clock()))  # type: ignore[misc]
 
     def _refuse_requests(self) -> None:
-        while self._requests:
-            self._requests.popleft().over(error=NodeClosed())
+        try:
+            while True:
+                self._requests.popleft().over(error=NodeClosed())
+        except IndexError:
+            pass  # the thread and whoever asked late may both be here
 
 
 def _key(address: Address) -> Consumer:

@@ -18,7 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from peerfabric import Message, Node
+from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.main import cli
+from peerfabric.nodes.settings import checked_settings
+from peerfabric.nodes.storage import shared
 from peerfabric.spool.files import RealFiles
 from peerfabric.spool.folder import read_owner
 from peerfabric.spool.slots import slot_folder
@@ -185,6 +188,8 @@ def test_a_child_that_keeps_the_lock_is_named(start: Start, tmp_path: Path) -> N
     assert said is not None, err
     try:
         assert (code, "running" in out) == (0, True)
+        settings = checked_settings("doctor", None, "auto", (), "auto", None, folder, False, False)
+        assert said.group(0) in RealSystem().spool(settings)
         code, _, err = look("dead", "ls", folder)
         assert (code, f"process {said.group(1)}" in err, "end that process" in err) == (4, True, True)
     finally:
@@ -313,3 +318,12 @@ def test_one_serves_a_folder(start: Start, shops: Shops) -> None:
     assert (code, f"process {serving.pid} uses this spool" in err) == (4, True)
     serving.send_signal(signal.SIGINT)
     assert ended(serving)[0] == 130
+
+
+def test_a_network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder there is not served, and nothing is made in it."""
+    monkeypatch.setattr(shared, "filesystem", lambda path: "nfs4")
+    code, out, err = look("spool", "serve", str(tmp_path / "spool"))
+    assert (code, out) == (5, "")
+    assert "is on nfs4, where a lock of another machine is not seen in time" in err
+    assert not (tmp_path / "spool").exists()

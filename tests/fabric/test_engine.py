@@ -12,6 +12,7 @@ from peerfabric.engine import Engine
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.sending import Sending
 from peerfabric.options import Options
+from peerfabric.queue import numbering
 from peerfabric.queue.delivery import Verdict
 from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.incoming import UNREADABLE
@@ -798,3 +799,33 @@ def test_nothing_remains_of_a_queue_that_is_closed() -> None:
     assert [len(table) for table in tables] == [0] * 5
     assert len(producers.deadlines._heap) <= 64
     assert len(producers.left_off) == 500
+
+
+def test_names_of_closed_queues_are_forgotten_and_numbers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many the oldest go: whatever is opened then goes on above all that they had."""
+    monkeypatch.setattr(numbering, "LEFT_OFF_MAX", 3)
+    pair = Pair()
+    used: dict[str, set[int]] = {}
+    for name, count in [
+        ("a", 5),
+        ("b", 0),
+        ("c", 2),
+        ("d", 1),
+        ("e", 1),
+        ("a", 1),
+        ("f", 1),
+        ("b", 1),
+        ("g", 0),
+        ("c", 3),
+    ]:
+        end = pair.a.open_producer(name, RAW, 5, 2**20, pair.now)
+        first = end.next
+        if count:
+            pair.a.producers.accept(end, bodies(count), 0)
+            end.drop_oldest(2**20)
+        numbers = set(range(first, end.next))
+        assert not numbers & used.setdefault(name, set())
+        used[name] |= numbers
+        pair.a.close_producer(name, pair.now)
+        assert len(pair.a.producers.left_off) <= 3
+    assert min(used["b"]) == 6  # "a" was forgotten after 1 to 5

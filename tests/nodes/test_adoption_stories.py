@@ -265,7 +265,7 @@ def test_who_closes_leaves_the_rest_to_others(front: Front, start: Callable[...,
         sheet = read_owner(RealFiles(), slot_folder(str(folder), 2))
         assert sheet is not None
         assert sheet.pid == 0
-        assert 0 < sheet.left <= 250
+        assert 0 < sheet.left <= 251  # the last that was taken may not be acked yet
         assert sheet.name == "shop"
         kitchen.pace.set()
         with front.node("another", spool=folder), front.node("more", spool=folder):

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Rejected
+from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.outbox.spooled import _stored
 from tests.nodes.conftest import DEADLINE, Front, eventually
 
 SOON = 0.05
@@ -157,3 +159,12 @@ def test_what_stays_in_memory_though_there_is_a_spool(front: Front, tmp_path: Pa
         first.ack()
         jobs.flush(timeout=DEADLINE)
         assert account(shop).closes
+
+
+def test_what_is_stored_waits_for_nothing_before_it() -> None:
+    """Though what is sent because of a message counts how many there are; its time stays what it is."""
+    assert _stored((inf, 3), 5_000) == (None, 0)
+    kind, expires_ms = _stored((clock() + 60.0, 3), 5_000)
+    assert kind is not None
+    assert kind[1] == 0
+    assert 5_000 < expires_ms <= 65_000

@@ -662,6 +662,22 @@ def test_a_node_beside_it_that_closes_leaves_the_input_to_others() -> None:
 
 
 @pytest.mark.usefixtures("runtime")
+def test_a_producer_that_was_closed_holds_nothing_back(front: Any) -> None:
+    """As of a queue for each reply: it was closed before its input is acked, so all that it had is settled."""
+    with Node("source") as source, Node("sink") as sink, front.node("stage") as stage:
+        pages = source.producer("pages", int)
+        receipt = pages.send(1)
+        message = stage.consumer("pages", int).get(DEADLINE)
+        words = stage.producer("words", int)
+        words.send(2, cause=getattr(message, "target", message))
+        with sink.consumer("words", int).get(DEADLINE) as word:
+            assert word == 2
+        words.close(DEADLINE)
+        message.ack()
+        pages.wait(receipt, "processed", DEADLINE)
+
+
+@pytest.mark.usefixtures("runtime")
 def test_a_close_waits_for_outputs_and_acks_then() -> None:
     """A stage that closes hands everything on before it says goodbye."""
     with Node("source") as source, Node("sink") as sink:
@@ -794,3 +810,31 @@ def test_a_cause_that_is_settled(caplog: pytest.LogCaptureFixture) -> None:
         words.send(1, cause="in hand")
         for _ in range(2):
             node.consumer("words", int).get(DEADLINE).ack()
+
+
+def test_a_fork_while_outputs_are_noted(start: Callable[..., Any]) -> None:
+    """What another thread holds at that moment is free in the child."""
+    child = start(
+        """
+        import os, threading
+        from peerfabric.nodes.outputs import _adding
+
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with _adding:
+                held.set()
+                go_on.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(20)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if _adding.acquire(timeout=1) else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        go_on.set()
+        """
+    )
+    out, err = child.finish()
+    assert out.split() == ["0"], out + err

@@ -303,6 +303,43 @@ def test_types_that_do_not_fit(front: Any) -> None:
         assert asker.request(DOUBLE, 1, timeout=DEADLINE) == 2
 
 
+class Picky(msgspec.Struct):
+    """Its own code runs while it is decoded."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise RuntimeError("no such number")
+
+
+PICKY = Service("picky", Picky, int)
+
+
+def test_requests_whose_own_code_fails(front: Any) -> None:
+    """The caller is told, and the slot is free: more of them than run at once do no harm."""
+    with front.node("server") as server, front.node("asker") as asker:
+        if front.is_async:
+
+            @served(server, PICKY, concurrency=1)
+            async def pick_soon(body: Picky) -> int:
+                return body.number
+
+        else:
+
+            @served(server, PICKY, concurrency=1)
+            def pick(body: Picky) -> int:
+                return body.number
+
+        wrong = Picky(1)
+        wrong.number = -1
+        for _ in range(3):
+            with pytest.raises(DecodeError, match="Picky is wanted: RuntimeError: no such number"):
+                asker.request(PICKY, wrong, timeout=DEADLINE)
+        assert asker.request(PICKY, Picky(1), timeout=DEADLINE) == 1
+        assert server.statistics().services[0].running == 0
+
+
 def test_replies_that_are_too_large(front: Any) -> None:
     """An error says what to do in place of it."""
     with front.node("server", options=Options(message_bytes_max=100_000)) as server, front.node("asker") as asker:
@@ -416,13 +453,14 @@ def test_a_handlers_calls_end_with_its_own(runtime: Any) -> None:
 
         b.client(Service("deep", int, int)).ready(timeout=DEADLINE)
         a.client(Service("middle", int, int)).ready(timeout=DEADLINE)
-        with pytest.raises(TimedOut):
-            a.request("middle", 1, reply_type=int, timeout=0.5)
+        while not lefts:  # a busy machine may give up before it gets so far
+            with pytest.raises(TimedOut):
+                a.request("middle", 1, reply_type=int, timeout=0.5)
+        eventually(lambda: errors and len(errors) % 2 == 0)
         given_up.set()
-        eventually(lambda: len(errors) == 2)
-        assert isinstance(errors[0], Cancelled | TimedOut)
-        assert isinstance(errors[1], Cancelled)
-        assert [0 < left <= 0.5 for left in lefts] == [True]
+        assert {type(error) for error in errors} <= {Cancelled, TimedOut}
+        assert isinstance(errors[-1], Cancelled)
+        assert all(0 < left <= 0.5 for left in lefts)
 
 
 def test_a_thread_that_hangs_costs_no_slot(runtime: Any) -> None:
@@ -480,6 +518,39 @@ def test_a_task_is_cancelled_when_its_caller_gives_up(runtime: Any) -> None:
             assert await asyncio.to_thread(ended.wait, DEADLINE)
 
     asyncio.run(main())
+
+
+def test_a_task_that_is_cancelled_before_it_begins(runtime: Any) -> None:
+    """Its caller gives up between the two: the function is not called, and the slot is free."""
+    called: list[int] = []
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+
+            @served(server, DOUBLE)
+            async def double(number: int) -> int:
+                called.append(number)
+                return 2 * number
+
+            await asker.client(DOUBLE).ready(timeout=DEADLINE)
+            pool: Any = next(iter(server._lifecycle.handlers))
+            look = pool._look
+
+            def look_and_cancel() -> None:
+                look()
+                with pool.node.pump.lock:
+                    for call in list(pool.end.running):
+                        pool.responder._cancel(call)
+                look()  # as by a turn of the pump that came while the first ran
+
+            pool._look = look_and_cancel
+            with pytest.raises(TimedOut):
+                await asker.request(DOUBLE, 1, timeout=0.2)
+            while (account := server.statistics().services[0]).received - account.dropped:
+                await asyncio.sleep(0.01)
+            assert (account.running, account.left, called) == (0, 0, [])
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
 
 
 # Streams
@@ -660,6 +731,54 @@ def test_a_stream_that_pauses(runtime: Any) -> None:
         release.set()
 
 
+def full(monkeypatch: Any, node: Any) -> None:
+    """Too many calls of `node` are open, as far as it can tell, until `monkeypatch` is undone."""
+    node = getattr(node, "target", node)
+    calls = getattr(node, "_async", node)._lifecycle.calls
+    monkeypatch.setattr(calls, "start", lambda call: False)
+
+
+def test_a_stream_that_could_not_begin(front: Any) -> None:
+    """It is over: nothing else is asked in its place."""
+    asked: list[int] = []
+    with front.node("server") as server, front.node("asker") as asker:
+
+        @served(server, COUNT)
+        def count(stop: int) -> Iterator[int]:
+            asked.append(stop)
+            yield stop
+
+        assert list(asker.stream(COUNT, 1, timeout=DEADLINE)) == [1]
+        parts = iter(asker.stream(COUNT, 2, timeout=0.05))
+        with pytest.MonkeyPatch.context() as patch:
+            full(patch, asker)
+            with pytest.raises(TimedOut, match="not sent; this node has too many open calls"):
+                next(parts)
+        assert next(parts, None) is None
+        assert asked == [1]
+
+
+def test_a_stream_whose_first_wait_was_cancelled(runtime: Any) -> None:
+    """It goes on with what it was to ask."""
+
+    async def main() -> None:
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+
+            @served(server, COUNT)
+            async def count(stop: int) -> Any:
+                yield stop
+
+            assert [each async for each in asker.stream(COUNT, 1, timeout=DEADLINE)] == [1]
+            parts = asker.stream(COUNT, 7, timeout=DEADLINE)
+            with pytest.MonkeyPatch.context() as patch:
+                full(patch, asker)
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(parts), 0.05)
+            assert await anext(parts) == 7
+
+    asyncio.run(main())
+
+
 def test_one_reply_and_parts_mixed_up(front: Any) -> None:
     """A stream of what has one reply has one part; what is answered in parts has no reply."""
     with front.node("server") as server, front.node("asker") as asker:
@@ -708,6 +827,50 @@ def test_all_servers_are_asked(front: Any) -> None:
             assert caught.value.gathered.replies == {ids["a"]: 8}
         finally:
             release.set()
+
+
+def test_a_gathering_for_which_there_is_no_room(front: Any) -> None:
+    """It raises nothing because of that, and is over in its time: who was not asked is named."""
+    release = threading.Event()
+    with front.node("a") as a, front.node("b") as b, front.node("asker") as asker:
+        for server in (a, b):
+
+            @served(server, DOUBLE)
+            def slow(number: int) -> int:
+                assert release.wait(DEADLINE)
+                return 0
+
+        asker.client(DOUBLE).ready(servers=2, timeout=DEADLINE)
+        calls = getattr(getattr(asker, "target", asker), "_async", getattr(asker, "target", asker))._lifecycle.calls
+        begin = calls.start
+        room = iter([True])
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(calls, "start", lambda call: next(room, False) and begin(call))
+                patch.setattr(calls.end, "handle_timeout", lambda now: None)  # the pump is late
+                got = asker.gather(DOUBLE, 4, timeout=0.3)
+            assert got.replies == {}
+            assert sorted(got.missing.values()) == ["not sent", "timed out"]
+        finally:
+            release.set()
+
+
+def test_a_cancelled_gathering_keeps_no_name(runtime: Any) -> None:
+    """Cancelled while it waits for servers that join, it means to call them no more."""
+
+    async def main() -> None:
+        async with AsyncNode("asker") as asker:
+            task = asyncio.create_task(asker.gather(DOUBLE, 1, timeout=DEADLINE))
+            calls = None
+            while calls is None or calls.end is None:
+                await asyncio.sleep(0)
+                calls = asker._lifecycle.calls
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert calls.end.directory.of("double").held == 0
+
+    asyncio.run(main())
 
 
 def test_nobody_to_gather(front: Any) -> None:
@@ -858,6 +1021,30 @@ def test_closing_a_caller(front: Any) -> None:
         assert cancelled.wait(DEADLINE)
         with pytest.raises(NodeClosed):
             asker.request(DOUBLE, 1)
+
+
+def test_closing_with_a_call_that_the_pump_has_not_taken(runtime: Any) -> None:
+    """It ends, too, and does not wait for its time."""
+    release = threading.Event()
+    with Node("server") as server, Node("asker") as asker:
+
+        @served(server, DOUBLE)
+        def slow(number: int) -> int:
+            assert release.wait(DEADLINE)
+            return 0
+
+        asker.client(DOUBLE).ready(timeout=DEADLINE)
+        calls = asker._async._lifecycle.calls
+        assert calls is not None
+        pump = asker._async._lifecycle.node.pump
+        with pump.lock, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pump, "wake", lambda handle=None: None)
+            thread, found = background(lambda: asker.request(DOUBLE, 1, timeout=4 * DEADLINE))
+            eventually(lambda: calls._handed)
+        calls.close(handlers=False)
+        thread.join(DEADLINE)
+        release.set()
+        assert [type(each) for each in found] == [NodeClosed]
 
 
 def test_a_handler_does_not_close_its_node(front: Any) -> None:

@@ -111,7 +111,7 @@ class System(Protocol):
         """Where the node's key is or will be, empty if nowhere, and the key if it is there."""
 
     def spool(self, settings: Settings) -> str:
-        """The process that uses the spool now; empty: nobody."""
+        """The processes that use slots of the spool now; empty: nobody."""
 
     def gate(self, secret: Secret, fabric: str) -> bytes: ...
     def crypto(self) -> tuple[bool, str]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from peerfabric.discovery.base import Announcement, Sighting
 from peerfabric.discovery.host import host_id
-from peerfabric.errors import EndpointInUse, SpoolError, SpoolLocked, TimedOut
+from peerfabric.errors import ConfigError, EndpointInUse, SpoolError, SpoolLocked, TimedOut
 from peerfabric.nodes import interfaces
 from peerfabric.nodes.aio.ping import round_trip
 from peerfabric.nodes.blocking.node import Node
@@ -83,16 +83,25 @@ class RealSystem:
         return place, read_node_key(place, curve_public)
 
     def spool(self, settings: Settings) -> str:
-        from peerfabric.spool import Spool
+        from peerfabric.nodes.cli.offline import left_to_a_child, looked_at
+        from peerfabric.nodes.cli.slots import slots_in
 
         assert settings.spool is not None
+        users = []
         try:
-            Spool.inspect(settings.spool).abandon()
-        except SpoolLocked as error:
-            return f"process {error.pid}" if error.pid else "another process"
-        except SpoolError:
-            pass  # not there yet, or said by the start
-        return ""
+            for number, path in slots_in(settings.spool):
+                try:
+                    with looked_at(path):
+                        pass
+                except SpoolLocked as error:
+                    who = f"process {error.pid}" if error.pid else "another process"
+                    child = left_to_a_child(path)
+                    users.append(f"{who} (slot {number}{f', which {child}' if child else ''})")
+                except SpoolError:
+                    pass  # not there yet, or said by the start
+        except (ConfigError, SpoolError):
+            pass  # the same
+        return ", ".join(users)
 
     def gate(self, secret: Secret, fabric: str) -> bytes:
         from peerfabric.nodes.io.curve import Gate

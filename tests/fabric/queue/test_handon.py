@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
@@ -10,7 +11,7 @@ import pytest
 
 from peerfabric.queue import handon
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.handon import KINDS, HandOn, Outputs, Watch
+from peerfabric.queue.handon import KINDS, HandOn, Outputs, Wait, Watch
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEPTH_MAX
@@ -70,7 +71,7 @@ class Stage:
         for index in range(count):
             outputs = self.sends(each)
             if each == 1:
-                self.handon.defer_one(delivery, index, (self.watch, outputs.first))
+                self.handon.defer_one((delivery, index, self.watch, outputs.first))
             else:
                 self.handon.defer(delivery, index, index + 1, outputs)
         return delivery
@@ -145,10 +146,10 @@ def test_neighbours_of_several_threads() -> None:
     claim(delivery, 4)
     for _ in range(6):
         stage.sends(1)
-    stage.handon.defer_one(delivery, 2, (stage.watch, 1))
-    stage.handon.defer_one(delivery, 3, (stage.watch, 2))
+    stage.handon.defer_one((delivery, 2, stage.watch, 1))
+    stage.handon.defer_one((delivery, 3, stage.watch, 2))
     stage.handon.defer(delivery, 0, 1, sent_out(stage.watch, 3, 5))
-    stage.handon.defer_one(delivery, 1, (stage.watch, 6))
+    stage.handon.defer_one((delivery, 1, stage.watch, 6))
     stage.look()
     assert stage.ran == [(1, 5)]
     for settled, acked in ((3, []), (1, [(3, 4)]), (4, [(1, 2), (3, 4)]), (2, [(1, 2), (3, 5)]), (6, [(1, 5)])):
@@ -634,6 +635,47 @@ def test_another_node_of_the_process() -> None:
     pair.b.consumers.progress(jobs, pair.now)
     pair.settle(0.1)
     assert source.account().acked == 1
+
+
+def test_a_queue_that_was_closed_before_its_input_is_acked() -> None:
+    """As of a queue for each reply: nothing of it is unsettled, nor looked at again, and the input is acked."""
+    pair, source, _, jobs, _ = pipeline()
+    other = Pair()
+    out = other.a.open_producer("reply", RAW, 5, 2**20, other.now)
+    handon = jobs.open_handon(nothing)
+    watch = out.open_watch(lambda: pytest.fail("nobody is there to be woken"))
+    delivery = jobs.take(pair.now)
+    assert delivery is not None
+    claim(delivery)
+    other.a.producers.accept(out, bodies(1), 0)
+    other.settle()
+    out.drop_oldest(1)
+    other.settle()
+    other.a.close_producer("reply", other.now)
+    handon.defer(delivery, 0, 1, sent_out(watch, 1, 2))
+    pair.b.consumers.progress(jobs, pair.now)
+    pair.settle()
+    pair.b.consumers.progress(jobs, pair.now)
+    pair.settle(0.1)
+    assert source.account().acked == 1
+    assert not watch.fresh
+
+
+def test_two_threads_lose_the_same_outputs() -> None:
+    """A node closes, and a consumer of another one hears of it at the same time: each output is lost once."""
+
+    class Shared(deque[Wait]):
+        """Somebody else takes what is there, as soon as it was looked at."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    stage = Stage()
+    stage.run(1)
+    stage.end.progress(0.0)
+    stage.watch.fresh = Shared(stage.watch.fresh)
+    stage.watch.leave()
+    assert list(stage.handon.written) == [(STREAM, 1, 2, False)]
 
 
 def test_a_circle_is_told_once() -> None:

@@ -345,7 +345,7 @@ class Disk:
         for other, theirs in self._locks.items():
             if self._descriptors[other][1] is self.files.get(path) and not (shared and theirs):
                 if theirs:
-                    raise SpoolLocked(self._parent(path), 0, "another process looks into it")
+                    raise SpoolLocked(self._parent(path), 0, "another process looks into it", is_read=True)
                 raise SpoolLocked(self._parent(path), int(self._descriptors[other][1].content.strip() or 0))
         if path not in self.files and shared:
             raise OSError(ENOENT, "no such file", path)

@@ -217,6 +217,27 @@ def test_one_that_cannot_be_opened_is_left_alone_for_a_while() -> None:
     assert watch.look() == [1]
 
 
+def test_what_cannot_be_read_is_told_of() -> None:
+    """Nobody knows whose it is, so nobody adopts it; a person should know that something may be stranded there."""
+    unread = SlotSight(1, "/spool/1", None, (), None, "/spool/1/node: Input/output error; look at the disk")
+    damaged = SlotSight(2, "/spool/2", None, ("jobs",), False)
+    begun, running = SlotSight(3, "/spool/3", None, (), False), SlotSight(4, "/spool/4", None, ("jobs",), True)
+    watch = Watch(unread, damaged, begun, running)
+    assert watch.until(STRANDED_AFTER + 1) == []
+    found = list(watch.orphans.findings("/spool", watch.now))
+    assert [finding.what.partition(":")[0] for finding in found] == [
+        "slot 1 of the spool /spool cannot be adopted",
+        "slot 2 of the spool /spool cannot be adopted",
+    ]
+    assert [finding.since for finding in found] == [0.0, 0.0]
+    assert "Input/output error" in found[0].what
+    assert "jobs" in found[1].what
+    watch.sights[1] = seen(1)
+    watch.sights[2] = watch.sights[2]._replace(held=True)
+    watch.look()
+    assert list(watch.orphans.findings("/spool", watch.now)) == []
+
+
 def test_what_a_person_needs_is_adopted_at_once() -> None:
     """Whoever consumes it, whatever is in it, and beyond the limit."""
     watch = Watch(seen(1, pid=9), seen(2), limit=1)

@@ -9,7 +9,7 @@ from errno import EIO
 import pytest
 
 from peerfabric.errors import SpoolError, SpoolLocked, SpoolUnsafe
-from peerfabric.spool import Spool
+from peerfabric.spool import Log, Spool
 from peerfabric.spool.files import Place
 from peerfabric.spool.folder import OtherFabric, read_owner
 from peerfabric.spool.slots import Slots, fabric_mark, shared_folder, slot_folder
@@ -170,6 +170,19 @@ def test_adopting(shared: Folder) -> None:
     assert (found.node_id, found.died, found.epoch > spool.epoch) == ("node-0", True, True)
 
 
+def test_a_copy_is_not_adopted_while_its_original_runs(shared: Folder) -> None:
+    """And whoever would have adopted it can say why not."""
+    _, number, original = shared.take()
+    leave(original)
+    copier = shared.seat()
+    leave(open_spool(copier, folder="/copy", node_id="node-0", fabric=SHOP))
+    copier.die()
+    adopter = shared.seat()
+    with pytest.raises(SpoolLocked, match="is a copy") as caught:
+        Slots(adopter, "/copy").open(number, shared.opening(adopter))
+    assert caught.value.is_copy
+
+
 def test_another_fabric(shared: Folder) -> None:
     """Takes what has nothing in it, and the fabric of the sheet with it; else the slot is not for it."""
     _, _, spool = shared.take()
@@ -186,6 +199,25 @@ def test_another_fabric(shared: Folder) -> None:
     assert sheet is not None
     assert (sheet.fabric, sheet.name) == (SHOP, "shop")
     assert seat.is_dead is False
+
+
+def test_what_a_cursor_had_to_forget_is_left(shared: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says less than was settled, so the next life finds something: the slot keeps it, and is adopted."""
+    monkeypatch.setattr("peerfabric.spool.log.RANGES_BYTES_MAX", 4)
+    shared.take()
+    _, number, spool = shared.take()
+    log = spool.queue(QUEUE, unix_ms=1)
+    for sequence in range(1, 42):
+        append(log, spool.epoch, sequence)
+    for sequence in (*range(1, 42, 2), *range(2, 42, 2)):
+        log.settle(spool.epoch, sequence, sequence + 1)
+        if sequence == 41:
+            log.write_cursor()
+    assert not log.cursor_complete
+    assert not log.unsettled_count
+    monkeypatch.setattr(Log, "write_cursor", lambda self, *given, **named: None)
+    spool.close()
+    assert shared.states()[number] == (number, False, True, False)
 
 
 def test_who_opens_it_for_no_fabric_changes_none(shared: Folder) -> None:
@@ -237,6 +269,30 @@ def test_a_slot_that_looks_like_a_copy_for_a_moment(shared: Folder) -> None:
         shared.take()
     assert refused.value.is_copy
     seat.unlock(claim)
+
+
+def test_a_slot_that_somebody_looks_into(shared: Folder) -> None:
+    """A start waits for a moment, as it would else overtake what it left there; and then takes the next one."""
+    seat, _, first = shared.take()
+    leave(first)
+    seat.die()
+    reader = shared.seat()
+    looked = reader.lock(f"{FOLDER}/lock", shared=True)
+    starter = shared.seat()
+    opening, asked = shared.opening(starter), []
+
+    def open_(number: int, folder: str) -> Spool:
+        asked.append(number)
+        if len(asked) == 2:
+            reader.unlock(looked)
+        return opening(number, folder)
+
+    number, spool = shared.slots(starter).take(open_, shared.moments)
+    assert (number, asked) == (0, [0, 0])
+    spool.close()
+    reader.lock(f"{FOLDER}/lock", shared=True)
+    assert shared.take()[1] == 1
+    assert shared.said == []
 
 
 def test_a_full_disk(shared: Folder) -> None:

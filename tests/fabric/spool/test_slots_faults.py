@@ -239,10 +239,15 @@ def test_the_order_of_shrinking() -> None:
     ]
 
 
+SAMPLE = [pytest.param(3, id="sample"), pytest.param(1, id="all", marks=pytest.mark.long)]
+"""Of so many operations one; all of them take half a minute of a busy machine."""
+
+
+@pytest.mark.parametrize("step", SAMPLE)
 @pytest.mark.parametrize(("fault", "fsync"), [(EIO, False), (EIO, True), (ENOSPC, True), (SHORT, False)])
-def test_every_operation_fails_once(fault: int, fsync: bool) -> None:
+def test_every_operation_fails_once(fault: int, fsync: bool, step: int) -> None:
     """Whoever meets it goes on, or ends and is followed by another one, and all ends well."""
-    for number in range(1, operations(fsync=fsync) + 1):
+    for number in range(1, operations(fsync=fsync) + 1, step):
         disk = Disk()
         disk.faults[number] = fault
         story = told(disk, fsync=fsync)
@@ -250,12 +255,13 @@ def test_every_operation_fails_once(fault: int, fsync: bool) -> None:
         story.check(disk)
 
 
-def test_every_lookup_fails_once() -> None:
+@pytest.mark.parametrize("step", SAMPLE)
+def test_every_lookup_fails_once(step: int) -> None:
     """What cannot be read now is not taken for lost, and a slot that cannot be opened now is passed over."""
     disk = Disk()
     told(disk, fsync=True)
     count = disk.lookups
-    for number in range(1, count + 1):
+    for number in range(1, count + 1, step):
         disk = Disk()
         disk.lookup_faults[number] = EIO
         story = told(disk, fsync=True)
@@ -263,10 +269,10 @@ def test_every_lookup_fails_once() -> None:
         story.check(disk)
 
 
-@pytest.mark.parametrize(("fsync", "halfway"), [(False, False), (True, True)])
-def test_a_process_dies_in_every_operation(fsync: bool, halfway: bool) -> None:
+@pytest.mark.parametrize(("fsync", "halfway", "step"), [(False, False, 1), (True, True, 2)])
+def test_a_process_dies_in_every_operation(fsync: bool, halfway: bool, step: int) -> None:
     """The next one finds the slot free, and everything in it that was stored."""
-    for number in range(1, operations(fsync=fsync) + 1):
+    for number in range(1, operations(fsync=fsync) + 1, step):
         disk = CutDisk()
         disk.cut_at, disk.halfway = number, halfway
         story = told(disk, fsync=fsync)
@@ -275,14 +281,16 @@ def test_a_process_dies_in_every_operation(fsync: bool, halfway: bool) -> None:
         story.check(disk)
 
 
-@pytest.mark.parametrize("fsync", [False, True])
-def test_the_power_goes_in_every_operation(fsync: bool) -> None:
+@pytest.mark.parametrize(
+    ("fsync", "seeds"), [(False, 1), (True, 1), *(pytest.param(each, 5, marks=pytest.mark.long) for each in (0, 1))]
+)
+def test_the_power_goes_in_every_operation(fsync: bool, seeds: int) -> None:
     """With fsync nothing is lost that was stored, and nothing comes back that was settled; the folder opens always."""
     for number in range(1, operations(fsync=fsync) + 1):
-        for seed in range(3):
+        for seed in range(seeds):
             disk = CutDisk()
             disk.cut_at = number
             story = Story(disk, fsync=fsync, powered=False)
             with suppress(PowerCut):
                 story.run()
-            story.check(disk.lose_power(Random(seed)), durable=fsync)
+            story.check(disk.lose_power(Random(seeds * number + seed)), durable=fsync)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from contextlib import suppress
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
-from peerfabric.errors import ConfigError, NodeClosed, SpoolLocked
+from peerfabric.errors import ConfigError, NodeClosed, SpoolError, SpoolLocked
 from peerfabric.health import Finding
+from peerfabric.nodes.aio.adopted import AdoptedNode
 from peerfabric.nodes.storage.adoption import LEAVE_TIME, Adoption, Progress, Request
 from peerfabric.reports import Adopted, DeadLetter
 from peerfabric.spool.folder import Owner
-from peerfabric.spool.orphans import PATIENCE, RUN_BEFORE, Orphans
+from peerfabric.spool.orphans import PATIENCE, REFUSED_FOR, RUN_BEFORE, Orphans
 from peerfabric.spool.slots import Slots, SlotSight
 from peerfabric.wire.frames import Address
 from tests.nodes.conftest import eventually
@@ -34,8 +39,11 @@ class Folder:
 
     def __init__(self, *sights: SlotSight) -> None:
         self.there = {sight.number: sight for sight in sights}
+        self.refusal: Exception | None = None
 
     def sights(self, *, everything: bool = False) -> list[SlotSight]:
+        if self.refusal is not None:
+            raise self.refusal
         return list(self.there.values())
 
 
@@ -48,6 +56,7 @@ class Life:
         self.queues: Sequence[str] = ("jobs",)
         self.now = Progress(5, 0, True, False)
         self.refusal: Exception | None = None
+        self.is_slow = False
         self.told: Mapping[str, Address] = {}
         self.dead = [
             DeadLetter(
@@ -67,7 +76,7 @@ class Life:
         self.said.append(f"start {self.number}")
         if self.refusal is not None:
             raise self.refusal
-        return True
+        return not self.is_slow
 
     def progress(self) -> Progress:
         return self.now
@@ -105,6 +114,7 @@ class Host:
         self.said: list[str] = []
         self.lives: dict[int, Life] = {}
         self.refusals: dict[int, Exception] = {}
+        self.slow: set[int] = set()
         self.told: tuple[Finding, ...] = ()
         self.consumers = list(consumers)
         self.now = 0.0
@@ -113,7 +123,7 @@ class Host:
 
     def _make(self, sight: SlotSight) -> Life:
         life = self.lives[sight.number] = Life(sight, self.said)
-        life.refusal = self.refusals.get(sight.number)
+        life.refusal, life.is_slow = self.refusals.get(sight.number), sight.number in self.slow
         return life
 
     def _tell(self, found: tuple[Finding, ...]) -> None:
@@ -163,20 +173,56 @@ def test_one_that_has_stopped_by_itself_is_let_go_of() -> None:
     host.lives[1].now = Progress(5, 0, True, True)
     assert host.until(host.now + 1) == ["end 1 0"]
     assert host.until(host.now + 2 * PATIENCE) == [], "it would end the other one"
-    assert ["runs elsewhere, too" in finding.what for finding in host.told] == [True]
+    assert [("runs elsewhere, too" in told.what, "runs a copy" in told.step) for told in host.told] == [(True, True)]
     host.folder.there[1] = seen(1, pid=10, counter=1)
     assert host.until(host.now + 5) == ["start 1"]
 
 
-@pytest.mark.parametrize("refusal", [SpoolLocked("/none/1", 7), ConfigError("no key; put it back")])
-def test_a_slot_that_cannot_be_opened_harms_nobody(refusal: Exception) -> None:
-    """The others are adopted, and it is tried again later."""
+@pytest.mark.parametrize(
+    "refusal", [SpoolLocked("/none/1", 7, "is a copy", is_copy=True), ConfigError("no key; put it back")]
+)
+def test_a_slot_that_cannot_be_opened_harms_nobody(refusal: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are adopted, and it is tried again later; who looks at the node's health hears of it, and of why."""
     host = Host(seen(1), seen(2))
     host.refusals[1] = refusal
     assert host.until(RUN_BEFORE + 1) == ["start 1", "start 2"]
-    assert host.until(host.now + 9) == []
+    assert host.until(host.now + REFUSED_FOR - 1) == []
+    assert [("cannot be opened" in told.what, "what the log says" in told.step) for told in host.told] == [(True, True)]
+    assert str(refusal) in caplog.text
     host.refusals.clear()
     assert host.until(host.now + 1) == ["start 1"]
+    assert host.told == ()
+
+
+def test_who_was_not_quick_enough_looks_again() -> None:
+    """Somebody only looked at the slots in that moment, or has the slot: the next look says which."""
+    host = Host(seen(1))
+    host.slow.add(1)
+    assert host.until(RUN_BEFORE + 2) == ["start 1", "start 1"]
+    host.slow.clear()
+    assert host.until(host.now + 1) == ["start 1"]
+    assert host.adoption.orphans.held == (1,)
+
+
+@pytest.mark.parametrize("refusal", [ConfigError("no key; put it back"), MemoryError()])
+def test_who_asks_always_gets_an_answer(refusal: Exception) -> None:
+    """Whatever keeps the slot from being adopted, or even looked at."""
+    host = Host(seen(1, pid=0), seen(2, pid=0))
+    letter = Life(seen(1), []).dead[0]
+    first, second = Request(1, letter, retry=True), Request(2, letter, retry=True)
+    host.refusals[1] = refusal
+    host.adoption.ask(first)
+    host.adoption.ask(second)
+    with suppress(MemoryError):
+        host.adoption.round(0.0)
+    assert isinstance(first.error, SpoolLocked)
+    assert second.is_over
+    third = Request(2, letter, retry=True)
+    host.adoption.ask(third)
+    host.folder.refusal = SpoolError("/none", "cannot be read")
+    with pytest.raises(SpoolError):
+        host.adoption.round(1.0)
+    assert isinstance(third.error, SpoolLocked)
 
 
 def test_letters_of_slots_that_nobody_has() -> None:
@@ -195,6 +241,46 @@ def test_letters_of_slots_that_nobody_has() -> None:
     assert adoption.letters("jobs") == [(1, letter)]
     host.lives[1].now = Progress(0, 1, True, False)
     assert host.until(2.0) == [f"end 1 {LEAVE_TIME:g}"]
+
+
+def test_letters_of_another_fabric_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are neither counted nor shown: nobody here could retry them."""
+    sights = [
+        SlotSight(number, f"/none/{number}", Owner(node_id="n", letters=1, fabric=fabric), ("jobs",), False)
+        for number, fabric in ((1, OURS), (2, b"fabric 2"), (3, b""))
+    ]
+    host = Host(*sights)
+    monkeypatch.setattr(
+        "peerfabric.nodes.storage.adoption.letters_in", lambda folder, queue: Life(seen(int(folder[-1])), []).dead
+    )
+    host.until(1.0)
+    assert host.adoption.parked == 2
+    assert [number for number, _ in host.adoption.letters("jobs")] == [1, 3]
+
+
+def test_letters_are_listed_while_somebody_chooses_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nobody can say what is held, and a list without them would say that there are none."""
+    host = Host(seen(1)._replace(held=None), seen(2, held=True))
+    monkeypatch.setattr(
+        "peerfabric.nodes.storage.adoption.letters_in", lambda folder, queue: Life(seen(int(folder[-1])), []).dead
+    )
+    assert [number for number, _ in host.adoption.letters("jobs")] == [1]
+
+
+def test_an_adopted_node_hears_of_consumers_that_come_and_go() -> None:
+    """Once of each, so it dials nobody for ever who is not there any more."""
+    said: list[str] = []
+    engine = SimpleNamespace(
+        handle_discovered=lambda address, now: said.append(f"{address.node_id} {address.epoch}"),
+        handle_lost=lambda node_id, now: said.append(f"{node_id} lost"),
+    )
+    node = AdoptedNode(1, cast("Any", None), cast("Any", SimpleNamespace(name="host")), "shop")
+    node._node = cast("Any", SimpleNamespace(engine=engine, pump=SimpleNamespace(lock=Lock(), wake=lambda: None)))
+    bob = Address("bob", 1, "bob", "h", ["ipc:///bob"], [])
+    for _ in range(2):
+        node.offer({"ann": ANN, "bob": bob})
+    node.offer({"ann": replace(ANN, epoch=2)})
+    assert said == ["ann 1", "bob 1", "ann 2", "bob lost"]
 
 
 def test_a_host_that_closes_gives_all_back() -> None:
