@@ -91,15 +91,19 @@ class Reading:
         try:
             await calls.node.started()
             if self._call is None and not self._over:
-                call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
-                if not calls.start(call):
-                    await calls.start_when_room(call, self._timeout)
-                self._call, self._data = call, b""
-                if self._over:
-                    calls.drop(call)  # whoever closed it has not seen it
+                await self._start()
         finally:
             self._turn.append(True)
             self._asked.open()
+
+    async def _start(self) -> None:
+        calls = self._calls
+        call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
+        if not calls.start(call):
+            await calls.start_when_room(call, self._timeout)
+        self._call, self._data = call, b""
+        if self._over:
+            calls.drop(call)  # whoever closed it has not seen it
 
     async def _until_next(self, call: OpenCall) -> bool:
         ends_at = inf if self._timeout is None else clock() + self._timeout

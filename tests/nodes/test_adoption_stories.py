@@ -261,6 +261,7 @@ def test_who_closes_leaves_the_rest_to_others(front: Front, start: Callable[...,
             kitchen.pause_at = 50
             kitchen.pace.set()
             kitchen.wait_for(50)
+            eventually(lambda: host.statistics().adopted[0].producers[0].acked >= 49, "the acks")
         assert not adopted(host)
         sheet = read_owner(RealFiles(), slot_folder(str(folder), 2))
         assert sheet is not None
