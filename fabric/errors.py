@@ -232,10 +232,19 @@ class NoServer(FabricError, ConnectionError):
 
 
 class ServerLost(FabricError, ConnectionError):
-    """The `server` of a call ended, or the link with it, before it answered. The call may have run."""
+    """The `server` of a call ended, or the link with it, before it answered. The call may have run.
 
-    def __init__(self, service: str, server: str, *, proven: int = 0) -> None:
-        self.service, self.server = service, server
+    Of a stream, `parts` have come before.
+    """
+
+    def __init__(self, service: str, server: str, *, proven: int = 0, parts: int = 0) -> None:
+        self.service, self.server, self.parts = service, server, parts
+        if parts:
+            super().__init__(
+                f"service {service!r}: {server} was lost after {parts} part{'s' if parts > 1 else ''}; a stream that "
+                f"has begun is not tried again: ask anew, for what is missing if the service can"
+            )
+            return
         again = (
             f"{proven} servers have died while they worked on it: look at what it does to them before you try again"
             if proven > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, Final
 
-from peerfabric.errors import DecodeError, TimedOut
+from peerfabric.errors import DecodeError
 from peerfabric.nodes.handler_context import hand_here, lease_paused
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
@@ -73,13 +73,13 @@ class Reading:
             if outcome is not None:
                 raise self._calls.error(call, self._prepared, self._timeout)
             if not await self._until_next(call):
-                said = self._calls.said(call)
-                raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
+                self._calls.forget(call)  # first, as it may be sent until then
+                raise self._calls.late(call, self._timeout)
 
     async def _started(self) -> OpenCall:
         calls = self._calls
         await calls.node.started()
-        call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
+        call = calls.made(self._prepared, self._data, inf, None, self._server, self._headers)
         if not calls.start(call):
             await calls.start_when_room(call, self._timeout)
         self._data = b""
