@@ -147,6 +147,7 @@ class Lifecycle:
         self.handles.changed()
         if self.calls is not None:
             self.calls.wake()
+        self.node.pump.turned.open()
 
     def _end_calls(self, *, handlers: bool) -> None:
         """End the calls of services that programs wait for; with `handlers` those of handlers, too."""
