@@ -222,6 +222,11 @@ class Log:
         self._contents.settle(epoch, start, stop)
         self.cursor_due = True
 
+    def begin(self, epoch: int, following: int) -> None:
+        """The messages of `epoch`, of which none is here yet, go on from `following`. Known after `write_cursor`."""
+        self._contents.next[epoch] = following
+        self.cursor_due = True
+
     def has(self, epoch: int, sequence: int) -> bool:
         """Whether that message is in a segment."""
         return bool(self._contents.index.overlaps(epoch, sequence, sequence + 1))

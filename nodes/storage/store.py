@@ -454,7 +454,7 @@ class Store:
             SpoolError: They may be reported as lost at the next start.
         """
         with self.lock:
-            self._log.settle(self._epoch, 1, following)
+            self._log.begin(self._epoch, following)
             self._log.write_cursor(self._encoded(self._packed))
 
     def remove(self) -> None:

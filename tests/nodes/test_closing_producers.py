@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from peerfabric import Node, NodeClosed, TimedOut
+from peerfabric.spool import Spool
 from peerfabric.wire.frames import NAMES_MAX
 from tests.nodes.conftest import DEADLINE, Front, eventually
 
@@ -177,9 +179,20 @@ def test_numbers_of_a_log_that_was_removed_are_not_missed_at_the_next_start(fron
             eventually(lambda: not (tmp_path / "spool" / "queues" / "jobs").exists(), "removing the files")
         consumer.close()
         shop.producer("jobs", int).send(4)
+        shutil.copytree(tmp_path / "spool", tmp_path / "killed")  # what a kill would leave now
+    assert damaged(tmp_path / "killed") == damaged(tmp_path / "spool") == []
     with front.node("shop", spool=tmp_path / "spool") as shop:
         [account] = shop.statistics().producers
         assert (account.recovered, account.damaged) == (1, 0)
+
+
+def damaged(folder: Path) -> list[tuple[int, int, int]]:
+    """What the log of jobs would report as lost at a start."""
+    spool = Spool.inspect(str(folder))
+    try:
+        return spool.queue("jobs", unix_ms=0).recovery.damaged
+    finally:
+        spool.close()
 
 
 def test_only_open_producers_count(front: Front) -> None:

@@ -9,7 +9,7 @@ from errno import EIO
 import pytest
 
 from peerfabric.errors import SpoolError, SpoolLocked, SpoolUnsafe
-from peerfabric.spool import Spool
+from peerfabric.spool import Log, Spool
 from peerfabric.spool.files import Place
 from peerfabric.spool.folder import OtherFabric, read_owner
 from peerfabric.spool.slots import Slots, fabric_mark, shared_folder, slot_folder
@@ -199,6 +199,25 @@ def test_another_fabric(shared: Folder) -> None:
     assert sheet is not None
     assert (sheet.fabric, sheet.name) == (SHOP, "shop")
     assert seat.is_dead is False
+
+
+def test_what_a_cursor_had_to_forget_is_left(shared: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says less than was settled, so the next life finds something: the slot keeps it, and is adopted."""
+    monkeypatch.setattr("peerfabric.spool.log.RANGES_BYTES_MAX", 4)
+    shared.take()
+    _, number, spool = shared.take()
+    log = spool.queue(QUEUE, unix_ms=1)
+    for sequence in range(1, 42):
+        append(log, spool.epoch, sequence)
+    for sequence in (*range(1, 42, 2), *range(2, 42, 2)):
+        log.settle(spool.epoch, sequence, sequence + 1)
+        if sequence == 41:
+            log.write_cursor()
+    assert not log.cursor_complete
+    assert not log.unsettled_count
+    monkeypatch.setattr(Log, "write_cursor", lambda self, *given, **named: None)
+    spool.close()
+    assert shared.states()[number] == (number, False, True, False)
 
 
 def test_who_opens_it_for_no_fabric_changes_none(shared: Folder) -> None:
