@@ -78,6 +78,11 @@ __all__ = [
 ]
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """How many of something, for texts: `one` says what one is called, `many` what others are; else an s is added."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class FabricError(Exception):
     """The root of everything that peerfabric raises on purpose. It can be pickled and copied, with its attributes."""
 
@@ -214,8 +219,9 @@ class Undelivered(FabricError):
 
     def __init__(self, waiting: int, in_flight: int) -> None:
         self.waiting, self.in_flight = waiting, in_flight
+        gone = "it is gone" if waiting + in_flight == 1 else "they are gone"
         super().__init__(
-            f"closed with {waiting:,} messages waiting and {in_flight:,} in flight; they are gone: "
+            f"closed with {counted(waiting, 'message')} waiting and {in_flight:,} in flight; {gone}: "
             f"start a consumer before closing, or give close(timeout=) more time"
         )
 
@@ -232,10 +238,19 @@ class NoServer(FabricError, ConnectionError):
 
 
 class ServerLost(FabricError, ConnectionError):
-    """The `server` of a call ended, or the link with it, before it answered. The call may have run."""
+    """The `server` of a call ended, or the link with it, before it answered. The call may have run.
 
-    def __init__(self, service: str, server: str, *, proven: int = 0) -> None:
-        self.service, self.server = service, server
+    Of a stream, `parts` have come before.
+    """
+
+    def __init__(self, service: str, server: str, *, proven: int = 0, parts: int = 0) -> None:
+        self.service, self.server, self.parts = service, server, parts
+        if parts:
+            super().__init__(
+                f"service {service!r}: {server} was lost after {parts} part{'s' if parts > 1 else ''}; a stream that "
+                f"has begun is not tried again: ask anew, for what is missing if the service can"
+            )
+            return
         again = (
             f"{proven} servers have died while they worked on it: look at what it does to them before you try again"
             if proven > 1

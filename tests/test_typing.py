@@ -263,6 +263,8 @@ def services(node: Node) -> None:
         print(error.type, error.text, error.server)
     except (NoServer, ServerLost) as error:
         print(error.service)
+        if isinstance(error, ServerLost):
+            assert_type(error.parts, int)
     for service in node.services():
         print(service.name, service.capacity, service.load, [server.name for server in service.servers])
 

@@ -432,8 +432,7 @@ class AsyncNode:
     def client(self, service: Service[Q, R]) -> AsyncClient[Q, R]:
         """The service as a function, `client(body, timeout=…)`, which asks as `request` does.
 
-        Raises:
-            ConfigError: It is answered in parts; see `stream`.
+        Of a service that is answered in parts it is there for `ready()`: ask that with `stream`.
         """
         return AsyncClient(self._lifecycle.calls or self._lifecycle.open_calls(), service)
 

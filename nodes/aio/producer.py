@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
+from peerfabric.errors import counted
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -45,7 +46,7 @@ def kind_for(ttl: float) -> Kind:
     Raises:
         ConfigError: Nothing can.
     """
-    step = "give a positive number of seconds, at most a year, or None for messages that never expire"
+    step = "give a time from 0.001 s to a year, or None for messages that never expire"
     return clock() + option_seconds("ttl", ttl, step, least=TTL_MIN, most=DELAY_MAX), 0
 
 
@@ -430,7 +431,8 @@ class AsyncProducer(Generic[T_contra]):
         def what() -> str:
             left, consumers = self.end.unsettled_count, len(self.end.consumers)
             return (
-                f"queue {self.queue!r}: {left:,} messages are not settled and {consumers} consumers are known; "
+                f"queue {self.queue!r}: {counted(left, 'message is', 'messages are')} not settled and "
+                f"{counted(consumers, 'consumer is', 'consumers are')} known; "
                 f"start some, or close the producer later"
             )
 

@@ -28,7 +28,7 @@ class AsyncClient(Generic[Q, R]):
     def __init__(self, calls: Calls, service: Service[Q, R]) -> None:
         self.service = service
         self._calls = calls
-        calls.prepared(service, None, None)
+        calls.prepared(service, None, None, stream=isinstance(service, Service) and service.stream)
 
     async def __call__(
         self,

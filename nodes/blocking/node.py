@@ -363,8 +363,7 @@ class Node:
     def client(self, service: Service[Q, R]) -> Client[Q, R]:
         """The service as a function, `client(body, timeout=…)`, which asks as `request` does.
 
-        Raises:
-            ConfigError: It is answered in parts; see `stream`.
+        Of a service that is answered in parts it is there for `ready()`: ask that with `stream`.
         """
         return Client(self._async.client(service))
 

@@ -14,7 +14,7 @@ from peerfabric.nodes.cli.output import print_line, to_json
 @click.command()
 @click.argument("service")
 @click.argument("body")
-@timeout_option("10", "For the reply, or for its next part; 'none': as long as the server lives.")
+@timeout_option("10", "For the reply, or for each of its parts; 'none': as long as the server lives.")
 @click.option("--server", metavar="NODE", help="The id or the name of the node that is to answer.  [default: any]")
 @joins_fabric
 def call(service: str, body: str, timeout: float | None, server: str | None, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -87,10 +88,17 @@ def explained() -> Iterator[None]:
     try:
         yield
     except FabricError as error:
-        click.echo(f"peerfabric: {error}", err=True)
+        click.echo(f"peerfabric: {_at_the_terminal(error)}", err=True)
         sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+
+
+def _at_the_terminal(error: FabricError) -> str:
+    """The text of `error`, with commands where it tells programs of methods that do the same."""
+    if not isinstance(error, TimedOut | NoServer):
+        return str(error)  # it may quote others
+    return re.sub(r"node\.(peers|services)\(\)", r"`peerfabric \1`", str(error))
 
 
 def end_on_signals() -> None:

@@ -130,7 +130,8 @@ class Calls:
             key: Any = id(service)  # it is kept, so that no other one gets its id
         elif isinstance(service, str):
             if reply_type is None:
-                raise ConfigError(f"say what service {service!r} replies: give reply_type=, or a Service in its place")
+                text = f"say what service {service!r} replies: give reply_type=, or a Service in its place"
+                raise ConfigError(text if stream else f"{text}; or ask with stream(), if it is answered in parts")
             key = service, isinstance(body, bytes | bytearray | memoryview), reply_type, stream
         else:
             raise ConfigError(f"{shown(service)} is no service; give a Service, or the name of one")
@@ -402,8 +403,9 @@ class Calls:
 
     def said(self, call: OpenCall) -> str:
         """Where it is, for people."""
-        if call.may_have_run:
-            return f"service {call.service!r}: sent to {call.server_name or call.server_id}; it may have run"
+        server = call.asked if call.at is None else call.at  # the machine tells who was asked when it has ended
+        if server is not None and (call.may_have_run or call.at is not None):
+            return f"service {call.service!r}: sent to {server.link.name or server.link.node_id}; it may have run"
         return f"service {call.service!r}: not sent; see node.services() and node.peers() for who serves it"
 
     def error(self, call: OpenCall, prepared: Prepared, timeout: float | None) -> FabricError:
@@ -427,14 +429,18 @@ class Calls:
             case Outcome.TOO_LARGE:
                 return MessageTooLarge(call.size, call.limit)
             case Outcome.LOST:
-                return ServerLost(name, server, proven=call.deaths)
+                return ServerLost(name, server, proven=call.deaths, parts=call.received_parts)
             case Outcome.STALLED:
                 return ServiceBusy(name, 0.0, f"{server} has ended a stream that was not read for too long")
             case Outcome.CANCELLED:
                 return self._node.refusal()
-        stall = stalled(self._node.waiting)
+        return self.late(call, timeout)
+
+    def late(self, call: OpenCall, timeout: float | None) -> TimedOut:
+        """The error of a call that has no reply, or no further part, in time."""
         after = "the time of the call that is answered here is over" if timeout is None else f"after {timeout:g} s"
-        return TimedOut(f"timed out {after}: {self.said(call)}{stall}")
+        wanted = ", waiting for the next part" if call.read_parts else ""
+        return TimedOut(f"timed out {after}{wanted}: {self.said(call)}{stalled(self._node.waiting)}")
 
 
 def misfit(call: OpenCall, error: DecodeError) -> DecodeError:

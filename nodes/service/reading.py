@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any, Final
 
-from peerfabric.errors import DecodeError, TimedOut
+from peerfabric.errors import DecodeError
 from peerfabric.nodes.handler_context import hand_here, lease_paused
 from peerfabric.nodes.io.waiting import Gate, clock, wait_until
 from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
@@ -74,8 +74,8 @@ class Reading:
             elif outcome is not None and not self._over:
                 raise self._calls.error(call, self._prepared, self._timeout)
             elif not self._over and not await self._until_next(call):
-                said = self._calls.said(call)
-                raise TimedOut(f"timed out after {self._timeout:g} s, waiting for the next part: {said}")
+                self._calls.forget(call)  # first, as it may be sent until then
+                raise self._calls.late(call, self._timeout)
         return OVER
 
     async def _ask(self) -> None:
@@ -98,7 +98,7 @@ class Reading:
 
     async def _start(self) -> None:
         calls = self._calls
-        call = calls.made(self._prepared, self._data, inf, False, self._server, self._headers)
+        call = calls.made(self._prepared, self._data, inf, None, self._server, self._headers)
         if not calls.start(call):
             await calls.start_when_room(call, self._timeout)
         self._call, self._data = call, b""

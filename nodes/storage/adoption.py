@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from peerfabric.discovery.locks import OwnThread
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.reminder import Reminders
-from peerfabric.errors import FabricError, NodeClosed, SpoolError, SpoolLocked
+from peerfabric.errors import FabricError, NodeClosed, SpoolError, SpoolLocked, counted
 from peerfabric.health import Finding
 from peerfabric.nodes.io.waiting import Gate, ThreadWaiter, clock
 from peerfabric.nodes.storage.store import letters_in
@@ -275,8 +275,8 @@ class Adoption:
             return
         self._nodes[number] = node
         self.orphans.adopted(number, now)
-        left = node.progress().unsettled
-        text = "%s has adopted slot %d of %s, with %d messages of %s, which is gone"
+        left = counted(node.progress().unsettled, "message")
+        text = "%s has adopted slot %d of %s, with %s of %s, which is gone"
         _log.info(text, self._name, number, self._slots.folder, left, node.report().name or node.node_id)
 
     def _do(self, request: Request) -> None:
@@ -313,8 +313,8 @@ class Adoption:
             # Whatever went wrong, it is not there any more.
             del self._nodes[number]
             self.orphans.let_go(number, now, for_good=for_good)
-        text = "%s has let go of slot %d of %s, with %d messages left"
-        _log.info(text, self._name, number, self._slots.folder, left)
+        text = "%s has let go of slot %d of %s, with %s left"
+        _log.info(text, self._name, number, self._slots.folder, counted(left, "message"))
 
     def let_go_of_all(self) -> None:
         """The host closes: leave what is not settled to others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 
 from peerfabric import Node
@@ -41,6 +42,24 @@ def test_what_goes_wrong(start: Start, node: Node) -> None:
     assert (code, out) == (3, "")
     assert "service 'fial': nobody serves it" in err
     assert ended(start("call", "fail", "one"))[0] == 2
+
+
+def test_no_reply_in_time(start: Start, node: Node) -> None:
+    """It says whether the call was sent, and names commands as the next step."""
+    given_up = threading.Event()
+
+    @node.serve("slow.get", concurrency=1, waiting=1)
+    def slow(number: int) -> int:
+        assert given_up.wait(30)
+        return number
+
+    code, out, err = ended(start("call", "slow.get", "3", "--timeout", "1"))
+    said = "timed out after 1 s: service 'slow.get': sent to test; it may have run"
+    assert (code, out, err) == (3, "", f"peerfabric: {said}\n")
+    given_up.set()
+    code, out, err = ended(start("call", "slow.got", "3"))
+    step = "look at its name and at `peerfabric services`, and start a node that serves it in the same fabric"
+    assert (code, out, err) == (3, "", f"peerfabric: service 'slow.got': nobody serves it; {step}\n")
 
 
 def test_services_are_listed(start: Start, node: Node) -> None:

@@ -41,6 +41,8 @@ PAIRS = {
     ("prices_subscriber.py", "prices_publisher.py"): ["prices.eur 1.08"],
     ("price_service.py", "price_asker.py"): ["asked for eur"],
 }
+SAYS = {"examples/price_asker.py": "1.08\nprices raised KeyError 'dem'\n", "README/price_asker.py": "1.08\n"}
+"""What the second of a pair prints, if anything."""
 
 
 @pytest.fixture
@@ -60,12 +62,12 @@ def run(path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[
     )
 
 
-def run_pair(waiting: Path, ending: Path, environment: dict[str, str], expected: list[str]) -> None:
-    """Start `waiting`, run `ending` to its end, and read from the first what it has to say."""
+def run_pair(waiting: Path, ending: Path, environment: dict[str, str], expected: list[str], says: str = "") -> None:
+    """Start `waiting`, run `ending` to its end, which prints `says`, and read from the first what it has to say."""
     first = subprocess.Popen([sys.executable, str(waiting)], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         second = run(ending, environment)
-        assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+        assert (second.returncode, second.stdout, second.stderr) == (0, says, "")
         assert first.stdout is not None
         assert [first.stdout.readline().rstrip("\n") for _ in expected] == expected
     finally:
@@ -73,9 +75,9 @@ def run_pair(waiting: Path, ending: Path, environment: dict[str, str], expected:
         first.communicate()
 
 
-def readme_scripts() -> dict[str, str]:
-    """The Python blocks of the README, by the file name in their first line."""
-    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.S | re.M)
+def readme_scripts(document: str = "README.md") -> dict[str, str]:
+    """The Python blocks of the README, or of another document, by the file name in their first line."""
+    blocks = re.findall(r"^```python\n# (\w+\.py)\b.*?\n(.*?)^```$", (ROOT / document).read_text(), re.S | re.M)
     return dict(blocks)
 
 
@@ -100,7 +102,7 @@ def test_exact_sums_after_a_hundred_kills(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_two_terminals(pair: tuple[str, str], environment: dict[str, str]) -> None:
     """One process waits, the other sends; they need nothing but each other."""
-    run_pair(EXAMPLES / pair[0], EXAMPLES / pair[1], environment, PAIRS[pair])
+    run_pair(EXAMPLES / pair[0], EXAMPLES / pair[1], environment, PAIRS[pair], SAYS.get(f"examples/{pair[1]}", ""))
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -109,7 +111,16 @@ def test_readme(pair: tuple[str, str], environment: dict[str, str], tmp_path: Pa
     scripts = readme_scripts()
     for name in pair:
         (tmp_path / name).write_text(scripts[name])
-    run_pair(tmp_path / pair[0], tmp_path / pair[1], environment, PAIRS[pair])
+    run_pair(tmp_path / pair[0], tmp_path / pair[1], environment, PAIRS[pair], SAYS.get(f"README/{pair[1]}", ""))
+
+
+def test_services_document(environment: dict[str, str], tmp_path: Path) -> None:
+    """What docs/services.md begins with works as it stands there."""
+    scripts = readme_scripts("docs/services.md")
+    assert set(scripts) == {"prices.py", "price_server.py", "price_caller.py"}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+    run_pair(tmp_path / "price_server.py", tmp_path / "price_caller.py", environment, [], "1.08\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

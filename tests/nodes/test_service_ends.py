@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from tests.nodes.conftest import Child
+import pytest
+
+from peerfabric import Node, ServerLost, Service
+from peerfabric.nodes.io.waiting import ThreadWaiter
+from tests.nodes.conftest import DEADLINE, Child
 from tests.nodes.scripts import BOTH, blocking
+
+COUNT = Service("count", int, int, stream=True, idempotent=True)
 
 SERVER = """
 begun, told = threading.Event(), threading.Event()
@@ -78,6 +86,23 @@ with Node("it") as node:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), node.request("echo", 4, reply_type=int))
 """
 
+COUNTS = """
+import threading
+from collections.abc import Iterator
+from peerfabric import *
+
+node = Node("first")
+
+@node.serve(Service("count", int, int, stream=True, idempotent=True))
+def count(before: int) -> Iterator[int]:
+    yield from range(before)
+    print("begun", flush=True)
+    threading.Event().wait()
+    yield 0
+
+node.run()
+"""
+
 FORGOTTEN = """
 import threading
 from peerfabric import *
@@ -112,6 +137,55 @@ def test_a_forked_child_does_not_ask(start: Callable[..., Child]) -> None:
     """It is told to make a node of its own; the parent goes on."""
     out, error = start(FORKS).finish()
     assert (out, error) == ("7 4\n", "")
+
+
+def test_a_stream_whose_server_is_killed(start: Callable[..., Child]) -> None:
+    """One that has begun is over, and says so."""
+    child = start(COUNTS)
+    with Node("asker") as asker:
+        asker.client(COUNT).ready(timeout=DEADLINE)
+        parts = asker.stream(COUNT, 2, timeout=DEADLINE)
+        assert [next(parts), next(parts), child.line()] == [0, 1, "begun"]
+        child.signal(signal.SIGKILL)
+        with pytest.raises(ServerLost) as caught:
+            next(parts)
+        assert caught.value.parts == 2
+        again = "a stream that has begun is not tried again: ask anew, for what is missing if the service can"
+        assert str(caught.value) == f"service 'count': first was lost after 2 parts; {again}"
+        assert next(parts, None) is None
+
+
+def test_a_stream_whose_server_is_killed_before_its_first_part(start: Callable[..., Child]) -> None:
+    """One that may run twice is asked of another server."""
+    child = start(COUNTS)
+    with Node("asker") as asker:
+        asker.client(COUNT).ready(timeout=DEADLINE)
+        seen: list[int] = []
+        asking = threading.Thread(target=lambda: seen.extend(asker.stream(COUNT, 0, timeout=DEADLINE)))
+        asking.start()
+        assert child.line() == "begun"
+        with Node("second") as second:
+
+            @second.serve(COUNT)
+            def count(before: int) -> Iterator[int]:
+                yield 7
+
+            asker.client(COUNT).ready(servers=2, timeout=DEADLINE)
+            child.signal(signal.SIGKILL)
+            asking.join()
+        assert seen == [7]
+
+
+def test_a_signal_wakes_whoever_waits_for_the_pump(runtime: Path) -> None:
+    """As `ready` does: it looks at once whether it is to end, and not when the pump happens to turn."""
+    with Node("it") as node:
+        lifecycle = node._async._lifecycle
+        pump, waiter = lifecycle.node.pump, ThreadWaiter()
+        with pump.lock:  # it does not turn
+            pump.turned.enter(waiter)
+            lifecycle.node.ending._wake()
+            assert waiter.wait(0)
+        pump.turned.leave(waiter)
 
 
 def test_a_node_that_was_not_closed(start: Callable[..., Child]) -> None:

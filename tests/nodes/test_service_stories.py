@@ -215,6 +215,27 @@ def test_no_answer_in_time(front: Any) -> None:
         assert told.wait(DEADLINE)
 
 
+def test_a_call_that_takes_long_is_told(front: Any, caplog: Any, monkeypatch: Any) -> None:
+    """The log says of an open call, too, that it was sent, and to whom."""
+    monkeypatch.setattr("peerfabric.nodes.service.calls.EXPLAIN_AFTER", 0.05)
+    release = threading.Event()
+    with front.node("server") as server, front.node("asker") as asker:
+
+        @served(server, DOUBLE)
+        def double(number: int) -> int:
+            assert release.wait(DEADLINE)
+            return 2 * number
+
+        asker.client(DOUBLE).ready(timeout=DEADLINE)
+        thread, found = background(lambda: asker.request(DOUBLE, 1, timeout=None))
+        eventually(lambda: [each for each in caplog.messages if each.startswith("still waiting")])
+        release.set()
+        thread.join()
+        [told] = [each for each in caplog.messages if each.startswith("still waiting")]
+        assert told.endswith("s: service 'double': sent to server; it may have run")
+        assert found == [2]
+
+
 def test_what_handlers_raise(front: Any, caplog: Any) -> None:
     """Whatever it is comes as text, and the service goes on."""
     caplog.set_level(logging.CRITICAL, "peerfabric")  # nobody could report what some of these say
@@ -731,6 +752,47 @@ def test_a_stream_that_pauses(runtime: Any) -> None:
         release.set()
 
 
+def test_a_stream_without_a_first_part(front: Any) -> None:
+    """The error says that the call was sent, and to whom, as that of one reply does; and if it was not, that."""
+    given_up, begun = threading.Event(), threading.Event()
+    with front.node("server") as server, front.node("asker") as asker:
+
+        @served(server, COUNT)
+        def count(stop: int, call: Call) -> Iterator[int]:
+            begun.set()
+            assert given_up.wait(DEADLINE)
+            yield stop
+
+        asker.client(COUNT).ready(timeout=DEADLINE)
+        with pytest.raises(TimedOut, match=r"after 0\.2 s: service 'count': sent to server; it may have run$"):
+            next(iter(asker.stream(COUNT, 1, timeout=0.2)))
+        assert begun.wait(DEADLINE)
+        given_up.set()
+        eventually(lambda: asker.statistics().calls.open == 0)
+        assert asker.statistics().calls.ended == {"cancelled": 1}
+
+
+def test_a_client_of_a_stream_waits_for_servers(front: Any) -> None:
+    """Its `ready` does; called, it says how to ask."""
+    with front.node("server") as server, front.node("asker") as asker:
+        client = asker.client(COUNT)
+        with pytest.raises(TimedOut, match=r"'count' has 0 of 1 servers; start one"):
+            client.ready(timeout=0.01)
+
+        @served(server, COUNT)
+        def count(stop: int) -> Iterator[int]:
+            yield from range(stop)
+
+        client.ready(timeout=DEADLINE)
+
+        async def ask() -> None:
+            await client.target(3)
+
+        with pytest.raises(ConfigError, match=r"answered with parts; ask with stream\(\)"):
+            asyncio.run_coroutine_threadsafe(ask(), front.loop).result() if front.is_async else client(3)
+        assert list(asker.stream(COUNT, 3, timeout=DEADLINE)) == [0, 1, 2]
+
+
 def full(monkeypatch: Any, node: Any) -> None:
     """Too many calls of `node` are open, as far as it can tell, until `monkeypatch` is undone."""
     node = getattr(node, "target", node)
@@ -909,10 +971,10 @@ def test_what_is_refused(front: Any) -> None:
             node.request(COUNT, 1)
         with pytest.raises(ConfigError, match=r"answered with one reply; ask with request\(\)"):
             node.stream(DOUBLE, 1)
-        with pytest.raises(ConfigError, match=r"answered with parts"):
-            node.client(COUNT)
-        with pytest.raises(ConfigError, match="give reply_type="):
+        with pytest.raises(ConfigError, match=r"give reply_type=.*; or ask with stream\(\), if it is"):
             node.request("double", 1)
+        with pytest.raises(ConfigError, match=r"give reply_type=, or a Service in its place$"):
+            node.stream("double", 1)
         with pytest.raises(ConfigError, match="leave out reply_type="):
             node.request(DOUBLE, 1, reply_type=int)
         with pytest.raises(ConfigError, match="3 is no service"):

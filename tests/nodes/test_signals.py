@@ -293,7 +293,7 @@ say_when(lambda: waiters(node))
     out, err = child.finish()
     assert (out, child.code) == ("", 143)
     [told] = err.splitlines()
-    assert told.startswith("closed with 1 messages waiting"), err
+    assert told.startswith("closed with 1 message waiting"), err
 
 
 @pytest.mark.parametrize("script", [blocking, awaiting])
