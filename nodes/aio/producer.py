@@ -244,7 +244,7 @@ class AsyncProducer(Generic[T_contra]):
         if self._outbox.retired:
             self._outbox.ensure()
         if self.ending.signal:
-            self.ending.check_sending()
+            self.ending.check_sending(cause)
         if confirm is not None and confirm != "queued":
             check_state(confirm)
             refuse_to_wait(node.waiting)
@@ -320,9 +320,9 @@ class AsyncProducer(Generic[T_contra]):
                 progress.ranges = []
             timeout = check_timeout(timeout)
             await self._started()
-            self.ending.check_sending()
+            self.ending.check_sending(cause)
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-            await self._accept_many(encoded, progress, Patience(timeout), kind)
+            await self._accept_many(encoded, progress, Patience(timeout), kind, cause)
             if fault is not None:
                 raise fault
         except BaseException as error:
@@ -337,7 +337,7 @@ class AsyncProducer(Generic[T_contra]):
         return progress.accepted
 
     async def _accept_many(
-        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None, cause: Cause
     ) -> None:
         outbox = self._outbox
         outbox.try_extend(encoded, progress, kind)
@@ -345,7 +345,7 @@ class AsyncProducer(Generic[T_contra]):
             return
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
-                self.ending.check_sending()
+                self.ending.check_sending(cause)
                 await outbox.extend_when_room(encoded, progress, patience, kind)
 
     # Afterwards
