@@ -47,10 +47,11 @@ fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet "atheris>=2.3"
 	$(BIN)/python tests/fuzz/run.py --inputs $(INPUTS)
 
+# Of an editable installation setuptools warns in a large box: not of anything here.
 $(READY): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 
 # mypy follows a folder of links, since the import package does not lie in one folder of that name.

@@ -78,6 +78,11 @@ __all__ = [
 ]
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """How many of something, for texts: `one` says what one is called, `many` what others are; else an s is added."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 class FabricError(Exception):
     """The root of everything that peerfabric raises on purpose. It can be pickled and copied, with its attributes."""
 
@@ -214,8 +219,9 @@ class Undelivered(FabricError):
 
     def __init__(self, waiting: int, in_flight: int) -> None:
         self.waiting, self.in_flight = waiting, in_flight
+        gone = "it is gone" if waiting + in_flight == 1 else "they are gone"
         super().__init__(
-            f"closed with {waiting:,} messages waiting and {in_flight:,} in flight; they are gone: "
+            f"closed with {counted(waiting, 'message')} waiting and {in_flight:,} in flight; {gone}: "
             f"start a consumer before closing, or give close(timeout=) more time"
         )
 

@@ -11,6 +11,7 @@ from peerfabric.errors import BadName
 NAME_BYTES_MAX: Final = 255
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_NO_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)?|>")
 
 
@@ -22,8 +23,15 @@ def check_name(kind: str, name: str) -> str:
     """
     _check_text(kind, name)
     if not _NAME.fullmatch(name):
-        raise BadName(kind, name, "has a character or an empty part that is not allowed")
+        raise BadName(kind, name, _what_is_wrong(name))
     return plain(name)
+
+
+def _what_is_wrong(name: str) -> str:
+    wrong = _NO_CHARACTER.search(name)
+    if wrong is not None:
+        return f"has {wrong.group()!r}, a character that is not allowed"
+    return "has an empty part: a '.' stands between two others"
 
 
 def is_name(text: str) -> bool:

@@ -492,6 +492,11 @@ def hand_of(cause: Any) -> Hand | None:
     )
 
 
+def holds_back(cause: Cause) -> bool:
+    """Whether it is a message or batch that is in hand somewhere, and not settled yet."""
+    return isinstance(cause, Message | Batch) and not cause._settled
+
+
 def _record(
     done: Message[Any] | Batch[Any],
     ledger_store: LedgerStore,

@@ -18,6 +18,7 @@ from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.remarks import remark
 from peerfabric.nodes.handler_context import in_hand
 from peerfabric.nodes.io.waiting import LOOK_UP_EVERY, Gate, Waiting, in_event_loop, wait_until
+from peerfabric.nodes.message import IN_HAND, Cause, holds_back
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -129,9 +130,13 @@ class Ending:
                 raise asyncio.CancelledError(f"signal {self.signal} came")
         raise self.exit()
 
-    def check_sending(self) -> None:
-        """Like `check`, of a call that need not wait: it goes on if the thread or task has a message in hand."""
-        if self.signal and not in_hand():
+    def check_sending(self, cause: Cause = IN_HAND) -> None:
+        """Like `check`, of a call that need not wait: it goes on if the thread or task has a message in hand.
+
+        Also if `cause` is in hand elsewhere: its body, which waits for the threads that it has started, would not see
+        that one of them has ended here, and ack.
+        """
+        if self.signal and not in_hand() and not holds_back(cause):
             self.check()
 
     def explains(self, error: BaseException | None) -> bool:

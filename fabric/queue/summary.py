@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from peerfabric.errors import counted
 from peerfabric.health import HANDED_ON_AFTER, NO_CONSUMER_AFTER, Finding
 from peerfabric.queue.outgoing import OutgoingQueue
 
@@ -31,8 +32,8 @@ def findings(end: OutgoingQueue) -> Iterator[Finding]:
             f"queue {end.queue!r}: messages that were handled are not acked before what was sent here is "
             f"settled, and nothing is",
             HANDED_ON_AFTER,
-            f"{len(end.consumers)} consumers are known; start some, give this node a spool=, or use "
-            f'ack_after="return" where that was sent',
+            f"{counted(len(end.consumers), 'consumer is', 'consumers are')} known; start some, give this node a "
+            f'spool=, or use ack_after="return" where that was sent',
             end.watch.moved_at,
         )
     if not end.consumers:

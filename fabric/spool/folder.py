@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import ENOENT
+from errno import EACCES, ENOENT, ENOTDIR, EPERM, EROFS
 from typing import Final
 
 import msgspec
@@ -26,6 +26,25 @@ def make_folder(files: Files, path: str, outer: str) -> Place:
     return place
 
 
+_NO_PLACE: Final = frozenset({EACCES, ENOENT, ENOTDIR, EPERM, EROFS})
+"""What the system says of a place at which there can be no folder of ours, however often one tries."""
+
+
+def make_spool_folder(files: Files, folder: str) -> Place:
+    """As `make_folder`, of the folder that a user has named.
+
+    Raises:
+        SpoolError: None can be made there.
+    """
+    try:
+        return make_folder(files, folder, outer_of(folder))
+    except OSError as error:
+        if isinstance(error, SpoolError) or error.errno not in _NO_PLACE:
+            raise
+        problem = f"cannot be made there: {error.strerror}"
+        raise SpoolError(folder, problem, errno=error.errno, step="choose another folder") from error
+
+
 def outer_of(folder: str) -> str:
     return folder.rpartition("/")[0] or ("/" if folder.startswith("/") else ".")
 
@@ -36,7 +55,7 @@ def missing(files: Files, folder: str) -> list[str]:
     while folder != outer_of(folder):
         try:
             files.check_folder(folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             found.append(folder)
             folder = outer_of(folder)
         except SpoolUnsafe:

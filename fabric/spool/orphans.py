@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from peerfabric.errors import counted
 from peerfabric.health import Finding
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ class Orphans:
         """Orphans that are not adopted."""
         for number, orphan in sorted(self._seen.items()):
             if orphan.why and orphan.queues:
-                has = f"has {orphan.left:,} messages" if orphan.left else "may have messages"
+                has = f"has {counted(orphan.left, 'message')}" if orphan.left else "may have messages"
                 yield Finding(
                     f"slot {number} of the spool {folder} {has} of {_named(orphan.queues)} {orphan.why}",
                     STRANDED_AFTER,

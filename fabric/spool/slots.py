@@ -12,7 +12,7 @@ from errno import EMFILE, ENFILE, ENOMEM, EROFS
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from peerfabric.errors import SpoolError, SpoolLocked, SpoolUnsafe
+from peerfabric.errors import SpoolError, SpoolLocked, SpoolUnsafe, counted
 from peerfabric.names import is_name
 from peerfabric.spool.files import FULL, Files, refusal
 from peerfabric.spool.folder import (
@@ -27,8 +27,8 @@ from peerfabric.spool.folder import (
     check_ours,
     is_number,
     make_folder,
+    make_spool_folder,
     missing,
-    outer_of,
     read_owner,
     remove,
     sign,
@@ -216,12 +216,12 @@ class Slots:
         """Why there is none to be had."""
         count = len(held)
         parts = {
-            f"{count} processes use this spool": count,
-            f"in {others} slots are messages of another fabric": others,
-            f"{failed} slots cannot be opened": failed,
+            counted(count, "process uses", "processes use") + " this spool": count,
+            f"messages of another fabric are in {counted(others, 'slot')}": others,
+            f"{counted(failed, 'slot')} cannot be opened": failed,
         }
         step = "raise Options(spool_slots=)" if self.limit < SLOTS_MAX else "give some of them another folder"
-        problem = ", and ".join(part for part, counted in parts.items() if counted)
+        problem = ", and ".join(part for part, number in parts.items() if number)
         return SpoolLocked(self.folder, held[0].pid if count == 1 else 0, problem, step=step, stop="stop some")
 
     def open(self, number: int, open_: Open) -> Spool | None:
@@ -275,9 +275,9 @@ class Slots:
                 if TAKING not in files.names(self._outer):
                     check_ours(files, self.folder)
                 return files.lock(f"{self._outer}/{TAKING}")
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 made[:] = dict.fromkeys([*missing(files, self._outer), *made])
-                make_folder(files, self.folder, outer_of(self.folder))
+                make_spool_folder(files, self.folder)
                 check_ours(files, self.folder)
                 make_folder(files, self._outer, self.folder)
                 return files.lock(f"{self._outer}/{TAKING}")

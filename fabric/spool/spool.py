@@ -24,9 +24,9 @@ from peerfabric.spool.folder import (
     find_owner,
     guess_owner,
     make_folder,
+    make_spool_folder,
     missing,
     next_owner,
-    outer_of,
     put_owner,
     read_owner,
     remove,
@@ -153,7 +153,7 @@ class Spool:
         warnings: list[str] = []
         try:
             made = missing(files, folder)
-            place = make_folder(files, folder, outer_of(folder))
+            place = make_spool_folder(files, folder)
             check_ours(files, folder)
             lock = files.lock(f"{folder}/lock")
             before = find_owner(files, folder, place, warnings)

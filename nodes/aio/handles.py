@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from peerfabric.discovery.remarks import later
-from peerfabric.errors import ConfigError, ForkedNode
+from peerfabric.errors import ConfigError, ForkedNode, counted
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.opened import open_store
 from peerfabric.nodes.aio.options import (
@@ -126,7 +126,8 @@ class Handles:
                     node.engine.close_producer(queue, clock())
             node.pump.wake()
         if letters:
-            _log.warning("queue %r: %d dead letters end with its producer, which no spool keeps", queue, letters)
+            left = counted(letters, "dead letter")
+            _log.warning("queue %r: closed with %s, which no spool keeps", queue, left)
         if call is not None:
             ended = call
             await wait_until(

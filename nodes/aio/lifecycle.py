@@ -15,7 +15,7 @@ from peerfabric.discovery.host import FabricFolder
 from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
-from peerfabric.errors import IdentityInUse, SpoolError, TimedOut, Undelivered, WouldDeadlock
+from peerfabric.errors import IdentityInUse, SpoolError, TimedOut, Undelivered, WouldDeadlock, counted
 from peerfabric.nodes import process
 from peerfabric.nodes.aio import reports
 from peerfabric.nodes.aio.binding import bind, curve_of
@@ -497,8 +497,8 @@ class Lifecycle:
             engine.drain(clock())
         self._end_calls(handlers=False)
         for queue, count in given_back.items():
-            text = "queue %r: %d messages were taken and not settled; they go back. Use `with message as body:`"
-            _log.warning(text, queue, count)
+            text = "queue %r: %s taken and not settled, given back to the producer. Use `with message as body:`"
+            _log.warning(text, queue, counted(count, "message"))
         pump.wake()
         # Handlers that run may still send what they have made of their message, or it would fail for our sake.
         await self._await_turns(lambda: not self.handlers.busy, ends_at)
@@ -554,7 +554,8 @@ class Lifecycle:
         def what() -> str:
             with node.pump.lock:
                 waiting, in_flight = node.engine.producers.unsettled()
-            return f"closing, with {waiting:,} messages waiting and {in_flight:,} in flight; start a consumer for them"
+            there = counted(waiting, "message")
+            return f"closing, with {there} waiting and {in_flight:,} in flight; start a consumer, if none is there"
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
         try:
@@ -644,7 +645,7 @@ class Lifecycle:
             producers.leave()
             self._last = reports.snapshot(node, self.handles.producers)
         if kept:
-            _log.info("%s: the spool keeps %d messages for the next start", node.settings.name, kept)
+            _log.info("%s: the spool keeps %s for the next start", node.settings.name, counted(kept, "message"))
         for queue, count in letters.items():
             _log.warning("queue %r: dead letters that end with this node: %d; a spool would keep them", queue, count)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.remarks import remark
 from peerfabric.engine import Engine
-from peerfabric.errors import ConfigError, SpoolError
+from peerfabric.errors import ConfigError, SpoolError, counted
 from peerfabric.nodes import process
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.options import BUFFER_BYTES, MAX_ATTEMPTS
@@ -209,8 +209,8 @@ class Opened:
                 store.end.restore_dead_letter(letter)
             left = store.end.account()
             if left.recovered:
-                count = left.recovered - left.damaged
-                remark(logging.INFO, "queue %r: the spool has %d messages from before", queue, count)
+                there = counted(left.recovered - left.damaged, "message")
+                remark(logging.INFO, "queue %r: the spool has %s from before", queue, there)
         engine.producers.durable = bool(disk.stores)
 
     def forked(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
+from peerfabric.errors import counted
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -45,7 +46,7 @@ def kind_for(ttl: float) -> Kind:
     Raises:
         ConfigError: Nothing can.
     """
-    step = "give a positive number of seconds, at most a year, or None for messages that never expire"
+    step = "give a time from 0.001 s to a year, or None for messages that never expire"
     return clock() + option_seconds("ttl", ttl, step, least=TTL_MIN, most=DELAY_MAX), 0
 
 
@@ -243,7 +244,7 @@ class AsyncProducer(Generic[T_contra]):
         if self._outbox.retired:
             self._outbox.ensure()
         if self.ending.signal:
-            self.ending.check_sending()
+            self.ending.check_sending(cause)
         if confirm is not None and confirm != "queued":
             check_state(confirm)
             refuse_to_wait(node.waiting)
@@ -319,9 +320,9 @@ class AsyncProducer(Generic[T_contra]):
                 progress.ranges = []
             timeout = check_timeout(timeout)
             await self._started()
-            self.ending.check_sending()
+            self.ending.check_sending(cause)
             encoded, fault = self.codec.encode_many(bodies if isinstance(bodies, list) else list(bodies))
-            await self._accept_many(encoded, progress, Patience(timeout), kind)
+            await self._accept_many(encoded, progress, Patience(timeout), kind, cause)
             if fault is not None:
                 raise fault
         except BaseException as error:
@@ -336,7 +337,7 @@ class AsyncProducer(Generic[T_contra]):
         return progress.accepted
 
     async def _accept_many(
-        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None
+        self, encoded: list[bytes], progress: Progress, patience: Patience, kind: Kind | None, cause: Cause
     ) -> None:
         outbox = self._outbox
         outbox.try_extend(encoded, progress, kind)
@@ -344,7 +345,7 @@ class AsyncProducer(Generic[T_contra]):
             return
         with lease_paused(self._node.pump):
             while progress.accepted < len(encoded):
-                self.ending.check_sending()
+                self.ending.check_sending(cause)
                 await outbox.extend_when_room(encoded, progress, patience, kind)
 
     # Afterwards
@@ -430,7 +431,8 @@ class AsyncProducer(Generic[T_contra]):
         def what() -> str:
             left, consumers = self.end.unsettled_count, len(self.end.consumers)
             return (
-                f"queue {self.queue!r}: {left:,} messages are not settled and {consumers} consumers are known; "
+                f"queue {self.queue!r}: {counted(left, 'message is', 'messages are')} not settled and "
+                f"{counted(consumers, 'consumer is', 'consumers are')} known; "
                 f"start some, or close the producer later"
             )
 

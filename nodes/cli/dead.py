@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from peerfabric.errors import SpoolError
+from peerfabric.errors import SpoolError, counted
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Failure
 from peerfabric.nodes.cli.offline import (
@@ -133,8 +133,8 @@ def retry(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None)
             for queue, wanted in chosen.items():
                 retried += _Retries(ours, queue, wanted).run()
     if left := _count(places) - retried:
-        warn(f"{left:,} dead letters cannot be read by this version, and stay")
-    print_line(f"{retried:,} dead letters queued again")
+        warn(f"{counted(left, 'dead letter')} cannot be read by this version: left there")
+    print_line(f"{counted(retried, 'dead letter')} queued again")
 
 
 @dead.command()
@@ -149,7 +149,7 @@ def drop(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None, 
     places = _places(folder, ids, slot)
     dropped = 0
     if places:
-        confirmed(f"Delete {_count(places):,} dead letters for ever?", yes=yes)
+        confirmed(f"Delete {counted(_count(places), 'dead letter')} for ever?", yes=yes)
     for place, chosen in places.items():
         with place.owned() as ours:
             for queue, wanted in chosen.items():
@@ -157,7 +157,7 @@ def drop(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None, 
                 before = log.unsettled_count
                 _settle(log, wanted, alive)
                 dropped += before - log.unsettled_count
-    print_line(f"{dropped:,} dead letters deleted")
+    print_line(f"{counted(dropped, 'dead letter')} deleted")
 
 
 def _places(folder: str, ids: tuple[str, ...], slot: int | None) -> dict[Place, Chosen]:

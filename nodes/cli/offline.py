@@ -43,6 +43,8 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 # Opening
 
+NO_FOLDER: Final = "there is no such folder"
+
 
 @contextmanager
 def looked_at(folder: str) -> Iterator[Spool]:
@@ -62,16 +64,16 @@ def looked_at(folder: str) -> Iterator[Spool]:
     except SpoolError as error:
         if error.errno != errno.ENOENT:
             raise
-        raise _no_spool(path, "is no spool" if os.path.isdir(path) else "there is no such folder") from None
+        raise no_spool(path, "is no spool" if os.path.isdir(path) else NO_FOLDER) from None
     try:
         if spool.node_id == _NOBODY:
-            raise _no_spool(path, "is no spool")
+            raise no_spool(path, "is no spool")
         yield spool
     finally:
         spool.abandon()
 
 
-def _no_spool(path: str, problem: str) -> SpoolError:
+def no_spool(path: str, problem: str) -> SpoolError:
     return SpoolError(path, problem, step="give the folder that is in Node(spool=)")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from peerfabric.errors import TimedOut, Undelivered
+from peerfabric.errors import TimedOut, Undelivered, counted
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.cli.bodies import bodies
@@ -46,12 +46,12 @@ def send(queue: str, body: str, ttl: float | None, timeout: float | None, settin
         raise failure
     if account.expired:
         raise Failure(
-            f"queue {queue!r}: {account.expired:,} of {account.accepted:,} messages expired before a consumer was "
-            f"handed them; start more consumers, or give a longer --ttl"
+            f"queue {queue!r}: {account.expired:,} of {counted(account.accepted, 'message')} expired before a consumer "
+            f"was handed them; start more consumers, or give a longer --ttl"
         )
     if account.dead_lettered:
         raise Failure(
-            f"queue {queue!r}: {account.dead_lettered:,} of {account.accepted:,} messages were given up "
+            f"queue {queue!r}: {account.dead_lettered:,} of {counted(account.accepted, 'message')} given up "
             f"({'; '.join(reasons[:3])}); look at the consumers' logs and send them again"
         )
 
@@ -82,12 +82,12 @@ def _why(node: Node, queue: str, account: QueueAccount, timeout: float | None) -
     consumers = sorted(peer.name for peer in node.peers() if queue in peer.consumes)
     if not consumers:
         return (
-            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}: {left:,} messages were not delivered and are "
+            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}: {counted(left, 'message')} not delivered, and "
             f"gone; start a consumer (`peerfabric take {queue}`), or see `peerfabric peers` for who is there"
         )
     return (
-        f"queue {queue!r}: {left:,} messages were not processed, and nothing happened for {timeout:g} s; "
-        f"{account.in_flight:,} are with {', '.join(consumers)}, which may still process them: "
+        f"queue {queue!r}: {counted(left, 'message')} not processed, and nothing happened for {timeout:g} s; "
+        f"{account.in_flight:,} with {', '.join(consumers)}, which may still process that: "
         f"give a longer --timeout for slow work"
     )
 
@@ -100,4 +100,4 @@ def _report(account: QueueAccount, form: Form) -> None:
     if form is Form.JSON:
         print_line(to_json(msgspec.structs.asdict(account)))
     else:
-        print_line(f"{account.acked:,} of {account.accepted:,} messages processed")
+        print_line(f"{account.acked:,} of {counted(account.accepted, 'message')} processed")

@@ -11,12 +11,12 @@ from typing import Final
 import click
 from msgspec.structs import replace
 
-from peerfabric.errors import SpoolError, SpoolLocked
+from peerfabric.errors import SpoolError, SpoolLocked, counted
 from peerfabric.nodes.aio.lifecycle import Lifecycle
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.offline import messages_of, warn
+from peerfabric.nodes.cli.offline import NO_FOLDER, messages_of, no_spool, warn
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.notify import READY, STATUS, STOPPING, notify
@@ -37,32 +37,58 @@ class Served:
     Raises:
         ConfigError: It is a slot.
         SpoolLocked: Another process serves it.
-        SpoolError: It is on a disk that other machines use, too, or not ours alone.
+        SpoolError: It is on a disk that other machines use, too, or not ours alone, or not there, with `once`.
     """
 
-    def __init__(self, lifecycle: Lifecycle, folder: str, limit: int, grace: float, undo: ExitStack) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, folder: str, limit: int, grace: float, undo: ExitStack, *, once: bool
+    ) -> None:
         self.folder = os.path.abspath(folder)
         shared = SharedSpool(replace(lifecycle.node.settings, spool=self.folder))
         shared.check_place()
         self.fabric, self._slots = shared.fabric, shared.slots
+        self._is_new = not os.path.lexists(self.folder)
+        if self._is_new and once:
+            raise no_spool(self.folder, NO_FOLDER)
         lock = _lock(shared)
         undo.callback(RealFiles().unlock, lock)
         self._adoption = lifecycle.adopt(self.folder, limit, serves_after=grace)
+        self._once, self._fabric_name = once, lifecycle.node.settings.fabric
         self._vain: set[tuple[int, int]] = set()
         """Slots of processes that died with nothing left, by number and counter."""
 
-    def start(self, *, once: bool) -> None:
-        """Begin to adopt.
+    def start(self) -> None:
+        """Say what is left in the folder, and begin to adopt.
 
-        Args:
-            once: Look before that into the slots of processes that died, which need nobody if they are empty.
+        With `once`, slots of processes that died with nothing left need nobody.
         """
-        if once:
-            for sight in self._slots.sights():
-                if sight.is_orphan(self.fabric) and sight.has_died and _is_empty(sight.folder):
-                    assert sight.sheet is not None
-                    self._vain.add((sight.number, sight.sheet.counter))
+        messages: list[int] = []
+        unread = 0
+        for sight in self._slots.sights():
+            sheet = sight.sheet
+            if sheet is None or not sight.is_orphan(self.fabric):
+                continue
+            count = _count(sight.folder) if sight.has_died else sheet.left
+            if count:
+                messages.append(count)
+            elif count is None:
+                unread += 1
+            elif self._once:
+                self._vain.add((sight.number, sheet.counter))
+        self._say(messages, unread)
         self._adoption.start()
+
+    def _say(self, messages: list[int], unread: int) -> None:
+        """Tell that this folder is served, and how many messages are in each slot that has some.
+
+        A folder that was mistyped is seen by that: it was made, or nothing is in it.
+        """
+        parts = [f"{counted(sum(messages), 'message')} in {counted(len(messages), 'slot')}"] if messages else []
+        if unread:
+            parts.append(f"{counted(unread, 'slot')} that cannot be looked into")
+        left = " and ".join(parts) or "nothing is left in it"
+        made = " (made just now)" if self._is_new else ""
+        warn(f"serving {self.folder}{made}, fabric {self._fabric_name}: {left}")
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -113,16 +139,16 @@ def _lock(shared: SharedSpool) -> int:
     raise refused
 
 
-def _is_empty(folder: str) -> bool:
-    """Whether nothing waits to be delivered in a slot that nobody has."""
+def _count(folder: str) -> int | None:
+    """How many messages wait to be delivered in a slot that nobody has; None if that cannot be seen."""
     try:
         opened = Spool.inspect(folder)
     except SpoolError:
-        return False
+        return None
     try:
-        return not any(messages_of(opened, queue).unsettled_count for queue in opened.queues())
+        return sum(messages_of(opened, queue).unsettled_count for queue in opened.queues())
     except SpoolError:
-        return False
+        return None
     finally:
         opened.abandon()
 
@@ -148,16 +174,17 @@ def serve(
 ) -> None:
     """Deliver what processes that are gone have left in FOLDERs, for as long as this runs.
 
-    Each is what was given to Node(spool=); it is made if it is not there. SIGTERM is a good end, with exit code 0. With
-    --once: 0 when nothing is left to be delivered, 3 when nobody consumes it. Under systemd, a service of Type=notify.
+    Each is what was given to Node(spool=); it is made if it is not there, and what is left in it is told first. SIGTERM
+    is a good end, with exit code 0. With --once: 0 when nothing is left to be delivered, 3 when nobody consumes it, 5
+    when there is no such folder. Under systemd, a service of Type=notify.
     """
     with _signals() as signals, settings.node() as node:
         lifecycle = node._async._lifecycle
         with ExitStack() as undo:
-            served = [Served(lifecycle, folder, adopt, grace, undo) for folder in folders]
+            served = [Served(lifecycle, folder, adopt, grace, undo, once=once) for folder in folders]
             node.peers()  # it starts now
             for each in served:
-                each.start(once=once)
+                each.start()
             notify(READY)
             number = _serve(node, served, signals, settings.output, timeout, once=once)
             notify(STOPPING)
@@ -190,7 +217,7 @@ def _serve(
         if progress != before:
             before, changed_at = progress, clock()
         count, waiting = sum(len(held) for held, _ in progress), sum(left for _, (_, left) in progress)
-        text = f"{count:,} slots adopted, {waiting:,} messages in them"
+        text = f"{counted(count, 'slot')} adopted, {counted(waiting, 'message')} there"
         if text != status:
             status = text
             notify(f"{STATUS}={text}")

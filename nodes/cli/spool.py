@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from peerfabric.discovery.host import runtime_folder
-from peerfabric.errors import ConfigError, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe
+from peerfabric.errors import ConfigError, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe, counted
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.offline import (
@@ -123,7 +123,7 @@ def _rows(number: int, path: str, names: dict[bytes, str]) -> Iterator[Row]:
     try:
         with looked_at(path) as opened:
             sheet = sheet_of(path)
-            row = Row(number, "empty", *_of_sheet(sheet, names))
+            row = Row(number, "empty", *_of_sheet(sheet, names), messages=0, dead=0, damaged=0)
             found = [_queue_row(row, opened, queue) for queue in opened.queues()]
         if any(each.messages for each in found):
             state = "left"
@@ -249,9 +249,11 @@ def export(folder: str, queue: str, slot: int | None) -> None:
             unreadable += bool(body.problem)
             print_line(_line(number, message, body))
     if inexact:
-        warn(f'{inexact:,} bodies have parts that JSON has no word for (bytes, dates, NaN): they say "exact":false')
+        has = counted(inexact, "body has", "bodies have")
+        warn(f'{has} parts that JSON has no word for (bytes, dates, NaN); marked with "exact":false')
     if unreadable:
-        raise Failure(f'{unreadable:,} bodies cannot be read; they say why in "problem", and "raw" has their bytes')
+        bodies = counted(unreadable, "body", "bodies")
+        raise Failure(f'{bodies} cannot be read; "problem" says why, and "raw" has the bytes')
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -286,7 +288,7 @@ def verify(folder: str, slot: int | None, output: str) -> None:
         queues += len(opened.queues())
         used += opened.used_bytes
     if not found and Form(output) is Form.TABLE:
-        print_line(f"{queues:,} queues, {used:,} bytes, no damage")
+        print_line(f"{counted(queues, 'queue')}, {counted(used, 'byte')}, no damage")
     if found:
         raise Failure("what is intact is delivered all the same; keep a copy of the folder if the rest matters")
 
@@ -363,11 +365,11 @@ def drop(folder: str, queue: str, ids: tuple[str, ...], everything: bool, slot: 
     count = sum(ranges.total for found in chosen.values() for ranges in found.values())
     dropped = 0
     if count:
-        confirmed(f"Drop {count:,} messages of {queue} for ever?", yes=yes)
+        confirmed(f"Drop {counted(count, 'message')} of {queue} for ever?", yes=yes)
         for place, found in chosen.items():
             if found:
                 dropped += _drop(place, queue, found)
-    print_line(f"{dropped:,} messages dropped")
+    print_line(f"{counted(dropped, 'message')} dropped")
 
 
 def _drop(place: Place, queue: str, chosen: dict[int, Ranges]) -> int:

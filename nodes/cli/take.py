@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from peerfabric.errors import TimedOut
+from peerfabric.errors import TimedOut, counted
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.output import Form, print_line, to_json
@@ -38,7 +38,7 @@ def take(queue: str, count: int, timeout: float | None, settings: Settings) -> N
         except TimedOut:
             if count or not taken:
                 raise Failure(
-                    f"queue {queue!r}: {taken:,} messages came, and then none for {timeout:g} s; "
+                    f"queue {queue!r}: {counted(taken, 'message')} came, and then none for {timeout:g} s; "
                     f"see `peerfabric peers` for who produces",
                     Exit.NOTHING,
                 ) from None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from peerfabric.errors import TimedOut
+from peerfabric.errors import TimedOut, counted
 from peerfabric.nodes.cli.bodies import bodies
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
@@ -38,7 +38,7 @@ def pub(topic: str, body: str, subscribers: int, timeout: float | None, settings
     if settings.output is Form.JSON:
         print_line(to_json({"topic": topic, "published": count}))
     else:
-        print_line(f"{count:,} messages published")
+        print_line(f"{counted(count, 'message')} published")
 
 
 @click.command()
@@ -63,13 +63,13 @@ def sub(pattern: str, count: int, timeout: float | None, settings: Settings) -> 
         except TimedOut:
             if count or not received:
                 raise Failure(
-                    f"pattern {pattern!r}: {received:,} updates came, and then none for {timeout:g} s; "
+                    f"pattern {pattern!r}: {counted(received, 'update')} came, and then none for {timeout:g} s; "
                     f"see `peerfabric peers`",
                     Exit.NOTHING,
                 ) from None
         finally:
             if subscriber.missed:
-                click.echo(f"peerfabric: {subscriber.missed:,} updates were missed", err=True)
+                click.echo(f"peerfabric: {counted(subscriber.missed, 'update')} missed", err=True)
 
 
 def _line(update: Update[Any], form: Form) -> str:

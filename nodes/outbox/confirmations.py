@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, get_args
 
-from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut
+from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut, counted
 from peerfabric.nodes.context import Life
 from peerfabric.nodes.handler_context import lease_paused
 from peerfabric.nodes.io.waiting import Gate, wait_until
@@ -79,8 +79,9 @@ class Confirmations:
         def what() -> str:
             left = last + 1 - end.floor
             return (
-                f"queue {end.queue!r}: up to {left:,} messages are not settled and {len(end.consumers)} "
-                f"consumers are known; see node.statistics() and node.peers()"
+                f"queue {end.queue!r}: up to {counted(left, 'message is', 'messages are')} not settled and "
+                f"{counted(len(end.consumers), 'consumer is', 'consumers are')} known; "
+                f"see node.statistics() and node.peers()"
             )
 
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
@@ -111,8 +112,8 @@ class Confirmations:
             return None
 
         def what() -> str:
-            consumers = len(self._end.consumers)
-            return f"queue {self._end.queue!r}: message {receipt.id} is not {state}; {consumers} consumers known"
+            consumers = counted(len(self._end.consumers), "consumer")
+            return f"queue {self._end.queue!r}: message {receipt.id} is not {state}; {consumers} known"
 
         with lease_paused(self._node.pump):
             try:

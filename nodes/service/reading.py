@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from peerfabric.errors import DecodeError
 from peerfabric.nodes.handler_context import hand_here, lease_paused
-from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.io.waiting import Gate, clock, wait_until
 from peerfabric.nodes.service.calls import Calls, checked_timeout, misfit
 from peerfabric.nodes.service.service import Service
 from peerfabric.service.call import OpenCall, Outcome
@@ -38,26 +38,28 @@ class Reading:
         self._data = self._prepared.encode(body)
         self._server, self._headers = server, headers
         self._call: OpenCall | None = None
+        self._turn = [True]
+        """Taken out by the reader that asks, since another one may come meanwhile."""
+        self._asked = Gate()
+        """Opens when that reader is through with it."""
         self._over = False
 
     async def take(self) -> Any:
         """The next part, or `OVER`. Cancelled, it has taken none, and the stream goes on.
 
         Raises:
-            TimedOut: There was none in time. With this and all other errors the stream is over.
+            TimedOut: There was none in time. With this and all other errors the stream is over, for all its readers.
         """
-        if self._over:
-            return OVER
         try:
-            if self._call is None:
-                self._call = await self._started()
-            return await self._next(self._call)
+            while (call := self._call) is None and not self._over:
+                await self._ask()
+            return OVER if call is None else await self._next(call)
         except Exception:
             self.close()
             raise
 
     async def _next(self, call: OpenCall) -> Any:
-        while True:
+        while not self._over:
             outcome = call.outcome  # looked at first: it is the last that is written
             part = call.take()
             if part is not None:
@@ -69,21 +71,39 @@ class Reading:
                     raise misfit(call, error) from None
             if outcome is Outcome.END:
                 self.close()
-                return OVER
-            if outcome is not None:
+            elif outcome is not None and not self._over:
                 raise self._calls.error(call, self._prepared, self._timeout)
-            if not await self._until_next(call):
+            elif not self._over and not await self._until_next(call):
                 self._calls.forget(call)  # first, as it may be sent until then
                 raise self._calls.late(call, self._timeout)
+        return OVER
 
-    async def _started(self) -> OpenCall:
+    async def _ask(self) -> None:
+        """Start the call, or wait for another reader that does. If cancelled, the next reader does."""
         calls = self._calls
-        await calls.node.started()
+        try:
+            self._turn.pop()
+        except IndexError:
+            what = "another reader of the stream is about to ask"
+            waiting = calls.node.waiting
+            await wait_until(waiting, self._asked, lambda: bool(self._turn) or None, self._timeout, lambda: what)
+            return
+        try:
+            await calls.node.started()
+            if self._call is None and not self._over:
+                await self._start()
+        finally:
+            self._turn.append(True)
+            self._asked.open()
+
+    async def _start(self) -> None:
+        calls = self._calls
         call = calls.made(self._prepared, self._data, inf, None, self._server, self._headers)
         if not calls.start(call):
             await calls.start_when_room(call, self._timeout)
-        self._data = b""
-        return call
+        self._call, self._data = call, b""
+        if self._over:
+            calls.drop(call)  # whoever closed it has not seen it
 
     async def _until_next(self, call: OpenCall) -> bool:
         ends_at = inf if self._timeout is None else clock() + self._timeout

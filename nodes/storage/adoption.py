@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from peerfabric.discovery.locks import OwnThread
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.reminder import Reminders
-from peerfabric.errors import FabricError, NodeClosed, SpoolLocked
+from peerfabric.errors import FabricError, NodeClosed, SpoolError, SpoolLocked, counted
 from peerfabric.health import Finding
 from peerfabric.nodes.io.waiting import Gate, ThreadWaiter, clock
 from peerfabric.nodes.storage.store import letters_in
@@ -161,14 +161,18 @@ class Adoption:
     def letters(self, queue: str) -> list[tuple[int, DeadLetter]]:
         """The dead letters of `queue` in slots that this node has adopted, or that nobody has, with their numbers.
 
-        Waits for the disk.
+        Waits for the disk. What cannot be read is said in the log, and hides nothing of what can.
         """
         adopted = dict(self._nodes)
         found = [(number, letter) for number, node in sorted(adopted.items()) for letter in node.letters(queue)]
         for sight in self._slots.sights(everything=True):
             # While somebody chooses a slot nobody knows what is held; who has one keeps us out of it anyway.
-            if sight.number not in adopted and sight.held is not True and self.orphans.may_be_ours(sight):
+            if sight.number in adopted or sight.held is True or not self.orphans.may_be_ours(sight):
+                continue
+            try:
                 found += [(sight.number, letter) for letter in letters_in(sight.folder, queue)]
+            except SpoolError as error:
+                _log.warning("%s: dead letters in slot %d cannot be listed: %s", self._name, sight.number, error)
         return sorted(found, key=lambda pair: pair[0])
 
     def ask(self, request: Request) -> None:
@@ -271,8 +275,8 @@ class Adoption:
             return
         self._nodes[number] = node
         self.orphans.adopted(number, now)
-        left = node.progress().unsettled
-        text = "%s has adopted slot %d of %s, with %d messages of %s, which is gone"
+        left = counted(node.progress().unsettled, "message")
+        text = "%s has adopted slot %d of %s, with %s of %s, which is gone"
         _log.info(text, self._name, number, self._slots.folder, left, node.report().name or node.node_id)
 
     def _do(self, request: Request) -> None:
@@ -309,8 +313,8 @@ class Adoption:
             # Whatever went wrong, it is not there any more.
             del self._nodes[number]
             self.orphans.let_go(number, now, for_good=for_good)
-        text = "%s has let go of slot %d of %s, with %d messages left"
-        _log.info(text, self._name, number, self._slots.folder, left)
+        text = "%s has let go of slot %d of %s, with %s left"
+        _log.info(text, self._name, number, self._slots.folder, counted(left, "message"))
 
     def let_go_of_all(self) -> None:
         """The host closes: leave what is not settled to others."""

@@ -18,7 +18,7 @@ import msgspec
 from peerfabric.discovery.locks import Lock
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
-from peerfabric.errors import BadFrame, SpoolError, SpoolFull, SpoolLocked
+from peerfabric.errors import BadFrame, SpoolError, SpoolFull, SpoolLocked, counted
 from peerfabric.queue.durable import DurableQueue, Recovered
 from peerfabric.queue.marks import Marks, News, marks_from, pack_marks
 from peerfabric.queue.pending import FRAME_BYTES_AIM
@@ -528,7 +528,8 @@ def _read_letters(log: Log) -> Iterable[DeadLetter]:
                 continue
             yield msgspec.structs.replace(bare, data=data, codec=MSGPACK)
     if unread:
-        remark(logging.WARNING, "%s: %d dead letters cannot be read by this version, and stay", log.folder, unread)
+        letters = counted(unread, "dead letter")
+        remark(logging.WARNING, "%s: %s cannot be read by this version: left there", log.folder, letters)
 
 
 def told_lost(names: list[tuple[str, int, int]]) -> str:
@@ -536,7 +537,8 @@ def told_lost(names: list[tuple[str, int, int]]) -> str:
     count = sum(stop - first for _, first, stop in names)
     parts = [f"{stream}/{first}" + (f" to {stop - 1}" if stop - first > 1 else "") for stream, first, stop in names]
     rest = f" and {len(parts) - TOLD_MAX} more ranges" if len(parts) > TOLD_MAX else ""
-    return f"{count:,} messages on disk are damaged and lost: {', '.join(parts[:TOLD_MAX])}{rest}"
+    lost = counted(count, "message on disk is", "messages on disk are")
+    return f"{lost} damaged and lost: {', '.join(parts[:TOLD_MAX])}{rest}"
 
 
 def letter_bodies(record: Record) -> list[bytes]:

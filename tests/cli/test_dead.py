@@ -51,7 +51,7 @@ def test_bytes_come_back_as_they_were(start: Start, tmp_path: Path, body: bytes)
         node.producer("q", bytes).flush(DEADLINE)
     [letter] = lines(start, "dead", "ls", folder, "-o", "json")
     assert (letter["id"], letter["headers"], letter["exact"]) == (message.id, {"a": "b"}, False)
-    assert ended(start("dead", "retry", folder, "--all")) == (0, "1 dead letters queued again\n", "")
+    assert ended(start("dead", "retry", folder, "--all")) == (0, "1 dead letter queued again\n", "")
     with Node("desk", spool=folder) as node, Node("kitchen") as kitchen:
         again = kitchen.consumer("q", bytes).get(DEADLINE)
         with again as found:
@@ -68,7 +68,7 @@ def test_thousands_of_scattered_letters(start: Start, tmp_path: Path) -> None:
     epoch = spool.epoch
     spool.close()
     first = f"desk:{epoch}:q/5999"
-    assert ended(start("dead", "retry", str(folder), first)) == (0, "1 dead letters queued again\n", "")
+    assert ended(start("dead", "retry", str(folder), first)) == (0, "1 dead letter queued again\n", "")
     assert ended(start("dead", "retry", str(folder), "--all")) == (0, "5,999 dead letters queued again\n", "")
     assert letters_left(folder) == set()
     [row] = lines(start, "spool", "ls", str(folder), "-o", "json")
@@ -141,8 +141,8 @@ def test_letters_that_cannot_be_read_are_counted(start: Start, tmp_path: Path) -
     code, out, err = ended(start("dead", "ls", str(folder), "-o", "json"))
     assert (code, len(out.splitlines()), "1 more cannot be read" in err) == (0, 1, True)
     code, out, err = ended(start("dead", "retry", str(folder), "--all"))
-    assert (code, out, "1 dead letters cannot be read" in err) == (0, "1 dead letters queued again\n", True)
-    assert ended(start("dead", "drop", str(folder), "--all", "--yes")) == (0, "1 dead letters deleted\n", "")
+    assert (code, out, "1 dead letter cannot be read" in err) == (0, "1 dead letter queued again\n", True)
+    assert ended(start("dead", "drop", str(folder), "--all", "--yes")) == (0, "1 dead letter deleted\n", "")
     assert letters_left(folder) == set()
 
 

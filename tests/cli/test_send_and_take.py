@@ -14,7 +14,7 @@ def test_what_is_sent_is_taken(start: Start) -> None:
     """One body goes from one command to another, and both say that it worked."""
     taking, sending = start("take", "orders"), start("send", "orders", '{"id": 1}')
     assert ended(taking) == (0, '{"id":1}\n', "")
-    assert ended(sending) == (0, "1 of 1 messages processed\n", "")
+    assert ended(sending) == (0, "1 of 1 message processed\n", "")
 
 
 def test_lines_become_messages(start: Start) -> None:
@@ -53,7 +53,7 @@ def test_what_nobody_takes_in_time_expires(start: Start) -> None:
     """The command does not wait for a consumer any longer, and says what became of it."""
     code, out, err = ended(start("send", "q", "1", "--ttl", "0.2", "-o", "json", "--timeout", "none"))
     assert (code, json.loads(out)["expired"]) == (1, 1)
-    assert "1 of 1 messages expired before a consumer was handed them" in err
+    assert "1 of 1 message expired before a consumer was handed them" in err
     code, _, err = ended(start("send", "q", "1", "--ttl", "-1"))
     assert code == 2
     assert "ttl=-1.0 is not a possible number of seconds" in err
@@ -67,14 +67,14 @@ def test_a_line_leaves_before_the_next_is_typed(start: Start, node: Node) -> Non
     sending.stdin.flush()
     with node.consumer("q", Any).get(DEADLINE) as body:
         assert body == 1
-    assert ended(sending) == (0, "1 of 1 messages processed\n", "")
+    assert ended(sending) == (0, "1 of 1 message processed\n", "")
 
 
 def test_nobody_consumes(start: Start) -> None:
     """The command says so, says what to do, and that the message is gone."""
     code, out, err = ended(start("send", "orders", "1", "--timeout", "0.5"))
     assert (code, out) == (3, "")
-    assert err.startswith("peerfabric: nobody consumes queue 'orders' in fabric 'cli': 1 messages")
+    assert err.startswith("peerfabric: nobody consumes queue 'orders' in fabric 'cli': 1 message")
     assert "peerfabric take orders" in err
     assert len(err.splitlines()) == 1
 
@@ -84,7 +84,7 @@ def test_a_rejected_message_is_a_failure(start: Start, node: Node) -> None:
     sending = start("send", "q", "1")
     node.consumer("q", Any).get(DEADLINE).reject("no such dish")
     code, out, err = ended(sending)
-    assert (code, out) == (1, "0 of 1 messages processed\n")
+    assert (code, out) == (1, "0 of 1 message processed\n")
     assert "no such dish" in err
 
 

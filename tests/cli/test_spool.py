@@ -96,7 +96,7 @@ def test_dropped_messages_are_not_delivered(start: Start, left: str) -> None:
     first, *_ = lines(start, "spool", "export", left, "orders")
     code, _, err = ended(start("spool", "drop", left, "orders", first["id"]), "")
     assert (code, "--yes" in err) == (1, True)
-    assert ended(start("spool", "drop", left, "orders", first["id"], "--yes"))[:2] == (0, "1 messages dropped\n")
+    assert ended(start("spool", "drop", left, "orders", first["id"], "--yes"))[:2] == (0, "1 message dropped\n")
     code, _, err = ended(start("spool", "drop", left, "orders", first["id"], "--yes"))
     assert (code, "not in the queue" in err) == (1, True)
     assert [m["body"]["number"] for m in lines(start, "spool", "export", left, "orders")] == [2, 3]
@@ -122,7 +122,7 @@ def test_damage_is_named(start: Start, left: str) -> None:
     second = json.loads(out.splitlines()[0])["id"]
     code, out, err = ended(start("spool", "drop", left, "orders", second, "--yes"))
     # Opened for writing, it tells what the node's next start would have told.
-    assert (code, out, "messages 1 to 1 of epoch" in err) == (0, "1 messages dropped\n", True)
+    assert (code, out, "messages 1 to 1 of epoch" in err) == (0, "1 message dropped\n", True)
 
 
 def test_damage_outside_of_messages_is_found(start: Start, left: str) -> None:
@@ -273,10 +273,10 @@ def test_dead_letters(start: Start, given_up: str) -> None:
     code, out, _ = ended(start("dead", "ls", given_up, "orders"))
     assert (code, out.count("burnt")) == (0, 2)
     assert lines(start, "dead", "show", given_up, found[0]["id"]) == [found[0]]
-    assert ended(start("dead", "retry", given_up, found[1]["id"]))[:2] == (0, "1 dead letters queued again\n")
+    assert ended(start("dead", "retry", given_up, found[1]["id"]))[:2] == (0, "1 dead letter queued again\n")
     code, _, err = ended(start("dead", "retry", given_up, found[1]["id"]))
     assert (code, "no dead letter" in err) == (1, True)
-    assert ended(start("dead", "drop", given_up, "--all", "--yes"))[:2] == (0, "1 dead letters deleted\n")
+    assert ended(start("dead", "drop", given_up, "--all", "--yes"))[:2] == (0, "1 dead letter deleted\n")
     assert lines(start, "dead", "ls", given_up, "-o", "json") == []
     with Node("desk", spool=given_up) as node, Node("kitchen") as kitchen:
         message = kitchen.consumer("orders", dict).get(timeout=DEADLINE)

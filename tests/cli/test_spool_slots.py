@@ -153,7 +153,7 @@ def test_all_free_slots_are_looked_into(start: Start, shops: Shops) -> None:
     code, _, err = look("spool", "verify", shops.folder, "--slot", "3")
     assert (code, "has no slot 3" in err) == (1, True)
     first, *_ = shops.ids["three"]
-    assert look("spool", "drop", shops.folder, "jobs", first, "--yes") == (0, "1 messages dropped\n", "")
+    assert look("spool", "drop", shops.folder, "jobs", first, "--yes") == (0, "1 message dropped\n", "")
     code, _, err = look("spool", "drop", shops.folder, "jobs", shops.ids["one"][0], "--yes")
     assert (code, str(pid) in err) == (4, True)
     code, _, err = look("spool", "drop", shops.folder, "jobs", f"ab{first}", "--yes")
@@ -215,7 +215,7 @@ def test_a_parked_letter_is_retried(start: Start, shops: Shops) -> None:
             [letter] = lines("dead", "ls", shops.folder, "-o", "json")
             assert (letter["id"], letter["slot"]) == (identity, 1)
             assert look("dead", "show", shops.folder, identity)[0] == 0
-            assert look("dead", "retry", shops.folder, identity) == (0, "1 dead letters queued again\n", "")
+            assert look("dead", "retry", shops.folder, identity) == (0, "1 dead letter queued again\n", "")
             with jobs.get(timeout=DEADLINE) as body:
                 assert body == {"n": 1}
             eventually(lambda: not first.statistics().adopted)
@@ -235,7 +235,7 @@ def test_a_script_that_sends_and_exits(start: Start, shops: Shops, fabric: Path)
         serving = start("spool", "serve", shops.folder, "--grace", "0.1")
         patch.delenv("NOTIFY_SOCKET")
         assert listening.recv(200) == b"READY=1"
-        assert listening.recv(200) == b"STATUS=0 slots adopted, 0 messages in them"
+        assert listening.recv(200) == b"STATUS=0 slots adopted, 0 messages there"
         shops.open("script", "closes")
         shops.end("script")
         with Node("kitchen") as kitchen:
@@ -251,17 +251,17 @@ def test_a_script_that_sends_and_exits(start: Start, shops: Shops, fabric: Path)
             eventually(lambda: states(shops) == [(0, "empty", "script", "cli", 0)])
         serving.terminate()
         code, out, err = ended(serving)
-        assert (code, out, err) == (0, "", "")
+        assert (code, out) == (0, "")
+        assert err == f"peerfabric: serving {shops.folder} (made just now), fabric cli: nothing is left in it\n"
         said = set()
         while (text := listening.recv(200)) != b"STOPPING=1":
             said.add(text)
-        assert b"STATUS=1 slots adopted, 3 messages in them" in said
+        assert b"STATUS=1 slot adopted, 3 messages there" in said
     path.unlink()
 
 
 def test_once(start: Start, shops: Shops) -> None:
     """It ends when all is delivered, and with 3 if nobody consumes; nothing is lost."""
-    assert ended(start("spool", "serve", shops.folder, "--once"))[0] == 0
     shops.open("one")
     shops.open("two", "closes")
     shops.end("one")
@@ -276,10 +276,35 @@ def test_once(start: Start, shops: Shops) -> None:
             got.append(message.id)
 
         kitchen.peers()
-        assert ended(start("spool", "serve", shops.folder, "--once", "--grace", "0")) == (0, "", "")
+        code, out, err = ended(start("spool", "serve", shops.folder, "--once", "--grace", "0"))
+        assert (code, out) == (0, "")
+        assert err == f"peerfabric: serving {shops.folder}, fabric cli: 6 messages in 2 slots\n"
     assert sorted(got) == sorted(shops.ids["one"] + shops.ids["two"])
     assert [row[1] for row in states(shops)] == ["empty", "empty"]
     assert read_owner(RealFiles(), slot_folder(shops.folder, 1)) is not None
+    code, out, err = ended(start("spool", "serve", shops.folder, "--once"))
+    assert (code, out, "nothing is left in it" in err) == (0, "", True)
+
+
+def test_once_needs_a_folder(tmp_path: Path) -> None:
+    """One that was mistyped is refused as by `spool ls`, and not made."""
+    folder = tmp_path / "nosuch"
+    code, out, err = look("spool", "serve", str(folder), "--once")
+    assert (code, out, err) == look("spool", "ls", str(folder))
+    assert (code, out, f"{folder}: there is no such folder" in err) == (5, "", True)
+    assert not folder.exists()
+
+
+def test_empty_slots_look_alike(shops: Shops) -> None:
+    """Those that have shrunk, and the first, which keeps its queues: nothing of each, and no blanks."""
+    with Node("first", spool=shops.folder, fabric="cli") as first:
+        first.producer("jobs", dict, on_full="block")
+        first.statistics()
+        with Node("second", spool=shops.folder, fabric="cli") as second:
+            second.statistics()
+    rows = lines("spool", "ls", shops.folder, "-o", "json")
+    assert [(row["slot"], row["state"]) for row in rows] == [(0, "empty"), (1, "empty")]
+    assert [(row["messages"], row["dead"], row["damaged"]) for row in rows] == [(0, 0, 0)] * 2
 
 
 def test_two_fabrics_on_one_folder(start: Start, shops: Shops) -> None:

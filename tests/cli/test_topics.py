@@ -12,7 +12,7 @@ def test_what_is_published_is_printed(start: Start) -> None:
     """A subscriber prints topic and body; the publisher waits for it before it publishes."""
     subscribing, publishing = start("sub", "prices.*", "-n", "1"), start("pub", "prices.eur", "1.08")
     assert ended(subscribing) == (0, "prices.eur  1.08\n", "")
-    assert ended(publishing) == (0, "1 messages published\n", "")
+    assert ended(publishing) == (0, "1 message published\n", "")
 
 
 def test_lines_are_published_in_order(start: Start, node: Node) -> None:
@@ -39,7 +39,7 @@ def test_nobody_subscribes(start: Start) -> None:
     code, out, err = ended(start("pub", "a", "1", "--timeout", "0.2"))
     assert (code, out) == (3, "")
     assert "0 of 1 subscribers" in err
-    assert ended(start("pub", "a", "1", "--subscribers", "0"))[:2] == (0, "1 messages published\n")
+    assert ended(start("pub", "a", "1", "--subscribers", "0"))[:2] == (0, "1 message published\n")
 
 
 def test_silence(start: Start) -> None:

@@ -56,3 +56,26 @@ def test_the_command_of_the_unit_is_one() -> None:
     assert made.params["folders"] == ("/var/lib/%i/spool",)
     assert isinstance(serve, click.Command)
     assert (unit["Type"], unit["RestartPreventExitStatus"]) == (["notify"], [str(int(Exit.COPY))])
+
+
+def test_a_producer_that_fits() -> None:
+    """Its account, folders and fabric are those of the service that serves its spool, whose instance is `shop`."""
+    kept, shop = (
+        {key: " ".join(values).replace("%i", "shop").split() for key, values in settings(unit).items()}
+        for unit in (KEPT, "shop.service")
+    )
+    for key in ("User", "StateDirectory", "StateDirectoryMode", "RuntimeDirectory", "RuntimeDirectoryMode"):
+        assert kept[key] == shop[key], key
+    assert kept["RuntimeDirectoryPreserve"] == shop["RuntimeDirectoryPreserve"] == ["yes"]
+    folder = kept["ExecStart"][-1]
+    assert [*kept["Environment"], f"PEERFABRIC_SPOOL={folder}"] == shop["Environment"]
+    [account] = kept["User"]
+    assert f"useradd --system {account}\n" in TEXT
+    assert f"systemctl enable --now {KEPT.replace('@.service', f'@{account}')}\n" in TEXT
+
+
+def test_programs_are_where_they_are_installed() -> None:
+    """In the virtual environment of a project: README has no other way."""
+    for unit in UNITS:
+        [started] = settings(unit)["ExecStart"]
+        assert re.match(r"/opt/[\w%]+/\.venv/bin/(python|peerfabric) ", started), unit

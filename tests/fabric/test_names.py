@@ -21,6 +21,22 @@ def test_no_names(name: object) -> None:
         check_name("queue", name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("web orders!", "has ' ', a character that is not allowed"),
+        ("a/b", "has '/', a character"),
+        ("a\0", r"has '\\x00', a character"),
+        ("a..b", "has an empty part"),
+        ("a.", "has an empty part"),
+    ],
+)
+def test_what_is_wrong_with_a_name(name: str, problem: str) -> None:
+    """The first character that is not allowed is named; a part that is empty has none."""
+    with pytest.raises(BadName, match=problem):
+        check_name("queue", name)
+
+
 @pytest.mark.parametrize("pattern", ["*", ">", "a.*", "*.b.>", "a.b"])
 def test_patterns(pattern: str) -> None:
     """A star is one part, a final `>` the rest."""

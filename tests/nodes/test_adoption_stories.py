@@ -261,6 +261,7 @@ def test_who_closes_leaves_the_rest_to_others(front: Front, start: Callable[...,
             kitchen.pause_at = 50
             kitchen.pace.set()
             kitchen.wait_for(50)
+            eventually(lambda: host.statistics().adopted[0].producers[0].acked >= 49, "the acks")
         assert not adopted(host)
         sheet = read_owner(RealFiles(), slot_folder(str(folder), 2))
         assert sheet is not None
@@ -315,7 +316,10 @@ DEAD = """
 
 @pytest.mark.usefixtures("haste")
 def test_letters_of_a_parked_slot(front: Front, start: Callable[..., Child], tmp_path: Path) -> None:
-    """A node lists, retries and drops what a process has given up that is gone, and names the slot."""
+    """A node lists, retries and drops what a process has given up that is gone, and names the slot.
+
+    Slots that cannot be read, as somebody has put something else there, hide nothing.
+    """
     folder = tmp_path / "spool"
     with front.node("other", spool=folder) as host, front.node("kitchen") as kitchen:
         host.statistics()
@@ -331,6 +335,9 @@ def test_letters_of_a_parked_slot(front: Front, start: Callable[..., Child], tmp
         assert (sheet.pid, sheet.left, sheet.letters) == (0, 0, 2)
         eventually(lambda: host.statistics().spool.parked == 2, "a look at them")
         assert (host.statistics().spool.folder, host.statistics().spool.slot) == (str(folder), 0)
+        (folder / "slots" / "5").symlink_to(tmp_path)
+        (folder / "slots" / "6").mkdir()
+        (folder / "slots" / "7").touch()
         found = host.dead_letters("jobs")
         assert [(letter.slot, letter.body, letter.reason) for letter in found] == [
             (1, 0, "rejected"),

@@ -71,7 +71,7 @@ def test_closing_waits_for_what_is_not_settled(front: Front) -> None:
     with front.node("shop") as shop, front.node("kitchen") as kitchen:
         jobs = shop.producer("jobs", int)
         jobs.send(1)
-        with pytest.raises(TimedOut, match="1 messages are not settled and 0 consumers are known"):
+        with pytest.raises(TimedOut, match="1 message is not settled and 0 consumers are known"):
             jobs.close(timeout=0.05)
         with pytest.raises(NodeClosed):
             jobs.send(2)
@@ -144,7 +144,7 @@ def test_dead_letters_end_with_a_producer_that_no_spool_keeps(front: Front, capl
         consumer.get(timeout=DEADLINE).reject("no")
         jobs.close(timeout=DEADLINE)
         assert shop.dead_letters("jobs") == []
-        assert "1 dead letters end with its producer" in caplog.text
+        assert "closed with 1 dead letter, which no spool keeps" in caplog.text
 
 
 def test_what_the_spool_keeps_is_sent_though_the_producer_is_closed(front: Front, tmp_path: Path) -> None:

@@ -368,6 +368,6 @@ def test_what_the_closing_thread_has_in_hand(caplog: pytest.LogCaptureFixture) -
         b = Node()
         taken = b.consumer("orders", int).get(timeout=DEADLINE)
         b.close(DEADLINE)
-        assert "1 messages were taken and not settled; they go back" in caplog.text
+        assert "1 message taken and not settled, given back to the producer" in caplog.text
         with a.consumer("orders", int).get(timeout=DEADLINE) as body:
             assert body == taken.body

@@ -33,7 +33,7 @@ signal.raise_signal({first})
         child.signal(second)
         _, err = child.finish()
         assert child.code == (-second if second == terminate else 128 + first), err
-        assert ("closed with 1 messages waiting" in err) == (second == interrupt)
+        assert ("closed with 1 message waiting" in err) == (second == interrupt)
         assert "Traceback" not in err
 
 

@@ -122,7 +122,7 @@ def test_an_exception_on_its_way_is_not_hidden(front: Any, caplog: pytest.LogCap
     node.producer("orders", int).send(1)
     with pytest.raises(ZeroDivisionError), node:
         raise ZeroDivisionError
-    assert "closed with 1 messages waiting" in caplog.text
+    assert "closed with 1 message waiting" in caplog.text
 
 
 def test_close_waits_for_what_was_sent_just_before(front: Any) -> None:
@@ -604,7 +604,7 @@ with Node("shop", options=Options(drain_timeout=0.2)) as node:
     )
     _, err = child.finish()
     assert child.code == 1
-    assert "Undelivered: closed with 1 messages waiting" in err
+    assert "Undelivered: closed with 1 message waiting" in err
     assert "start a consumer before closing" in err.splitlines()[-1]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ from peerfabric import (
     ServiceBusy,
     TimedOut,
 )
+from peerfabric.nodes.service import calls
+from peerfabric.service import caller
 from tests.nodes.conftest import DEADLINE, eventually
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -640,6 +642,78 @@ def test_a_stream_that_is_not_read(runtime: Any) -> None:
             for _ in parts:
                 pass
         assert next(parts, None) is None
+
+
+def test_a_stream_closed_beside_its_reader(runtime: Any) -> None:
+    """It ends for who waits for its next part, as at its end."""
+    over = threading.Event()
+    with Node("server") as server, Node("asker") as asker:
+
+        @served(server, COUNT)
+        def count(stop: int) -> Iterator[int]:
+            yield 1
+            over.wait(DEADLINE)
+
+        parts = asker.stream(COUNT, 5, timeout=DEADLINE)
+        assert next(parts) == 1
+        rest: list[Any] = []
+
+        def read() -> None:
+            try:
+                rest.append(list(parts))
+            except Exception as error:
+                rest.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        parts.close()
+        reader.join(DEADLINE)
+        over.set()
+        assert rest == [[]]
+
+
+def test_a_stream_that_waits_to_be_asked_for(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads on after a cancelled start, or beside another reader, reads the one answer to what was asked."""
+    monkeypatch.setattr(caller, "CALLS_MAX", 1)
+    monkeypatch.setattr(calls, "ROOMY", 0)
+
+    async def main() -> None:
+        asked: list[int] = []
+        busy, free = asyncio.Event(), asyncio.Event()
+        async with AsyncNode("server") as server, AsyncNode("asker") as asker:
+
+            @server.serve(Service("hold", int, int))
+            async def hold(number: int) -> int:
+                busy.set()
+                await free.wait()
+                return number
+
+            @server.serve(COUNT)
+            async def count(stop: int) -> AsyncIterator[int]:
+                asked.append(stop)
+                for number in range(stop):
+                    yield number
+
+            held = asker.client(Service("hold", int, int))
+            await held.ready(timeout=DEADLINE)
+            holding = asyncio.create_task(held(7, timeout=DEADLINE))
+            await busy.wait()
+            parts = asker.stream(COUNT, 1000, timeout=DEADLINE)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(parts), 0.01)
+
+            async def read() -> list[int]:
+                return [part async for part in parts]
+
+            readers = [asyncio.create_task(read()) for _ in range(3)]
+            await asyncio.sleep(0)
+            assert asked == []
+            free.set()
+            assert sorted([part for found in await asyncio.gather(*readers) for part in found]) == [*range(1000)]
+            assert asked == [1000]
+            assert await holding == 7
+
+    asyncio.run(main())
 
 
 def test_a_stream_whose_handler_fails(front: Any) -> None:

@@ -93,6 +93,42 @@ for batch in consumer.batches(max_size=10, max_wait=600):
         assert shop.statistics().producers[0].acked == 1
 
 
+@pytest.mark.parametrize(
+    "send",
+    ["results.send(order * 2, cause=message)", "results.send_many([order * 2], cause=message)"],
+    ids=["send", "send_many"],
+)
+@pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
+def test_what_threads_of_a_body_send_is_accepted(start: Any, tmp_path: Path, send: str, *, spool: bool) -> None:
+    """Their `cause` is in hand: ended by the signal, they would leave their message to be acked without its outputs."""
+    with Node("shop") as shop:
+        orders, results = shop.producer("orders", int), shop.consumer("results", int)
+        script = """
+import threading
+results = node.producer("results", int)
+for message in node.consumer("orders", int):
+    with message as order:
+        print("started", flush=True)
+        sys.stdin.readline()
+        thread = threading.Thread(target=lambda: SEND)
+        thread.start()
+        thread.join()
+print("after", flush=True)
+"""
+        settings = f", spool={str(tmp_path / 'spool')!r}" if spool else ""
+        child = start(blocking(script.replace("SEND", send), settings))
+        orders.send(21)
+        assert child.line() == "started"
+        child.signal(signal.SIGTERM)
+        tell(child)
+        with results.get(timeout=20) as result:
+            assert result == 42
+        out, err = child.finish()
+        assert (out, err, child.code) == ("after\n", "", 143)
+        orders.flush(timeout=20)
+        assert shop.statistics().producers[0].acked == 1
+
+
 def test_what_a_body_sends_is_accepted_while_there_is_room(start: Any) -> None:
     """Also much of it, for which the node needs turns; a send that would wait for acks gives the message back."""
     with Node("shop") as shop:
@@ -257,7 +293,7 @@ say_when(lambda: waiters(node))
     out, err = child.finish()
     assert (out, child.code) == ("", 143)
     [told] = err.splitlines()
-    assert told.startswith("closed with 1 messages waiting"), err
+    assert told.startswith("closed with 1 message waiting"), err
 
 
 @pytest.mark.parametrize("script", [blocking, awaiting])

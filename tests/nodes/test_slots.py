@@ -245,7 +245,7 @@ def test_slots_of_another_fabric(front: Front, folder: str) -> None:
     with front.node("test", spool=folder, fabric="test") as node:
         node.producer("jobs", int).send(7)
         assert node.statistics().node_id == sheet(folder, 1).node_id
-        said = "1 processes use this spool, and in 1 slots are messages of another fabric; stop some, or raise Options"
+        said = "1 process uses this spool, and messages of another fabric are in 1 slot; stop some, or raise Options"
         with pytest.raises(SpoolLocked, match=said):
             front.node("more", spool=folder, fabric="test", options=Options(spool_slots=2)).__enter__()
         assert take(front, 1, fabric="test") == [7]
@@ -256,6 +256,17 @@ def test_slots_of_another_fabric(front: Front, folder: str) -> None:
         node.producer("jobs", int).flush(timeout=DEADLINE)
     with front.node("test", spool=folder, fabric="test") as node:
         assert node.statistics().node_id == sheet(folder, 0).node_id
+
+
+@pytest.mark.parametrize("slots", [1, 64])
+def test_a_place_for_no_folder(front: Front, tmp_path: Path, slots: int) -> None:
+    """Below a file, or in a file system that makes no folders: another one is to be chosen, and none is waited for."""
+    below = tmp_path / "file"
+    below.touch()
+    for folder in (f"{below}/spool", "/proc/peerfabric-spool"):
+        with pytest.raises(SpoolError, match=r"cannot be made there: .*; choose another folder") as caught:
+            front.node("shop", spool=folder, options=Options(spool_slots=slots)).__enter__()
+        assert (caught.value.path, caught.value.errno is None) == (folder, False)
 
 
 def test_all_slots_in_use(front: Front, folder: str) -> None:

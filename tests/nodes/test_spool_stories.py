@@ -151,7 +151,7 @@ def test_a_start_tells_what_is_lost(front: Front, tmp_path: Path, caplog: pytest
         caplog.clear()
         with front.node("shop", spool=spool):
             lines = [record.getMessage() for record in caplog.records]
-        assert lines.count(f"queue 'jobs': 1 messages on disk are damaged and lost: {ids[2]}") == told
+        assert lines.count(f"queue 'jobs': 1 message on disk is damaged and lost: {ids[2]}") == told
         assert lines.count("queue 'jobs': the spool has 3 messages from before") == 1
 
 

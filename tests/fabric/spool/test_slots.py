@@ -190,7 +190,7 @@ def test_another_fabric(shared: Folder) -> None:
     spool.close()
     seat, number, test = shared.take(TEST)
     assert number == 1
-    with pytest.raises(SpoolLocked, match="1 processes use this spool, and in 1 slots are messages of another fabric"):
+    with pytest.raises(SpoolLocked, match="1 process uses this spool, and messages of another fabric are in 1 slot"):
         shared.take(TEST, limit=2)
     test.close()
     assert shared.take(SHOP)[1] == 0

@@ -85,7 +85,7 @@ def test_what_is_damaged_while_it_waits(caplog: pytest.LogCaptureFixture) -> Non
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     stream = node.end.stream
     assert [line.partition(": ")[2] for line in told] == [
-        f"1 messages on disk are damaged and lost: {stream}/{n}" for n in (3, 5)
+        f"1 message on disk is damaged and lost: {stream}/{n}" for n in (3, 5)
     ]
 
 

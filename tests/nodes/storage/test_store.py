@@ -91,7 +91,7 @@ def test_letters_that_this_version_cannot_read(caplog: pytest.LogCaptureFixture)
     store.store_dead_letters([letter(store, spool.epoch, 2)], 1)
     disk.kill()
     assert sequences(disk) == [2]
-    assert "1 dead letters cannot be read by this version, and stay" in caplog.text
+    assert "1 dead letter cannot be read by this version: left there" in caplog.text
 
 
 def test_letters_whose_sync_failed() -> None:
