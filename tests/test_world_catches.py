@@ -60,9 +60,7 @@ def deaths_unnoticed(patch: Patch) -> None:
 def no_fence(patch: Patch) -> None:
     fence, receive = original("incoming.fence"), original("incoming.receive")
     patch("incoming.fence", lambda self, peer, until: fence(self, peer, 1e18))
-    patch(
-        "incoming.receive", lambda self, peer, sender, data, body, until: receive(self, peer, sender, data, body, 1e18)
-    )
+    patch("incoming.receive", lambda self, *given: receive(self, *given[:4], 1e18, *given[5:]))
 
 
 def evidence_from_hearing(patch: Patch) -> None:
@@ -346,8 +344,8 @@ def sent_before_it_is_synced(patch: Patch) -> None:
 def epoch_not_advanced(patch: Patch) -> None:
     advance = original("spool.next_owner")
 
-    def broken(files: Any, before: Any, *rest: Any) -> Any:
-        owner = advance(files, before, *rest)
+    def broken(files: Any, before: Any, *rest: Any, **named: Any) -> Any:
+        owner = advance(files, before, *rest, **named)
         return msgspec.structs.replace(owner, epoch=before.epoch, counter=before.counter) if before.epoch else owner
 
     patch("spool.next_owner", broken)
@@ -392,9 +390,9 @@ def read_ahead_of_what_is_accepted(patch: Patch) -> None:
 def stored_as_if_in_memory_only(patch: Patch) -> None:
     accept = original("durable.accept")
 
-    def broken(self: Any, bodies: Any, sent_ms: int, extras: Any = None, *, volatile: bool = False) -> Any:
+    def broken(self: Any, *given: Any, volatile: bool = False, **named: Any) -> Any:
         volatile = volatile or not self.backlog.behind(self.next)
-        return accept(self, bodies, sent_ms, extras, volatile=volatile)
+        return accept(self, *given, volatile=volatile, **named)
 
     patch("durable.accept", broken)
 

@@ -53,8 +53,8 @@ def test_no_reply_in_time(start: Start, node: Node) -> None:
         assert given_up.wait(30)
         return number
 
-    code, out, err = ended(start("call", "slow.get", "3", "--timeout", "1"))
-    said = "timed out after 1 s: service 'slow.get': sent to test; it may have run"
+    code, out, err = ended(start("call", "slow.get", "3", "--timeout", "3"))
+    said = "timed out after 3 s: service 'slow.get': sent to test; it may have run"
     assert (code, out, err) == (3, "", f"peerfabric: {said}\n")
     given_up.set()
     code, out, err = ended(start("call", "slow.got", "3"))
