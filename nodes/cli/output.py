@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peerfabric.nodes.cli.exits import pipe_closed
+
+T = TypeVar("T")
 
 
 class Form(StrEnum):
@@ -46,6 +48,19 @@ def print_line(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         pipe_closed()
+
+
+def print_found(form: Form, columns: Sequence[str], found: Sequence[T], row: Callable[[T], Sequence[str]]) -> None:
+    """Print what was found as a table, or as a JSON line each; of nothing, nothing.
+
+    Raises:
+        SystemExit: The reader has gone.
+    """
+    if form is Form.JSON:
+        for each in found:
+            print_line(to_json(each))
+    elif found:
+        print_table("", columns, [row(each) for each in found])
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, table, to_json
+from peerfabric.nodes.cli.output import Form, print_found, print_line, printable, table, to_json
 from peerfabric.reports import PeerView
 
 COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes", "serves")
@@ -47,11 +47,7 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
         time.sleep(wait)
         found = _sorted(node.peers())
         fabric = node.fabric
-    if settings.output is Form.JSON:
-        for peer in found:
-            print_line(to_json(peer))
-    elif found:
-        print_table("", COLUMNS, [_row(peer) for peer in found])
+    print_found(settings.output, COLUMNS, found, _row)
     if not found:
         raise Failure(
             f"nobody else is in fabric {fabric!r}; start a node, name another --fabric, or name one of its nodes "

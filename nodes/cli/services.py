@@ -8,7 +8,7 @@ import click
 
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
+from peerfabric.nodes.cli.output import print_found, printable
 from peerfabric.reports import ServiceView
 
 COLUMNS = ("service", "servers", "calls", "at once", "nodes")
@@ -37,11 +37,7 @@ def services(wait: float, settings: Settings) -> None:
         time.sleep(wait)
         found = node.services()
         fabric = node.fabric
-    if settings.output is Form.JSON:
-        for service in found:
-            print_line(to_json(service))
-    elif found:
-        print_table("", COLUMNS, [_row(service) for service in found])
+    print_found(settings.output, COLUMNS, found, _row)
     if not found:
         raise Failure(
             f"nobody serves anything in fabric {fabric!r}; start a node that does, name another --fabric, or see who "

@@ -187,35 +187,24 @@ def test_adopters_may_be_killed_too(start: Callable[..., Child], tmp_path: Path)
 @pytest.mark.usefixtures("haste", "runtime")
 def test_a_stopped_process_keeps_its_slot(start: Callable[..., Child], tmp_path: Path) -> None:
     """It still has its lock, wakes up and goes on; meanwhile nobody sends in its name."""
-    folder = tmp_path / "spool"
-    with Kitchen() as kitchen, Node("other", spool=folder) as host:
-        kitchen.pace.clear()
-        owner = start(OWNER, str(folder), "500")
-        ids = ids_of(owner)
-        owner.signal(signal.SIGSTOP)
-        watch = _adoption_of(host)
-        for _ in range(25):
-            _await_round(watch)
-            assert not adopted(host)
-        owner.signal(signal.SIGCONT)
-        kitchen.pace.set()
-        kitchen.wait_for(500)
-        assert Counter(kitchen.ids) == Counter(ids)
-        kill(owner)
+    _stop_for(25, start, tmp_path / "spool")
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("runtime")
 def test_a_process_that_is_stopped_for_a_minute_keeps_its_slot(start: Callable[..., Child], tmp_path: Path) -> None:
-    """The same with everything as it is by itself."""
-    folder = tmp_path / "spool"
+    """The same with everything as it is by itself: there is a look each second."""
+    _stop_for(60, start, tmp_path / "spool")
+
+
+def _stop_for(looks: int, start: Callable[..., Child], folder: Path) -> None:
     with Kitchen() as kitchen, Node("other", spool=folder) as host:
         kitchen.pace.clear()
         owner = start(OWNER, str(folder), "500")
         ids = ids_of(owner)
         owner.signal(signal.SIGSTOP)
         watch = _adoption_of(host)
-        for _ in range(60):
+        for _ in range(looks):
             _await_round(watch)
             assert not adopted(host)
         owner.signal(signal.SIGCONT)
