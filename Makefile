@@ -54,11 +54,14 @@ $(READY): pyproject.toml setup.py
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $(READY)
 
+# Packages of nodes that are installed under names of their own.
+BESIDE := $(addprefix nodes/,admin gateway metrics testing)
+
 # mypy follows a folder of links, since the import package does not lie in one folder of that name.
 links:
 	rm -rf .links
 	mkdir -p .links/peerfabric
-	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery examples/indexer) .links/peerfabric/
+	ln -s $(patsubst %,../../%,$(wildcard fabric/*) nodes discovery examples/indexer $(BESIDE)) .links/peerfabric/
 
 clean:
 	rm -rf $(VENV) .venv-* .links build dist *.egg-info

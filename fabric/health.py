@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from peerfabric.log_records import LogRecords
+from peerfabric.status import Warned
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""
@@ -35,23 +36,28 @@ class Finding(NamedTuple):
     after   how long it must last until it is told, in seconds
     step    what a person can do about it
     since   when it began; None: at the first look that found it
+    code    its kind, for programs: a word of the table in docs/operations.md
+    queue   that it concerns, if it concerns one
     """
 
     what: str
     after: float
     step: str
     since: float | None = None
+    code: str = ""
+    queue: str = ""
 
 
 class _Lasting:
     """A condition that was found, and perhaps ended."""
 
-    __slots__ = ("holds", "pause", "since", "tell_at", "told")
+    __slots__ = ("finding", "holds", "pause", "since", "tell_at", "told")
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
         self.holds = self.told = False
         self.since = self.tell_at = 0.0
-        self.pause = pause
+        self.pause = finding.after
 
 
 class Health:
@@ -85,8 +91,25 @@ class Health:
             if now >= lasting.tell_at + lasting.pause:
                 del self._lasting[what]
 
+    def warnings(self, now: float) -> tuple[Warned, ...]:
+        """What was told and is not over, longest first."""
+        told = [lasting for lasting in self._lasting.values() if lasting.told]
+        told.sort(key=lambda lasting: lasting.since)
+        return tuple(
+            Warned(
+                code=lasting.finding.code,
+                text=f"{lasting.finding.what} for {now - lasting.since:.0f} s; {lasting.finding.step}",
+                queue=lasting.finding.queue,
+                since=now - lasting.since,
+            )
+            for lasting in told
+        )
+
     def _holds(self, finding: Finding, now: float) -> bool:
-        lasting = self._lasting.setdefault(finding.what, _Lasting(finding.after))
+        lasting = self._lasting.get(finding.what)
+        if lasting is None:
+            lasting = self._lasting[finding.what] = _Lasting(finding)
+        lasting.finding = finding
         if finding.since is not None or not lasting.holds:
             lasting.since = now if finding.since is None else finding.since
         lasting.holds = True

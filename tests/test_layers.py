@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"fabric": "peerfabric", "discovery": "peerfabric.discovery", "nodes": "peerfabric.nodes"}
+BESIDE = {f"nodes/{name}": f"peerfabric.{name}" for name in ("admin", "gateway", "metrics", "testing")}
+"""Packages of nodes that are installed under names of their own, for users to import."""
 INDEXER = "peerfabric.indexer"
 
 PURE = frozenset(
@@ -69,10 +71,9 @@ def imports_of(file: str) -> list[Import]:
 
 def layer(module: str) -> str:
     """Which room of the house a module of ours is in."""
-    for folder in ("nodes", "discovery"):
-        package = FOLDERS[folder]
+    for folder, package in (*BESIDE.items(), ("nodes", FOLDERS["nodes"]), ("discovery", FOLDERS["discovery"])):
         if module == package or module.startswith(package + "."):
-            return folder
+            return folder.partition("/")[0]
     return "indexer" if module == INDEXER or module.startswith(INDEXER + ".") else "fabric"
 
 
@@ -85,16 +86,21 @@ def ours(file: str) -> Iterator[Import]:
             yield found
 
 
+def module_of(file: str) -> str:
+    """The name under which a file of ours is imported."""
+    for folder, package in (*BESIDE.items(), *FOLDERS.items()):
+        if file.startswith(f"{folder}/"):
+            parts = Path(file.removeprefix(f"{folder}/")).with_suffix("").parts
+            return ".".join([package, *(part for part in parts if part != "__init__")])
+    raise AssertionError(file)
+
+
 def graph() -> dict[str, set[str]]:
     """Each module of ours, and the modules of ours that it imports anywhere, also for type checkers only.
 
     The face of the package, which loads public names on first use, is above everything and imported by nobody.
     """
-    modules = {}
-    for folder, package in FOLDERS.items():
-        for file in files(folder):
-            parts = Path(file).with_suffix("").parts[1:]
-            modules[".".join([package, *(part for part in parts if part != "__init__")])] = file
+    modules = {module_of(file): file for file in files(*FOLDERS)}
     del modules["peerfabric"]
     found: dict[str, set[str]] = {module: set() for module in modules}
     for module, file in modules.items():
@@ -108,7 +114,7 @@ def by_room(modules: dict[str, set[str]]) -> dict[str, set[str]]:
     """The same for rooms: the folders within the three, and what lies beside them in a file of its own."""
 
     def room(module: str) -> str:
-        depth = 2 if layer(module) == "fabric" else 3
+        depth = 3 if module.startswith(("peerfabric.nodes", "peerfabric.discovery")) else 2
         return ".".join(module.split(".")[:depth])
 
     rooms: dict[str, set[str]] = {room(module): set() for module in modules}

@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("fabric", "discovery", "nodes", "examples")
+BESIDE = ("admin", "gateway", "metrics", "testing")
+"""Packages of nodes that are installed under names of their own."""
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -76,8 +78,10 @@ def test_wheel_has_one_package(wheel: Path) -> None:
             "peerfabric/discovery": "discovery",
             "peerfabric/nodes": "nodes",
             "peerfabric/indexer": "examples/indexer",
+            **{f"peerfabric/{name}": f"nodes/{name}" for name in BESIDE},
         }.items()
         for path in (ROOT / folder).rglob("*.py")
+        if folder != "nodes" or path.relative_to(ROOT / folder).parts[0] not in BESIDE
     }
     assert {name for name in names if name.endswith(".py")} == expected
 

@@ -1,0 +1,1 @@
+"""Metrics: the status of nodes as text for Prometheus."""

@@ -1,0 +1,1 @@
+"""Testing: what helps to test handlers, services and pipelines."""
