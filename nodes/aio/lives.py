@@ -1,4 +1,4 @@
-"""Lives of a node: one is broken off as by a kill, or another begun after one has ended; for tests of what uses nodes."""
+"""Lives of a node: one is broken off as by a kill, or another one begun, for tests of what uses nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def break_off(lifecycle: Lifecycle) -> bool:
         if node.life not in (Life.RUNNING, Life.CLOSING):
             return False
         node.enter(Life.CLOSED)
-    node.pump.stop()
+    node.pump.break_off()
     for handle in lifecycle.handles:
         handle.stop()
     if node.disk is not None:
@@ -66,7 +66,7 @@ def renew(node: AsyncNode, fronts: Mapping[Any, Any]) -> None:
     old = node._lifecycle
     assert old.node.life in (Life.NEW, Life.CLOSED), "it runs, or belongs to another process"
     taken = {id(handler.handle) for handler in old.handlers}
-    takers = [*old.handles.consumers.values(), *old.handles.subscribers.values()]
+    takers: list[Any] = [*old.handles.consumers.values(), *old.handles.subscribers.values()]
     takers = [taker for taker in takers if id(taker) not in taken]
     kept = _declared.setdefault(node, takers)
     takers = [taker for taker in takers if taker in kept or taker in fronts]

@@ -26,7 +26,7 @@ from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.context import Life
 from peerfabric.nodes.io.waiting import Blocking, ThreadWaiter, clock, complete, in_event_loop
 from peerfabric.nodes.settings import FABRIC_VARIABLE
-from peerfabric.testing.recording import Recording
+from peerfabric.testing.recording import Recording, recorded
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -47,8 +47,8 @@ class Fabric:
     reach a node, such as `PEERFABRIC_SPOOL`. Nodes that are made in it, also by processes that are started in it, are
     its nodes. Leaving it closes those of this process and puts the variables back.
 
-    A node that was made before, such as that of a module, gets into it by `restart`. What waits for an `AsyncNode` waits
-    in a thread that is not that of its event loop; in tests that are coroutines, use an `AsyncFabric`.
+    A node that was made before, such as that of a module, gets into it by `restart`. What waits for an `AsyncNode` has
+    to wait in another thread than its event loop's; in tests that are coroutines, use an `AsyncFabric`.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Fabric:
             for handler in self._killed.pop().handlers:
                 handler.join(1.0)
         for other in set(process.residents()) - self._strangers:
-            if isinstance(other, Lifecycle) and other.node.settings.fabric != self.name:
+            if isinstance(other, Lifecycle) and other.node.settings.fabric not in recorded():
                 settings = other.node.settings
                 warnings.warn(
                     f"node {settings.name!r} was started by this test in fabric {settings.fabric!r}, since it was made "
@@ -178,8 +178,8 @@ class Fabric:
 
         It is closed if it runs, takes its settings from its arguments and the variables of now, and is started; an
         `AsyncNode` is by its first call. Handlers and services are kept; so are producers, publishers and clients, and
-        the consumers and subscribers that it had when it was first restarted. In a blocking program those work, too, that
-        it still holds.
+        the consumers and subscribers that it had when it was first restarted. Of a `Node` those work, too, that the
+        program still holds.
 
         Raises:
             Undelivered: After `timeout` seconds messages were not settled that no spool keeps. It is not restarted.
@@ -224,7 +224,7 @@ class Fabric:
         return lifecycle
 
     def hang(self, node: Node | AsyncNode) -> None:
-        """Stop a node's I/O thread: nothing of it goes out, and nothing comes in, until `resume`, or until it is closed.
+        """Stop a node's I/O thread: nothing goes out, and nothing comes in, until `resume`, or until it is closed.
 
         So it is for others what a process is that the system does not let run. What was delivered to it before is still
         handled, and it still accepts.

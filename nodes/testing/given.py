@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from math import inf
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from peerfabric.arguments import check_count
 from peerfabric.errors import ConfigError
@@ -17,6 +17,9 @@ from peerfabric.options import Options
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.wire.bodies import Codec, join_one
 from peerfabric.wire.frames import Extra
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ _numbers = itertools.count(1)
 class _Test:
     """The owner of a given message: a consumer without a node."""
 
-    ledger_store = None
+    ledger_store: LedgerStore | None = None
     alerted = True  # nobody need be told of what is decided
     end: Any = None
     in_tasks = False
@@ -67,7 +70,7 @@ class GivenMessage(Message[T], eq=False):
 
     @property
     def delay(self) -> float | None:
-        """Of a message that was nacked, the seconds that were asked for until it comes again; None: the usual backoff."""
+        """Of a message that was nacked, the seconds asked for until it comes again; None: the usual backoff."""
         verdict = self._verdict()
         return None if verdict is None or verdict[3] < 0 else verdict[3]
 

@@ -19,7 +19,7 @@ class Recording:
     """The messages that nodes of a fabric took over, from `begin` until `end`."""
 
     def __init__(self, fabric: str) -> None:
-        self._fabric = fabric
+        self.fabric = fabric
         self._sent: dict[str, list[tuple[Codec[Any], int, list[bytes]]]] = {}
 
     def begin(self) -> None:
@@ -43,10 +43,15 @@ class Recording:
 
     def add(self, lifecycle: Lifecycle, end: OutgoingQueue, bodies: list[bytes]) -> None:
         """Record, if it is of this fabric. Called under the lock of the node's engine."""
-        if lifecycle.node.settings.fabric == self._fabric:
+        if lifecycle.node.settings.fabric == self.fabric:
             producer = lifecycle.handles.producers.get(end.queue)
             codec = producer.codec if producer is not None else Codec(Any, Options().message_bytes_max)
             self._sent.setdefault(end.queue, []).append((codec, codec.number, list(bodies)))
+
+
+def recorded() -> set[str]:
+    """The fabrics of which there is a recording now: those of tests that run."""
+    return {recording.fabric for recording in _recordings}
 
 
 def _accept_recorded(self: Sender, end: OutgoingQueue, bodies: list[bytes], *given: Any, **named: Any) -> None:
