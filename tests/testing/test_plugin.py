@@ -47,7 +47,7 @@ def test_in_a_project(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """The fixtures are there without any line for them, and cost nothing where nobody asks for them."""
     (tmp_path / "test_it.py").write_text(text)
     monkeypatch.delenv("PEERFABRIC_FABRIC", raising=False)
-    quiet = "-q -p no:cacheprovider -p no:hypothesispytest -W error".split()
+    quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-W", "error"]
     command = [sys.executable, "-m", "pytest", *quiet]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
