@@ -109,11 +109,6 @@ def residents() -> list[Resident]:
     return list(_running)
 
 
-def residents() -> list[Resident]:
-    """The nodes that run in this process, also those that others of it have adopted."""
-    return list(_running)
-
-
 def opens(files: Opening) -> None:
     """From now on `files` hears of forks, for as long as somebody holds it."""
     _opening.add(files)
