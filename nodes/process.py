@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from peerfabric.errors import ConfigError, FabricError, NodeClosed
@@ -32,6 +32,9 @@ class Resident(Protocol):
 
     def drain_at_exit(self) -> None:
         """The program is over and did not close this node."""
+
+    def outside(self) -> Any:
+        """The node as others than its program see it, an `Outside`."""
 
 
 class Opening(Protocol):
@@ -76,6 +79,11 @@ def remember(node: Resident) -> None:
 def forget(node: Resident) -> None:
     """`node` was closed."""
     _running.discard(node)
+
+
+def residents() -> list[Resident]:
+    """The nodes that run in this process now, adopted ones last."""
+    return sorted(_running.copy(), key=lambda node: node.is_adopted)
 
 
 def opens(files: Opening) -> None:
