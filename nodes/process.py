@@ -36,7 +36,7 @@ class Resident(Protocol):
         """The program is over and did not close this node."""
 
     def outside(self) -> Any:
-        """The node as others than its program see it, an `Outside`."""
+        """The node as others than its program see it."""
 
 
 class Opening(Protocol):
@@ -104,11 +104,6 @@ def forget(node: Resident) -> None:
 
 
 def _seen() -> list[Any]:
-    return list(_running)
-
-
-def residents() -> list[Resident]:
-    """The nodes that run in this process, also those that others of it have adopted."""
     return list(_running)
 
 

@@ -57,7 +57,9 @@ class Whereabouts:
             self._inputs += [(one, hand.taken_by) for one in taken if not one._settled]
         self._frames = sys._current_frames()
         self._tasks: dict[int, asyncio.Task[Any]] = {}
-        for loop in {getattr(one._owner, "loop", None) for one, _ in self._inputs} - {None}:
+        for loop in {getattr(one._owner, "loop", None) for one, _ in self._inputs}:
+            if loop is None:
+                continue
             self._tasks |= {id(task): task for task in _tasks_of(loop)}
 
     def of(self, stream: str, sequence: int) -> Place | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -50,6 +50,8 @@ class Outside:
     ) -> None:
         self._node, self._handles, self._handlers = node, handles, handlers
         self._adoptions, self._adopted = adoptions, adopted
+        self.name, self.fabric = node.settings.name, node.settings.fabric
+        self.node_id = node.engine.address.node_id
 
     # Status
 
@@ -170,6 +172,32 @@ class Outside:
         except (OSError, SpoolError):
             pass  # somebody has removed the folder; what is left is what memory knows
         return found
+
+    # Acts: those that are not here yet do nothing
+
+    def pause(self, queue: str) -> bool:
+        return False
+
+    def resume(self, queue: str) -> bool:
+        return False
+
+    def purge(self, queue: str) -> int:
+        return 0
+
+    def dead(self, queue: str | None, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def retry(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return []
+
+    def drop(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return []
+
+    def trace(self, id: str) -> list[dict[str, Any]]:
+        return []
+
+    def tap(self, name: str, put: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        return lambda: None
 
     # The engine
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -20,7 +22,7 @@ from tests.nodes.conftest import Front, eventually
 def outside(name: str) -> Outside:
     """The node of that name in this process."""
     [found] = [each for each in process.residents() if each.outside().status().name == name]
-    return found.outside()  # type: ignore[no-any-return]
+    return cast("Outside", found.outside())
 
 
 @contextmanager
@@ -58,17 +60,13 @@ def test_a_queue_and_its_handler(front: Front, gate: threading.Event) -> None:
         held.set()
         gate.wait(60)  # in a thread
 
-    if front.is_async:
+    async def work(body: int) -> None:
+        wait()
 
-        async def work(body: int) -> None:
-            wait()
+    def work_in_thread(body: int) -> None:
+        wait()
 
-        b.on_message("jobs")(work)
-    else:
-
-        @b.on_message("jobs")
-        def work_in_thread(body: int) -> None:
-            wait()
+    b.on_message("jobs")(work if front.is_async else work_in_thread)
 
     with a:
         out = a.producer("jobs", int)
@@ -266,7 +264,7 @@ def test_spool_and_slots(runtime: Path, tmp_path: Path) -> None:
             (0, "running", "a"),
             (1, "running", "b"),
         ]
-        assert {each.pid for each in spool.slots} == {process.os.getpid()}
+        assert {each.pid for each in spool.slots} == {os.getpid()}
         sent = look.status().sends[0]
         assert (sent.spooled, sent.letters.by_reason) == (True, {"rejected": 1})
     with Node("c", spool=folder):
