@@ -35,6 +35,9 @@ class Resident(Protocol):
     def drain_at_exit(self) -> None:
         """The program is over and did not close this node."""
 
+    def outside(self) -> Any:
+        """The node as others than its program see it."""
+
 
 class Opening(Protocol):
     """The files of a node that is only starting."""
@@ -84,7 +87,7 @@ def remember(node: Resident) -> None:
     with _door_lock:
         if _door is not None:
             return
-        door = _door = Door(_seen)
+        door = _door = Door(residents)
     door.open()
 
 
@@ -113,19 +116,15 @@ def look_after_door() -> None:
         if _door is not door:
             return
         told = door.path is None
-        _door = following = Door(_seen)
+        _door = following = Door(residents)
         door.remove()
     door.close(timeout=0.0)
     following.open_again(told=told)
 
 
-def _seen() -> list[Any]:
-    return list(_running)
-
-
 def residents() -> list[Resident]:
-    """The nodes that run in this process, also those that others of it have adopted."""
-    return list(_running)
+    """The nodes that run in this process now, adopted ones last."""
+    return sorted(_running.copy(), key=lambda node: node.is_adopted)
 
 
 def opens(files: Opening) -> None:

@@ -118,8 +118,7 @@ def here(queues: int = 200, *, wait: float = 1.0) -> Status:
     from peerfabric.nodes.door.requests import status  # as in a process that is asked
     from peerfabric.nodes.process import residents
 
-    found: list[Any] = list(residents())
-    return status(found, queues, wait)
+    return status(residents(), queues, wait)
 
 
 def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:

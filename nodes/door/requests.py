@@ -118,18 +118,11 @@ def _read(kind: type[T], arguments: Mapping[str, Any]) -> T:
 
 def _chosen(residents: Residents, asked: Look) -> Iterator[Outside]:
     """The nodes that a request concerns."""
-    return (node for node in map(outside_of, residents()) if _concerns(asked, node))
+    return (node for node in (each.outside() for each in residents()) if _concerns(asked, node))
 
 
 def _concerns(asked: Look, node: Outside) -> bool:
     return asked.fabric in (None, "", node.fabric) and asked.node in (None, "", node.name, node.node_id)
-
-
-def outside_of(resident: Any) -> Outside:
-    """Its own one, if it has one by now."""
-    from peerfabric.nodes.door.interim import Interim
-
-    return resident.outside() if hasattr(resident, "outside") else Interim(resident)
 
 
 def _tag(node: Outside) -> dict[str, str]:
@@ -138,7 +131,7 @@ def _tag(node: Outside) -> dict[str, str]:
 
 def _status(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     asked = _read(AskStatus, arguments)
-    found = [resident for resident in residents() if _concerns(asked, outside_of(resident))]
+    found = [resident for resident in residents() if _concerns(asked, resident.outside())]
     return msgspec.structs.asdict(status(found, asked.queues, asked.wait))
 
 
@@ -146,8 +139,8 @@ def status(residents: Sequence[Resident], queues: int, wait: float) -> Status:
     """The status of this process with these nodes, which are waited for as long as `wait` seconds in all."""
     ends_at = time.monotonic() + wait
     found: list[NodeStatus] = []
-    for node in map(outside_of, residents):
-        found.append(node.status(queues, max(min(WAIT_MIN, wait), ends_at - time.monotonic())))
+    for resident in residents:
+        found.append(resident.outside().status(queues, max(min(WAIT_MIN, wait), ends_at - time.monotonic())))
     is_busy = any(node.engine for node in found)
     return Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents) if is_busy else ())
 
