@@ -173,6 +173,12 @@ class Caller(Machine):
         """One of them does not any more."""
         self.directory.of(service).held -= 1
 
+    def reserve(self, service: str) -> list[str]:
+        """Call at all peers with which this node is linked what they serve without telling; return their node ids."""
+        links = [link for link in self._sent if link.wire != OURSELVES]
+        self.directory.reserve(service, links)
+        return [link.node_id for link in links]
+
     def close(self, now: float) -> None:
         """The node closes: nobody waits for anything any more."""
         for call in list(self.open.values()):
