@@ -46,6 +46,8 @@ class _Test:
 
     def __init__(self) -> None:
         self.extended: list[float] = []
+        self.seconds = [0] * 10
+        self.seconds_sum = 0.0
 
     def ledger_writer(self) -> None:
         return None
