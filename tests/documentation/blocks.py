@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _PIECE: Final = re.compile(
-    r"^<!-- (?P<comment>sh|python|python after|not run: [^\n]+?|run elsewhere: [^\n]+?)"
+    r"^<!-- (?P<comment>sh|sh before|python|python after|not run: [^\n]+?|run elsewhere: [^\n]+?)"
     r"(?:\n(?P<hidden>.*?))? ?-->$"
     r"|^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<code>.*?)^ *```$",
     re.S | re.M,
@@ -23,7 +23,7 @@ class Block:
     """One block.
 
     kind    "file": to be written as `name`; "python", "sh": to be run; "data": to be read; "shown": no code;
-            "skipped": not run, for the reason in `text`; "stray": nobody says what to do with it
+            "skipped": not run, for that `reason`; "stray": nobody says what to do with it
     """
 
     kind: str
@@ -32,14 +32,17 @@ class Block:
     name: str = ""
     language: str = ""
     after: str = field(default="", repr=False)
+    reason: str = ""
+    """Why it is not run here."""
 
 
 def blocks_of(document: str) -> list[Block]:
     """The blocks of a document, in order.
 
     A block of Python whose first line is `# NAME.py` is a file; other ones are run as a script, and so is what is `sh`.
-    Of a comment before a block, `<!-- python …` is put before its code, `<!-- not run: WHY -->` and
-    `<!-- run elsewhere: WHERE -->` leave it out; after one, `<!-- python after …` is put behind it, and `<!-- sh …` is run.
+    Of a comment before a block, `<!-- python …` and `<!-- sh before …` are put before its code;
+    `<!-- not run: WHY -->` and `<!-- run elsewhere: TEST -->` leave it out, but for a file, which is written.
+    After one, `<!-- python after …` is put behind it, and `<!-- sh …` is run.
     """
     found: list[Block] = []
     before, skipped = "", ""
@@ -49,7 +52,7 @@ def blocks_of(document: str) -> list[Block]:
         if comment is None:
             found.append(_block(piece, line, before, skipped))
             before = skipped = ""
-        elif comment == "python":
+        elif comment in ("python", "sh before"):
             before = piece["hidden"] or ""
         elif comment == "python after":
             found[-1].after = piece["hidden"] or ""
@@ -64,10 +67,10 @@ def _block(piece: re.Match[str], line: int, before: str, skipped: str) -> Block:
     indent, language = len(piece["indent"]), piece["language"]
     code = "".join(part[indent:] if part.strip() else "\n" for part in piece["code"].splitlines(keepends=True))
     named = _FILE.match(code)
-    if skipped:
-        return Block("skipped", line, skipped, named[1] if named else "", language)
+    if skipped and not (named and skipped.startswith("run elsewhere")):
+        return Block("skipped", line, code, language=language, reason=skipped)
     if named and language in ("python", "sh", "ini", "toml", "typescript", "javascript"):
-        return Block("file", line, before + code, named[1], language)
+        return Block("file", line, before + code, named[1], language, reason=skipped)
     if language in ("python", "sh"):
         return Block(language, line, before + code, language=language)
     if language in DATA:
