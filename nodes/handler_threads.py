@@ -67,13 +67,19 @@ class Handler:
         """The consumer or subscriber from which it takes, by the next two."""
         self.take: Take
         self.again: Again
-        self._runners: dict[Any, bool] = {}
-        """Its threads or tasks, and whether a call runs in each, which only itself writes down."""
+        self._runners: dict[Any, Any] = {}
+        """Its threads or tasks, and what each is called with now, if a call runs, which only itself writes down."""
 
     @property
     def busy(self) -> int:
         """Calls that are running now."""
-        return sum(list(self._runners.values()))
+        return sum(item is not None for item in list(self._runners.values()))
+
+    def running(self) -> list[tuple[Any, Any, Any]]:
+        """What its calls have been given: thread or task, message, and the outermost coroutine of a call in a task."""
+        if not self.settles:
+            return []
+        return [(runner, item, None) for runner, item in list(self._runners.items()) if item is not None]
 
     def is_current(self) -> bool:
         """Whether one of its calls asks."""
@@ -95,7 +101,7 @@ class Handler:
         name = f"{self._short}-{number}"
         thread = threading.Thread(target=self._run_thread, args=(node, number), name=name, daemon=True)
         thread.start()
-        self._runners[thread] = False
+        self._runners[thread] = None
 
     def give_up(self) -> None:
         """The start came to nothing. The caller has held the life lock since."""
@@ -152,13 +158,13 @@ class Handler:
                     if item is None and (item := await take(waiting)) is None:
                         return
                     # No lock: each thread and task writes down its own.
-                    runners[me] = True
+                    runners[me] = item
                     try:
                         running = call(item)
                         if running is not None:
                             await running
                     finally:
-                        runners[me] = False
+                        runners[me] = None
                         if node.life is not Life.RUNNING:
                             node.pump.turned.open()  # whoever closes the node waits there for running calls
                     item = None  # whoever waits keeps no body

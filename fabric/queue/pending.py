@@ -418,6 +418,10 @@ class Pending:
             self._remove(run)
         return found
 
+    def ready(self) -> list[Run]:
+        """Of the new ones, and of those given back, the run with the lowest number: what could be sent first."""
+        return [runs[0] for runs in (self._fresh, self._returned.runs) if runs]
+
     def clear(self) -> int:
         """Nothing waits any more; return what it cost."""
         released = self._returned.cost + self._delayed.cost + sum(run.cost for run in self._fresh)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -342,6 +343,10 @@ class Lifecycle:
             if settings.signals:
                 pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
+            if node.disk is not None and self._slot is None:
+                from peerfabric.nodes.storage.room_watch import RoomWatch  # with what only nodes with a spool need
+
+                pump.look_after(RoomWatch(node.disk, node.engine, settings.options.spool_bytes).look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
                 from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need
@@ -362,7 +367,8 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
-        node.engine.pings.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.pings.unix_ms = node.engine.producers.trends.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.consumers.where = self._where
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -371,6 +377,11 @@ class Lifecycle:
             node.slot = opened.slot
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, self.handles.producers, now)
+
+    def _where(self, end: IncomingQueue) -> str:
+        from peerfabric.nodes.whereabouts import place  # with what only those need who look
+
+        return place(end, self.handlers, self.node.loop)
 
     def _forget_disk(self) -> None:
         self.node.disk = None
