@@ -12,18 +12,6 @@ from typing import Final, NamedTuple
 from peerfabric.log_records import LogRecords
 from peerfabric.status import Warned
 
-CODES: Final = (
-    "dialled-in-vain",
-    "no-consumer",
-    "not-taking",
-    "slow-handler",
-    "old",
-    "looping",
-    "disk",
-    "late",
-    "stranded",
-)
-"""Kinds of conditions, for programs; docs/operations.md says what each means."""
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""
@@ -81,22 +69,24 @@ class Finding(NamedTuple):
 
     what    names it, and whom it concerns; the same at each look
     after   how long it must last until it is told, in seconds
-    step    what a person can do about it; a function is asked when it is told, for what takes a moment to find out
+    step    what a person can do about it
     since   when it began; None: at the first look that found it
     code    its kind, for programs: one of `CODES`
     queue   that it concerns, if it concerns one
     service that it concerns, if it concerns one
     lasted  how many seconds it lasted, of what is over when it is found; None: it lasts
+    closer  asked when it is told, for what takes a moment to find out: a better step; empty: `step` is all there is
     """
 
     what: str
     after: float
-    step: str | Callable[[], str]
+    step: str
     since: float | None = None
     code: str = ""
     queue: str = ""
     service: str = ""
     lasted: float | None = None
+    closer: Callable[[], str] | None = None
 
 
 class _Lasting:
@@ -112,11 +102,15 @@ class _Lasting:
         self.step = ""
         """As it was told last."""
 
+    def lasted(self, now: float) -> float:
+        """For how many seconds."""
+        return now - self.since if self.finding.lasted is None else self.finding.lasted
+
     def text(self, now: float) -> str:
         """What people read of it."""
-        finding = self.finding
-        lasted = now - self.since if finding.lasted is None else finding.lasted
-        return f"{finding.what} for {lasted:.0f} s; {self.step}"
+        finding, lasted = self.finding, self.lasted(now)
+        how_long = f" for {lasted:.0f} s" if lasted >= 1.0 else ""
+        return f"{finding.what}{how_long}; {self.step}"
 
 
 class Health:
@@ -182,7 +176,7 @@ class Health:
                 code=lasting.finding.code,
                 text=lasting.text(now),
                 queue=lasting.finding.queue,
-                since=now - lasting.since,
+                since=lasting.lasted(now),
             )
             for lasting in told
         )
@@ -199,7 +193,8 @@ class Health:
             lasting.told = True
             lasting.tell_at = now + lasting.pause
             lasting.pause *= 2
-            lasting.step = finding.step if isinstance(finding.step, str) else finding.step()
+            closer = finding.closer
+            lasting.step = (closer() if closer is not None else "") or finding.step
             self._records.add("warning", lasting.text(now))
         return True
 

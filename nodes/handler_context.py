@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from weakref import WeakSet
 
 from peerfabric.arguments import check_timeout
 from peerfabric.nodes.io.waiting import clock, running_loop
@@ -64,7 +63,7 @@ class Hand:
     taken_by    which thread or task it is
     """
 
-    __slots__ = ("__weakref__", "earlier", "newest", "taken_by")
+    __slots__ = ("earlier", "newest", "taken_by")
 
     def __init__(self, newest: Input | None, taken_by: int = 0) -> None:
         self.newest = newest
@@ -107,27 +106,6 @@ class Hand:
                 self.earlier.pop(each, None)
 
 
-_hands: Final[WeakSet[Hand]] = WeakSet()
-"""Those of loops of the program; what handlers have in hand is known to them."""
-
-
-def hands() -> list[Hand]:
-    """What threads and tasks have in hand that are no handlers. Any thread."""
-    for _ in range(10):
-        try:
-            return list(_hands)
-        except RuntimeError:  # another thread has begun to take meanwhile
-            continue
-    return []
-
-
-def _begin(newest: Input, taken_by: int) -> Hand:
-    """A hand of a thread or task that takes for the first time."""
-    hand = Hand(newest, taken_by)
-    _hands.add(hand)
-    return hand
-
-
 _hand: ContextVar[Hand | None] = ContextVar("peerfabric_hand", default=None)
 hand_here: Final = _hand.get
 """The hand of the current thread or task; None: it has taken nothing."""
@@ -140,10 +118,10 @@ def take_in_hand(taken: Input) -> None:
     """The current thread or task has `taken`, besides what it has."""
     hand = _hand.get()
     if hand is None:
-        _hand.set(_begin(taken, _me()))
+        _hand.set(Hand(taken, _me()))
     elif taken._owner.in_tasks and hand.taken_by != _me():
         # Of the task that started this one, and this one is part of what that does.
-        own = _begin(taken, _me())
+        own = Hand(taken, _me())
         own.earlier.update(dict.fromkeys(hand.unsettled()))
         if own.earlier:
             own.earlier[taken] = None
@@ -161,7 +139,7 @@ def take_over(entered: Input) -> None:
     hand, me = _hand.get(), _me()
     if hand is None or hand.taken_by != me:
         # It was handed to this one, which has nothing to do with what the other one has in hand besides.
-        _hand.set(_begin(entered, me))
+        _hand.set(Hand(entered, me))
     elif hand.newest is not entered and entered not in hand.earlier:
         take_in_hand(entered)
 

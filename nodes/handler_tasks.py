@@ -27,19 +27,13 @@ class TaskHandler(Handler):
     ) -> None:
         super().__init__(function, concurrency, kind=kind, names=names)
         self.at_once = 1
-        self._calls: dict[Any, _Calls] = {}
-        """What runs the calls of each of its tasks."""
-
-    def running(self) -> list[tuple[Any, Any, Any]]:
-        found = [(task, item, self._calls.get(task)) for task, item, _ in super().running()]
-        return [(task, item, calls.call) for task, item, calls in found if calls is not None]
 
     def is_current(self) -> bool:
-        return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task()) is not None
+        return self.busy > 0 and in_event_loop() and self._runners.get(asyncio.current_task(), False)
 
     def _start_one(self, node: NodeContext, number: int) -> None:
         task = asyncio.get_running_loop().create_task(self._run_task(node), name=f"{self._short}-{number}")
-        self._runners[task] = None
+        self._runners[task] = False
         task.add_done_callback(partial(self._task_ended, node, number))
 
     def give_up(self) -> None:
@@ -61,13 +55,11 @@ class TaskHandler(Handler):
         task = asyncio.current_task()
         assert task is not None
         calls = _Calls(task, self._await, self.handle.suspend if self.concurrency > 1 else None)
-        self._calls[task] = calls
         judge_by(partial(self._task_has_failed, node, calls))
         await self._run(task, node, node.waiting, calls.run)
 
     def _task_ended(self, node: NodeContext, number: int, task: asyncio.Task[None]) -> None:
         """A task is over: with its node, as a rule."""
-        self._calls.pop(task, None)
         why = asyncio.CancelledError("by somebody") if task.cancelled() else task.exception()
         if task in self._runners and node.life is Life.RUNNING:
             # If it is the whole loop that ends, it does so before this.
@@ -119,8 +111,6 @@ class _Calls:
     ) -> None:
         self._task = task
         self._make = make
-        self.call: Coroutine[Any, Any, None] | None = None
-        """The last that was begun."""
         self._suspend = suspend
         """Told, with +1 and then -1, of each call that is suspended."""
         self._before: float = inf
@@ -140,8 +130,7 @@ class _Calls:
 
     def run(self, item: Any) -> Coroutine[Any, Any, None] | None:
         """Begin a call; None: it is over, as it never had to wait."""
-        self.call = call = self._make(item, self)
-        context = copy_context()
+        call, context = self._make(item, self), copy_context()
         self._before = self._task.cancelling()
         try:
             waits_for = context.run(call.send, None)

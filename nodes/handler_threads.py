@@ -67,19 +67,26 @@ class Handler:
         """The consumer or subscriber from which it takes, by the next two."""
         self.take: Take
         self.again: Again
-        self._runners: dict[Any, Any] = {}
-        """Its threads or tasks, and what each is called with now, if a call runs, which only itself writes down."""
+        self.source: Callable[[Handler], tuple[Any, Take, Again]]
+        """Where it gets these three."""
+        self._runners: dict[Any, bool] = {}
+        """Its threads or tasks, and whether a call runs in each, which only itself writes down."""
+
+    def draw_from(self, source: Callable[[Handler], tuple[Any, Take, Again]]) -> None:
+        """Take from the consumer or subscriber that `source` gives. It has no threads or tasks yet, or no more."""
+        self.source = source
+        self._runners = {}
+        self.handle, self.take, self.again = source(self)
+
+    def renewed(self, node: NodeContext) -> Handler:
+        """The same for another life of the node, whose context that is."""
+        self.draw_from(self.source)
+        return self
 
     @property
     def busy(self) -> int:
         """Calls that are running now."""
-        return sum(item is not None for item in list(self._runners.values()))
-
-    def running(self) -> list[tuple[Any, Any, Any]]:
-        """What its calls have been given: thread or task, message, and the outermost coroutine of a call in a task."""
-        if not self.settles:
-            return []
-        return [(runner, item, None) for runner, item in list(self._runners.items()) if item is not None]
+        return sum(list(self._runners.values()))
 
     def is_current(self) -> bool:
         """Whether one of its calls asks."""
@@ -101,7 +108,7 @@ class Handler:
         name = f"{self._short}-{number}"
         thread = threading.Thread(target=self._run_thread, args=(node, number), name=name, daemon=True)
         thread.start()
-        self._runners[thread] = None
+        self._runners[thread] = False
 
     def give_up(self) -> None:
         """The start came to nothing. The caller has held the life lock since."""
@@ -158,13 +165,13 @@ class Handler:
                     if item is None and (item := await take(waiting)) is None:
                         return
                     # No lock: each thread and task writes down its own.
-                    runners[me] = item
+                    runners[me] = True
                     try:
                         running = call(item)
                         if running is not None:
                             await running
                     finally:
-                        runners[me] = None
+                        runners[me] = False
                         if node.life is not Life.RUNNING:
                             node.pump.turned.open()  # whoever closes the node waits there for running calls
                     item = None  # whoever waits keeps no body

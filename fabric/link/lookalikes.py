@@ -121,7 +121,7 @@ class Lookalikes(Machine):
             role, name = _ROLES.get(finding.code), finding.queue or finding.service
             if role is not None:
                 lonely.add((role, name))
-                completed.append(finding._replace(step=partial(self._hinted, role, name, finding.step)))
+                completed.append(finding._replace(closer=partial(self._hint, role, name)))
             else:
                 completed.append(finding)
         completed += self._unused("consumes")
@@ -131,12 +131,13 @@ class Lookalikes(Machine):
         self._lonely = lonely
         return completed
 
-    def _hinted(self, role: str, name: str, step: object) -> str:
+    def _hint(self, role: str, name: str) -> str:
+        """Another name that may have been meant; empty if there is none."""
         other = _OTHER[role]
         for each in sorted(self._ours(other) | self._theirs(other)):
             if are_similar(name, each) and not self._may_be_used(role, each):
                 return _question(each, other, self._users(other, each))
-        return str(step)
+        return ""
 
     def _unused(self, role: str) -> Iterator[Finding]:
         """What this node consumes, or serves, and nobody uses, beside a similar name to which nobody answers."""

@@ -333,13 +333,6 @@ def in_hand_since(delivery: Delivery, now: float) -> float:
     return inf
 
 
-def handed_out_at(delivery: Delivery, index: int) -> float | None:
-    """When one message of `delivery` was handed out, exact within OBSERVE_EVERY; None: it is not in anybody's hands."""
-    if not delivery.unsettled(max(index, delivery.acked), index + 1):
-        return None
-    return next((at for below, at in delivery.observed if index < below), None)
-
-
 def mark_overdue(delivery: Delivery, index: int) -> None:
     """The lease of one message has ended while user code has it."""
     if delivery.overdue is None:

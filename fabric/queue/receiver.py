@@ -392,23 +392,24 @@ class Receiver(Machine):
                 )
             since = end.in_hand_since(now)
             if since < inf:
+                left = max(0.0, since + end.lease - now)
+                step = (
+                    f"lease= ends it in {left:.0f} s, and another consumer gets it: if it hangs, `peerfabric stacks` "
+                    f"shows why; if it needs so long, call message.extend() or raise lease="
+                )
                 yield Finding(
                     f"queue {end.queue!r}: a message is in the hands of its handler",
                     slow_after(end.lease, end.window.pace),
-                    partial(self._hung, end, since + end.lease - now),
+                    step,
                     since,
                     SLOW_HANDLER,
                     end.queue,
+                    closer=partial(self._located, end, step),
                 )
 
-    def _hung(self, end: IncomingQueue, left: float) -> str:
-        """What a person needs to know of a call that takes long, and may for `left` seconds more."""
+    def _located(self, end: IncomingQueue, step: str) -> str:
         where = self.where(end)
-        return (
-            f"{f'it is at {where}; ' if where else ''}lease= ends it in {max(0.0, left):.0f} s, and another consumer "
-            f"gets it: if it hangs, `peerfabric stacks` shows why; if it needs so long, call message.extend(), or raise "
-            f"lease="
-        )
+        return f"it is at {where}; {step}" if where else ""
 
     def check(self) -> None:
         """Assert the invariants of every end."""

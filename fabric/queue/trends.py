@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Final, NamedTuple
 
 from peerfabric.errors import counted
@@ -96,7 +95,7 @@ class Trends:
         return Finding(
             f"queue {end.queue!r}: the oldest message has waited, though somebody consumes,",
             OLD_AFTER,
-            partial(self._rates, end, now),
+            self._rates(end, now),
             now - age,
             OLD,
             end.queue,
@@ -121,10 +120,11 @@ class Trends:
             yield Finding(
                 f"queue {end.queue!r}: messages are delivered again and again",
                 0.0,
-                f"{again:,} of {deliveries:,} deliveries within {WINDOW / 60:.0f} min; {why}; mend the handler, or "
+                f"{again:,} of {deliveries:,} deliveries since then; {why}; mend the handler, or "
                 f"let it raise Reject for what it never can process",
-                code=LOOPING,
-                queue=end.queue,
+                before.at,
+                LOOPING,
+                end.queue,
             )
 
 

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
-    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -368,7 +367,6 @@ class Lifecycle:
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         node.engine.pings.unix_ms = node.engine.producers.trends.unix_ms = lambda: time.time_ns() // 1_000_000
-        node.engine.consumers.where = self._where
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -377,11 +375,6 @@ class Lifecycle:
             node.slot = opened.slot
             node.disk = Disk(opened.spool, node.engine.producers, settings.name)
             opened.resume(node.disk, node.engine, self.handles.producers, now)
-
-    def _where(self, end: IncomingQueue) -> str:
-        from peerfabric.nodes.whereabouts import place  # with what only those need who look
-
-        return place(end, self.handlers, self.node.loop)
 
     def _forget_disk(self) -> None:
         self.node.disk = None
