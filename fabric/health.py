@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 from peerfabric.log_records import LogRecords
 from peerfabric.status import Warned
 
-
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""
 
