@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,6 @@ from peerfabric.health import (
     DIALLED_AFTER,
     DIALLED_IN_VAIN,
     DISK,
-    HANDED_ON_AFTER,
     LATE,
     LOOPING,
     NEVER_TAKEN_AFTER,
@@ -36,6 +38,7 @@ from tests.fabric.crowd import Crowd, Member
 from tests.fabric.helpers import claim
 from tests.fabric.service.helpers import serve
 
+ROOT = Path(__file__).parents[1]
 SOON = 10.0
 """Seconds after its time in which each is told."""
 
@@ -366,6 +369,17 @@ def test_a_fabric_in_which_all_is_well_warns_of_nothing(shop: Shop) -> None:
 
 
 def test_codes_are_of_one_kind_each() -> None:
-    """Programs compare them."""
+    """Programs compare them, and people look them up."""
     assert len(set(CODES)) == len(CODES) == 12
-    assert HANDED_ON_AFTER > 0
+    table = (ROOT / "docs/operations.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == list(CODES)
+
+
+@pytest.mark.parametrize("path", [p for p in sorted((ROOT / "fabric").rglob("*.py")) if p.name != "health.py"], ids=str)
+def test_each_finding_has_a_code(path: Path) -> None:
+    """Whoever finds a condition says of which kind it is."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding":
+            named = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            code = named.get("code") or (ast.unparse(node.args[4]) if len(node.args) > 4 else "")
+            assert code.isupper() or path.name == "lookalikes.py", f"line {node.lineno}: {code!r}"

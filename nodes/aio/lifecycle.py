@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -374,6 +375,7 @@ class Lifecycle:
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
         node.engine.pings.unix_ms = node.engine.producers.trends.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.consumers.where = _where
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -670,3 +672,9 @@ class Lifecycle:
         finally:
             for producer in list(self.handles.producers.values()):
                 producer.disk_ended()
+
+
+def _where(end: IncomingQueue) -> str:
+    from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+
+    return of_oldest(end, clock())
