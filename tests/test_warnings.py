@@ -176,6 +176,51 @@ def test_a_name_that_is_a_slip_apart_is_asked_for_at_both_ends(shop: Shop) -> No
     over(b, NO_CONSUMER)
 
 
+def test_a_similar_name_that_is_in_use_is_not_meant(shop: Shop) -> None:
+    """Somebody sends to it, perhaps a node that the other one has never met."""
+    a, b, c = shop.node(), shop.node(), shop.node()
+    b.consume("orders")
+    c.produce("orders")
+    a.produce("order")
+    shop.crowd.run(3.0)
+    shop.send(a, "order")
+    assert "did you mean" not in until_told(a, NO_CONSUMER, NO_CONSUMER_AFTER).text
+    assert not a.is_linked(c) or a.is_linked(b)
+    shop.crowd.run(30.0)
+    assert told(b) == {}
+
+
+def test_what_a_peer_used_once_is_not_asked_for(shop: Shop) -> None:
+    """It was looked at, and has since taken to something else."""
+    a, b = shop.node(), shop.node()
+    b.consume("orders")
+    a.produce("order")
+    shop.crowd.run(3.0)
+    shop.send(a, "order")
+    shop.crowd.run(40.0)
+    assert not a.is_linked(b)
+    assert a.engine.lookalikes._hint("produces", "order")
+    b.engine.close_consumer("orders", shop.crowd.now)
+    b.consume("mails")
+    shop.crowd.run(3.0)
+    assert not a.engine.lookalikes._hint("produces", "order")
+    shop.crowd.check()
+
+
+def test_a_node_is_not_remembered_after_its_end(shop: Shop) -> None:
+    """Nobody starts a producer for a consumer that is gone."""
+    a, b = shop.node(), shop.node()
+    b.consume("orders")
+    a.produce("order")
+    shop.crowd.run(3.0)
+    shop.send(a, "order")
+    shop.crowd.run(40.0)
+    assert a.engine.lookalikes._hint("produces", "order")
+    shop.crowd.kill(b)
+    shop.crowd.run(3.0)
+    assert not a.engine.lookalikes._hint("produces", "order")
+
+
 def test_no_server(shop: Shop) -> None:
     """Calls wait for a service of a similar name; the node that serves that says so, too."""
     a, b = shop.node(), shop.node()
@@ -243,6 +288,25 @@ def test_old(shop: Shop) -> None:
     assert warned.queue == "orders"
     assert "1.0 go out with 1 consumer:" in warned.text, warned.text
     assert warned.text.startswith("queue 'orders': the oldest message has waited, though somebody consumes, for 30")
+
+
+def test_a_message_that_was_sent_long_ago_may_be_the_oldest_for_a_moment(shop: Shop) -> None:
+    """A dead letter is retried after a day, and taken at once: at one look it may wait."""
+    a, b = shop.node(), shop.node()
+    a.produce("orders")
+    b.consume("orders")
+    shop.crowd.run(3.0)
+    producers, queue = a.engine.producers, a.engine.producers.by_queue["orders"]
+    shop.send(a, "orders")
+    shop.crowd.run(10.0)
+
+    def found() -> list[str]:
+        return [each.code for each in producers.trends.findings({queue: None}, shop.crowd.now)]
+
+    assert found() == found() == []
+    producers.trends.unix_ms = lambda: int((shop.crowd.now + 86_400.0) * 1000)
+    assert found() == []
+    assert found() == [OLD]
 
 
 def test_looping(shop: Shop) -> None:
