@@ -134,8 +134,6 @@ class Health:
         if late <= LATE_AFTER:
             return
         self._late_until = now + LATE_FOR
-        if self._late is not None and self._late.lasted is not None and self._late.lasted > late:
-            return  # of several the longest is shown
         self._late = Finding(
             "the I/O thread of this node did not come though it was due",
             0.0,
@@ -160,7 +158,7 @@ class Health:
         for what, lasting in list(self._lasting.items()):
             if what in held:
                 continue
-            if lasting.told:
+            if lasting.told and lasting.finding.lasted is None:
                 self._records.add("info", f"{what}: over after {now - lasting.since:.0f} s")
             lasting.holds = lasting.told = False
             if now >= lasting.tell_at + lasting.pause:
@@ -184,11 +182,12 @@ class Health:
         lasting = self._lasting.get(finding.what)
         if lasting is None:
             lasting = self._lasting[finding.what] = _Lasting(finding)
+        is_known = lasting.told and finding.lasted is not None and lasting.finding is finding
         lasting.finding = finding
         if finding.since is not None or not lasting.holds:
             lasting.since = now if finding.since is None else finding.since
         lasting.holds = True
-        if now - lasting.since >= finding.after and now >= lasting.tell_at:
+        if now - lasting.since >= finding.after and now >= lasting.tell_at and not is_known:
             lasting.told = True
             lasting.tell_at = now + lasting.pause
             lasting.pause *= 2

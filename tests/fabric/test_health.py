@@ -48,6 +48,22 @@ def test_what_is_told_at_once_is_told_again_at_doubling_intervals() -> None:
     assert [now for now, level in told(list(range(100)), after=0.0) if level == "warning"] == [0, 10, 30, 70]
 
 
+def test_what_is_over_when_it_is_found_is_told_once() -> None:
+    """A late turn is shown for a minute, and is one line; those that follow are told at doubling intervals."""
+    records = LogRecords()
+    health = Health(records, 0.0)
+    lines, shown = [], []
+    for now in range(200):
+        if now in (1, 101, 105, 109, 113, 117, 121, 125, 129, 133):
+            health.was_late(2.0 + now / 1000, float(now))
+        health.look([], float(now))
+        lines += [(now, line.level) for line in records.take()]
+        shown.append([round(warned.since, 3) for warned in health.warnings(now)])
+    assert lines == [(now, "warning") for now in (1, 101, 113, 133)]
+    assert (shown[0], shown[1], shown[60], shown[61]) == ([], [2.001], [2.001], [])
+    assert (shown[100], shown[108], shown[192], shown[193]) == ([], [2.105], [2.133], [])
+
+
 def test_a_closer_look_is_taken_when_it_is_told() -> None:
     """And at no other time; if it finds nothing, the step stands."""
     records, found = LogRecords(), ["", "at shop.py:41", "at shop.py:42"]
