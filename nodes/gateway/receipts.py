@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
@@ -22,7 +22,7 @@ from peerfabric.nodes.message import Reject, Retry
 HELD_MAX: Final = 65_536
 """Messages that clients of one gateway process may have in hand: each keeps its body, and some bytes of others."""
 REMEMBERED_MAX: Final = 65_536
-"""Settled messages of which a gateway still knows what was said, for clients that did not get the answer and ask again."""
+"""Settled messages of which a gateway knows what was said, for clients that ask again as they got no answer."""
 RECEIPT_CHARS_MAX: Final = 256
 SLACK: Final = 400.0
 """Seconds that the node's own lease is longer than a client's: it ends what a gateway that hangs has in hand."""
@@ -121,8 +121,6 @@ class Receipts:
         self._ends: list[tuple[float, int]] = []
         """(instant, serial) as a heap. What was extended or settled meanwhile is passed over."""
         self._next = 1
-        self.lapsed = 0
-        """Leases that have ended since the start."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -173,6 +171,14 @@ class Receipts:
         self._carry_out(held.message, act)
         return Settled(act.receipt, Outcome.OK)
 
+    def withdraw(self, receipt: str) -> None:
+        """The client did not get this receipt of ours: its message goes to others, without an attempt."""
+        parts = parsed(receipt)
+        held = self._held.pop(parts.serial, None) if parts is not None else None
+        if held is not None:
+            held.message.give_back()
+            self._released(held.message.queue)
+
     def _carry_out(self, message: Taken, act: Act) -> None:
         try:
             match act.do:
@@ -190,21 +196,20 @@ class Receipts:
 
     # Leases
 
-    def handle_timeout(self, now: float) -> int:
-        """End the leases that are over: each counts as a failed attempt. How many those were."""
-        ended = 0
+    def handle_timeout(self, now: float) -> Counter[str]:
+        """End the leases that are over: each counts as a failed attempt. How many of which queue those were."""
+        ended: Counter[str] = Counter()
         while self._ends and self._ends[0][0] <= now:
             at, serial = heappop(self._ends)
             held = self._held.get(serial)
             if held is None or held.ends_at != at:
                 continue
             del self._held[serial]
-            ended += 1
+            ended[held.message.queue] += 1
             try:
                 held.message.failed(Retry(f"the lease of {held.lease:g} s that an HTTP client had was over"))
             finally:
                 self._released(held.message.queue)
-        self.lapsed += ended
         return ended
 
     def poll_timeout(self) -> float | None:

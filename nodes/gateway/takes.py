@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -23,14 +23,17 @@ from starlette.responses import Response
 
 from peerfabric.arguments import DELAY_MAX
 from peerfabric.errors import TimedOut, counted
-from peerfabric.gateway import bodies
+from peerfabric.gateway.bodies import JSON
 from peerfabric.gateway.elsewhere import Elsewhere
 from peerfabric.gateway.limits import read_body
+from peerfabric.gateway.listening import has_gone, until_gone
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import Problem
 from peerfabric.gateway.receipts import HELD_MAX, SLACK, Act, Outcome, Receipts, Settled, parsed
 from peerfabric.gateway.shared import Shared, shared_of
-from peerfabric.options import KiB, MiB
+from peerfabric.gateway.shown import MEMBERS, shown
+from peerfabric.names import check_name
+from peerfabric.options import MiB
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -56,6 +59,8 @@ WAIT_MIN: Final = 0.1
 REQUEST_BYTES_MAX: Final = 1 * MiB
 SETTLE_MAX: Final = 1_000
 
+T = TypeVar("T")
+
 _log = logging.getLogger("peerfabric")
 
 
@@ -73,7 +78,7 @@ class _Entry:
                 "sent_at": message.sent_at,
                 "sender": message.sender,
                 "headers": message.headers,
-                **bodies.shown(message.body),
+                **shown(message.body),
             }
         )
 
@@ -153,6 +158,11 @@ class _Queue:
         elif not self.in_hand:
             self._over(self.name)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether something of it is here."""
+        return self._consumer is not None or self.in_hand > 0
+
     def close(self) -> None:
         """Be no consumer of the queue any more. What is in hand can still be settled."""
         self.end_waits()
@@ -185,6 +195,7 @@ class _Queue:
         try:
             while self._waits:
                 await self._hand_over(consumer, await consumer.get())
+                await asyncio.sleep(0)  # where much is here a wait ends at once, and nobody else would get on
         except asyncio.CancelledError:
             if self._task is me:  # the node ends by a signal; else `_rest` has done it
                 self.end_waits()
@@ -225,7 +236,9 @@ class _Queue:
 
     def _next(self) -> _Wait | None:
         """The first that still waits."""
-        return next((wait for wait in self._waits if not wait.found.done()), None)
+        while self._waits and self._waits[0].found.done():
+            self._wanted -= self._waits.popleft().most
+        return self._waits[0] if self._waits else None
 
 
 class Takes:
@@ -236,17 +249,10 @@ class Takes:
         self._queues: dict[str, _Queue] = {}
         self._receipts: Receipts | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._settled_all: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self.elsewhere = Elsewhere()
         self._end_answering = self.elsewhere.answer(self._asked_for)
-
-    @property
-    def receipts(self) -> Receipts:
-        """Of this start; made when the node runs, as only then it has its id."""
-        if self._receipts is None:
-            node_id = self._shared.node.statistics().node_id
-            self._receipts = Receipts(node_id, self._shared.key, self._released)
-        return self._receipts
 
     @property
     def in_hand(self) -> int:
@@ -268,13 +274,13 @@ class Takes:
         except BaseException:
             self._forget_unused(line)
             raise
-        gone = asyncio.ensure_future(_until_gone(request))
+        gone = asyncio.ensure_future(until_gone(request.receive))
         try:
             await asyncio.wait((waiting.found, gone), timeout=max(wait, WAIT_MIN), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.found.done():
                 return []
             entries = waiting.found.result()
-            if entries and (gone.done() or await _has_gone(request, gone)):
+            if entries and (gone.done() or await has_gone(request, gone)):
                 return []
             waiting = None  # type: ignore[assignment]  # they are the caller's
             return entries
@@ -299,7 +305,11 @@ class Takes:
 
     def hold(self, entries: Sequence[_Entry], lease: float) -> tuple[list[str], bytes]:
         """The client gets them now; return the receipts and the answer."""
-        now, receipts = self._loop.time(), self.receipts
+        receipts = self._receipts
+        if receipts is None:  # made when the node runs, as only then it has its id
+            node_id = self._shared.node.statistics().node_id
+            receipts = self._receipts = Receipts(node_id, self._shared.key, self._released)
+        now = self._loop.time()
         until = msgspec.json.encode(round(time.time() + lease, 3))
         names = [receipts.hold(entry.message, lease, now) for entry in entries]
         self._schedule()
@@ -308,6 +318,12 @@ class Takes:
             for name, entry in zip(names, entries, strict=True)
         )
         return names, b"[" + b",".join(texts) + b"]"
+
+    def withdraw(self, receipts: Sequence[str]) -> None:
+        """The answer with these receipts was not sent: their messages go to others, without an attempt."""
+        if self._receipts is not None:
+            for receipt in receipts:
+                self._receipts.withdraw(receipt)
 
     def refuse_if_full(self) -> None:
         """Refuse a take where too much is in hand.
@@ -329,13 +345,14 @@ class Takes:
     async def settle(self, acts: Sequence[Act]) -> list[Settled]:
         """What came of each, in order; those of other processes are asked there."""
         found: list[Settled | None] = [None] * len(acts)
+        receipts = self._receipts
         others: dict[tuple[str, str], list[int]] = {}
         for at, act in enumerate(acts):
             receipt = parsed(act.receipt)
             if receipt is None:
                 found[at] = Settled(act.receipt, Outcome.INVALID)
-            elif self.receipts.is_ours(receipt):
-                found[at] = self._settle(act)
+            elif receipts is not None and receipts.is_ours(receipt):
+                found[at] = self._settle(receipts, act)
             else:
                 others.setdefault((receipt.node, receipt.start), []).append(at)
         if others:
@@ -345,8 +362,8 @@ class Takes:
                     found[at] = result
         return [each for each in found if each is not None]
 
-    def _settle(self, act: Act) -> Settled:
-        settled = self.receipts.settle(act, self._loop.time(), time.time())
+    def _settle(self, receipts: Receipts, act: Act) -> Settled:
+        settled = receipts.settle(act, self._loop.time(), time.time())
         self._schedule()
         return settled
 
@@ -357,7 +374,7 @@ class Takes:
             return None
 
         async def settle() -> list[Settled]:
-            return [self._settle(act) for act in acts]
+            return [self._settle(receipts, act) for act in acts]
 
         coroutine = settle()
         try:
@@ -374,7 +391,7 @@ class Takes:
     # Leases
 
     def _schedule(self) -> None:
-        at = self.receipts.poll_timeout()
+        at = self._receipts.poll_timeout() if self._receipts is not None else None
         if at is not None and (self._timer is None or at < self._timer.when()):
             if self._timer is not None:
                 self._timer.cancel()
@@ -382,7 +399,8 @@ class Takes:
 
     def _end_leases(self) -> None:
         self._timer = None
-        for queue, count in self.receipts.handle_timeout(self._loop.time()).items():
+        ended = self._receipts.handle_timeout(self._loop.time()) if self._receipts is not None else {}
+        for queue, count in ended.items():
             text = "queue %r: the leases of %s that HTTP clients had are over; give a longer lease, or extend it"
             _log.warning(text, queue, counted(count, "message"))
         self._schedule()
@@ -395,8 +413,13 @@ class Takes:
             queue.close()
 
     async def close(self) -> None:
-        """Give back what clients have, without an attempt."""
+        """Wait until what clients have is settled, at most `Limits.drain_timeout`; the rest goes back, no attempt."""
         self.drain()
+        self._settled_all = asyncio.Event()
+        if self.in_hand:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._shared.options.drain_timeout):
+                    await self._settled_all.wait()
         self._end_answering()
         await self.elsewhere.close()
         if self._timer is not None:
@@ -411,6 +434,8 @@ class Takes:
         line = self._queues.get(queue)
         if line is not None:
             line.released(count)
+        if self._settled_all is not None and not self.in_hand:
+            self._settled_all.set()
 
     def _forget(self, queue: str) -> None:
         self._queues.pop(queue, None)
@@ -420,14 +445,207 @@ class Takes:
             self._forget(line.name)
 
 
-async def _until_gone(request: Request) -> None:
-    """Return when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+# Requests
 
 
-async def _has_gone(request: Request, watch: asyncio.Future[None]) -> bool:
-    """Whether the client has closed its connection by now; `watch` is at it and ends."""
-    watch.cancel()
-    await asyncio.wait((watch,))
-    return not watch.cancelled() or await request.is_disconnected()
+class _Take(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a take."""
+
+    max: Annotated[int, Meta(ge=1, le=TAKE_MAX)] = 1
+    wait: Annotated[float, Meta(ge=0, le=60)] = 10.0
+    lease: Annotated[float, Meta(ge=1, le=LEASE_MAX)] = 60.0
+
+
+class _Nack(msgspec.Struct, forbid_unknown_fields=True):
+    receipt: str
+    delay: Annotated[float, Meta(ge=0, le=DELAY_MAX)] | None = None
+
+
+class _Reject(msgspec.Struct, forbid_unknown_fields=True):
+    receipt: str
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class _Settle(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a settlement."""
+
+    ack: Annotated[list[str], Meta(max_length=SETTLE_MAX)] = []
+    nack: Annotated[list[_Nack | str], Meta(max_length=SETTLE_MAX)] = []
+    reject: Annotated[list[_Reject | str], Meta(max_length=SETTLE_MAX)] = []
+
+    def acts(self) -> list[Act]:
+        """What is asked for, in order."""
+        nacks = [each if isinstance(each, _Nack) else _Nack(each) for each in self.nack]
+        rejects = [each if isinstance(each, _Reject) else _Reject(each) for each in self.reject]
+        return [
+            *(Act("ack", receipt) for receipt in self.ack),
+            *(Act("nack", each.receipt, delay=each.delay) for each in nacks),
+            *(Act("reject", each.receipt, reason=each.reason) for each in rejects),
+        ]
+
+
+class _Extend(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of an extension."""
+
+    receipts: Annotated[list[str], Meta(max_length=SETTLE_MAX)]
+    lease: Annotated[float, Meta(ge=1, le=LEASE_MAX)] = 60.0
+
+
+_takes = msgspec.json.Decoder(_Take).decode
+_settles = msgspec.json.Decoder(_Settle).decode
+_extends = msgspec.json.Decoder(_Extend).decode
+
+
+async def _asked(request: Request, decode: Callable[[bytes], T]) -> T:
+    """What the body of a request asks for.
+
+    Raises:
+        Problem: 400 or 422, it is not that.
+    """
+    data = await read_body(request, REQUEST_BYTES_MAX, shared_of(request).options.body_timeout)
+    try:
+        return decode(data)
+    except msgspec.ValidationError as error:
+        detail = f"{error}; see /openapi.json for what may be asked"
+        raise Problem(422, "Wrong request", detail, code="wrong-request") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, "Not JSON", f"the body is not JSON: {error}; send UTF-8 JSON", code="not-json") from None
+
+
+class _Handed(Response):
+    """Messages for a client. They go back if the answer cannot be sent."""
+
+    def __init__(self, takes: Takes, entries: Sequence[_Entry], lease: float) -> None:
+        self._takes = takes
+        self._receipts, content = takes.hold(entries, lease)
+        super().__init__(content, media_type=JSON)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except BaseException:
+            self._takes.withdraw(self._receipts)
+            raise
+
+
+async def _take(request: Request) -> Response:
+    shared = shared_of(request)
+    queue = check_name("queue", request.path_params["queue"])
+    wanted = await _asked(request, _takes)
+    if shared.closing:  # nothing new is handed out, and there is nothing wrong with who asks
+        return Response(status_code=204)
+    takes = shared.part(Takes)
+    takes.refuse_if_full()
+    async with shared.waiting(request):
+        entries = await takes.take(queue, wanted.max, min(wanted.wait, shared.options.wait_max), request)
+    return _Handed(takes, entries, wanted.lease) if entries else Response(status_code=204)
+
+
+async def _settle(request: Request) -> Response:
+    wanted = await _asked(request, _settles)
+    return await _settled(request, wanted.acts())
+
+
+async def _extend(request: Request) -> Response:
+    wanted = await _asked(request, _extends)
+    return await _settled(request, [Act("extend", receipt, lease=wanted.lease) for receipt in wanted.receipts])
+
+
+async def _settled(request: Request, acts: Sequence[Act]) -> Response:
+    if len(acts) > SETTLE_MAX:
+        raise Problem(413, "Too many receipts", f"{len(acts):,} receipts; send at most {SETTLE_MAX:,} in a request")
+    results = [
+        {"receipt": each.receipt, "result": each.result}
+        | ({} if each.lease_until is None else {"lease_until": round(each.lease_until, 3)})
+        for each in await shared_of(request).part(Takes).settle(acts)
+    ]
+    return Response(msgspec.json.encode({"results": results}), media_type=JSON)
+
+
+def _schema(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
+    """The JSON schema of a request's body, in one piece."""
+    [schema], parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    found: Mapping[str, Any] = _inlined(schema, parts)
+    return found
+
+
+def _inlined(schema: Any, parts: Mapping[str, Any]) -> Any:
+    if isinstance(schema, Mapping):
+        if "$ref" in schema:
+            return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+        return {name: _inlined(value, parts) for name, value in schema.items() if name != "title"}
+    return [_inlined(each, parts) for each in schema] if isinstance(schema, list) else schema
+
+
+_TAKEN: Final = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["receipt", "lease_until", "id", "attempt", "sent_at", "sender", "headers"],
+        "properties": {
+            "receipt": {"type": "string", "description": "To settle the message with, or to extend its lease."},
+            "lease_until": {"type": "number", "description": "Unix time, after which it goes to others."},
+            "id": {"type": "string", "description": "The same at each attempt: the idempotency key of who handles it."},
+            "attempt": {"type": "integer", "minimum": 1},
+            "sent_at": {"type": "number", "description": "Unix time, by the clock of its producer."},
+            "sender": {"type": "string"},
+            "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+            **MEMBERS,
+        },
+    },
+}
+_SETTLED: Final = {
+    "type": "object",
+    "required": ["results"],
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["receipt", "result"],
+                "properties": {
+                    "receipt": {"type": "string"},
+                    "result": {"enum": [each.value for each in Outcome]},
+                    "lease_until": {"type": "number"},
+                },
+            },
+        }
+    },
+}
+
+OPERATIONS: Final = [
+    Operation(
+        method="POST",
+        path="/v1/queues/{queue}/take",
+        name="takeMessages",
+        scope="take",
+        subject="queue",
+        handle=_take,
+        summary="Take messages: as soon as there is one, what is there, up to max; each to be settled by its receipt",
+        answers={200: ("messages, each for this client alone until its lease ends", _TAKEN), 204: ("none came", None)},
+        body={JSON: _schema(_Take)},
+        limited=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/receipts:settle",
+        name="settleMessages",
+        scope="take",
+        handle=_settle,
+        summary="Say of messages that they are processed, failed, or cannot be processed",
+        answers={200: ("what came of each, in the order ack, nack, reject", _SETTLED)},
+        body={JSON: _schema(_Settle)},
+        limited=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/receipts:extend",
+        name="extendLeases",
+        scope="take",
+        handle=_extend,
+        summary="Keep messages for so many seconds from now; a lease that ends later stays as it is",
+        answers={200: ("what came of each, in order", _SETTLED)},
+        body={JSON: _schema(_Extend)},
+        limited=True,
+    ),
+]
