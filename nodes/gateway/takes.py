@@ -108,6 +108,11 @@ class _Queue:
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Takes that wait."""
+        return len(self._waits)
+
     def join(self, most: int) -> _Wait:
         """A take waits from now on.
 
@@ -258,6 +263,11 @@ class Takes:
     def in_hand(self) -> int:
         """Messages that clients may still settle."""
         return len(self._receipts) if self._receipts is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """Takes that wait."""
+        return sum(queue.waiting for queue in self._queues.values())
 
     # Taking
 
