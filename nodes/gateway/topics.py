@@ -385,23 +385,25 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = self._client
-        gone: asyncio.Future[None] | None = None
+        client.sending = sending = asyncio.create_task(self._send(client, send))
+        gone = asyncio.create_task(until_gone(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            client.sending = asyncio.create_task(client.run(send))
-            gone = asyncio.ensure_future(until_gone(receive))
-            await asyncio.wait((client.sending, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not gone.done():
+            await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not gone.done() and (sending.cancelled() or sending.exception() is None):
                 # Who does not read does not take this either; returning closes the connection all the same.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(END_WITHIN):
                         await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            for task in (client.sending, gone):
-                if task is not None:
-                    task.cancel()
             self._feed.leave(client)
             self._ended()
+            sending.cancel()
+            gone.cancel()
+            await asyncio.gather(sending, gone, return_exceptions=True)
+
+    async def _send(self, client: _Client, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await client.run(send)
 
 
 async def _publish(request: Request) -> Response:
