@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -56,6 +56,8 @@ CLOSE_AFTER: Final = 60.0
 """Seconds after the last take in which its queue still has a consumer here."""
 WAIT_MIN: Final = 0.1
 """Seconds for which a take waits that does not want to: a producer has to hear of it first."""
+TELL_EVERY: Final = 60.0
+"""Seconds between two log lines about leases of one queue."""
 REQUEST_BYTES_MAX: Final = 1 * MiB
 SETTLE_MAX: Final = 1_000
 
@@ -255,6 +257,9 @@ class Takes:
         self._receipts: Receipts | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._settled_all: asyncio.Event | None = None
+        self._lapsed: Counter[str] = Counter()
+        """By queue, messages whose leases have ended and of which the log does not say so yet."""
+        self._tell_at: dict[str, float] = {}
         self._loop = asyncio.get_running_loop()
         self.elsewhere = Elsewhere()
         self._end_answering = self.elsewhere.answer(self._asked_for)
@@ -408,11 +413,14 @@ class Takes:
             self._timer = self._loop.call_at(at, self._end_leases)
 
     def _end_leases(self) -> None:
-        self._timer = None
-        ended = self._receipts.handle_timeout(self._loop.time()) if self._receipts is not None else {}
+        self._timer, now = None, self._loop.time()
+        ended = self._receipts.handle_timeout(now) if self._receipts is not None else {}
         for queue, count in ended.items():
-            text = "queue %r: the leases of %s that HTTP clients had are over; give a longer lease, or extend it"
-            _log.warning(text, queue, counted(count, "message"))
+            self._lapsed[queue] += count
+            if now >= self._tell_at.get(queue, 0.0):
+                text = "queue %r: the leases of %s that HTTP clients had are over; give a longer lease, or extend it"
+                _log.warning(text, queue, counted(self._lapsed.pop(queue), "message"))
+                self._tell_at[queue] = now + TELL_EVERY
         self._schedule()
 
     # Ending
@@ -448,7 +456,8 @@ class Takes:
             self._settled_all.set()
 
     def _forget(self, queue: str) -> None:
-        self._queues.pop(queue, None)
+        for known in (self._queues, self._lapsed, self._tell_at):
+            known.pop(queue, None)
 
     def _forget_unused(self, line: _Queue) -> None:
         if not line.is_used:

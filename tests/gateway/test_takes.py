@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -108,7 +109,7 @@ def test_many_clients_have_messages_in_hand_at_once() -> None:
             while len(found) < 300:
                 more = await asyncio.gather(*(take(client, wait=30, max=20) for _ in range(3)))
                 assert all(more)
-                found += sum(more, [])
+                found += chain(*more)
             assert sorted(each["body"] for each in found) == list(range(300))
             assert gateway.part(Takes).in_hand == 300
             await settle(client, ack=[each["receipt"] for each in found])
@@ -118,11 +119,11 @@ def test_many_clients_have_messages_in_hand_at_once() -> None:
     asyncio.run(story())
 
 
-def test_a_lease_ends_and_can_be_extended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_ends_and_can_be_extended() -> None:
     """An extended one lasts; the other's message goes to others as a failed attempt, and its receipt is gone."""
 
     async def story() -> None:
-        async with gate() as (gateway, client), AsyncNode("shop") as shop:
+        async with gate() as (_, client), AsyncNode("shop") as shop:
             orders = shop.producer("orders", int)
             await orders.send_many([1, 2])
             found: list[Any] = []
@@ -302,7 +303,7 @@ def test_waits_cost_one_call_at_the_node() -> None:
             consumer = gateway.node._lifecycle.handles.consumers["orders"]
             await eventually(lambda: len(consumer._waits) == 1)
             await orders.send_many(range(50))
-            found = sum(await asyncio.gather(*waiting), [])
+            found = list(chain(*await asyncio.gather(*waiting)))
             assert sorted(each["body"] for each in found) == list(range(50))
             await settle(client, ack=[each["receipt"] for each in found])
             await orders.flush(30)
