@@ -77,10 +77,11 @@ OPERATIONS: Final = [
         handle=_call,
         summary="Ask one server of a service, and answer its reply; if the client goes, the server is told",
         answers={
-            200: ("the reply; of bytes as application/octet-stream", {}),
-            502: ("the handler failed, or its server was lost: it may have run", None),
-            503: ("nobody serves it, or all are busy: it has not run", None),
-            504: ("no reply in time", None),
+            200: (
+                "the reply; of bytes as application/octet-stream. A problem with 503 says that the call has not run, "
+                "one with 502 or 504 that it may have: the handler failed, its server was lost, or there was no reply",
+                {},
+            ),
         },
         body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
         query={

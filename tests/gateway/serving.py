@@ -28,9 +28,11 @@ class _Server(uvicorn.Server):
 async def served(app: Any) -> AsyncIterator[str]:
     """The address of `app`, served until the end of the block."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        # Else each answer waits 40 ms for the client's kernel, as asyncio sets this for sockets of another protocol only.
+        # Else each answer waits 40 ms for the kernel of the client: asyncio sets this for some sockets only.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2, timeout_keep_alive=75)
+        config = uvicorn.Config(
+            app, log_level="error", lifespan="off", timeout_graceful_shutdown=2, timeout_keep_alive=75
+        )
         server = _Server(config)
         task = asyncio.create_task(server.serve(sockets=[listening]))
         try:
