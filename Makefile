@@ -55,7 +55,7 @@ $(READY): pyproject.toml setup.py
 	touch $(READY)
 
 # Packages of nodes that are installed under names of their own.
-BESIDE := $(addprefix nodes/,admin gateway metrics testing)
+BESIDE := $(addprefix nodes/,admin gateway metrics otel testing)
 
 # mypy follows a folder of links, since the import package does not lie in one folder of that name.
 links:

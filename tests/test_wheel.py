@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("fabric", "discovery", "nodes", "examples")
-BESIDE = ("admin", "gateway", "metrics", "testing")
+BESIDE = ("admin", "gateway", "metrics", "otel", "testing")
 """Packages of nodes that are installed under names of their own."""
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 IMPORT_ALL = """
