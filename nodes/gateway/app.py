@@ -23,6 +23,7 @@ from peerfabric.gateway.auth import Origins, Tokens, authenticate, authorize
 from peerfabric.gateway.keys import FILE, Keys
 from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.operations import Operation
+from peerfabric.gateway.others import Other
 from peerfabric.gateway.problems import Problem, problem_of
 from peerfabric.gateway.shared import Shared
 from peerfabric.nodes.aio.node import AsyncNode
@@ -65,6 +66,7 @@ class Gateway(Shared):
         cors: Origins of pages of other sites that may ask it.
         limits: Sizes and times.
         read_only: Nothing can be sent, taken or changed.
+        also: Other gateways, whose hosts are shown together with this one; `others` reads them.
         keys: The file of idempotency keys. None: in the folder of the node's spool; without one, in memory.
 
     Raises:
@@ -91,9 +93,8 @@ class Gateway(Shared):
             )
         if isinstance(tokens, str):
             tokens = Tokens.read(tokens)
-        super().__init__(node, tokens, limits or Limits(), operations())
+        super().__init__(node, tokens, limits or Limits(), operations(), also=also, read_only=read_only)
         self._origins = Origins(None if hosts is None or "*" in hosts else hosts, cors)
-        self._read_only = read_only
         self._keys_path = None if keys is None else os.fspath(keys)
         self._begun = False
         self._owns_node = False
@@ -193,7 +194,7 @@ class Gateway(Shared):
             if operation.scope:
                 request.state.token = token = authenticate(request, self.tokens)
                 authorize(token, operation, request.path_params)
-            if self._read_only and operation.scope not in READING:
+            if self.read_only and operation.scope not in READING:
                 raise Problem(
                     403, "Read only", "this gateway changes nothing; ask one without --read-only", code="read-only"
                 )
