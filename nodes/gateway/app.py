@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.gateway import bodies
-from peerfabric.gateway.auth import Origins, Tokens, authenticate, authorize
+from peerfabric.gateway.auth import READING, Origins, Tokens, authenticate, authorize
 from peerfabric.gateway.keys import FILE, Keys
 from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.operations import Operation
@@ -32,9 +32,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-READING: Final = frozenset({"", "read", "subscribe"})
-"""Scopes whose operations change nothing."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -82,6 +79,7 @@ class Gateway(Shared):
         cors: Sequence[str] = (),
         limits: Limits | None = None,
         read_only: bool = False,
+        also: Sequence[Other] = (),
         keys: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(node, AsyncNode):

@@ -7,14 +7,18 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
+from peerfabric.gateway.auth import READING, SCOPES
 from peerfabric.gateway.others import LOOK_TIMEOUT, ask_all
+from peerfabric.gateway.shared import token_of
 from peerfabric.status import Status
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from peerfabric.gateway.shared import Shared
 
 EVERY: Final = 1.0
@@ -183,13 +187,7 @@ class Looks:
         await asyncio.gather(*self._looking.values(), return_exceptions=True)
 
 
-def scopes_of(request: Any, shared: Shared) -> list[str]:
+def scopes_of(request: Request, shared: Shared) -> list[str]:
     """What who asks may do here, for the page: what it cannot is not offered."""
-    from peerfabric.gateway.auth import SCOPES
-    from peerfabric.gateway.shared import token_of
-
     token = token_of(request)
-    return [scope for scope in sorted(SCOPES) if token.has(scope) and not (shared.read_only and scope not in READING)]
-
-
-READING: Final = frozenset({"read", "subscribe"})
+    return [scope for scope in sorted(SCOPES) if token.has(scope) and (scope in READING or not shared.read_only)]

@@ -1,78 +1,53 @@
 // Elements, numbers for people, sparklines, tables of any length. Whatever comes from outside is set as text only.
 
-const SVG = "http://www.w3.org/2000/svg";
-
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
     if (typeof value === "function") element.addEventListener(name, value);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((each) => each !== null && each !== undefined && each !== false));
+  element.append(...children.flat(2).filter((each) => each || each === 0));
   return element;
 }
 
 export const h = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
-export const svg = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
+const svg = (name, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+export const button = (text, click, kind) => h("button", { type: "button", class: kind, click }, text);
+export const part = (title, ...body) => h("section", { class: "part" }, h("h2", null, title), body);
 
-/** Set the text of an element, if it is another one. */
+/** Set the text, or the classes, of an element if they are others. */
 export function say(element, text) {
-  if (element.shown !== text) {
-    element.shown = text;
-    element.textContent = text;
-  }
+  if (element.shown !== text) element.textContent = element.shown = text;
 }
 
 export function mark(element, classes) {
-  if (element.marked !== classes) {
-    element.marked = classes;
-    element.setAttribute("class", classes);
-  }
+  if (element.marked !== classes) element.setAttribute("class", (element.marked = classes));
 }
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
-export function count(n) {
-  if (n < 10_000_000) return whole.format(n);
-  return n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`;
-}
+export const count = (n) => (n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`);
 
 /** A count of which nothing is the usual: a dot is quieter than a column of zeros. */
 export const some = (n) => (n ? count(n) : "·");
-
-export function perSecond(n) {
-  if (!n) return "·";
-  return n < 10 ? n.toFixed(1) : count(n);
-}
+export const rate = (n) => (n && n < 10 ? n.toFixed(1) : some(n));
+export const plain = (text) => String(text);
+export const names = (list) => (list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", "));
 
 export function age(seconds) {
   if (seconds === null || seconds === undefined) return "·";
   if (seconds < 1) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 100) return `${Math.round(seconds)} s`;
+  if (seconds < 100) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
   const hours = Math.floor(minutes / 60);
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  if (minutes < 60) return minutes < 10 ? `${minutes}m ${Math.floor(seconds % 60)}s` : `${minutes} min`;
+  return hours < 48 ? `${hours}h ${minutes % 60}m` : `${Math.floor(hours / 24)}d ${hours % 24}h`;
 }
 
 export function bytes(n) {
   if (!n) return "·";
   let unit = 0;
   for (; n >= 1000 && unit < 5; unit += 1) n /= 1024;
-  return `${unit && n < 10 ? n.toFixed(1) : Math.round(n)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
-}
-
-function line(values, width, height, top) {
-  let path = "";
-  let pen = "M";
-  values.forEach((value, n) => {
-    if (value !== value) { pen = "M"; return; }
-    const x = (n / (values.length - 1)) * width;
-    path += `${pen}${x.toFixed(1)} ${(height - 1 - (value / top) * (height - 3)).toFixed(1)}`;
-    pen = "L";
-  });
-  return path;
+  return `${n.toFixed(unit && n < 10 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
 }
 
 /** Rates in (a line) and out (an area) of one history. */
@@ -82,63 +57,62 @@ export class Sparkline {
     this.out = svg("path", { class: "out" });
     this.in = svg("path", { class: "in" });
     this.element = svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": true }, this.out, this.in);
-    this.shown = "";
   }
 
   /** Returns the highest of what it shows. */
   show(history) {
-    if (!history) {
-      if (this.shown !== "none") {
-        this.shown = "none";
-        this.in.setAttribute("d", "");
-        this.out.setAttribute("d", "");
-      }
-      return 0;
-    }
-    const given = history.means(history.in, this.points);
-    const taken = history.means(history.out, this.points);
-    let top = 0;
-    for (const value of given) if (value > top) top = value;
-    for (const value of taken) if (value > top) top = value;
-    const scale = top || 1;
-    const area = line(taken, this.width, this.height, scale);
-    // Each stretch without a gap is closed along the ground.
-    const closed = area.replace(/M([\d.]+) ([^M]*)/g, (part, x) => {
-      const last = /([\d.]+) [\d.-]+$/.exec(part);
-      return `${part}L${last ? last[1] : x} ${this.height}L${x} ${this.height}Z`;
-    });
-    this.shown = "some";
-    this.in.setAttribute("d", line(given, this.width, this.height, scale));
-    this.out.setAttribute("d", closed);
+    const given = history ? history.means(history.in, this.points) : [];
+    const taken = history ? history.means(history.out, this.points) : [];
+    const top = given.concat(taken).reduce((a, b) => (b > a ? b : a), 0);
+    this.in.setAttribute("d", this.path(given, top, false));
+    this.out.setAttribute("d", this.path(taken, top, true));
     return top;
+  }
+
+  /** A line with gaps where nothing is known; each stretch of it closed along the ground, if it is an `area`. */
+  path(values, top, area) {
+    const { width, height } = this;
+    let path = "";
+    let first = null;
+    let last = null;
+    const close = () => { if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`; first = null; };
+    values.forEach((value, n) => {
+      if (value !== value) { close(); return; }
+      last = ((n / (values.length - 1)) * width).toFixed(1);
+      path += `${first === null ? "M" : "L"}${last} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
+      first ??= last;
+    });
+    close();
+    return path;
   }
 }
 
-const AHEAD = 12; // rows that are drawn beyond the edges of the window
-
 /**
- * A table of which only the rows in sight exist.
- *
- * A column has `title`, `text(row)`, and perhaps: `by(row)` what it is sorted by; `mark(row)` classes of its cell;
- * `kind` "name", "text" or nothing, for numbers; `hint`; `draw(cell, row)` for what is no text; `low`: left out on small screens.
+ * Columns of a table. `get(row)` is what it is sorted by, `format` makes text of it; `more` may have `hint`; `mark(row)`, classes
+ * of the cell; `low`, left out on small screens; `draw(cell, row)` for what is no text; `kind`.
  */
+export const number = (title, get, format = some, more = {}) => ({ title, get, text: (row) => format(get(row)), kind: "number", ...more });
+export const words = (title, get, more = {}) => number(title, get, plain, { kind: "text", ...more });
+export const name = (title, get, more = {}) => number(title, get, plain, { kind: "name", ...more });
+export const LOW = { low: true };
+
+const WINDOWED = 80; // rows from which on only those in sight are drawn
+const AHEAD = 12; // and so many beyond the edges
+
+/** A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column, `down`, `rows(row)` classes. */
 export class Table {
-  constructor(id, columns, { key, open, empty = "None.", sort = 0, order = null, rows = null }) {
-    Object.assign(this, { id, columns, key, open, empty, rowClass: rows });
-    this.keys = new Map();
-    this.pool = [];
-    this.sorted = [];
-    this.held = false;
-    const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(`peerfabric.sort.${id}`) || "");
+  constructor(id, columns, key, { open, empty = "None.", sort = 0, down = false, rows } = {}) {
+    Object.assign(this, { id, columns, key, open, rows, sorted: [], pool: [], places: new Map(), held: false });
+    const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(`peerfabric.sort.${id}`));
     this.column = kept && columns[kept[1]] ? Number(kept[1]) : sort;
-    this.down = kept ? kept[2] === "-" : (order ?? columns[sort].kind === undefined);
+    this.down = kept ? kept[2] === "-" : down;
     this.heads = columns.map((column, n) => h("th", {
-      class: this.classes(column), scope: "col", title: column.hint,
+      class: this.classes(column), scope: "col", title: column.hint, tabindex: column.get && 0,
       click: () => this.sortBy(n), keydown: (event) => { if (event.key === "Enter") this.sortBy(n); },
-      tabindex: column.by ? 0 : null,
     }, column.title));
-    this.before = h("tr", { class: "space" }, h("td", { colspan: columns.length }));
-    this.after = h("tr", { class: "space" }, h("td", { colspan: columns.length }));
+    const space = () => h("tr", { class: "space" }, h("td", { colspan: columns.length }));
+    this.before = space();
+    this.after = space();
     this.body = h("tbody", {
       // Rows do not change their places under the pointer.
       pointerenter: (event) => { this.held = event.pointerType === "mouse"; },
@@ -150,13 +124,14 @@ export class Table {
     this.arrows();
   }
 
-  classes(column) {
-    return [column.kind ?? "number", column.low && "low", column.by && "sorts"].filter(Boolean).join(" ");
+  classes({ kind, low, get }) {
+    return `${kind}${low ? " low" : ""}${get ? " sorts" : ""}`;
   }
 
   sortBy(n) {
-    if (!this.columns[n].by) return;
-    this.down = this.column === n ? !this.down : this.columns[n].kind === undefined;
+    const { get, kind } = this.columns[n];
+    if (!get) return;
+    this.down = this.column === n ? !this.down : kind === "number";
     this.column = n;
     this.held = false;
     localStorage.setItem(`peerfabric.sort.${this.id}`, `${n}${this.down ? "-" : "+"}`);
@@ -166,108 +141,84 @@ export class Table {
 
   arrows() {
     this.heads.forEach((head, n) => {
-      if (n === this.column && this.columns[n].by) head.setAttribute("aria-sort", this.down ? "descending" : "ascending");
+      if (n === this.column) head.setAttribute("aria-sort", this.down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
   }
 
   show(rows) {
-    const { by } = this.columns[this.column];
-    const places = this.keys;
     // In the order of the last time, which is nearly the one of this time.
-    const known = new Array(places.size);
+    const known = new Array(this.places.size);
     const fresh = [];
     for (const row of rows) {
       const key = this.key(row);
-      const place = places.get(key);
-      if (place === undefined) fresh.push({ row, key, value: null });
-      else known[place] = { row, key, value: null };
+      const place = this.places.get(key);
+      if (place === undefined) fresh.push({ row, key });
+      else known[place] = { row, key };
     }
     const ordered = known.filter(Boolean).concat(fresh);
-    if (by && !this.held) {
-      for (const each of ordered) each.value = by(each.row);
+    if (!this.held) {
+      const { get } = this.columns[this.column];
       const sign = this.down ? -1 : 1;
-      ordered.sort((a, b) => {
-        if (a.value !== b.value) {
-          if (a.value === null) return 1;
-          if (b.value === null) return -1;
-          return a.value < b.value ? -sign : sign;
-        }
-        return a.key < b.key ? -1 : a.key > b.key ? 1 : 0;
-      });
+      for (const each of ordered) each.value = get(each.row) ?? -Infinity;
+      ordered.sort((a, b) => (a.value < b.value ? -sign : a.value > b.value ? sign : a.key < b.key ? -1 : 1));
     }
-    this.keys = new Map(ordered.map((each, place) => [each.key, place]));
+    this.places = new Map(ordered.map((each, place) => [each.key, place]));
     this.sorted = ordered.map((each) => each.row);
     this.none.hidden = rows.length > 0;
-    this.table.hidden = rows.length === 0;
+    this.table.hidden = !rows.length;
     this.draw();
   }
 
   row() {
-    const cells = this.columns.map((column) => {
-      const cell = h("td", { class: this.classes(column), "data-title": column.title });
-      cell.plain = this.classes(column);
-      return cell;
-    });
-    if (this.open) {
-      const link = h("a", null);
-      cells[0].append(link);
-      cells[0].link = link;
-    }
+    const cells = this.columns.map((column) => h("td", { class: this.classes(column), "data-title": column.title }));
     const element = h("tr", {
-      class: this.open ? "opens" : null,
       click: (event) => {
-        if (this.open && element.data && !event.target.closest("a, button") && !String(getSelection())) location.hash = this.open(element.data);
+        if (this.open && !event.target.closest("a, button") && !String(getSelection())) location.hash = this.open(element.row);
       },
     }, cells);
+    if (this.open) cells[0].append((cells[0].link = h("a")));
     element.list = cells;
     return element;
   }
 
-  /** Draw the rows that are in sight. */
-  draw() {
+  /** Draw the rows that are in sight; `resized`: they may have another height than before. */
+  draw(resized) {
     const { sorted, pool } = this;
-    let from = 0;
-    let to = sorted.length;
-    if (sorted.length > 80) {
-      if (!this.height) this.height = pool.length && pool[0].offsetHeight;
+    let [from, to] = [0, sorted.length];
+    if (resized) this.height = 0;
+    if (to > WINDOWED) {
+      this.height ||= pool.length && pool[0].offsetHeight;
+      to = WINDOWED;
       if (this.height) {
         const top = -this.body.getBoundingClientRect().top;
         from = Math.max(0, Math.min(sorted.length - 1, Math.floor(top / this.height) - AHEAD));
-        to = Math.min(sorted.length, Math.ceil((top + innerHeight) / this.height) + AHEAD);
-        to = Math.max(to, from + 1);
-      } else to = 40;
+        to = Math.max(from + 1, Math.min(sorted.length, Math.ceil((top + innerHeight) / this.height) + AHEAD));
+      }
     }
     while (pool.length < to - from) {
-      const row = this.row();
-      pool.push(row);
-      this.after.before(row);
+      pool.push(this.row());
+      this.after.before(pool.at(-1));
     }
     while (pool.length > to - from) pool.pop().remove();
-    const spaces = [from * (this.height || 0), (sorted.length - to) * (this.height || 0)];
-    [this.before, this.after].forEach((space, n) => {
-      space.hidden = !spaces[n];
-      space.firstChild.style.height = `${spaces[n]}px`;
-    });
+    for (const [space, left] of [[this.before, from], [this.after, sorted.length - to]]) {
+      space.hidden = !left;
+      space.firstChild.style.height = `${left * (this.height || 0)}px`;
+    }
     pool.forEach((element, n) => this.put(element, sorted[from + n]));
   }
 
   put(element, row) {
-    element.data = row;
-    if (this.rowClass) mark(element, `${this.open ? "opens " : ""}${this.rowClass(row)}`);
+    element.row = row;
+    mark(element, `${this.open ? "opens " : ""}${this.rows ? this.rows(row) : ""}`);
     this.columns.forEach((column, n) => {
       const cell = element.list[n];
-      if (column.mark) mark(cell, `${cell.plain} ${column.mark(row) || ""}`);
+      if (column.mark) mark(cell, `${this.classes(column)} ${column.mark(row) || ""}`);
       if (column.draw) column.draw(cell, row);
       else say(cell.link || cell, column.text(row));
-      if (cell.link) {
-        const to = this.open(row);
-        if (cell.link.to !== to) cell.link.setAttribute("href", (cell.link.to = to));
-      }
     });
-  }
-
-  resized() {
-    this.height = 0;
+    const { link } = element.list[0];
+    const to = link && this.open(row);
+    if (link && link.to !== to) link.setAttribute("href", (link.to = to));
   }
 }

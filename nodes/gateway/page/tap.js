@@ -1,78 +1,57 @@
 // What is published on a topic, or on those of a pattern, as it comes.
 
-import { h, say } from "./dom.js";
+import { button, h, part, say } from "./dom.js";
 import { events } from "./stream.js";
 
 const KEPT = 200;
 
 export class Tap {
   constructor(pattern) {
-    this.title = pattern;
-    this.abort = new AbortController();
-    this.seen = 0;
-    this.fresh = [];
+    Object.assign(this, { title: pattern, abort: new AbortController(), seen: 0, fresh: [], held: false, state: "Waits for messages." });
     this.number = h("span", { class: "faint" });
-    this.stop = h("button", { type: "button", click: () => this.toggle() }, "Hold");
+    this.hold = button("Hold", () => { this.held = !this.held; say(this.hold, this.held ? "Go on" : "Hold"); });
     this.rows = h("ol", { class: "tapped" });
     this.element = h("section", { class: "detail" },
-      h("div", { class: "head" }, h("a", { href: "#/topics", class: "back" }, "Topics"), h("h1", null, pattern), this.number, h("div", { class: "acts" }, this.stop)),
-      h("section", { class: "part" }, h("h2", null, "Messages from now on, newest first"), this.rows));
-    this.held = false;
-    this.state = "waits for messages";
-    this.read(pattern);
+      h("div", { class: "head" }, h("a", { href: "#/topics", class: "back" }, "Topics"), h("h1", null, pattern), this.number, h("div", { class: "acts" }, this.hold)),
+      part("Messages from now on, newest first", this.rows));
+    this.read(`v1/topics/${encodeURIComponent(pattern)}/events`);
   }
 
-  async read(pattern) {
-    let wait = 500;
-    while (!this.abort.signal.aborted) {
+  async read(path) {
+    const { signal } = this.abort;
+    while (!signal.aborted) {
       try {
-        await events(`v1/topics/${encodeURIComponent(pattern)}/events`, this.abort.signal, (event, data) => this.take(event, data), () => { wait = 500; });
+        await events(path, signal, (event, data) => this.take(event, data));
       } catch (error) {
-        if (this.abort.signal.aborted) return;
         this.state = error.message;
-        if (error.status) return;
+        if (error.status) return this.show();
       }
-      await new Promise((done) => setTimeout(done, wait));
-      wait = Math.min(wait * 2, 5000);
+      await new Promise((done) => setTimeout(done, 2000));
     }
   }
 
   take(event, data) {
     this.seen += 1;
-    this.state = "";
     if (this.held) return;
-    this.fresh.push([event, data]);
-    if (this.fresh.length > KEPT) this.fresh.shift();
+    if (this.fresh.push([event, data]) > KEPT) this.fresh.shift();
     if (this.fresh.length === 1) requestAnimationFrame(() => this.draw());
   }
 
   draw() {
     const now = new Date().toLocaleTimeString("sv");
     const rows = this.fresh.splice(0).map(([event, data]) => {
-      let topic = "";
-      let text = data;
-      try {
-        const found = JSON.parse(data);
-        if (event === "gap") text = `${found.missed ?? "some"} were missed`;
-        else if (found && typeof found === "object" && "body" in found) {
-          topic = found.topic ?? "";
-          text = typeof found.body === "string" ? found.body : JSON.stringify(found.body);
-        }
-      } catch { /* it is shown as it came */ }
-      return h("li", { class: event === "gap" ? "gap" : null }, h("time", null, now), h("b", null, topic), h("span", { class: "text" }, text.slice(0, 2000)));
+      const found = JSON.parse(data);
+      const body = event === "gap" ? `${found.missed ?? "some"} were missed` : found.body ?? found;
+      const text = typeof body === "string" ? body : JSON.stringify(body);
+      return h("li", { class: event }, h("time", null, now), h("b", null, found.topic), h("span", { class: "text" }, text.slice(0, 2000)));
     });
     this.rows.prepend(...rows.reverse());
     while (this.rows.childElementCount > KEPT) this.rows.lastChild.remove();
+    this.show();
   }
 
   show() {
-    say(this.number, this.seen ? `${this.seen} received${this.held ? ", held" : ""}` : this.state);
-  }
-
-  toggle() {
-    this.held = !this.held;
-    say(this.stop, this.held ? "Go on" : "Hold");
-    this.show();
+    say(this.number, this.seen ? `${this.seen} received` : this.state);
   }
 
   close() {
