@@ -278,7 +278,7 @@ function draw() {
   say($("where"), [model.host, ...model.sources.slice(1).map((each) => each.name)].join(", "));
   say($("foot"), [
     model.fabrics.size > 1 ? `${model.fabrics.size} fabrics` : `fabric ${[...model.fabrics][0] || "–"}`, `${model.processes.size} processes`, silent && `${silent} without an answer`,
-    model.left && `${count(model.left)} queues left out`, `look ${age(model.took)}`, `page ${slowest().toFixed(1)} ms`,
+    model.left && `${count(model.left)} queues left out`, `look ${age(model.took)}`, `page ${pace().toFixed(1)} ms`,
   ].filter(Boolean).join(" · "));
   spent(performance.now() - since);
 }
@@ -295,52 +295,41 @@ function show() {
 
 // ---- looks, taken in small pieces, so that no frame waits for them ----
 
-const SLICE = 6; // ms that pieces may take together before the page may draw
-const pieces = [];
 const channel = new MessageChannel();
-let times = [];
+const turn = () => new Promise((done) => { channel.port1.onmessage = done; channel.port2.postMessage(0); });
+const LOOKS = 60;
+let longest = [0]; // piece of each of the last looks, in ms
+let heard = 0;
 
 function spent(ms) {
-  times = [...times.slice(-300), ms];
+  longest.push(Math.max(longest.pop(), ms));
 }
 
-/** The longest that this page kept a frame waiting, of late, in ms. */
-const slowest = () => Math.max(...times);
-
-channel.port1.onmessage = () => {
-  const since = performance.now();
-  do pieces.shift()(); while (pieces.length && performance.now() - since < SLICE);
-  spent(performance.now() - since);
-  if (pieces.length) channel.port2.postMessage(0);
-};
-
-function later(piece) {
-  if (pieces.push(piece) === 1) channel.port2.postMessage(0);
-}
-
-let heard = 0;
+/** How long this page keeps a frame waiting: of most looks the longest piece is no longer. */
+const pace = () => [...longest].sort((a, b) => a - b)[longest.length >> 1];
 
 function told(text, kind) {
   say($("state"), text);
   mark($("state"), kind);
 }
 
-const TAKEN = {
-  begin: (data) => model.begin(data),
-  process: (data) => model.process(data),
-  end: () => {
-    model.end();
-    heard = performance.now();
+/** Reading waits for this: what comes faster than it can be shown stays with the gateway. */
+async function take(event, data) {
+  await turn();
+  let since = performance.now();
+  const steps = model[event](JSON.parse(data));
+  if (steps) {
+    while (!steps.next().done) {
+      spent(performance.now() - since);
+      await turn();
+      since = performance.now();
+    }
+    heard = since;
+    longest = [...longest.slice(-LOOKS), 0];
     told("live", "live");
     show();
-  },
-};
-
-/** Reading waits for the end of each look: what comes faster than it can be shown stays with the gateway. */
-function take(event, data) {
-  return new Promise((done) => {
-    later(() => { TAKEN[event](JSON.parse(data)); done(); });
-  });
+  }
+  spent(performance.now() - since);
 }
 
 let abort = new AbortController();
@@ -397,7 +386,7 @@ addEventListener("keydown", (event) => {
 });
 let moving = false;
 function moved(resized) {
-  if (moving || !view.scrolled || !view.element.isConnected) return;
+  if (moving || !view.scrolled || !view.element.isConnected || !model.whole) return;
   moving = true;
   requestAnimationFrame(() => { moving = false; if (view.scrolled) view.scrolled(resized); });
 }

@@ -3,6 +3,7 @@
 export const SAMPLES = 300; // one each second
 const HISTORIES = 4000; // queues that have one; beyond it they go without
 const WARNINGS = 500;
+const STEP = 10; // nodes that are added up in one go
 
 export const nodeKey = (node) => `${node.node_id}.${node.epoch}`;
 export const queueKey = (fabric, name) => `${fabric}/${name}`;
@@ -74,7 +75,7 @@ export class Model {
     this.processes = new Map();
     this.queues = new Map();
     this.histories = 0;
-    Object.assign(this, { at: 0, took: 0, host: "", can: [], sources: [] });
+    Object.assign(this, { whole: true, at: 0, took: 0, host: "", can: [], sources: [] });
     this.clear();
   }
 
@@ -111,10 +112,11 @@ export class Model {
     this.processes.set(key, { ...answer, key, status, nodes, silent, at: silent ? before.at : this.next.at });
   }
 
-  /** The look is whole: what is shown is made of it. */
-  end() {
-    Object.assign(this, this.next);
+  /** The look is at its end: what is shown is made of it, in steps that are short each; until the last one it is not `whole`. */
+  *end() {
+    Object.assign(this, this.next, { whole: false });
     this.clear();
+    yield;
     for (const key of this.processes.keys()) if (!this.seen.has(key)) this.processes.delete(key);
     for (const { name, problem } of this.sources) if (problem) this.warn("no-gateway", "", `${name}: ${problem}`, 0, "", name);
     const known = new Set();
@@ -129,9 +131,12 @@ export class Model {
         known.add(key);
         this.nodes.push({ key, node, process });
         this.add(node, process);
+        if (this.nodes.length % STEP === 0) yield;
       }
     }
+    yield;
     this.sum();
+    this.whole = true;
   }
 
   warn(code, queue, text, since, fabric, name) {
