@@ -14,6 +14,7 @@ from peerfabric.nodes.cli.dead import dead
 from peerfabric.nodes.cli.demo import demo
 from peerfabric.nodes.cli.doctor import doctor
 from peerfabric.nodes.cli.exits import EXPLANATION, end_on_signals, explained
+from peerfabric.nodes.cli.gateway import gateway
 from peerfabric.nodes.cli.id import identify
 from peerfabric.nodes.cli.keygen import keygen
 from peerfabric.nodes.cli.peers import peers
@@ -44,7 +45,24 @@ def cli() -> None:
     logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 
-for command in (demo, keygen, identify, peers, ping, doctor, send, take, pub, sub, call, services, spool, dead, bench):
+for command in (
+    demo,
+    keygen,
+    identify,
+    peers,
+    ping,
+    doctor,
+    send,
+    take,
+    pub,
+    sub,
+    call,
+    services,
+    spool,
+    dead,
+    gateway,
+    bench,
+):
     cli.add_command(command)
 
 

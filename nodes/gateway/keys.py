@@ -124,7 +124,8 @@ class Keys:
             Problem: 422, the key was sent with another request; 409, the first one is not answered yet.
             SpoolError: The disk refused.
         """
-        return await self._do(lambda: self._claim(token, key, digest))
+        claim: Claim = await self._do(lambda: self._claim(token, key, digest))
+        return claim
 
     async def note(self, claim: Claim, status: int, answer: bytes) -> None:
         """What was asked is done, and this is the answer.

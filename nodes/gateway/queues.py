@@ -78,7 +78,7 @@ async def _read(request: Request, shared: Shared, producer: AsyncProducer[Any]) 
     asked.update(msgspec.msgpack.encode(sorted((headers or {}).items())))
     asked.update(data)
     body = Reader(producer.options.body_type).read(data, kind)
-    return Sending(body, headers, confirm, timeout, ttl, asked.digest())  # type: ignore[arg-type]
+    return Sending(body, headers, confirm, timeout, ttl, asked.digest())
 
 
 def _idempotency_key(request: Request) -> str | None:
