@@ -1,4 +1,4 @@
-"""Acts over HTTP: dead letters are shown, sent again and dropped, queues paused, resumed and purged, in all processes."""
+"""Acts over HTTP: dead letters shown, sent again and dropped, queues paused, resumed and purged, in all processes."""
 
 from __future__ import annotations
 
@@ -220,10 +220,12 @@ async def _on_queue(request: Request, do: str) -> Response:
     return _json({"done": len(nodes), "nodes": nodes, "problems": said.problems})
 
 
+Schema = Mapping[str, Any]
+
 _STRINGS: Final = {"type": "array", "items": {"type": "string"}}
-_FABRIC: Final = {"type": "string", "description": "another fabric than that of the gateway"}
-_OWN: Final = {"enum": [0, 1], "description": "1: only the gateway's own host, not those of --also"}
-_QUERY: Final = {"fabric": _FABRIC, "own": _OWN}
+_FABRIC: Final[Schema] = {"type": "string", "description": "another fabric than that of the gateway"}
+_OWN: Final[Schema] = {"enum": [0, 1], "description": "1: only the gateway's own host, not those of --also"}
+_QUERY: Final[Mapping[str, Schema]] = {"fabric": _FABRIC, "own": _OWN}
 _PROBLEMS: Final = {**_STRINGS, "description": "processes and hosts that did not answer"}
 _LETTERS: Final = {
     "type": "object",
@@ -271,7 +273,7 @@ def _nodes(count: str) -> dict[str, Any]:
     }
 
 
-_LIST_QUERY: Final = {
+_LIST_QUERY: Final[Mapping[str, Schema]] = {
     **_QUERY,
     "limit": {"type": "integer", "minimum": 1, "maximum": LETTERS_MAX, "default": LETTERS},
     "whole": {"enum": [0, 1], "description": "1: bodies over 4 KiB, too"},

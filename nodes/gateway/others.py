@@ -134,7 +134,7 @@ def _ask(other: Other, method: str, target: str, body: bytes | None, timeout: fl
     except TimeoutError:
         return Answered(other.name, None, f"did not answer in {timeout:g} s")
     except (OSError, http.client.HTTPException) as error:
-        return Answered(other.name, None, f"cannot be reached: {getattr(error, 'strerror', None) or error!r}")
+        return Answered(other.name, None, f"cannot be reached: {getattr(error, 'strerror', None) or repr(error)}")
     finally:
         connection.close()
     if len(content) > ANSWER_BYTES_MAX:

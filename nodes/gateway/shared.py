@@ -54,7 +54,7 @@ class Shared:
         """None: nobody is asked for one."""
         self.options: Final = limits
         self.operations: Final = operations
-        self.also: Final = also
+        self.also = also
         """Other gateways, whose hosts are shown together with this one."""
         self.read_only: Final = read_only
         self.keys: Keys | None = None

@@ -1,4 +1,4 @@
-"""Status over HTTP: the processes of this host as one document, as a stream of looks, as metrics, and whether we live."""
+"""Status over HTTP: the processes of this host as a document, a stream of looks, or metrics; and whether we live."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _event(name: str, data: bytes) -> bytes:
 
 
 class _Stream(Response):
-    """Looks as server-sent events: `begin`, a `process` each, `end`. Who reads slowly gets fewer, and never old ones."""
+    """Looks as server-sent events: `begin`, a `process` each, `end`. Slow readers get fewer, and no old ones."""
 
     media_type = "text/event-stream"
 
