@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peerfabric.gateway.auth import Token, Tokens
     from peerfabric.gateway.keys import Keys
     from peerfabric.gateway.operations import Operation
+    from peerfabric.gateway.others import Other
 
 
 class Part(Protocol):
@@ -39,13 +40,23 @@ class Shared:
     """What operations share. `request.app.state.gateway` is one; `shared_of(request)` says so to type checkers."""
 
     def __init__(
-        self, node: AsyncNode, tokens: Tokens | None, limits: Limits, operations: Sequence[Operation] = ()
+        self,
+        node: AsyncNode,
+        tokens: Tokens | None,
+        limits: Limits,
+        operations: Sequence[Operation] = (),
+        *,
+        also: Sequence[Other] = (),
+        read_only: bool = False,
     ) -> None:
         self.node: Final = node
         self.tokens: Final = tokens
         """None: nobody is asked for one."""
         self.options: Final = limits
         self.operations: Final = operations
+        self.also = also
+        """Other gateways, whose hosts are shown together with this one."""
+        self.read_only: Final = read_only
         self.keys: Keys | None = None
         """Idempotency keys, once it has started."""
         self.key: Final = os.urandom(32)
