@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final
 
-from peerfabric.health import NO_CONSUMER_AFTER, Finding
+from peerfabric.health import NO_CONSUMER_AFTER, NO_SERVER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, Link
@@ -630,6 +630,8 @@ class Caller(Machine):
                 f"service {service.name!r}: calls wait without a server",
                 NO_CONSUMER_AFTER,
                 "start one; node.peers() tells who serves what",
+                code=NO_SERVER,
+                service=service.name,
             )
 
     def check(self) -> None:

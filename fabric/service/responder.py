@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Final
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import Finding
+from peerfabric.health import RUNS_ON, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import OURSELVES, Links
@@ -448,6 +448,8 @@ class Responder(Machine):
                     f"service {served.service!r}: a handler runs on whose call was cancelled",
                     0.0,
                     "let it look at call.cancelled or call.left, and give waits in it a timeout",
+                    code=RUNS_ON,
+                    service=served.service,
                 )
 
     def check(self) -> None:

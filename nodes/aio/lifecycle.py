@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -362,6 +363,10 @@ class Lifecycle:
                 pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
             pump.look_after(process.look_after_door)
+            if node.disk is not None and self._slot is None:
+                from peerfabric.nodes.storage.room_watch import RoomWatch  # with what only nodes with a spool need
+
+                pump.look_after(RoomWatch(node.disk, node.engine, settings.options.spool_bytes).look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
                 from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need
@@ -382,7 +387,8 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
-        node.engine.pings.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.pings.unix_ms = node.engine.producers.trends.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.consumers.where = _where
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -680,3 +686,9 @@ class Lifecycle:
         finally:
             for producer in list(self.handles.producers.values()):
                 producer.disk_ended()
+
+
+def _where(end: IncomingQueue) -> str:
+    from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+
+    return of_oldest(end, clock())
