@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo demo-lan test test-all lint links bench chaos soak fuzz clean
+.PHONY: demo demo-lan test test-all lint links bench chaos soak fuzz docs clean
 
 demo: $(READY)
 	$(BIN)/peerfabric demo
@@ -35,6 +35,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/spool.py
 	$(BIN)/python benchmarks/spool.py --backlog
 
+# The reference of all public names, from their docstrings: build/reference/index.html.
+docs: $(READY)
+	PYTHONWARNINGS=ignore $(BIN)/pdoc $(REFERENCE) --docformat google --no-show-source --output-directory build/reference
+
 chaos: $(READY)
 	$(BIN)/pytest -m "long or not long" -o addopts="--import-mode=importlib -ra -s" tests/chaos
 
@@ -55,7 +59,9 @@ $(READY): pyproject.toml setup.py
 	touch $(READY)
 
 # Packages of nodes that are installed under names of their own.
-BESIDE := $(addprefix nodes/,admin gateway metrics testing)
+BESIDE := $(addprefix nodes/,admin gateway metrics otel testing)
+
+REFERENCE := peerfabric !peerfabric.nodes !peerfabric.discovery $(patsubst nodes/%,peerfabric.%,$(BESIDE))
 
 # mypy follows a folder of links, since the import package does not lie in one folder of that name.
 links:

@@ -10,6 +10,7 @@ FOLDERS = {
     "peerfabric.admin": "nodes/admin",
     "peerfabric.gateway": "nodes/gateway",
     "peerfabric.metrics": "nodes/metrics",
+    "peerfabric.otel": "nodes/otel",
     "peerfabric.testing": "nodes/testing",
     # `peerfabric demo` runs this example, also where only the wheel is installed; so it is the one example that ships.
     "peerfabric.indexer": "examples/indexer",

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.blocking.service import Client, Parts
     from peerfabric.nodes.blocking.topic import Publisher, Subscriber
     from peerfabric.nodes.message import Batch, DeadMessage, Message, Reject, Retry, Update
+    from peerfabric.nodes.message_filter import MessageFilter
     from peerfabric.nodes.once import Once
     from peerfabric.nodes.service.call import Busy, Call
     from peerfabric.nodes.service.gathered import Gathered
@@ -90,6 +91,7 @@ __all__ = [
     "IdentityInUse",
     "Incomplete",
     "Message",
+    "MessageFilter",
     "MessageTooLarge",
     "NewerFormat",
     "NoServer",
@@ -143,6 +145,7 @@ _HOMES = {
     "DeadMessage": "nodes.message",
     "Gathered": "nodes.service.gathered",
     "Message": "nodes.message",
+    "MessageFilter": "nodes.message_filter",
     "Node": "nodes.blocking.node",
     "Once": "nodes.once",
     "Options": "options",

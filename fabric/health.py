@@ -12,6 +12,19 @@ from typing import Final, NamedTuple
 from peerfabric.log_records import LogRecords
 from peerfabric.status import Warned
 
+CODES: Final = (
+    "dialled-in-vain",
+    "no-consumer",
+    "not-taking",
+    "slow-handler",
+    "old",
+    "looping",
+    "disk",
+    "late",
+    "stranded",
+)
+"""Kinds of conditions, for programs; docs/operations.md says what each means."""
+
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks: each reads a few numbers of every queue."""
 

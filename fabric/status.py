@@ -214,9 +214,26 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     more: int = 0
 
 
+class Stack(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread or a task of asyncio, and where it is: lines "FILE:LINE FUNCTION: SOURCE", the innermost call last.
+
+    native      number of the thread in the system, None of a task
+    """
+
+    name: str
+    kind: str = "thread"
+    native: int | None = None
+    daemon: bool = False
+    lines: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The document: one process, and all its nodes, also those of slots that it has adopted."""
+    """The document: one process, and all its nodes, also those of slots that it has adopted.
+
+    stacks      of all threads, if the machines of a node could not be asked
+    """
 
     process: Process
     nodes: tuple[NodeStatus, ...] = ()
+    stacks: tuple[Stack, ...] = ()
     v: int = VERSION

@@ -77,12 +77,13 @@ def stamp(source: str) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode, status.st_uid
 
 
-def read_private(path: str, what: str, step: str) -> str:
+def read_private(path: str, what: str, step: str, *, most: int = FILE_BYTES_MAX) -> str:
     """The text of a file that is ours, or root's, alone to write and to read; a link is followed.
 
     Args:
         what: Names it in errors.
         step: What to do if there is none.
+        most: Bytes that it may have.
 
     Raises:
         ConfigError: It is missing, no such file, or not ours alone; what is in it is not repeated.
@@ -105,9 +106,9 @@ def read_private(path: str, what: str, step: str) -> str:
                 f"{what}: others may use it (mode {stat.S_IMODE(status.st_mode):04o}); chmod 600, "
                 f"or in Kubernetes defaultMode: 0440"
             )
-        if status.st_size > FILE_BYTES_MAX:
-            raise ConfigError(f"{what}: has {status.st_size:,} bytes, far more than a key; {step}")
-        return os.read(descriptor, FILE_BYTES_MAX).decode("ascii", "replace")
+        if status.st_size > most:
+            raise ConfigError(f"{what}: has {status.st_size:,} bytes, over the limit of {most:,}; {step}")
+        return os.read(descriptor, most).decode("ascii", "replace")
     except OSError as error:
         raise ConfigError(f"{what}: {error.strerror}; look at the disk") from None
     finally:

@@ -6,6 +6,7 @@
 | `eventfd` | a pipe | one descriptor more |
 | `CLOCK_BOOTTIME` | `CLOCK_MONOTONIC` | sleep of the machine is not counted, so a fence falls later after it |
 | `/proc/self/fd` | `/dev/fd` | descriptors are counted one by one |
+| `SO_PEERCRED` | none | the modes of a socket and its folder alone say who may connect |
 
 What a disk is asked for has its portable ways in `spool/files.py`: `pwrite` for `pwritev`, zeros for `posix_fallocate`,
 `fsync` for `fdatasync`. What else is read in `/proc` may be missing: memory and threads (`io/growth.py`), the boot
@@ -17,6 +18,8 @@ from __future__ import annotations
 import math
 import os
 import select
+import socket
+import struct
 import sys
 import time
 from typing import Final, Protocol
@@ -62,3 +65,12 @@ def bell() -> tuple[int, int]:
     for fd in ends:
         os.set_blocking(fd, False)
     return ends
+
+
+def peer_uid(connection: socket.socket) -> int | None:
+    """The user whose process is at the other end of a Unix socket; None if that is not told here."""
+    if PORTABLE:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid

@@ -9,11 +9,13 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
+from peerfabric.discovery.locks import Lock
 from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes import signals
+from peerfabric.nodes.door.door import Door
 
 ENDING: Final = (
     "this program is ending, so a node cannot start any more: what it accepts would be lost; "
@@ -45,6 +47,9 @@ _running: set[Resident] = set()
 """They work, and are known to others, until they are closed, whether or not the program still holds them."""
 _opening: WeakSet[Opening] = WeakSet()
 """What has files open for nodes that are not remembered yet."""
+_door: Door | None = None
+"""Where others ask this process, while a node runs in it."""
+_door_lock = Lock()
 _drained = False
 """The program has ended as far as we are concerned: nobody would drain a node that starts now."""
 
@@ -69,13 +74,39 @@ def starting() -> Iterator[None]:
 
 
 def remember(node: Resident) -> None:
-    """From now on `node` hears of forks, and is drained at exit."""
+    """From now on `node` hears of forks, is drained at exit, and is shown to whoever asks the process.
+
+    Raises:
+        ConfigError: The variable that turns the admin socket off has no meaning.
+    """
+    global _door  # noqa: PLW0603  # one for all nodes of the process
     _running.add(node)
+    with _door_lock:
+        if _door is not None:
+            return
+        door = _door = Door(_seen)
+    door.open()
 
 
 def forget(node: Resident) -> None:
     """`node` was closed."""
+    global _door
     _running.discard(node)
+    with _door_lock:
+        if _running or _door is None:
+            return
+        door, _door = _door, None
+        door.remove()  # before another one listens there
+    door.close()
+
+
+def _seen() -> list[Any]:
+    return list(_running)
+
+
+def residents() -> list[Resident]:
+    """The nodes that run in this process, also those that others of it have adopted."""
+    return list(_running)
 
 
 def opens(files: Opening) -> None:
@@ -128,6 +159,10 @@ def _mark_forked() -> None:
     for node in list(_running):
         node.forked()
     _running.clear()
+    global _door  # noqa: PLW0603
+    if _door is not None:
+        _door.forked()
+        _door = None
 
 
 def _drain_forgotten() -> None:

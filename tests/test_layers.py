@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"fabric": "peerfabric", "discovery": "peerfabric.discovery", "nodes": "peerfabric.nodes"}
-BESIDE = {f"nodes/{name}": f"peerfabric.{name}" for name in ("admin", "gateway", "metrics", "testing")}
+BESIDE = {f"nodes/{name}": f"peerfabric.{name}" for name in ("admin", "gateway", "metrics", "otel", "testing")}
 """Packages of nodes that are installed under names of their own, for users to import."""
 INDEXER = "peerfabric.indexer"
 

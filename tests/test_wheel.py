@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("fabric", "discovery", "nodes", "examples")
-BESIDE = ("admin", "gateway", "metrics", "testing")
+BESIDE = ("admin", "gateway", "metrics", "otel", "testing")
 """Packages of nodes that are installed under names of their own."""
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 IMPORT_ALL = """
@@ -104,3 +105,16 @@ def test_the_command_and_its_demo_are_installed(installed: Path, tmp_path: Path)
         (tmp_path / f"m{number}.py").write_text("import os\n")
     out = run(installed.parent / "peerfabric", "demo", "--folder", tmp_path, cwd=tmp_path)
     assert out.endswith("equal\n")
+
+
+def test_without_extras_only_the_core_is_required(wheel: Path) -> None:
+    """What an extra needs is asked for with that extra; what ships beside code is in the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+        required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*(;?.*)$", archive.read(metadata).decode(), re.M)
+    core = {name for name, marker in required if "extra ==" not in marker}
+    assert core == {"pyzmq", "msgspec", "crc32c", "zeroconf", "ifaddr", "click", "rich"}
+    web = {name for name, marker in required if re.search(r"""extra == ["']web["']""", marker)}
+    assert web == {"starlette", "uvicorn"}
+    assert "peerfabric/metrics/grafana.json" in names

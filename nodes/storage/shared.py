@@ -103,7 +103,7 @@ class SharedSpool:
             random_bits=secrets.randbits(20),
             node_id=node_id,
             limit_bytes=settings.options.spool_bytes,
-            claims=str(private_folder(runtime_folder() / "spools")),
+            claims=str(private_folder(runtime_folder() / "~spools")),
             fabric=self.fabric,
             name=name,
             any_fabric=any_fabric,

@@ -1,0 +1,102 @@
+"""Bodies and headers of messages as HTTP has them: JSON, raw bytes, `X-Message-…`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from peerfabric.gateway.problems import Problem
+from peerfabric.wire.bodies import misfit
+from peerfabric.wire.models import decoded
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+LINES: Final = "application/x-ndjson"
+
+HEADER_PREFIX: Final = "x-message-"
+PASSED_ON: Final = ("traceparent", "tracestate")
+"""Headers of W3C Trace Context, which travel as they are."""
+KEY_HEADER: Final = "idempotency-key"
+
+
+def media_type(request: Request) -> str:
+    """The type of a request's body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Reader:
+    """Reads bodies of one type out of JSON, or takes raw bytes."""
+
+    def __init__(self, body_type: Any) -> None:
+        self._type = body_type
+        self.is_raw = body_type in (bytes, memoryview)
+        """Bodies are bytes and nothing else."""
+        self._decode = msgspec.json.Decoder(body_type, dec_hook=decoded).decode
+
+    def read(self, data: bytes, kind: str) -> Any:
+        """The body in `data`, which is of the media type `kind`.
+
+        Raises:
+            Problem: 400, it is not JSON; 415, the queue does not take that; 422, it does not fit the queue's type.
+        """
+        if kind == BYTES:
+            if not self.is_raw and self._type is not Any:
+                raise _not_taken(f"has a type; send {JSON}")
+            return data
+        if self.is_raw:
+            raise _not_taken(f"takes bytes; send {BYTES}")
+        try:
+            return self._decode(data)
+        except msgspec.ValidationError as error:
+            found = misfit(error)
+            raise Problem(422, "Wrong type", str(found), code="wrong-type", path=found.path) from None
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            said = str(error) or "it is too deep"
+            raise Problem(400, "Not JSON", f"the body is not JSON: {said}; send UTF-8 JSON", code="not-json") from None
+        except Exception as error:  # raised by the user's own type, such as by its `__post_init__`
+            raise Problem(422, "Wrong type", str(misfit(error)), code="wrong-type", path="") from None
+
+
+def _not_taken(problem: str) -> Problem:
+    return Problem(415, "", f"this queue {problem}", code="content-type")
+
+
+def message_headers(request: Request) -> dict[str, str] | None:
+    """The headers of a message: those named `X-Message-NAME`, in lower case, and a trace context; None: none."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in request.headers.raw:
+        name = raw_name.decode("latin-1")
+        if name.startswith(HEADER_PREFIX):
+            name = name.removeprefix(HEADER_PREFIX)
+        elif name not in PASSED_ON:
+            continue
+        try:
+            value = raw_value.decode()
+        except UnicodeDecodeError:
+            value = raw_value.decode("latin-1")  # as HTTP had it once
+        if not name or name == KEY_HEADER:
+            raise Problem(400, "Bad header", f"a message has no header {name!r} of its own; leave it out")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found or None
+
+
+def seconds(request: Request, name: str, default: float | None, most: float) -> float | None:
+    """The query parameter `name`, in seconds.
+
+    Raises:
+        Problem: 400, it is no number from 0 to `most`.
+    """
+    given = request.query_params.get(name)
+    if given is None:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise Problem(400, "Bad parameter", f"{name}={given!r} is no number of seconds from 0 to {most:g}")
+    return value

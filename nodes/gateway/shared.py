@@ -1,0 +1,129 @@
+"""State of a gateway that its operations share: the node, producers, tokens, limits, and whether it is about to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from peerfabric.gateway.limits import Limits, Waits
+from peerfabric.gateway.problems import closing
+from peerfabric.names import check_name
+from peerfabric.nodes.aio.node import AsyncNode
+from peerfabric.nodes.aio.producer import AsyncProducer
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from peerfabric.gateway.auth import Token, Tokens
+    from peerfabric.gateway.operations import Operation
+
+
+class Part(Protocol):
+    """What a group of operations keeps of one gateway. It is made with the `Shared` of that."""
+
+    def drain(self) -> None:
+        """The gateway is about to end: end what waits, begin nothing. What was handed out may still be settled."""
+
+    async def close(self) -> None:
+        """Nothing more is asked: give back what is held."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Shared:
+    """What operations share. `request.app.state.gateway` is one; `shared_of(request)` says so to type checkers."""
+
+    def __init__(
+        self, node: AsyncNode, tokens: Tokens | None, limits: Limits, operations: Sequence[Operation] = ()
+    ) -> None:
+        self.node: Final = node
+        self.tokens: Final = tokens
+        """None: nobody is asked for one."""
+        self.options: Final = limits
+        self.operations: Final = operations
+        self.key: Final = os.urandom(32)
+        """Of the HMAC of receipts: a new one at each start."""
+        self.waits: Final = Waits(limits.waits_per_token)
+        self.ending: Final = asyncio.Event()
+        """Set when the gateway begins to end."""
+        self._producers: dict[str, AsyncProducer[Any]] = {}
+        self._parts: dict[type[Part], Part] = {}
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing new is accepted any more."""
+        return self.ending.is_set()
+
+    def refuse_if_closing(self) -> None:
+        """Refuse what would begin something new.
+
+        Raises:
+            Problem: 503, the gateway is about to end.
+        """
+        if self.closing:
+            raise closing()
+
+    def producer(self, queue: str) -> AsyncProducer[Any]:
+        """The node's producer of `queue`: one that the program has, or one that never makes a request wait for room.
+
+        Of a queue that the program only consumes it has the type of that consumer. A type of Any takes all.
+
+        Raises:
+            BadName: No queue can be called so.
+            ConfigError: The node has 4,096 producers.
+        """
+        found = self._producers.get(queue)
+        if found is None or found.closing:
+            name = check_name("queue", queue)
+            handles = self.node._lifecycle.handles
+            declared = handles.producers.get(name)
+            if declared is None or declared.closing:
+                consumer = handles.consumers.get(name)
+                body_type = consumer.options.body_type if consumer is not None else Any
+                declared = self.node.producer(name, body_type, on_full="error")
+            found = self._producers[name] = declared
+        return found
+
+    def part(self, kind: type[P]) -> P:
+        """The one object of that class which this gateway has; made with `kind(self)` when it is first asked for."""
+        found = self._parts.get(kind)
+        if found is None:
+            found = self._parts[kind] = kind(self)  # type: ignore[call-arg]
+        return cast("P", found)
+
+    @asynccontextmanager
+    async def waiting(self, request: Request) -> AsyncIterator[None]:
+        """Count this request among those of its token that wait.
+
+        Raises:
+            Problem: 429, there are too many.
+        """
+        with self.waits.one(token_of(request).name):
+            yield
+
+    def drain(self) -> None:
+        """Accept nothing new, and end what waits. A second call does nothing."""
+        if not self.closing:
+            self.ending.set()
+            for part in list(self._parts.values()):
+                part.drain()
+
+    async def close_parts(self) -> None:
+        """Give back what operations hold."""
+        for part in list(self._parts.values()):
+            await part.close()
+        self._parts.clear()
+
+
+def shared_of(request: Request) -> Shared:
+    """What the gateway that answers `request` shares among its operations."""
+    return cast("Shared", request.app.state.gateway)
+
+
+def token_of(request: Request) -> Token:
+    """Who asks."""
+    return cast("Token", request.state.token)
