@@ -200,8 +200,9 @@ class Chosen:
         self.places: dict[Place, dict[str, dict[int, Ranges]]] = {}
         if found.folder is not None and (left or not found.ids):
             self.places = places_of(found.folder, left, found.queues, slot, self.running.slots)
-        elif not self.letters and found.queues:
-            raise Failure(f"no running node has dead letters of {', '.join(found.queues)}; see {LISTER}")
+        if found.queues and not self.letters and not self.places:
+            who = "no running node has" if found.folder is None else f"{found.folder} has no"
+            raise Failure(f"{who} dead letters of queue {', '.join(found.queues)}; see {LISTER}")
 
     def _listed(self) -> list[dict[str, Any]]:
         return [letter for queue in self._queues for letter in self.running.letters(queue)]

@@ -328,7 +328,7 @@ def _node_row(process: Process, node: NodeStatus, cpu: float | None) -> NodeRow:
         cpu=cpu,
         rss=process.rss,
         peers=len(node.peers),
-        peers_up=sum(peer.state == "up" for peer in node.peers),
+        peers_up=sum(peer.state in ("up", "idle") for peer in node.peers),
         waiting=sum(sending.account.waiting + sending.account.on_disk for sending in node.sends),
         running=sum(len(taking.running) for taking in node.takes),
         pump_late=node.pump_late,
