@@ -67,8 +67,21 @@ class Handler:
         """The consumer or subscriber from which it takes, by the next two."""
         self.take: Take
         self.again: Again
+        self.source: Callable[[Handler], tuple[Any, Take, Again]]
+        """Where it gets these three."""
         self._runners: dict[Any, bool] = {}
         """Its threads or tasks, and whether a call runs in each, which only itself writes down."""
+
+    def draw_from(self, source: Callable[[Handler], tuple[Any, Take, Again]]) -> None:
+        """Take from the consumer or subscriber that `source` gives. It has no threads or tasks yet, or no more."""
+        self.source = source
+        self._runners = {}
+        self.handle, self.take, self.again = source(self)
+
+    def renewed(self, node: NodeContext) -> Handler:
+        """The same for another life of the node, whose context that is."""
+        self.draw_from(self.source)
+        return self
 
     @property
     def busy(self) -> int:

@@ -43,6 +43,9 @@ class Called(Protocol):
     async def finish(self) -> None:
         """End its tasks."""
 
+    def renewed(self, node: NodeContext) -> Called:
+        """The same for another life of the node, whose context that is."""
+
 
 class Handlers:
     """The handlers of one node. They are there before it starts, and go when it is closed."""
@@ -77,7 +80,7 @@ class Handlers:
         def decorate(function: F) -> F:
             names = sys._getframe(1).f_locals
             handler = self._kind_for(function)(function, concurrency, kind=kind, names=names)
-            handler.handle, handler.take, handler.again = source(handler)
+            handler.draw_from(source)
             self._add(handler)
             return function
 

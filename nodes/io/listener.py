@@ -69,6 +69,8 @@ class Listener:
         self._lent: set[str] = set()
         """Those of which the socket has a copy."""
         self._old: list[str] = []
+        self.leaves_files = False
+        """Whether closing leaves the files."""
 
     def __contains__(self, endpoint: str) -> bool:
         """Whether it has a file."""
@@ -153,7 +155,8 @@ class Listener:
     def close(self) -> None:
         """Listen no more, and remove the files. The socket is closed already. May be called twice."""
         self.abandon()
-        self.remove_files()
+        if not self.leaves_files:
+            self.remove_files()
 
     def abandon(self) -> None:
         """In a forked child: it is the parent who listens."""
@@ -352,6 +355,11 @@ class Listeners:
                 del self._moved[listener]
         self._told = self._told and bool(self._moved)
         return not self._moved
+
+    def leave_files(self) -> None:
+        """Let closing leave the files, which refuse from then on, as those of a process do that was killed."""
+        for listener in self._both:
+            listener.leaves_files = True
 
     def close(self) -> None:
         """Listen no more; the sockets are closed already."""

@@ -113,6 +113,11 @@ class Pump:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
 
+    def break_off(self) -> None:
+        """As `stop`, as with a process that is killed: what others dial refuses them from then on."""
+        self._sockets._listeners.leave_files()
+        self.stop()
+
     def abandon(self) -> None:
         """In a forked child, where the thread does not exist: let go of everything."""
         self._stopped = True

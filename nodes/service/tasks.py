@@ -44,6 +44,10 @@ class ServiceTasks:
 
     # As a handler of the node
 
+    def renewed(self, node: NodeContext) -> ServiceTasks:
+        """The same for another life of the node, whose context that is."""
+        return type(self)(node, self._answers, *self._options)
+
     @property
     def busy(self) -> int:
         """Handlers that run for somebody."""

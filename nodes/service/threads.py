@@ -65,6 +65,10 @@ class ServiceThreads:
 
     # As a handler of the node
 
+    def renewed(self, node: NodeContext) -> ServiceThreads:
+        """The same for another life of the node, whose context that is."""
+        return type(self)(node, self._answers, *self._options)
+
     @property
     def busy(self) -> int:
         """Handlers that run for somebody."""

@@ -92,6 +92,15 @@ class Disk:
             self._thread.join()
         self.spool.close()
 
+    def break_off(self) -> None:
+        """End as with a process that is killed: of what waits to be stored or settled on disk nothing is."""
+        self.last_round = lambda now: None  # type: ignore[method-assign]
+        self._stopped = True
+        self._bell.wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.spool.abandon()
+
     def abandon(self) -> None:
         """In a forked child."""
         self._stopped = True
