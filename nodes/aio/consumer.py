@@ -25,9 +25,12 @@ from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import LedgerWriter, Offloaded
 from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.status import HANDLER_SECONDS
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -99,6 +102,9 @@ class AsyncConsumer(Generic[T_co]):
         self._wakes = False
         self._resting = False
         self._last: Message[T_co] | None = None
+        self.seconds = [0] * (len(HANDLER_SECONDS) + 1)
+        """How many messages were in hand for how long, by those bounds, and in all."""
+        self.seconds_sum = 0.0
         self._ledger_writer = LedgerWriter(ledger_store, self.queue, self.decided) if ledger_store is not None else None
 
     @property
@@ -110,6 +116,16 @@ class AsyncConsumer(Generic[T_co]):
     def waiting(self) -> Waiting:
         """How the front of this node waits."""
         return self._node.waiting
+
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The event loop that its node belongs to."""
+        return self._node.loop
+
+    @property
+    def takers(self) -> int:
+        """Threads or tasks that take from it now: those of a handler, or those that wait for a message."""
+        return max(self._takers, len(self._waits))
 
     # Between the threads
 
@@ -301,10 +317,10 @@ class AsyncConsumer(Generic[T_co]):
                     if index < delivery.limit:
                         # Claim first, look at the fence second: see delivery.py.
                         delivery.next = index + 1
-                        if _gettime(_boottime) < delivery.until:
+                        if (now := _gettime(_boottime)) < delivery.until:
                             body = delivery.bodies[index]  # type: ignore[index]
                             if body.__class__ is not DecodeError:
-                                return Message(self, delivery, index, body)
+                                return Message(self, delivery, index, body, now)
                             self._refuse(delivery, index, body)
                             continue
                         self._unclaim(delivery, index)
@@ -336,7 +352,7 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             index = delivery.next
             delivery.next = index + 1
-            if _gettime(_boottime) >= delivery.until:
+            if (now := _gettime(_boottime)) >= delivery.until:
                 self._unclaim(delivery, index)
                 self._current = None
                 return None
@@ -344,7 +360,7 @@ class AsyncConsumer(Generic[T_co]):
             if body.__class__ is DecodeError:
                 self._refuse(delivery, index, body)
                 return None
-            self._last = message = Message(self, delivery, index, body)
+            self._last = message = Message(self, delivery, index, body, now)
             self._taken += 1
             hand = hand_here()
             if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
