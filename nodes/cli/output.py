@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.text import Text
 from peerfabric.nodes.cli.exits import pipe_closed
 
 T = TypeVar("T")
+
+ENTRIES_WIDTH: Final = 130
+"""Columns from which an id of 60 has some text beside it."""
 
 
 class Form(StrEnum):
@@ -81,6 +84,20 @@ def print_numbers(
             print_line(to_json(each))
     elif found:
         print_made("", number_table(columns, [row(each) for each in found], texts))
+
+
+def print_entries(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is an id, which nothing is left beside in a narrow terminal: then two lines each.
+
+    So the id is on one line, and can be copied.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal or console.width >= ENTRIES_WIDTH:
+        print_table("", columns, rows)
+        return
+    for first, *others in rows:
+        print_line(first)
+        print_line("    " + "  ".join(cell for cell in others if cell))
 
 
 def print_made(title: str, made: Table) -> None:

@@ -42,7 +42,7 @@ from peerfabric.nodes.cli.offline import (
     when,
     yes_option,
 )
-from peerfabric.nodes.cli.output import Form, number_table, print_line, print_made, print_table, printable, to_json
+from peerfabric.nodes.cli.output import Form, number_table, print_entries, print_line, print_made, printable, to_json
 from peerfabric.nodes.cli.serve import serve
 from peerfabric.nodes.cli.slots import (
     Id,
@@ -247,7 +247,7 @@ def show(folder: str, queue: str, count: int, slot: int | None, output: str) -> 
             more += max(there - room, 0)
             room = max(room - there, 0)
     if Form(output) is Form.TABLE:
-        print_table("", ("id", "sent (UTC)", "bytes", "headers", "body"), rows)
+        print_entries(("id", "sent (UTC)", "bytes", "headers", "body"), rows)
         if more > 0:
             warn(f"{more:,} more are not shown; -n 0 shows all")
 

@@ -50,7 +50,7 @@ def processes(situation: Situation) -> Iterator[Finding]:
     for each in situation.heard:
         if each.status is None:
             step = f"kill -CONT {each.pid} lets a stopped one go on; one that hangs: py-spy dump --pid {each.pid}"
-            yield Finding(check="processes", level=Level.PROBLEM, text=f"process {each.pid}: {each.problem}", step=step)
+            yield Finding(check="processes", level=Level.PROBLEM, text=f"{each.title}: {each.problem}", step=step)
             continue
         jump = system.clock_jump(each.pid, each.started)
         if abs(jump) > CLOCK_JUMP:

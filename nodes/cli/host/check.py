@@ -150,7 +150,7 @@ def checked(look: Look, names: Sequence[str], limits: Limits) -> Checked:
     """What is wrong with these queues, or with all."""
     rows = [row for row in queue_rows(look.places) if not names or row.queue in names]
     problems = [problem for row in rows for problem in _problems(row, limits)]
-    problems += [_warning(f"process {each.pid}: {each.problem}") for each in look.silent]
+    problems += [_warning(f"{each.title}: {each.problem}") for each in look.silent]
     for _, node, _ in look.places:
         if node.engine:
             problems.append(_warning(f"node {node.name}: engine is {node.engine}"))

@@ -24,6 +24,7 @@ ACT_TIMEOUT: Final = 10.0
 QUEUES_MAX: Final = 500
 """Queues of each node that a look asks for, deepest first: as many as a node shows."""
 
+NAMES_MAX: Final = 3
 STOPPED: Final = "no answer: it is stopped (SIGSTOP, or a debugger)"
 
 
@@ -31,6 +32,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """A process that was asked.
 
     status      what it answered; None: nothing, and `problem` says why
+    name        of its nodes, or of its program if it has told nothing
     at          when that was known, by our clock
     asked       what `peerfabric.admin` knows it by
     """
@@ -39,8 +41,14 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     started: int
     status: Status | None
     problem: str = ""
+    name: str = ""
     at: float = 0.0
     asked: Any = None
+
+    @property
+    def title(self) -> str:
+        """How texts call it."""
+        return f"process {self.pid} ({self.name})" if self.name else f"process {self.pid}"
 
 
 def answers(timeout: float = LOOK_TIMEOUT, *, queues: int = QUEUES_MAX, folder: str | None = None) -> Iterator[Heard]:
@@ -56,8 +64,28 @@ def answers(timeout: float = LOOK_TIMEOUT, *, queues: int = QUEUES_MAX, folder: 
         if answer.status is None and is_stopped(answer.pid):
             problem = STOPPED
         yield Heard(
-            pid=answer.pid, started=answer.started, status=answer.status, problem=problem, at=clock(), asked=answer
+            pid=answer.pid,
+            started=answer.started,
+            status=answer.status,
+            problem=problem,
+            name=_program(answer.pid) if answer.status is None else named(answer.status),
+            at=clock(),
+            asked=answer,
         )
+
+
+def named(status: Status) -> str:
+    """The names of the nodes of a process, the first of many."""
+    names = list(dict.fromkeys(node.name for node in status.nodes))
+    return ", ".join(names[:NAMES_MAX]) + (" …" if len(names) > NAMES_MAX else "")
+
+
+def _program(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def is_stopped(pid: int) -> bool:
@@ -121,7 +149,7 @@ def ask_all(processes: list[Heard], do: str, *, timeout: float = ACT_TIMEOUT, **
         try:
             asked.answers.append((process, future.result(timeout + 1.0)))
         except (FabricError, OSError, TimeoutError) as error:
-            asked.problems.append(f"process {process.pid}: {error or 'did not answer'}")
+            asked.problems.append(f"{process.title}: {error or 'did not answer'}")
     return asked
 
 

@@ -60,7 +60,7 @@ class Look:
     def tell(self) -> None:
         """Say on standard error what is missing in this look."""
         for each in self.silent:
-            warn(f"process {each.pid}: {each.problem}; what it has is not shown")
+            warn(f"{each.title}: {each.problem}; what it has is not shown")
         for _, node, _ in self.places:
             if node.engine:
                 warn(f"node {node.name}: {node.engine}; what it has is not shown: `peerfabric stacks`")

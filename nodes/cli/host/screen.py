@@ -115,7 +115,7 @@ def _title(seen: Seen, view: View, width: int) -> Text:
 
 
 def _silent(seen: Seen, width: int) -> list[Text]:
-    texts = [f"process {each.pid}: {printable(each.problem)}" for each in seen.look.silent]
+    texts = [printable(f"{each.title}: {each.problem}") for each in seen.look.silent]
     lines = [Text(clipped(text, width), "bold red") for text in texts[:WARNINGS_SHOWN]]
     return [*lines, *_cut(len(texts) - len(lines), "that does not answer")]
 

@@ -51,7 +51,7 @@ class Taps:
             for line in door.follow(heard, "tap", name=self._name, fabric=self._fabric):
                 self.lines.put({**line, "pid": heard.pid})
         except (FabricError, OSError) as error:
-            self.problems.append(f"process {heard.pid}: {error}")
+            self.problems.append(f"{heard.title}: {error}")
 
 
 @click.command()

@@ -114,6 +114,8 @@ class Watch:
             latest = self._latest.get(key)
             if heard.status is None and latest is not None and self._seen_in.get(key, 0) > number:
                 return  # silent in a look that began before the one that it has answered
+            if heard.status is None and latest is not None:
+                heard = msgspec.structs.replace(heard, name=latest.name)
             self._seen_in[key] = max(number, self._seen_in.get(key, 0))
             if latest is not None and latest.status is not None and heard.at - latest.at > self._interval / 2:
                 self._before[key] = latest
