@@ -24,7 +24,7 @@ from peerfabric.nodes.cli.exits import Failure
 from peerfabric.nodes.cli.host.completion import queues_there
 from peerfabric.nodes.cli.host.dead_letters import LETTERS_MAX, RunningLetters
 from peerfabric.nodes.cli.offline import check_choice, confirmed, warn, when, yes_option
-from peerfabric.nodes.cli.output import Form, print_line, print_entries, printable, to_json
+from peerfabric.nodes.cli.output import Form, print_entries, print_line, printable, to_json
 from peerfabric.nodes.cli.slots import Place, parse_ids, slot_option
 from peerfabric.nodes.settings import FABRIC_VARIABLE
 from peerfabric.ranges import Ranges

@@ -87,9 +87,9 @@ def print_numbers(
 
 
 def print_entries(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column is an id, which nothing is left beside in a narrow terminal: then two lines each.
+    """Print a table whose first column is an id; in a terminal that has no room beside it each row is two lines.
 
-    So the id is on one line, and can be copied.
+    So an id is never cut, and can be copied.
     """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal or console.width >= ENTRIES_WIDTH:
