@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -17,9 +17,14 @@ from peerfabric.nodes.cli.host.rows import HandRow, NodeRow, Place, QueueRow, ha
 from peerfabric.nodes.cli.host.text import clipped, short_age, short_bytes, short_number
 from peerfabric.nodes.cli.output import number_table, printable
 
+T = TypeVar("T")
+
 NODE_COLUMNS: Final = ("node", "state", "pid", "cpu", "rss", "up", "peers", "waiting", "running", "warn")
-WARNINGS_SHOWN: Final = 3
-HANDS_SHOWN: Final = 3
+SHOWN: Final = 3
+"""Silent processes, warnings, and messages in hand that are shown; one of each in a terminal that is not `ROOMY`."""
+ROOMY: Final = 24
+TIGHT: Final = 14
+"""Lines below which no message in hand is shown."""
 HANDS_AFTER: Final = 1.0
 """Seconds in hand until a message is worth a line of the screen."""
 
@@ -74,33 +79,35 @@ def chosen_nodes(seen: Seen, view: View) -> list[NodeRow]:
 
 def screen(seen: Seen, view: View, width: int, height: int) -> RenderableType:
     """The screen, at most `height` lines of `width` columns: what is wrong first, then queues, then nodes."""
-    head = [_title(seen, view, width), *_silent(seen, width), *_warnings(seen, width)]
-    hands = _hands(seen, view, width)
+    most = SHOWN if height >= ROOMY else 1
+    head = [_title(seen, view, width), *_silent(seen, width, most), *_warnings(seen, width, most)]
+    hands = _hands(seen, view, width, most) if height >= TIGHT else []
     queues, nodes = chosen_queues(seen, view), chosen_nodes(seen, view)
     several = seen.look.several_fabrics
-    room = height - len(head) - len(hands) - 1  # and the last line, of keys
-    # Each table has a line above it, its columns, and if it is cut one that says so.
-    for_nodes = min(len(nodes), max(room // 3 - 2, 1))
-    for_queues = max(min(len(queues), room - for_nodes - 5), 1)
-    for_nodes = max(min(len(nodes), room - for_queues - 5), 1)
+    # Above each table is an empty line, and the line of its columns; the last line of all is that of the keys.
+    room = max(height - len(head) - len(hands) - 5, 0)
+    for_nodes = min(len(nodes), max(room // 3, room - len(queues)))
     parts: list[RenderableType] = list(head)
     if queues:
-        rows = [queue_cells(row, several_fabrics=several) for row in queues[:for_queues]]
-        parts += ["", number_table(COLUMNS, rows, clips=True)]
-        parts += _cut(len(queues) - len(rows), "queue")
+        rows = [queue_cells(row, several_fabrics=several) for row in _fitting(queues, room - for_nodes)]
+        parts += ["", number_table(COLUMNS, rows, clips=True), *_cut(len(queues) - len(rows), "queue")]
     elif seen.look.places:
         parts += ["", Text("no queues" + (f" with {view.filter!r} in their names" if view.filter else ""), "dim")]
     parts += hands
     if nodes:
-        cells = [node_cells(row, several_fabrics=several) for row in nodes[:for_nodes]]
-        parts += ["", number_table(NODE_COLUMNS, cells, 2, clips=True)]
-        parts += _cut(len(nodes) - len(cells), "node")
+        cells = [node_cells(row, several_fabrics=several) for row in _fitting(nodes, for_nodes)]
+        parts += ["", number_table(NODE_COLUMNS, cells, 2, clips=True), *_cut(len(nodes) - len(cells), "node")]
     parts.append(_keys(view, width))
     return Group(*parts)
 
 
-def _cut(left: int, name: str) -> list[Text]:
-    return [Text(f"… {counted(left, 'more ' + name)}", "dim")] if left > 0 else []
+def _fitting(rows: list[T], lines: int) -> list[T]:
+    """As many as there are lines; of more one fewer, since a line says how many more."""
+    return rows if len(rows) <= lines else rows[: max(lines - 1, 0)]
+
+
+def _cut(left: int, one: str, many: str = "") -> list[Text]:
+    return [Text(f"… and {counted(left, 'more ' + one, many and f'more {many}')}", "dim")] if left > 0 else []
 
 
 def _title(seen: Seen, view: View, width: int) -> Text:
@@ -110,27 +117,27 @@ def _title(seen: Seen, view: View, width: int) -> Text:
     heard = f"{counted(len(look.heard), 'process', 'processes')}, {counted(len(look.places), 'node')}"
     parts = [time.strftime("%H:%M:%S"), of, heard, f"by {ORDERS[view.order].name}"]
     if view.filter:
-        parts.append(f"only {view.filter!r}")
-    return Text(clipped(f"peerfabric top   {'   '.join(parts)}", width), "bold")
+        parts.insert(0, f"only {view.filter!r}")
+    return Text(clipped(f"peerfabric  {'  '.join(parts)}", width), "bold")
 
 
-def _silent(seen: Seen, width: int) -> list[Text]:
+def _silent(seen: Seen, width: int, most: int) -> list[Text]:
     texts = [printable(f"{each.title}: {each.problem}") for each in seen.look.silent]
-    lines = [Text(clipped(text, width), "bold red") for text in texts[:WARNINGS_SHOWN]]
-    return [*lines, *_cut(len(texts) - len(lines), "that does not answer")]
+    lines = [Text(clipped(text, width), "bold red") for text in texts[:most]]
+    return [*lines, *_cut(len(texts) - len(lines), "silent process", "silent processes")]
 
 
-def _warnings(seen: Seen, width: int) -> list[Text]:
+def _warnings(seen: Seen, width: int, most: int) -> list[Text]:
     texts = [printable(text) for text in seen.warnings]
     texts += [f"{printable(name)}: {printable(warned.text)}" for name, warned in seen.look.warnings()]
-    lines = [Text(clipped(text, width), "yellow") for text in texts[:WARNINGS_SHOWN]]
+    lines = [Text(clipped(text, width), "yellow") for text in texts[:most]]
     return [*lines, *_cut(len(texts) - len(lines), "warning")]
 
 
-def _hands(seen: Seen, view: View, width: int) -> list[Text]:
+def _hands(seen: Seen, view: View, width: int, most: int) -> list[Text]:
     """What user code has had for longest, and where it is."""
     rows = [row for row in hand_rows(seen.look.places) if row.message.age >= HANDS_AFTER and view.filter in row.queue]
-    lines = [Text(clipped(hand_line(row), width)) for row in rows[:HANDS_SHOWN]]
+    lines = [Text(clipped(hand_line(row), width)) for row in rows[:most]]
     return [Text(""), Text("in hand for longest", "bold"), *lines] if lines else []
 
 
