@@ -87,7 +87,7 @@ def remember(node: Resident) -> None:
     with _door_lock:
         if _door is not None:
             return
-        door = _door = Door(_seen)
+        door = _door = Door(residents)
     door.open()
 
 
@@ -103,8 +103,23 @@ def forget(node: Resident) -> None:
     door.close()
 
 
-def _seen() -> list[Any]:
-    return list(_running)
+def look_after_door() -> None:
+    """Listen anew if the admin socket is not where others look for it: folders of sessions go and come back.
+
+    Waits for nothing.
+    """
+    global _door  # noqa: PLW0603
+    door = _door
+    if door is None or door.is_where_others_look():
+        return
+    with _door_lock:
+        if _door is not door:
+            return
+        told = door.path is None
+        _door = following = Door(residents)
+        door.remove()
+    door.close(timeout=0.0)
+    following.open_again(told=told)
 
 
 def residents() -> list[Resident]:

@@ -12,6 +12,16 @@ Nothing here starts a node. All calls block; in a coroutine, use a thread.
 
 from __future__ import annotations
 
-from peerfabric.admin.client import Answer, Following, NotAnswered, ask, follow, processes, register
+from peerfabric.admin.client import (
+    Answer,
+    Following,
+    NotAnswered,
+    answers,
+    ask,
+    follow,
+    here,
+    processes,
+    register,
+)
 
-__all__ = ["Answer", "Following", "NotAnswered", "ask", "follow", "processes", "register"]
+__all__ = ["Answer", "Following", "NotAnswered", "answers", "ask", "follow", "here", "processes", "register"]

@@ -349,6 +349,7 @@ class Lifecycle:
             if settings.signals:
                 pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
+            pump.look_after(process.look_after_door)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
                 from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_seconds
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
-from peerfabric.errors import counted
+from peerfabric.errors import FabricError, counted
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
+
+Accepted = tuple[list[tuple[int, int]], FabricError | None]
+"""Sequences of messages, each part without its end, and why no more were accepted; None: all were."""
 
 TTL_MIN: Final = 0.001
 """Seconds; a frame tells whole milliseconds."""
@@ -352,6 +355,23 @@ class AsyncProducer(Generic[T_contra]):
             while progress.accepted < len(encoded):
                 self.ending.check_sending(cause)
                 await outbox.extend_when_room(encoded, progress, patience, kind)
+
+    async def accept_batch(self, bodies: list[T_contra], ttl: float | None, timeout: float | None) -> Accepted:
+        """As `send_many`, because of nothing; what it would raise is told beside the messages that are accepted."""
+        progress = Progress([])
+        try:
+            kind = kind_for(ttl) if ttl is not None else None
+            await self._started()
+            self.ending.check_sending(None)
+            encoded, error = self.codec.encode_many(bodies)
+            await self._accept_many(encoded, progress, Patience(timeout), kind, None)
+        except FabricError as refused:
+            self._outbox.finish_interrupted(progress)
+            return progress.ranges or [], refused
+        except BaseException:
+            self._outbox.finish_interrupted(progress)
+            raise
+        return progress.ranges or [], error
 
     # Afterwards
 

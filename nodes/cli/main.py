@@ -14,6 +14,7 @@ from peerfabric.nodes.cli.dead import dead
 from peerfabric.nodes.cli.demo import demo
 from peerfabric.nodes.cli.doctor import doctor
 from peerfabric.nodes.cli.exits import EXPLANATION, end_on_signals, explained
+from peerfabric.nodes.cli.gateway import gateway
 from peerfabric.nodes.cli.host.acts import pause, purge, resume
 from peerfabric.nodes.cli.host.check import check
 from peerfabric.nodes.cli.host.queues import queues
@@ -56,7 +57,7 @@ COMMANDS = (
     (demo, keygen, identify, peers, ping, doctor),
     (send, take, pub, sub, call, services),
     (top, queues, topics, pause, resume, purge, tap, trace, check, stacks),
-    (spool, dead, bench),
+    (spool, dead, gateway, bench),
 )
 for command in (command for group in COMMANDS for command in group):
     cli.add_command(command)

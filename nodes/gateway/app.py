@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.gateway import bodies
 from peerfabric.gateway.auth import Origins, Tokens, authenticate, authorize
+from peerfabric.gateway.keys import FILE, Keys
 from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import Problem, problem_of
@@ -63,6 +65,7 @@ class Gateway(Shared):
         cors: Origins of pages of other sites that may ask it.
         limits: Sizes and times.
         read_only: Nothing can be sent, taken or changed.
+        keys: The file of idempotency keys. None: in the folder of the node's spool; without one, in memory.
 
     Raises:
         ConfigError: The file of tokens cannot be used; an origin is none; everybody could ask it through a browser.
@@ -77,6 +80,7 @@ class Gateway(Shared):
         cors: Sequence[str] = (),
         limits: Limits | None = None,
         read_only: bool = False,
+        keys: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(node, AsyncNode):
             raise ConfigError(f"a gateway needs an AsyncNode, not a {type(node).__name__}; make one for it")
@@ -90,7 +94,8 @@ class Gateway(Shared):
         super().__init__(node, tokens, limits or Limits(), operations())
         self._origins = Origins(None if hosts is None or "*" in hosts else hosts, cors)
         self._read_only = read_only
-        self._started = False
+        self._keys_path = None if keys is None else os.fspath(keys)
+        self._begun = False
         self._owns_node = False
         self._app = Starlette(
             routes=[Route(each.path, _Endpoint(self, each), methods=[each.method]) for each in self.operations],
@@ -101,15 +106,28 @@ class Gateway(Shared):
     # Life
 
     async def start(self) -> None:
-        """Start the node, if it does not run. A second call does nothing.
+        """Start the node, if it does not run, and open the file of keys. A second call does nothing.
 
         Raises:
             FabricError: As of starting the node.
+            SpoolError: The file of keys cannot be used.
         """
-        if not self._started:
-            self._started = True
-            self._owns_node = not self.node._context.is_running
-            await self.node.__aenter__()
+        if self._begun:
+            return
+        self._begun = True
+        self._owns_node = not self.node._context.is_running
+        await self.node.__aenter__()
+        settings = self.node._context.settings
+        path = self._keys_path
+        if path is None:
+            path = f"{settings.spool}/{FILE}" if settings.spool is not None else ":memory:"
+        keys = Keys(path, fsync=bool(settings.fsync))
+        try:
+            await keys.open()
+        except BaseException:
+            await self._close_node()
+            raise
+        self.keys = keys
 
     async def close(self) -> None:
         """End what waits, let what was taken be settled for `Limits.drain_timeout` seconds, then give it back.
@@ -118,6 +136,14 @@ class Gateway(Shared):
         """
         self.drain()
         await self.close_parts()
+        try:
+            await self._close_node()
+        finally:
+            keys, self.keys = self.keys, None
+            if keys is not None:
+                await keys.close()
+
+    async def _close_node(self) -> None:
         if self._owns_node:
             self._owns_node = False
             await self.node.__aexit__(None, None, None)

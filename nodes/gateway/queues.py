@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
 from typing import Any, Final
 
 import msgspec
@@ -9,39 +12,56 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.arguments import DELAY_MAX
-from peerfabric.errors import NotConfirmed, Rejected
-from peerfabric.gateway.bodies import BYTES, JSON, Reader, media_type, message_headers, seconds
+from peerfabric.errors import NodeClosed, NotConfirmed, QueueFull, Rejected, SpoolError
+from peerfabric.gateway.bodies import BYTES, JSON, KEY_HEADER, LINES, Reader, media_type, message_headers, seconds
+from peerfabric.gateway.keys import KEY_LENGTH_MAX, Keys
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.operations import Operation
-from peerfabric.gateway.problems import Problem
-from peerfabric.gateway.shared import shared_of
+from peerfabric.gateway.problems import Problem, problem_of
+from peerfabric.gateway.shared import Shared, shared_of, token_of
 from peerfabric.nodes.aio.producer import AsyncProducer
-from peerfabric.receipt import Receipt
+from peerfabric.receipt import Receipt, State
 
-CONFIRMATIONS: Final = ("stored", "delivered", "processed")
+CONFIRMATIONS: Final[tuple[State, ...]] = ("stored", "delivered", "processed")
 CONFIRM_TIMEOUT: Final = 5.0
 """Seconds, if the request does not say how long it waits."""
-ROOM_TIMEOUT: Final = 1.0
-"""Seconds that a request waits for room, if the program's own producer of the queue is one that waits."""
+ROOM_TIMEOUT: Final = 5.0
+"""Seconds that a request waits for the disk, and for room if the program's own producer of the queue is one that
+waits."""
+REPLAYED: Final = "Idempotent-Replay"
 
-ACCEPTED: Final = {
-    "type": "object",
-    "required": ["id", "state"],
-    "properties": {
-        "id": {"type": "string"},
-        "state": {"enum": ["queued", "stored", "delivered", "processed", "dead", "expired", "dropped", "damaged"]},
-    },
-}
+_KEY: Final = re.compile(rf'"?([!#-~]{{1,{KEY_LENGTH_MAX}}})"?')
+"""Bare, or the string of a structured field, as the draft has it."""
+
+_log = logging.getLogger("peerfabric")
 
 
-def _reader(producer: AsyncProducer[Any]) -> Reader:
-    return Reader(producer.options.body_type)
+class Sending(msgspec.Struct, frozen=True):
+    """One request to send a message, as read."""
+
+    body: Any
+    headers: dict[str, str] | None
+    confirm: State | None
+    timeout: float | None
+    ttl: float | None
+    digest: bytes
+    """Of all that is asked for, so that two requests with one key can be compared."""
 
 
 async def _send(request: Request) -> Response:
     shared = shared_of(request)
     shared.refuse_if_closing()
     producer = shared.producer(request.path_params["queue"])
+    key = _idempotency_key(request)
+    sending = await _read(request, shared, producer)
+    if key is None:
+        receipt = await _accept(producer, sending, sending.headers)
+        return _answer(*await _outcome(request, shared, producer, receipt, sending))
+    assert shared.keys is not None
+    return await _send_once(request, shared, producer, sending, key, shared.keys)
+
+
+async def _read(request: Request, shared: Shared, producer: AsyncProducer[Any]) -> Sending:
     confirm = request.query_params.get("confirm")
     if confirm is not None and confirm not in CONFIRMATIONS:
         detail = f"confirm={confirm!r} cannot be waited for; use one of {', '.join(CONFIRMATIONS)}"
@@ -52,29 +72,157 @@ async def _send(request: Request) -> Response:
     timeout = seconds(request, "timeout", CONFIRM_TIMEOUT, shared.options.wait_max)
     ttl = seconds(request, "ttl", None, DELAY_MAX)
     headers = message_headers(request)
-    limit = producer.codec.limit
-    data = await read_body(request, limit, shared.options.body_timeout)
-    body = _reader(producer).read(data, media_type(request))
-    receipt = await producer.send(body, headers=headers, ttl=ttl, timeout=ROOM_TIMEOUT, cause=None)
-    if confirm is not None:
-        async with shared.waiting(request):
-            await _confirmed(producer, receipt, confirm, timeout)
+    data = await read_body(request, producer.codec.limit, shared.options.body_timeout)
+    kind = media_type(request)
+    asked = hashlib.sha256(f"{request.url.path}\n{request.url.query}\n{kind}\n".encode())
+    asked.update(msgspec.msgpack.encode(sorted((headers or {}).items())))
+    asked.update(data)
+    body = Reader(producer.options.body_type).read(data, kind)
+    return Sending(body, headers, confirm, timeout, ttl, asked.digest())
+
+
+def _idempotency_key(request: Request) -> str | None:
+    given = request.headers.get(KEY_HEADER)
+    if given is None:
+        return None
+    found = _KEY.fullmatch(given.strip())
+    if found is None:
+        detail = f"Idempotency-Key has 1 to {KEY_LENGTH_MAX} printable characters; give a UUID, or the order's number"
+        raise Problem(400, "Bad key", detail)
+    return found.group(1)
+
+
+async def _accept(producer: AsyncProducer[Any], sending: Sending, headers: dict[str, str] | None) -> Receipt:
+    try:
+        return await producer.send(sending.body, headers=headers, ttl=sending.ttl, timeout=ROOM_TIMEOUT, cause=None)
+    except NotConfirmed as error:  # written, and the disk has not said in time that it is safe
+        return error.receipt
+
+
+async def _send_once(
+    request: Request, shared: Shared, producer: AsyncProducer[Any], sending: Sending, key: str, keys: Keys
+) -> Response:
+    """Send a message unless one was sent with that key; answer as the first time."""
+    claim = await keys.claim(token_of(request).name, key, sending.digest)
+    if claim.status:
+        return Response(claim.answer, claim.status, {REPLAYED: "true"}, JSON)
+    try:
+        receipt = await _accept(producer, sending, {**(sending.headers or {}), KEY_HEADER: key})
+    except Exception:
+        await _keep(keys.release(claim))
+        raise
+    status, answer = _accepted(producer, receipt)
+    await _keep(keys.note(claim, status, answer))
+    if sending.confirm is None:
+        return _answer(status, answer)
+    later = await _outcome(request, shared, producer, receipt, sending)
+    if later != (status, answer):
+        await _keep(keys.note(claim, *later))
+    return _answer(*later)
+
+
+async def _keep(noting: Any) -> None:
+    """Have something about a key noted. Of the message all is known already, so the request does not fail with it."""
+    try:
+        await noting
+    except SpoolError as error:
+        _log.error("%s", error)
+
+
+async def _outcome(
+    request: Request, shared: Shared, producer: AsyncProducer[Any], receipt: Receipt, sending: Sending
+) -> tuple[int, bytes]:
+    """Status and body of the answer, when a message is in the state that was asked for, or will not be in time.
+
+    It is accepted in any case, and no refusal may say otherwise: also where too many requests wait.
+    """
+    if sending.confirm is not None:
+        try:
+            async with shared.waiting(request):
+                await shared.until_ending(producer.wait(receipt, sending.confirm, sending.timeout))
+        except (NotConfirmed, QueueFull, Rejected, Problem):
+            pass  # its state says it
     return _accepted(producer, receipt)
 
 
-async def _confirmed(producer: AsyncProducer[Any], receipt: Receipt, confirm: Any, timeout: float | None) -> None:
-    """Wait until a message is in the state `confirm`, or will not be. It is accepted in any case."""
+def _accepted(producer: AsyncProducer[Any], receipt: Receipt) -> tuple[int, bytes]:
     try:
-        await producer.wait(receipt, confirm, timeout)
-    except (NotConfirmed, Rejected):
-        pass  # its state says it
+        state = producer.state(receipt)
+    except NodeClosed:  # just now
+        state = "stored" if producer.is_safe else "queued"
+    return 200 if state == "processed" else 202, msgspec.json.encode({"id": receipt.id, "state": state})
 
 
-def _accepted(producer: AsyncProducer[Any], receipt: Receipt) -> Response:
-    state = producer.state(receipt)
-    content = msgspec.json.encode({"id": receipt.id, "state": state})
-    return Response(content, 200 if state == "processed" else 202, media_type=JSON)
+def _answer(status: int, content: bytes) -> Response:
+    return Response(content, status, media_type=JSON)
 
+
+async def _send_batch(request: Request) -> Response:
+    shared = shared_of(request)
+    shared.refuse_if_closing()
+    producer = shared.producer(request.path_params["queue"])
+    if KEY_HEADER in request.headers:
+        detail = "a batch has no Idempotency-Key, as part of it may be accepted; send its messages one by one"
+        raise Problem(400, "Bad key", detail)
+    ttl = seconds(request, "ttl", None, DELAY_MAX)
+    data = await read_body(request, shared.options.batch_bytes_max, shared.options.body_timeout)
+    bodies, problem = _lines(data, Reader(producer.options.body_type), shared.options.batch_messages_max)
+    ids: list[str] = []
+    if bodies:
+        ranges, error = await producer.accept_batch(bodies, ttl, ROOM_TIMEOUT)
+        stream = producer.end.stream
+        ids = [Receipt(stream, sequence).id for first, stop in ranges for sequence in range(first, stop)]
+        if error is not None and not isinstance(error, NotConfirmed):  # that is of messages that are accepted
+            problem = problem_of(error)
+        elif len(ids) < len(bodies):
+            problem = problem_of(QueueFull(producer.queue, producer.options.buffer_bytes))
+    if problem is not None and not ids:
+        raise problem
+    answer: dict[str, Any] = {"accepted": len(ids), "ids": ids}
+    if problem is not None:
+        answer["problem"] = problem.body()
+    return _answer(202, msgspec.json.encode(answer))
+
+
+def _lines(data: bytes, reader: Reader, most: int) -> tuple[list[Any], Problem | None]:
+    """The bodies of lines of JSON up to the first that cannot be sent, and why that one cannot."""
+    if reader.is_raw:
+        raise Problem(415, "", f"this queue takes bytes; send them one by one, as {BYTES}", code="content-type")
+    bodies: list[Any] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        if len(bodies) == most:
+            detail = f"a batch has more than {most:,} messages; send the others in another one"
+            return bodies, Problem(413, "Too many messages", detail, code="too-large", line=number)
+        try:
+            bodies.append(reader.read(line, JSON))
+        except Problem as problem:
+            problem.members["line"] = number
+            return bodies, problem
+    if not bodies:
+        return bodies, Problem(400, "Empty batch", "there is no message in it; send a line of JSON for each")
+    return bodies, None
+
+
+ACCEPTED: Final = {
+    "type": "object",
+    "required": ["id", "state"],
+    "properties": {
+        "id": {"type": "string", "description": "of the message, as its consumer sees it"},
+        "state": {"enum": ["queued", "stored", "delivered", "processed", "dead", "expired", "dropped", "damaged"]},
+    },
+}
+BATCH: Final = {
+    "type": "object",
+    "required": ["accepted", "ids"],
+    "properties": {
+        "accepted": {"type": "integer", "description": "so many of the first lines"},
+        "ids": {"type": "array", "items": {"type": "string"}},
+        "problem": {"$ref": "#/components/schemas/Problem"},
+    },
+}
+TTL: Final = {"type": "number", "minimum": 0.001, "description": "seconds after which nobody is handed it any more"}
 
 OPERATIONS: Final = [
     Operation(
@@ -84,20 +232,30 @@ OPERATIONS: Final = [
         scope="send",
         subject="queue",
         handle=_send,
-        summary="Send one message; 202 says that it will be processed, whatever happens to the gateway",
+        summary="Send one message; it is accepted with any answer below 300, and will be processed",
         answers={
-            202: ("accepted: in the spool, if the gateway has one", ACCEPTED),
-            200: ("processed, if that was waited for", ACCEPTED),
+            202: ("accepted; with a spool, on disk", ACCEPTED),
+            200: ("processed, which was waited for", ACCEPTED),
         },
-        body={
-            JSON: {},
-            BYTES: {"type": "string", "format": "binary"},
-        },
+        body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
         query={
-            "confirm": {"enum": list(CONFIRMATIONS), "description": "also wait until it is in that state"},
+            "confirm": {"enum": list(CONFIRMATIONS), "description": "wait until it is in that state"},
             "timeout": {"type": "number", "minimum": 0, "maximum": 60, "default": CONFIRM_TIMEOUT},
-            "ttl": {"type": "number", "description": "seconds after which it is not handed out any more"},
+            "ttl": TTL,
         },
+        limited=True,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/queues/{queue}/messages:batch",
+        name="sendBatch",
+        scope="send",
+        subject="queue",
+        handle=_send_batch,
+        summary="Send lines of JSON, a message each, in order; the first ones are accepted, or all",
+        answers={202: ("accepted, all or the first ones: then `problem` says why no more", BATCH)},
+        body={LINES: {"type": "string", "description": "a line of JSON for each message"}},
+        query={"ttl": TTL},
         limited=True,
     ),
 ]

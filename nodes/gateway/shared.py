@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from peerfabric.gateway.auth import Token, Tokens
+    from peerfabric.gateway.keys import Keys
     from peerfabric.gateway.operations import Operation
 
 
@@ -45,6 +46,8 @@ class Shared:
         """None: nobody is asked for one."""
         self.options: Final = limits
         self.operations: Final = operations
+        self.keys: Keys | None = None
+        """Idempotency keys, once it has started."""
         self.key: Final = os.urandom(32)
         """Of the HMAC of receipts: a new one at each start."""
         self.waits: Final = Waits(limits.waits_per_token)
@@ -104,6 +107,19 @@ class Shared:
         """
         with self.waits.one(token_of(request).name):
             yield
+
+    async def until_ending(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Await `waiting`, or cancel it when the gateway begins to end."""
+        task, ending = asyncio.ensure_future(waiting), asyncio.ensure_future(self.ending.wait())
+        try:
+            await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            if not task.done():
+                task.cancel()
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
 
     def drain(self) -> None:
         """Accept nothing new, and end what waits. A second call does nothing."""

@@ -1,0 +1,260 @@
+"""Server of the gateway's own process: the address it listens at, its life from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import re
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+
+from peerfabric.discovery.host import runtime_folder
+from peerfabric.errors import ConfigError, EndpointInUse
+from peerfabric.gateway.app import Gateway
+from peerfabric.gateway.auth import Tokens, drawn_token
+
+BACKLOG: Final = 1024
+KEEP_ALIVE: Final = 75
+"""Seconds that an idle connection stays: longer than proxies keep theirs, so that they are the ones who close it."""
+GRACE: Final = 5
+"""Seconds for answers that are being sent when all else is over."""
+HEADERS_BYTES_MAX: Final = 32 * 1024
+"""Of one request; 8 KiB of headers of a message among them, which HTTP may write three times as long."""
+TOKEN_FILE: Final = "~gateway-token"
+"""In the runtime folder, where no fabric's name has a '~'."""
+HEARD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_TCP: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]/]+):(?P<port>\d{1,5})")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a gateway listens: a host and a port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """The address in `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
+
+        Raises:
+            ConfigError: It is none.
+        """
+        if text.startswith("unix:") and text != "unix:":
+            return cls(path=os.path.abspath(text.removeprefix("unix:")))
+        found = _TCP.fullmatch(text)
+        if found is None or int(found["port"]) > 65535:
+            raise ConfigError(
+                f"{text!r} is no address to listen at; give HOST:PORT, such as 127.0.0.1:7780, or unix:PATH"
+            )
+        return cls(found["host"].strip("[]").replace("*", "0.0.0.0"), int(found["port"]))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.path:
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def url(self) -> str:
+        """For people, and for clients on this machine."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def names(self, further: Sequence[str]) -> list[str]:
+        """The names by which it may be asked: "*" for a unix socket, which no browser reaches."""
+        if self.path:
+            return ["*"]
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        local = ["localhost", "127.0.0.1", "[::1]"] if self.is_local else []
+        return [host, *local, *further]
+
+
+def listening(address: Address) -> tuple[socket.socket, Address]:
+    """A socket that listens at `address`, and that address with the port that it got, if it was 0.
+
+    A unix socket is for this user alone, and one that nobody listens at any more is replaced.
+
+    Raises:
+        ConfigError: It cannot be had: EndpointInUse, somebody else has it.
+    """
+    family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if address.path:
+            _remove_deaf(address.path)
+            before = os.umask(0o177)
+            try:
+                sock.bind(address.path)
+            finally:
+                os.umask(before)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((address.host, address.port))
+            address = Address(address.host, sock.getsockname()[1])
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise EndpointInUse(address.url.replace("http", "tcp", 1)) from None
+        step = "give another address with --listen"
+        raise ConfigError(f"cannot listen at {address.url}: {error.strerror or error}; {step}") from None
+    return sock, address
+
+
+def _remove_deaf(path: str) -> None:
+    """Remove a unix socket that nobody listens at, which a killed process has left."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return  # and bind refuses
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(1.0)
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        except OSError:
+            pass
+
+
+def check_open(address: Address, token_file: str | None) -> None:
+    """Refuse to be reached from elsewhere with the one token that was drawn.
+
+    Raises:
+        ConfigError: Others could connect, and there is no file of tokens.
+    """
+    if not address.is_local and token_file is None:
+        raise ConfigError(
+            f"{address.url} can be reached from other machines; give --token-file, and put TLS in front, "
+            f"or listen at 127.0.0.1 or unix:PATH"
+        )
+
+
+class Server(uvicorn.Server):
+    """One gateway that serves a socket until it is told to stop.
+
+    Args:
+        ready: Called when it answers.
+        signals: Whether SIGTERM, SIGINT and SIGHUP tell it to stop. A second one ends it at once.
+    """
+
+    def __init__(self, gateway: Gateway, *, ready: Callable[[], None] = lambda: None, signals: bool = True) -> None:
+        super().__init__(
+            uvicorn.Config(
+                gateway,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                ws="none",
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=GRACE,
+                h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
+            )
+        )
+        self.gateway = gateway
+        self.signal = 0
+        """Which one has ended it."""
+        self._ready, self._signals = ready, signals
+        self._over = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which sets the date that answers have
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), 1.0)  # and not a tenth of a second
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self._signals or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in HEARD}
+        for number in HEARD:
+            if before[number] is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int) -> None:
+        if self._ending is not None:
+            self.force_exit = True
+            self._over.set()
+            return
+        self.signal = number
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse what is new from now on; serve what settles what was taken before, for a while, and end then."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+
+    async def _end(self) -> None:
+        self.gateway.drain()
+        await self.gateway.close_parts()
+        self.should_exit = True
+        self._over.set()
+
+
+async def serve(
+    gateway: Gateway, sock: socket.socket, *, ready: Callable[[], None] = lambda: None, started: Any = None
+) -> int:
+    """Answer at `sock` until a signal ends it, whose number is returned.
+
+    Args:
+        started: Called with the server when there is one, for who stops it otherwise.
+
+    Raises:
+        FabricError: The node cannot start, or messages that no spool keeps are undelivered at its end.
+    """
+    async with gateway:
+        server = Server(gateway, ready=ready)
+        if started is not None:
+            started(server)
+        await server.serve([sock])
+    return server.signal
+
+
+def tokens_for(address: Address, token_file: str | None) -> Tokens | None:
+    """Who may ask a gateway at `address`: those of a file, whoever has the drawn token, or all that reach the socket.
+
+    Raises:
+        ConfigError: The file, or the one of the drawn token, cannot be used.
+    """
+    if token_file is not None:
+        return Tokens.read(token_file)
+    if address.path:
+        return None
+    secret, _ = drawn_token(runtime_folder() / TOKEN_FILE)
+    return Tokens.of(secret, "drawn")
