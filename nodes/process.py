@@ -16,6 +16,7 @@ from peerfabric.discovery.locks import Lock
 from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes import signals
 from peerfabric.nodes.door.door import Door
+from peerfabric.nodes.door.outside import Outside
 
 ENDING: Final = (
     "this program is ending, so a node cannot start any more: what it accepts would be lost; "
@@ -35,7 +36,7 @@ class Resident(Protocol):
     def drain_at_exit(self) -> None:
         """The program is over and did not close this node."""
 
-    def outside(self) -> Any:
+    def outside(self) -> Outside:
         """The node as others than its program see it."""
 
 
