@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -16,6 +17,7 @@ from peerfabric.nodes.cli.exits import pipe_closed
 
 T = TypeVar("T")
 
+INDENT: Final = "    "
 ENTRIES_WIDTH: Final = 130
 """Columns from which an id of 60 has some text beside it."""
 
@@ -97,7 +99,9 @@ def print_entries(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
         return
     for first, *others in rows:
         print_line(first)
-        print_line("    " + "  ".join(cell for cell in others if cell))
+        text = "  ".join(cell for cell in others if cell)
+        for line in textwrap.wrap(text, console.width, initial_indent=INDENT, subsequent_indent=INDENT):
+            print_line(line)
 
 
 def print_made(title: str, made: Table) -> None:

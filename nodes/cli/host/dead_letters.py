@@ -87,7 +87,7 @@ class RunningLetters:
                 found.setdefault(str(letter.get("id")), letter)
         if len(found) >= LETTERS_MAX:
             warn(f"there may be more than {LETTERS_MAX:,}")
-        return sorted(found.values(), key=lambda letter: (letter.get("sent_at") or 0.0, str(letter.get("id"))))
+        return sorted(found.values(), key=_age)
 
     def act(self, do: str, letters: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Retry or drop these; the outcome of each, once, that of a node that did it before others."""
@@ -105,6 +105,12 @@ class RunningLetters:
                     if outcome.get("done") or identity not in outcomes:
                         outcomes[identity] = outcome
         return list(outcomes.values())
+
+
+def _age(letter: dict[str, Any]) -> tuple[float, str, int]:
+    """The oldest first; those of one frame in the order in which they were sent."""
+    stream, _, sequence = str(letter.get("id")).rpartition("/")
+    return letter.get("sent_at") or 0.0, stream, int(sequence) if sequence.isdigit() else 0
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:

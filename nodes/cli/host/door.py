@@ -59,7 +59,7 @@ def answers(timeout: float = LOOK_TIMEOUT, *, queues: int = QUEUES_MAX, folder: 
     """
     from peerfabric import admin
 
-    for answer in admin.processes(timeout, queues=queues, folder=folder):
+    for answer in admin.answers(timeout, queues=queues, folder=folder):
         problem = answer.problem
         if answer.status is None and is_stopped(answer.pid):
             problem = STOPPED

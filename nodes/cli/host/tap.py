@@ -104,5 +104,4 @@ def tap(name: str, count: int, timeout: float | None, looking: Looking) -> None:
 def _line(line: dict[str, Any], form: Form) -> str:
     if form is Form.JSON:
         return to_json(line)
-    name = line.get("queue") or line.get("topic") or ""
-    return f"{printable(str(name))}  {to_json(line.get('body'))}"
+    return f"{printable(str(line.get('name', '')))}  {to_json(line.get('body'))}"

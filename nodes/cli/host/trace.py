@@ -12,7 +12,7 @@ from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host.door import ask_all
 from peerfabric.nodes.cli.host.look import Looking, looks
 from peerfabric.nodes.cli.host.spools import folders, slots_answered
-from peerfabric.nodes.cli.offline import dead_letters_of, looked_at, messages_of, unsettled, warn
+from peerfabric.nodes.cli.offline import dead_letters_of, looked_at, messages_of, unsettled, warn, when
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 from peerfabric.nodes.cli.slots import Id, parse_ids, sheet_of, slots_in
 
@@ -89,14 +89,18 @@ def line(item: dict[str, Any]) -> str:
     pid = f" ({item['pid']})" if item.get("pid") else ""
     slot = f" slot {item['slot']} of {item.get('folder', 'its spool')}" if item.get("slot") is not None else ""
     who = f"{item.get('side') or 'at'} {item.get('node') or '?'}{pid}{slot}"
-    more = "  ".join(f"{name}={_value(value)}" for name, value in rest.items())
+    more = "  ".join(f"{name}={_value(name, value)}" for name, value in rest.items())
     return printable(f"{who}: {item.get('state', '?')}" + (f"  {more}" if more else ""))
 
 
 _FIRST: Final = {"side", "node", "pid", "state", "node_id", "fabric", "slot", "folder", "id", "queue"}
 
 
-def _value(value: Any) -> str:
+def _value(name: str, value: Any) -> str:
+    if name.endswith("_at") and isinstance(value, int | float):
+        return when(int(value * 1000))
     if isinstance(value, float):
         return f"{value:.1f}"
-    return value if isinstance(value, str) else to_json(value)
+    if isinstance(value, str):
+        return repr(value) if " " in value else value
+    return to_json(value)

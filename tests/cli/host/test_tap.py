@@ -12,17 +12,20 @@ from peerfabric.nodes.cli.host import door
 from tests.cli.processes import Processes, heard, node, run, sending, silent
 from tests.cli.spools import opened, put, store_dead_letters
 
-COPY = {"queue": "orders", "id": "a:1:orders/1", "sent_at": 1.0, "headers": None, "body": {"n": 1}}
+COPY = {"kind": "queue", "name": "orders", "id": "a:1:orders/1", "sent_at": 1.0, "headers": None, "body": {"n": 1}}
 TEA = b"\xa3tea"
 
 
 def test_copies_of_all_processes(processes: Processes) -> None:
     """Each once, with its process; what was skipped is said beside them."""
     processes.looks = [[heard(7, node("a")), heard(8, node("b")), silent(9)]]
-    processes.streams = {7: [COPY, {"skipped": 3}], 8: [{**COPY, "body": "\x1b[2J"}]}
+    processes.streams = {
+        7: [COPY, {"kind": "skipped", "name": "orders", "skipped": 3}],
+        8: [{**COPY, "body": "\x1b[2J"}],
+    }
     code, out, err = run("tap", "orders", "-n", "2", "-o", "json", "--timeout", "30")
     assert code == 0
-    assert sorted((line["pid"], line["queue"]) for line in map(json.loads, out.splitlines())) == [
+    assert sorted((line["pid"], line["name"]) for line in map(json.loads, out.splitlines())) == [
         (7, "orders"),
         (8, "orders"),
     ]
@@ -60,7 +63,15 @@ def test_trace_asks_all_and_looks_at_disks(processes: Processes, tmp_path: Path)
     epoch = spool.epoch
     spool.close()
     processes.looks = [[heard(7, node("k", sends=(sending(),)))]]
-    known = {"node": "k", "fabric": "cli", "side": "consumer", "state": "running", "age": 3.25, "line": "app.py:3"}
+    known = {
+        "node": "k",
+        "fabric": "cli",
+        "side": "consumer",
+        "state": "running",
+        "age": 3.25,
+        "sent_at": 0,
+        "error": "it is hot",
+    }
     processes.does = {"trace": lambda process, id, **_: {"found": [known] if id.endswith("/2") else []}}
 
     def trace(sequence: int, *options: str) -> tuple[int, str, str]:
@@ -69,7 +80,7 @@ def test_trace_asks_all_and_looks_at_disks(processes: Processes, tmp_path: Path)
     code, out, err = trace(2)
     assert (code, err) == (0, "")
     running, disk = out.splitlines()
-    assert running == "consumer k (7): running  age=3.2  line=app.py:3"
+    assert running == "consumer k (7): running  age=3.2  sent_at=1970-01-01 00:00:00  error='it is hot'"
     assert disk.startswith("disk ")
     assert disk.endswith(f"slot 0 of {folder}: waiting: whoever has the slot next sends it")
     states = [json.loads(trace(n, "-o", "json")[1])["state"] for n in (1, 3, 4)]
