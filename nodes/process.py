@@ -27,6 +27,8 @@ ENDING: Final = (
 class Resident(Protocol):
     """A node that runs in this process."""
 
+    node: Any
+    """Its context."""
     is_adopted: bool
     """Another one of this process closes it with itself."""
 

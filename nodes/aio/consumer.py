@@ -88,6 +88,7 @@ class AsyncConsumer(Generic[T_co]):
         self._told = 0
         """How many of them the machine knows of."""
         self._at_least = 1
+        self._besides = 0
         # Of a handler: `takers` threads or tasks take for good, and go on with the next message when a call is over. Of
         # those that do not wait in a call that is suspended, `at_once` may take at one time. So short calls are made by
         # one of them, and a message that waits behind a long one is soon taken by another.
@@ -526,7 +527,7 @@ class AsyncConsumer(Generic[T_co]):
     @property
     def _is_stalled(self) -> bool:
         """Whether a program has left its last message unsettled; a handler has not, it is at its call."""
-        return not self._takers and self._last is not None and not self._last._settled
+        return not (self._takers or self._besides) and self._last is not None and not self._last._settled
 
     def _what(self) -> str:
         if self._is_stalled:
@@ -556,11 +557,21 @@ class AsyncConsumer(Generic[T_co]):
     def _tell(self, now: float) -> None:
         """Let the machine know how many calls wait. Called under the engine's lock."""
         self._told = waiting = len(self._waits)
-        self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
+        self.end.want(waiting, max(waiting, self._takers, self._at_least) + self._besides, now)
 
     def declare_takers(self, count: int, at_once: int, *, tasks: bool) -> None:
         """`count` tasks or threads take from here for good; `at_once` of them to begin with."""
         self._takers, self._at_once, self.in_tasks = count, at_once, tasks
+
+    def want_besides(self, count: int) -> None:
+        """Want `count` messages more than calls wait for: others work on those, or are to get them, at the same time.
+
+        For who takes on behalf of many: by itself a program that has settled nothing gets nothing more.
+        """
+        if count != self._besides:
+            self._besides, self._told = count, -1
+            if self._waits and not self.alerted:
+                self._node.pump.wake_soon(self)
 
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)

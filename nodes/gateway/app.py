@@ -19,10 +19,11 @@ from starlette.routing import Route
 
 from peerfabric.errors import ConfigError, FabricError
 from peerfabric.gateway import bodies
-from peerfabric.gateway.auth import Origins, Tokens, authenticate, authorize
+from peerfabric.gateway.auth import READING, Origins, Tokens, authenticate, authorize
 from peerfabric.gateway.keys import FILE, Keys
 from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.operations import Operation
+from peerfabric.gateway.others import Other
 from peerfabric.gateway.problems import Problem, problem_of
 from peerfabric.gateway.shared import Shared
 from peerfabric.nodes.aio.node import AsyncNode
@@ -31,9 +32,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-READING: Final = frozenset({"", "read", "subscribe"})
-"""Scopes whose operations change nothing."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -65,6 +63,7 @@ class Gateway(Shared):
         cors: Origins of pages of other sites that may ask it.
         limits: Sizes and times.
         read_only: Nothing can be sent, taken or changed.
+        also: Other gateways, whose hosts are shown together with this one; `others` reads them.
         keys: The file of idempotency keys. None: in the folder of the node's spool; without one, in memory.
 
     Raises:
@@ -80,6 +79,7 @@ class Gateway(Shared):
         cors: Sequence[str] = (),
         limits: Limits | None = None,
         read_only: bool = False,
+        also: Sequence[Other] = (),
         keys: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(node, AsyncNode):
@@ -91,9 +91,8 @@ class Gateway(Shared):
             )
         if isinstance(tokens, str):
             tokens = Tokens.read(tokens)
-        super().__init__(node, tokens, limits or Limits(), operations())
+        super().__init__(node, tokens, limits or Limits(), operations(), also=also, read_only=read_only)
         self._origins = Origins(None if hosts is None or "*" in hosts else hosts, cors)
-        self._read_only = read_only
         self._keys_path = None if keys is None else os.fspath(keys)
         self._begun = False
         self._owns_node = False
@@ -193,7 +192,7 @@ class Gateway(Shared):
             if operation.scope:
                 request.state.token = token = authenticate(request, self.tokens)
                 authorize(token, operation, request.path_params)
-            if self._read_only and operation.scope not in READING:
+            if self.read_only and operation.scope not in READING:
                 raise Problem(
                     403, "Read only", "this gateway changes nothing; ask one without --read-only", code="read-only"
                 )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Scope = Literal["send", "take", "publish", "subscribe", "call", "read", "admin"]
 SCOPES: Final = frozenset[str](get_args(Scope))
+READING: Final = frozenset({"", "read", "subscribe"})
+"""Scopes whose operations change nothing."""
 EVERYTHING: Final = ">"
 SECRET_LENGTH_MIN: Final = 16
 TOKENS_MAX: Final = 1_000

@@ -9,7 +9,7 @@ import pytest
 
 from tests.nodes.conftest import Child
 
-STORAGE = "peerfabric.nodes.storage.disk_thread,peerfabric.nodes.storage.ledger_store"
+STORAGE = ",".join(f"peerfabric.nodes.storage.{name}" for name in ("disk_thread", "ledger_store", "room_watch"))
 SPOOL = f"crc32c,email,importlib.metadata,zipfile,peerfabric.spool,{STORAGE}"
 FINDING = ",".join(f"peerfabric.discovery.{name}" for name in ("mdns", "txt", "remembered", "packages", "conformance"))
 LAN = f"{FINDING},ifaddr,ipaddress,tomllib,peerfabric.secret,peerfabric.nodes.io.curve,peerfabric.nodes.io.ports"

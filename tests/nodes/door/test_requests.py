@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +21,19 @@ from peerfabric.admin import Answer, Following, NotAnswered, answers, ask, follo
 from peerfabric.nodes.door.conversation import LINES_MAX, Lines
 from peerfabric.nodes.door.door import Door
 from peerfabric.nodes.door.place import CONNECTIONS_MAX
-from peerfabric.nodes.door.requests import BODY_MAX, Refused, answer, cut
+from peerfabric.nodes.door.requests import (
+    BODY_MAX,
+    ActIds,
+    ActQueue,
+    AskDead,
+    AskStatus,
+    AskTap,
+    AskTrace,
+    Look,
+    Refused,
+    answer,
+    cut,
+)
 from peerfabric.status import NodeStatus, Process, Status
 from tests.nodes.conftest import Child, eventually
 from tests.nodes.door.test_door import names, own, raw
@@ -388,3 +404,38 @@ def test_answers_that_are_none(runtime: Path, monkeypatch: pytest.MonkeyPatch) -
         later = b'{"process":{"pid":1,"started":2,"later":3}}\n'
         monkeypatch.setattr(conversation, "_line", lambda found: later)
         assert processes(30)[0].status == Status(process=Process(pid=1, started=2))
+
+
+# Documentation
+
+
+def test_the_table_of_requests() -> None:
+    """Of docs/operations.md: what can be asked, with the arguments that there are."""
+    text = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    table = text.partition("## The admin socket")[2].partition("|---|")[2]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*?)\| ", table, re.M)
+    word = re.compile(r"`(\w+)`")
+    told = {name: set(word.findall(fields)) for names, fields in rows for name in word.findall(names)}
+    both = {"fabric", "node"}
+    kinds = {
+        "status": AskStatus, "stacks": Look, "dead": AskDead, "trace": AskTrace, "tap": AskTap,
+        **dict.fromkeys(("retry", "drop"), ActIds), **dict.fromkeys(("pause", "resume", "purge"), ActQueue),
+    }  # fmt: skip
+    assert told == {name: {*kind.__struct_fields__} - both for name, kind in kinds.items()}
+    with pytest.raises(Refused) as unknown:
+        answer(list, {"do": "?"})
+    assert unknown.value.more["can"] == sorted(kinds)
+
+
+def test_the_line_of_the_documentation(runtime: Path) -> None:
+    """As written there, where socat is installed; by a socket of ours elsewhere."""
+    text = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    [command] = re.findall(r"^\$ (echo .*socat.*)$", text, re.M)
+    with Node("a") as node:
+        node.statistics()
+        if shutil.which("socat"):
+            here = command.replace("$XDG_RUNTIME_DIR/peerfabric", str(runtime))
+            found = json.loads(subprocess.run(here, shell=True, capture_output=True, check=True, timeout=60).stdout)
+        else:
+            found = raw(own(runtime), re.findall(r"echo '(.*?)'", command)[0].encode() + b"\n")
+        assert found["nodes"][0]["name"] == "a"
