@@ -44,7 +44,7 @@ from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.receiver import Receiver
 from peerfabric.queue.sender import Sender
 from peerfabric.ranges import Ranges
-from peerfabric.reports import CallAccount, PeerView, Statistics
+from peerfabric.reports import CallAccount, PeerView, ServiceAccount, Statistics
 from peerfabric.topic.publisher import OutgoingTopic
 from peerfabric.topic.subscriber import IncomingTopic
 from peerfabric.topic.topics import Topics
@@ -665,11 +665,17 @@ class Engine:
             consumers=tuple(consumer.account() for consumer in self.consumers.by_queue.values()),
             publishers=tuple(publisher.account() for publisher in self.topics.publishers.values()),
             subscribers=tuple(subscriber.account() for subscriber in self.topics.subscribers.values()),
-            services=self._responder.accounts() if self._responder is not None else (),
-            calls=self._caller.account() if self._caller is not None else CallAccount(),
+            services=self.service_accounts(),
+            calls=self.call_account(),
             peers=sum(1 for link in self.links.by_wire.values() if link.up and link.wire != OURSELVES),
             counters=dict(self.links.counters),
         )
+
+    def service_accounts(self) -> tuple[ServiceAccount, ...]:
+        return self._responder.accounts() if self._responder is not None else ()
+
+    def call_account(self) -> CallAccount:
+        return self._caller.account() if self._caller is not None else CallAccount()
 
     def consumers_of(self, queue: str) -> list[Address]:
         """Where nodes are that consume `queue`, or may; this one among them."""

@@ -68,7 +68,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Letters(msgspec.Struct, frozen=True, kw_only=True):
-    """The dead letters of one queue; `full`: there is no room for more, and the oldest go."""
+    """The dead letters of one queue; `full`: nothing of it is sent until some are gone."""
 
     count: int = 0
     bytes: int = 0
@@ -80,7 +80,8 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     """One queue that this node sends to.
 
     oldest_waiting      age of the oldest message that could be sent now, None if nothing waits
-    oldest_unsettled    age of the oldest that is not settled, None if all are; an upper bound within one frame's size
+    oldest_unsettled    age of the oldest that is not settled, None if all are, or are on disk and yet to be read; an
+                        upper bound within one frame's size
     consumers           names of the peers that consume it
     credit_free         how many more messages these would take now
     blocked_senders     calls of `send` that wait for room
@@ -99,7 +100,12 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that user code has now: for `age` seconds, its lease ends in `lease_left`; `line` is FILE:LINE."""
+    """A message that user code has now: for `age` seconds, its lease ends in `lease_left`.
+
+    handler     that was called with it; empty: a loop of the program has taken it
+    thread      that has it, or the task; empty: whoever took it, it has been handed on
+    line        FILE:LINE where that is now, in the program's own code
+    """
 
     id: str
     age: float

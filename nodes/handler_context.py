@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import ref
 
 from peerfabric.arguments import check_timeout
 from peerfabric.nodes.io.waiting import clock, running_loop
@@ -52,6 +53,10 @@ class Input(Protocol):
         """Its node closes: others get what nobody settled of it; how many messages that are."""
 
 
+hands: Final[set[ref[Hand]]] = set()
+"""Of all threads and tasks of this process that have taken something, for who looks what they do."""
+
+
 class Hand:
     """What one thread or task has in hand.
 
@@ -63,12 +68,14 @@ class Hand:
     taken_by    which thread or task it is
     """
 
-    __slots__ = ("earlier", "newest", "taken_by")
+    __slots__ = ("__weakref__", "earlier", "newest", "taken_by")
 
     def __init__(self, newest: Input | None, taken_by: int = 0) -> None:
         self.newest = newest
         self.earlier: dict[Input, None] = {}
         self.taken_by = taken_by
+        if taken_by:
+            hands.add(ref(self, hands.discard))
 
     def add(self, taken: Input) -> None:
         """`taken` comes to what is in hand already."""

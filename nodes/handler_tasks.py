@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from math import inf
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 
 from peerfabric.errors import FabricError
 from peerfabric.nodes.context import Life, NodeContext
@@ -190,3 +190,7 @@ class _Calls:
                 pass
         if self._task.cancelling():
             raise asyncio.CancelledError
+
+
+drive_code: Final = _Calls._drive.__code__
+"""Of the generator that stands between the task and the call that it runs, for who looks where that is."""

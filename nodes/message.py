@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import operator
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, overload
@@ -14,7 +16,9 @@ from peerfabric.arguments import DELAY_MAX, LEASE_MAX, check_seconds, described,
 from peerfabric.errors import reduced
 from peerfabric.nodes.fronts import LETTER_COPIED, MESSAGE_COPIED, PLAIN_WITH, UPDATE_COPIED, refusing
 from peerfabric.nodes.handler_context import Hand, hand_here, has_failed, take_over
+from peerfabric.nodes.platform import CLOCK
 from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.status import HANDLER_SECONDS
 from peerfabric.topic.subscriber import UpdateBatch
 from peerfabric.wire.bodies import split
 from peerfabric.wire.frames import MSGPACK
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 _log = logging.getLogger("peerfabric")
+
+_boottime: Final = CLOCK
+_gettime: Final = time.clock_gettime
+_SHORT: Final = HANDLER_SECONDS[0]
 
 
 class Retry(Exception):
@@ -107,6 +115,9 @@ class Owner(Protocol):
     """Tasks of an event loop take from it."""
     waits_for_outputs: bool
     """What was sent because of a message has to be safe before that is acked."""
+    seconds: list[int]
+    """How many messages were in hand for how long, by `HANDLER_SECONDS`."""
+    seconds_sum: float
 
     def ledger_writer(self) -> LedgerWriter | None:
         """Who writes there for the calling code; None: itself."""
@@ -129,6 +140,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     _delivery: Delivery
     _index: int
     body: T_co
+    _taken_at: float = 0.0
+    """When, by the clock of this node."""
     _settled: bool = False
     _outputs: Any = None
     """What was sent because of it and is not stored, an `Outputs` or a `Single`; None: nothing."""
@@ -154,6 +167,14 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         self._settled = True
         owner = self._owner
         delivery, index, outputs = self._delivery, self._index, self._outputs
+        # As `_note`, which would be a call more for each message. Threads change at calls only, so no count is lost.
+        took = _gettime(_boottime) - self._taken_at
+        if took < _SHORT:
+            owner.seconds[0] += 1
+        else:
+            at = bisect_left(HANDLER_SECONDS, took)
+            owner.seconds[at] += 1
+        owner.seconds_sum += took
         if outputs is not None:
             handon = owner.end.handon
             assert handon is not None
@@ -231,6 +252,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
     def _settle(self, verdict: Verdict, delay: float, text: str) -> None:
         if not self._settled:
             self._settled = True
+            _note(self._owner, self._taken_at, 1)
             self._delivery.verdicts.append((verdict, self._index, self._index + 1, delay, text))
             self._owner.decided()
 
@@ -307,7 +329,7 @@ class Batch(Sequence[T_co]):
     come one by one, so that the one that fails is found.
     """
 
-    __slots__ = ("_bodies", "_nacked", "_outputs", "_owner", "_parts", "_settled")
+    __slots__ = ("_bodies", "_nacked", "_outputs", "_owner", "_parts", "_settled", "_taken_at")
 
     if not TYPE_CHECKING:
         __reduce__ = refusing(MESSAGE_COPIED)
@@ -317,6 +339,7 @@ class Batch(Sequence[T_co]):
         self._parts = parts
         self._bodies = bodies
         self._nacked: set[int] = set()
+        self._taken_at = _gettime(_boottime)
         self._settled = False
         self._outputs: Outputs | Single | None = None
 
@@ -328,6 +351,7 @@ class Batch(Sequence[T_co]):
         if self._settled:
             return
         self._settled = True
+        _note(self._owner, self._taken_at, len(self._bodies))
         parts = self._parts if not self._nacked else self._not_nacked()
         if self._outputs is not None:
             handon = self._owner.end.handon
@@ -387,7 +411,7 @@ class Batch(Sequence[T_co]):
         if len(self._bodies) == 1:
             self._settled = True
             [(delivery, low, _)] = self._parts
-            Message(self._owner, delivery, low, self._bodies[0]).failed(error)
+            Message(self._owner, delivery, low, self._bodies[0], self._taken_at).failed(error)
         elif has_failed(error):
             self._settle(Verdict.BATCH_FAILED, described(error))
         else:
@@ -407,6 +431,7 @@ class Batch(Sequence[T_co]):
     def _settle(self, verdict: Verdict, text: str) -> None:
         if not self._settled:
             self._settled = True
+            _note(self._owner, self._taken_at, len(self._bodies))
             for delivery, low, high in self._parts:
                 delivery.verdicts.append((verdict, low, high, -1.0, text))
             self._owner.decided()
@@ -462,6 +487,14 @@ class Batch(Sequence[T_co]):
             self.ack()
         else:
             self.failed(error)
+
+
+def _note(owner: Owner, taken_at: float, count: int) -> None:
+    """So many messages were in hand from then until now."""
+    took = _gettime(_boottime) - taken_at
+    at = bisect_left(HANDLER_SECONDS, took)
+    owner.seconds[at] += count
+    owner.seconds_sum += took * count
 
 
 IN_HAND: Final = "in hand"

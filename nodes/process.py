@@ -35,6 +35,9 @@ class Resident(Protocol):
     def drain_at_exit(self) -> None:
         """The program is over and did not close this node."""
 
+    def outside(self) -> Any:
+        """The node as others than its program see it."""
+
 
 class Opening(Protocol):
     """The files of a node that is only starting."""
@@ -105,8 +108,8 @@ def _seen() -> list[Any]:
 
 
 def residents() -> list[Resident]:
-    """The nodes that run in this process, also those that others of it have adopted."""
-    return list(_running)
+    """The nodes that run in this process now, adopted ones last."""
+    return sorted(_running.copy(), key=lambda node: node.is_adopted)
 
 
 def opens(files: Opening) -> None:

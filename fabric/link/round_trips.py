@@ -43,6 +43,8 @@ class RoundTrips(Machine):
         self._waiting: dict[Link, list[RoundTrip]] = {}
         self._kept: dict[Link, None] = {}
         self._redial_at: dict[str, float] = {}
+        self.last: dict[Link, float] = {}
+        """The seconds that the last answer took on each link, whoever asked."""
 
     def handlers(self) -> Mapping[type, Handler]:
         return {Pong: self._handle_pong}
@@ -84,6 +86,8 @@ class RoundTrips(Machine):
         return link in self._kept
 
     def _handle_pong(self, link: Link, pong: Pong, body: object, now: float) -> None:
+        if pong.stamp <= now:
+            self.last[link] = now - pong.stamp
         waiting = self._waiting.get(link)
         if waiting:
             for trip in waiting:
@@ -96,6 +100,7 @@ class RoundTrips(Machine):
             self._kept.pop(link, None)
 
     def link_down(self, link: Link) -> None:
+        self.last.pop(link, None)
         for trip in self._waiting.pop(link, ()):
             trip.lost = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,19 +26,32 @@ class DeadLetters:
         self._letters: dict[str, DeadLetter] = {}
         self.bytes = 0
         """What they cost; from `bytes_max` on they are full."""
+        self.by_reason: dict[str, int] = {}
+        """How many there are."""
+
+    def __len__(self) -> int:
+        return len(self._letters)
 
     def put(self, letter: DeadLetter) -> None:
         """Keep `letter` as the newest, instead of one of the same message."""
         self.take(letter.id)
         self._letters[letter.id] = letter
         self.bytes += cost([letter.data])
+        self.by_reason[letter.reason] = self.by_reason.get(letter.reason, 0) + 1
 
     def take(self, identity: str) -> DeadLetter | None:
         """Remove and return the letter of that message; None if it is not here."""
         letter = self._letters.pop(identity, None)
         if letter is not None:
             self.bytes -= cost([letter.data])
+            left = self.by_reason.pop(letter.reason) - 1
+            if left:
+                self.by_reason[letter.reason] = left
         return letter
+
+    def find(self, identity: str) -> DeadLetter | None:
+        """The letter of that message, which stays; None if it is not here."""
+        return self._letters.get(identity)
 
     def all(self) -> list[DeadLetter]:
         """Those that are here, the oldest first."""
@@ -53,6 +67,7 @@ class DeadLetters:
     def check(self) -> None:
         """Assert that the bytes are the sum."""
         assert self.bytes == sum(cost([letter.data]) for letter in self._letters.values()), "letter bytes"
+        assert self.by_reason == dict(Counter(letter.reason for letter in self._letters.values())), "letters by reason"
 
 
 def dead_letters_of(

@@ -14,8 +14,9 @@ from peerfabric.queue.backlog import Backlog
 from peerfabric.queue.dead_letters import DIED_WITH_IT
 from peerfabric.queue.marks import Marks, News, state_of
 from peerfabric.queue.numbering import Numbering
-from peerfabric.queue.outgoing import End, OutgoingQueue, Settled
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEATHS_TO_ISOLATE, Kind, Run
+from peerfabric.queue.settled import End, Settled
 from peerfabric.ranges import Ranges
 from peerfabric.reports import DeadLetter, QueueAccount
 from peerfabric.wire.frames import Extra, Nack
@@ -110,6 +111,16 @@ class DurableQueue(OutgoingQueue):
         if extras is not None:
             extras = {at: extra for at, extra in extras.items() if at < len(bodies)} or None
         return self.pending.append(first, bodies, sent_ms, extras, codec, kind)
+
+    def purge(self) -> int:
+        backlog, dropped = self.backlog, super().purge()
+        held = Ranges(part for ranges in backlog.adopted.values() for part in ranges.common(backlog.load_at, self.next))
+        for start, stop in held.missing(backlog.load_at, self.next):
+            dropped += sum(high - low for low, high in self._settle_missing("dropped", start, stop))
+        # What consumers have is yet to be read, to be in flight there.
+        backlog.load_at = held.lowest or self.next
+        backlog.note_states()
+        return dropped
 
     def adopt_options(self, codec: int, max_attempts: int, memory_bytes: int) -> None:
         """The handle of a queue that was recovered before it was asked for says what it wants."""

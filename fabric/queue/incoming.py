@@ -84,12 +84,15 @@ class IncomingQueue:
         self.granting = Granting(budget, horizon)
         self.window = self.granting.window
         self.closed = False
+        self.paused = False
+        """Somebody wants nothing handed out here: see `Receiver.pause`."""
         self.lapsed: list[tuple[str, int]] = []
         """(stream, sequence) whose lease ended, for the driver to warn about."""
         self._overdue = Overdue(budget)
         self._expiring = Expiring()
         self._takers = 0
-        self._taken_at = -inf
+        self._taken_at = self.handed_at = -inf
+        """When somebody was there to take, and when something was last handed out, as far as it is known."""
         self._busy_mark = 0.0
         self.turns = Turns()
         self.producers = Producers(queue, self.granting, remembered)
@@ -295,7 +298,7 @@ class IncomingQueue:
 
     def available(self, now: float) -> bool:
         """Whether `take` would return something."""
-        return self.turns.available(now)
+        return not self.paused and self.turns.available(now)
 
     def take(self, now: float) -> Delivery | None:
         """Hand out the next delivery, in turn by bytes over the producers; None if nothing may be handed out."""
@@ -304,8 +307,9 @@ class IncomingQueue:
         self._taken_at = now
         if self._expiring.at <= now:
             self._drop_expired(now)
-        delivery = self.turns.take(now)
+        delivery = self.turns.take(now) if not self.paused else None
         if delivery is not None:
+            self.handed_at = now
             if not self._open:
                 self._busy_mark = now
             self._open[delivery] = None
@@ -321,9 +325,9 @@ class IncomingQueue:
             self._expiring.add(delivery)
             self.turns.join(source)
 
-    def give_back_unstarted(self) -> None:
-        """Return everything that was not handed out, to be processed elsewhere."""
-        self._take_back(None, None, report=True)
+    def give_back_unstarted(self, only: str | None = None) -> None:
+        """Return everything that was not handed out, or what is of one peer, to be processed elsewhere."""
+        self._take_back(only, None, report=True)
 
     def rest(self) -> None:
         """Whoever took from here has stopped: return the unstarted at once, grant nothing until the next take."""
@@ -407,7 +411,7 @@ class IncomingQueue:
             if not observed:
                 observed.append((delivery.next, now))
             elif delivery.next > observed[-1][0]:
-                self._taken_at = max(self._taken_at, now)
+                self.handed_at = self._taken_at = max(self._taken_at, now)
                 observe(delivery, now)
             if delivery.left == 0:
                 self._close_if_finished(delivery)
@@ -602,6 +606,11 @@ class IncomingQueue:
         return open_rest + buffered
 
     @property
+    def in_hand(self) -> list[Delivery]:
+        """Those of which user code may have something."""
+        return list(self._open)
+
+    @property
     def unsettled_started(self) -> int:
         """Messages in the hands of user code."""
         return sum(d.left - max(0, d.limit - d.next) for d in self._open)
@@ -610,7 +619,7 @@ class IncomingQueue:
         """Raise the totals as far as the window and the budget allow."""
         if self.handon is not None:
             self.granting.deferred = self.handon.count
-        if not self.closed and (self._takers or now - self._taken_at < IDLE_AFTER):
+        if not (self.closed or self.paused) and (self._takers or now - self._taken_at < IDLE_AFTER):
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
 
@@ -632,7 +641,7 @@ class IncomingQueue:
 
     def is_neglected(self, now: float) -> bool:
         """Whether messages wait for this consumer, and nobody here has any in hand or waits for one."""
-        if self.closed or self._takers or self._open or now - self._taken_at < IDLE_AFTER:
+        if self.closed or self.paused or self._takers or self._open or now - self._taken_at < IDLE_AFTER:
             return False
         return any(source.buffer or (source.attached and source.credit.waiting) for source in self._sources.values())
 

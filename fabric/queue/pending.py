@@ -418,6 +418,21 @@ class Pending:
             self._remove(run)
         return found
 
+    def ready(self) -> list[Run]:
+        """Of the new ones, and of those given back, the run with the lowest number: what could be sent first."""
+        return [runs[0] for runs in (self._fresh, self._returned.runs) if runs]
+
+    def fronts(self) -> list[Run]:
+        """As `ready`, delayed ones included."""
+        return [*self.ready(), *self._delayed.runs[:1]]
+
+    def take_all(self) -> list[Run]:
+        """Remove and return everything, delayed ones included."""
+        runs = [*self._returned.take_all(), *self._delayed.take_all(), *self._fresh]
+        self._fresh.clear()
+        self.count = 0
+        return runs
+
     def clear(self) -> int:
         """Nothing waits any more; return what it cost."""
         released = self._returned.cost + self._delayed.cost + sum(run.cost for run in self._fresh)

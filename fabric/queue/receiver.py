@@ -93,6 +93,43 @@ class Receiver(Machine):
         self.deadlines.put(end, -inf)
         return end
 
+    def pause(self, queue: str, now: float) -> bool:
+        """Hand out nothing more of `queue`, and grant nothing, until `resume`; what was not started goes to others.
+
+        What is in hand goes on. Returns False if nobody here consumes it.
+        """
+        end = self.by_queue.get(queue)
+        if end is None or end.closed:
+            return False
+        end.progress(now)
+        end.paused = True
+        for peer, source in end.producers.by_peer.items():
+            if source.proven_gone:  # nobody else can get these: they wait here
+                end.fence(peer, -inf)
+        self._return_unstarted(end)
+        self._after_progress(end, now)
+        return True
+
+    def resume(self, queue: str, now: float) -> bool:
+        """Take again of `queue`; False if nobody here consumes it."""
+        end = self.by_queue.get(queue)
+        if end is None or end.closed:
+            return False
+        end.paused, end.granting.changed = False, True
+        for peer, source in end.producers.by_peer.items():
+            if source.proven_gone:
+                end.fence(peer, inf)
+        self._after_progress(end, now)
+        self._changed.add(end)
+        return True
+
+    @staticmethod
+    def _return_unstarted(end: IncomingQueue) -> None:
+        """What has come to a paused queue goes back, except of producers that are gone."""
+        for peer, source in end.producers.by_peer.items():
+            if not source.proven_gone:
+                end.give_back_unstarted(peer)
+
     def _meets(self, end: IncomingQueue, name: str) -> None:
         """`end` may have streams of the node of that peer or stream."""
         node_id = name.partition(":")[0]
@@ -123,6 +160,8 @@ class Receiver(Machine):
         return bool(self._control.due)
 
     def _after_progress(self, end: IncomingQueue, now: float) -> None:
+        if end.paused and end.turns:
+            self._return_unstarted(end)
         handon = end.handon
         if handon is not None:
             if handon.told:

@@ -366,6 +366,10 @@ class InFlight:
         """The numbers that `peer` has."""
         return Ranges((run.first, run.stop) for run in self.runs(peer))
 
+    def fronts(self) -> list[Run]:
+        """Of each peer the run with the lowest number."""
+        return [table.runs[0] for table in self.tables.values() if table.runs]
+
     def places(self) -> Iterator[tuple[str, Sequence[Run]]]:
         """Each peer with its runs."""
         for peer, table in self.tables.items():

@@ -122,6 +122,11 @@ class Spare:
             self._files.close(descriptor)
         self._free.append(True)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing of it is lacking."""
+        return self._bytes >= self._wanted
+
     def fill(self) -> None:
         """Have all of it again if there is space for that; if there is none at all, all or nothing."""
         if not self._wanted or (self._free and self._bytes == self._wanted):

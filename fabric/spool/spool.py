@@ -246,6 +246,16 @@ class Spool:
         """Bytes of all segments of all queues."""
         return self._budget.used_bytes
 
+    @property
+    def limit_bytes(self) -> int | None:
+        """How many they may have; None: what the disk has."""
+        return self._budget.limit_bytes
+
+    @property
+    def spare_ok(self) -> bool:
+        """Whether what must be noted can be on a full disk: nothing of the spare was given away."""
+        return self._budget.spare.is_full
+
     def with_spare(self, act: Callable[[], T]) -> T:
         """Do something small on a full disk with the space of the spare, which is made anew when there is space again.
 

@@ -150,6 +150,11 @@ class IncomingTopic:
     def available(self) -> bool:
         return bool(self._buffer)
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What waits for user code."""
+        return self._buffered_bytes
+
     def take(self) -> UpdateBatch | None:
         """The next updates for user code, oldest first."""
         if not self._buffer:

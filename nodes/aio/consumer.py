@@ -25,9 +25,12 @@ from peerfabric.nodes.platform import CLOCK
 from peerfabric.nodes.storage.offload import LedgerWriter, Offloaded
 from peerfabric.queue.delivery import Delivery, Verdict, extend
 from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.status import HANDLER_SECONDS
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -85,6 +88,7 @@ class AsyncConsumer(Generic[T_co]):
         self._told = 0
         """How many of them the machine knows of."""
         self._at_least = 1
+        self._besides = 0
         # Of a handler: `takers` threads or tasks take for good, and go on with the next message when a call is over. Of
         # those that do not wait in a call that is suspended, `at_once` may take at one time. So short calls are made by
         # one of them, and a message that waits behind a long one is soon taken by another.
@@ -99,6 +103,9 @@ class AsyncConsumer(Generic[T_co]):
         self._wakes = False
         self._resting = False
         self._last: Message[T_co] | None = None
+        self.seconds = [0] * (len(HANDLER_SECONDS) + 1)
+        """How many messages were in hand for how long, by those bounds, and in all."""
+        self.seconds_sum = 0.0
         self._ledger_writer = LedgerWriter(ledger_store, self.queue, self.decided) if ledger_store is not None else None
 
     @property
@@ -110,6 +117,16 @@ class AsyncConsumer(Generic[T_co]):
     def waiting(self) -> Waiting:
         """How the front of this node waits."""
         return self._node.waiting
+
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """The event loop that its node belongs to."""
+        return self._node.loop
+
+    @property
+    def takers(self) -> int:
+        """Threads or tasks that take from it now: those of a handler, or those that wait for a message."""
+        return max(self._takers, len(self._waits))
 
     # Between the threads
 
@@ -301,10 +318,10 @@ class AsyncConsumer(Generic[T_co]):
                     if index < delivery.limit:
                         # Claim first, look at the fence second: see delivery.py.
                         delivery.next = index + 1
-                        if _gettime(_boottime) < delivery.until:
+                        if (now := _gettime(_boottime)) < delivery.until:
                             body = delivery.bodies[index]  # type: ignore[index]
                             if body.__class__ is not DecodeError:
-                                return Message(self, delivery, index, body)
+                                return Message(self, delivery, index, body, now)
                             self._refuse(delivery, index, body)
                             continue
                         self._unclaim(delivery, index)
@@ -336,7 +353,7 @@ class AsyncConsumer(Generic[T_co]):
                 return None
             index = delivery.next
             delivery.next = index + 1
-            if _gettime(_boottime) >= delivery.until:
+            if (now := _gettime(_boottime)) >= delivery.until:
                 self._unclaim(delivery, index)
                 self._current = None
                 return None
@@ -344,7 +361,7 @@ class AsyncConsumer(Generic[T_co]):
             if body.__class__ is DecodeError:
                 self._refuse(delivery, index, body)
                 return None
-            self._last = message = Message(self, delivery, index, body)
+            self._last = message = Message(self, delivery, index, body, now)
             self._taken += 1
             hand = hand_here()
             if hand is None or self.in_tasks or hand.earlier or not ((held := hand.newest) is None or held._settled):
@@ -510,7 +527,7 @@ class AsyncConsumer(Generic[T_co]):
     @property
     def _is_stalled(self) -> bool:
         """Whether a program has left its last message unsettled; a handler has not, it is at its call."""
-        return not self._takers and self._last is not None and not self._last._settled
+        return not (self._takers or self._besides) and self._last is not None and not self._last._settled
 
     def _what(self) -> str:
         if self._is_stalled:
@@ -540,11 +557,21 @@ class AsyncConsumer(Generic[T_co]):
     def _tell(self, now: float) -> None:
         """Let the machine know how many calls wait. Called under the engine's lock."""
         self._told = waiting = len(self._waits)
-        self.end.want(waiting, max(waiting, self._takers, self._at_least), now)
+        self.end.want(waiting, max(waiting, self._takers, self._at_least) + self._besides, now)
 
     def declare_takers(self, count: int, at_once: int, *, tasks: bool) -> None:
         """`count` tasks or threads take from here for good; `at_once` of them to begin with."""
         self._takers, self._at_once, self.in_tasks = count, at_once, tasks
+
+    def want_besides(self, count: int) -> None:
+        """Want `count` messages more than calls wait for: others work on those, or are to get them, at the same time.
+
+        For who takes on behalf of many: by itself a program that has settled nothing gets nothing more.
+        """
+        if count != self._besides:
+            self._besides, self._told = count, -1
+            if self._waits and not self.alerted:
+                self._node.pump.wake_soon(self)
 
     if not TYPE_CHECKING:
         __iter__ = refusing(ASYNC_FOR)

@@ -47,6 +47,7 @@ from peerfabric.reports import PeerView, ServiceView, Statistics
 from peerfabric.wire.frames import HEADER_BYTES_MAX, Address
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.aio.outside import Outside
     from peerfabric.nodes.rekeying import Rekeying
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
@@ -178,6 +179,12 @@ class Lifecycle:
             _log.error("%s", error)
 
     # Reports
+
+    def outside(self) -> Outside:
+        """The node as others than its program see it, once it has started."""
+        from peerfabric.nodes.aio.outside import Outside  # when somebody looks
+
+        return Outside(self.node, self.handles, self.handlers, self._adoptions, adopted=self.is_adopted)
 
     def peers(self) -> list[PeerView]:
         """Every node that this one knows of; this starts it, unless that takes a thread."""

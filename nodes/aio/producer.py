@@ -166,6 +166,11 @@ class AsyncProducer(Generic[T_contra]):
         return self._outbox.alerted
 
     @property
+    def blocked(self) -> int:
+        """How many calls wait for room, in memory or on disk."""
+        return len(self._outbox.blocked)
+
+    @property
     def storing(self) -> bool:
         """Whether messages are on their way to the disk."""
         return not self._outbox.idle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -140,17 +141,17 @@ async def _outcome(
         try:
             async with shared.waiting(request):
                 await shared.until_ending(producer.wait(receipt, sending.confirm, sending.timeout))
-        except (NotConfirmed, QueueFull, Rejected, Problem):
+        except (NotConfirmed, Rejected, NodeClosed, Problem):
             pass  # its state says it
+        with suppress(NodeClosed):  # just now
+            return _accepted(producer, receipt, producer.state(receipt))
     return _accepted(producer, receipt)
 
 
-def _accepted(producer: AsyncProducer[Any], receipt: Receipt) -> tuple[int, bytes]:
-    try:
-        state = producer.state(receipt)
-    except NodeClosed:  # just now
-        state = "stored" if producer.is_safe else "queued"
-    return 200 if state == "processed" else 202, msgspec.json.encode({"id": receipt.id, "state": state})
+def _accepted(producer: AsyncProducer[Any], receipt: Receipt, state: str = "") -> tuple[int, bytes]:
+    """The answer to a message that is accepted; `state` if more was waited for."""
+    found = state or ("stored" if producer.is_safe else "queued")
+    return 200 if state == "processed" else 202, msgspec.json.encode({"id": receipt.id, "state": found})
 
 
 def _answer(status: int, content: bytes) -> Response:

@@ -17,8 +17,8 @@ from peerfabric.errors import FabricError
 BACKOFF: Final = 0.1
 BACKOFF_MAX: Final = 5.0
 """Seconds until a worker is started again that died soon; doubled from BACKOFF each time."""
-STABLE: Final = 5.0
-"""Seconds after which a worker that dies did not die soon."""
+STABLE: Final = 1.0
+"""Seconds after it was ready from which on a worker that dies did not die soon: its successor starts at once."""
 FAREWELL_MAX: Final = 20.0
 """Seconds that workers have to end: what was taken is settled, answers are sent, the node drains."""
 
@@ -127,8 +127,10 @@ class Supervisor:
             raise WorkerFailed(code)
         if was_ready and now >= worker.ready_at + STABLE:
             worker.backoff = BACKOFF
-        worker.start_at = now + (0.0 if was_ready and worker.backoff == BACKOFF else worker.backoff)
-        worker.backoff = min(2 * worker.backoff, BACKOFF_MAX)
+            worker.start_at = now
+        else:
+            worker.start_at = now + worker.backoff
+            worker.backoff = min(2 * worker.backoff, BACKOFF_MAX)
         how = f"was ended by {_named(-code)}" if code < 0 else f"ended with exit code {code}"
         _log.warning("worker %d (process %d) %s; another one starts in its place", worker.number, pid, how)
 

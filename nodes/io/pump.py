@@ -97,8 +97,8 @@ class Pump:
         self._handles: dict[Any, Handle] = {}
         self._stopped = False
         self._napping = False
-        self._sleeps_until = -inf
-        """When it makes its next turn, if nobody wakes it before."""
+        self._sleeps_until = self._turned_at = -inf
+        """When it makes its next turn, if nobody wakes it before, and when it began its last one."""
         self.main_thread = threading.main_thread().ident
         """The one that may be interrupted anywhere by what a signal raises."""
         self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
@@ -151,6 +151,11 @@ class Pump:
     def share_bodies(self) -> None:
         """User code takes views of large bodies, so none of them need be copied."""
         self._sockets.share()
+
+    def late(self, now: float) -> float:
+        """For how many seconds a turn has been due that has not come; 0 if none is. Any thread."""
+        due_at = max(self._sleeps_until, self._turned_at)
+        return max(0.0, now - due_at) if due_at > -inf else 0.0
 
     @property
     def counters(self) -> dict[str, int]:
@@ -237,7 +242,7 @@ class Pump:
         engine = self.engine
         with self.lock:
             engine.unread = len(events) >= READ_MAX  # here, as others start calls meanwhile
-            now = clock()  # not before: who held it has told the engine of a later time than that
+            now = self._turned_at = clock()  # not before: who held it has told the engine of a later time than that
             for _ in range(len(alerts)):  # what comes meanwhile is for the next turn
                 handle = alerts.popleft()
                 handle.alerted = False

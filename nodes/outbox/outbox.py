@@ -128,6 +128,8 @@ class Outbox:
         self._accepted_cost = self._pending_cost = self._taken_cost = 0
         self._lacking = 0
         """The smallest that found no room, or 0."""
+        self.blocked: set[object] = set()
+        """Something of each call that waits for room. A set, as that changes in one step of the interpreter."""
 
     @property
     def is_open(self) -> bool:
@@ -487,9 +489,12 @@ class Outbox:
             )
 
         try:
+            self.blocked.add(attempt)
             return await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
         except TimedOut:
             raise QueueFull(self.queue, self._buffer_bytes, waited=patience.limit) from None
+        finally:
+            self.blocked.discard(attempt)
 
     def finish_interrupted(self, progress: Progress) -> None:
         """The call of `progress` was interrupted: what it has accepted is counted."""

@@ -395,10 +395,12 @@ class SpooledOutbox(Outbox):
         turned, relay = self._node.pump.turned, _Relay(self._gate)
         turned.enter(relay)
         try:
+            self.blocked.add(attempt)
             await wait_until(self._node.waiting, self._gate, attempt, patience.left, what)
         except TimedOut:
             raise full from None
         finally:
+            self.blocked.discard(attempt)
             turned.leave(relay)
 
     # By callers that wait, perhaps for the disk's thread

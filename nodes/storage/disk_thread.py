@@ -76,6 +76,8 @@ class Disk:
         """What the disk refuses was told of, and it has not done everything since."""
         self._deleted = False
         """Somebody has deleted the spool: there is only memory now."""
+        self.last_sync: float | None = None
+        """The seconds that the disk took for the last sync; None: there was none."""
         self._unread: dict[Store, float] = {}
         """Stores that could not be read, and when they are asked again."""
         self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}-disk", daemon=True)
@@ -250,7 +252,9 @@ class Disk:
             error = None
             try:
                 if store.fsync:
+                    began = clock()
                     store.sync()
+                    self.last_sync = clock() - began
             except SpoolError as refused:
                 error = failed = refused
             try:

@@ -15,6 +15,7 @@ from peerfabric.nodes.headers import checked_headers
 from peerfabric.nodes.message import Message
 from peerfabric.options import Options
 from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.status import HANDLER_SECONDS
 from peerfabric.wire.bodies import Codec, join_one
 from peerfabric.wire.frames import Extra
 
@@ -46,6 +47,7 @@ class _Test:
 
     def __init__(self) -> None:
         self.extended: list[float] = []
+        self.seconds, self.seconds_sum = [0] * (len(HANDLER_SECONDS) + 1), 0.0
 
     def ledger_writer(self) -> None:
         return None

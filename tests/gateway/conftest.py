@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 from peerfabric import AsyncNode, Options, Undelivered
+from peerfabric.discovery.host import runtime_folder
 from peerfabric.gateway.app import Gateway
 from peerfabric.gateway.auth import Tokens
 from peerfabric.gateway.main import Address, Server, listening
+from tests.gateway.commands import Command, gone
 from tests.nodes.conftest import DEADLINE, runtime, start
 
 __all__ = ["runtime", "start"]  # fixtures of other folders
@@ -146,3 +149,24 @@ def problem(response: httpx.Response, status: int, code: str = "") -> dict[str, 
     assert body["type"] == (f"urn:peerfabric:problem:{code}" if code else "about:blank"), body
     assert body["detail"]
     return body
+
+
+@pytest.fixture
+def command(runtime: Path) -> Iterator[Callable[..., Command]]:
+    """Start gateways; what is left of them is killed."""
+    made: list[Command] = []
+
+    def start(*arguments: str) -> Command:
+        made.append(Command("--listen", "127.0.0.1:0", *arguments))
+        return made[-1]
+
+    yield start
+    for each in made:
+        workers = each.workers() if each.process.poll() is None else []
+        each.process.kill()
+        each.process.communicate()
+        gone(workers)
+    (runtime_folder() / "~gateway-token").unlink(missing_ok=True)
+    for path in runtime.rglob("*"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)  # of killed processes, which nobody sweeps here

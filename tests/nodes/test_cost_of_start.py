@@ -15,7 +15,8 @@ FINDING = ",".join(f"peerfabric.discovery.{name}" for name in ("mdns", "txt", "r
 LAN = f"{FINDING},ifaddr,ipaddress,tomllib,peerfabric.secret,peerfabric.nodes.io.curve,peerfabric.nodes.io.ports"
 REST = "zeroconf,click,rich,http,urllib.request,multiprocessing,sqlite3,xml,unittest,zmq.asyncio"
 SERVICES = "peerfabric.service,peerfabric.nodes.service.calls,peerfabric.nodes.service.threads"
-NOBODY_NEEDS = f"{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
+LOOKS = "peerfabric.nodes.aio.outside,peerfabric.nodes.whereabouts,peerfabric.node_status,peerfabric.queue.queue_status"
+NOBODY_NEEDS = f"{LOOKS},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""
 

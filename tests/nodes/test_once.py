@@ -28,6 +28,10 @@ class Taker:
     end: Any = None
     in_tasks = False
     waits_for_outputs = True
+    seconds_sum = 0.0
+
+    def __init__(self) -> None:
+        self.seconds = [0] * 10
 
     def ledger_writer(self) -> None: ...
 

@@ -1,0 +1,238 @@
+"""Outside of one node: what others than its program may see of it and do with it.
+
+Loaded when somebody looks. Its calls are made in threads that are neither the program's nor the node's, and none of
+them waits for the engine longer than it is told to: a node that hangs is the one that somebody looks at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
+
+from peerfabric.discovery.locks import Lock
+from peerfabric.errors import SpoolError, TimedOut
+from peerfabric.node_status import AT_ONCE, choose, overview, sends_of, takes_of
+from peerfabric.nodes.aio.handles import Handles
+from peerfabric.nodes.aio.reports import with_handed_over
+from peerfabric.nodes.context import NodeContext
+from peerfabric.nodes.handlers import Handlers
+from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.whereabouts import Whereabouts
+from peerfabric.status import NodeStatus, Sending, SlotStatus, SpoolStatus, Taking
+
+if TYPE_CHECKING:
+    from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.spool.slots import SlotSight
+
+QUEUES: Final = 200
+WAIT: Final = 1.0
+
+
+class Busy(TimedOut):
+    """The engine of a node could not be had in time; nothing was done."""
+
+
+class Outside:
+    """One node as seen from outside of its program. Any thread that holds no lock of ours.
+
+    Args:
+        adoptions: Those of the node, which come and go.
+        adopted: It runs the slot of a process that is gone, for another node of this process.
+    """
+
+    def __init__(
+        self, node: NodeContext, handles: Handles, handlers: Handlers, adoptions: list[Adoption], *, adopted: bool
+    ) -> None:
+        self._node, self._handles, self._handlers = node, handles, handlers
+        self._adoptions, self._adopted = adoptions, adopted
+        self.name, self.fabric = node.settings.name, node.settings.fabric
+        self.node_id = node.engine.address.node_id
+
+    # Status
+
+    def status(self, queues: int = QUEUES, wait: float = WAIT) -> NodeStatus:
+        """How the node is now.
+
+        If its engine cannot be had within `wait` seconds in all, what was found until then, with `engine` saying so.
+
+        Args:
+            queues: How many are shown on each side at most, the deepest.
+        """
+        node = self._node
+        now, ends_at = clock(), clock() + wait
+        found = self._from_without(now)
+        sends: list[Sending] = []
+        takes: list[Taking] = []
+        try:
+            with self._engine_within(ends_at):
+                now = clock()
+                known = overview(node.engine, queues, now)
+                chosen = choose(node.engine, queues)
+            found = _joined(found, replace(known, counters={**known.counters, **node.pump.counters}, more=chosen.more))
+            for at in range(0, len(chosen.sends), AT_ONCE):
+                with self._engine_within(ends_at):
+                    sends += self._sends(chosen.sends[at : at + AT_ONCE])
+            for at in range(0, len(chosen.takes), AT_ONCE):
+                with self._engine_within(ends_at):
+                    takes += takes_of(node.engine, chosen.takes[at : at + AT_ONCE], clock())
+        except Busy:
+            found = replace(found, engine=f"busy {wait:.1f} s")
+        return replace(
+            found, sends=tuple(sends), takes=tuple(map(self._used, self._placed(takes))), spool=self._spool()
+        )
+
+    def _from_without(self, now: float) -> NodeStatus:
+        """What can be told without the engine's lock."""
+        node = self._node
+        address = node.engine.address
+        return NodeStatus(
+            node_id=address.node_id,
+            name=address.name,
+            fabric=node.settings.fabric,
+            epoch=address.epoch,
+            host=address.host,
+            state=node.life.value,
+            adopted=node.slot if self._adopted else None,
+            uptime=now - node.started_at,
+            pump_late=node.pump.late(now),
+        )
+
+    def _sends(self, queues: list[str]) -> list[Sending]:
+        """The caller holds the engine's lock."""
+        engine, producers = self._node.engine, self._handles.producers
+        found = []
+        for each in sends_of(engine, queues, time.time_ns() // 1_000_000):
+            handle = producers.get(each.queue)
+            if handle is not None and handle.opened:
+                following = engine.producers.by_queue[each.queue].next
+                each = replace(
+                    each,
+                    account=with_handed_over(each.account, following, *handle.so_far()),
+                    blocked_senders=handle.blocked,
+                    on_full=handle.options.on_full,
+                )
+            found.append(each)
+        return found
+
+    def _placed(self, takes: list[Taking]) -> list[Taking]:
+        """Say where in the program messages are in hand."""
+        if not any(each.running for each in takes):
+            return takes
+        whereabouts, found = Whereabouts(), []
+        for each in takes:
+            handler = self._handlers.of(self._handles.consumers.get(each.queue)) or ""
+            running = []
+            for message in each.running:
+                stream, _, sequence = message.id.rpartition("/")
+                place = whereabouts.of(stream, int(sequence))
+                if place is not None:
+                    message = replace(message, thread=place.thread, line=place.line)
+                running.append(replace(message, handler=handler))
+            found.append(replace(each, running=tuple(running)))
+        return found
+
+    def _used(self, taking: Taking) -> Taking:
+        """Say what only the handle knows."""
+        handle = self._handles.consumers.get(taking.queue)
+        if handle is None:
+            return taking
+        return replace(taking, takers=handle.takers, seconds=tuple(handle.seconds), seconds_sum=handle.seconds_sum)
+
+    def _spool(self) -> SpoolStatus | None:
+        node = self._node
+        disk, folder = node.disk, node.settings.spool
+        if disk is None or folder is None or node.slot is None:
+            return None
+        spool = disk.spool
+        letters = sum(len(store.end.dead) for store in list(disk.stores.values()) if store.end is not None)
+        found = SpoolStatus(
+            folder=str(folder),
+            slot=node.slot,
+            used=spool.used_bytes,
+            limit=spool.limit_bytes or 0,
+            spare_ok=spool.spare_ok,
+            last_sync=disk.last_sync,
+            letters=letters,
+            parked=sum(adoption.parked for adoption in list(self._adoptions)),
+        )
+        from peerfabric.nodes.storage.shared import SharedSpool  # it is there, as there is a spool
+
+        try:
+            system = os.statvfs(folder)
+            size, free = system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize
+            found = replace(found, disk_size=size, disk_free=free)
+            if not self._adopted:
+                slots = SharedSpool(node.settings).slots.sights(everything=True)
+                found = replace(found, slots=tuple(map(_slot, slots)))
+        except (OSError, SpoolError):
+            pass  # somebody has removed the folder; what is left is what memory knows
+        return found
+
+    # Acts: those that are not here yet do nothing
+
+    def pause(self, queue: str) -> bool:
+        return False
+
+    def resume(self, queue: str) -> bool:
+        return False
+
+    def purge(self, queue: str) -> int:
+        return 0
+
+    def dead(self, queue: str | None, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def retry(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return []
+
+    def drop(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        return []
+
+    def trace(self, id: str) -> list[dict[str, Any]]:
+        return []
+
+    def tap(self, name: str, put: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        return lambda: None
+
+    # The engine
+
+    @contextmanager
+    def _engine_within(self, ends_at: float) -> Iterator[None]:
+        """Hold the engine of the node.
+
+        Raises:
+            Busy: Somebody else holds it until `ends_at`.
+        """
+        lock: Lock = self._node.pump.lock
+        if lock.is_ours():
+            raise lock.refusal()
+        try:
+            if not lock.acquire(timeout=max(0.0, ends_at - clock())):
+                raise Busy("the node is busy, or hangs; look at its stacks")
+            yield
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # it was not taken
+
+
+def _joined(found: NodeStatus, known: NodeStatus) -> NodeStatus:
+    """What the engine knows, with what `found` says of the node's life."""
+    return replace(known, state=found.state, adopted=found.adopted, uptime=found.uptime, pump_late=found.pump_late)
+
+
+def _slot(sight: SlotSight) -> SlotStatus:
+    sheet = sight.sheet
+    if sheet is None:
+        return SlotStatus(slot=sight.number, state="running" if sight.held else "left")
+    if sight.held or (sight.held is None and sheet.pid):
+        state = "adopted" if sheet.adopted else "running"
+        return SlotStatus(slot=sight.number, state=state, pid=sheet.pid, name=sheet.name)
+    state = "left" if sheet.pid or sheet.left else "parked" if sheet.letters else "empty"
+    return SlotStatus(slot=sight.number, state=state, name=sheet.name, left=sheet.left, letters=sheet.letters)
