@@ -82,7 +82,8 @@ def sites(
     """Start a gateway over a fake host, whose page is to be looked at."""
     made: list[Site] = []
 
-    def make(host: Host, **options: Any) -> Site:
+    def make(host: Host, every: float = 0.3, **options: Any) -> Site:
+        monkeypatch.setattr(looks, "EVERY", every)
         monkeypatch.setattr(looks, "ask_host", host.look)
         monkeypatch.setattr(acts, "list_processes", host.answers)
         monkeypatch.setattr(acts, "ask_process", host.ask)

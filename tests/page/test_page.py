@@ -13,7 +13,7 @@ from peerfabric.gateway.auth import Token, Tokens
 from peerfabric.reports import ConsumerAccount, QueueAccount
 from peerfabric.status import Sending, Taking
 from tests.gateway.conftest import SECRET, Gate
-from tests.nodes.conftest import DEADLINE, eventually
+from tests.nodes.conftest import eventually
 from tests.page.conftest import Site
 from tests.page.fake import HOSTILE, FakeAnswer, Host, Many, Shop, answer, node, silent
 
@@ -103,7 +103,7 @@ class Growing(Host):
 def test_what_changes_is_seen_soon(sites: Callable[..., Site]) -> None:
     """A queue that grows within 2 s, a killed consumer within 5 s, a stopped process as stopped."""
     host = Growing()
-    page = sites(host).page()
+    page = sites(host, every=1.0).page()
     row(page, "orders").wait_for()
     began = time.monotonic()
     host.waiting = 4_321
@@ -154,7 +154,7 @@ def test_dead_letters_are_sent_again_and_dropped(shop: Site) -> None:
 def test_queues_are_paused_and_purged(shop: Site) -> None:
     page = shop.page("/queue/shop/orders")
     page.get_by_role("button", name="Pause").click()
-    page.get_by_text("paused at 1 consumers").wait_for()
+    page.get_by_text("paused at 1 consumer").wait_for()
     page.locator(".head .badge", has_text="paused at 2 of 2").wait_for()
     page.get_by_role("button", name="Resume").click()
     page.locator(".head .badge").wait_for(state="detached")
@@ -225,7 +225,7 @@ def test_many_queues_do_not_keep_a_frame_waiting(sites: Callable[..., Site]) -> 
     """50 nodes with 200 queues each: of most looks no piece of work takes 16 ms; only rows in sight exist."""
     page = sites(Many()).page()
     row(page, "queue-00-000").wait_for()
-    assert page.locator("tbody tr").count() < 80
+    assert page.locator("tbody tr").count() < 60
     # The first looks are of a program that has just been loaded.
     eventually(lambda: pace(page) < 16, "a pace")
     page.mouse.wheel(0, 6_000)
@@ -281,9 +281,3 @@ def test_topics_are_tapped(shop: Site) -> None:
     page.get_by_role("button", name="Go on").wait_for()
 
 
-def test_a_page_that_is_mounted_works(sites: Callable[..., Site]) -> None:
-    """All its addresses are relative: no application that it is part of needs to know."""
-    site = sites(Shop())
-    assert DEADLINE
-    index = site.gate.client_of(None).get("/").text
-    assert not re.search(r'(href|src)="/', index)

@@ -203,7 +203,6 @@ export class Table {
     let [from, to] = [0, sorted.length];
     if (resized) this.height = 0;
     if (to > WINDOWED) {
-      this.height ||= pool.length && pool[0].offsetHeight;
       to = WINDOWED;
       if (this.height) {
         const top = -this.body.getBoundingClientRect().top;
@@ -221,6 +220,7 @@ export class Table {
       space.firstChild.style.height = `${left * (this.height || 0)}px`;
     }
     pool.forEach((element, n) => this.put(element, sorted[from + n]));
+    if (!this.height && sorted.length > WINDOWED && (this.height = pool[0].offsetHeight)) this.draw();
   }
 
   put(element, row) {

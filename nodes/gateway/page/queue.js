@@ -143,7 +143,7 @@ export class QueueView {
 
   act(verb) {
     const told = { pause: "paused at", resume: "resumed at", purge: "purged of" }[verb];
-    return this.ask(this.path("queues", `:${verb}`), {}, (answer) => `${this.queue}: ${told} ${verb === "purge" ? `${count(answer.purged)} messages` : `${answer.done} consumers`}`);
+    return this.ask(this.path("queues", `:${verb}`), {}, (answer) => `${this.queue}: ${told} ${verb === "purge" ? `${count(answer.purged)} messages` : `${answer.done} ${answer.done === 1 ? "consumer" : "consumers"}`}`);
   }
 
   async purge() {
