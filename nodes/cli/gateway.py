@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import click
 from msgspec.structs import replace
 
 from peerfabric.errors import ConfigError
+from peerfabric.nodes.cli.also import shows_others
 from peerfabric.nodes.cli.children import end_with_parent
 from peerfabric.nodes.cli.common import Settings, forget_variables, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
@@ -68,6 +70,7 @@ FATAL: Final = (Exit.USAGE, Exit.IN_USE, Exit.NO_SPOOL, Exit.COPY)
 )
 @click.option("--worker", hidden=True, metavar="SOCKET,PIPE", help="Descriptors of a worker.")
 @click.option("--keys", hidden=True, metavar="PATH", help="The file of idempotency keys of workers without a spool.")
+@shows_others
 @joins_fabric
 def gateway(
     listen: str,
@@ -80,6 +83,7 @@ def gateway(
     cors: tuple[str, ...],
     worker: str | None,
     keys: str | None,
+    also: tuple[Sequence[str], str | None],
     settings: Settings,
 ) -> None:
     """Let programs in any language send to queues, take from them, publish, subscribe and call, over HTTP.
@@ -87,15 +91,16 @@ def gateway(
     SIGTERM is a good end, with exit code 0: nothing new is accepted, and what was taken may be settled for 5 s. Under
     systemd, a service of Type=notify.
     """
-    _check_installed()
+    check_installed()
     from peerfabric.gateway.main import Address, check_open, listening
+    from peerfabric.gateway.others import others
 
     address = Address.parse(listen)
     check_open(address, token_file)
     spool = spool or os.environ.get(STATE_VARIABLE, "").partition(":")[0] or None
     if fsync and spool is None:
         raise ConfigError("--fsync is about a spool; give --spool FOLDER")
-    serving = partial(_serve, settings, address, spool, fsync, token_file, read_only, hosts, cors)
+    serving = partial(_serve, settings, address, spool, fsync, token_file, read_only, hosts, cors, others(*also))
     if worker is not None:
         # The one who started us waits for signals, and what it does not hear we should not, either, by default.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
@@ -165,6 +170,7 @@ def _serve(
     read_only: bool,
     hosts: tuple[str, ...],
     cors: tuple[str, ...],
+    also: Any,
     sock: socket.socket,
     keys: str | None,
     ready: Any,
@@ -182,7 +188,8 @@ def _serve(
 
     async def run() -> int:
         node = AsyncNode(settings.name or "gateway", spool=spool, fsync=fsync or None, **arguments)
-        gate = Gateway(node, tokens=tokens, hosts=address.names(hosts), cors=cors, read_only=read_only, keys=keys)
+        names = address.names(hosts)
+        gate = Gateway(node, tokens=tokens, hosts=names, cors=cors, read_only=read_only, keys=keys, also=also)
         return await serve(gate, sock, ready=ready)
 
     return asyncio.run(run())
@@ -219,7 +226,7 @@ def _write_ready(pipe: int) -> None:
     os.close(pipe)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     """See that the extra `web` is there.
 
     Raises:

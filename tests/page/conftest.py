@@ -58,11 +58,15 @@ class Site:
         self._contexts.append(context)
         return context
 
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
     def page(self, route: str = "/queues", secret: str = SECRET, **options: Any) -> Any:
         """The page at `route`, opened with a token, after its first look."""
         page = self.context(**{"viewport": {"width": 1360, "height": 820}, **options}).new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("console", self._said)
         page.on("request", lambda request: self.requests.append(request.url))
         page.goto(f"{self.gate.url}/#token={secret}")
         if secret == SECRET:
