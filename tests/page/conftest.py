@@ -80,9 +80,7 @@ class Site:
 
 
 @pytest.fixture
-def sites(
-    browser: Any, gates: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Site]]:
+def sites(browser: Any, gates: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
     """Start a gateway over a fake host, whose page is to be looked at."""
     made: list[Site] = []
 
