@@ -9,21 +9,26 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, Final
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import msgspec
 from msgspec.structs import replace
 
+from peerfabric.discovery.host import runtime_folder
 from peerfabric.errors import ConfigError
-from peerfabric.nodes.cli.also import shows_others
 from peerfabric.nodes.cli.children import end_with_parent
 from peerfabric.nodes.cli.common import Settings, forget_variables, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.offline import warn
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.nodes.notify import READY, STOPPING, notify
 from peerfabric.options import Options
+
+if TYPE_CHECKING:
+    from peerfabric.gateway.main import Address
 
 WORKERS_MAX: Final = 64
 """As many slots as a spool has."""
@@ -31,6 +36,26 @@ STATE_VARIABLE: Final = "STATE_DIRECTORY"
 """systemd sets it for services with StateDirectory=."""
 FATAL: Final = (Exit.USAGE, Exit.IN_USE, Exit.NO_SPOOL, Exit.COPY)
 """A worker that ends so before it was ready would do so each time."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One gateway as the command line asks for it."""
+
+    listen: str = "127.0.0.1:7780"
+    spool: str | None = None
+    fsync: bool = False
+    token_file: str | None = None
+    workers: int = 1
+    read_only: bool = False
+    hosts: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    also_tokens: str | None = None
+    keys: str | None = None
+
+
+Opened = Callable[[str, str | None], object]
+"""Called when it answers, with its URL and the token that was drawn for it, if one was."""
 
 
 @click.command()
@@ -68,50 +93,47 @@ FATAL: Final = (Exit.USAGE, Exit.IN_USE, Exit.NO_SPOOL, Exit.COPY)
 @click.option(
     "--cors", metavar="ORIGIN", multiple=True, help="Pages of that origin may ask it, in browsers; repeatable."
 )
+@click.option(
+    "--also", metavar="NAME=URL", multiple=True, help="Another gateway that the page shows as well; repeatable."
+)
+@click.option("--also-tokens", metavar="PATH", help="Lines NAME TOKEN, of those.")
 @click.option("--worker", hidden=True, metavar="SOCKET,PIPE", help="Descriptors of a worker.")
 @click.option("--keys", hidden=True, metavar="PATH", help="The file of idempotency keys of workers without a spool.")
-@shows_others
 @joins_fabric
-def gateway(
-    listen: str,
-    spool: str | None,
-    fsync: bool,
-    token_file: str | None,
-    workers: int,
-    read_only: bool,
-    hosts: tuple[str, ...],
-    cors: tuple[str, ...],
-    worker: str | None,
-    keys: str | None,
-    also: tuple[Sequence[str], str | None],
-    settings: Settings,
-) -> None:
+def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     """Let programs in any language send to queues, take from them, publish, subscribe and call, over HTTP.
 
     SIGTERM is a good end, with exit code 0: nothing new is accepted, and what was taken may be settled for 5 s. Under
     systemd, a service of Type=notify.
     """
-    check_installed()
-    from peerfabric.gateway.main import Address, check_open, listening
-    from peerfabric.gateway.others import others
-
-    address = Address.parse(listen)
-    check_open(address, token_file)
-    spool = spool or os.environ.get(STATE_VARIABLE, "").partition(":")[0] or None
-    if fsync and spool is None:
-        raise ConfigError("--fsync is about a spool; give --spool FOLDER")
-    serving = partial(_serve, settings, address, spool, fsync, token_file, read_only, hosts, cors, others(*also))
-    if worker is not None:
-        # The one who started us waits for signals, and what it does not hear we should not, either, by default.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
-        end_with_parent()
-        listener, pipe = map(int, worker.split(","))
-        serving(socket.socket(fileno=listener), keys, lambda: _write_ready(pipe))
+    wanted = Wanted(**options)
+    if worker is None:
+        run(settings, wanted)
         return
+    # The one who started us waits for signals, and what it does not hear we should not, either, by default.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+    end_with_parent()
+    listener, pipe = map(int, worker.split(","))
+    address = checked_address(wanted)
+    _serve(settings, _completed(wanted), address, socket.socket(fileno=listener), lambda: _write_ready(pipe))
+
+
+def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> None:
+    """Serve until a signal ends it: SIGTERM well, SIGINT and SIGHUP as they end every command.
+
+    Several workers are started by the command line of this process.
+
+    Raises:
+        ConfigError, SpoolError, Failure: It cannot start.
+    """
+    address = checked_address(wanted)
+    wanted = _completed(wanted)
+    from peerfabric.gateway.main import listening
+
     sock, address = listening(address)
     try:
         with sock:
-            number = _run(settings, address, sock, workers, spool, token_file, serving)
+            number = _run(settings, wanted, address, sock, opened)
     finally:
         if address.path:
             os.unlink(address.path)
@@ -121,101 +143,117 @@ def gateway(
         raise SystemExit(128 + number)
 
 
-def _run(
-    settings: Settings,
-    address: Any,
-    sock: socket.socket,
-    workers: int,
-    spool: str | None,
-    token_file: str | None,
-    serving: Any,
-) -> int:
-    """Serve by this process, or by workers, until a signal comes, whose number is returned."""
-    from peerfabric.gateway.workers import Supervisor, WorkerFailed, command_of
+def checked_address(wanted: Wanted) -> Address:
+    """Where it is to listen.
 
-    _tell(settings.output, address, spool, token_file)
+    Raises:
+        ConfigError: That is no address, it may not be that one, or the extra `web` is not installed.
+    """
+    for name in ("starlette", "uvicorn"):
+        if find_spec(name) is None:
+            raise ConfigError(f"the gateway needs {name}, which is not installed; pip install 'peerfabric[web]'")
+    from peerfabric.gateway.main import Address, check_open
+
+    address = Address.parse(wanted.listen)
+    check_open(address, wanted.token_file)
+    return address
+
+
+def _completed(wanted: Wanted) -> Wanted:
+    """With the folder that systemd gives, if none is named.
+
+    Raises:
+        ConfigError: There is none, and something is said of it.
+    """
+    spool = wanted.spool or os.environ.get(STATE_VARIABLE, "").partition(":")[0] or None
+    if wanted.fsync and spool is None:
+        raise ConfigError("--fsync is about a spool; give --spool FOLDER")
+    return replace(wanted, spool=spool)
+
+
+def _run(settings: Settings, wanted: Wanted, address: Address, sock: socket.socket, opened: Opened | None) -> int:
+    """Serve by this process, or by workers, until a signal comes, whose number is returned."""
+    token = _tell(settings.output, wanted, address)
 
     def ready() -> None:
         if settings.output is Form.JSON:
-            print_line(to_json({"ready": workers}))
+            print_line(to_json({"ready": wanted.workers}))
         notify(READY)
+        if opened is not None:
+            opened(address.url, token)
 
-    if workers == 1:
-        number: int = serving(sock, None, ready)
+    if wanted.workers == 1:
+        number = _serve(settings, wanted, address, sock, ready)
         notify(STOPPING)
         return number
-    keys = None if spool is not None else tempfile.mkdtemp(prefix="peerfabric-gateway-")
+    if os.environ.get("PEERFABRIC_ADMIN") == "off":
+        warn("with PEERFABRIC_ADMIN=off a message can be settled only at the worker that it was taken from, of several")
+    from peerfabric.gateway.workers import Supervisor, WorkerFailed, command_of
+
+    keys = None if wanted.spool is not None else tempfile.mkdtemp(prefix="peerfabric-gateway-")
+    # Those of the command line, so that a worker reads all as this process does.
+    arguments = [*sys.argv[1:], *(["--keys", f"{keys}/keys"] if keys else []), "--worker"]
     try:
-        # Those of the command line, so that a worker reads all as this process does; the last of two of a name counts.
-        arguments = [*sys.argv[1:], *(["--keys", f"{keys}/keys"] if keys else []), "--worker"]
-        sock.set_inheritable(False)
-        supervisor = Supervisor(command_of(arguments), workers, sock.fileno(), fatal=FATAL, ready=ready)
-        try:
-            return supervisor.run()
-        except WorkerFailed as error:
-            raise Failure(str(error), Exit(error.code)) from None
-        finally:
-            notify(STOPPING)
+        return Supervisor(command_of(arguments), wanted.workers, sock.fileno(), fatal=FATAL, ready=ready).run()
+    except WorkerFailed as error:
+        raise Failure(str(error), Exit(error.code)) from None
     finally:
+        notify(STOPPING)
         if keys is not None:
             shutil.rmtree(keys, ignore_errors=True)
 
 
-def _serve(
-    settings: Settings,
-    address: Any,
-    spool: str | None,
-    fsync: bool,
-    token_file: str | None,
-    read_only: bool,
-    hosts: tuple[str, ...],
-    cors: tuple[str, ...],
-    also: Any,
-    sock: socket.socket,
-    keys: str | None,
-    ready: Any,
-) -> int:
+def _serve(settings: Settings, wanted: Wanted, address: Address, sock: socket.socket, ready: Callable[[], None]) -> int:
     """Serve by this process until a signal comes, whose number is returned."""
     from peerfabric.gateway.app import Gateway
     from peerfabric.gateway.main import serve, tokens_for
+    from peerfabric.gateway.others import others
     from peerfabric.nodes.aio.node import AsyncNode
 
-    tokens = tokens_for(address, token_file)
+    tokens = tokens_for(address, wanted.token_file)
+    also = others(wanted.also, wanted.also_tokens)
     arguments = settings.arguments()
     # Unlike what other commands send, what is accepted here is nobody's who still waits for it.
     arguments["options"] = replace(arguments["options"], drain_timeout=Options().drain_timeout)
     forget_variables()
 
-    async def run() -> int:
-        node = AsyncNode(settings.name or "gateway", spool=spool, fsync=fsync or None, **arguments)
-        names = address.names(hosts)
-        gate = Gateway(node, tokens=tokens, hosts=names, cors=cors, read_only=read_only, keys=keys, also=also)
-        return await serve(gate, sock, ready=ready)
+    async def go() -> int:
+        node = AsyncNode(settings.name or "gateway", spool=wanted.spool, fsync=wanted.fsync or None, **arguments)
+        made = Gateway(
+            node,
+            tokens=tokens,
+            hosts=address.names(wanted.hosts),
+            cors=wanted.cors,
+            read_only=wanted.read_only,
+            also=also,
+            keys=wanted.keys,
+        )
+        return await serve(made, sock, ready=ready)
 
-    return asyncio.run(run())
+    return asyncio.run(go())
 
 
-def _tell(form: Form, address: Any, spool: str | None, token_file: str | None) -> None:
-    """Say where it listens, what keeps what it accepts, and where its token is."""
-    from peerfabric.discovery.host import runtime_folder
+def _tell(form: Form, wanted: Wanted, address: Address) -> str | None:
+    """Say where it listens, what keeps what it accepts, and where its token is; return that, if one is drawn."""
     from peerfabric.gateway.auth import drawn_token
     from peerfabric.gateway.main import TOKEN_FILE
 
-    where: str | None = token_file
-    drawn = ""
-    if token_file is None and not address.path:
+    where, secret, is_new = wanted.token_file, None, False
+    if where is None and not address.path:
         path = runtime_folder() / TOKEN_FILE
         secret, is_new = drawn_token(path)
-        where, drawn = str(path), secret if is_new else ""
+        where = str(path)
     if form is Form.JSON:
-        print_line(to_json({"listen": address.url, "spool": spool, "token_file": where}))
-        return
+        print_line(to_json({"listen": address.url, "spool": wanted.spool, "token_file": where}))
+        return secret
     print_line(f"listening at {address.url}")
-    print_line(f"spool: {spool}" if spool else "no spool: what is not processed is lost when this ends; give --spool")
+    kept = f"spool: {wanted.spool}" if wanted.spool else "no spool: what is not processed is lost when this ends"
+    print_line(kept)
     if where is not None:
         print_line(f"tokens: {where}")
-    if drawn and sys.stdout.isatty():  # not into the log of a service
-        print_line(f"token: {drawn}")
+    if secret is not None and is_new and sys.stdout.isatty():  # not into the log of a service
+        print_line(f"token: {secret}")
+    return secret
 
 
 def _write_ready(pipe: int) -> None:
@@ -224,16 +262,3 @@ def _write_ready(pipe: int) -> None:
     except BrokenPipeError:
         pass  # nobody waits for it any more
     os.close(pipe)
-
-
-def check_installed() -> None:
-    """See that the extra `web` is there.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    from importlib.util import find_spec
-
-    for name in ("starlette", "uvicorn"):
-        if find_spec(name) is None:
-            raise ConfigError(f"the gateway needs {name}, which is not installed; pip install 'peerfabric[web]'")

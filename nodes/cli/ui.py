@@ -10,15 +10,14 @@ import signal
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
-from peerfabric.nodes.cli.also import shows_others
 from peerfabric.nodes.cli.common import Settings, forget_variables, joins_fabric
-from peerfabric.nodes.cli.gateway import check_installed
+from peerfabric.nodes.cli.gateway import Wanted, checked_address
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -34,24 +33,25 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
     help="HOST:PORT of this machine; port 0 is any that is free.",
 )
 @click.option("--no-browser", is_flag=True, help="Only say where the page is.")
-@shows_others
+@click.option(
+    "--also", metavar="NAME=URL", multiple=True, help="Another gateway that the page shows as well; repeatable."
+)
+@click.option("--also-tokens", metavar="PATH", help="Lines NAME TOKEN, of those.")
 @joins_fabric
-def ui(listen: str, no_browser: bool, also: tuple[Sequence[str], str | None], settings: Settings) -> None:
+def ui(listen: str, no_browser: bool, also: tuple[str, ...], also_tokens: str | None, settings: Settings) -> None:
     """Look at the fabric in a browser: queues, nodes, topics, dead letters, warnings, live.
 
     It is a gateway that changes nothing, with a token of its own, until Ctrl-C. To act on what one sees there, open
     the page of `peerfabric gateway`.
     """
-    check_installed()
+    address = checked_address(Wanted(listen=listen))
     from peerfabric.gateway.app import Gateway
     from peerfabric.gateway.auth import READING, Tokens
-    from peerfabric.gateway.main import Address, check_open, listening, serve
+    from peerfabric.gateway.main import listening, serve
     from peerfabric.gateway.others import others
     from peerfabric.nodes.aio.node import AsyncNode
 
-    address = Address.parse(listen)
-    check_open(address, None)
-    known = others(*also)
+    known = others(also, also_tokens)
     secret = secrets.token_urlsafe(24)
     tokens = Tokens.of(secret, "ui", sorted(READING - {""}))
     arguments = settings.arguments()

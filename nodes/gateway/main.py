@@ -26,6 +26,8 @@ from peerfabric.gateway.auth import Tokens, drawn_token
 BACKLOG: Final = 1024
 KEEP_ALIVE: Final = 75
 """Seconds that an idle connection stays: longer than proxies keep theirs, so that they are the ones who close it."""
+STALLED_MAX: Final = 60_000
+"""Milliseconds for which a connection may take nothing of what was sent to it."""
 GRACE: Final = 5
 """Seconds for answers that are being sent when all else is over."""
 HEADERS_BYTES_MAX: Final = 32 * 1024
@@ -106,6 +108,10 @@ def listening(address: Address) -> tuple[socket.socket, Address]:
                 os.umask(before)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections inherit these. Head and body of an answer are written apart, and the second would wait for an
+            # acknowledgement; a reader that never reads would hold what it is sent for a quarter of an hour.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MAX)
             sock.bind((address.host, address.port))
             address = Address(address.host, sock.getsockname()[1])
         sock.listen(BACKLOG)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
+from peerfabric.errors import FabricError
 from peerfabric.gateway.limits import Limits, Waits
 from peerfabric.gateway.problems import closing
 from peerfabric.names import check_name
@@ -34,6 +35,11 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
+
+PRODUCERS_MAX: Final = 1_000
+"""Producers that a gateway keeps for its requests, of the 4,096 of a node. What is not used is closed beyond that."""
+CLOSED_AT_ONCE: Final = 16
+"""Of them, so that a look at all of them is seldom."""
 
 
 class Shared:
@@ -65,6 +71,9 @@ class Shared:
         self.ending: Final = asyncio.Event()
         """Set when the gateway begins to end."""
         self._producers: dict[str, AsyncProducer[Any]] = {}
+        """By queue, those of the program among them; the one that was used last is the last."""
+        self._own: set[AsyncProducer[Any]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._parts: dict[type[Part], Part] = {}
 
     @property
@@ -90,17 +99,35 @@ class Shared:
             BadName: No queue can be called so.
             ConfigError: The node has 4,096 producers.
         """
-        found = self._producers.get(queue)
+        found = self._producers.pop(queue, None)
         if found is None or found.closing:
             name = check_name("queue", queue)
             handles = self.node._lifecycle.handles
-            declared = handles.producers.get(name)
-            if declared is None or declared.closing:
+            found = handles.producers.get(name)
+            if found is None or found.closing:
                 consumer = handles.consumers.get(name)
                 body_type = consumer.options.body_type if consumer is not None else Any
-                declared = self.node.producer(name, body_type, on_full="error")
-            found = self._producers[name] = declared
+                found = self.node.producer(name, body_type, on_full="error")
+                self._own.add(found)
+                if len(self._own) > PRODUCERS_MAX:
+                    self._close_some()
+        self._producers[queue] = found
         return found
+
+    def _close_some(self) -> None:
+        """Close producers that were not used for longest: those of which nothing ends with this process."""
+        idle = [each for each in self._producers.items() if each[1] in self._own and each[1].is_done()]
+        for name, producer in idle[:CLOSED_AT_ONCE]:
+            del self._producers[name]
+            self._own.discard(producer)
+            task = asyncio.ensure_future(self._close_producer(producer))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    @staticmethod
+    async def _close_producer(producer: AsyncProducer[Any]) -> None:
+        with suppress(FabricError):  # it is used again, or the node closes
+            await producer.close(1.0)
 
     def part(self, kind: type[P]) -> P:
         """The one object of that class which this gateway has; made with `kind(self)` when it is first asked for."""
@@ -144,6 +171,8 @@ class Shared:
         for part in list(self._parts.values()):
             await part.close()
         self._parts.clear()
+        if self._closing:
+            await asyncio.wait(set(self._closing))
 
 
 def shared_of(request: Request) -> Shared:

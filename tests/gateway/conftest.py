@@ -15,6 +15,7 @@ from peerfabric import AsyncNode, Options, Undelivered
 from peerfabric.discovery.host import runtime_folder
 from peerfabric.gateway.app import Gateway
 from peerfabric.gateway.auth import Tokens
+from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.main import Address, Server, listening
 from tests.gateway.commands import Command, gone
 from tests.nodes.conftest import DEADLINE, runtime, start
@@ -43,6 +44,7 @@ class Gate:
             # Nobody consumes most of what is sent here.
             node_options.setdefault("options", Options(drain_timeout=0.0))
             self.node = AsyncNode("gate", **node_options)
+            options.setdefault("limits", Limits(drain_timeout=0.1))
             options.setdefault("hosts", self.address.names(()))
             self.gateway = Gateway(self.node, tokens=tokens, **options)
             await self.gateway.start()

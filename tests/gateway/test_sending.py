@@ -200,6 +200,20 @@ def test_full_queues_and_disks_are_told(gates: Callable[..., Gate], small_disk: 
     (small_disk / "ballast").unlink()
 
 
+def test_any_number_of_queues_is_sent_to(
+    gates: Callable[..., Gate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Producers that are not used are closed, and opened again; nothing of what they accepted is lost."""
+    monkeypatch.setattr("peerfabric.gateway.shared.PRODUCERS_MAX", 3)
+    gate = gates(node={"spool": str(tmp_path / "spool"), "options": Options(drain_timeout=0.0)})
+    for number in (1, 2):
+        for queue in range(30):
+            assert gate.send(f"queue{queue}", number).status_code == 202
+    eventually(lambda: len(gate.call(lambda: gate.node._lifecycle.handles.producers)) < 20, "closed producers")
+    for queue in (0, 7, 29):
+        assert [gate.taken(f"queue{queue}").body for _ in range(2)] == [1, 2]
+
+
 # Types
 
 
