@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,7 +30,7 @@ async def has_gone(request: Request, watch: asyncio.Future[None]) -> bool:
     return not watch.cancelled() or await request.is_disconnected()
 
 
-async def while_listening(request: Request, call: Coroutine[Any, Any, T]) -> T:
+async def while_listening(request: Request, call: Awaitable[T]) -> T:
     """What `call` returns; it is cancelled if the client goes meanwhile.
 
     Raises:

@@ -9,21 +9,29 @@ from tests.gateway.answering import Ask
 ASKED = {"wait": 30, "max": 5, "lease": 60}
 
 
-def _taken(gate: Any) -> Any:
+def _take(gate: Any) -> Any:
     gate.send("orders", {"order": 7})
     return gate.client.post("/v1/queues/orders/take", json=ASKED)
 
 
+def _taken(gate: Any) -> Any:
+    answer = _take(gate)
+    gate.client.post("/v1/receipts:settle", json={"ack": [each["receipt"] for each in answer.json()]})
+    return answer
+
+
 def _settled(gate: Any) -> Any:
-    [message] = _taken(gate).json()
+    [message] = _take(gate).json()
     asked = {"ack": [message["receipt"]], "nack": [{"receipt": "none"}], "reject": ["none"]}
     return gate.client.post("/v1/receipts:settle", json=asked)
 
 
 def _extended(gate: Any) -> Any:
-    [message] = _taken(gate).json()
+    [message] = _take(gate).json()
     asked = {"receipts": [message["receipt"], "none"], "lease": 90}
-    return gate.client.post("/v1/receipts:extend", json=asked)
+    answer = gate.client.post("/v1/receipts:extend", json=asked)
+    gate.client.post("/v1/receipts:settle", json={"ack": asked["receipts"]})
+    return answer
 
 
 ASKS = [

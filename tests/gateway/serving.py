@@ -45,7 +45,7 @@ async def served(app: Any) -> AsyncIterator[str]:
 @asynccontextmanager
 async def gate(node: AsyncNode | None = None, **options: Any) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
     """A gateway with a node of its own, or that, and a client that may do everything."""
-    options = {"tokens": Tokens.of(SECRET), "limits": Limits(drain_timeout=0.1)} | options
+    options = {"tokens": Tokens.of(SECRET), "limits": Limits(drain_timeout=0.1), **options}
     async with (
         Gateway(node or AsyncNode("gate"), **options) as gateway,
         served(gateway) as url,

@@ -121,7 +121,7 @@ def test_made_up_processes_cost_few_looks(monkeypatch: pytest.MonkeyPatch) -> No
         looks.append(0.0)
         return []
 
-    monkeypatch.setattr(elsewhere.admin, "processes", processes)
+    monkeypatch.setattr("peerfabric.admin.processes", processes)
 
     async def story() -> None:
         async with gate() as (_, client):

@@ -20,10 +20,13 @@ import pytest
 from tests.nodes.conftest import DEADLINE, eventually
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gateway.md").read_text()
+HERE = f"tests/gateway/{Path(__file__).name}"
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    """Those of which the page says that they are run here."""
+    marked = rf"^<!-- run elsewhere: {HERE} -->\n"
+    return re.findall(rf"{marked}```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -58,10 +61,9 @@ def bash(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_the_first_order(bash: Any, runtime: Path, tmp_path: Path, port: int) -> None:
-    _, start, send, batch = (block.replace("7780", str(port)) for block in blocks("sh"))
-    cook = blocks("python")[0]
-    (tmp_path / "kitchen.py").write_text(cook)
-    gate = bash(f"exec {start}")
+    start, send, batch = (block.replace("7780", str(port)) for block in blocks("sh"))
+    (tmp_path / "kitchen.py").write_text(blocks("python")[0])
+    gate = bash(f"exec {start.strip()} --listen 127.0.0.1:{port}")
     assert gate.stdout.readline() == f"listening at http://127.0.0.1:{port}\n"
 
     def answers() -> bool:
@@ -81,7 +83,7 @@ def test_the_first_order(bash: Any, runtime: Path, tmp_path: Path, port: int) ->
 
 def test_the_site(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens of the page with secrets of full length; a queue that takes orders, and nothing else."""
-    [lines] = [block for block in blocks("text") if block.startswith("# name:scope")]
+    [lines] = re.findall(r"^```text\n(# name:scope.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     tokens = tmp_path / "tokens"
     tokens.write_text(lines.replace("…", "0123456789"))
     tokens.chmod(0o600)

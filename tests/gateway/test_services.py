@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from peerfabric import AsyncNode, Busy, Call
+from peerfabric import AsyncNode, Busy, Call, Service
 from tests.gateway.serving import eventually, gate
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -100,5 +102,55 @@ def test_a_client_that_goes_cancels_its_call() -> None:
             await eventually(lambda: fate == ["began"])
             call.cancel()
             await eventually(lambda: fate == ["began", "cancelled"])
+
+    asyncio.run(story())
+
+
+def test_an_answer_in_parts_comes_as_lines() -> None:
+    """Each as it is there; what breaks off says why in the last one; who stops reading stops the server."""
+
+    async def story() -> None:
+        async with gate() as (_, client), AsyncNode("kitchen") as kitchen:
+            fate: list[str] = []
+            go_on = asyncio.Event()
+
+            @kitchen.serve(Service("count", int, Any, stream=True))
+            async def count(number: int) -> AsyncIterator[Any]:
+                try:
+                    for each in range(number):
+                        yield each if each else b"zero"
+                        if number == 4:
+                            await go_on.wait()
+                        if number == 3 and each == 1:
+                            raise ValueError("enough")
+                finally:
+                    fate.append(f"end of {number}")
+
+            @kitchen.serve("one")
+            async def one(body: Any) -> Any:
+                return body
+
+            lines = {"accept": "application/x-ndjson"}
+
+            async def asked(service: str, body: Any) -> list[Any]:
+                answer = await client.post(f"/v1/services/{service}?timeout=30", json=body, headers=lines)
+                assert answer.status_code == 200, answer.text
+                assert answer.headers["content-type"] == "application/x-ndjson"
+                return [json.loads(line) for line in answer.text.splitlines()]
+
+            zero = {"body_base64": "emVybw=="}
+            assert await asked("count", 2) == [zero, {"body": 1}]
+            assert await asked("count", 0) == []
+            assert await asked("one", "x") == [{"body": "x"}]
+            first, second, last = await asked("count", 3)
+            assert (first, second) == (zero, {"body": 1})
+            assert (last["problem"]["status"], last["problem"]["text"]) == (502, "enough")
+            answer = await client.post("/v1/services/count?timeout=30", json="x", headers=lines)
+            assert (answer.status_code, answer.json()["title"]) == (422, "Wrong type")
+            answer = await client.post("/v1/services/count?timeout=30", json=1)
+            assert (answer.status_code, "in parts" in answer.json()["detail"]) == (502, True)
+            async with client.stream("POST", "/v1/services/count?timeout=60", json=4, headers=lines) as stream:
+                assert json.loads(await anext(stream.aiter_lines())) == zero, "as soon as it is there"
+            await eventually(lambda: "end of 4" in fate)
 
     asyncio.run(story())

@@ -309,3 +309,37 @@ def test_waits_cost_one_call_at_the_node() -> None:
             await orders.flush(30)
 
     asyncio.run(story())
+
+
+def test_a_node_that_closes_ends_waits() -> None:
+    """Also if the program closes it under the gateway: whoever waits learns that, and nothing is left behind."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client):
+            waiting = [asyncio.create_task(client.post("/v1/queues/orders/take", json={"wait": 60})) for _ in range(3)]
+            await eventually(lambda: gateway.part(Takes).waiting == 3)
+            await gateway.node.close()
+            assert [(await each).status_code for each in waiting] == [503] * 3
+            assert (await client.post("/v1/queues/orders/take", json={"wait": 60})).status_code == 503
+            assert gateway.part(Takes).waiting == 0
+
+    asyncio.run(story())
+
+
+def test_many_more_are_not_fetched_than_are_wanted() -> None:
+    """A gateway that has nothing in hand and one take that waits leaves the rest to other consumers."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client), AsyncNode("shop") as shop:
+            orders = shop.producer("orders", int)
+            await orders.send_many(range(1000))
+            [message] = await take(client, wait=30)
+            [consumer] = gateway.node.statistics().consumers
+            assert consumer.buffered <= 2
+            await settle(client, ack=[message["receipt"]])
+            other = shop.consumer("orders", int)
+            for _ in range(999):
+                (await other.get(30)).ack()
+            await orders.flush(30)
+
+    asyncio.run(story())
