@@ -562,6 +562,10 @@ def copies_not_told(patch: Patch) -> None:
     patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
+def warned_of_what_is_usual(patch: Patch) -> None:
+    patch("receiver.slow_after", lambda lease, usual: usual / 2)
+
+
 def acked_at_return(patch: Patch) -> None:
     def broken(self: Any, delivery: Any, low: int, high: int, outputs: Any, parts: Any = ()) -> None:
         delivery.ack(low, high)
@@ -758,6 +762,7 @@ CASES = [
     (revoked_nodes_stay, "revoked"),
     (wires_under_a_removed_key_stay, "secrets"),
     (copies_not_told, "copies"),
+    (warned_of_what_is_usual, "calm"),
     (acked_at_return, "pipeline"),
     (acked_at_return, "spooled pipeline"),
     (delivered_taken_for_safe, "pipeline"),

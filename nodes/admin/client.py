@@ -73,7 +73,7 @@ def processes(
     fabric: str = "",
     folder: str | os.PathLike[str] | None = None,
 ) -> list[Answer]:
-    """Ask all processes of this user on this host at once what their nodes are doing.
+    """Ask all processes of this user on this host at once what their nodes are doing; by pid.
 
     It returns after `timeout` seconds, or as soon as all have answered. Who does not has no status, and a problem.
     Sockets that were left over are removed.
@@ -87,15 +87,38 @@ def processes(
         ConfigError: The folder cannot be trusted.
         TypeError, ValueError: `timeout` is no finite number.
     """
-    ends_at = time.monotonic() + (check_timeout(timeout) or 0.0)
+    found = answers(timeout, queues=queues, fabric=fabric, folder=folder)
+    return sorted(found, key=lambda answer: (answer.pid, answer.started))
+
+
+def answers(
+    timeout: float = 1.0,
+    *,
+    queues: int = 200,
+    fabric: str = "",
+    folder: str | os.PathLike[str] | None = None,
+) -> Iterator[Answer]:
+    """As `processes`, each as it answers; those that do not come last, after `timeout` seconds."""
+    timeout = check_timeout(timeout) or 0.0
+    ends_at = time.monotonic() + timeout
     request: dict[str, Any] = {"v": VERSION, "do": "status", "queues": queues, "wait": min(5.0, SHARE * timeout)}
     if fabric:
         request["fabric"] = fabric
     line = _encoded(request)
-    waiting = [_Asked(place, line, timeout) for place in places(_folder(folder))]
-    asked = waiting.copy()
-    _ask_all(waiting, ends_at)
-    return [answer for each in asked if (answer := each.answer()) is not None]
+    return _answers([_Asked(place, line, timeout) for place in places(_folder(folder))], ends_at)
+
+
+def here(queues: int = 200, *, wait: float = 1.0) -> Status:
+    """The status of this process, without its socket: also where that is off.
+
+    Args:
+        queues: Of each kind and node at most so many are told of, the deepest.
+        wait: Seconds after which a node is left without its machines, if they are busy.
+    """
+    from peerfabric.nodes.door.requests import status  # as in a process that is asked
+    from peerfabric.nodes.process import residents
+
+    return status(residents(), queues, wait)
 
 
 def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
@@ -296,32 +319,39 @@ class _Asked:
         return Answer(place.pid, place.started, place.path, status, problem)
 
 
-def _ask_all(waiting: list[_Asked], ends_at: float) -> None:
+def _answers(waiting: list[_Asked], ends_at: float) -> Iterator[Answer]:
     """Ask all, some of them at a time, until all is over or it is `ends_at`."""
     reading: dict[int, _Asked] = {}
     poller = select.poll()
     try:
-        while True:
+        while waiting or reading:
             now = time.monotonic()
+            over = []
             for each in waiting.copy():
                 if len(reading) < AT_ONCE and each.again_at <= now:
                     if each.begin() and each.connection is not None:
                         reading[each.connection.fileno()] = each
                         poller.register(each.connection, select.POLLIN)
-                    if each.connection is not None or each.is_over:
                         waiting.remove(each)
+                    elif each.is_over:
+                        waiting.remove(each)
+                        over.append(each)
             left = ends_at - time.monotonic()
-            if left <= 0 or not (reading or waiting):
-                return
-            pause = min(left, _AGAIN) if waiting else left
-            for descriptor, _ in poller.poll(max(1.0, 1000 * pause)):
+            pause = min(left, _AGAIN) if waiting or over else left
+            for descriptor, _ in poller.poll(max(0.0, 1000 * pause)) if reading or waiting else ():
                 each = reading[descriptor]
                 each.read()
                 if each.connection is None:
                     poller.unregister(descriptor)
                     del reading[descriptor]
-                    if not each.is_over:
-                        waiting.append(each)
+                    (over if each.is_over else waiting).append(each)
+            if left <= 0:
+                over += (*reading.values(), *waiting)
+                waiting = []
+                for each in reading.values():
+                    each.close()
+                reading.clear()
+            yield from filter(None, [each.answer() for each in over])
     finally:
         for each in reading.values():
             each.close()

@@ -48,8 +48,8 @@ class Following:
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Which nodes a request concerns; empty: all."""
 
-    fabric: str = ""
-    node: str = ""
+    fabric: str | None = None
+    node: str | None = None
 
 
 class Act(Look, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,17 +118,11 @@ def _read(kind: type[T], arguments: Mapping[str, Any]) -> T:
 
 def _chosen(residents: Residents, asked: Look) -> Iterator[Outside]:
     """The nodes that a request concerns."""
-    for resident in residents():
-        outside = outside_of(resident)
-        if asked.fabric in ("", outside.fabric) and asked.node in ("", outside.name, outside.node_id):
-            yield outside
+    return (node for node in (each.outside() for each in residents()) if _concerns(asked, node))
 
 
-def outside_of(resident: Any) -> Outside:
-    """Its own one, if it has one by now."""
-    from peerfabric.nodes.door.interim import Interim
-
-    return resident.outside() if hasattr(resident, "outside") else Interim(resident)
+def _concerns(asked: Look, node: Outside) -> bool:
+    return asked.fabric in (None, "", node.fabric) and asked.node in (None, "", node.name, node.node_id)
 
 
 def _tag(node: Outside) -> dict[str, str]:
@@ -137,13 +131,18 @@ def _tag(node: Outside) -> dict[str, str]:
 
 def _status(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     asked = _read(AskStatus, arguments)
-    ends_at = time.monotonic() + asked.wait
+    found = [resident for resident in residents() if _concerns(asked, resident.outside())]
+    return msgspec.structs.asdict(status(found, asked.queues, asked.wait))
+
+
+def status(residents: Sequence[Resident], queues: int, wait: float) -> Status:
+    """The status of this process with these nodes, which are waited for as long as `wait` seconds in all."""
+    ends_at = time.monotonic() + wait
     found: list[NodeStatus] = []
-    for node in _chosen(residents, asked):
-        found.append(node.status(asked.queues, max(min(WAIT_MIN, asked.wait), ends_at - time.monotonic())))
+    for resident in residents:
+        found.append(resident.outside().status(queues, max(min(WAIT_MIN, wait), ends_at - time.monotonic())))
     is_busy = any(node.engine for node in found)
-    status = Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents()) if is_busy else ())
-    return msgspec.structs.asdict(status)
+    return Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents) if is_busy else ())
 
 
 def _stacks(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

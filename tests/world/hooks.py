@@ -45,6 +45,7 @@ HOOKS: Final = {
     "loaded.expires_at": "peerfabric.nodes.storage.store:Loaded.expires_at",
     "durable.adopt": "peerfabric.queue.durable:DurableQueue._adopt",
     "outgoing.raise_floor": "peerfabric.queue.outgoing:Settled.raise_floor",
+    "receiver.slow_after": "peerfabric.queue.receiver:slow_after",
     "sender.data_frame": "peerfabric.queue.sender:data_frame",
     "sender.receive_ack": "peerfabric.queue.sender:Sender.receive_ack",
     "sender.acks_to_settle": "peerfabric.queue.sender:Sender.acks_to_settle",

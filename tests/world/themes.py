@@ -62,6 +62,11 @@ class Theme:
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
+    @property
+    def is_clean(self) -> bool:
+        """Nothing goes wrong, so nobody warns of anything."""
+        return not (self.faults or self.acts or self.calls or self.closes) and set(self.kinds) <= {"ok", "slow"}
+
 
 THEMES = {
     "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=0.2),
