@@ -315,7 +315,9 @@ class _Asked:
             except msgspec.ValidationError:
                 problem = _told(bytes(self._line))
             except msgspec.DecodeError:
-                problem = "it ended while it answered" if not lives(place.pid, place.started) else "no whole answer"
+                if not self._line and not lives(place.pid, place.started):
+                    return None  # it has ended meanwhile
+                problem = "no whole answer"
         return Answer(place.pid, place.started, place.path, status, problem)
 
 
