@@ -103,7 +103,7 @@ def test_the_site(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             url = "/fabric/v1/queues/{}/messages"
             return [
                 (await client.post(url.format(queue), json=body, headers=headers)).status_code
-                for queue, body in (("orders", {}), ("orders.eu", {}))
+                for queue, body in (("orders", 1), ("orders.eu", 1))
             ]
 
     assert asyncio.run(ask()) == [403, 202]
