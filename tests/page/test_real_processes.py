@@ -21,7 +21,7 @@ PRODUCER = """
 from peerfabric import Node
 
 with Node("shop") as node:
-    orders = node.producer("orders")
+    orders = node.producer("orders", int)
     print("up", flush=True)
     for line in iter(input, "end"):
         orders.send_many(list(range(int(line))))
@@ -30,8 +30,8 @@ CONSUMER = """
 from peerfabric import Node
 
 with Node("kitchen") as node:
-    with node.consumer("orders").get() as message:
-        print("has", message.body, flush=True)
+    with node.consumer("orders", int).get() as order:
+        print("has", order, flush=True)
         input()
 """
 
