@@ -32,6 +32,7 @@ from peerfabric.nodes.cli.services import services
 from peerfabric.nodes.cli.spool import spool
 from peerfabric.nodes.cli.take import take
 from peerfabric.nodes.cli.topics import pub, sub
+from peerfabric.nodes.cli.ui import ui
 
 
 class Commands(click.Group):
@@ -57,7 +58,7 @@ COMMANDS = (
     (demo, keygen, identify, peers, ping, doctor),
     (send, take, pub, sub, call, services),
     (top, queues, topics, pause, resume, purge, tap, trace, check, stacks),
-    (spool, dead, gateway, bench),
+    (spool, dead, gateway, ui, bench),
 )
 for command in (command for group in COMMANDS for command in group):
     cli.add_command(command)
