@@ -122,7 +122,7 @@ class Looking:
         from peerfabric import admin
 
         assert self._node is not None
-        found: list[Status] = vars(admin)["fabric_status"](self._node, LAN_TIMEOUT)
+        found = admin.fabric_status(self._node, LAN_TIMEOUT)
         at = clock()
         return [(status, at) for status in found]
 
