@@ -29,7 +29,6 @@ from peerfabric.status import HANDLER_SECONDS
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
-
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -119,7 +118,7 @@ class AsyncConsumer(Generic[T_co]):
 
     @property
     def loop(self) -> Any:
-        """The event loop that its node belongs to, or None. Its type would have to be loaded for whoever resolves it."""
+        """The event loop that its node belongs to, or None; of no type, which would have to be loaded."""
         return self._node.loop
 
     @property
