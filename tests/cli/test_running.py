@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +17,13 @@ import pytest
 
 from peerfabric import Node
 from peerfabric.nodes.cli.common import Settings
+from peerfabric.nodes.cli.host import door
 from peerfabric.nodes.cli.host.look import Looking
 from peerfabric.nodes.cli.host.rows import QueueRow
 from peerfabric.nodes.cli.host.screen import Seen, View, chosen_queues
 from peerfabric.nodes.cli.host.top import Watch
 from peerfabric.nodes.cli.output import Form
-from tests.cli.conftest import DEADLINE
+from tests.cli.conftest import DEADLINE, Start, ended
 from tests.cli.processes import run
 
 CONSUMER = """
@@ -222,3 +224,26 @@ def test_taps_of_real_nodes(kitchens: Kitchens) -> None:
             out, _ = tap.communicate(timeout=DEADLINE)
             assert (tap.returncode, out) == (0, {"orders": 'orders  {"n":1}\n'}.get(name, "prices.eur  2.5\n"))
         producer.flush(DEADLINE)
+
+
+def test_nodes_that_only_the_fabric_tells_of(kitchens: Kitchens, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of other hosts, here with another runtime folder: with --lan they are seen, and the command's own node
+    is not."""
+    with tempfile.TemporaryDirectory(prefix="pf-", dir="/tmp") as folder, monkeypatch.context() as elsewhere:
+        elsewhere.setenv("PEERFABRIC_RUNTIME", folder)
+        elsewhere.setenv("PEERFABRIC_LISTEN", "tcp://127.0.0.1:*")
+        kitchens.open("kitchen")
+        elsewhere.undo()
+        [heard] = door.answers(DEADLINE, folder=folder)
+        assert heard.status is not None
+        [endpoint] = [each for each in heard.status.nodes[0].endpoints if each.startswith("tcp:")][:1]
+        code, _, err = run("queues", "--interval", "0")
+        assert (code, "no node of this user answers" in err) == (3, True)
+
+        def seen() -> dict[str, Any] | None:
+            code, out, _ = ended(start("top", "--lan", "--peer", endpoint, "--interval", "0", "-o", "json"))
+            return json.loads(out) if code == 0 else None
+
+        found = until(seen)
+        assert [row["name"] for row in found["nodes"]] == ["kitchen"]
+        assert [(row["queue"], row["consumers"]) for row in found["queues"]] == [("orders", 1)]

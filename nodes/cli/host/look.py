@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
@@ -23,8 +24,10 @@ from peerfabric.nodes.io.waiting import clock
 from peerfabric.nodes.settings import FABRIC_VARIABLE
 from peerfabric.status import Status, Warned
 
+LINKED_WITHIN: Final = 1.0
+"""Seconds for nodes of other hosts to be found, before they are asked."""
 LAN_TIMEOUT: Final = 2.0
-"""Seconds for the nodes of other hosts to be found and to answer."""
+"""Seconds for them to answer."""
 
 
 class Look:
@@ -34,14 +37,21 @@ class Look:
         fabric: Whose nodes are looked at; None: of all.
         heard: The processes of this host.
         others: Statuses of other hosts, each with the time when it came.
+        without: The id of the node that asks them, which is no part of what is looked at.
     """
 
-    def __init__(self, fabric: str | None, heard: Sequence[Heard], others: Sequence[tuple[Status, float]] = ()) -> None:
+    def __init__(
+        self,
+        fabric: str | None,
+        heard: Sequence[Heard],
+        others: Sequence[tuple[Status, float]] = (),
+        without: str = "",
+    ) -> None:
         self.fabric = fabric
         self.heard = sorted(heard, key=lambda each: (each.pid, each.started))
         self.silent = [each for each in self.heard if each.status is None]
         self.statuses = [*((each.status, each.at) for each in self.heard if each.status is not None), *others]
-        self.places: list[Place] = places(self.statuses, fabric)
+        self.places: list[Place] = [each for each in places(self.statuses, fabric) if each.node.node_id != without]
 
     @property
     def several_fabrics(self) -> bool:
@@ -98,6 +108,8 @@ class Looking:
         self.lan = lan
         self._settings = settings
         self._node: Node | None = None
+        self.own_id = ""
+        """Of the node that asks other hosts, with `--lan`."""
 
     @contextmanager
     def joined(self) -> Iterator[Looking]:
@@ -108,14 +120,15 @@ class Looking:
         with self._settings.node() as node:
             self.fabric = node.fabric
             node.look_at_all()
-            self._node = node
+            self._node, self.own_id = node, node.statistics().node_id
+            time.sleep(LINKED_WITHIN)
             yield self
 
     def look(self, queues: int = QUEUES_MAX) -> Look:
         """Ask once, and wait until all have answered or are silent."""
         others = beside(self.others) if self._node is not None else None
         heard = list(door.answers(queues=queues))
-        return Look(self.fabric, heard, others.result() if others is not None else ())
+        return Look(self.fabric, heard, others.result() if others is not None else (), self.own_id)
 
     def others(self) -> list[tuple[Status, float]]:
         """What nodes of the fabric answer, and when; those of this host are among them."""

@@ -23,7 +23,7 @@ from peerfabric.nodes.cli.host import door
 from peerfabric.nodes.cli.host.door import STOPPED, Heard
 from peerfabric.nodes.cli.host.look import Look, Looking, looks_around
 from peerfabric.nodes.cli.host.queues import COLUMNS, interval_option, queue_cells, two_looks
-from peerfabric.nodes.cli.host.rows import Place, hand_rows
+from peerfabric.nodes.cli.host.rows import hand_rows
 from peerfabric.nodes.cli.host.screen import (
     HANDS_AFTER,
     NODE_COLUMNS,
@@ -145,10 +145,10 @@ class Watch:
             msgspec.structs.replace(each, status=None, problem=STOPPED) if door.is_stopped(each.pid) else each
             for each in latest
         ]
-        return Seen(Look(self._looking.fabric, heard, others), self._places(before, others_before), problems)
+        return Seen(self._put_together(heard, others), self._put_together(before, others_before).places, problems)
 
-    def _places(self, heard: list[Heard], others: list[tuple[Status, float]]) -> list[Place]:
-        return Look(self._looking.fabric, heard, others).places
+    def _put_together(self, heard: list[Heard], others: list[tuple[Status, float]]) -> Look:
+        return Look(self._looking.fabric, heard, others, self._looking.own_id)
 
     def stopped(self) -> frozenset[int]:
         """The processes that the system says are stopped."""
