@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from peerfabric.errors import FabricError
 from peerfabric.nodes.door.about import process_status
 from peerfabric.nodes.door.outside import Outside, Resident
 from peerfabric.nodes.door.registered import handlers
@@ -27,7 +28,8 @@ WAIT_MIN: Final = 0.05
 
 Residents = Callable[[], Sequence[Resident]]
 Put = Callable[[Mapping[str, Any]], None]
-T = TypeVar("T", bound="Look")
+L = TypeVar("L", bound="Look")
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -108,7 +110,7 @@ def answer(residents: Residents, request: Mapping[str, Any]) -> Mapping[str, Any
     raise Refused("unknown", f"nothing here does {do!r}; ask for one of {', '.join(can)}", can=can)
 
 
-def _read(kind: type[T], arguments: Mapping[str, Any]) -> T:
+def _read(kind: type[L], arguments: Mapping[str, Any]) -> L:
     try:
         return msgspec.convert(arguments, kind)
     except msgspec.ValidationError as error:
@@ -172,13 +174,24 @@ def cut(shown: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _at_all(nodes: Iterator[Outside], act: Callable[[Outside], T]) -> list[tuple[Outside, T]]:
+    """Act at each of them, whatever becomes of it at others, and then raise what the first of those has that failed."""
+    done, failed = [], None
+    for node in nodes:
+        try:
+            done.append((node, act(node)))
+        except FabricError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return done
+
+
 def _by_ids(act: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, Any]]:
     def done(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = _read(ActIds, arguments)
-        found: list[dict[str, Any]] = []
-        for node in _chosen(residents, asked):
-            found += ({**_tag(node), **outcome} for outcome in getattr(node, act)(asked.ids))
-        return {"outcomes": found}
+        at: list[tuple[Outside, Any]] = _at_all(_chosen(residents, asked), lambda node: getattr(node, act)(asked.ids))
+        return {"outcomes": [{**_tag(node), **outcome} for node, outcomes in at for outcome in outcomes]}
 
     return done
 
@@ -186,8 +199,8 @@ def _by_ids(act: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, A
 def _on_queue(act: str, what: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, Any]]:
     def done(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = _read(ActQueue, arguments)
-        nodes = [{**_tag(node), what: getattr(node, act)(asked.queue)} for node in _chosen(residents, asked)]
-        return {"nodes": nodes}
+        at: list[tuple[Outside, Any]] = _at_all(_chosen(residents, asked), lambda node: getattr(node, act)(asked.queue))
+        return {"nodes": [{**_tag(node), what: outcome} for node, outcome in at]}
 
     return done
 

@@ -341,7 +341,8 @@ def test_tap(front: Front) -> None:
 def contexts() -> list[Any]:
     from peerfabric.nodes import process
 
-    return [each.node for each in process.residents()]
+    residents: list[Any] = process.residents()
+    return [each.node for each in residents]
 
 
 def test_a_tap_is_given_few_of_many(runtime: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import BadName, ConfigError, Node, SpoolFull
+from peerfabric import BadName, ConfigError, Node, SpoolFull, TimedOut
 from peerfabric.admin import Answer, Following, NotAnswered, answers, ask, follow, here, processes, register
+from peerfabric.nodes.aio.outside import Busy
 from peerfabric.nodes.door.conversation import LINES_MAX, Lines
 from peerfabric.nodes.door.door import Door
 from peerfabric.nodes.door.place import CONNECTIONS_MAX
@@ -167,6 +168,19 @@ def test_acts(fakes: list[Fake]) -> None:
     assert [each["id"] for each in asked(fakes, do="dead", limit=4)["letters"]] == ["a:0", "a:1", "a:2", "b:0"]
 
 
+def test_an_act_that_fails_at_one_node(fakes: list[Fake]) -> None:
+    """Is done at the others, and said to have failed."""
+    fakes.append(Fake("c"))
+
+    def pause(queue: str) -> bool:
+        raise Busy("busy")
+
+    fakes[1].pause = pause  # type: ignore[method-assign]
+    with pytest.raises(TimedOut):
+        asked(fakes, do="pause", queue="jobs")
+    assert [fake.done for fake in fakes] == [[("pause", "jobs")], [], [("pause", "jobs")]]
+
+
 @pytest.mark.parametrize(
     ("request_", "problem"),
     [
@@ -204,13 +218,20 @@ def test_bodies_are_cut(fakes: list[Fake]) -> None:
 # Over the socket
 
 
-def test_errors_travel(door: Path) -> None:
+def test_errors_travel(door: Path, fakes: list[Fake]) -> None:
     """By their class, text and what else is plain of them."""
     with pytest.raises(BadName, match="queue 'a/b': has a '/'") as caught:
         ask(door, "pause", queue="a/b")
     assert (caught.value.kind, caught.value.name) == ("queue", "a/b")
     with pytest.raises(SpoolFull, match="no space left"):
         ask(str(door), "drop", ids=["a:1"])
+
+    def busy(queue: str) -> int:
+        raise Busy("the node is busy")
+
+    fakes[0].purge = busy  # type: ignore[method-assign]
+    with pytest.raises(TimedOut, match="the node is busy"):
+        ask(door, "purge", queue="jobs")
     with pytest.raises(ConfigError, match=r"Object missing required field `queue`"):
         ask(os.getpid(), "purge")
     with pytest.raises(NotAnswered, match="nothing here does 'nonsense'; ask for one of dead, drop") as unknown:
