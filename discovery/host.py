@@ -76,7 +76,7 @@ def runtime_folder() -> Path:
     Raises:
         ConfigError: It cannot be made, or somebody else could plant files there.
     """
-    return private_folder(_Environment().runtime_folder())
+    return private_folder(RuntimeFolder().where())
 
 
 def fabric_folder(fabric: str, key_id: str = "") -> Path:
@@ -98,11 +98,11 @@ class FabricFolder:
     def __init__(self, fabric: str, key_id: str = "") -> None:
         # No name has a '~'.
         self._name = check_name("fabric", fabric) + (f"~{key_id}" if key_id else "")
-        self._environment = _Environment()
+        self._runtime = RuntimeFolder()
 
     def where(self) -> Path:
         """Return where a new node would look now. Costs one system call, and changes nothing."""
-        return self._environment.runtime_folder() / self._name
+        return self._runtime.where() / self._name
 
     def make(self) -> Path:
         """Return that folder, made if needed; the promises and errors are those of `runtime_folder`."""
@@ -111,15 +111,16 @@ class FabricFolder:
         return private_folder(path)
 
 
-class _Environment:
-    """What the environment says of the runtime folder; a program may change it, and its folder, later."""
+class RuntimeFolder:
+    """The runtime folder as the environment says at construction; a program may change that later."""
 
     def __init__(self) -> None:
         chosen, session = os.environ.get(RUNTIME_VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
         self._chosen = Path(chosen).absolute() if chosen else None
         self._session = Path(session).absolute() if session else None
 
-    def runtime_folder(self) -> Path:
+    def where(self) -> Path:
+        """Return where a new process would look now. Costs one system call, and changes nothing."""
         if self._chosen is not None:
             return self._chosen
         if self._session is not None and _is_ours(self._session):

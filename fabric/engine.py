@@ -31,6 +31,7 @@ from peerfabric.link.endpoints import host_of
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link
 from peerfabric.link.links import OURSELVES, Links
+from peerfabric.link.lookalikes import Lookalikes
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.parting import Parting
 from peerfabric.link.pings import Pings
@@ -132,9 +133,10 @@ class Engine:
         self.topics = Topics(address, self.links, self.changed, self.interests.tell_again)
         self.parting = Parting(self.links, self.control, self.interests.is_useful, self._apply)
         self.round_trips = RoundTrips(self.links, self.control)
+        self.lookalikes = Lookalikes(self.links, self.interests, self.roster.own)
         self.pings = Pings(self.links, self.control, self.machines, self.producers.ping_contents, random)
         self.machines += (self.interests, self.producers, self.consumers, self.topics, self.roster)
-        self.machines += (self.parting, self.round_trips, self.pings)
+        self.machines += (self.parting, self.lookalikes, self.round_trips, self.pings)
         self._handlers: dict[type, tuple[Handler, ...]] = {}
         self._register(self.machines)
         self._responder: Responder | None = None
@@ -474,9 +476,11 @@ class Engine:
     def handle_timeout(self, now: float) -> None:
         """Act on everything that has come due."""
         late = now - max(self._expected, self._turned_at)
-        self._turned_at = now
+        starting, self._turned_at = self._turned_at == self._began, now
         if late > LATE:
             self.health.excuse(late)
+            if not starting:  # which may take long
+                self.health.was_late(late, now)
             if self._responder is not None:
                 self._responder.was_late(late, now)
             self._look_at_links(now, late)
@@ -511,6 +515,7 @@ class Engine:
             self.health.look_at = inf
             return
         found = [finding for machine in self.machines for finding in machine.findings(now)]
+        found = self.lookalikes.completed(found, now)
         self.health.look([*found, *self.links.findings(), *self.stranded], now)
 
     def poll_timeout(self) -> float:

@@ -10,6 +10,9 @@ from peerfabric.errors import BadName
 
 NAME_BYTES_MAX: Final = 255
 
+STATUS_SERVICE: Final = "$peerfabric.status"
+"""Answered by every node, and told of by none. No user can serve it: no name that is given has a `$`."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _NO_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_-]+|\*)(?:\.(?:[A-Za-z0-9_-]+|\*))*(?:\.>)?|>")

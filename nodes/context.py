@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.io.pump import Pump
     from peerfabric.nodes.signals import Ending
     from peerfabric.nodes.storage.disk_thread import Disk
+    from peerfabric.nodes.taps import Taps
 
 
 class Life(Enum):
@@ -74,6 +75,8 @@ class NodeContext:
         self.slot: int | None = None
         """The number of its slot in the spool's folder, then."""
         self.started_at = 0.0
+        self.taps: Taps | None = None
+        """Of a node at whose messages somebody looks as they are accepted."""
         self.failure: FabricError | None = None
         """Why a node that was not told to close has stopped."""
 

@@ -16,6 +16,7 @@ from peerfabric.discovery.locks import Lock
 from peerfabric.errors import ConfigError, FabricError, NodeClosed
 from peerfabric.nodes import signals
 from peerfabric.nodes.door.door import Door
+from peerfabric.nodes.door.outside import Outside
 
 ENDING: Final = (
     "this program is ending, so a node cannot start any more: what it accepts would be lost; "
@@ -26,6 +27,8 @@ ENDING: Final = (
 class Resident(Protocol):
     """A node that runs in this process."""
 
+    node: Any
+    """Its context."""
     is_adopted: bool
     """Another one of this process closes it with itself."""
 
@@ -35,7 +38,7 @@ class Resident(Protocol):
     def drain_at_exit(self) -> None:
         """The program is over and did not close this node."""
 
-    def outside(self) -> Any:
+    def outside(self) -> Outside:
         """The node as others than its program see it."""
 
 
@@ -87,7 +90,7 @@ def remember(node: Resident) -> None:
     with _door_lock:
         if _door is not None:
             return
-        door = _door = Door(_seen)
+        door = _door = Door(residents)
     door.open()
 
 
@@ -103,8 +106,23 @@ def forget(node: Resident) -> None:
     door.close()
 
 
-def _seen() -> list[Any]:
-    return list(_running)
+def look_after_door() -> None:
+    """Listen anew if the admin socket is not where others look for it: folders of sessions go and come back.
+
+    Waits for nothing.
+    """
+    global _door  # noqa: PLW0603
+    door = _door
+    if door is None or door.is_where_others_look():
+        return
+    with _door_lock:
+        if _door is not door:
+            return
+        told = door.path is None
+        _door = following = Door(residents)
+        door.remove()
+    door.close(timeout=0.0)
+    following.open_again(told=told)
 
 
 def residents() -> list[Resident]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peerfabric.nodes.handler_context import Input, hands
 from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.incoming import IncomingQueue
+from peerfabric.queue.queue_status import in_hand
 
 if TYPE_CHECKING:
     import asyncio
@@ -87,6 +89,16 @@ class Whereabouts:
             if inward and any(each is inward[0] for each in outward):
                 return iter(outward)
         return reversed(inward)
+
+
+def of_oldest(end: IncomingQueue, now: float) -> str:
+    """Where that of a queue is which has been in hand for longest, for people; empty: nobody knows."""
+    for oldest in in_hand(end, now)[:1]:
+        stream, _, sequence = oldest.id.rpartition("/")
+        place = Whereabouts().of(stream, int(sequence))
+        if place is not None and place.line:
+            return f"{place.line} in {place.thread}"
+    return ""
 
 
 def _has(delivery: Delivery, stream: str, sequence: int) -> bool:

@@ -562,6 +562,10 @@ def copies_not_told(patch: Patch) -> None:
     patch("links.superseded", lambda self, link, now: hooks.part(self, link.node_id, now))
 
 
+def warned_of_what_is_usual(patch: Patch) -> None:
+    patch("receiver.slow_after", lambda lease, usual: usual / 2)
+
+
 def acked_at_return(patch: Patch) -> None:
     def broken(self: Any, delivery: Any, low: int, high: int, outputs: Any, parts: Any = ()) -> None:
         delivery.ack(low, high)
@@ -685,6 +689,74 @@ def adopted_slots_never_let_go(patch: Patch) -> None:
     patch("orphans.keeps", lambda self, number, **named: keeps(self, number, **named) or True)
 
 
+def paused_consumers_go_on(patch: Patch) -> None:
+    patch("receiver.return_unstarted", staticmethod(lambda end: None))
+
+
+def paused_consumers_return_what_runs(patch: Patch) -> None:
+    give_back = original("incoming.give_back_unstarted")
+
+    def broken(self: Any, only: str | None = None) -> None:
+        for delivery in self.in_hand if self.paused else ():
+            delivery.next = delivery.reported
+        give_back(self, only)
+
+    patch("incoming.give_back_unstarted", broken)
+
+
+def paused_consumers_keep_what_comes(patch: Patch) -> None:
+    give_back = original("incoming.give_back_unstarted")
+
+    def broken(self: Any, only: str | None = None) -> None:
+        if not self.paused:
+            give_back(self, only)
+        elif only is not None:
+            self.fence(only, -1e18)
+
+    patch("incoming.give_back_unstarted", broken)
+    patch("receiver.resume", lambda self, queue, now: False)
+
+
+def purged_messages_are_in_flight(patch: Patch) -> None:
+    def broken(self: Any) -> int:
+        runs = [
+            *self.pending.take_all(),
+            *(run for peer in list(self.in_flight.tables) for run in self.in_flight.take_all(peer)),
+        ]
+        for run in runs:
+            self._end("dropped", run)
+        self.touched[self] = None
+        return sum(len(run.bodies) for run in runs)
+
+    patch("outgoing.purge", broken)
+
+
+def purged_messages_are_sent(patch: Patch) -> None:
+    def broken(self: Any) -> int:
+        return int(self.pending.count + self.pending.delayed_count)
+
+    patch("outgoing.purge", broken)
+
+
+def purged_messages_stay_on_disk(patch: Patch) -> None:
+    purge = original("durable.purge")
+
+    def broken(self: Any) -> int:
+        backlog = self.backlog
+        backlog.settle = lambda start, stop: None
+        try:
+            dropped: int = purge(self)
+        finally:
+            del backlog.settle
+        return dropped
+
+    patch("durable.purge", broken)
+
+
+def purged_without_those_on_disk(patch: Patch) -> None:
+    patch("durable.purge", original("outgoing.purge"))
+
+
 def deaths_of_what_has_run_counted(patch: Patch) -> None:
     patch("outgoing.ran", lambda self, peer, start, stop: None)
 
@@ -758,6 +830,7 @@ CASES = [
     (revoked_nodes_stay, "revoked"),
     (wires_under_a_removed_key_stay, "secrets"),
     (copies_not_told, "copies"),
+    (warned_of_what_is_usual, "calm"),
     (acked_at_return, "pipeline"),
     (acked_at_return, "spooled pipeline"),
     (delivered_taken_for_safe, "pipeline"),
@@ -780,6 +853,13 @@ CASES = [
     (slots_adopted_that_somebody_has, "adoption"),
     (slots_emptied_with_messages_left, "adoption"),
     (adopted_slots_never_let_go, "adoption"),
+    (paused_consumers_go_on, "operators"),
+    (paused_consumers_return_what_runs, "operators"),
+    (paused_consumers_keep_what_comes, "operators"),
+    (purged_messages_are_in_flight, "operators"),
+    (purged_messages_are_sent, "operators"),
+    (purged_messages_stay_on_disk, "purged disks"),
+    (purged_without_those_on_disk, "purged disks"),
 ]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import Final
 
-from peerfabric.health import DIALLED_AFTER, Finding
+from peerfabric.health import DIALLED_AFTER, DIALLED_IN_VAIN, Finding
 from peerfabric.link.commands import Outcome, Probe
 from peerfabric.link.hello import Hellos
 from peerfabric.link.link import HELLO_MAX, Belief, Change, Link
@@ -270,7 +270,7 @@ class Links(Hellos):
             return
         for endpoint in sorted(self._addresses.unanswered(self._by_node)):
             step = "start a node that listens there, or, if peers= or PEERFABRIC_PEERS names it, take it out"
-            yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step)
+            yield Finding(f"{endpoint} is dialled without an answer", DIALLED_AFTER, step, code=DIALLED_IN_VAIN)
         told = 0
         for link in list(self._unmet):
             if link.met or link.wire not in self.by_wire:
@@ -281,6 +281,7 @@ class Links(Hellos):
                     f"{link.name} was found and does not answer at {link.endpoint}",
                     DIALLED_AFTER,
                     "see whether its process is stopped, or something between the two closes this way",
+                    code=DIALLED_IN_VAIN,
                 )
 
     @property

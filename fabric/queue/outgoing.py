@@ -105,7 +105,9 @@ class OutgoingQueue:
         self._drained = ""
         """The peer that gets nothing until it has nothing: see `_drains`."""
         self._accepted_cost = 0
-        self._accepted_count = self._retried_count = self._redelivered_count = 0
+        self._accepted_count = self._retried_count = self.redelivered_count = 0
+        self.last_error = ""
+        """Why something of it was given back last, if that was a failure."""
 
     # Accepting
 
@@ -255,7 +257,7 @@ class OutgoingQueue:
     def sent(self, peer: str, run: Run) -> None:
         """The frame with `run` left for `peer`."""
         if run.attempt > 1 or run.deaths:
-            self._redelivered_count += len(run.bodies)
+            self.redelivered_count += len(run.bodies)
         if run.avoids:
             run.avoids = frozenset()
         self.in_flight.add(peer, run)
@@ -312,6 +314,8 @@ class OutgoingQueue:
 
     def _nack(self, run: Run, peer: str, nack: Nack, now: float) -> None:
         run.error = nack.text or run.error
+        if nack.reason != NO_INTEREST:
+            self.last_error = run.error
         if self._is_over(run, now, nack.reason):
             self._end("expired", run)
             return
@@ -384,6 +388,7 @@ class OutgoingQueue:
                 run.ran = False
             elif died:
                 run.deaths += 1
+                self.last_error = "a consumer died with it in hand"
                 run.attempt += run.deaths > DEATHS_TO_ISOLATE
                 if self._is_fatal(run):
                     self._give_up(run, DIED_WITH_IT)
@@ -530,7 +535,7 @@ class OutgoingQueue:
             accepted=self._accepted_count,
             recovered=0,
             retried=self._retried_count,
-            redelivered=self._redelivered_count,
+            redelivered=self.redelivered_count,
             handed_on=self.in_flight.ran_count,
             left_at_close=self.settled.left.total,
             **self.settled.counts,

@@ -6,12 +6,13 @@ else must hear of it: users (`changed`), producers (an ACK is due on their link)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, Finding, slow_after
+from peerfabric.health import NEVER_TAKEN_AFTER, NOT_TAKEN_AFTER, NOT_TAKING, SLOW_HANDLER, Finding, slow_after
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import Links
@@ -76,6 +77,8 @@ class Receiver(Machine):
         self._known: dict[str, dict[IncomingQueue, None]] = {}
         """Node id -> those that may have streams of it."""
         self._known_max = 256
+        self.where: Callable[[IncomingQueue], str] = lambda end: ""
+        """Where the code is that has the oldest message in hand; the driver knows, as it knows of threads."""
 
     # What users do
 
@@ -423,16 +426,29 @@ class Receiver(Machine):
                     f"queue {end.queue!r}: messages wait for this consumer and nobody takes them",
                     NOT_TAKEN_AFTER if end.was_taken_from else NEVER_TAKEN_AFTER,
                     "call get(), iterate over it or use on_message; or close() it if it is not needed",
+                    code=NOT_TAKING,
+                    queue=end.queue,
                 )
             since = end.in_hand_since(now)
             if since < inf:
+                left = max(0.0, since + end.lease - now)
+                step = (
+                    f"lease= ends it in {left:.0f} s, and another consumer gets it: if it hangs, `peerfabric stacks` "
+                    f"shows why; if it needs so long, call message.extend() or raise lease="
+                )
                 yield Finding(
                     f"queue {end.queue!r}: a message is in the hands of its handler",
                     slow_after(end.lease, end.window.pace),
-                    f"after {end.lease:g} s it goes to another consumer: if it hangs, look at its stack (py-spy dump); "
-                    f"if it needs so long, call message.extend() or raise lease=",
+                    step,
                     since,
+                    SLOW_HANDLER,
+                    end.queue,
+                    closer=partial(self._located, end, step),
                 )
+
+    def _located(self, end: IncomingQueue, step: str) -> str:
+        where = self.where(end)
+        return f"it is at {where}; {step}" if where else ""
 
     def check(self) -> None:
         """Assert the invariants of every end."""

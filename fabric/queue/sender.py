@@ -28,7 +28,8 @@ from peerfabric.names import queue_of
 from peerfabric.queue.numbering import LeftOff
 from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.runs import DEPTH_MAX, Kind, Run
-from peerfabric.queue.summary import findings, letters_in_memory, unsettled
+from peerfabric.queue.summary import letters_in_memory, unsettled
+from peerfabric.queue.trends import Trends
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
@@ -100,6 +101,7 @@ class Sender(Machine):
         self._changed_at: dict[OutgoingQueue, int] = {}
         """The last change of each that `frames` looked at, by number; the latest come last."""
         self.left_off = LeftOff()
+        self.trends = Trends()
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
         self.for_disk: dict[OutgoingQueue, None] = {}
@@ -147,6 +149,7 @@ class Sender(Machine):
                     self._control.note(link)
         self.deadlines.move(end, inf)
         self._changed.discard(end)
+        self.trends.closed(end)
         if end.watch is not None:  # all is settled, also what comes to be waited for later
             end.watch.leave()
 
@@ -576,12 +579,8 @@ class Sender(Machine):
     # Reports
 
     def findings(self, now: float) -> Iterator[Finding]:
-        """Queues whose messages nobody consumes."""
-        for end in list(self._unsettled):
-            if not end.unsettled_count:
-                del self._unsettled[end]
-                continue
-            yield from findings(end)
+        """Queues whose messages get no further."""
+        return self.trends.findings(self._unsettled, now)
 
     def check(self) -> None:
         """Assert the invariants of every end, and that each counts only on those who are there."""

@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final
 
-from peerfabric.health import NO_CONSUMER_AFTER, Finding
+from peerfabric.health import NO_CONSUMER_AFTER, NO_SERVER, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.interest import Interests
 from peerfabric.link.link import Belief, Link
@@ -172,6 +172,12 @@ class Caller(Machine):
     def unuse(self, service: str) -> None:
         """One of them does not any more."""
         self.directory.of(service).held -= 1
+
+    def reserve(self, service: str) -> list[str]:
+        """Call at all peers with which this node is linked what they serve without telling; return their node ids."""
+        links = [link for link in self._sent if link.wire != OURSELVES]
+        self.directory.reserve(service, links)
+        return [link.node_id for link in links]
 
     def close(self, now: float) -> None:
         """The node closes: nobody waits for anything any more."""
@@ -624,6 +630,8 @@ class Caller(Machine):
                 f"service {service.name!r}: calls wait without a server",
                 NO_CONSUMER_AFTER,
                 "start one; node.peers() tells who serves what",
+                code=NO_SERVER,
+                service=service.name,
             )
 
     def check(self) -> None:

@@ -53,6 +53,8 @@ class Directory:
         self.by_name: dict[str, Service] = {}
         self._links, self._interests, self._joined_at = links, interests, joined_at
         self._serve = PeerNames()
+        self._reserved: dict[str, None] = {}
+        """Names that nobody tells of, as everybody serves them."""
 
     def of(self, name: str) -> Service:
         """The service of that name, whether anybody serves it or not."""
@@ -74,6 +76,14 @@ class Directory:
             self._interests.changed(now)
         return service
 
+    def reserve(self, name: str, links: Iterable[Link]) -> None:
+        """Call it at the peers of these links, which serve it and do not tell. Nobody hears that it is called."""
+        service = self.of(name)
+        self._reserved[name] = None
+        service.used_at = inf
+        for link in links:
+            service.servers.setdefault(link.peer, Server(link, 1))
+
     def forget(self, now: float, open_calls: Iterable[OpenCall], used_before: float) -> bool:
         """Services that nobody has called since then or waits for are not ours any more; whether some still are."""
         called, waited_for = self._interests.calls, {call.service for call in open_calls}
@@ -92,7 +102,7 @@ class Directory:
 
     def _forget_one(self, service: Service) -> None:
         busy = service.servers or service.fresh or service.odd or service.held
-        if not busy and service.name not in self._interests.calls:
+        if not busy and service.name not in self._interests.calls and service.name not in self._reserved:
             self.by_name.pop(service.name, None)
 
     # Who serves it
@@ -109,12 +119,13 @@ class Directory:
 
     def gone(self, peer: str) -> list[Service]:
         """The peer will not answer any more; the services for which that has changed."""
-        return self._not_served(self._serve.tell(peer, ())[1], peer)
+        reserved = [name for name in self._reserved if peer in self.by_name[name].servers]
+        return self._not_served((*self._serve.tell(peer, ())[1], *reserved), peer)
 
     def _not_served(self, names: Iterable[str], peer: str) -> list[Service]:
         services = [self.by_name[name] for name in names]
         for service in services:
-            del service.servers[peer]
+            service.servers.pop(peer, None)
             self._forget_one(service)
         return services
 
@@ -132,7 +143,7 @@ class Directory:
 
     def names(self) -> list[str]:
         """What somebody serves, this node among them if it calls it."""
-        return [name for name, service in self.by_name.items() if service.servers]
+        return [name for name, service in self.by_name.items() if service.servers and name not in self._reserved]
 
     def servers(self, name: str) -> list[ServerView]:
         """Who serves it, and is not gone."""

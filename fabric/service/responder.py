@@ -14,11 +14,12 @@ from random import Random
 from typing import Any, Final
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import Finding
+from peerfabric.health import RUNS_ON, Finding
 from peerfabric.link.control import Control
 from peerfabric.link.link import Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
+from peerfabric.names import STATUS_SERVICE
 from peerfabric.reports import ServiceAccount
 from peerfabric.service.call import CALL_OVERHEAD, DEPTH_MAX
 from peerfabric.service.served import Served, ServedCall, Stage
@@ -62,6 +63,9 @@ REPLY_BYTES_AIM: Final = 256 * 1024
 HOLD_MAX: Final = 1.0
 """Seconds for which nothing starts, at most, until all is read that came while this process did not run."""
 BUSY_MAX: Final = 86_400.0
+STATUS_WAITING: Final = 16
+STATUS_WAITING_BYTES: Final = 65_536
+"""Questions after the status of this node that may wait while one is answered."""
 
 Send = Callable[[int, list[bytes]], bool]
 
@@ -81,6 +85,8 @@ class Responder(Machine):
     def __init__(self, links: Links, control: Control, changed: set[Any], random: Random) -> None:
         super().__init__()
         self.served: dict[str, Served] = {}
+        self.status: Served | None = None
+        """`STATUS_SERVICE`, from the first question on. `changed` takes its name in its place."""
         self.ready: dict[Served, None] = {}
         """Those that may start something since the last `start`."""
         self.outgoing: dict[Link, Unread] = {}
@@ -234,6 +240,8 @@ class Responder(Machine):
         else:
             self._links.echoes.put(link, link.echo_at)
         calls, served = self._calls[link], self.served.get(request.service)
+        if served is None and request.service == STATUS_SERVICE and not self._draining:
+            served = self.status = self.status or Served(STATUS_SERVICE, 1, STATUS_WAITING, STATUS_WAITING_BYTES, 1.0)
         unread = self.outgoing.get(link)
         if unread is not None and len(unread) > UNSENT_MAX:
             raise BadFrame("more calls than anybody has open")
@@ -302,7 +310,10 @@ class Responder(Machine):
         served.cancel(call)
         self._may_start(served)
         if served.news:
-            self._changed.add(served)
+            self._has_changed(served)
+
+    def _has_changed(self, served: Served) -> None:
+        self._changed.add(served if served is not self.status else STATUS_SERVICE)
 
     def receive_more(self, link: Link, more: More, body: object, now: float) -> None:
         """The peer allows more parts of its streams."""
@@ -317,7 +328,7 @@ class Responder(Machine):
             if not could and call.may_send:
                 self.deadlines.move(call, inf)
                 call.served.news.append(call)
-                self._changed.add(call.served)
+                self._has_changed(call.served)
 
     # Starting
 
@@ -342,7 +353,7 @@ class Responder(Machine):
                 else:
                     served.run(call, now)
             if served.started:
-                self._changed.add(served)
+                self._has_changed(served)
 
     # Answers
 
@@ -437,10 +448,12 @@ class Responder(Machine):
                     f"service {served.service!r}: a handler runs on whose call was cancelled",
                     0.0,
                     "let it look at call.cancelled or call.left, and give waits in it a timeout",
+                    code=RUNS_ON,
+                    service=served.service,
                 )
 
     def check(self) -> None:
-        for served in (*self.served.values(), *self._closed):
+        for served in (*self.served.values(), *self._closed, *((self.status,) if self.status is not None else ())):
             served.check()
             idle = served.waiting and served.has_slot and served not in self.ready
             assert not idle, "a call waits beside a free slot"

@@ -18,7 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.errors import counted
-from peerfabric.health import Finding
+from peerfabric.health import STRANDED, Finding
 
 if TYPE_CHECKING:
     from peerfabric.spool.slots import SlotSight
@@ -35,8 +35,8 @@ FORGET_AFTER: Final = 600.0
 """Seconds after which a consumer that did not take before is tried again, though nothing is new of it."""
 REFUSED_FOR: Final = 10.0
 """Seconds for which a slot is left alone that could not be opened."""
-STRANDED_AFTER: Final = 10.0
-"""Seconds until an orphan that is not adopted is told of."""
+STRANDED_AFTER: Final = 60.0
+"""Seconds until an orphan that is not adopted is told of: consumers that are started again have come back by then."""
 
 _UNCONSUMED: Final = "that nobody consumes"
 _IN_LINE: Final = "that wait for others to be sent"
@@ -268,6 +268,8 @@ class Orphans:
                     STRANDED_AFTER,
                     f"{_STEPS[orphan.why]}; `peerfabric spool ls` shows what is there",
                     orphan.since,
+                    STRANDED,
+                    orphan.queues[0] if len(orphan.queues) == 1 else "",
                 )
         for number, (since, sight) in sorted(self._unknown.items()):
             problem = sight.problem or f"its `node` is damaged, and it may have messages of {_named(sight.queues)}"
@@ -276,6 +278,7 @@ class Orphans:
                 STRANDED_AFTER,
                 "a process that starts and takes it goes on with it; `peerfabric spool ls` shows what is there",
                 since,
+                STRANDED,
             )
 
     def check(self) -> None:

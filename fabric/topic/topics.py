@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peerfabric.errors import BadFrame
-from peerfabric.health import DIALLED_AFTER, Finding
+from peerfabric.health import DIALLED_AFTER, DIALLED_IN_VAIN, Finding
 from peerfabric.link.commands import Follow, Subscribe, Unfollow, Unsubscribe
 from peerfabric.link.endpoints import host_of, with_host
 from peerfabric.link.link import Belief, Link
@@ -425,6 +425,7 @@ class Topics(Machine):
                     f"the outbox {endpoint} of {link.name} does not answer, so its topics do not come",
                     DIALLED_AFTER,
                     "open that port there, as that of its inbox is, or set advertise= if another address leads to it",
+                    code=DIALLED_IN_VAIN,
                 )
 
     def check(self) -> None:

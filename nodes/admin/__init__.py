@@ -12,6 +12,41 @@ Nothing here starts a node. All calls block; in a coroutine, use a thread.
 
 from __future__ import annotations
 
-from peerfabric.admin.client import Answer, Following, NotAnswered, ask, follow, processes, register
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Answer", "Following", "NotAnswered", "ask", "follow", "processes", "register"]
+from peerfabric.admin.client import (
+    Answer,
+    Following,
+    NotAnswered,
+    answers,
+    ask,
+    follow,
+    here,
+    processes,
+    register,
+)
+
+if TYPE_CHECKING:
+    from peerfabric.admin.fabric import fabric_status
+
+__all__ = [
+    "Answer",
+    "Following",
+    "NotAnswered",
+    "answers",
+    "ask",
+    "fabric_status",
+    "follow",
+    "here",
+    "processes",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # It needs a node, and so ZeroMQ, which who only asks this host does without.
+    if name == "fabric_status":
+        from peerfabric.admin.fabric import fabric_status
+
+        return fabric_status
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -73,7 +73,7 @@ def processes(
     fabric: str = "",
     folder: str | os.PathLike[str] | None = None,
 ) -> list[Answer]:
-    """Ask all processes of this user on this host at once what their nodes are doing.
+    """Ask all processes of this user on this host at once what their nodes are doing; by pid.
 
     It returns after `timeout` seconds, or as soon as all have answered. Who does not has no status, and a problem.
     Sockets that were left over are removed.
@@ -87,15 +87,38 @@ def processes(
         ConfigError: The folder cannot be trusted.
         TypeError, ValueError: `timeout` is no finite number.
     """
-    ends_at = time.monotonic() + (check_timeout(timeout) or 0.0)
+    found = answers(timeout, queues=queues, fabric=fabric, folder=folder)
+    return sorted(found, key=lambda answer: (answer.pid, answer.started))
+
+
+def answers(
+    timeout: float = 1.0,
+    *,
+    queues: int = 200,
+    fabric: str = "",
+    folder: str | os.PathLike[str] | None = None,
+) -> Iterator[Answer]:
+    """As `processes`, each as it answers; those that do not come last, after `timeout` seconds."""
+    timeout = check_timeout(timeout) or 0.0
+    ends_at = time.monotonic() + timeout
     request: dict[str, Any] = {"v": VERSION, "do": "status", "queues": queues, "wait": min(5.0, SHARE * timeout)}
     if fabric:
         request["fabric"] = fabric
     line = _encoded(request)
-    waiting = [_Asked(place, line, timeout) for place in places(_folder(folder))]
-    asked = waiting.copy()
-    _ask_all(waiting, ends_at)
-    return [answer for each in asked if (answer := each.answer()) is not None]
+    return _answers([_Asked(place, line, timeout) for place in places(_folder(folder))], ends_at)
+
+
+def here(queues: int = 200, *, wait: float = 1.0) -> Status:
+    """The status of this process, without its socket: also where that is off.
+
+    Args:
+        queues: Of each kind and node at most so many are told of, the deepest.
+        wait: Seconds after which a node is left without its machines, if they are busy.
+    """
+    from peerfabric.nodes.door.requests import status  # as in a process that is asked
+    from peerfabric.nodes.process import residents
+
+    return status(residents(), queues, wait)
 
 
 def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
@@ -141,7 +164,7 @@ class Following:
         self.pid = place.pid
         self._place, self._connection = place, connection
         self._rest = bytearray()
-        self._closed = False
+        self._reads = False
         _checked(place, self._line() or b"")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -156,10 +179,13 @@ class Following:
 
     def _line(self) -> bytes | None:
         while b"\n" not in self._rest:
+            self._reads = True
             try:
                 data = self._connection.recv(1 << 16)
             except OSError:
                 data = b""
+            finally:
+                self._reads = False
             if not data:
                 return None
             self._rest += data
@@ -177,6 +203,8 @@ class Following:
         """End it: whoever iterates comes to the end. May be called twice."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+        if not self._reads:  # else whoever reads closes it: its number may be another one's before he looks
+            self._connection.close()
 
 
 def follow(process: Process, do: str, **arguments: Any) -> Following:
@@ -233,8 +261,13 @@ class _Asked:
 
     def begin(self) -> bool:
         """Connect and ask; whether an answer is to come on `connection`."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            self._problem, self.is_over = f"this process cannot ask it: {error.strerror}; see `ulimit -n`", True
+            return False
+        try:
+            connection.setblocking(False)
             with short(self.place.path) as path:
                 connection.connect(path)
             with suppress(BrokenPipeError):
@@ -284,44 +317,55 @@ class _Asked:
             if remove_left_over(place) or not place.path.exists():
                 return None
             problem = "its socket is left over: the process is another program now"
+        elif self._problem:
+            pass
         elif not self.is_over:
             problem = f"no answer in {self._timeout:g} s: {_why(place)}"
-        elif not problem:
+        else:
             try:
                 status = msgspec.json.decode(self._line, type=Status)
             except msgspec.ValidationError:
                 problem = _told(bytes(self._line))
             except msgspec.DecodeError:
-                problem = "it ended while it answered" if not lives(place.pid, place.started) else "no whole answer"
+                if not self._line and not lives(place.pid, place.started):
+                    return None  # it has ended meanwhile
+                problem = "no whole answer"
         return Answer(place.pid, place.started, place.path, status, problem)
 
 
-def _ask_all(waiting: list[_Asked], ends_at: float) -> None:
+def _answers(waiting: list[_Asked], ends_at: float) -> Iterator[Answer]:
     """Ask all, some of them at a time, until all is over or it is `ends_at`."""
     reading: dict[int, _Asked] = {}
     poller = select.poll()
     try:
-        while True:
+        while waiting or reading:
             now = time.monotonic()
+            over = []
             for each in waiting.copy():
                 if len(reading) < AT_ONCE and each.again_at <= now:
                     if each.begin() and each.connection is not None:
                         reading[each.connection.fileno()] = each
                         poller.register(each.connection, select.POLLIN)
-                    if each.connection is not None or each.is_over:
                         waiting.remove(each)
+                    elif each.is_over:
+                        waiting.remove(each)
+                        over.append(each)
             left = ends_at - time.monotonic()
-            if left <= 0 or not (reading or waiting):
-                return
-            pause = min(left, _AGAIN) if waiting else left
-            for descriptor, _ in poller.poll(max(1.0, 1000 * pause)):
+            pause = min(left, _AGAIN) if waiting or over else left
+            for descriptor, _ in poller.poll(max(0.0, 1000 * pause)) if reading or waiting else ():
                 each = reading[descriptor]
                 each.read()
                 if each.connection is None:
                     poller.unregister(descriptor)
                     del reading[descriptor]
-                    if not each.is_over:
-                        waiting.append(each)
+                    (over if each.is_over else waiting).append(each)
+            if left <= 0:
+                over += (*reading.values(), *waiting)
+                waiting = []
+                for each in reading.values():
+                    each.close()
+                reading.clear()
+            yield from filter(None, [each.answer() for each in over])
     finally:
         for each in reading.values():
             each.close()

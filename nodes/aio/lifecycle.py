@@ -23,6 +23,7 @@ from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.opened import Opened
 from peerfabric.nodes.aio.starting import StartBeside
 from peerfabric.nodes.context import Life, NodeContext
+from peerfabric.nodes.door.fabric_status import FabricStatus
 from peerfabric.nodes.handler_context import return_in_hand
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.pump import Pump
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -185,6 +187,17 @@ class Lifecycle:
         from peerfabric.nodes.aio.outside import Outside  # when somebody looks
 
         return Outside(self.node, self.handles, self.handlers, self._adoptions, adopted=self.is_adopted)
+
+    def told_of(self) -> list[Any]:
+        """What peers are told of: this node, and those of this process that have its settings and no peers of users."""
+        mine = self.node.settings
+
+        def is_mine(other: NodeContext) -> bool:
+            settings = other.settings
+            return (settings.fabric, settings.secrets) == (mine.fabric, mine.secrets)
+
+        adopted = [each for each in process.residents() if each.is_adopted and is_mine(each.node)]
+        return [self, *(each for each in adopted if each is not self)]
 
     def peers(self) -> list[PeerView]:
         """Every node that this one knows of; this starts it, unless that takes a thread."""
@@ -349,6 +362,11 @@ class Lifecycle:
             if settings.signals:
                 pump.look_after(node.ending.look)
             pump.look_after(reachability.look)
+            pump.look_after(process.look_after_door)
+            if node.disk is not None and self._slot is None:
+                from peerfabric.nodes.storage.room_watch import RoomWatch  # with what only nodes with a spool need
+
+                pump.look_after(RoomWatch(node.disk, node.engine, settings.options.spool_bytes).look)
             pump.on_disconnected, pump.on_superseded = reachability.disconnected, self.superseded
             if curve is not None:
                 from peerfabric.nodes.rekeying import look_after_keys  # with what only nodes with a secret need
@@ -369,7 +387,8 @@ class Lifecycle:
         node, settings = self.node, self.node.settings
         now = node.started_at = clock()
         node.engine = Engine(address, settings.fabric, settings.options, random.Random(), now)
-        node.engine.pings.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.pings.unix_ms = node.engine.producers.trends.unix_ms = lambda: time.time_ns() // 1_000_000
+        node.engine.consumers.where = _where
         if opened.spool is not None:
             from peerfabric.nodes.storage.disk_thread import (
                 Disk,  # a start without a spool does without what belongs to it
@@ -405,6 +424,7 @@ class Lifecycle:
         """Let users in, all at once: of what is accepted from here on nothing could be undone, and nothing fails."""
         node, pump = self.node, self.node.pump
         with pump.lock:
+            pump.attach(FabricStatus(node, self.told_of))
             for handle in self.handles:
                 handle.start(node.engine, node.started_at)
                 pump.attach(handle)
@@ -666,3 +686,9 @@ class Lifecycle:
         finally:
             for producer in list(self.handles.producers.values()):
                 producer.disk_ended()
+
+
+def _where(end: IncomingQueue) -> str:
+    from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+
+    return of_oldest(end, clock())

@@ -9,28 +9,37 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
 from peerfabric.discovery.locks import Lock
-from peerfabric.errors import SpoolError, TimedOut
+from peerfabric.discovery.log import log as _log
+from peerfabric.errors import SpoolError, TimedOut, counted
+from peerfabric.names import queue_of
 from peerfabric.node_status import AT_ONCE, choose, overview, sends_of, takes_of
 from peerfabric.nodes.aio.handles import Handles
+from peerfabric.nodes.aio.letters import Letters
 from peerfabric.nodes.aio.reports import with_handed_over
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.handlers import Handlers
-from peerfabric.nodes.io.waiting import clock
+from peerfabric.nodes.io.waiting import Blocking, clock, complete, wait_until
+from peerfabric.nodes.taps import Taps
 from peerfabric.nodes.whereabouts import Whereabouts
+from peerfabric.queue.trace import trace_received, trace_sent
 from peerfabric.status import NodeStatus, Sending, SlotStatus, SpoolStatus, Taking
 
 if TYPE_CHECKING:
     from peerfabric.nodes.storage.adoption import Adoption
+    from peerfabric.nodes.storage.offload import Offloaded
     from peerfabric.spool.slots import SlotSight
 
 QUEUES: Final = 200
 WAIT: Final = 1.0
+"""Seconds that the engine is waited for, unless somebody says otherwise."""
+DISK_TIME: Final = 5.0
+"""Seconds that is waited for a spool's disk to note what was done; it is noted later all the same."""
 
 
 class Busy(TimedOut):
@@ -52,6 +61,7 @@ class Outside:
         self._adoptions, self._adopted = adoptions, adopted
         self.name, self.fabric = node.settings.name, node.settings.fabric
         self.node_id = node.engine.address.node_id
+        self._letters = Letters(node, handles, adoptions, lambda lock: held(lock, clock() + WAIT))
 
     # Status
 
@@ -173,53 +183,163 @@ class Outside:
             pass  # somebody has removed the folder; what is left is what memory knows
         return found
 
-    # Acts: those that are not here yet do nothing
+    # Acts, which have a line in the log each
 
     def pause(self, queue: str) -> bool:
-        return False
+        """Hand out nothing more of `queue` until `resume` or the end of this node; what was not started goes back.
+
+        Returns False if the node does not consume it.
+
+        Raises:
+            Busy: Nothing was done.
+        """
+        return self._set_paused(queue, paused=True)
 
     def resume(self, queue: str) -> bool:
-        return False
+        """Take of `queue` again; as `pause`."""
+        return self._set_paused(queue, paused=False)
+
+    def _set_paused(self, queue: str, *, paused: bool) -> bool:
+        node = self._node
+        with self._engine():
+            consumers = node.engine.consumers
+            done = (consumers.pause if paused else consumers.resume)(queue, clock())
+        if done:
+            node.pump.wake()
+            text = "%s: somebody has paused queue %r here; nothing of it is taken before it is resumed, or a restart"
+            _log.warning(text if paused else "%s: queue %r is resumed", self.name, queue)
+        return done
 
     def purge(self, queue: str) -> int:
-        return 0
+        """Drop what waits in `queue`, also on disk; return how many messages that were, which count as dropped.
+
+        What consumers have goes on, and so do dead letters.
+
+        Raises:
+            Busy: Nothing was done.
+            SpoolError, TimedOut: It is dropped, and should this process end now, some of it may come back.
+        """
+        node = self._node
+        with self._engine():
+            end = node.engine.producers.by_queue.get(queue)
+            if end is None:
+                return 0
+            handle = self._handles.producers.get(queue)
+            if handle is not None and handle.opened:
+                handle.hand_over(node.engine, clock())
+            count = end.purge()
+            node.engine.changed.add(end)
+            call: Offloaded[None] | None = None
+            if count and end.backlog is not None and node.disk is not None:
+                node.engine.producers.for_disk[end] = None  # before the pump's next turn says so
+                call = node.disk.write_cursors()
+        node.pump.wake()
+        if count:
+            _log.warning("%s: somebody has purged queue %r: %s dropped", self.name, queue, counted(count, "message"))
+        if call is not None:
+            self._wait_for(call)
+        return count
+
+    def _wait_for(self, call: Offloaded[None]) -> None:
+        node = self._node
+
+        def over() -> bool | None:
+            return call.is_over or node.is_closed or None
+
+        complete(wait_until(Blocking(), node.pump.turned, over, DISK_TIME, lambda: "waiting for the spool's disk"))
+        if call.error is not None:
+            raise call.error
 
     def dead(self, queue: str | None, limit: int) -> list[dict[str, Any]]:
-        return []
+        """The dead letters of the node and of slots of its folder that nobody has, at most `limit`."""
+        return self._letters.all(queue, limit)
 
     def retry(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        return []
+        """Send those of these letters again that the node has, or a slot of its folder that nobody has."""
+        return self._letters.settle(ids, retry=True)
 
     def drop(self, ids: Sequence[str]) -> list[dict[str, Any]]:
-        return []
+        """Forget them; as `retry`."""
+        return self._letters.settle(ids, retry=False)
 
     def trace(self, id: str) -> list[dict[str, Any]]:
-        return []
+        """Where the message of that id is, as the node knows it: as its producer, as a consumer, as both, or nothing.
+
+        Each has `side`, "producer" or "consumer", `queue` and `state`; see `peerfabric.queue.trace`.
+        """
+        stream, _, digits = id.rpartition("/")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+            return []
+        queue, sequence, node = queue_of(stream), int(digits), self._node
+        with self._engine():
+            engine, now, links = node.engine, clock(), node.engine.links.by_peer
+            sender, receiver = engine.producers.by_queue.get(queue), engine.consumers.by_queue.get(queue)
+            sent = trace_sent(sender, stream, sequence, links, now) if sender is not None else {}
+            received = trace_received(receiver, stream, sequence, now) if receiver is not None else {}
+        if received.get("state") == "in hand":
+            received["handler"] = self._handlers.of(self._handles.consumers.get(queue)) or ""
+            place = Whereabouts().of(stream, sequence)
+            if place is not None:
+                received |= place._asdict()
+        sides = {"producer": sent, "consumer": received}
+        return [{"side": side, "queue": queue, **found} for side, found in sides.items() if found]
 
     def tap(self, name: str, put: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        return lambda: None
+        """Give `put` a copy of each message that the node accepts for a queue, or publishes on a topic, of that name.
+
+        At most 100 each second; of the others it gets the number. It is called in the node's I/O thread, and must not
+        wait. Returned is what ends it.
+
+        Args:
+            name: Of a queue or topic, or a pattern of names.
+
+        Raises:
+            BadName: It is none.
+        """
+        node = self._node
+        with self._engine():
+            taps = node.taps or Taps()
+            end = taps.add(name, put)
+            if node.taps is None:
+                node.pump.look_after(taps.look)
+            node.taps = taps
+
+        def ended() -> None:
+            end()
+            with suppress(Busy), self._engine():  # else it costs a little, and the next one uses it
+                if not taps and node.taps is taps:
+                    node.taps = None
+                    node.pump.look_no_more(taps.look)
+
+        return ended
 
     # The engine
 
-    @contextmanager
-    def _engine_within(self, ends_at: float) -> Iterator[None]:
-        """Hold the engine of the node.
+    def _engine(self) -> AbstractContextManager[None]:
+        return held(self._node.pump.lock, clock() + WAIT)
 
-        Raises:
-            Busy: Somebody else holds it until `ends_at`.
-        """
-        lock: Lock = self._node.pump.lock
-        if lock.is_ours():
-            raise lock.refusal()
+    def _engine_within(self, ends_at: float) -> AbstractContextManager[None]:
+        return held(self._node.pump.lock, ends_at)
+
+
+@contextmanager
+def held(lock: Lock, ends_at: float) -> Iterator[None]:
+    """Hold a lock of the node.
+
+    Raises:
+        Busy: Somebody else holds it until `ends_at`.
+    """
+    if lock.is_ours():
+        raise lock.refusal()
+    try:
+        if not lock.acquire(timeout=max(0.0, ends_at - clock())):
+            raise Busy("the node is busy, or hangs; look at its stacks")
+        yield
+    finally:
         try:
-            if not lock.acquire(timeout=max(0.0, ends_at - clock())):
-                raise Busy("the node is busy, or hangs; look at its stacks")
-            yield
-        finally:
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # it was not taken
+            lock.release()
+        except RuntimeError:
+            pass  # it was not taken
 
 
 def _joined(found: NodeStatus, known: NodeStatus) -> NodeStatus:

@@ -77,6 +77,8 @@ class AsyncPublisher(Generic[T_contra]):
         self.stop()
 
     def handed_over(self) -> None:
+        if self._node.taps is not None:
+            self._node.taps.flush()
         with self._lock:
             self._room += self._taken
             self._taken = 0
@@ -88,7 +90,14 @@ class AsyncPublisher(Generic[T_contra]):
             self._bodies, self._extras = [], None
             self._taken = HANDOVER_BYTES_MAX - self._room
         if bodies:
-            engine.topics.publish(self.end, bodies, time.time_ns() // 1_000_000, extras)
+            sent_ms, first = time.time_ns() // 1_000_000, self.end.last + 1
+            engine.topics.publish(self.end, bodies, sent_ms, extras)
+            if self._node.taps is not None:
+
+                def named(index: int) -> dict[str, int]:
+                    return {"sequence": first + index}
+
+                self._node.taps.accepted("topic", self.topic, bodies, extras, self.codec.number, sent_ms, named)
 
     def changed(self) -> None:
         self._gate.open()

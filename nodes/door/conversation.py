@@ -103,7 +103,9 @@ def _problem(error: Exception) -> dict[str, Any]:
         return {"error": error.code, "text": str(error), **error.more}
     if isinstance(error, FabricError):
         plain = {name: value for name, value in vars(error).items() if isinstance(value, Plain)}
-        return {"error": type(error).__name__, "text": str(error), "about": plain}
+        # Errors of ours that are no public names are known elsewhere by what they are kinds of.
+        kind = next(each for each in type(error).__mro__ if each.__module__ == FabricError.__module__)
+        return {"error": kind.__name__, "text": str(error), "about": plain}
     _log.error("a request at the admin socket has failed", exc_info=error)
     return {"error": "failed", "text": f"{type(error).__name__}: {error}; its process has logged where"}
 

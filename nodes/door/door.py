@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peerfabric.discovery.files import remove_socket
+from peerfabric.discovery.host import RuntimeFolder
 from peerfabric.discovery.locks import Lock, OwnThread
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
@@ -33,6 +35,8 @@ BACKLOG: Final = 64
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PATIENCE: Final = 0.2
 """Seconds until a connection is tried again for which there was no descriptor."""
+_AGAIN: Final = 30.0
+"""Seconds until a socket is made again that could not be made."""
 _END_TIMEOUT: Final = 1.0
 BUSY: Final = b'{"error":"busy","text":"too many ask this process at once; ask again"}\n'
 FORBIDDEN: Final = b'{"error":"forbidden","text":"another user\'s process; ask as its user, or as root"}\n'
@@ -47,6 +51,7 @@ class Door:
 
     def __init__(self, residents: Callable[[], Sequence[Resident]]) -> None:
         self._residents = residents
+        self._runtime = RuntimeFolder()
         self.path: Path | None = None
         """Of the socket, while it is there."""
         self._lock = Lock()  # guards the three below
@@ -54,6 +59,7 @@ class Door:
         self._following = 0
         """How many of them follow something."""
         self._closed = False
+        self._again_at = inf
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._identity: tuple[int, int] | None = None
@@ -68,12 +74,19 @@ class Door:
         """
         if not is_on():
             return
+        self._open(logging.WARNING)
+
+    def open_again(self, *, told: bool) -> None:
+        """As `open`, where a socket was before; `told`: the log says already that there is none."""
+        self._open(logging.DEBUG if told else logging.WARNING)
+
+    def _open(self, level: int) -> None:
         try:
-            listener = self._listen(own_folder())
-            self._start(listener)
+            self._start(self._listen(own_folder(self._runtime.where())))
         except (OSError, ConfigError, RuntimeError) as error:
             text = "no admin socket, so commands do not see this process: %s; set PEERFABRIC_ADMIN=off if that is meant"
-            remark(logging.WARNING, text, error)
+            remark(level, text, error)
+            self._again_at = time.monotonic() + _AGAIN
 
     def _start(self, listener: socket.socket) -> None:
         thread = OwnThread(target=self._run, args=(listener,), name="peerfabric-admin", daemon=True)
@@ -108,6 +121,17 @@ class Door:
         self._listener, self.path, self._identity = listener, place.path, (status.st_dev, status.st_ino)
         return listener
 
+    def is_where_others_look(self) -> bool:
+        """Whether the socket is where it was made, and would be made there now; so, too, if there shall be none."""
+        path = self.path
+        if path is None:
+            return time.monotonic() < self._again_at
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity and path.parent.parent == self._runtime.where()
+
     def remove(self) -> None:
         """Take the name away, so that nobody comes any more."""
         path, self.path = self.path, None
@@ -117,8 +141,8 @@ class Door:
                 if (status.st_dev, status.st_ino) == self._identity:
                     remove_socket(path)
 
-    def close(self) -> None:
-        """End all threads; requests that are being answered get no answer."""
+    def close(self, timeout: float = _END_TIMEOUT) -> None:
+        """End all threads; requests that are being answered get no answer. The first is waited for."""
         self.remove()
         with self._lock:
             self._closed = True
@@ -129,7 +153,7 @@ class Door:
                     each.shutdown(socket.SHUT_RDWR)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_END_TIMEOUT)
+            thread.join(timeout)
 
     def forked(self) -> None:
         """In a child process: all this belongs to the parent."""
@@ -155,9 +179,14 @@ class Door:
                     elif error.errno != errno.ECONNABORTED:
                         _log.error("the admin socket has ended: %s; commands do not see this process any more", error)
                         self.remove()
+                        self._again_at = time.monotonic() + _AGAIN
                         return
                     continue
-                self._let_in(connection)
+                try:
+                    self._let_in(connection)
+                except Exception:
+                    _log.error("a connection to the admin socket has failed", exc_info=True)
+                    connection.close()
 
     def _let_in(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
@@ -182,7 +211,8 @@ class Door:
     def _may_follow(self) -> Iterator[bool]:
         """Whether one more connection may follow something, as this one does while the block lasts."""
         with self._lock:
-            has_room = self._following < CONNECTIONS_MAX
+            # In the listening thread (see `_let_in`) it would keep all others out.
+            has_room = self._following < CONNECTIONS_MAX and threading.current_thread() is not self._thread
             self._following += has_room
         try:
             yield has_room

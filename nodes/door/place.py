@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from peerfabric.discovery.files import remove_socket
-from peerfabric.discovery.host import IPC_PATH_BYTES_MAX, private_folder, runtime_folder
+from peerfabric.discovery.host import IPC_PATH_BYTES_MAX, private_folder
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.platform import CLOCK, PORTABLE
 
@@ -55,13 +55,13 @@ def is_on() -> bool:
     return chosen != "off"
 
 
-def own_folder() -> Path:
-    """The folder of all sockets of this user, made if needed.
+def own_folder(runtime: Path) -> Path:
+    """The folder of all sockets of this user in that runtime folder, both made if needed.
 
     Raises:
-        ConfigError: It cannot be made, or somebody else could plant files there.
+        ConfigError: They cannot be made, or somebody else could plant files there.
     """
-    return private_folder(runtime_folder() / FOLDER)
+    return private_folder(private_folder(runtime) / FOLDER)
 
 
 def own_place(folder: Path) -> Place:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from peerfabric.errors import FabricError
 from peerfabric.nodes.door.about import process_status
 from peerfabric.nodes.door.outside import Outside, Resident
 from peerfabric.nodes.door.registered import handlers
@@ -27,7 +28,8 @@ WAIT_MIN: Final = 0.05
 
 Residents = Callable[[], Sequence[Resident]]
 Put = Callable[[Mapping[str, Any]], None]
-T = TypeVar("T", bound="Look")
+L = TypeVar("L", bound="Look")
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -48,8 +50,8 @@ class Following:
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Which nodes a request concerns; empty: all."""
 
-    fabric: str = ""
-    node: str = ""
+    fabric: str | None = None
+    node: str | None = None
 
 
 class Act(Look, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,7 +110,7 @@ def answer(residents: Residents, request: Mapping[str, Any]) -> Mapping[str, Any
     raise Refused("unknown", f"nothing here does {do!r}; ask for one of {', '.join(can)}", can=can)
 
 
-def _read(kind: type[T], arguments: Mapping[str, Any]) -> T:
+def _read(kind: type[L], arguments: Mapping[str, Any]) -> L:
     try:
         return msgspec.convert(arguments, kind)
     except msgspec.ValidationError as error:
@@ -118,17 +120,11 @@ def _read(kind: type[T], arguments: Mapping[str, Any]) -> T:
 
 def _chosen(residents: Residents, asked: Look) -> Iterator[Outside]:
     """The nodes that a request concerns."""
-    for resident in residents():
-        outside = outside_of(resident)
-        if asked.fabric in ("", outside.fabric) and asked.node in ("", outside.name, outside.node_id):
-            yield outside
+    return (node for node in (each.outside() for each in residents()) if _concerns(asked, node))
 
 
-def outside_of(resident: Any) -> Outside:
-    """Its own one, if it has one by now."""
-    from peerfabric.nodes.door.interim import Interim
-
-    return resident.outside() if hasattr(resident, "outside") else Interim(resident)
+def _concerns(asked: Look, node: Outside) -> bool:
+    return asked.fabric in (None, "", node.fabric) and asked.node in (None, "", node.name, node.node_id)
 
 
 def _tag(node: Outside) -> dict[str, str]:
@@ -137,13 +133,18 @@ def _tag(node: Outside) -> dict[str, str]:
 
 def _status(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     asked = _read(AskStatus, arguments)
-    ends_at = time.monotonic() + asked.wait
+    found = [resident for resident in residents() if _concerns(asked, resident.outside())]
+    return msgspec.structs.asdict(status(found, asked.queues, asked.wait))
+
+
+def status(residents: Sequence[Resident], queues: int, wait: float) -> Status:
+    """The status of this process with these nodes, which are waited for as long as `wait` seconds in all."""
+    ends_at = time.monotonic() + wait
     found: list[NodeStatus] = []
-    for node in _chosen(residents, asked):
-        found.append(node.status(asked.queues, max(min(WAIT_MIN, asked.wait), ends_at - time.monotonic())))
+    for resident in residents:
+        found.append(resident.outside().status(queues, max(min(WAIT_MIN, wait), ends_at - time.monotonic())))
     is_busy = any(node.engine for node in found)
-    status = Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents()) if is_busy else ())
-    return msgspec.structs.asdict(status)
+    return Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents) if is_busy else ())
 
 
 def _stacks(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -173,13 +174,24 @@ def cut(shown: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _at_all(nodes: Iterator[Outside], act: Callable[[Outside], T]) -> list[tuple[Outside, T]]:
+    """Act at each of them, whatever becomes of it at others, and then raise what the first of those has that failed."""
+    done, failed = [], None
+    for node in nodes:
+        try:
+            done.append((node, act(node)))
+        except FabricError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return done
+
+
 def _by_ids(act: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, Any]]:
     def done(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = _read(ActIds, arguments)
-        found: list[dict[str, Any]] = []
-        for node in _chosen(residents, asked):
-            found += ({**_tag(node), **outcome} for outcome in getattr(node, act)(asked.ids))
-        return {"outcomes": found}
+        at: list[tuple[Outside, Any]] = _at_all(_chosen(residents, asked), lambda node: getattr(node, act)(asked.ids))
+        return {"outcomes": [{**_tag(node), **outcome} for node, outcomes in at for outcome in outcomes]}
 
     return done
 
@@ -187,8 +199,8 @@ def _by_ids(act: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, A
 def _on_queue(act: str, what: str) -> Callable[[Residents, Mapping[str, Any]], Mapping[str, Any]]:
     def done(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = _read(ActQueue, arguments)
-        nodes = [{**_tag(node), what: getattr(node, act)(asked.queue)} for node in _chosen(residents, asked)]
-        return {"nodes": nodes}
+        at: list[tuple[Outside, Any]] = _at_all(_chosen(residents, asked), lambda node: getattr(node, act)(asked.queue))
+        return {"nodes": [{**_tag(node), what: outcome} for node, outcome in at]}
 
     return done
 

@@ -128,6 +128,11 @@ class Pump:
         self._looks.append(look)
         self._look_at = clock() + LOOK_EVERY
 
+    def look_no_more(self, look: Callable[[], None]) -> None:
+        """As if `look_after` had not been called. Any thread; it may be called once more."""
+        if look in self._looks:
+            self._looks.remove(look)
+
     def call(self, act: Callable[[], None]) -> None:
         """Have `act` called in this thread, which owns the sockets, in its next turn and outside of the lock."""
         self._calls.append(act)
@@ -273,7 +278,7 @@ class Pump:
             self.on_superseded(superseded)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
-            for look in self._looks:
+            for look in list(self._looks):
                 look()
         if self.turned:
             self.turned.open()

@@ -27,6 +27,7 @@ from peerfabric.wire.frames import Extra
 
 if TYPE_CHECKING:
     from peerfabric.nodes.context import NodeContext
+    from peerfabric.nodes.taps import Taps
 
 R = TypeVar("R")
 
@@ -230,6 +231,8 @@ class Outbox:
                             volatile=segment.volatile,
                             kind=segment.kind,
                         )
+                        if self._node.taps is not None:
+                            self._show(self._node.taps, segment, sent_ms)
                 given += 1
         finally:
             if given < len(segments):
@@ -239,7 +242,19 @@ class Outbox:
         if watch is not None and watch.fresh:  # of another node of this process
             engine.producers.touched[self.end] = None
 
+    def _show(self, taps: Taps, accepted: Bodies, sent_ms: int) -> None:
+        """Somebody looks at what is accepted."""
+        end = self.end
+        first = end.next - len(accepted.bodies)
+
+        def named(index: int) -> dict[str, str]:
+            return {"id": "{}/{}".format(*end.numbering.name(first + index))}
+
+        taps.accepted("queue", end.queue, accepted.bodies, accepted.extras, end.codec, sent_ms, named)
+
     def handed_over(self) -> None:
+        if self._node.taps is not None:
+            self._node.taps.flush()
         with self._lock:
             self._recount()
             self._pending_cost -= self._taken_cost

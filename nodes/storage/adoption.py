@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from peerfabric.discovery.locks import OwnThread
@@ -174,6 +174,21 @@ class Adoption:
             except SpoolError as error:
                 _log.warning("%s: dead letters in slot %d cannot be listed: %s", self._name, sight.number, error)
         return sorted(found, key=lambda pair: pair[0])
+
+    def parked_letters(self, queue: str | None) -> Iterator[tuple[int, DeadLetter]]:
+        """The dead letters of a queue, or of all, in slots that nobody has, with their numbers; as `letters`."""
+        for sight in self._slots.sights(everything=True):
+            if sight.number in self._nodes or sight.held is True or not self.orphans.may_be_ours(sight):
+                continue
+            for name in sorted(sight.queues):
+                if queue not in (name, None):
+                    continue
+                try:
+                    found = letters_in(sight.folder, name)
+                except SpoolError as error:
+                    _log.warning("%s: dead letters in slot %d cannot be listed: %s", self._name, sight.number, error)
+                    continue
+                yield from ((sight.number, letter) for letter in found)
 
     def ask(self, request: Request) -> None:
         """Have that done soon, in this object's thread."""

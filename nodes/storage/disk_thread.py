@@ -153,6 +153,13 @@ class Disk:
             with self.pump.lock:
                 self.removing.discard(store.queue)
 
+    def write_cursors(self) -> Offloaded[None]:
+        """Have made last what is settled by now, in this thread. Any thread; the caller waits for it or not."""
+        call = Offloaded(self._write_cursors, self._ran)
+        self._calls.add(call)
+        self.store(call)
+        return call
+
     def _ran(self, call: Offloaded[None]) -> None:
         self._calls.discard(call)
         self.pump.wake()

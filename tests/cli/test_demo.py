@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def test_demo_is_right_with_a_killed_worker(start: Start, folder: Path, temporar
     # Whether the fresh worker still gets a file depends on how busy this machine is: only that it joins is certain.
     assert "worker-1 was killed (SIGKILL)" in err
     assert "worker-5 joins" in err
+    assert not re.search(r" for \d+ s; ", err), "it warns of something that lasts"
     account = outcome["report"]["account"]
     assert (account["accepted"], account["acked"]) == (FILES + 1, FILES + 1)
     assert list(temporary.iterdir()) == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from peerfabric.engine import Engine
 from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
 from peerfabric.link.commands import Dial
 from peerfabric.log_records import LogRecord, LogRecords
 from peerfabric.options import Options
-from peerfabric.wire.frames import RAW
+from peerfabric.wire.frames import RAW, Address
 from tests.fabric.helpers import Pair, claim, transmitted
 
 LONELY = "queue 'jobs': messages wait without a consumer"
@@ -39,6 +41,49 @@ def test_what_lasts_is_told_at_doubling_intervals_and_when_it_is_over() -> None:
     """First after 10 s, then after 10, 20, 40, 80 more, and once when it has ended."""
     moments: list[tuple[int, str]] = [(n, "warning") for n in (10, 20, 40, 80, 160)]
     assert told(list(range(200))) == [*moments, (200, "info")]
+
+
+def test_what_is_told_at_once_is_told_again_at_doubling_intervals() -> None:
+    """Not at each look."""
+    assert [now for now, level in told(list(range(100)), after=0.0) if level == "warning"] == [0, 10, 30, 70]
+
+
+def test_what_is_over_when_it_is_found_is_told_once() -> None:
+    """A late turn is shown for a minute, and is one line; those that follow are told at doubling intervals."""
+    records = LogRecords()
+    health = Health(records, 0.0)
+    lines, shown = [], []
+    for now in range(200):
+        if now in (1, 101, 105, 109, 113, 117, 121, 125, 129, 133):
+            health.was_late(2.0 + now / 1000, float(now))
+        health.look([], float(now))
+        lines += [(now, line.level) for line in records.take()]
+        shown.append([round(warned.since, 3) for warned in health.warnings(now)])
+    assert lines == [(now, "warning") for now in (1, 101, 113, 133)]
+    assert (shown[0], shown[1], shown[60], shown[61]) == ([], [2.001], [2.001], [])
+    assert (shown[100], shown[108], shown[192], shown[193]) == ([], [2.105], [2.133], [])
+
+
+def test_a_closer_look_is_taken_when_it_is_told() -> None:
+    """And at no other time; if it finds nothing, the step stands."""
+    records, found = LogRecords(), ["", "at shop.py:41", "at shop.py:42"]
+    health = Health(records, 0.0)
+    for now in range(25):
+        health.look([Finding("it is so", 5.0, "change it", closer=lambda: found.pop(0))], float(now))
+    assert [line.text for line in records.take()] == [
+        "it is so for 5 s; change it",
+        "it is so for 15 s; at shop.py:41",
+    ]
+    assert [warned.text for warned in health.warnings(30.0)] == ["it is so for 30 s; at shop.py:41"]
+    assert found == ["at shop.py:42"]
+
+
+def test_a_start_that_takes_long_is_not_late() -> None:
+    """A spool is scanned before the first turn."""
+    engine = Engine(Address("a", 1 << 20, "a", "host", [], []), "test", Options(), Random(1), 100.0)
+    engine.handle_timeout(160.0)
+    engine.handle_timeout(engine.poll_timeout())
+    assert (engine.health.warnings(170.0), warnings(engine)) == ((), [])
 
 
 def test_what_ends_before_its_time_is_not_told() -> None:

@@ -9,14 +9,17 @@ import pytest
 
 from tests.nodes.conftest import Child
 
-STORAGE = "peerfabric.nodes.storage.disk_thread,peerfabric.nodes.storage.ledger_store"
+STORAGE = ",".join(f"peerfabric.nodes.storage.{name}" for name in ("disk_thread", "ledger_store", "room_watch"))
 SPOOL = f"crc32c,email,importlib.metadata,zipfile,peerfabric.spool,{STORAGE}"
 FINDING = ",".join(f"peerfabric.discovery.{name}" for name in ("mdns", "txt", "remembered", "packages", "conformance"))
 LAN = f"{FINDING},ifaddr,ipaddress,tomllib,peerfabric.secret,peerfabric.nodes.io.curve,peerfabric.nodes.io.ports"
 REST = "zeroconf,click,rich,http,urllib.request,multiprocessing,sqlite3,xml,unittest,zmq.asyncio"
 SERVICES = "peerfabric.service,peerfabric.nodes.service.calls,peerfabric.nodes.service.threads"
+ASKED = ",".join(f"peerfabric.nodes.door.{name}" for name in ("conversation", "requests", "about", "stacks"))
+ASKED += ",peerfabric.admin"
+WEB = "peerfabric.gateway,starlette,uvicorn,anyio,h11"
 LOOKS = "peerfabric.nodes.aio.outside,peerfabric.nodes.whereabouts,peerfabric.node_status,peerfabric.queue.queue_status"
-NOBODY_NEEDS = f"{LOOKS},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
+NOBODY_NEEDS = f"{WEB},{LOOKS},{ASKED},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""
 

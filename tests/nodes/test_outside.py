@@ -203,7 +203,7 @@ def test_a_busy_engine(runtime: Path) -> None:
         a.producer("jobs", int).send(1)
         look = outside("a")
         [resident] = process.residents()
-        lock = resident.node.pump.lock  # type: ignore[attr-defined]
+        lock = resident.node.pump.lock
         begun, over = threading.Event(), threading.Event()
 
         def hold() -> None:

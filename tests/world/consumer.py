@@ -45,6 +45,10 @@ class Consumer:
         self.parked: list[Delivery] = []
         self.claiming = False
         self.closed = False
+        self.paused = False
+        """Somebody has paused the queue here."""
+        self.claimed_paused = False
+        """It was when messages were last claimed."""
         self.fenced: dict[str, float] = {}
         """Peer of a producer -> since when its messages wait for nothing but an echo."""
 
@@ -142,6 +146,7 @@ class Consumer:
             self.process.wake()
             return
         delivery.next = high
+        self.claimed_paused = self.paused
         self.claiming = True
         taker.busy = True
         if self.process.world.random.random() < 0.3:
@@ -164,6 +169,7 @@ class Consumer:
 
     def _start(self, taker: Taker, delivery: Delivery, low: int, high: int) -> None:
         world, process = self.process.world, self.process
+        assert not self.claimed_paused, f"{process.peer} starts {delivery} of a queue that is paused there"
         if delivery.bodies is None:
             delivery.bodies = [msgspec.msgpack.decode(element) for element in split(delivery.body, delivery.codec)]
             assert len(delivery.bodies) == delivery.count

@@ -136,7 +136,8 @@ class Judge:
                 assert (stream, sequence) in self.record.expired, f"{stream}/{sequence} expired and was not to"
             else:
                 assert state == "dropped", f"{stream}/{sequence} is {state}"
-                assert self.world.theme.tight, f"{stream}/{sequence} was dropped by nobody"
+                is_dropped = self.world.theme.tight or (stream, sequence) in self.record.purged
+                assert is_dropped, f"{stream}/{sequence} was dropped by nobody"
 
     def _judge_promises(self, producer: Producer) -> None:
         """Every message that was ever stored here was processed, expired, or is a dead letter, whoever died since."""
@@ -144,7 +145,7 @@ class Judge:
         node_id = producer.process.address.node_id
         letters = {letter.id: letter for letter in end.letters()}
         assert end.account().on_disk == 0, f"{end.stream} has something on disk only"
-        excused = (self.record.unsure, self.record.tended, self.record.expired)
+        excused = (self.record.unsure, self.record.tended, self.record.expired, self.record.purged)
         for (stream, sequence), body in self.record.accepted.items():
             if stream.split(":")[0] != node_id or stream.split(":", 2)[2] != producer.queue:
                 continue

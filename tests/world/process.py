@@ -213,6 +213,7 @@ class Process:
         events = engine.poll_events()
         for record in events.records:
             world.log(f"{self.peer} {record.level}: {record.text}")
+            assert record.level == "info" or not world.theme.is_clean, f"{self.peer} warns: {record.text}"
         if superseded := events.superseded:
             self.superseded_by = superseded
             world.log(f"{self.peer} is another copy of the node at {superseded}")

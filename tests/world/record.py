@@ -55,6 +55,8 @@ class Record:
         """Stream -> below which sequence all was judged when its producer was closed."""
         self.tended: set[tuple[str, int]] = set()
         """Their dead letters were retried or dropped."""
+        self.purged: set[tuple[str, int]] = set()
+        """Those that were dropped while they waited, as somebody wanted."""
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
         """(when, to whom, by which process)"""
         self.starts: dict[tuple[str, str], list[int]] = {}

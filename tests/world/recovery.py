@@ -68,7 +68,8 @@ def _judge_recovered(process: Process, queue: str, recovered: Recovered, letters
         if sequence in eras.get(stream, ()) and sequence not in gone.get(stream, ()):
             continue
         done = any(run.outcome in PROCESSED for run in record.runs.get(key, ()))
-        fine = done or f"{stream}/{sequence}" in stored or key in record.tended or key in record.expired
+        excused = key in record.tended or key in record.expired or key in record.purged
+        fine = done or f"{stream}/{sequence}" in stored or excused
         assert fine, f"{stream}/{sequence} {body!r} is lost at the start of {process.peer}"
     wanted = process.role.marks.pop(queue, None)
     if wanted is not None:

@@ -62,6 +62,11 @@ class Theme:
     sleepy: bool = False
     """Processes may take a second after they have begun to listen."""
 
+    @property
+    def is_clean(self) -> bool:
+        """Nothing goes wrong, so nobody warns of anything."""
+        return not (self.faults or self.acts or self.calls or self.closes) and set(self.kinds) <= {"ok", "slow"}
+
 
 THEMES = {
     "calm": Theme(strict=True, kinds=("ok", "ok", "slow"), loop=0.2),
@@ -111,6 +116,14 @@ THEMES = {
         letters=True,
         loop=0.2,
     ),
+    "operators": Theme(
+        faults=("pause", "pause", "pause", "purge", "cut"),
+        acts=("pause",) * 12 + ("purge",) * 2,
+        strict=True,
+        kinds=("ok",) * 6 + ("slow",),
+        loop=0.2,
+        closes=True,
+    ),
     "expiry": Theme(
         faults=("cut", "cut", "kill", "stop", "stall", "late"),
         kinds=("ok",) * 8 + ("slow",) * 4 + ("fails twice", "fails", "fails", "rejected", "misfit", "let go"),
@@ -127,6 +140,14 @@ THEMES = {
         loop=0.2,
         spooled=0.8,
         fsync=0.3,
+    ),
+    "purged disks": Theme(
+        faults=("purge", "purge", "purge", "pause", "pause", "crash", "kill", "cut", "leave", "slow disk"),
+        kinds=("ok",) * 6 + ("slow", "slow", "fails twice", "rejected"),
+        loop=0.2,
+        spooled=0.9,
+        fsync=0.3,
+        overflow=0.2,
     ),
     "power": Theme(
         faults=("power", "power", "outage", "crash", "crash", "cut", "slow disk"),

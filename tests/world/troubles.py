@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tests.fabric.spool.disk import SHORT
 from tests.world.disks import repair
 from tests.world.lan_troubles import LanTroubles
+from tests.world.operators import Operators
 from tests.world.roles import Role
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Troubles:
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
         self.between_hosts = LanTroubles(world)
+        self.operators = Operators(world)
         self.healed = False
         """They are over."""
 
@@ -64,6 +66,10 @@ class Troubles:
                         self.random.uniform(0.05, 3.0),
                         partial(self.world.supervisor.again, victim, kind),
                     )
+            case "pause":
+                self.operators.pause(victim)
+            case "purge":
+                self.operators.purge(victim)
             case "stop":
                 self._stop(victim, self.random.choice((0.3, 1.0, 3.0, 9.0)))
             case "late":
@@ -181,6 +187,7 @@ class Troubles:
             self._go_on(process)
             for consumer in process.consumers.values():
                 consumer.reopen()
+                self.operators.resume(consumer)
         queues = {q for process in self.world.supervisor.living() for q in process.producers}
         if self.world.shared is not None:
             queues |= self.world.shared.queues

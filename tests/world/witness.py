@@ -49,6 +49,8 @@ class Witness:
         key = (run.stream, run.sequence)
         accepted = self.record.accepted.get(key)
         assert accepted == run.body, f"{key} is {run.body!r}, accepted was {accepted!r}"
+        if self.world.theme.strict:
+            assert key not in self.record.purged, f"{process.peer} starts {key}, which was dropped"
         producer = delivery.peer
         if producer != process.peer and any(p.peer == producer for p in self.world.supervisor.living()):
             age = process.clock() - process.echoes.get(producer, -inf)

@@ -494,3 +494,45 @@ def test_what_has_run_in_the_last_life_is_known_once_it_is_read() -> None:
     end.gone("a:1", 1.0, died=True)
     assert sorted((run.first, run.stop, run.deaths) for run in end._runs()) == [(1, 3, 0), (3, 4, 1), (4, 5, 0)]
     end.check()
+
+
+def test_purge_of_what_is_on_disk_only() -> None:
+    """It is settled there, too, and nothing of it is read any more; what was accepted later is."""
+    end = spooled(memory=2 * EACH, eras=[(OLD, 1, 5)])
+    load(end, OLD, 1, 2)
+    end.accept(bodies(3), 0)
+    assert end.account().on_disk == 5
+    assert end.purge() == 7
+    end.check()
+    account = end.account()
+    assert (account.dropped, account.on_disk, account.waiting, account.closes) == (7, 0, 0, True)
+    assert settled_names(end) == [(OLD, 1, 5), (NOW, 1, 4)]
+    load(end, OLD, 3, 2)  # the disk's thread was just reading
+    assert (end.account().damaged, end.account().waiting) == (0, 0)
+    assert end.load_bytes() == 0
+    end.accept(bodies(1), 0)
+    assert dispatch(end) == (8, 9)
+
+
+def test_purge_keeps_what_consumers_have() -> None:
+    """Of an earlier life, and yet to be read: it is in flight there, and acked by them."""
+    end = spooled(eras=[(OLD, 1, 7)])
+    end.reconcile("a:1", Ranges([(3, 4), (5, 6)]))
+    assert end.purge() == 4
+    end.check()
+    assert end.account().on_disk == 2
+    load(end, OLD, 1, 6)
+    assert [end.account().in_flight, end.account().waiting] == [2, 0]
+    end.acked("a:1", 3, 4)
+    end.acked("a:1", 5, 6)
+    end.check()
+    assert (end.unsettled_count, end.account().acked, end.account().dropped) == (0, 2, 4)
+
+
+def test_purge_forgets_attempts() -> None:
+    """The next cursor remembers nothing of what was dropped."""
+    end = spooled(eras=[(OLD, 1, 4)], marks=Marks([Mark(OLD, 1, 4, 3, 0)]))
+    end.take_news()
+    end.purge()
+    assert end.backlog.changed
+    assert end.take_news().states == []

@@ -404,3 +404,26 @@ def test_accepting_what_the_policy_drops() -> None:
     assert end.accept(bodies(1), 0) == 3
     assert (end.state(1), end.account().dropped) == ("dropped", 2)
     end.check()
+
+
+def test_purge() -> None:
+    """What waits, what was given back and what is delayed is dropped; what is in flight goes on, and room is free."""
+    end = producer()
+    end.accept(bodies(6), 0)
+    dispatch(end, messages=3)
+    end.nacked("a:1", Nack(1, 2, 1, FAILED, 60_000), 0.0)
+    end.returned("a:1", 2, 3)
+    held = end.held_bytes
+    assert end.purge() == 5
+    end.check()
+    account = end.account()
+    assert (account.dropped, account.waiting, account.in_flight, account.closes) == (5, 0, 1, True)
+    assert [end.state(n) for n in range(1, 7)] == ["dropped", "dropped", "in flight", "dropped", "dropped", "dropped"]
+    assert end.held_bytes == held // 6
+    end.expire(60.0)
+    assert dispatch(end) is None
+    end.acked("a:1", 3, 4)
+    assert end.unsettled_count == 0
+    assert end.purge() == 0
+    end.accept(bodies(1), 0)
+    assert dispatch(end) == (7, 8)
