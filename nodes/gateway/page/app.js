@@ -91,7 +91,7 @@ class Warnings {
       say(code, each.code);
       say(queue, each.queue);
       queue.setAttribute("href", queueLink(each.fabric, each.queue));
-      say(text, each.text);
+      say(text, each.text.replace(`queue '${each.queue}': `, ""));
       say(
         who,
         (each.names.length > 2 ? `${each.names.length} nodes` : each.names.join(", ")) +
