@@ -114,7 +114,7 @@ def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
     end_with_parent()
     listener, pipe = map(int, worker.split(","))
-    address = _address(wanted)
+    address = checked_address(wanted)
     _serve(settings, _completed(wanted), address, socket.socket(fileno=listener), lambda: _write_ready(pipe))
 
 
@@ -126,7 +126,7 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
     Raises:
         ConfigError, SpoolError, Failure: It cannot start.
     """
-    address = _address(wanted)
+    address = checked_address(wanted)
     wanted = _completed(wanted)
     from peerfabric.gateway.main import listening
 
@@ -143,7 +143,7 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
         raise SystemExit(128 + number)
 
 
-def _address(wanted: Wanted) -> Address:
+def checked_address(wanted: Wanted) -> Address:
     """Where it is to listen.
 
     Raises:

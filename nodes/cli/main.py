@@ -24,6 +24,7 @@ from peerfabric.nodes.cli.services import services
 from peerfabric.nodes.cli.spool import spool
 from peerfabric.nodes.cli.take import take
 from peerfabric.nodes.cli.topics import pub, sub
+from peerfabric.nodes.cli.ui import ui
 
 
 class Commands(click.Group):
@@ -61,6 +62,7 @@ for command in (
     spool,
     dead,
     gateway,
+    ui,
     bench,
 ):
     cli.add_command(command)

@@ -44,10 +44,11 @@ class History {
 }
 
 const ZERO = {
-  senders: 0, takers: 0, paused: 0, waiting: 0, inFlight: 0, onDisk: 0, blocked: 0, given: 0, taken: 0, received: 0, processed: 0,
+  senders: 0, takers: 0, paused: 0, waiting: 0, in_flight: 0, on_disk: 0, blocked: 0, given: 0, taken: 0, received: 0, processed: 0,
   running: 0, longest: 0, redelivered: 0, expired: 0, dropped: 0, dead: 0, warned: 0, oldest: null, remote: false,
 };
-const SUMS = ["in", "out", "waiting", "inFlight", "onDisk", "running", "dead"];
+const ACCOUNT = ["waiting", "in_flight", "on_disk", "redelivered", "expired", "dropped"];
+const SUMS = ["in", "out", "waiting", "in_flight", "on_disk", "running", "dead"];
 
 /** Of which lists what comes in and what goes out is counted. */
 const COUNTED = [
@@ -166,15 +167,9 @@ export class Model {
     this.left += node.more;
     for (const each of node.warnings) this.warn(each.code, each.queue, each.text, each.since, fabric, name);
     for (const each of node.sends) {
-      const { account } = each;
       const queue = this.queue(fabric, each.queue);
+      for (const title of ACCOUNT) queue[title] += each.account[title];
       queue.senders += 1;
-      queue.waiting += account.waiting;
-      queue.inFlight += account.in_flight;
-      queue.onDisk += account.on_disk;
-      queue.redelivered += account.redelivered;
-      queue.expired += account.expired;
-      queue.dropped += account.dropped;
       queue.dead += each.letters.count;
       queue.blocked += each.blocked_senders;
       queue.given += flows * each.in;
