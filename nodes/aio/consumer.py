@@ -117,8 +117,8 @@ class AsyncConsumer(Generic[T_co]):
         return self._node.waiting
 
     @property
-    def loop(self) -> Any:
-        """The event loop that its node belongs to, or None; of no type, which would have to be loaded."""
+    def loop(self) -> Any:  # annotations of public classes are resolved where nothing has loaded asyncio
+        """The event loop that its node belongs to; None: it belongs to none."""
         return self._node.loop
 
     @property
