@@ -160,7 +160,8 @@ class Handler:
     ) -> None:
         """Until the node is closed, take and call, whatever is raised."""
         runners, take, again = self._runners, self.take, self.again
-        consumer, began = self.handle if self.settles else None, 0.0
+        consumer: Any = self.handle if self.settles else None
+        began = 0.0
         pause = PAUSE_FIRST
         while True:
             try:

@@ -320,7 +320,7 @@ def test_a_flood_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None
                 assert await events.bodies(1) == [0]
                 subscriber = gateway.node._lifecycle.handles.subscribers["drops"]
                 ring, get = gateway.part(Feeds)._feeds["drops"].ring, subscriber.get
-                update = None
+                update: Any = None
 
                 async def get_at_once(timeout: float) -> Any:
                     nonlocal update
