@@ -154,7 +154,7 @@ def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) ->
             line += data
             if len(line) > ANSWER_BYTES_MAX:
                 raise NotAnswered(place.pid, f"the answer of process {place.pid} is too long; ask for less")
-    return _checked(place, bytes(line))
+    return checked(place, bytes(line))
 
 
 class Following:
@@ -164,8 +164,8 @@ class Following:
         self.pid = place.pid
         self._place, self._connection = place, connection
         self._rest = bytearray()
-        self._closed = False
-        _checked(place, self._line() or b"")
+        self._reads = False
+        checked(place, self._line() or b"")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -173,16 +173,19 @@ class Following:
     def __next__(self) -> dict[str, Any]:
         while (line := self._line()) is not None:
             if line.strip():
-                return _checked(self._place, line)
+                return checked(self._place, line)
         self._connection.close()
         raise StopIteration
 
     def _line(self) -> bytes | None:
         while b"\n" not in self._rest:
+            self._reads = True
             try:
                 data = self._connection.recv(1 << 16)
             except OSError:
                 data = b""
+            finally:
+                self._reads = False
             if not data:
                 return None
             self._rest += data
@@ -200,6 +203,8 @@ class Following:
         """End it: whoever iterates comes to the end. May be called twice."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+        if not self._reads:  # else whoever reads closes it: its number may be another one's before he looks
+            self._connection.close()
 
 
 def follow(process: Process, do: str, **arguments: Any) -> Following:
@@ -256,8 +261,13 @@ class _Asked:
 
     def begin(self) -> bool:
         """Connect and ask; whether an answer is to come on `connection`."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            self._problem, self.is_over = f"this process cannot ask it: {error.strerror}; see `ulimit -n`", True
+            return False
+        try:
+            connection.setblocking(False)
             with short(self.place.path) as path:
                 connection.connect(path)
             with suppress(BrokenPipeError):
@@ -307,9 +317,11 @@ class _Asked:
             if remove_left_over(place) or not place.path.exists():
                 return None
             problem = "its socket is left over: the process is another program now"
+        elif self._problem:
+            pass
         elif not self.is_over:
             problem = f"no answer in {self._timeout:g} s: {_why(place)}"
-        elif not problem:
+        else:
             try:
                 status = msgspec.json.decode(self._line, type=Status)
             except msgspec.ValidationError:
@@ -445,7 +457,7 @@ def _encoded(request: Mapping[str, Any]) -> bytes:
     return line
 
 
-def _checked(place: Place, line: bytes) -> dict[str, Any]:
+def checked(place: Place, line: bytes) -> dict[str, Any]:
     """The answer that a line is.
 
     Raises:

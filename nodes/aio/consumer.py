@@ -29,8 +29,6 @@ from peerfabric.status import HANDLER_SECONDS
 from peerfabric.wire.bodies import Codec
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
     from peerfabric.nodes.storage.ledger_store import LedgerStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -120,8 +118,8 @@ class AsyncConsumer(Generic[T_co]):
         return self._node.waiting
 
     @property
-    def loop(self) -> AbstractEventLoop | None:
-        """The event loop that its node belongs to."""
+    def loop(self) -> Any:  # annotations of public classes are resolved where nothing has loaded asyncio
+        """The event loop that its node belongs to; None: it belongs to none."""
         return self._node.loop
 
     @property

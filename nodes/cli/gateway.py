@@ -114,8 +114,11 @@ def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
     end_with_parent()
     listener, pipe = map(int, worker.split(","))
-    address = _address(wanted)
-    _serve(settings, _completed(wanted), address, socket.socket(fileno=listener), lambda: _write_ready(pipe))
+    address = checked_address(wanted)
+    from peerfabric.gateway.main import own_socket
+
+    sock = own_socket(socket.socket(fileno=listener))
+    _serve(settings, _completed(wanted), address, sock, lambda: _write_ready(pipe))
 
 
 def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> None:
@@ -126,11 +129,11 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
     Raises:
         ConfigError, SpoolError, Failure: It cannot start.
     """
-    address = _address(wanted)
+    address = checked_address(wanted)
     wanted = _completed(wanted)
     from peerfabric.gateway.main import listening
 
-    sock, address = listening(address)
+    sock, address = listening(address, workers=wanted.workers)
     try:
         with sock:
             number = _run(settings, wanted, address, sock, opened)
@@ -143,7 +146,7 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
         raise SystemExit(128 + number)
 
 
-def _address(wanted: Wanted) -> Address:
+def checked_address(wanted: Wanted) -> Address:
     """Where it is to listen.
 
     Raises:

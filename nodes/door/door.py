@@ -179,9 +179,14 @@ class Door:
                     elif error.errno != errno.ECONNABORTED:
                         _log.error("the admin socket has ended: %s; commands do not see this process any more", error)
                         self.remove()
+                        self._again_at = time.monotonic() + _AGAIN
                         return
                     continue
-                self._let_in(connection)
+                try:
+                    self._let_in(connection)
+                except Exception:
+                    _log.error("a connection to the admin socket has failed", exc_info=True)
+                    connection.close()
 
     def _let_in(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
@@ -206,7 +211,8 @@ class Door:
     def _may_follow(self) -> Iterator[bool]:
         """Whether one more connection may follow something, as this one does while the block lasts."""
         with self._lock:
-            has_room = self._following < CONNECTIONS_MAX
+            # In the listening thread (see `_let_in`) it would keep all others out.
+            has_room = self._following < CONNECTIONS_MAX and threading.current_thread() is not self._thread
             self._following += has_room
         try:
             yield has_room

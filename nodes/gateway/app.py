@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from peerfabric.errors import ConfigError, FabricError
-from peerfabric.gateway import bodies
+from peerfabric.gateway import acts, bodies, openapi, queues, services, static, status, takes, topics
 from peerfabric.gateway.auth import READING, Origins, Tokens, authenticate, authorize
 from peerfabric.gateway.keys import FILE, Keys
 from peerfabric.gateway.limits import Limits
@@ -36,17 +34,18 @@ Send = Callable[[Message], Awaitable[None]]
 _log = logging.getLogger("peerfabric")
 
 
-FILES: Final = ("queues", "takes", "receipts", "topics", "services", "status", "acts", "openapi", "static")
-"""Modules of this package with operations, in the order of their routes."""
-
-
 def operations() -> list[Operation]:
     """All operations of a gateway, in the order of their routes."""
-    found: list[Operation] = []
-    for name in FILES:
-        if find_spec(f"peerfabric.gateway.{name}") is not None:
-            found += getattr(import_module(f"peerfabric.gateway.{name}"), "OPERATIONS", [])
-    return found
+    return [
+        *queues.OPERATIONS,
+        *takes.OPERATIONS,
+        *topics.OPERATIONS,
+        *services.OPERATIONS,
+        *status.OPERATIONS,
+        *acts.OPERATIONS,
+        *openapi.OPERATIONS,
+        *static.OPERATIONS,
+    ]
 
 
 class Gateway(Shared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from functools import cache
 from importlib.resources import files
@@ -34,9 +35,10 @@ HEADERS: Final = {
 
 
 class File(NamedTuple):
-    """One file as it is sent."""
+    """One file as it is sent: as it is, or `packed` by gzip; each form has a tag of its own."""
 
     content: bytes
+    packed: bytes
     media_type: str
     tag: str
 
@@ -49,8 +51,8 @@ def page() -> dict[str, File]:
         media_type = TYPES.get(entry.name.rpartition(".")[2])
         if media_type is not None:
             content = entry.read_bytes()
-            tag = f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
-            found[entry.name] = File(content, media_type, tag)
+            tag = hashlib.blake2b(content, digest_size=12).hexdigest()
+            found[entry.name] = File(content, gzip.compress(content, mtime=0), media_type, tag)
     return found
 
 
@@ -66,10 +68,13 @@ def _sent(request: Request, name: str) -> Response:
     file = page().get(name)
     if file is None:
         raise Problem(404, "", f"the page has no file {name!r}; open / of this gateway")
-    headers = {**HEADERS, "ETag": file.tag}
-    if request.headers.get("if-none-match") == file.tag:
+    is_packed = "gzip" in request.headers.get("accept-encoding", "")
+    headers = {**HEADERS, "Vary": "Accept-Encoding", "ETag": f'"{file.tag}{"-gzip" if is_packed else ""}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.media_type)
+    if is_packed:
+        headers["Content-Encoding"] = "gzip"
+    return Response(file.packed if is_packed else file.content, headers=headers, media_type=file.media_type)
 
 
 OPERATIONS: Final = [

@@ -24,6 +24,11 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
             yield f"{prefix}{name}", command
 
 
+def is_shown(param: click.Parameter) -> bool:
+    """Whether it is an option that people may give."""
+    return isinstance(param, click.Option) and not param.hidden
+
+
 def rows(first: str) -> list[list[str]]:
     """The cells of the table whose first column is called that."""
     table = re.search(rf"^\| {first} \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
@@ -42,7 +47,7 @@ def test_every_option_is_documented() -> None:
         for owner in code(owners):
             documented[owner] |= {name.split()[0] for name in code(names)}
     there = {
-        name: {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
+        name: {option for param in command.params if is_shown(param) for option in param.opts}
         for name, command in commands(cli)
     }
     assert documented == {name: options for name, options in there.items() if options}
@@ -54,7 +59,7 @@ def test_every_command_is_documented() -> None:
     found = {tuple(words[1:]) for words in lines}
     for name, command in commands(cli):
         arguments = [param for param in command.params if isinstance(param, click.Argument)]
-        (line,) = [words for words in found if " ".join(words).startswith(name)]
+        (line,) = [words for words in found if words[: len(name.split())] == tuple(name.split())]
         named = [word for word in line[len(name.split()) :] if "-n" not in word and word != "N]"]
         assert len(named) == len(arguments), name
     options = {option for _, command in commands(cli) for param in command.params for option in param.opts}

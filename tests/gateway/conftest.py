@@ -34,7 +34,7 @@ class Gate:
     def __init__(self, **options: Any) -> None:
         node_options = options.pop("node", {})
         tokens = options.pop("tokens", Tokens.of(SECRET))
-        sock, self.address = listening(Address("127.0.0.1", 0))
+        sock, self.address = listening(options.pop("listen", Address("127.0.0.1", 0)))
         self.url = self.address.url
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="gate")

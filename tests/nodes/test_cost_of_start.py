@@ -17,8 +17,9 @@ REST = "zeroconf,click,rich,http,urllib.request,multiprocessing,sqlite3,xml,unit
 SERVICES = "peerfabric.service,peerfabric.nodes.service.calls,peerfabric.nodes.service.threads"
 ASKED = ",".join(f"peerfabric.nodes.door.{name}" for name in ("conversation", "requests", "about", "stacks"))
 ASKED += ",peerfabric.admin"
+WEB = "peerfabric.gateway,starlette,uvicorn,anyio,h11"
 LOOKS = "peerfabric.nodes.aio.outside,peerfabric.nodes.whereabouts,peerfabric.node_status,peerfabric.queue.queue_status"
-NOBODY_NEEDS = f"{LOOKS},{ASKED},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
+NOBODY_NEEDS = f"{WEB},{LOOKS},{ASKED},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""
 

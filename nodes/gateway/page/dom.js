@@ -1,18 +1,27 @@
 // Elements, numbers for people, sparklines, tables of any length. Whatever comes from outside is set as text only.
 
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes || {})) {
+/** `h("span.title", { title: … }, child, …)`: attributes may be left out; functions among them are listeners. */
+function make(element, classes, children) {
+  const [first] = children;
+  const attributes = first && Object.getPrototypeOf(first) === Object.prototype ? children.shift() : {};
+  if (classes) element.setAttribute("class", classes);
+  for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    else if (value || value === 0) element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat(2).filter((each) => each || each === 0));
   return element;
 }
 
-export const h = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
-const svg = (name, attributes, ...children) => fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+export function h(selector, ...children) {
+  const [tag, classes] = selector.split(".");
+  return make(document.createElement(tag), classes, children);
+}
+const svg = (tag, classes, ...children) =>
+  make(document.createElementNS("http://www.w3.org/2000/svg", tag), classes, children);
 export const button = (text, click, kind) => h("button", { type: "button", class: kind, click }, text);
-export const part = (title, ...body) => h("section", { class: "part" }, h("h2", null, title), body);
+export const part = (title, ...body) => h("section.part", h("h2", title), body);
+export const head = (back, ...body) => h("div.head", h("a.back", { href: `#/${back.toLowerCase()}` }, back), body);
 
 /** Set the text, or the classes, of an element if they are others. */
 export function say(element, text) {
@@ -25,13 +34,14 @@ export function mark(element, classes) {
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
-export const count = (n) => (n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`);
+export const count = (n) =>
+  n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`;
 
 /** A count of which nothing is the usual: a dot is quieter than a column of zeros. */
 export const some = (n) => (n ? count(n) : "·");
 export const rate = (n) => (n && n < 10 ? n.toFixed(1) : some(n));
-export const plain = (text) => String(text);
-export const names = (list) => (list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", "));
+export const names = (list) =>
+  list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", ");
 
 export function age(seconds) {
   if (seconds === null || seconds === undefined) return "·";
@@ -54,9 +64,15 @@ export function bytes(n) {
 export class Sparkline {
   constructor(width, height, points) {
     Object.assign(this, { width, height, points });
-    this.out = svg("path", { class: "out" });
-    this.in = svg("path", { class: "in" });
-    this.element = svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": true }, this.out, this.in);
+    this.out = svg("path", "out");
+    this.in = svg("path", "in");
+    this.element = svg(
+      "svg",
+      "spark",
+      { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" },
+      this.out,
+      this.in,
+    );
   }
 
   /** Returns the highest of what it shows. */
@@ -75,9 +91,15 @@ export class Sparkline {
     let path = "";
     let first = null;
     let last = null;
-    const close = () => { if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`; first = null; };
+    const close = () => {
+      if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`;
+      first = null;
+    };
     values.forEach((value, n) => {
-      if (value !== value) { close(); return; }
+      if (value !== value) {
+        close();
+        return;
+      }
       last = ((n / (values.length - 1)) * width).toFixed(1);
       path += `${first === null ? "M" : "L"}${last} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
       first ??= last;
@@ -87,40 +109,77 @@ export class Sparkline {
   }
 }
 
+/** The field that is called as a title: "In flight" in_flight, "In / s" in. */
+export const field = (title) => title.toLowerCase().replace(" / s", "").replaceAll(" ", "_");
+
 /**
- * Columns of a table. `get(row)` is what it is sorted by, `format` makes text of it; `more` may have `hint`; `mark(row)`, classes
- * of the cell; `low`, left out on small screens; `draw(cell, row)` for what is no text; `kind`.
+ * Columns of a table: `get(row)` is what it is sorted by, without it the field that is called as the title. `more` may
+ * have `mark(row)`, classes of the cell; `draw(cell, row)` for what is no text; `text(row)`; `hint`; `kind`.
  */
-export const number = (title, get, format = some, more = {}) => ({ title, get, text: (row) => format(get(row)), kind: "number", ...more });
-export const words = (title, get, more = {}) => number(title, get, plain, { kind: "text", ...more });
-export const name = (title, get, more = {}) => number(title, get, plain, { kind: "name", ...more });
-export const LOW = { low: true };
+const maker =
+  (kind, format) =>
+  (title, get = (row) => row[field(title)], more = {}) => ({
+    title,
+    get,
+    text: (row) => format(get(row)),
+    kind,
+    ...more,
+  });
+export const number = maker("number", some);
+export const speed = maker("number", rate);
+export const time = maker("number", age);
+export const size = maker("number", bytes);
+export const words = maker("text", String);
+export const name = maker("name", String);
+/** Left out on small screens. */
+export const low = (column) => ({ ...column, low: true });
 
 const WINDOWED = 80; // rows from which on only those in sight are drawn
 const AHEAD = 12; // and so many beyond the edges
 
-/** A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column, `down`, `rows(row)` classes. */
+/**
+ * A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column,
+ * `down`, `rows(row)` classes.
+ */
 export class Table {
   constructor(id, columns, key, { open, empty = "None.", sort = 0, down = false, rows } = {}) {
     Object.assign(this, { id, columns, key, open, rows, sorted: [], pool: [], places: new Map(), held: false });
     const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(`peerfabric.sort.${id}`));
     this.column = kept && columns[kept[1]] ? Number(kept[1]) : sort;
     this.down = kept ? kept[2] === "-" : down;
-    this.heads = columns.map((column, n) => h("th", {
-      class: this.classes(column), scope: "col", title: column.hint, tabindex: column.get && 0,
-      click: () => this.sortBy(n), keydown: (event) => { if (event.key === "Enter") this.sortBy(n); },
-    }, column.title));
-    const space = () => h("tr", { class: "space" }, h("td", { colspan: columns.length }));
+    this.heads = columns.map((column, n) =>
+      h(
+        "th",
+        {
+          class: this.classes(column),
+          title: column.hint,
+          tabindex: column.get && 0,
+          click: () => this.sortBy(n),
+          keydown: (event) => event.key === "Enter" && this.sortBy(n),
+        },
+        column.title,
+      ),
+    );
+    const space = () => h("tr.space", h("td", { colspan: columns.length }));
     this.before = space();
     this.after = space();
-    this.body = h("tbody", {
-      // Rows do not change their places under the pointer.
-      pointerenter: (event) => { this.held = event.pointerType === "mouse"; },
-      pointerleave: () => { this.held = false; },
-    }, this.before, this.after);
-    this.none = h("p", { class: "none" }, empty);
-    this.table = h("table", { class: `t-${id}` }, h("thead", null, h("tr", null, this.heads)), this.body);
-    this.element = h("div", { class: "table" }, this.table, this.none);
+    this.body = h(
+      "tbody",
+      {
+        // Rows do not change their places under the pointer.
+        pointerenter: (event) => {
+          this.held = event.pointerType === "mouse";
+        },
+        pointerleave: () => {
+          this.held = false;
+        },
+      },
+      this.before,
+      this.after,
+    );
+    this.none = h("p.none", empty);
+    this.table = h(`table.t-${id}`, h("thead", h("tr", this.heads)), this.body);
+    this.element = h("div.table", this.table, this.none);
     this.arrows();
   }
 
@@ -172,11 +231,16 @@ export class Table {
 
   row() {
     const cells = this.columns.map((column) => h("td", { class: this.classes(column), "data-title": column.title }));
-    const element = h("tr", {
-      click: (event) => {
-        if (this.open && !event.target.closest("a, button") && !String(getSelection())) location.hash = this.open(element.row);
+    const element = h(
+      "tr",
+      {
+        click: (event) => {
+          if (this.open && !event.target.closest("a, button") && !String(getSelection()))
+            location.hash = this.open(element.row);
+        },
       },
-    }, cells);
+      cells,
+    );
     if (this.open) cells[0].append((cells[0].link = h("a")));
     element.list = cells;
     return element;
@@ -188,7 +252,6 @@ export class Table {
     let [from, to] = [0, sorted.length];
     if (resized) this.height = 0;
     if (to > WINDOWED) {
-      this.height ||= pool.length && pool[0].offsetHeight;
       to = WINDOWED;
       if (this.height) {
         const top = -this.body.getBoundingClientRect().top;
@@ -201,11 +264,15 @@ export class Table {
       this.after.before(pool.at(-1));
     }
     while (pool.length > to - from) pool.pop().remove();
-    for (const [space, left] of [[this.before, from], [this.after, sorted.length - to]]) {
+    for (const [space, left] of [
+      [this.before, from],
+      [this.after, sorted.length - to],
+    ]) {
       space.hidden = !left;
       space.firstChild.style.height = `${left * (this.height || 0)}px`;
     }
     pool.forEach((element, n) => this.put(element, sorted[from + n]));
+    if (!this.height && sorted.length > WINDOWED && (this.height = pool[0].offsetHeight)) this.draw();
   }
 
   put(element, row) {

@@ -1,6 +1,25 @@
 // One queue: its course, who sends and consumes it, what runs, its dead letters, and the acts on it.
 
-import { LOW, Sparkline, Table, age, button, count, h, mark, name, number, part, plain, rate, say, words } from "./dom.js";
+import {
+  Sparkline,
+  Table,
+  age,
+  button,
+  count,
+  field,
+  h,
+  head,
+  low,
+  mark,
+  name,
+  number,
+  part,
+  rate,
+  say,
+  speed,
+  time,
+  words,
+} from "./dom.js";
 import { nodeLink, queueKey } from "./model.js";
 import { get, post } from "./stream.js";
 
@@ -18,59 +37,83 @@ function median(buckets) {
 
 const PRODUCERS = [
   name("Producer", (p) => p.node.name),
-  number("In / s", (p) => p.in, rate),
-  number("Waiting", (p) => p.account.waiting),
-  number("Oldest", (p) => p.oldest_waiting, age),
-  number("In flight", (p) => p.account.in_flight),
-  number("On disk", (p) => p.account.on_disk, undefined, LOW),
-  number("Accepted", (p) => p.account.accepted + p.account.recovered + p.account.retried, undefined, LOW),
-  number("Acked", (p) => p.account.acked, undefined, LOW),
-  number("Redelivered", (p) => p.account.redelivered, undefined, LOW),
-  number("Credit", (p) => p.credit_free, undefined, { low: true, hint: "How many more its consumers would take now" }),
-  number("Blocked", (p) => p.blocked_senders, undefined, { hint: "Calls of send that wait for room", mark: (p) => p.blocked_senders && "warn" }),
+  speed("In / s"),
+  number("Waiting"),
+  time("Oldest", (p) => p.oldest_waiting),
+  number("In flight"),
+  low(number("On disk")),
+  low(number("Accepted", (p) => p.accepted + p.recovered + p.retried)),
+  low(number("Acked")),
+  low(number("Redelivered")),
+  low(number("Credit", (p) => p.credit_free, { hint: "How many more its consumers would take now" })),
+  number("Blocked", (p) => p.blocked_senders, {
+    hint: "Calls of send that wait for room",
+    mark: (p) => p.blocked_senders && "warn",
+  }),
 ];
 
 const CONSUMERS = [
   name("Consumer", (c) => c.node.name),
-  words("State", (c) => c.state, { mark: (c) => (c.process.silent ? "bad" : c.paused ? "warn" : "faint") }),
-  number("Done / s", (c) => c.out, rate),
-  number("Takers", (c) => c.takers, undefined, { low: true, hint: "Threads or tasks that take from it now" }),
-  number("Buffered", (c) => c.account.buffered),
-  number("Running", (c) => c.account.started),
-  number("Longest", (c) => c.longest_running || null, age),
-  number("Middle", (c) => c.seconds, median, { low: true, get: null, text: (c) => median(c.seconds), hint: "Half of all took no longer" }),
-  number("Processed", (c) => c.account.processed, undefined, LOW),
-  number("Nacked", (c) => c.account.nacked, undefined, LOW),
-  number("Window", (c) => c.account.window, undefined, LOW),
-  number("Last taken", (c) => c.last_taken, age, { low: true, hint: "How long ago" }),
+  words("State", undefined, { mark: (c) => (c.process.silent ? "bad" : c.paused ? "warn" : "faint") }),
+  speed("Out / s"),
+  low(number("Takers", undefined, { hint: "Threads or tasks that take from it now" })),
+  number("Buffered"),
+  number("Running", (c) => c.started),
+  time("Longest", (c) => c.longest_running || null),
+  low(words("Median", (c) => median(c.seconds), { kind: "number", hint: "Half of all took no longer" })),
+  low(number("Processed")),
+  low(number("Nacked")),
+  low(number("Window")),
+  low(time("Last taken", undefined, { hint: "How long ago" })),
 ];
 
 const RUNNING = [
-  words("Handler", (r) => r.handler),
-  number("Age", (r) => r.age, age, { mark: (r) => r.age > 30 && "warn" }),
-  number("Lease left", (r) => r.lease_left, age),
-  number("Attempt", (r) => r.attempt, plain),
-  words("Line", (r) => r.line, { kind: "text code" }),
-  words("At", (r) => `${r.node.name} ${r.thread}`, LOW),
-  words("Message", (r) => r.id, { kind: "text code", low: true }),
+  words("Handler"),
+  time("Age", undefined, { mark: (r) => r.age > 30 && "warn" }),
+  time("Lease left"),
+  number("Attempt"),
+  words("Line", undefined, { kind: "text code" }),
+  low(words("At", (r) => `${r.node.name} ${r.thread}`)),
+  low(words("Message", (r) => r.id, { kind: "text code" })),
 ];
 
-const FIELDS = [
-  ["Waiting", (q) => count(q.waiting)], ["Oldest", (q) => age(q.oldest)], ["In flight", (q) => count(q.inFlight)],
-  ["On disk", (q) => count(q.onDisk)], ["Running", (q) => count(q.running)], ["Redelivered", (q) => count(q.redelivered)],
-  ["Expired", (q) => count(q.expired)], ["Dropped", (q) => count(q.dropped)], ["Dead", (q) => count(q.dead)],
-];
+const FIELDS = ["Waiting", "Oldest", "In flight", "On disk", "Running", "Redelivered", "Expired", "Dropped", "Dead"];
 
 /** Ask for what cannot be undone: the name of the queue has to be typed. */
 function typed(wanted, title, text) {
   return new Promise((done) => {
     const go = h("button", { class: "danger", disabled: true }, title);
-    const field = h("input", { autocomplete: "off", spellcheck: "false", input: () => { go.disabled = field.value !== wanted; } });
-    const end = (answer) => { dialog.remove(); done(answer); };
-    const submit = (event) => { event.preventDefault(); if (field.value === wanted) end(true); };
-    const dialog = h("dialog", { cancel: () => end(false) }, h("form", { submit },
-      h("h2", null, title), h("p", null, text), h("label", null, "Type ", h("code", null, wanted), " to go on", field),
-      h("div", { class: "acts" }, button("Cancel", () => end(false)), go)));
+    const field = h("input", {
+      autocomplete: "off",
+      spellcheck: "false",
+      input: () => {
+        go.disabled = field.value !== wanted;
+      },
+    });
+    const end = (answer) => {
+      dialog.remove();
+      done(answer);
+    };
+    const submit = (event) => {
+      event.preventDefault();
+      if (field.value === wanted) end(true);
+    };
+    const dialog = h(
+      "dialog",
+      { cancel: () => end(false) },
+      h(
+        "form",
+        { submit },
+        h("h2", title),
+        h("p", text),
+        h("label", "Type ", h("code", wanted), " to go on", field),
+        h(
+          "div.acts",
+          button("Cancel", () => end(false)),
+          go,
+        ),
+      ),
+    );
     document.body.append(dialog);
     dialog.showModal();
     field.focus();
@@ -83,26 +126,58 @@ export class QueueView {
     this.values = FIELDS.map(() => h("dd"));
     this.rates = [h("b"), h("b")];
     this.chart = new Sparkline(600, 96, 300);
-    this.top = h("span", { class: "top" });
+    this.top = h("span.top");
     this.state = h("span");
     this.pause = button("Pause", () => this.act("pause"));
     this.resume = button("Resume", () => this.act("resume"));
-    this.acts = h("div", { class: "acts" }, this.pause, this.resume, button("Purge …", () => this.purge(), "danger"));
+    this.acts = h(
+      "div.acts",
+      this.pause,
+      this.resume,
+      button("Purge …", () => this.purge(), "danger"),
+    );
     const open = (row) => nodeLink(row.nodeKey);
-    this.producers = new Table("producers", PRODUCERS, (p) => p.nodeKey, { open, empty: "Nobody on these hosts sends to it." });
-    this.consumers = new Table("consumers", CONSUMERS, (c) => c.nodeKey, { open, empty: "Nobody on these hosts consumes it.", rows: (c) => (c.process.silent ? "silent" : "") });
-    this.running = new Table("running", RUNNING, (r) => `${r.id} ${r.node.name}`, { empty: "No handler has a message now.", sort: 1, down: true });
-    this.list = h("div", { class: "letters" });
-    this.none = h("p", { class: "none" });
-    this.all = h("span", { class: "acts" }, button("Retry all", () => this.settle("retry", { all: true })), button("Drop all …", () => this.dropAll(), "danger"));
-    const side = (title, n) => h("div", null, h("span", { class: `title ${n ? "key-out" : "key-in"}` }, title), this.rates[n]);
-    this.element = h("section", { class: "detail" },
-      h("div", { class: "head" }, h("a", { href: "#/queues", class: "back" }, "Queues"), h("h1", null, queue), this.state, this.acts),
-      h("div", { class: "course" }, h("div", { class: "rates" }, side("In / s", 0), side("Out / s", 1)),
-        h("div", { class: "graph" }, this.top, this.chart.element, h("div", { class: "axis" }, h("span", null, "5 min ago"), h("span", null, "now")))),
-      h("dl", { class: "fields" }, FIELDS.map(([title], n) => h("div", null, h("dt", null, title), this.values[n]))),
-      part("Producers", this.producers.element), part("Consumers", this.consumers.element), part("Running", this.running.element),
-      h("section", { class: "part", id: "dead" }, h("h2", null, "Dead letters", this.all), this.list, this.none));
+    this.producers = new Table("producers", PRODUCERS, (p) => p.nodeKey, {
+      open,
+      empty: "Nobody on these hosts sends to it.",
+    });
+    this.consumers = new Table("consumers", CONSUMERS, (c) => c.nodeKey, {
+      open,
+      empty: "Nobody on these hosts consumes it.",
+      rows: (c) => (c.process.silent ? "silent" : ""),
+    });
+    this.running = new Table("running", RUNNING, (r) => `${r.id} ${r.node.name}`, {
+      empty: "No handler has a message now.",
+      sort: 1,
+      down: true,
+    });
+    this.list = h("div.letters");
+    this.none = h("p.none");
+    this.all = h(
+      "span.acts",
+      button("Retry all", () => this.settle("retry", { all: true })),
+      button("Drop all …", () => this.dropAll(), "danger"),
+    );
+    const side = (title, n) =>
+      h("div", h("span", { class: `title ${n ? "key-out" : "key-in"}` }, title), this.rates[n]);
+    this.element = h(
+      "section",
+      { class: "detail" },
+      head("Queues", h("h1", queue), this.state, this.acts),
+      h(
+        "div.course",
+        h("div.rates", side("In / s", 0), side("Out / s", 1)),
+        h("div.graph", this.top, this.chart.element, h("div.axis", h("span", "5 min ago"), h("span", "now"))),
+      ),
+      h(
+        "dl.fields",
+        FIELDS.map((title, n) => h("div", h("dt", title), this.values[n])),
+      ),
+      part("Producers", this.producers.element),
+      part("Consumers", this.consumers.element),
+      part("Running", this.running.element),
+      h("section", { class: "part", id: "dead" }, h("h2", "Dead letters", this.all), this.list, this.none),
+    );
   }
 
   show() {
@@ -110,20 +185,30 @@ export class QueueView {
     const may = this.model.can.includes("admin");
     this.acts.hidden = !may || !queue;
     this.all.hidden = !may || !queue || !queue.dead;
-    say(this.state, !queue ? "Not known here now." : queue.paused ? `paused at ${queue.paused} of ${queue.takers}` : "");
+    say(
+      this.state,
+      !queue ? "Not known here now." : queue.paused ? `paused at ${queue.paused} of ${queue.takers}` : "",
+    );
     mark(this.state, queue && queue.paused ? "badge warn" : "faint");
     if (queue) {
-      FIELDS.forEach(([, of], n) => say(this.values[n], of(queue)));
-      [queue.in, queue.out].forEach((value, n) => say(this.rates[n], value ? rate(value) : "0"));
+      FIELDS.forEach((title, n) => say(this.values[n], (title === "Oldest" ? age : count)(queue[field(title)])));
+      [queue.in, queue.out].forEach((value, n) => say(this.rates[n], rate(value).replace("·", "0")));
       const top = this.chart.show(queue.history);
       say(this.top, top ? `${rate(top)} / s` : "");
       this.pause.disabled = queue.paused >= queue.takers;
       this.resume.disabled = !queue.paused;
     }
-    const here = (list) => this.model.nodes.filter(({ node }) => node.fabric === this.fabric).flatMap(({ key, node, process }) => node[list]
-      .filter((each) => each.queue === this.queue).map((each) => ({ ...each, node, process, nodeKey: key })));
+    const here = (list) =>
+      this.model.nodes
+        .filter(({ node }) => node.fabric === this.fabric)
+        .flatMap(({ key, node, process }) =>
+          node[list]
+            .filter((each) => each.queue === this.queue)
+            .map((each) => ({ ...each.account, ...each, node, process, nodeKey: key })),
+        );
     const consumers = here("takes");
-    for (const each of consumers) each.state = each.process.silent ? "no answer" : each.paused ? "paused" : each.node.engine || "takes";
+    for (const each of consumers)
+      each.state = each.process.silent ? "no answer" : each.paused ? "paused" : each.node.engine || "takes";
     this.producers.show(here("sends"));
     this.consumers.show(consumers);
     this.running.show(consumers.flatMap(({ node, running }) => running.map((each) => ({ ...each, node }))));
@@ -138,7 +223,9 @@ export class QueueView {
     try {
       const answer = await post(path, body);
       this.note(told(answer));
-      const problems = answer.problems.concat((answer.outcomes || []).filter((each) => !each.done).map((each) => each.problem));
+      const problems = answer.problems.concat(
+        (answer.outcomes || []).filter((each) => !each.done).map((each) => each.problem),
+      );
       if (problems.length) this.note(problems.slice(0, 5).join("\n"), true);
     } catch (error) {
       this.note(error.message, true);
@@ -146,20 +233,43 @@ export class QueueView {
   }
 
   act(verb) {
-    const told = { pause: "paused at", resume: "resumed at", purge: "purged of" }[verb];
-    return this.ask(this.path("queues", `:${verb}`), {}, (answer) => `${this.queue}: ${told} ${verb === "purge" ? `${count(answer.purged)} messages` : `${answer.done} consumers`}`);
+    const consumers = (n) => `${count(n)} ${n === 1 ? "consumer" : "consumers"}`;
+    const told = {
+      pause: ({ done }) => `paused at ${consumers(done)}`,
+      resume: ({ done }) => `resumed at ${consumers(done)}`,
+      purge: ({ purged }) => `purged of ${count(purged)} messages`,
+    }[verb];
+    return this.ask(this.path("queues", `:${verb}`), {}, (answer) => `${this.queue}: ${told(answer)}`);
   }
 
   async purge() {
-    if (await typed(this.queue, "Purge", "What waits at all producers on these hosts is dropped; what consumers have goes on. This cannot be undone.")) this.act("purge");
+    if (
+      await typed(
+        this.queue,
+        "Purge",
+        "What waits at all producers on these hosts is dropped; what consumers have goes on. This cannot be undone.",
+      )
+    )
+      this.act("purge");
   }
 
   async dropAll() {
-    if (await typed(this.queue, "Drop all", "All dead letters of this queue on these hosts are removed. This cannot be undone.")) this.settle("drop", { all: true });
+    if (
+      await typed(
+        this.queue,
+        "Drop all",
+        "All dead letters of this queue on these hosts are removed. This cannot be undone.",
+      )
+    )
+      this.settle("drop", { all: true });
   }
 
   async settle(verb, which) {
-    await this.ask(this.path("dead", `:${verb}`), which, (answer) => `${count(answer.done)} ${verb === "retry" ? "sent again" : "dropped"}`);
+    await this.ask(
+      this.path("dead", `:${verb}`),
+      which,
+      (answer) => `${count(answer.done)} ${verb === "retry" ? "sent again" : "dropped"}`,
+    );
     this.read = -1;
   }
 
@@ -180,13 +290,45 @@ export class QueueView {
   }
 
   letter(letter, may) {
-    const act = (text, verb, kind) => button(text, (event) => { event.preventDefault(); this.settle(verb, { ids: [letter.id] }); }, kind);
+    const act = (text, verb, kind) =>
+      button(
+        text,
+        (event) => {
+          event.preventDefault();
+          this.settle(verb, { ids: [letter.id] });
+        },
+        kind,
+      );
     const { id, body, reason, error, attempts, headers, node, slot, deaths, source, sent_at: sent } = letter;
-    const fields = Object.entries({ Id: id, At: [source, node].filter(Boolean).join(" "), Slot: slot, Deaths: deaths, ...headers });
-    return h("details", null,
-      h("summary", null, h("time", null, new Date(sent * 1000).toLocaleString("sv")), h("i", { class: "badge bad" }, reason), h("span", { class: "text" }, error),
-        h("span", { class: "faint" }, `${attempts} attempts`), may && h("span", { class: "acts" }, act("Retry", "retry"), act("Drop", "drop", "danger"))),
-      h("dl", null, fields.filter(([, value]) => value || value === 0).map(([title, value]) => [h("dt", null, title), h("dd", null, String(value))])),
-      h("pre", null, typeof body === "string" ? body : JSON.stringify(body, null, 2), letter.cut && `\n… of ${count(letter.cut)} bytes`));
+    const fields = Object.entries({
+      Id: id,
+      At: [source, node].filter(Boolean).join(" "),
+      Slot: slot,
+      Deaths: deaths,
+      ...headers,
+    });
+    return h(
+      "details",
+      null,
+      h(
+        "summary",
+        h("time", new Date(sent * 1000).toLocaleString("sv")),
+        h("i", { class: "badge bad" }, reason),
+        h("span.text", error),
+        h("span.faint", `${attempts} attempts`),
+        may && h("span.acts", act("Retry", "retry"), act("Drop", "drop", "danger")),
+      ),
+      h(
+        "dl",
+        fields
+          .filter(([, value]) => value || value === 0)
+          .map(([title, value]) => [h("dt", title), h("dd", String(value))]),
+      ),
+      h(
+        "pre",
+        typeof body === "string" ? body : JSON.stringify(body, null, 2),
+        letter.cut && `\n… of ${count(letter.cut)} bytes`,
+      ),
+    );
   }
 }

@@ -1,19 +1,32 @@
 // What is published on a topic, or on those of a pattern, as it comes.
 
-import { button, h, part, say } from "./dom.js";
+import { button, h, head, part, say } from "./dom.js";
 import { events } from "./stream.js";
 
 const KEPT = 200;
 
 export class Tap {
   constructor(pattern) {
-    Object.assign(this, { title: pattern, abort: new AbortController(), seen: 0, fresh: [], held: false, state: "Waits for messages." });
-    this.number = h("span", { class: "faint" });
-    this.hold = button("Hold", () => { this.held = !this.held; say(this.hold, this.held ? "Go on" : "Hold"); });
-    this.rows = h("ol", { class: "tapped" });
-    this.element = h("section", { class: "detail" },
-      h("div", { class: "head" }, h("a", { href: "#/topics", class: "back" }, "Topics"), h("h1", null, pattern), this.number, h("div", { class: "acts" }, this.hold)),
-      part("Messages from now on, newest first", this.rows));
+    Object.assign(this, {
+      title: pattern,
+      abort: new AbortController(),
+      seen: 0,
+      fresh: [],
+      held: false,
+      state: "Waits for messages.",
+    });
+    this.number = h("span.faint");
+    this.hold = button("Hold", () => {
+      this.held = !this.held;
+      say(this.hold, this.held ? "Go on" : "Hold");
+    });
+    this.rows = h("ol.tapped");
+    this.element = h(
+      "section",
+      { class: "detail" },
+      head("Topics", h("h1", pattern), this.number, h("div.acts", this.hold)),
+      part("Messages from now on, newest first", this.rows),
+    );
     this.read(`v1/topics/${encodeURIComponent(pattern)}/events`);
   }
 
@@ -41,9 +54,9 @@ export class Tap {
     const now = new Date().toLocaleTimeString("sv");
     const rows = this.fresh.splice(0).map(([event, data]) => {
       const found = JSON.parse(data);
-      const body = event === "gap" ? `${found.missed ?? "some"} were missed` : found.body ?? found;
+      const body = event === "gap" ? `${found.missed ?? "some"} were missed` : (found.body ?? found);
       const text = typeof body === "string" ? body : JSON.stringify(body);
-      return h("li", { class: event }, h("time", null, now), h("b", null, found.topic), h("span", { class: "text" }, text.slice(0, 2000)));
+      return h("li", { class: event }, h("time", now), h("b", found.topic), h("span.text", text.slice(0, 2000)));
     });
     this.rows.prepend(...rows.reverse());
     while (this.rows.childElementCount > KEPT) this.rows.lastChild.remove();

@@ -324,12 +324,10 @@ def test_too_many_at_a_time(runtime: Path, node: Node) -> None:
 
 def test_too_slow_or_too_long(runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sends no whole line, or too much, is told and let go."""
-    monkeypatch.setattr("peerfabric.nodes.door.conversation.TIME_MAX", 0.05)
-    with connected(own(runtime)) as connection:
+    with monkeypatch.context() as patched, connected(own(runtime)) as connection:
+        patched.setattr("peerfabric.nodes.door.conversation.TIME_MAX", 0.05)
         connection.sendall(b'{"do":')
         assert read(connection)["error"] == "timeout"
-    monkeypatch.undo()
-    os.environ["PEERFABRIC_RUNTIME"] = str(runtime)
     with connected(own(runtime)) as connection:
         connection.sendall(b'{"do":"status"' + b" " * (REQUEST_BYTES_MAX + 1))
         try:
@@ -339,6 +337,37 @@ def test_too_slow_or_too_long(runtime: Path, node: Node, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match="at most 65,536 bytes"):
         ask(os.getpid(), "status", fabric="x" * REQUEST_BYTES_MAX)
     assert raw(own(runtime), b"") == {}
+
+
+def test_where_no_thread_can_be_started(runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of a program, the thread that listens answers, and begins nothing that lasts."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "peerfabric-admin-asked":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert processes(30)[0].status is not None
+    with pytest.raises(NotAnswered, match="end one of them"):
+        follow(os.getpid(), "tap", name="jobs")
+    assert processes(30)[0].status is not None
+
+
+def test_a_connection_that_fails_is_not_the_last(
+    runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The door stays open."""
+
+    def fail(connection: socket.socket) -> int:
+        raise OSError("of no use")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("peerfabric.nodes.door.door.peer_uid", fail)
+        assert "no whole answer" in processes(30)[0].problem
+    assert [r for r in caplog.records if "has failed" in r.message]
+    assert processes(30)[0].status is not None
 
 
 def test_closing_ends_what_is_open(runtime: Path) -> None:
