@@ -320,13 +320,12 @@ def test_a_flood_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None
                 assert await events.bodies(1) == [0]
                 subscriber = gateway.node._lifecycle.handles.subscribers["drops"]
                 ring, get = gateway.part(Feeds)._feeds["drops"].ring, subscriber.get
-                update = None
+                updates: list[Any] = []
 
                 async def get_at_once(timeout: float) -> Any:
-                    nonlocal update
-                    if update is None or ring.next > 5_000:
-                        update = await get(timeout)
-                    return update
+                    if not updates or ring.next > 5_000:
+                        updates.append(await get(timeout))
+                    return updates[-1]
 
                 monkeypatch.setattr(subscriber, "get", get_at_once)
                 turns = 0
