@@ -450,7 +450,7 @@ def _cut_off(place: Place, do: str) -> NotAnswered:
 def _encoded(request: Mapping[str, Any]) -> bytes:
     try:
         line = msgspec.json.encode(request) + b"\n"
-    except TypeError as error:
+    except (TypeError, UnicodeEncodeError) as error:
         raise ConfigError(f"these arguments cannot be written as JSON: {error}; give plain values") from None
     if len(line) > REQUEST_BYTES_MAX:
         raise ConfigError(f"a request has at most {REQUEST_BYTES_MAX:,} bytes; ask for less at a time")

@@ -103,7 +103,7 @@ class FabricStatus:
         pump.wake()
 
     def _told(self, call: ServedCall) -> bytes:
-        from peerfabric.nodes.door.requests import status  # with what only nodes that are asked need
+        from peerfabric.nodes.door.requests import encoded, status  # with what only nodes that are asked need
 
         question = Question()
         if call.codec == MSGPACK and len(call.body) <= BYTES_MAX:
@@ -114,4 +114,4 @@ class FabricStatus:
         wait = max(0.0, min(WAIT, (call.ends_at - clock()) / 2))
         found = status(self._residents(), max(0, min(question.queues, 10_000)), wait)
         # Stacks show more than names and numbers.
-        return msgspec.msgpack.encode(msgspec.structs.replace(found, stacks=()))
+        return encoded(msgspec.msgpack.encode, msgspec.structs.replace(found, stacks=()))

@@ -455,6 +455,16 @@ def test_fifty_processes(runtime: Path, start: Start, record_property: Callable[
     assert sockets(runtime) == []
 
 
+def test_the_name_of_a_process_stays_the_same(runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the clock, the status and the socket tell of the same start."""
+    [name] = sockets(runtime)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    [answer] = processes()
+    assert answer.status is not None
+    assert answer.path.name == name == f"{os.getpid()}-{answer.status.process.started}.sock"
+
+
 def test_who_lives() -> None:
     """A pid alone says nothing: it is used again."""
     mine = started_ms(os.getpid())
