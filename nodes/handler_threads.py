@@ -6,6 +6,7 @@ import inspect
 import logging
 import threading
 import typing
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -17,8 +18,9 @@ from peerfabric.errors import FabricError, NodeClosed, TimedOut
 from peerfabric.nodes import signals
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import has_failed, judge_by
-from peerfabric.nodes.io.waiting import Blocking, ThreadWaiter, Waiting, complete, wait_until
+from peerfabric.nodes.io.waiting import Blocking, ThreadWaiter, Waiting, clock, complete, wait_until
 from peerfabric.nodes.message import Message, Reject, Retry
+from peerfabric.status import HANDLER_SECONDS
 
 Take = Callable[[Waiting], Coroutine[Any, Any, Any]]
 """Waits, as its argument says, for what a handler is called with next; None: there is nothing any more."""
@@ -29,6 +31,7 @@ Again = Callable[[], Any]
 CONCURRENCY_MAX: Final = 1024
 PAUSE_FIRST, PAUSE_MAX = 0.1, 10.0
 """Seconds after which a handler that could not take tries again; doubled each time."""
+SHORT: Final = HANDLER_SECONDS[0]
 REPLACE_AFTER: Final = 1.0
 """Seconds after which a thread or task that ended is replaced."""
 
@@ -157,13 +160,28 @@ class Handler:
     ) -> None:
         """Until the node is closed, take and call, whatever is raised."""
         runners, take, again = self._runners, self.take, self.again
+        consumer: Any = self.handle if self.settles else None
+        began = 0.0
         pause = PAUSE_FIRST
         while True:
             try:
                 while True:
                     item = again()
+                    if began:
+                        # One message was in hand until the next is, or until there is none. A call would cost each, and
+                        # no lock is needed, as threads change at calls only.
+                        took = (item._taken_at if item is not None else clock()) - began
+                        if took < SHORT:
+                            consumer.seconds[0] += 1
+                        else:
+                            at = bisect_left(HANDLER_SECONDS, took)
+                            consumer.seconds[at] += 1
+                        consumer.seconds_sum += took
+                        began = 0.0
                     if item is None and (item := await take(waiting)) is None:
                         return
+                    if consumer is not None:
+                        began = item._taken_at
                     # No lock: each thread and task writes down its own.
                     runners[me] = True
                     try:
@@ -177,6 +195,7 @@ class Handler:
                     item = None  # whoever waits keeps no body
                     pause = PAUSE_FIRST
             except BaseException as error:
+                began = 0.0
                 if not has_failed(error) and not isinstance(error, Exception):
                     raise  # cancelled, or the loop is over
                 if node.life is not Life.RUNNING:

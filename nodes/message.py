@@ -35,7 +35,6 @@ _log = logging.getLogger("peerfabric")
 
 _boottime: Final = CLOCK
 _gettime: Final = time.clock_gettime
-_SHORT: Final = HANDLER_SECONDS[0]
 
 
 class Retry(Exception):
@@ -115,6 +114,8 @@ class Owner(Protocol):
     """Tasks of an event loop take from it."""
     waits_for_outputs: bool
     """What was sent because of a message has to be safe before that is acked."""
+    times: bool
+    """It is noted here how long messages were in hand; else whoever calls a handler with them does that."""
     seconds: list[int]
     """How many messages were in hand for how long, by `HANDLER_SECONDS`."""
     seconds_sum: float
@@ -167,14 +168,11 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
         self._settled = True
         owner = self._owner
         delivery, index, outputs = self._delivery, self._index, self._outputs
-        # As `_note`, which would be a call more for each message. Threads change at calls only, so no count is lost.
-        took = _gettime(_boottime) - self._taken_at
-        if took < _SHORT:
-            owner.seconds[0] += 1
-        else:
+        if owner.times:  # as `_note`, which would be a call more for each message
+            took = _gettime(_boottime) - self._taken_at
             at = bisect_left(HANDLER_SECONDS, took)
             owner.seconds[at] += 1
-        owner.seconds_sum += took
+            owner.seconds_sum += took
         if outputs is not None:
             handon = owner.end.handon
             assert handon is not None
@@ -490,7 +488,9 @@ class Batch(Sequence[T_co]):
 
 
 def _note(owner: Owner, taken_at: float, count: int) -> None:
-    """So many messages were in hand from then until now."""
+    """So many messages were in hand from then until now. Threads change at calls only, so no count is lost."""
+    if not owner.times:
+        return
     took = _gettime(_boottime) - taken_at
     at = bisect_left(HANDLER_SECONDS, took)
     owner.seconds[at] += count

@@ -63,7 +63,9 @@ from peerfabric import (
     TimedOut,
     Undelivered,
     Update,
+    admin,
 )
+from peerfabric.status import Status
 
 
 class Order(msgspec.Struct):
@@ -289,6 +291,26 @@ def looking(node: Node) -> None:
         node.close(timeout=None)
     except Undelivered as error:
         print(error.waiting + error.in_flight)
+
+
+def asking(node: Node) -> None:
+    for process in admin.processes(1.0, queues=10, fabric="kitchen"):
+        assert_type(process, admin.Answer)
+        assert_type(process.status, Status | None)
+        assert_type(admin.ask(process, "pause", queue="orders", timeout=1.0), dict[str, Any])
+    for answer in admin.answers():
+        assert_type(answer.problem, str)
+    assert_type(admin.here(queues=10), Status)
+    assert_type(admin.fabric_status(node, 1.0, queues=10), list[Status])
+    with admin.follow(4711, "tap", name="orders") as following:
+        for line in following:
+            assert_type(line, dict[str, Any])
+    end = admin.register("reload", lambda arguments: {"reloaded": bool(arguments)})
+    end()
+    try:
+        admin.ask("/run/x.sock", "status")
+    except admin.NotAnswered as error:
+        assert_type(error.pid, int)
 
 
 def once(node: Node) -> None:

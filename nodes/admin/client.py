@@ -154,7 +154,7 @@ def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) ->
             line += data
             if len(line) > ANSWER_BYTES_MAX:
                 raise NotAnswered(place.pid, f"the answer of process {place.pid} is too long; ask for less")
-    return _checked(place, bytes(line))
+    return checked(place, bytes(line))
 
 
 class Following:
@@ -165,7 +165,7 @@ class Following:
         self._place, self._connection = place, connection
         self._rest = bytearray()
         self._reads = False
-        _checked(place, self._line() or b"")
+        checked(place, self._line() or b"")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -173,7 +173,7 @@ class Following:
     def __next__(self) -> dict[str, Any]:
         while (line := self._line()) is not None:
             if line.strip():
-                return _checked(self._place, line)
+                return checked(self._place, line)
         self._connection.close()
         raise StopIteration
 
@@ -457,7 +457,7 @@ def _encoded(request: Mapping[str, Any]) -> bytes:
     return line
 
 
-def _checked(place: Place, line: bytes) -> dict[str, Any]:
+def checked(place: Place, line: bytes) -> dict[str, Any]:
     """The answer that a line is.
 
     Raises:

@@ -62,7 +62,7 @@ def fabric_status(node: Node | AsyncNode, timeout: float = 1.0, *, queues: int =
             for call in asked:
                 caller.cancel(call, clock())
         context.pump.wake()
-    return _each_once([own, *(answer for call in asked if (answer := _answer(call)) is not None)])
+    return _each_once([own, *(answer for call in asked if (answer := read_answer(call)) is not None)])
 
 
 def _own(lifecycle: Any, queues: int, wait: float) -> Status:
@@ -71,7 +71,7 @@ def _own(lifecycle: Any, queues: int, wait: float) -> Status:
     return status(lifecycle.told_of(), queues, wait)
 
 
-def _answer(call: OpenCall) -> Status | None:
+def read_answer(call: OpenCall) -> Status | None:
     if call.outcome is not Outcome.OK:
         return None
     try:

@@ -104,6 +104,7 @@ class AsyncConsumer(Generic[T_co]):
         self.seconds = [0] * (len(HANDLER_SECONDS) + 1)
         """How many messages were in hand for how long, by those bounds, and in all."""
         self.seconds_sum = 0.0
+        self.times = True
         self._ledger_writer = LedgerWriter(ledger_store, self.queue, self.decided) if ledger_store is not None else None
 
     @property
@@ -117,8 +118,8 @@ class AsyncConsumer(Generic[T_co]):
         return self._node.waiting
 
     @property
-    def loop(self) -> Any:
-        """The event loop that its node belongs to, or None; of no type, which would have to be loaded."""
+    def loop(self) -> Any:  # annotations of public classes are resolved where nothing has loaded asyncio
+        """The event loop that its node belongs to; None: it belongs to none."""
         return self._node.loop
 
     @property
@@ -559,7 +560,7 @@ class AsyncConsumer(Generic[T_co]):
 
     def declare_takers(self, count: int, at_once: int, *, tasks: bool) -> None:
         """`count` tasks or threads take from here for good; `at_once` of them to begin with."""
-        self._takers, self._at_once, self.in_tasks = count, at_once, tasks
+        self._takers, self._at_once, self.in_tasks, self.times = count, at_once, tasks, False
 
     def want_besides(self, count: int) -> None:
         """Want `count` messages more than calls wait for: others work on those, or are to get them, at the same time.

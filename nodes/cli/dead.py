@@ -1,272 +1,277 @@
-"""`peerfabric dead`: the dead letters in the slots of a spool that no node runs with."""
+"""`peerfabric dead`: dead letters, those of running nodes and those in spools that no node runs with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from itertools import islice
-from typing import Any, Final
+import os
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import click
-import msgspec
 
-from peerfabric.errors import SpoolError, counted
+from peerfabric.errors import counted
+from peerfabric.names import is_name
 from peerfabric.nodes.cli.common import output_option
-from peerfabric.nodes.cli.exits import Failure
-from peerfabric.nodes.cli.offline import (
-    check_choice,
-    confirmed,
-    dead_letters_of,
-    element_of,
-    folder_argument,
-    hint_damage,
-    letters,
-    messages_of,
-    now_ms,
-    say_found,
-    settle_on_disk,
-    shown,
-    unsettled,
-    warn,
-    when,
-    yes_option,
+from peerfabric.nodes.cli.dead_on_disk import (
+    LISTER,
+    count_in,
+    drop_on_disk,
+    found_in,
+    one_in,
+    places_of,
+    retry_on_disk,
 )
-from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
-from peerfabric.nodes.cli.slots import Id, Place, free_slots, parse_ids, slot_option, slots_of, slots_with
+from peerfabric.nodes.cli.exits import Failure
+from peerfabric.nodes.cli.host.completion import queues_there
+from peerfabric.nodes.cli.host.dead_letters import LETTERS_MAX, RunningLetters
+from peerfabric.nodes.cli.offline import check_choice, confirmed, warn, when, yes_option
+from peerfabric.nodes.cli.output import Form, print_entries, print_line, printable, to_json
+from peerfabric.nodes.cli.slots import Place, parse_ids, slot_option
+from peerfabric.nodes.settings import FABRIC_VARIABLE
 from peerfabric.ranges import Ranges
-from peerfabric.reports import DeadLetter
-from peerfabric.spool import Log, Record, Spool
-from peerfabric.wire.frames import Extra
 
-Chosen = dict[str, dict[int, Ranges]]
-"""Dead letters by queue and epoch."""
+PROBLEMS_SHOWN: Final = 10
+COLUMNS: Final = ("id", "sent (UTC)", "reason", "attempts", "error")
 
-LISTER: Final = "`peerfabric dead ls FOLDER`"
-"""The command that shows ids."""
-CHUNK: Final = 1000
-"""Dead letters retried with one sync. A crash within them may send them twice."""
-CHUNK_BYTES: Final = 4 * 1024 * 1024
+all_option = click.option("--all", "everything", is_flag=True, help="All dead letters there are.")
+fabric_option = click.option(
+    "--fabric", metavar="NAME", help="Of its running nodes.  [default: $PEERFABRIC_FABRIC, else of all fabrics]"
+)
 
-_encode = msgspec.msgpack.Encoder().encode
 
-all_option = click.option("--all", "everything", is_flag=True, help="All dead letters of the spool.")
+class Words(NamedTuple):
+    """Arguments, told apart: an id has a ':' and a '/', a folder a '/' or a spool in it, and a queue neither."""
+
+    folder: str | None
+    queues: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def words(given: Sequence[str]) -> Words:
+    """Tell arguments apart; they may come in any order.
+
+    Raises:
+        UsageError: One is nothing of the three, or there are two folders.
+    """
+    folder: str | None = None
+    queues: list[str] = []
+    ids: list[str] = []
+    for word in given:
+        if _is_folder(word) and (folder is None or not is_name(word)):
+            if folder is not None:
+                raise click.UsageError(f"{folder} and {word} are both folders; give one")
+            folder = word
+        elif ":" in word and "/" in word:
+            ids.append(word)
+        elif is_name(word):
+            queues.append(word)
+        else:
+            raise click.UsageError(
+                f"{word[:80]!r} is no queue, no id and no folder; ids look like node:epoch:queue/sequence, as {LISTER} "
+                f"shows"
+            )
+    parse_ids(ids, LISTER)
+    return Words(folder, tuple(queues), tuple(ids))
+
+
+def _is_folder(word: str) -> bool:
+    """Whether a word is one: it is a path, not an id that looks like one, or the name of a spool that lies here."""
+    if ":" in word and not os.path.isdir(word):
+        return False
+    if "/" in word or word in (".", "..", "~"):
+        return True
+    return any(os.path.lexists(os.path.join(word, name)) for name in ("node", "lock", "queues", "slots"))
+
+
+def _of_fabric(fabric: str | None) -> str | None:
+    return fabric or os.environ.get(FABRIC_VARIABLE) or None
 
 
 @click.group()
 def dead() -> None:
-    """What queues have given up, kept in a spool for a person, in the slots that no running node has.
+    """What queues have given up, kept for a person: of running nodes, and with FOLDER of those that are gone.
 
-    FOLDER is what was given to Node(spool=). Only `retry` and `drop` write.
+    FOLDER is what was given to Node(spool=): a path, or the name of a spool that lies here. With it all that is in
+    there is looked at, the slots of running nodes included, and nothing else.
     """
 
 
 @dead.command()
-@folder_argument
-@click.argument("queue", required=False)
+@click.argument("given", nargs=-1, metavar="[QUEUE|FOLDER]...", shell_complete=queues_there)
 @slot_option
+@fabric_option
 @output_option
-def ls(folder: str, queue: str | None, slot: int | None, output: str) -> None:
-    """List dead letters, of QUEUE or of all."""
+def ls(given: tuple[str, ...], slot: int | None, fabric: str | None, output: str) -> None:
+    """List dead letters, of each QUEUE or of all."""
+    found = words(given)
+    if found.ids:
+        raise click.UsageError(f"{found.ids[0]!r} is one dead letter: see `peerfabric dead show`")
+    running = RunningLetters(_of_fabric(fabric), found.folder, slot)
     rows = []
-    for number, opened in free_slots(folder, slot) if queue is None else slots_with(folder, queue, slot):
-        for name in opened.queues() if queue is None else [queue]:
-            log = dead_letters_of(opened, name)
-            hint_damage(name, log)
-            unreadable = log.unsettled_count
-            for record, letter in letters(log):
-                unreadable -= 1
+    seen: set[str] = set()
+    for queue in found.queues or (None,):
+        for letter in running.letters(queue):
+            seen.add(str(letter["id"]))
+            if Form(output) is Form.JSON:
+                print_line(to_json(letter))
+            else:
+                sent = when(int((letter.get("sent_at") or 0.0) * 1000))
+                rows.append(_row(letter["id"], sent, letter.get("reason"), letter.get("attempts"), letter.get("error")))
+    if found.folder is not None:
+        for queue in found.queues or (None,):
+            for line, kept in found_in(found.folder, queue, slot, running.slots):
+                if kept.id in seen:
+                    continue
                 if Form(output) is Form.JSON:
-                    print_line(_line(number, record, letter))
+                    print_line(line)
                 else:
-                    texts = (letter.reason, f"{letter.attempts:,}", letter.error)
-                    rows.append([letter.id, when(letter.sent_ms), *map(printable, texts)])
-            if unreadable:
-                warn(f"queue {name!r}: {unreadable:,} more cannot be read by this version")
+                    rows.append(_row(kept.id, when(kept.sent_ms), kept.reason, kept.attempts, kept.error))
     if Form(output) is Form.TABLE:
-        print_table("", ("id", "sent (UTC)", "reason", "attempts", "error"), rows)
+        print_entries(COLUMNS, rows)
+
+
+def _row(*cells: object) -> list[str]:
+    return [f"{cell:,}" if isinstance(cell, int) else printable(str(cell or "")) for cell in cells]
 
 
 @dead.command()
-@folder_argument
-@click.argument("identity", metavar="ID")
+@click.argument("given", nargs=-1, required=True, metavar="[ID|FOLDER]...")
 @slot_option
-def show(folder: str, identity: str, slot: int | None) -> None:
-    """Show one dead letter with its headers and body, as JSON."""
-    found = ""
-    for number, opened, [wanted] in slots_of(folder, parse_ids([identity], LISTER), slot):
-        if wanted.queue in opened.queues():
-            for record, letter in letters(dead_letters_of(opened, wanted.queue)):
-                if (record.epoch, record.first) == (wanted.epoch, wanted.sequence):
-                    found = _line(number, record, letter)
-    if not found:
-        raise _missing(identity)
-    print_line(found)
+@fabric_option
+@output_option
+def show(given: tuple[str, ...], slot: int | None, fabric: str | None, output: str) -> None:
+    """Show one dead letter with its headers and its whole body, as JSON in any form."""
+    found = words(given)
+    if len(found.ids) != 1 or found.queues:
+        raise click.UsageError(
+            f"give one id, as {LISTER} shows them, and the FOLDER of its spool if its process is gone"
+        )
+    [identity] = found.ids
+    running = RunningLetters(_of_fabric(fabric), found.folder, slot)
+    for letter in running.letters(_queue_of(identity), whole=True):
+        if letter["id"] == identity:
+            print_line(to_json(letter))
+            return
+    if found.folder is None or running.has(identity):
+        raise _not_running(identity)
+    print_line(one_in(found.folder, identity, slot))
 
 
-def _line(slot: int, record: Record, letter: DeadLetter) -> str:
-    names = ("id", "queue", "reason", "error", "attempts", "deaths", "origin")
-    fields: dict[str, Any] = {name: getattr(letter, name) for name in names}
-    times = {"sent_at": letter.sent_ms / 1000, "dead_at": record.unix_ms / 1000}
-    body = shown(element_of(record), bytes(record.body)).fields()
-    return to_json({"slot": slot} | fields | times | {"headers": letter.headers or {}} | body)
+def _queue_of(identity: str) -> str:
+    return parse_ids([identity], LISTER)[0].queue
 
 
-def _missing(identity: str) -> Failure:
-    return Failure(f"no dead letter {identity}; see `peerfabric dead ls`")
+def _not_running(identity: str) -> Failure:
+    return Failure(
+        f"no running node has dead letter {identity}; see {LISTER}, and give the FOLDER of its spool if its process is "
+        f"gone"
+    )
+
+
+class Chosen:
+    """The dead letters that were named: of running nodes, and of slots that nobody has.
+
+    Raises:
+        Failure: One of the ids is not there.
+        UsageError: They were named in no way, or in two.
+    """
+
+    def __init__(self, given: Sequence[str], slot: int | None, fabric: str | None, *, everything: bool) -> None:
+        found = words(given)
+        if found.ids and found.queues:
+            raise click.UsageError("name ids or queues, not both")
+        check_choice((*found.ids, *found.queues), everything=everything)
+        self.running = RunningLetters(_of_fabric(fabric), found.folder, slot)
+        self._queues: tuple[str | None, ...] = found.queues or (None,)
+        self._named = bool(found.ids)
+        if found.ids:
+            there = {
+                str(letter["id"]): letter
+                for queue in {_queue_of(identity) for identity in found.ids}
+                for letter in self.running.letters(queue)
+            }
+            self.letters = [there[identity] for identity in found.ids if identity in there]
+            left = [identity for identity in found.ids if identity not in there]
+            for identity in left:
+                if found.folder is None or self.running.has(identity):
+                    raise _not_running(identity)
+        else:
+            self.letters = self._listed()
+            left = []
+        self.places: dict[Place, dict[str, dict[int, Ranges]]] = {}
+        if found.folder is not None and (left or not found.ids):
+            self.places = places_of(found.folder, left, found.queues, slot, self.running.slots)
+        if found.queues and not self.letters and not self.places:
+            who = "no running node has" if found.folder is None else f"{found.folder} has no"
+            raise Failure(f"{who} dead letters of queue {', '.join(found.queues)}; see {LISTER}")
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return [letter for queue in self._queues for letter in self.running.letters(queue)]
+
+    @property
+    def count(self) -> int:
+        return len(self.letters) + count_in(self.places)
+
+    def act(self, do: str) -> tuple[int, list[str]]:
+        """Let the running nodes retry or drop theirs; how many were, and why others were not."""
+        done, problems = 0, []
+        tried: set[str] = set()
+        letters = self.letters
+        while letters:
+            tried |= {str(letter["id"]) for letter in letters}
+            for outcome in self.running.act(do, letters):
+                done += bool(outcome.get("done"))
+                if not outcome.get("done"):
+                    problems.append(f"{outcome['id']}: {outcome.get('problem') or 'is not there any more'}")
+            # A node tells of so many at a time.
+            listed = [] if self._named or len(letters) < LETTERS_MAX else self._listed()
+            letters = [letter for letter in listed if str(letter["id"]) not in tried]
+        return done, problems
 
 
 @dead.command()
-@folder_argument
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("given", nargs=-1, metavar="[ID|QUEUE|FOLDER]...", shell_complete=queues_there)
 @all_option
 @slot_option
-def retry(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None) -> None:
-    """Queue dead letters again, as new messages: whoever has the slot next sends them, or adopts it for that.
+@fabric_option
+@output_option
+def retry(given: tuple[str, ...], everything: bool, slot: int | None, fabric: str | None, output: str) -> None:
+    """Queue dead letters again, as new messages: by their ids, those of each QUEUE, or all.
 
-    They have new ids, with the old ones as `origin`. If this is killed some may be both; none is lost.
+    Running nodes send theirs at once; what is in a slot that nobody has is sent by whoever has it next, or adopts it
+    for that. They have new ids, with the old ones as `origin`. If this is killed some may be both; none is lost.
     """
-    check_choice(ids, everything=everything)
-    places = _places(folder, ids, slot)
-    retried = 0
-    for place, chosen in places.items():
-        with place.owned() as ours:
-            for queue, wanted in chosen.items():
-                retried += _Retries(ours, queue, wanted).run()
-    if left := _count(places) - retried:
-        warn(f"{counted(left, 'dead letter')} cannot be read by this version: left there")
-    print_line(f"{counted(retried, 'dead letter')} queued again")
+    chosen = Chosen(given, slot, fabric, everything=everything)
+    done, problems = chosen.act("retry")
+    done += retry_on_disk(chosen.places)
+    _report(done, problems, "retried", "queued again", output)
 
 
 @dead.command()
-@folder_argument
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("given", nargs=-1, metavar="[ID|QUEUE|FOLDER]...", shell_complete=queues_there)
 @all_option
 @slot_option
 @yes_option
-def drop(folder: str, ids: tuple[str, ...], everything: bool, slot: int | None, yes: bool) -> None:
-    """Delete dead letters for ever."""
-    check_choice(ids, everything=everything)
-    places = _places(folder, ids, slot)
-    dropped = 0
-    if places:
-        confirmed(f"Delete {counted(_count(places), 'dead letter')} for ever?", yes=yes)
-    for place, chosen in places.items():
-        with place.owned() as ours:
-            for queue, wanted in chosen.items():
-                log, alive = _open(ours, queue)
-                before = log.unsettled_count
-                _settle(log, wanted, alive)
-                dropped += before - log.unsettled_count
-    print_line(f"{counted(dropped, 'dead letter')} deleted")
+@fabric_option
+@output_option
+def drop(
+    given: tuple[str, ...], everything: bool, slot: int | None, yes: bool, fabric: str | None, output: str
+) -> None:
+    """Delete dead letters for ever: by their ids, those of each QUEUE, or all."""
+    chosen = Chosen(given, slot, fabric, everything=everything)
+    done, problems = 0, list[str]()
+    if chosen.count:
+        confirmed(f"Delete {counted(chosen.count, 'dead letter')} for ever?", yes=yes)
+        done, problems = chosen.act("drop")
+        done += drop_on_disk(chosen.places)
+    _report(done, problems, "dropped", "deleted", output)
 
 
-def _places(folder: str, ids: tuple[str, ...], slot: int | None) -> dict[Place, Chosen]:
-    """The letters with these ids, or all if there are no ids, by their slots.
-
-    Raises:
-        Failure: There is none with one of them.
-    """
-    if ids:
-        each = slots_of(folder, parse_ids(ids, LISTER), slot)
+def _report(done: int, problems: list[str], name: str, text: str, output: str) -> None:
+    if Form(output) is Form.JSON:
+        print_line(to_json({name: done, "problems": problems}))
     else:
-        each = ((number, opened, []) for number, opened in free_slots(folder, slot))
-    found = {Place.of(number, opened): _chosen(opened, wanted) for number, opened, wanted in each}
-    return {place: chosen for place, chosen in found.items() if chosen}
-
-
-def _chosen(opened: Spool, ids: list[Id]) -> Chosen:
-    there = {queue: unsettled(dead_letters_of(opened, queue)) for queue in opened.queues()}
-    if not ids:
-        return {queue: found for queue, found in there.items() if found}
-    chosen: Chosen = {}
-    for text, _, queue, epoch, sequence in ids:
-        if sequence not in there.get(queue, {}).get(epoch, ()):
-            raise _missing(text)
-        chosen.setdefault(queue, {}).setdefault(epoch, Ranges()).add(sequence, sequence + 1)
-    return chosen
-
-
-def _count(places: dict[Place, Chosen]) -> int:
-    return sum(ranges.total for chosen in places.values() for found in chosen.values() for ranges in found.values())
-
-
-def _open(ours: Spool, queue: str) -> tuple[Log, dict[int, Ranges]]:
-    """The letters of a queue, and which of its messages are not settled."""
-    log, dead_log = messages_of(ours, queue), dead_letters_of(ours, queue)
-    say_found(queue, log)
-    say_found(queue, dead_log)
-    return dead_log, unsettled(log)
-
-
-class _Retries:
-    """The retries of one queue.
-
-    The new messages are on disk before their letters are settled: in between they are both.
-    """
-
-    def __init__(self, ours: Spool, queue: str, wanted: dict[int, Ranges]) -> None:
-        self._spool = ours
-        self._letters, self._alive = _open(ours, queue)
-        self._log = messages_of(ours, queue)
-        self._wanted = wanted
-        self._next = 1
-
-    def run(self) -> int:
-        """Retry what is wanted; return how many were.
-
-        Raises:
-            SpoolError: The disk refused; what was not retried is still a letter.
-        """
-        found = (pair for pair in letters(self._letters) if pair[0].first in self._wanted.get(pair[0].epoch, ()))
-        while chunk := _chunk(found):
-            self._retry(chunk)
-        return self._next - 1
-
-    def _retry(self, chunk: list[tuple[Record, DeadLetter]]) -> None:
-        done: dict[int, Ranges] = {}
-        refused: SpoolError | None = None
-        for record, letter in chunk:
-            extras = _encode([Extra(0, letter.headers, letter.origin or letter.id)])
-            # The body of a letter is that of a record with one message, so it is taken as it is.
-            entry = (self._spool.epoch, self._next, 1, record.codec, record.body, extras)
-            try:
-                self._spool.with_spare(partial(self._log.append, *entry, unix_ms=now_ms()))
-            except SpoolError as error:
-                refused = error
-                break
-            self._next += 1
-            done.setdefault(record.epoch, Ranges()).add(record.first, record.stop)
-        if done:
-            self._log.sync()
-            _settle(self._letters, done, self._alive)
-        if refused is not None:
-            raise refused
-
-
-def _chunk(found: Iterator[tuple[Record, DeadLetter]]) -> list[tuple[Record, DeadLetter]]:
-    chunk: list[tuple[Record, DeadLetter]] = []
-    room = CHUNK_BYTES
-    for pair in islice(found, CHUNK):
-        chunk.append(pair)
-        room -= len(pair[0].body)
-        if room <= 0:
-            break
-    return chunk
-
-
-def _settle(log: Log, done: dict[int, Ranges], alive: dict[int, Ranges]) -> None:
-    """Settle letters, on disk too.
-
-    Dead letters are scattered over the numbers of their queue, and a cursor has no room for thousands of gaps. A gap is
-    closed where it has neither a letter nor a message that is `alive`: nothing of it can become a letter any more.
-    """
-    for epoch, ranges in done.items():
-        for start, stop in ranges:
-            log.settle(epoch, start, stop)
-    there = unsettled(log)
-    for epoch, ranges in done.items():
-        taken = Ranges([*alive.get(epoch, ()), *there.get(epoch, ())])
-        parts = list(ranges)
-        for start, stop in taken.missing(parts[0][0], parts[-1][1]):
-            log.settle(epoch, start, stop)
-    settle_on_disk(log)
+        print_line(f"{counted(done, 'dead letter')} {text}")
+    for problem in problems[:PROBLEMS_SHOWN]:
+        warn(problem)
+    if problems:
+        raise Failure(f"{counted(len(problems), 'dead letter was', 'dead letters were')} not {text}; see {LISTER}")

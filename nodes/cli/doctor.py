@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from peerfabric.errors import FabricError
-from peerfabric.nodes.cli.checks import here, links, network
+from peerfabric.nodes.cli.checks import here, links, network, processes
 from peerfabric.nodes.cli.checks.situation import Check, Finding, Level, Situation
 from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.common import output_option
@@ -20,6 +20,9 @@ from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
 CHECKS: Final[tuple[Check, ...]] = (
     here.configuration,
+    processes.processes,
+    processes.nodes,
+    processes.spools,
     here.cryptography,
     here.interfaces,
     here.ports,
@@ -49,7 +52,7 @@ _STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold 
 def doctor(
     peer: str, fabric: str | None, peers: tuple[str, ...], config: str | None, identity: str | None, output: str
 ) -> None:
-    """Find out what keeps nodes apart: this host's configuration, its network, and each node that is known.
+    """Find out what keeps nodes apart: this host's configuration and processes, its network, each node that is known.
 
     PEER is the one node to ask about: its name, its id, or HOST:PORT. Nothing is changed and no root is needed; a node
     joins for some seconds. Exit code 1 if there is a problem.

@@ -115,7 +115,10 @@ def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     end_with_parent()
     listener, pipe = map(int, worker.split(","))
     address = checked_address(wanted)
-    _serve(settings, _completed(wanted), address, socket.socket(fileno=listener), lambda: _write_ready(pipe))
+    from peerfabric.gateway.main import own_socket
+
+    sock = own_socket(socket.socket(fileno=listener))
+    _serve(settings, _completed(wanted), address, sock, lambda: _write_ready(pipe))
 
 
 def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> None:
@@ -130,7 +133,7 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
     wanted = _completed(wanted)
     from peerfabric.gateway.main import listening
 
-    sock, address = listening(address)
+    sock, address = listening(address, workers=wanted.workers)
     try:
         with sock:
             number = _run(settings, wanted, address, sock, opened)

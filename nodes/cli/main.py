@@ -15,6 +15,14 @@ from peerfabric.nodes.cli.demo import demo
 from peerfabric.nodes.cli.doctor import doctor
 from peerfabric.nodes.cli.exits import EXPLANATION, end_on_signals, explained
 from peerfabric.nodes.cli.gateway import gateway
+from peerfabric.nodes.cli.host.acts import pause, purge, resume
+from peerfabric.nodes.cli.host.check import check
+from peerfabric.nodes.cli.host.queues import queues
+from peerfabric.nodes.cli.host.stacks import stacks
+from peerfabric.nodes.cli.host.tap import tap
+from peerfabric.nodes.cli.host.top import top
+from peerfabric.nodes.cli.host.topics import topics
+from peerfabric.nodes.cli.host.trace import trace
 from peerfabric.nodes.cli.id import identify
 from peerfabric.nodes.cli.keygen import keygen
 from peerfabric.nodes.cli.peers import peers
@@ -46,25 +54,13 @@ def cli() -> None:
     logging.getLogger("zeroconf").setLevel(logging.CRITICAL)
 
 
-for command in (
-    demo,
-    keygen,
-    identify,
-    peers,
-    ping,
-    doctor,
-    send,
-    take,
-    pub,
-    sub,
-    call,
-    services,
-    spool,
-    dead,
-    gateway,
-    ui,
-    bench,
-):
+COMMANDS = (
+    (demo, keygen, identify, peers, ping, doctor),
+    (send, take, pub, sub, call, services),
+    (top, queues, topics, pause, resume, purge, tap, trace, check, stacks),
+    (spool, dead, gateway, ui, bench),
+)
+for command in (command for group in COMMANDS for command in group):
     cli.add_command(command)
 
 

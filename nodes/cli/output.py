@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -15,6 +16,10 @@ from rich.text import Text
 from peerfabric.nodes.cli.exits import pipe_closed
 
 T = TypeVar("T")
+
+INDENT: Final = "    "
+ENTRIES_WIDTH: Final = 130
+"""Columns from which an id of 60 has some text beside it."""
 
 
 class Form(StrEnum):
@@ -69,13 +74,49 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Raises:
         SystemExit: The reader has gone.
     """
+    print_made(title, table(columns, rows))
+
+
+def print_numbers(
+    form: Form, columns: Sequence[str], found: Sequence[T], row: Callable[[T], Sequence[str]], texts: int = 1
+) -> None:
+    """As `print_found`, a table of numbers, which fits 80 columns; the first `texts` columns are texts."""
+    if form is Form.JSON:
+        for each in found:
+            print_line(to_json(each))
+    elif found:
+        print_made("", number_table(columns, [row(each) for each in found], texts))
+
+
+def print_entries(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is an id; in a terminal that has no room beside it each row is two lines.
+
+    So an id is never cut, and can be copied.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal or console.width >= ENTRIES_WIDTH:
+        print_table("", columns, rows)
+        return
+    for first, *others in rows:
+        print_line(first)
+        text = "  ".join(cell for cell in others if cell)
+        for line in textwrap.wrap(text, console.width, initial_indent=INDENT, subsequent_indent=INDENT):
+            print_line(line)
+
+
+def print_made(title: str, made: Table) -> None:
+    """Print a table as `print_table` does.
+
+    Raises:
+        SystemExit: The reader has gone.
+    """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=200)
     try:
         if title:
             console.print(f"\n{title}", style="bold")
-        console.print(table(columns, rows))
+        console.print(made)
         sys.stdout.flush()
     except BrokenPipeError:
         pipe_closed()
@@ -86,6 +127,25 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def number_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1, *, clips: bool = False
+) -> Table:
+    """A table of numbers, one column apart, after `texts` columns of text, which share what width is left.
+
+    Args:
+        clips: Texts that do not fit end with an ellipsis, so that each row is one line; else they are folded.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for place, column in enumerate(columns):
+        if place < texts:
+            made.add_column(column, overflow="ellipsis" if clips else "fold", no_wrap=clips, vertical="bottom")
+        else:
+            made.add_column(column, justify="right", no_wrap=True, overflow="ellipsis")
     for row in rows:
         made.add_row(*map(Text, row))
     return made

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.table import Table
 
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.output import Form, print_found, print_line, printable, table, to_json
+from peerfabric.nodes.cli.output import Form, print_line, print_made, printable, table, to_json
 from peerfabric.reports import PeerView
 
 COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes", "serves")
@@ -47,7 +48,11 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
         time.sleep(wait)
         found = _sorted(node.peers())
         fabric = node.fabric
-    print_found(settings.output, COLUMNS, found, _row)
+    if settings.output is Form.JSON:
+        for peer in found:
+            print_line(to_json(peer))
+    elif found:
+        print_made("", _table(found))
     if not found:
         raise Failure(
             f"nobody else is in fabric {fabric!r}; start a node, name another --fabric, or name one of its nodes "
@@ -64,7 +69,7 @@ def _watch(node: Node, form: Form) -> None:
     with Live(auto_refresh=False, screen=False) as live:
         while True:
             found = _sorted(node.peers())
-            live.update(table(COLUMNS, [_row(peer) for peer in found]) if found else "nobody yet", refresh=True)
+            live.update(_table(found) if found else "nobody yet", refresh=True)
             time.sleep(LOOK_EVERY)
 
 
@@ -98,8 +103,16 @@ def _sorted(found: Iterable[PeerView]) -> list[PeerView]:
     return sorted(found, key=lambda peer: (peer.name, peer.node_id))
 
 
+def _table(found: Sequence[PeerView]) -> Table:
+    """Without columns that are empty, so that it fits a terminal."""
+    rows = [_row(peer) for peer in found]
+    shown = [place for place in range(len(COLUMNS)) if place < 2 or any(row[place] for row in rows)]
+    return table([COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows])
+
+
 def _row(peer: PeerView) -> list[str]:
     lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes, peer.serves)
     reason = f"cannot reach {peer.endpoint}" if peer.reason == "one-way" else peer.reason
-    cells = [peer.name, peer.state, reason, peer.endpoint, *(" ".join(names) for names in lists)]
+    endpoint = "ipc" if peer.endpoint.startswith("ipc:") else peer.endpoint  # its path tells nobody anything
+    cells = [peer.name, peer.state, reason, endpoint, *(" ".join(names) for names in lists)]
     return [printable(cell) for cell in cells]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
@@ -69,13 +69,14 @@ def sheet_of(folder: str) -> Owner | None:
     return None
 
 
-def free_slots(folder: str, slot: int | None = None) -> Iterator[tuple[int, Spool]]:
+def free_slots(folder: str, slot: int | None = None, skip: Collection[int] = ()) -> Iterator[tuple[int, Spool]]:
     """The slots that nobody uses, each opened for reading until the next one is asked for, lowest first.
 
     Those in use, and those that cannot be opened, are told of on standard error, and passed over.
 
     Args:
         slot: Only this one.
+        skip: None of these, about which nothing is said.
 
     Raises:
         SpoolError: The one slot that there is, or that was asked for, cannot be opened, or none of them can.
@@ -85,6 +86,7 @@ def free_slots(folder: str, slot: int | None = None) -> Iterator[tuple[int, Spoo
         found = [(number, path) for number, path in found if number == slot]
         if not found:
             raise Failure(f"{os.path.abspath(folder)} has no slot {slot}; see `peerfabric spool ls`")
+    found = [(number, path) for number, path in found if number not in skip]
     refused: SpoolError | None = None
     opened_any = False
     for number, path in found:
@@ -102,21 +104,23 @@ def free_slots(folder: str, slot: int | None = None) -> Iterator[tuple[int, Spoo
         raise refused
 
 
-def slots_with(folder: str, queue: str, slot: int | None = None) -> Iterator[tuple[int, Spool]]:
+def slots_with(
+    folder: str, queue: str, slot: int | None = None, skip: Collection[int] = ()
+) -> Iterator[tuple[int, Spool]]:
     """As `free_slots`, those that have this queue.
 
     Raises:
-        Failure: None has.
+        Failure: None has, and none is skipped.
     """
     found = False
     others: set[str] = set()
-    for number, opened in free_slots(folder, slot):
+    for number, opened in free_slots(folder, slot, skip):
         there = opened.queues()
         if queue in there:
             found = True
             yield number, opened
         others.update(there)
-    if not found:
+    if not found and not skip:
         has = ", ".join(sorted(others)) or "none"
         raise Failure(f"{os.path.abspath(folder)} has no queue {queue!r}; it has: {has}")
 

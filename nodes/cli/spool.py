@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -15,6 +16,11 @@ from peerfabric.discovery.host import runtime_folder
 from peerfabric.errors import ConfigError, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe, counted
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.host import door
+from peerfabric.nodes.cli.host.rows import Place as RunningPlace
+from peerfabric.nodes.cli.host.rows import places
+from peerfabric.nodes.cli.host.spools import slots_answered
+from peerfabric.nodes.cli.host.text import short_age, short_bytes, short_number
 from peerfabric.nodes.cli.offline import (
     Shown,
     Stored,
@@ -36,7 +42,7 @@ from peerfabric.nodes.cli.offline import (
     when,
     yes_option,
 )
-from peerfabric.nodes.cli.output import Form, print_line, print_table, printable, to_json
+from peerfabric.nodes.cli.output import Form, number_table, print_entries, print_line, print_made, printable, to_json
 from peerfabric.nodes.cli.serve import serve
 from peerfabric.nodes.cli.slots import (
     Id,
@@ -73,7 +79,8 @@ class Row(msgspec.Struct):
 
     state      "running PID", "adopted by PID" (that process goes on for the one that had it), "left" (somebody has to
                deliver what is in it), "parked" (nothing but dead letters) or "empty"
-    messages   and `dead`, `damaged`, `oldest`: None while the slot is in use
+    messages   and `dead`, `oldest`: None while the slot is in use by a process that does not answer, and for a queue
+               that it has not opened yet; `damaged`: while it is in use
     oldest     when the oldest message was stored, in seconds of Unix time
     problem    why nobody can look into it
     """
@@ -97,16 +104,21 @@ class Row(msgspec.Struct):
 def ls(folder: str, output: str) -> None:
     """List the slots of a spool and the queues in each: messages to be sent, dead letters, bytes, damage.
 
-    Only the process that has a slot knows how many messages are in it.
+    Only the process that has a slot knows how many messages are in it; it is asked.
     """
     names = _known_fabrics()
-    rows = [row for number, path in slots_in(folder) for row in _rows(number, path, names)]
+    found = slots_in(folder)
+    answered = _answered(folder) if os.path.isdir(folder) else {}
+    rows = [row for number, path in found for row in _rows(number, path, names, answered.get(number))]
     if Form(output) is Form.JSON:
         for row in rows:
             print_line(to_json(row))
-    else:
-        columns = ("slot", "state", "name", "fabric", "queue", "messages", "dead", "bytes", "damaged", "oldest (UTC)")
-        print_table("", columns, [_cells(row) for row in rows])
+    elif rows:
+        several = len({row.fabric for row in rows if row.fabric}) > 1
+        columns = ("slot", "state", "name", *(("fabric",) if several else ()), "queue")
+        numbers = ("messages", "dead", "bytes", "damaged", "oldest")
+        table = number_table((*columns, *numbers), [_cells(row, several=several) for row in rows], len(columns))
+        print_made("", table)
     for row in rows:
         if row.problem:
             warn(f"slot {row.slot}: {row.problem}")
@@ -114,7 +126,16 @@ def ls(folder: str, output: str) -> None:
         raise SystemExit(Exit.NO_SPOOL)
 
 
-def _rows(number: int, path: str, names: dict[bytes, str]) -> Iterator[Row]:
+def _answered(folder: str) -> dict[int, RunningPlace]:
+    """What running nodes say of their slots."""
+    try:
+        heard = list(door.answers())
+    except ConfigError:
+        return {}  # the runtime folder cannot be used, and this one perhaps can
+    return slots_answered(places(((each.status, each.at) for each in heard if each.status is not None), None), folder)
+
+
+def _rows(number: int, path: str, names: dict[bytes, str], answered: RunningPlace | None) -> Iterator[Row]:
     """The rows of one slot.
 
     Raises:
@@ -140,13 +161,26 @@ def _rows(number: int, path: str, names: dict[bytes, str]) -> Iterator[Row]:
         row = Row(number, state, *_of_sheet(sheet, names), problem=problem)
         sizes = sizes_in(path)
         for queue, size in sizes.items():
-            yield replace(row, queue=queue, bytes=size, problem="" if queue != min(sizes) else problem)
+            first = problem if queue == min(sizes) else ""
+            yield _of_running(replace(row, queue=queue, bytes=size, problem=first), answered)
         if not sizes:
             yield row
     except SpoolError as error:
         if number == 0:
             raise
         yield Row(number, "unreadable", "", "", problem=str(error))
+
+
+def _of_running(row: Row, answered: RunningPlace | None) -> Row:
+    """The row of a queue with what its node says of it."""
+    if answered is not None:
+        for sending in answered.node.sends:
+            if sending.queue == row.queue:
+                account, age = sending.account, sending.oldest_unsettled
+                messages = account.waiting + account.in_flight + account.on_disk
+                oldest = time.time() - age if age is not None else None
+                return replace(row, messages=messages, dead=sending.letters.count, oldest=oldest)
+    return row
 
 
 def _queue_row(row: Row, opened: Spool, queue: str) -> Row:
@@ -179,11 +213,12 @@ def _known_fabrics() -> dict[bytes, str]:
     return {fabric_mark(name): name for name in names}
 
 
-def _cells(row: Row) -> list[str]:
-    counts = (row.messages, row.dead, row.bytes, row.damaged)
-    oldest = when(int(row.oldest * 1000)) if row.oldest is not None else ""
-    shown = [f"{count:,}" if count is not None else "" for count in counts]
-    return [str(row.slot), row.state, printable(row.name), printable(row.fabric), row.queue, *shown, oldest]
+def _cells(row: Row, *, several: bool) -> list[str]:
+    counts = [short_number(count) if count is not None else "" for count in (row.messages, row.dead)]
+    texts = [str(row.slot), row.state, printable(row.name), *((printable(row.fabric),) if several else ()), row.queue]
+    damaged = short_number(row.damaged) if row.damaged is not None else ""
+    oldest = short_age(time.time() - row.oldest) if row.oldest is not None else ""
+    return [*texts, *counts, short_bytes(row.bytes), damaged, oldest]
 
 
 @spool.command()
@@ -212,7 +247,7 @@ def show(folder: str, queue: str, count: int, slot: int | None, output: str) -> 
             more += max(there - room, 0)
             room = max(room - there, 0)
     if Form(output) is Form.TABLE:
-        print_table("", ("id", "sent (UTC)", "bytes", "headers", "body"), rows)
+        print_entries(("id", "sent (UTC)", "bytes", "headers", "body"), rows)
         if more > 0:
             warn(f"{more:,} more are not shown; -n 0 shows all")
 

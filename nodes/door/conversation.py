@@ -92,6 +92,15 @@ def _request(connection: socket.socket) -> dict[str, Any] | None:
         return None
     if len(content) > REQUEST_BYTES_MAX:
         raise Refused("too large", f"a request has at most {REQUEST_BYTES_MAX:,} bytes; ask for less at a time")
+    return decode_request(content)
+
+
+def decode_request(content: bytes) -> dict[str, Any]:
+    """The values that were sent, whatever they are.
+
+    Raises:
+        Refused: They are none.
+    """
     try:
         return _decoder.decode(content)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -186,7 +186,7 @@ class Door:
                     self._let_in(connection)
                 except Exception:
                     _log.error("a connection to the admin socket has failed", exc_info=True)
-                    connection.close()
+                    self._let_go(connection)
 
     def _let_in(self, connection: socket.socket) -> None:
         uid = peer_uid(connection)
@@ -221,18 +221,21 @@ class Door:
                 self._following -= has_room
 
     def _converse(self, connection: socket.socket) -> None:
-        from peerfabric.nodes.door.conversation import converse  # with what only processes that are asked need
-
         try:
+            from peerfabric.nodes.door.conversation import converse  # with what only processes that are asked need
+
             converse(connection, self._residents, self._may_follow)
         except OSError:
             pass  # who asked has gone
         except Exception:
             _log.error("a request at the admin socket has failed", exc_info=True)
         finally:
-            with self._lock:
-                self._connections.discard(connection)
-            connection.close()
+            self._let_go(connection)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.discard(connection)
+        connection.close()
 
 
 def _refuse(connection: socket.socket, answer: bytes) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import linecache
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 CALLS_MAX: Final = 64
 """Calls of one stack that are shown, the innermost ones."""
+_FRAMES: Final = ("cr_frame", "gi_frame", "ag_frame")
+_AWAITS: Final = ("cr_await", "gi_yieldfrom", "ag_await")
 TASKS_MAX: Final = 1000
+AWAITS_MAX: Final = 1000
+"""Coroutines that wait for each other, which are looked through for the innermost ones."""
 
 
 def stacks(residents: Sequence[Resident] = ()) -> tuple[Stack, ...]:
@@ -67,7 +72,15 @@ def _tasks(loop: AbstractEventLoop) -> list[Stack]:
     except RuntimeError:  # they change too fast to be looked at from another thread
         return []
     for task in tasks[:TASKS_MAX]:
-        frames = task.get_stack(limit=CALLS_MAX)
-        lines = _lines((frame, frame.f_lineno) for frame in reversed(frames))
-        found.append(Stack(name=task.get_name(), kind="task", lines=lines))
+        calls = [(frame, frame.f_lineno) for frame in islice(_awaiting(task.get_coro()), AWAITS_MAX)]
+        found.append(Stack(name=task.get_name(), kind="task", lines=_lines(reversed(calls))))
     return found
+
+
+def _awaiting(waits: Any) -> Iterator[FrameType]:
+    """Where a coroutine is, then where the one is for which it waits, and so on; `Task.get_stack` has but the first."""
+    while waits is not None:
+        frame = next((each for name in _FRAMES if (each := getattr(waits, name, None)) is not None), None)
+        if frame is not None:
+            yield frame
+        waits = next((each for name in _AWAITS if (each := getattr(waits, name, None)) is not None), None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import msgspec
 
 from peerfabric.gateway.auth import READING, SCOPES
-from peerfabric.gateway.others import LOOK_TIMEOUT, ask_all
+from peerfabric.gateway.others import LOOK_TIMEOUT, Answered, ask_all
 from peerfabric.gateway.shared import token_of
 from peerfabric.status import Status
 
@@ -27,6 +27,8 @@ FRESH: Final = 0.25
 """Seconds for which a look answers single requests: many at once cost one."""
 ANSWER_TIMEOUT: Final = 1.0
 """Seconds in which a process answers, or is shown as one that does not."""
+PATIENCE: Final = 0.5
+"""Seconds for which a look waits for other gateways. Of one that is late it has what it said last."""
 QUEUES_MAX: Final = 500
 """Of each kind and node; the deepest of more."""
 
@@ -124,6 +126,8 @@ class Looks:
         self._shared = shared
         self._last: dict[bool, tuple[float, Look]] = {}
         self._looking: dict[bool, asyncio.Task[Look]] = {}
+        self._asking: dict[str, asyncio.Task[list[Answered]]] = {}
+        self._said: dict[str, Answered] = {}
         self.count = 0
         """How many there have been."""
 
@@ -159,10 +163,7 @@ class Looks:
     async def _take(self, own: bool) -> Look:
         self.count += 1
         began_at, at = asyncio.get_running_loop().time(), time.time()
-        asked = () if own else self._shared.also
-        (answers, processes), said = await asyncio.gather(
-            asyncio.to_thread(_look), ask_all(asked, "GET", ("v1", "status"), {}, timeout=LOOK_TIMEOUT)
-        )
+        (answers, processes), said = await asyncio.gather(asyncio.to_thread(_look), self._others(own))
         sources = [Source(host=socket.gethostname())]
         for name, content, problem in said:
             theirs = Theirs()
@@ -179,12 +180,29 @@ class Looks:
         self._last[own] = (began_at, look)
         return look
 
+    async def _others(self, own: bool) -> list[Answered]:
+        """What the other gateways said, each of which is asked again once it has answered."""
+        if own or not self._shared.also:
+            return []
+        for other in self._shared.also:
+            if other.name not in self._asking:
+                asked = ask_all([other], "GET", ("v1", "status"), {}, timeout=LOOK_TIMEOUT)
+                self._asking[other.name] = asyncio.create_task(asked)
+        known = all(other.name in self._said for other in self._shared.also)
+        # For the first look there is nothing else to show; each of them ends in time.
+        done, _ = await asyncio.wait(self._asking.values(), timeout=PATIENCE if known else None)
+        for name, task in list(self._asking.items()):
+            if task in done:
+                [self._said[name]] = task.result()
+                del self._asking[name]
+        return [self._said[other.name] for other in self._shared.also]
+
     def drain(self) -> None:
         """Streams end by themselves: they wait for this, too."""
 
     async def close(self) -> None:
-        """Wait for the look that is on its way, which a thread takes."""
-        await asyncio.gather(*self._looking.values(), return_exceptions=True)
+        """Wait for what is on its way, which threads do."""
+        await asyncio.gather(*self._looking.values(), *self._asking.values(), return_exceptions=True)
 
 
 def scopes_of(request: Request, shared: Shared) -> list[str]:

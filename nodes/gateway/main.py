@@ -88,41 +88,81 @@ class Address(msgspec.Struct, frozen=True):
         return [host, *local, *further]
 
 
-def listening(address: Address) -> tuple[socket.socket, Address]:
+def listening(address: Address, *, workers: int = 1) -> tuple[socket.socket, Address]:
     """A socket that listens at `address`, and that address with the port that it got, if it was 0.
 
-    A unix socket is for this user alone, and one that nobody listens at any more is replaced.
+    For several workers it only holds the port, and each has a socket of its own there (`own_socket`): the system shares
+    connections out among these, where of one socket the first worker that wakes up would take most. A unix socket they
+    have together. It is for this user alone, and one that nobody listens at any more is replaced.
 
     Raises:
         ConfigError: It cannot be had: EndpointInUse, somebody else has it.
     """
+    try:
+        if address.path:
+            _remove_deaf(address.path)
+            return _listened(_bound(address)), address
+        sock = _bound(address)
+        address = Address(address.host, sock.getsockname()[1])
+        if workers == 1:
+            return _listened(sock), address
+        sock.close()  # nobody else has it: with the option that follows it could be shared with another gateway
+        return _bound(address, shared=True), address
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise EndpointInUse(address.url.replace("http", "tcp", 1)) from None
+        step = "give another address with --listen"
+        raise ConfigError(f"cannot listen at {address.url}: {error.strerror or error}; {step}") from None
+
+
+def own_socket(held: socket.socket) -> socket.socket:
+    """The socket of one worker, at the address that `held` holds; a unix socket is `held` itself.
+
+    It does not listen yet: no connection comes to it before its worker can answer.
+
+    Raises:
+        OSError: There can be none.
+    """
+    if held.family == socket.AF_UNIX:
+        return held
+    host, port = held.getsockname()[:2]
+    held.close()
+    return _bound(Address(host, port), shared=True)
+
+
+def _bound(address: Address, *, shared: bool = False) -> socket.socket:
     family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         if address.path:
-            _remove_deaf(address.path)
             before = os.umask(0o177)
             try:
                 sock.bind(address.path)
             finally:
                 os.umask(before)
-        else:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Connections inherit these. Head and body of an answer are written apart, and the second would wait for an
-            # acknowledgement; a reader that never reads would hold what it is sent for a quarter of an hour.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MAX)
-            sock.bind((address.host, address.port))
-            address = Address(address.host, sock.getsockname()[1])
+            return sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections inherit these. Head and body of an answer are written apart, and the second would wait for an
+        # acknowledgement; a reader that never reads would hold what it is sent for a quarter of an hour.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MAX)
+        sock.bind((address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listened(sock: socket.socket) -> socket.socket:
+    try:
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
+    except BaseException:
         sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise EndpointInUse(address.url.replace("http", "tcp", 1)) from None
-        step = "give another address with --listen"
-        raise ConfigError(f"cannot listen at {address.url}: {error.strerror or error}; {step}") from None
-    return sock, address
+        raise
+    return sock
 
 
 def _remove_deaf(path: str) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -101,15 +102,21 @@ async def ask_all(
     """
     target = "/".join(quote(part, safe=":") for part in path)
     target += "?" + urlencode({**query, "own": 1})
-    asked = [asyncio.to_thread(_ask, other, method, target, body, timeout) for other in known]
-    # Time is counted at each read: who sends a byte a second would hold all the others up.
+    if not known:
+        return []
+    loop = asyncio.get_running_loop()
+    # Threads of its own: those that wait for hosts that are gone would keep the loop's from all else.
+    pool = ThreadPoolExecutor(len(known), thread_name_prefix="peerfabric-others")
+    try:
+        asked = [loop.run_in_executor(pool, _ask, other, method, target, body, timeout) for other in known]
+        # Time is counted at each read there: who sends a byte a second would hold all the others up.
+        ended = await asyncio.gather(*(asyncio.wait_for(each, 1.5 * timeout) for each in asked), return_exceptions=True)
+    finally:
+        pool.shutdown(wait=False)
+    late = f"did not answer in {timeout:g} s"
     return [
-        Answered(other.name, None, f"did not answer in {timeout:g} s") if isinstance(found, BaseException) else found
-        for other, found in zip(
-            known,
-            await asyncio.gather(*(asyncio.wait_for(each, 1.5 * timeout) for each in asked), return_exceptions=True),
-            strict=True,
-        )
+        Answered(other.name, None, late) if isinstance(found, BaseException) else found
+        for other, found in zip(known, ended, strict=True)
     ]
 
 

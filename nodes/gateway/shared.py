@@ -127,7 +127,7 @@ class Shared:
     @staticmethod
     async def _close_producer(producer: AsyncProducer[Any]) -> None:
         with suppress(FabricError):  # it is used again, or the node closes
-            await producer.close(1.0)
+            await producer.close()
 
     def part(self, kind: type[P]) -> P:
         """The one object of that class which this gateway has; made with `kind(self)` when it is first asked for."""
@@ -172,6 +172,8 @@ class Shared:
             await part.close()
         self._parts.clear()
         if self._closing:
+            for task in self._closing:
+                task.cancel()  # the node closes what is left
             await asyncio.wait(set(self._closing))
 
 

@@ -1,4 +1,4 @@
-"""Supervisor of the gateway's workers: processes that share one listening socket, each started again when it dies."""
+"""Supervisor of the gateway's workers: processes that listen at one address, each started again when it dies."""
 
 from __future__ import annotations
 
@@ -51,12 +51,11 @@ class _Worker:
 class Supervisor:
     """Keeps `count` processes going.
 
-    The socket is theirs together, so a connection that comes while one of them dies is answered by another one. Each
-    has a pipe of ours as its standard input: it closes when we end, however, and they end with us.
+    Each has a pipe of ours as its standard input: it closes when we end, however, and they end with us.
 
     Args:
-        command: What a worker runs; the numbers of its listening socket and of the pipe for its ready byte follow.
-        listening: The socket's descriptor.
+        command: What a worker runs; the numbers of the socket and of the pipe for its ready byte follow.
+        listening: The descriptor of the socket that holds their address.
         fatal: Exit codes with which a worker that never was ready says that no other could be.
         ready: Called once, when all are.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAUSE: Final = 0.002
 """Seconds between two tries of a start to get a lock that is held for milliseconds."""
 
-_OVER_NETWORK: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "afs", "9p", "fuse.gluster", "fuse.sshfs")
+OVER_NETWORK: Final = ("nfs", "cifs", "smb", "ceph", "gluster", "lustre", "afs", "9p", "fuse.gluster", "fuse.sshfs")
 _PERHAPS: Final = ("virtiofs", "fuse")
 
 
@@ -125,7 +125,7 @@ class SharedSpool:
         if outer := slot_of(self.folder):
             raise ConfigError(f"spool={self.folder!r} is a slot of {outer}; give that folder")
         kind = filesystem(self.folder)
-        shared = kind.startswith(_OVER_NETWORK)
+        shared = kind.startswith(OVER_NETWORK)
         if shared and not alone:
             problem = f"is on {kind}, where a lock of another machine is not seen in time"
             raise SpoolUnsafe(self.folder, problem, step="give a folder on a disk of this machine")

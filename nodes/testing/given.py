@@ -42,7 +42,7 @@ class _Test:
     alerted = True  # nobody need be told of what is decided
     end: Any = None
     in_tasks = False
-    waits_for_outputs = False
+    waits_for_outputs = times = False
     queue = ""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from peerfabric import Node
+from tests.cli.processes import Processes
 
 Start = Callable[..., "subprocess.Popen[str]"]
 DEADLINE = 60.0
@@ -60,3 +61,11 @@ def ended(process: subprocess.Popen[str], given: str | None = None) -> tuple[int
     """Exit code, output and errors of a process, once it has ended."""
     out, err = process.communicate(given, timeout=DEADLINE)
     return process.returncode, out, err
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    """Processes of this host, as the test says."""
+    processes = Processes()
+    processes.put_in_place(monkeypatch)
+    return processes

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,29 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Node
-from peerfabric.nodes.cli.checks import links
-from peerfabric.nodes.cli.checks.situation import Announced, Finding, Level, Resolved, Seen, Session, Situation, Tcp
+from peerfabric.nodes.cli.checks import here, host, links, processes
+from peerfabric.nodes.cli.checks.situation import (
+    Announced,
+    Elsewhere,
+    Finding,
+    LeftInSlot,
+    Level,
+    Resolved,
+    Seen,
+    Session,
+    Situation,
+    Tcp,
+)
+from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.doctor import CHECKS, examined, show
+from peerfabric.nodes.cli.host.door import Heard
 from peerfabric.nodes.cli.output import Form
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.settings import Settings
 from peerfabric.secret import NodeKey, Secret, new_secret
-from tests.cli.conftest import Start, ended
+from peerfabric.status import NodeStatus, Peer, Process, SpoolStatus, Status, Warned
+from tests.cli.conftest import DEADLINE, Start, ended
+from tests.cli.processes import sending, taking
 
 OURS = new_secret(b"1" * 32)
 KEY = NodeKey(b"k" * 32, lambda secret: secret[::-1])
@@ -82,6 +101,14 @@ class FakeSystem:
         self.curve = True
         self.in_container = ""
         self.files = (65_536, 65_536, 4096)
+        process = Process(pid=7, started=1, version="0.2.0", descriptors=30, descriptors_max=1024)
+        desk = NodeStatus(node_id="e" * 32, name="desk", fabric="default", state="running")
+        self.processes = [Heard(pid=7, started=1, status=Status(process=process, nodes=(desk,)))]
+        self.other_folders: list[Elsewhere] = []
+        self.jump = 0.0
+        self.disks: dict[str, tuple[int, int]] = {}
+        self.network_disks: dict[str, str] = {}
+        self.left: dict[str, list[LeftInSlot]] = {}
 
     def at_once(self, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         return [call() for call in calls]
@@ -96,6 +123,27 @@ class FakeSystem:
 
     def spool(self, settings: Settings) -> str:
         return ""
+
+    def runtime_folder(self) -> str:
+        return "/run/fabric"
+
+    def heard(self) -> list[Heard]:
+        return self.processes
+
+    def elsewhere(self) -> list[Elsewhere]:
+        return self.other_folders
+
+    def clock_jump(self, pid: int, started_ms: int) -> float:
+        return self.jump
+
+    def disk(self, folder: str) -> tuple[int, int]:
+        return self.disks.get(folder, (100 << 30, 200 << 30))
+
+    def network_disk(self, folder: str) -> str:
+        return self.network_disks.get(folder, "")
+
+    def left_in(self, folder: str) -> list[LeftInSlot]:
+        return self.left.get(folder, [])
 
     def gate(self, secret: Secret, fabric: str) -> bytes:
         return b"g" * 32
@@ -527,7 +575,8 @@ def test_on_this_machine(start: Start) -> None:
     code, out, err = ended(start("doctor", "-o", "json"))
     assert (code, err) == (1, "")
     found = [json.loads(line) for line in out.splitlines()]
-    assert [each["check"] for each in found if each["level"] == "problem"] == ["links"]
+    problems = [each["check"] for each in found if each["level"] == "problem"]
+    assert [check for check in problems if check != "runtime folder"] == ["links"]  # other tests run here, too
 
 
 def test_of_an_unusable_configuration(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,3 +621,161 @@ def unused_port() -> int:
             except OSError:
                 continue
             return port
+
+
+# Processes of this host
+
+
+def of_host(system: FakeSystem, *checks_wanted: str) -> list[Finding]:
+    """What is found of processes, nodes and spools."""
+    situation = Situation(system=system, arguments={"fabric": "default"})
+    found = list(examined(situation, (here.configuration, processes.processes, processes.nodes, processes.spools)))
+    return [each for each in found if each.check in checks_wanted]
+
+
+def desk(**fields: Any) -> NodeStatus:
+    return NodeStatus(node_id="e" * 32, name="desk", fabric="default", state="running", **fields)
+
+
+def with_nodes(*nodes: NodeStatus, **process: Any) -> Heard:
+    status = Status(process=Process(pid=7, started=1, version="0.2.0", **process), nodes=nodes)
+    return Heard(pid=7, started=1, status=status, name="desk")
+
+
+def test_processes_that_cannot_be_seen() -> None:
+    """Another runtime folder is a problem where it has nodes of our fabric; so is one that does not answer."""
+    system = FakeSystem()
+    system.other_folders = [
+        Elsewhere("/tmp/peerfabric-0", (8, 9), frozenset({"default"})),
+        Elsewhere("/run/other", (10,), frozenset({"another"})),
+    ]
+    system.processes.append(Heard(pid=11, started=1, status=None, problem="no answer in 1 s", name="python"))
+    same, other = of_host(system, "runtime folder")
+    _, silent = of_host(system, "processes")
+    assert (same.level, other.level, silent.level) == (Level.PROBLEM, Level.NOTE, Level.PROBLEM)
+    assert "process 8, 9 meets others in /tmp/peerfabric-0" in same.text
+    assert "process 11 (python): no answer" in silent.text
+    assert "kill -CONT 11" in silent.step
+    system.processes = []
+    assert [each.level for each in of_host(system, "processes")] == [Level.NOTE]
+
+
+def test_processes_that_differ() -> None:
+    """Two versions, descriptors that run out, and a clock that was set."""
+    system = FakeSystem()
+    old = Status(process=Process(pid=8, started=1, version="0.1.0", descriptors=900, descriptors_max=1024))
+    system.processes.append(Heard(pid=8, started=1, status=old))
+    system.jump = -3600.0
+    found = {each.check: each for each in of_host(system, "versions", "descriptors", "clocks")}
+    assert "0.2.0 (7), 0.1.0 (8)" in found["versions"].text
+    assert (found["descriptors"].level, "900" in found["descriptors"].text) == (Level.PROBLEM, True)
+    assert "set by -3600 s" in found["clocks"].text
+
+
+def test_nodes_that_do_not_meet() -> None:
+    """Of another fabric, refused, one-way, stuck, or under a name that is nearly the same."""
+    system = FakeSystem()
+    peers = (
+        Peer(node_id="1", name="shop", state="connecting", reason="secret"),
+        Peer(node_id="2", name="bar", state="one-way"),
+        Peer(node_id="3", name="good", state="up"),
+        Peer(node_id="4", name="also-good", state="idle"),
+    )
+    system.processes = [
+        with_nodes(
+            desk(peers=peers, sends=(sending("orders"),), takes=(taking("order"), taking("other"))),
+            NodeStatus(node_id="f", name="stuck", fabric="default", engine="busy 1.0 s", pump_late=4.0),
+            NodeStatus(node_id="g", name="far", fabric="another"),
+        )
+    ]
+    found = of_host(system, "fabrics", "peers", "nodes", "names")
+    texts = [each.text for each in found]
+    assert texts[0] == "node far of this host: fabric 'another', which does not meet 'default'"
+    assert [each.check for each in found] == ["fabrics", "peers", "peers", "nodes", "nodes", "names"]
+    assert "no link with shop (connecting): it has another secret or fabric" in texts[1]
+    assert texts[-1] == "'orders' is sent to and nobody consumes it; 'order' is consumed and nobody sends to it"
+    system.processes = [with_nodes(desk(warnings=(Warned(code="old", text="the oldest waits; start more"),)))]
+    [warned] = of_host(system, "warnings")
+    assert (warned.text, warned.step) == ("node desk: the oldest waits", "start more")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("orders", "order", True),
+        ("orders", "ordres", True),
+        ("orders", "Orders", True),
+        ("my.orders", "my_orders", True),
+        ("orders", "orderz", True),
+        ("orders", "orders", False),
+        ("orders", "offers", False),
+        ("orders", "orders-eu", False),
+        ("a", "b", True),
+    ],
+)
+def test_names_that_are_nearly_the_same(one: str, other: str, same: bool) -> None:
+    """One letter, two that are swapped, case, or what stands between words; either way round."""
+    assert processes.nearly_same(one, other) is same
+    assert processes.nearly_same(other, one) is same
+
+
+def test_spools_of_running_nodes() -> None:
+    """Their disk, their limit, and slots that nobody has with something in them."""
+    system = FakeSystem()
+    system.processes = [
+        with_nodes(desk(spool=SpoolStatus(folder="/var/shop", slot=0, used=90, limit=100, spare_ok=False)))
+    ]
+    assert [each.level for each in of_host(system, "spool")][:1] == [Level.OK]
+    system.left = {
+        "/var/shop": [LeftInSlot(1, messages=3), LeftInSlot(2, letters=1), LeftInSlot(3, child="a child has it")]
+    }
+    system.disks = {"/var/shop": (10 << 20, 100 << 30)}
+    system.network_disks = {"/var/shop": "nfs4"}
+    texts = [each.text for each in of_host(system, "spool", "disk")]
+    for part in ("is on nfs4", "10M of 100G are free", "slot 1: nobody has it, and 3 messages", "1 dead letter",
+                 "slot 3: a child has it", "90 of 100 are used", "keeps free"):  # fmt: skip
+        assert any(part in text for text in texts), part
+
+
+def test_this_host_for_real(tmp_path: Path) -> None:
+    """What the system of this machine says of a spool, a disk, and the clock."""
+    with Node("desk", spool=str(tmp_path / "spool")) as node:
+        node.producer("orders", int)
+        assert host.left_in(str(tmp_path / "spool")) == []
+        [me] = [each for each in RealSystem().heard() if each.pid == os.getpid()]
+        assert abs(host.clock_jump(me.pid, me.started)) < 2.0
+        node.producer("orders", int).send(1)
+        node.close(timeout=0)
+    assert host.left_in(str(tmp_path / "spool")) == [LeftInSlot(0, messages=1)]
+    free, size = host.disk(str(tmp_path))
+    assert 0 < free <= size
+    assert host.disk("/nowhere") == (0, 0)
+
+
+FAR = """
+import sys
+from peerfabric import Node
+with Node("far") as node:
+    node.peers()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_with_another_runtime_folder_is_found(tmp_path: Path) -> None:
+    """By the environment that it was started with, and its socket there."""
+    with tempfile.TemporaryDirectory(prefix="pf-", dir="/tmp") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", FAR],
+            env=os.environ | {"PEERFABRIC_RUNTIME": folder, "PEERFABRIC_FABRIC": "far"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            found = {each.folder: each for each in host.elsewhere()}
+            assert found[folder] == Elsewhere(folder, (process.pid,), frozenset({"far"}))
+        finally:
+            process.communicate("", timeout=DEADLINE)

@@ -59,7 +59,7 @@ def test_every_command_is_documented() -> None:
     found = {tuple(words[1:]) for words in lines}
     for name, command in commands(cli):
         arguments = [param for param in command.params if isinstance(param, click.Argument)]
-        (line,) = [words for words in found if " ".join(words).startswith(name)]
+        (line,) = [words for words in found if words[: len(name.split())] == tuple(name.split())]
         named = [word for word in line[len(name.split()) :] if "-n" not in word and word != "N]"]
         assert len(named) == len(arguments), name
     options = {option for _, command in commands(cli) for param in command.params for option in param.opts}

@@ -332,4 +332,6 @@ def test_a_wrong_id_says_where_ids_are(start: Start, given_up: str) -> None:
     code, _, err = ended(start("spool", "drop", given_up, "orders", "nonsense", "--yes"))
     assert (code, "`peerfabric spool show FOLDER orders` shows" in err) == (2, True)
     code, _, err = ended(start("dead", "drop", given_up, "nonsense", "--yes"))
-    assert (code, "`peerfabric dead ls FOLDER` shows" in err) == (2, True)
+    assert (code, "see `peerfabric dead ls`" in err) == (1, True)
+    code, _, err = ended(start("dead", "drop", given_up, "desk:orders/1", "--yes"))
+    assert (code, "`peerfabric dead ls` shows" in err) == (2, True)

@@ -1,4 +1,4 @@
-"""Fuzz targets for what is read from files, variables and multicast: secrets, TXT records, configurations.
+"""Fuzz targets for what is read from files, variables, multicast and admin sockets.
 
 As in targets.py: functions of any bytes that raise only on a defect.
 """
@@ -6,14 +6,24 @@ As in targets.py: functions of any bytes that raise only on a defect.
 from __future__ import annotations
 
 import tempfile
+from math import inf
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from peerfabric.admin.client import checked
+from peerfabric.admin.fabric import read_answer
 from peerfabric.discovery.base import AnnounceKey
 from peerfabric.discovery.txt import TXT_BYTES_MAX, NotARecord, read_txt
-from peerfabric.errors import ConfigError
+from peerfabric.errors import ConfigError, FabricError
 from peerfabric.nodes.config import VARIABLES, merged
+from peerfabric.nodes.door.conversation import decode_request
+from peerfabric.nodes.door.place import Place
+from peerfabric.nodes.door.requests import Following, Refused, answer
 from peerfabric.secret import SECRET_PREFIX, new_secret, parse_secret
+from peerfabric.service.call import OpenCall, Outcome
+from peerfabric.wire.frames import MSGPACK
 
 KEY: Final = new_secret(bytes(range(32)))
 ANNOUNCE: Final = AnnounceKey(KEY.key_id("default"), KEY.announce_key("default"))
@@ -120,3 +130,42 @@ def variables(data: bytes) -> None:
     except ConfigError:
         return
     assert found.values.keys() == found.sources.keys()
+
+
+# The admin socket, and what nodes tell of themselves
+
+REQUEST_SEEDS: Final = [
+    b'{"v":1,"do":"status","queues":200,"wait":0}',
+    b'{"do":"purge","queue":"jobs","fabric":"f"}',
+    b'{"do":"dead","limit":10,"whole":true,"queue":null}',
+    b'{"do":"drop","ids":["a/1"]}',
+    b'{"do":"settle","ack":[{"receipt":"x","delay":1.5}]}',
+    b'{"do":"tap","name":"jobs"}',
+]
+
+
+def request(data: bytes) -> None:
+    """One line at the admin socket of a process without nodes."""
+    try:
+        found = answer(list, decode_request(data))
+    except Refused:
+        return
+    assert isinstance(found, Following) or msgspec.json.decode(msgspec.json.encode(found)) is not None
+
+
+def told(data: bytes) -> None:
+    """What a process, or a peer, says of itself to who has asked."""
+    try:
+        checked(Place(1, 2, Path("x")), data)
+    except FabricError:
+        pass
+    call = OpenCall("s", b"", MSGPACK, inf)
+    call.outcome, call.body = Outcome.OK, data
+    read_answer(call)
+
+
+TOLD_SEEDS: Final = [
+    b'{"process":{"pid":1,"started":2},"nodes":[{"node_id":"a","name":"a","fabric":"f"}],"v":1}\n',
+    b'{"error":"BadName","text":"queue","about":{"kind":"queue","name":"/"}}\n',
+    msgspec.msgpack.encode([{"process": {"pid": 1, "started": 2}, "nodes": []}]),
+]

@@ -373,6 +373,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "txt": readers.txt,
     "config": readers.config,
     "variables": readers.variables,
+    "request": readers.request,
+    "told": readers.told,
 }
 SEEDS: Final[dict[str, list[bytes]]] = {
     "header": HEADERS,
@@ -380,5 +382,7 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "secret": readers.SECRET_SEEDS,
     "txt": readers.TXT_SEEDS,
     "config": readers.CONFIG_SEEDS,
+    "request": readers.REQUEST_SEEDS,
+    "told": readers.TOLD_SEEDS,
 }
 """Inputs to begin with."""

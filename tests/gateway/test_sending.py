@@ -240,14 +240,16 @@ def test_declared_types_are_checked(gates: Callable[..., Gate]) -> None:
 
 def test_a_batch_is_sent_in_order(gates: Callable[..., Gate], tmp_path: Path) -> None:
     """With the ids of its messages, with a spool and without."""
-    for gate in (gates(), gates(node={"spool": str(tmp_path / "spool"), "options": Options(drain_timeout=0.0)})):
+    spooled = {"spool": str(tmp_path / "spool"), "options": Options(drain_timeout=0.0)}
+    for queue, gate in (("orders", gates()), ("stored", gates(node=spooled))):
+        path = f"/v1/queues/{queue}/messages:batch"
         lines = b"\r\n".join(b'{"n": %d}' % number for number in range(3000)) + b"\n\n"
-        answer = gate.client.post(f"{PATH}:batch", content=lines, headers=LINES)
+        answer = gate.client.post(path, content=lines, headers=LINES)
         assert answer.status_code == 202
         assert (answer.json()["accepted"], len(set(answer.json()["ids"]))) == (3000, 3000)
         assert "problem" not in answer.json()
         for number in (0, 1):
-            message = gate.taken("orders")
+            message = gate.taken(queue)
             assert (message.body, message.id) == ({"n": number}, answer.json()["ids"][number])
 
 

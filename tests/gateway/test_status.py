@@ -229,6 +229,24 @@ def test_a_slow_other_gateway_does_not_hold_up(gates: Callable[..., Gate], host:
     assert len(found["processes"]) == 7
 
 
+def test_a_gateway_that_became_slow_is_shown_as_it_was(
+    gates: Callable[..., Gate], host: Shop, monkeypatch: Any
+) -> None:
+    """So that the rest is as new as ever; once its time is over, that is said."""
+    monkeypatch.setattr(looks, "PATIENCE", 0.05)
+    monkeypatch.setattr(looks, "LOOK_TIMEOUT", 1.0)
+    there = gates()
+    here = gates(also=(Other("cellar", there.url + "/", SECRET),))
+    assert len(here.client.get("/v1/status").json()["processes"]) == 14
+    monkeypatch.setattr(looks, "FRESH", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        here.gateway.also = (Other("cellar", f"http://127.0.0.1:{deaf.getsockname()[1]}/"),)
+        began = time.monotonic()
+        assert len(here.client.get("/v1/status").json()["processes"]) == 14
+        assert time.monotonic() - began < 1.0
+        eventually(lambda: here.client.get("/v1/status").json()["sources"][1]["problem"], "the problem")
+
+
 def test_a_host_without_nodes_is_empty(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks, "ask_host", lambda: [silent(1)])
     assert [each["status"] for each in gate.client.get("/v1/status").json()["processes"]] == [None]

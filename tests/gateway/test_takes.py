@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from peerfabric import AsyncNode
 from peerfabric.gateway import Gateway, Limits, Tokens
@@ -156,6 +157,8 @@ def test_a_client_that_goes_gets_nothing() -> None:
             await eventually(lambda: gateway.part(Takes).waiting == 1)
             waiting.cancel()
             await eventually(lambda: gateway.part(Takes).waiting == 0)
+            consumer = gateway.node._lifecycle.handles.consumers["orders"]
+            await eventually(lambda: not consumer._waits, "an end of all demand")
             await orders.send(1)
             [message] = await take(client, wait=30)
             assert message["attempt"] == 1
@@ -341,5 +344,33 @@ def test_many_more_are_not_fetched_than_are_wanted() -> None:
             for _ in range(999):
                 (await other.get(30)).ack()
             await orders.flush(30)
+
+    asyncio.run(story())
+
+
+def test_a_client_that_goes_just_then_gets_nothing() -> None:
+    """Its connection has ended, and nobody was told yet: what was found for it goes to others, without an attempt."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client), AsyncNode("shop") as shop:
+            calls = 0
+
+            async def receive() -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == 1:
+                    await asyncio.get_running_loop().create_future()
+                return {"type": "http.disconnect"}
+
+            orders = shop.producer("orders", int)
+            await orders.send(1)
+            takes = gateway.part(Takes)
+            assert await takes.take("orders", 1, 30, Request({"type": "http"}, receive)) == []
+            assert calls == 2
+            [message] = await take(client, wait=30)
+            assert message["attempt"] == 1
+            await settle(client, ack=[message["receipt"]])
+            await orders.flush(30)
+            assert takes._queues["orders"].in_hand == 0
 
     asyncio.run(story())

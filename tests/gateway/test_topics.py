@@ -305,3 +305,37 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not gateway.waits._open
 
     asyncio.run(story())
+
+
+@runs
+def test_a_flood_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where updates come without end, so that no wait for one ends the turn, all else goes on."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client), AsyncNode("desk") as desk:
+            drops = desk.publisher("drops", int)
+            async with reading(client, "drops") as events:
+                await drops.ready(1, 30)
+                await drops.publish(0)
+                assert await events.bodies(1) == [0]
+                subscriber = gateway.node._lifecycle.handles.subscribers["drops"]
+                ring, get = gateway.part(Feeds)._feeds["drops"].ring, subscriber.get
+                update: Any = None
+
+                async def get_at_once(timeout: float) -> Any:
+                    nonlocal update
+                    if update is None or ring.next > 5_000:
+                        update = await get(timeout)
+                    return update
+
+                monkeypatch.setattr(subscriber, "get", get_at_once)
+                turns = 0
+                await drops.publish(1)
+                while ring.next < 5_000:
+                    await asyncio.sleep(0)
+                    turns += ring.next > 10
+                assert turns > 50
+                kind, _ = await events.next()
+                assert kind == ""
+
+    asyncio.run(story())

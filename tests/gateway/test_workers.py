@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from peerfabric import ConfigError, Message, Node
-from peerfabric.gateway.main import Address, check_open, listening
+from peerfabric.gateway.main import Address, check_open, listening, own_socket
 from peerfabric.gateway.workers import Supervisor, WorkerFailed
 from tests.gateway.commands import Command, gone
 from tests.gateway.conftest import problem
@@ -149,6 +149,18 @@ def test_a_taken_address_is_refused(runtime: Path) -> None:
     sock, address = listening(Address("127.0.0.1", 0))
     with sock, pytest.raises(ConfigError, match="is in use"):
         listening(address)
+    held, address = listening(Address("127.0.0.1", 0), workers=2)
+    with held:
+        own = own_socket(held.dup())
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", address.port), DEADLINE)
+        own.listen()
+        for workers in (1, 2):
+            with pytest.raises(ConfigError, match="is in use"):
+                listening(address, workers=workers)
+        with own, socket.create_connection(("127.0.0.1", address.port), DEADLINE):
+            own.settimeout(DEADLINE)
+            own.accept()[0].close()
     path = str(runtime / "s")
     sock, _ = listening(Address(path=path))
     with sock, pytest.raises(ConfigError, match="in use"):

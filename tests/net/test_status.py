@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.net.consoles import Console, lay
 from tests.net.hosts import Host, wait_for
 from tests.net.test_secrets import keygen
@@ -12,6 +14,7 @@ ASK = (
 )
 
 
+@pytest.mark.long
 def test_all_hosts(three: tuple[Host, Host, Host]) -> None:
     """Each node of a fabric with a secret is told of once, with the process that it is on its own host."""
     text = keygen(three[0]).read_text()

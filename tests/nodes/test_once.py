@@ -27,7 +27,7 @@ class Taker:
     alerted = False
     end: Any = None
     in_tasks = False
-    waits_for_outputs = True
+    waits_for_outputs = times = True
     seconds_sum = 0.0
 
     def __init__(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +38,37 @@ with Node("kitchen") as node:
 """
 
 
-@pytest.fixture
-def url(runtime: Path) -> Iterator[str]:
-    """Where the page of `peerfabric ui` is."""
-    command = [sys.executable, "-m", "peerfabric.nodes.cli.main", "ui", "--no-browser", "-o", "json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+DOCUMENT = (Path(__file__).parents[2] / "docs/dashboard.md").read_text()
+COMMANDS = re.findall(r"^```sh\n(peerfabric [\w ]+)\n```$", DOCUMENT, re.M)
+"""Those of docs/dashboard.md that are run here: `ui`, and `gateway`."""
+
+
+@contextmanager
+def running(command: str, *further: str) -> Iterator[dict[str, Any]]:
+    """What a command first says as JSON, while it runs; SIGTERM ends it well."""
+    line = [sys.executable, "-m", "peerfabric.nodes.cli.main", *command.split()[1:], *further, "-o", "json"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=DEADLINE)
-        [leading] = runtime.glob("~ui-*.html")
-        assert leading.stat().st_mode & 0o777 == 0o600
-        yield json.loads(line)["url"]
+        said = process.stdout.readline()
+        assert said, process.communicate(timeout=DEADLINE)
+        yield json.loads(said)
         process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=DEADLINE)
-        assert (process.returncode, out, errors) == (0, "", "")
-        assert not leading.exists()
+        _, errors = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, errors) == (0, "")
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def url(runtime: Path) -> Iterator[str]:
+    """Where the page of `peerfabric ui` is. Of the file that leads there nothing is left."""
+    with running(COMMANDS[0], "--no-browser") as said:
+        [leading] = runtime.glob("~ui-*.html")
+        assert leading.stat().st_mode & 0o777 == 0o600
+        yield said["url"]
+    assert not leading.exists()
 
 
 def test_real_processes_are_seen(browser: Any, url: str, start: Callable[..., Child]) -> None:
@@ -86,3 +100,27 @@ def test_real_processes_are_seen(browser: Any, url: str, start: Callable[..., Ch
     finally:
         context.close()
     shop.process.kill()
+
+
+def test_real_processes_are_acted_on(browser: Any, runtime: Path, start: Callable[..., Child]) -> None:
+    """From the page of `peerfabric gateway`, with the token whose file it names."""
+    kitchen = start(CONSUMER)
+    context = browser.new_context()
+    try:
+        with running(COMMANDS[1], "--listen", "127.0.0.1:0") as said:
+            page = context.new_page()
+            page.set_default_timeout(1000 * DEADLINE)
+            page.goto(said["listen"])
+            page.get_by_label("Token").fill(Path(said["token_file"]).read_text().strip())
+            page.get_by_label("Token").press("Enter")
+            row(page, "orders").click()
+            page.get_by_role("button", name="Pause").click()
+            page.locator(".head .badge", has_text="paused at 1 of 1").wait_for()
+            page.get_by_role("button", name="Resume").click()
+            page.locator(".head .badge").wait_for(state="detached")
+            kitchen.process.kill()
+            page.get_by_text("Not known here now.").wait_for()
+            page.goto("about:blank")
+        Path(said["token_file"]).unlink()
+    finally:
+        context.close()

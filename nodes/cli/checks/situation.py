@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from peerfabric.nodes.cli.host.door import Heard
+from peerfabric.nodes.cli.host.rows import Place
 from peerfabric.nodes.config import Configuration
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.settings import Settings
@@ -99,6 +101,23 @@ class Session(Protocol):
         """Seconds that PINGs took there and back; fewer if some were not answered."""
 
 
+class Elsewhere(NamedTuple):
+    """Another runtime folder, the processes of this user that meet there, and the fabrics of those that answer."""
+
+    folder: str
+    pids: tuple[int, ...]
+    fabrics: frozenset[str] = frozenset()
+
+
+class LeftInSlot(NamedTuple):
+    """A slot of a spool that no process has, with what is left in it; or whose lock a `child` has, and how."""
+
+    number: int
+    messages: int = 0
+    letters: int = 0
+    child: str = ""
+
+
 class System(Protocol):
     """This machine and its network, as a check may ask for them."""
 
@@ -112,6 +131,35 @@ class System(Protocol):
 
     def spool(self, settings: Settings) -> str:
         """The processes that use slots of the spool now; empty: nobody."""
+
+    def runtime_folder(self) -> str:
+        """Where processes of this user meet.
+
+        Raises:
+            ConfigError: It cannot be used.
+        """
+
+    def heard(self) -> list[Heard]:
+        """The processes of this user that have an admin socket there, and what they answer.
+
+        Raises:
+            ConfigError: The runtime folder cannot be used.
+        """
+
+    def elsewhere(self) -> Sequence[Elsewhere]:
+        """Other runtime folders in which processes of this user meet."""
+
+    def clock_jump(self, pid: int, started_ms: int) -> float:
+        """Seconds by which the clock was set since a process wrote down when it began."""
+
+    def disk(self, folder: str) -> tuple[int, int]:
+        """Free and all bytes of the disk that a folder is on; zeros: not known."""
+
+    def network_disk(self, folder: str) -> str:
+        """The kind of disk that a folder is on, if other machines use it too; empty: a local one."""
+
+    def left_in(self, folder: str) -> list[LeftInSlot]:
+        """The slots of a spool that somebody should look after."""
 
     def gate(self, secret: Secret, fabric: str) -> bytes: ...
     def crypto(self) -> tuple[bool, str]:
@@ -177,6 +225,10 @@ class Situation:
     working: dict[str, str] = field(default_factory=dict)
     """Of these: how the handshake with each ended."""
     tcp: dict[str, Tcp] = field(default_factory=dict)
+    heard: list[Heard] = field(default_factory=list)
+    """The running processes of this user."""
+    places: list[Place] = field(default_factory=list)
+    """Their nodes, of all fabrics."""
     session: Session | None = None
     seen: list[Seen] = field(default_factory=list)
 

@@ -17,15 +17,28 @@ from pathlib import Path
 from typing import Any, Final
 
 from peerfabric.discovery.base import Announcement, Sighting
-from peerfabric.discovery.host import host_id
+from peerfabric.discovery.host import host_id, runtime_folder
 from peerfabric.errors import ConfigError, EndpointInUse, SpoolError, SpoolLocked, TimedOut
 from peerfabric.nodes import interfaces
 from peerfabric.nodes.aio.ping import round_trip
 from peerfabric.nodes.blocking.node import Node
+from peerfabric.nodes.cli.checks import host
 from peerfabric.nodes.cli.checks.here import fixed_port
-from peerfabric.nodes.cli.checks.situation import Announced, Resolved, Seen, Session, Situation, Tcp, port_of
+from peerfabric.nodes.cli.checks.situation import (
+    Announced,
+    Elsewhere,
+    LeftInSlot,
+    Resolved,
+    Seen,
+    Session,
+    Situation,
+    Tcp,
+    port_of,
+)
 from peerfabric.nodes.cli.common import OURS, forget_variables
 from peerfabric.nodes.cli.daemons import beside
+from peerfabric.nodes.cli.host import door
+from peerfabric.nodes.cli.host.door import Heard
 from peerfabric.nodes.epochs import EPOCH_START
 from peerfabric.nodes.interfaces import Found
 from peerfabric.nodes.io.probe import address_of, family_of
@@ -102,6 +115,31 @@ class RealSystem:
         except (ConfigError, SpoolError):
             pass  # the same
         return ", ".join(users)
+
+    # Processes of this host
+
+    def runtime_folder(self) -> str:
+        return str(runtime_folder())
+
+    def heard(self) -> list[Heard]:
+        return list(door.answers())
+
+    def elsewhere(self) -> Sequence[Elsewhere]:
+        return host.elsewhere()
+
+    def clock_jump(self, pid: int, started_ms: int) -> float:
+        return host.clock_jump(pid, started_ms)
+
+    def disk(self, folder: str) -> tuple[int, int]:
+        return host.disk(folder)
+
+    def network_disk(self, folder: str) -> str:
+        return host.network_disk(folder)
+
+    def left_in(self, folder: str) -> list[LeftInSlot]:
+        return host.left_in(folder)
+
+    # Cryptography
 
     def gate(self, secret: Secret, fabric: str) -> bytes:
         from peerfabric.nodes.io.curve import Gate

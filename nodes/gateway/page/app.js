@@ -1,6 +1,25 @@
 // The page: one stream of looks at the hosts, shown as queues, nodes, topics, services, spools and flow.
 
-import { Sparkline, Table, age, button, count, field, h, low, mark, name, names, number, rate, say, size, speed, time, words } from "./dom.js";
+import {
+  Sparkline,
+  Table,
+  age,
+  button,
+  count,
+  field,
+  h,
+  low,
+  mark,
+  name,
+  names,
+  number,
+  rate,
+  say,
+  size,
+  speed,
+  time,
+  words,
+} from "./dom.js";
 import { Model, nodeLink, queueKey, queueLink } from "./model.js";
 import { NodeView, isWell } from "./node.js";
 import { QueueView } from "./queue.js";
@@ -20,11 +39,18 @@ class Strip {
     this.spark = new Sparkline(260, 30, 100);
     this.values = new Map(SUMS.map((title) => [field(title), h("b", "–")]));
     this.values.set("last_5_min", this.spark.element);
-    this.element = h("section", { id: "strip" }, SUMS.map((title) => h("div", { class: `sum s-${field(title)}` }, h("span.title", title), this.values.get(field(title)))));
+    this.element = h(
+      "section",
+      { id: "strip" },
+      SUMS.map((title) =>
+        h("div", { class: `sum s-${field(title)}` }, h("span.title", title), this.values.get(field(title))),
+      ),
+    );
   }
 
   show() {
-    for (const [id, value] of Object.entries(model.total)) say(this.values.get(id), (id === "in" || id === "out" ? rate : count)(value).replace("·", "0"));
+    for (const [id, value] of Object.entries(model.total))
+      say(this.values.get(id), (id === "in" || id === "out" ? rate : count)(value).replace("·", "0"));
     mark(this.values.get("dead"), model.total.dead ? "bad" : "");
     this.spark.show(model.history);
   }
@@ -37,7 +63,14 @@ class Warnings {
   constructor() {
     Object.assign(this, { all: false, items: [] });
     this.list = h("ul");
-    this.more = button("", () => { this.all = !this.all; this.show(); }, "quiet");
+    this.more = button(
+      "",
+      () => {
+        this.all = !this.all;
+        this.show();
+      },
+      "quiet",
+    );
     this.element = h("section", { id: "warnings" }, this.list, this.more);
   }
 
@@ -58,8 +91,12 @@ class Warnings {
       say(code, each.code);
       say(queue, each.queue);
       queue.setAttribute("href", queueLink(each.fabric, each.queue));
-      say(text, each.text);
-      say(who, (each.names.length > 2 ? `${each.names.length} nodes` : each.names.join(", ")) + (each.since ? ` · ${age(each.since)}` : ""));
+      say(text, each.text.replace(`queue '${each.queue}': `, ""));
+      say(
+        who,
+        (each.names.length > 2 ? `${each.names.length} nodes` : each.names.join(", ")) +
+          (each.since ? ` · ${age(each.since)}` : ""),
+      );
     });
     this.element.hidden = !found.length;
     this.more.hidden = found.length <= FIRST;
@@ -70,28 +107,44 @@ class Warnings {
 // ---- lists ----
 
 /** A name, and in a word each what is out of the ordinary. */
-const badged = (title, badges) => name(title, (row) => row.name, { draw: (cell, row) => {
-  const found = [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)].filter((each) => each && each[0]);
-  const target = cell.link || cell;
-  const all = `${row.name}\n${found.join("\n")}`;
-  if (cell.all === all) return;
-  cell.all = all;
-  const marks = found.map(([text, kind]) => h("i", { class: `badge ${kind}` }, text));
-  if (cell.link) {
-    say(target, row.name);
-    cell.replaceChildren(target, ...marks);
-  } else cell.replaceChildren(row.name, ...marks);
-} });
+const badged = (title, badges) =>
+  name(title, (row) => row.name, {
+    draw: (cell, row) => {
+      const found = [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)].filter((each) => each && each[0]);
+      const target = cell.link || cell;
+      const all = `${row.name}\n${found.join("\n")}`;
+      if (cell.all === all) return;
+      cell.all = all;
+      const marks = found.map(([text, kind]) => h("i", { class: `badge ${kind}` }, text));
+      if (cell.link) {
+        say(target, row.name);
+        cell.replaceChildren(target, ...marks);
+      } else cell.replaceChildren(row.name, ...marks);
+    },
+  });
 
-const chart = { title: "5 min", kind: "draws", low: true, hint: "In: line. Out: area.", draw: (cell, row) => {
-  if (!cell.spark) cell.append((cell.spark = new Sparkline(100, 20, 50)).element);
-  cell.spark.show(row.history);
-} };
+const chart = {
+  title: "5 min",
+  kind: "draws",
+  low: true,
+  hint: "In: line. Out: area.",
+  draw: (cell, row) => {
+    if (!cell.spark) cell.append((cell.spark = new Sparkline(100, 20, 50)).element);
+    cell.spark.show(row.history);
+  },
+};
 
 const QUEUES = [
-  badged("Queue", (q) => [q.paused && ["paused", "warn"], q.warned && ["warned", "warn"], q.blocked && [`blocked ${q.blocked}`, "warn"]]),
+  badged("Queue", (q) => [
+    q.paused && ["paused", "warn"],
+    q.warned && ["warned", "warn"],
+    q.blocked && [`blocked ${q.blocked}`, "warn"],
+  ]),
   number("Waiting", undefined, { mark: (q) => q.waiting && !q.takers && !q.remote && "warn" }),
-  time("Oldest", undefined, { hint: "Age of the oldest that could be sent now", mark: (q) => q.oldest > 300 && "warn" }),
+  time("Oldest", undefined, {
+    hint: "Age of the oldest that could be sent now",
+    mark: (q) => q.oldest > 300 && "warn",
+  }),
   speed("In / s"),
   speed("Out / s"),
   chart,
@@ -99,20 +152,31 @@ const QUEUES = [
   low(number("On disk")),
   low(number("Running", undefined, { hint: "Messages that handlers have now" })),
   low(time("Longest", (q) => q.longest || null, { hint: "Age of the oldest of these" })),
-  number("Consumers", (q) => q.takers, { text: (q) => (q.takers ? count(q.takers) : q.remote ? "remote" : "none"), mark: (q) => !q.takers && !q.remote && (q.waiting + q.on_disk ? "warn" : "faint") }),
+  number("Consumers", (q) => q.takers, {
+    text: (q) => (q.takers ? count(q.takers) : q.remote ? "remote" : "none"),
+    mark: (q) => !q.takers && !q.remote && (q.waiting + q.on_disk ? "warn" : "faint"),
+  }),
   low(number("Redelivered")),
   number("Dead", undefined, { mark: (q) => q.dead && "bad" }),
 ];
 
-const state = ({ node, process }) => (process.silent ? "no answer" : node.engine || (node.adopted === null ? node.state || "running" : `adopted slot ${node.adopted}`));
+const state = ({ node, process }) =>
+  process.silent
+    ? "no answer"
+    : node.engine || (node.adopted === null ? node.state || "running" : `adopted slot ${node.adopted}`);
 
 const NODES = [
   badged("Node", (n) => [[n.process.source, ""]]),
   words("State", state, { mark: (n) => (n.process.silent ? "bad" : n.node.engine && "warn") }),
   words("Pid", (n) => n.process.pid, { kind: "number" }),
   low(time("Up", (n) => n.node.uptime)),
-  time("Pump late", (n) => (n.node.pump_late > 0.1 ? n.node.pump_late : null), { hint: "How long its I/O thread has been due", mark: (n) => n.node.pump_late > 1 && "warn" }),
-  number("CPU", (n) => (n.process.silent ? null : n.system.load), { text: (n) => (n.process.silent || !n.system.load ? "·" : `${(n.system.load * 100).toFixed(1)} %`) }),
+  time("Pump late", (n) => (n.node.pump_late > 0.1 ? n.node.pump_late : null), {
+    hint: "How long its I/O thread has been due",
+    mark: (n) => n.node.pump_late > 1 && "warn",
+  }),
+  number("CPU", (n) => (n.process.silent ? null : n.system.load), {
+    text: (n) => (n.process.silent || !n.system.load ? "·" : `${(n.system.load * 100).toFixed(1)} %`),
+  }),
   size("Memory", (n) => n.system.rss),
   low(number("Threads", (n) => n.system.threads)),
   low(number("Files", (n) => n.system.descriptors, { hint: "Descriptors" })),
@@ -125,8 +189,15 @@ const NODES = [
 function nodeRows() {
   const unknown = { fabric: "", uptime: null, pump_late: 0, peers: [], sends: [], takes: [] };
   const unseen = [...model.processes.values()].filter((each) => each.silent && !each.nodes.length);
-  return [...model.nodes, ...unseen.map((process) => ({ key: process.key, node: { ...unknown, name: `process ${process.pid}` }, process }))]
-    .map((row) => ({ ...row, name: row.node.name, fabric: row.node.fabric, system: row.process.status ? row.process.status.process : {} }));
+  return [
+    ...model.nodes,
+    ...unseen.map((process) => ({ key: process.key, node: { ...unknown, name: `process ${process.pid}` }, process })),
+  ].map((row) => ({
+    ...row,
+    name: row.node.name,
+    fabric: row.node.fabric,
+    system: row.process.status ? row.process.status.process : {},
+  }));
 }
 
 const TOPICS = [
@@ -175,11 +246,28 @@ function slotRows() {
     rows.set(key, { key, folder, slot, used: 0, limit: 0, disk_free: 0, last_sync: null, ...rows.get(key), ...fields });
   };
   const spooled = model.nodes.filter(({ node }) => node.spool);
-  for (const { node: { spool }, process } of spooled) for (const each of spool.slots) put(process.source, spool.folder, each.slot, each);
+  for (const {
+    node: { spool },
+    process,
+  } of spooled)
+    for (const each of spool.slots) put(process.source, spool.folder, each.slot, each);
   for (const { node, process } of spooled) {
     const { folder, slot, used, limit, disk_free, last_sync, letters } = node.spool;
-    const left = node.sends.reduce((sum, { account }) => sum + account.waiting + account.in_flight + account.on_disk, 0);
-    put(process.source, folder, slot, { state: node.adopted === null ? "running" : "adopted", pid: process.pid, name: node.name, left, letters, used, limit, disk_free, last_sync });
+    const left = node.sends.reduce(
+      (sum, { account }) => sum + account.waiting + account.in_flight + account.on_disk,
+      0,
+    );
+    put(process.source, folder, slot, {
+      state: node.adopted === null ? "running" : "adopted",
+      pid: process.pid,
+      name: node.name,
+      left,
+      letters,
+      used,
+      limit,
+      disk_free,
+      last_sync,
+    });
   }
   return [...rows.values()];
 }
@@ -195,11 +283,15 @@ function flowRows() {
   const rows = new Map();
   const row = (kind, fabric, called) => {
     const key = `${kind} ${queueKey(fabric, called)}`;
-    if (!rows.has(key)) rows.set(key, { key, name: `${kind} ${called}`, from: new Set(), to: new Set(), rate: 0, waits: false });
+    if (!rows.has(key))
+      rows.set(key, { key, name: `${kind} ${called}`, from: new Set(), to: new Set(), rate: 0, waits: false });
     return rows.get(key);
   };
   for (const { node } of model.nodes) {
-    for (const [list, side, others] of [["sends", "from", "consumers"], ["takes", "to", "producers"]]) {
+    for (const [list, side, others] of [
+      ["sends", "from", "consumers"],
+      ["takes", "to", "producers"],
+    ]) {
       for (const each of node[list]) {
         const found = row("queue", node.fabric, each.queue);
         const { waiting, out } = model.queues.get(queueKey(node.fabric, each.queue));
@@ -209,14 +301,34 @@ function flowRows() {
       }
     }
   }
-  for (const { fabric, name: called, from, to, ...topic } of model.topics.values()) Object.assign(row("topic", fabric, called), { from: new Set(from), to: new Set(to), rate: topic.in || topic.out });
+  for (const { fabric, name: called, from, to, ...topic } of model.topics.values())
+    Object.assign(row("topic", fabric, called), { from: new Set(from), to: new Set(to), rate: topic.in || topic.out });
   return [...rows.values()].map((each) => ({ ...each, from: [...each.from].sort(), to: [...each.to].sort() }));
 }
 
 const LISTS = {
-  queues: ["Queues", QUEUES, () => [...model.queues.values()], { open: (q) => queueLink(q.fabric, q.name), empty: "No queue is sent to or consumed here." }],
-  nodes: ["Nodes", NODES, nodeRows, { open: (n) => nodeLink(n.key), empty: "No node answers. Do they run as the same user, with the same runtime folder?", rows: (n) => (n.process.silent ? "silent" : "") }],
-  topics: ["Topics", TOPICS, () => [...model.topics.values()], { open: (t) => `#/tap/${encodeURIComponent(t.name)}`, empty: "No topic is published or subscribed here." }],
+  queues: [
+    "Queues",
+    QUEUES,
+    () => [...model.queues.values()],
+    { open: (q) => queueLink(q.fabric, q.name), empty: "No queue is sent to or consumed here." },
+  ],
+  nodes: [
+    "Nodes",
+    NODES,
+    nodeRows,
+    {
+      open: (n) => nodeLink(n.key),
+      empty: "No node answers. Do they run as the same user, with the same runtime folder?",
+      rows: (n) => (n.process.silent ? "silent" : ""),
+    },
+  ],
+  topics: [
+    "Topics",
+    TOPICS,
+    () => [...model.topics.values()],
+    { open: (t) => `#/tap/${encodeURIComponent(t.name)}`, empty: "No topic is published or subscribed here." },
+  ],
   services: ["Services", SERVICES, () => [...model.services.values()], { empty: "No service runs here." }],
   spools: ["Spools", SLOTS, slotRows, { empty: "No node here has a spool." }],
   flow: ["Flow", FLOW, flowRows, { sort: 1, empty: "Nobody sends anything to anybody." }],
@@ -230,17 +342,40 @@ class List {
     this.rows = rows;
     this.columns = columns.filter((column) => column.kind !== "number" && column.get);
     this.table = new Table(id, columns, (row) => row.key, options);
-    this.search = h("input", { type: "search", placeholder: "Filter  /", "aria-label": "Filter", value: wanted, input: () => { wanted = this.search.value.trim().toLowerCase(); this.show(); } });
+    this.search = h("input", {
+      type: "search",
+      placeholder: "Filter  /",
+      "aria-label": "Filter",
+      value: wanted,
+      input: () => {
+        wanted = this.search.value.trim().toLowerCase();
+        this.show();
+      },
+    });
     this.sizes = new Map(Object.keys(LISTS).map((each) => [each, h("span")]));
-    const tab = (each) => h("a", { href: `#/${each}`, "aria-current": each === id && "page" }, LISTS[each][0], " ", this.sizes.get(each));
-    this.element = h("section.list", h("nav", h("div.tabs", Object.keys(LISTS).map(tab)), this.search), this.table.element);
+    const tab = (each) =>
+      h("a", { href: `#/${each}`, "aria-current": each === id && "page" }, LISTS[each][0], " ", this.sizes.get(each));
+    this.element = h(
+      "section.list",
+      h("nav", h("div.tabs", Object.keys(LISTS).map(tab)), this.search),
+      this.table.element,
+    );
   }
 
   show() {
-    const sizes = { queues: model.queues.size, nodes: model.nodes.length, topics: model.topics.size, services: model.services.size };
+    const sizes = {
+      queues: model.queues.size,
+      nodes: model.nodes.length,
+      topics: model.topics.size,
+      services: model.services.size,
+    };
     for (const [id, size] of Object.entries(sizes)) say(this.sizes.get(id), size ? count(size) : "");
     const rows = this.rows();
-    this.table.show(wanted ? rows.filter((row) => this.columns.some((column) => String(column.get(row)).toLowerCase().includes(wanted))) : rows);
+    this.table.show(
+      wanted
+        ? rows.filter((row) => this.columns.some((column) => String(column.get(row)).toLowerCase().includes(wanted)))
+        : rows,
+    );
   }
 
   scrolled(resized) {
@@ -264,7 +399,9 @@ function route() {
   else if (kind === "tap" && rest.length === 1) view = new Tap(rest[0]);
   else view = new List(LISTS[kind] ? kind : "queues");
   if (signIn.isConnected) return;
-  main.replaceChildren(...(model.at ? [strip.element, warnings.element, view.element] : [h("p.first", "Waiting for the first look …")]));
+  main.replaceChildren(
+    ...(model.at ? [strip.element, warnings.element, view.element] : [h("p.first", "Waiting for the first look …")]),
+  );
   scrollTo(0, 0);
   if (model.at) draw();
 }
@@ -277,10 +414,19 @@ function draw() {
   document.title = view.title ? `${view.title} · peerfabric` : "peerfabric";
   const silent = [...model.processes.values()].filter((each) => each.silent).length;
   say($("where"), [model.host, ...model.sources.slice(1).map((each) => each.name)].join(", "));
-  say($("foot"), [
-    model.fabrics.size > 1 ? `${model.fabrics.size} fabrics` : `fabric ${[...model.fabrics][0] || "–"}`, `${model.processes.size} processes`, silent && `${silent} without an answer`,
-    model.left && `${count(model.left)} queues left out`, `look ${age(model.took)}`, `page ${pace().toFixed(1)} ms`,
-  ].filter(Boolean).join(" · "));
+  say(
+    $("foot"),
+    [
+      model.fabrics.size > 1 ? `${model.fabrics.size} fabrics` : `fabric ${[...model.fabrics][0] || "–"}`,
+      `${model.processes.size} processes`,
+      silent && `${silent} without an answer`,
+      model.left && `${count(model.left)} queues left out`,
+      `look ${age(model.took)}`,
+      `page ${pace().toFixed(1)} ms`,
+    ]
+      .filter(Boolean)
+      .join(" · "),
+  );
   spent(performance.now() - since);
 }
 
@@ -297,7 +443,11 @@ function show() {
 // ---- looks, taken in small pieces, so that no frame waits for them ----
 
 const channel = new MessageChannel();
-const turn = () => new Promise((done) => { channel.port1.onmessage = done; channel.port2.postMessage(0); });
+const turn = () =>
+  new Promise((done) => {
+    channel.port1.onmessage = done;
+    channel.port2.postMessage(0);
+  });
 const LOOKS = 60;
 let longest = [0]; // piece of each of the last looks, in ms
 let heard = 0;
@@ -341,7 +491,13 @@ async function start() {
   let wait = 500;
   while (!signal.aborted) {
     try {
-      await events("v1/status/events", signal, take, () => { wait = 500; if (signIn.isConnected) { signIn.remove(); route(); } });
+      await events("v1/status/events", signal, take, () => {
+        wait = 500;
+        if (signIn.isConnected) {
+          signIn.remove();
+          route();
+        }
+      });
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 401 || error.status === 403) return ask(error.message);
@@ -361,9 +517,22 @@ setInterval(() => {
 
 const token = h("input", { type: "password", autocomplete: "off", "aria-label": "Token" });
 const why = h("p.bad");
-const signIn = h("form", { id: "sign-in", submit: (event) => { event.preventDefault(); keepToken(token.value.trim()); token.value = ""; start(); } },
-  h("h1", "Token"), h("p", "The gateway says at its start where it is; ", h("code", "peerfabric ui"), " opens this page with it."),
-  h("div", token, h("button", "Open")), why);
+const signIn = h(
+  "form",
+  {
+    id: "sign-in",
+    submit: (event) => {
+      event.preventDefault();
+      keepToken(token.value.trim());
+      token.value = "";
+      start();
+    },
+  },
+  h("h1", "Token"),
+  h("p", "The gateway says at its start where it is; ", h("code", "peerfabric ui"), " opens this page with it."),
+  h("div", token, h("button", "Open")),
+  why,
+);
 
 function ask(text) {
   told("", "");
@@ -389,7 +558,10 @@ let moving = false;
 function moved(resized) {
   if (moving || !view.scrolled || !view.element.isConnected || !model.whole) return;
   moving = true;
-  requestAnimationFrame(() => { moving = false; if (view.scrolled) view.scrolled(resized); });
+  requestAnimationFrame(() => {
+    moving = false;
+    if (view.scrolled) view.scrolled(resized);
+  });
 }
 addEventListener("scroll", () => moved(false), { passive: true });
 addEventListener("resize", () => moved(true));

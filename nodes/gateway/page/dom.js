@@ -17,7 +17,8 @@ export function h(selector, ...children) {
   const [tag, classes] = selector.split(".");
   return make(document.createElement(tag), classes, children);
 }
-const svg = (tag, classes, ...children) => make(document.createElementNS("http://www.w3.org/2000/svg", tag), classes, children);
+const svg = (tag, classes, ...children) =>
+  make(document.createElementNS("http://www.w3.org/2000/svg", tag), classes, children);
 export const button = (text, click, kind) => h("button", { type: "button", class: kind, click }, text);
 export const part = (title, ...body) => h("section.part", h("h2", title), body);
 export const head = (back, ...body) => h("div.head", h("a.back", { href: `#/${back.toLowerCase()}` }, back), body);
@@ -33,12 +34,14 @@ export function mark(element, classes) {
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
-export const count = (n) => (n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`);
+export const count = (n) =>
+  n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`;
 
 /** A count of which nothing is the usual: a dot is quieter than a column of zeros. */
 export const some = (n) => (n ? count(n) : "·");
 export const rate = (n) => (n && n < 10 ? n.toFixed(1) : some(n));
-export const names = (list) => (list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", "));
+export const names = (list) =>
+  list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", ");
 
 export function age(seconds) {
   if (seconds === null || seconds === undefined) return "·";
@@ -63,7 +66,13 @@ export class Sparkline {
     Object.assign(this, { width, height, points });
     this.out = svg("path", "out");
     this.in = svg("path", "in");
-    this.element = svg("svg", "spark", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" }, this.out, this.in);
+    this.element = svg(
+      "svg",
+      "spark",
+      { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" },
+      this.out,
+      this.in,
+    );
   }
 
   /** Returns the highest of what it shows. */
@@ -82,9 +91,15 @@ export class Sparkline {
     let path = "";
     let first = null;
     let last = null;
-    const close = () => { if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`; first = null; };
+    const close = () => {
+      if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`;
+      first = null;
+    };
     values.forEach((value, n) => {
-      if (value !== value) { close(); return; }
+      if (value !== value) {
+        close();
+        return;
+      }
       last = ((n / (values.length - 1)) * width).toFixed(1);
       path += `${first === null ? "M" : "L"}${last} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
       first ??= last;
@@ -98,10 +113,18 @@ export class Sparkline {
 export const field = (title) => title.toLowerCase().replace(" / s", "").replaceAll(" ", "_");
 
 /**
- * Columns of a table: `get(row)` is what it is sorted by, without it the field that is called as the title. `more` may have
- * `mark(row)`, classes of the cell; `draw(cell, row)` for what is no text; `text(row)`; `hint`; `kind`.
+ * Columns of a table: `get(row)` is what it is sorted by, without it the field that is called as the title. `more` may
+ * have `mark(row)`, classes of the cell; `draw(cell, row)` for what is no text; `text(row)`; `hint`; `kind`.
  */
-const maker = (kind, format) => (title, get = (row) => row[field(title)], more = {}) => ({ title, get, text: (row) => format(get(row)), kind, ...more });
+const maker =
+  (kind, format) =>
+  (title, get = (row) => row[field(title)], more = {}) => ({
+    title,
+    get,
+    text: (row) => format(get(row)),
+    kind,
+    ...more,
+  });
 export const number = maker("number", some);
 export const speed = maker("number", rate);
 export const time = maker("number", age);
@@ -114,25 +137,46 @@ export const low = (column) => ({ ...column, low: true });
 const WINDOWED = 80; // rows from which on only those in sight are drawn
 const AHEAD = 12; // and so many beyond the edges
 
-/** A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column, `down`, `rows(row)` classes. */
+/**
+ * A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column,
+ * `down`, `rows(row)` classes.
+ */
 export class Table {
   constructor(id, columns, key, { open, empty = "None.", sort = 0, down = false, rows } = {}) {
     Object.assign(this, { id, columns, key, open, rows, sorted: [], pool: [], places: new Map(), held: false });
     const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(`peerfabric.sort.${id}`));
     this.column = kept && columns[kept[1]] ? Number(kept[1]) : sort;
     this.down = kept ? kept[2] === "-" : down;
-    this.heads = columns.map((column, n) => h("th", {
-      class: this.classes(column), title: column.hint, tabindex: column.get && 0, click: () => this.sortBy(n),
-      keydown: (event) => event.key === "Enter" && this.sortBy(n),
-    }, column.title));
+    this.heads = columns.map((column, n) =>
+      h(
+        "th",
+        {
+          class: this.classes(column),
+          title: column.hint,
+          tabindex: column.get && 0,
+          click: () => this.sortBy(n),
+          keydown: (event) => event.key === "Enter" && this.sortBy(n),
+        },
+        column.title,
+      ),
+    );
     const space = () => h("tr.space", h("td", { colspan: columns.length }));
     this.before = space();
     this.after = space();
-    this.body = h("tbody", {
-      // Rows do not change their places under the pointer.
-      pointerenter: (event) => { this.held = event.pointerType === "mouse"; },
-      pointerleave: () => { this.held = false; },
-    }, this.before, this.after);
+    this.body = h(
+      "tbody",
+      {
+        // Rows do not change their places under the pointer.
+        pointerenter: (event) => {
+          this.held = event.pointerType === "mouse";
+        },
+        pointerleave: () => {
+          this.held = false;
+        },
+      },
+      this.before,
+      this.after,
+    );
     this.none = h("p.none", empty);
     this.table = h(`table.t-${id}`, h("thead", h("tr", this.heads)), this.body);
     this.element = h("div.table", this.table, this.none);
@@ -187,11 +231,16 @@ export class Table {
 
   row() {
     const cells = this.columns.map((column) => h("td", { class: this.classes(column), "data-title": column.title }));
-    const element = h("tr", {
-      click: (event) => {
-        if (this.open && !event.target.closest("a, button") && !String(getSelection())) location.hash = this.open(element.row);
+    const element = h(
+      "tr",
+      {
+        click: (event) => {
+          if (this.open && !event.target.closest("a, button") && !String(getSelection()))
+            location.hash = this.open(element.row);
+        },
       },
-    }, cells);
+      cells,
+    );
     if (this.open) cells[0].append((cells[0].link = h("a")));
     element.list = cells;
     return element;
@@ -215,7 +264,10 @@ export class Table {
       this.after.before(pool.at(-1));
     }
     while (pool.length > to - from) pool.pop().remove();
-    for (const [space, left] of [[this.before, from], [this.after, sorted.length - to]]) {
+    for (const [space, left] of [
+      [this.before, from],
+      [this.after, sorted.length - to],
+    ]) {
       space.hidden = !left;
       space.firstChild.style.height = `${left * (this.height || 0)}px`;
     }

@@ -21,7 +21,8 @@ class History {
   add(at, given, taken) {
     const now = Math.floor(at);
     if (now - this.at > SAMPLES) this.at = now - SAMPLES;
-    while (this.at < now) { // a look that came late stands for the seconds before it, too
+    while (this.at < now) {
+      // a look that came late stands for the seconds before it, too
       this.at += 1;
       this.in[this.at % SAMPLES] = given;
       this.out[this.at % SAMPLES] = taken;
@@ -36,7 +37,10 @@ class History {
       let known = 0;
       for (let k = 0; k < every; k += 1) {
         const value = side[(this.at + 1 + n * every + k) % SAMPLES];
-        if (value === value) { sum += value; known += 1; }
+        if (value === value) {
+          sum += value;
+          known += 1;
+        }
       }
       return known ? sum / known : NaN;
     });
@@ -44,8 +48,26 @@ class History {
 }
 
 const ZERO = {
-  senders: 0, takers: 0, paused: 0, waiting: 0, in_flight: 0, on_disk: 0, blocked: 0, given: 0, taken: 0, received: 0, processed: 0,
-  running: 0, longest: 0, redelivered: 0, expired: 0, dropped: 0, dead: 0, warned: 0, oldest: null, remote: false,
+  senders: 0,
+  takers: 0,
+  paused: 0,
+  waiting: 0,
+  in_flight: 0,
+  on_disk: 0,
+  blocked: 0,
+  given: 0,
+  taken: 0,
+  received: 0,
+  processed: 0,
+  running: 0,
+  longest: 0,
+  redelivered: 0,
+  expired: 0,
+  dropped: 0,
+  dead: 0,
+  warned: 0,
+  oldest: null,
+  remote: false,
 };
 const ACCOUNT = ["waiting", "in_flight", "on_disk", "redelivered", "expired", "dropped"];
 const SUMS = ["in", "out", "waiting", "in_flight", "on_disk", "running", "dead"];
@@ -108,23 +130,32 @@ export class Model {
       const seconds = this.next.at - before.at;
       const old = new Map(before.nodes.map((node) => [nodeKey(node), node]));
       for (const node of nodes) addRates(node, old.get(nodeKey(node)), seconds);
-      status.process.load = before.status && seconds > 0 ? (status.process.cpu - before.status.process.cpu) / seconds : null;
+      status.process.load =
+        before.status && seconds > 0 ? (status.process.cpu - before.status.process.cpu) / seconds : null;
     }
     this.processes.set(key, { ...answer, key, status, nodes, silent, at: silent ? before.at : this.next.at });
   }
 
-  /** The look is at its end: what is shown is made of it, in steps that are short each; until the last one it is not `whole`. */
+  /** The look is at its end: what is shown is made of it in short steps, until the last of which it is not `whole`. */
   *end() {
     Object.assign(this, this.next, { whole: false });
     this.clear();
     yield;
     for (const key of this.processes.keys()) if (!this.seen.has(key)) this.processes.delete(key);
-    for (const { name, problem } of this.sources) if (problem) this.warn("no-gateway", "", `${name}: ${problem}`, 0, "", name);
+    for (const { name, problem } of this.sources)
+      if (problem) this.warn("no-gateway", "", `${name}: ${problem}`, 0, "", name);
     const known = new Set();
     for (const process of this.processes.values()) {
       if (process.silent) {
         const names = process.nodes.map((node) => node.name).join(", ");
-        this.warn("no-answer", "", `process ${process.pid}: ${process.problem}`, 0, "", names || process.source || "not seen before");
+        this.warn(
+          "no-answer",
+          "",
+          `process ${process.pid}: ${process.problem}`,
+          0,
+          "",
+          names || process.source || "not seen before",
+        );
       }
       for (const node of process.nodes) {
         const key = nodeKey(node);
@@ -141,7 +172,9 @@ export class Model {
   }
 
   warn(code, queue, text, since, fabric, name) {
-    const same = this.warnings.find((each) => each.code === code && each.queue === queue && each.fabric === fabric && (queue || each.text === text));
+    const same = this.warnings.find(
+      (each) => each.code === code && each.queue === queue && each.fabric === fabric && (queue || each.text === text),
+    );
     if (same) {
       same.names.push(name);
       same.since = Math.max(same.since, since);
@@ -200,10 +233,18 @@ export class Model {
       for (const field of ["received", "missed", "late", "behind"]) row[field] += each[field];
     }
     for (const each of node.serves) {
-      const row = named(this.services, each.service, { capacity: 0, running: 0, waiting: 0, answered: 0, refused: 0, dropped: 0 });
+      const row = named(this.services, each.service, {
+        capacity: 0,
+        running: 0,
+        waiting: 0,
+        answered: 0,
+        refused: 0,
+        dropped: 0,
+      });
       row.to.push(name);
       row.out += flows * each.out;
-      for (const field of ["capacity", "running", "waiting", "answered", "refused", "dropped"]) row[field] += each[field];
+      for (const field of ["capacity", "running", "waiting", "answered", "refused", "dropped"])
+        row[field] += each[field];
     }
   }
 

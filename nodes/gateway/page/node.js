@@ -34,10 +34,19 @@ export class NodeView {
     this.fields = h("dl", { class: "fields small" });
     this.counters = h("dl", { class: "fields small" });
     this.peers = new Table("peers", PEERS, (p) => p.node_id + p.endpoint, { empty: "It knows no other node." });
-    this.queues = new Table("node-queues", QUEUES, (q) => `${q.queue} ${q.does}`, { open: (q) => queueLink(q.fabric, q.queue), empty: "It neither sends nor consumes." });
-    this.element = h("section", { class: "detail" },
-      head("Nodes", this.name, this.state), this.fields,
-      part("Queues", this.queues.element), part("Peers", this.peers.element), part("Counters", this.counters));
+    this.queues = new Table("node-queues", QUEUES, (q) => `${q.queue} ${q.does}`, {
+      open: (q) => queueLink(q.fabric, q.queue),
+      empty: "It neither sends nor consumes.",
+    });
+    this.element = h(
+      "section",
+      { class: "detail" },
+      head("Nodes", this.name, this.state),
+      this.fields,
+      part("Queues", this.queues.element),
+      part("Peers", this.peers.element),
+      part("Counters", this.counters),
+    );
   }
 
   put(list, entries) {
@@ -53,7 +62,10 @@ export class NodeView {
   show() {
     const row = this.model.nodes.find((each) => each.key === this.key);
     const process = row ? row.process : this.model.processes.get(this.key);
-    say(this.state, !process ? "It has ended." : process.silent ? process.problem : row ? row.node.engine || row.node.state : "");
+    say(
+      this.state,
+      !process ? "It has ended." : process.silent ? process.problem : row ? row.node.engine || row.node.state : "",
+    );
     mark(this.state, process && process.silent ? "badge bad" : "faint");
     if (!row) return;
     const { node } = row;
@@ -61,18 +73,56 @@ export class NodeView {
     const system = process.status.process;
     say(this.name, (this.title = node.name));
     this.put(this.fields, {
-      Program: system.argv0, Pid: String(process.pid), Up: age(node.uptime), Fabric: fabric, "Node id": node.node_id, Host: node.host,
-      peerfabric: system.version, Python: system.python, User: system.user, "Processor time": age(system.cpu), Memory: bytes(system.rss),
-      Threads: count(system.threads), Files: `${system.descriptors} of ${count(system.descriptors_max)}`, "Pump late": age(node.pump_late),
-      "Calls open": `${node.calls.open} of ${count(node.calls.started)}`, Endpoints: node.endpoints.join(" "),
-      Spool: spool && `${spool.folder} : ${spool.slot}${node.adopted === null ? "" : ", adopted"}`, "Left out": node.more && `${count(node.more)} queues`,
+      Program: system.argv0,
+      Pid: String(process.pid),
+      Up: age(node.uptime),
+      Fabric: fabric,
+      "Node id": node.node_id,
+      Host: node.host,
+      peerfabric: system.version,
+      Python: system.python,
+      User: system.user,
+      "Processor time": age(system.cpu),
+      Memory: bytes(system.rss),
+      Threads: count(system.threads),
+      Files: `${system.descriptors} of ${count(system.descriptors_max)}`,
+      "Pump late": age(node.pump_late),
+      "Calls open": `${node.calls.open} of ${count(node.calls.started)}`,
+      Endpoints: node.endpoints.join(" "),
+      Spool: spool && `${spool.folder} : ${spool.slot}${node.adopted === null ? "" : ", adopted"}`,
+      "Left out": node.more && `${count(node.more)} queues`,
     });
     this.queues.show([
-      ...node.sends.map((s) => ({ fabric, queue: s.queue, does: "sends to", rate: s.in, waiting: s.account.waiting + s.account.on_disk, in_flight: s.account.in_flight, running: 0, others: s.consumers })),
-      ...node.takes.map((t) => ({ fabric, queue: t.queue, does: t.paused ? "consumes, paused" : "consumes", rate: t.out, waiting: t.account.buffered, in_flight: 0, running: t.account.started, others: t.producers })),
+      ...node.sends.map((s) => ({
+        fabric,
+        queue: s.queue,
+        does: "sends to",
+        rate: s.in,
+        waiting: s.account.waiting + s.account.on_disk,
+        in_flight: s.account.in_flight,
+        running: 0,
+        others: s.consumers,
+      })),
+      ...node.takes.map((t) => ({
+        fabric,
+        queue: t.queue,
+        does: t.paused ? "consumes, paused" : "consumes",
+        rate: t.out,
+        waiting: t.account.buffered,
+        in_flight: 0,
+        running: t.account.started,
+        others: t.producers,
+      })),
     ]);
     this.peers.show(node.peers);
-    this.put(this.counters, Object.fromEntries(Object.entries(node.counters).filter(([, n]) => n).map(([title, n]) => [title.replaceAll("_", " "), count(n)])));
+    this.put(
+      this.counters,
+      Object.fromEntries(
+        Object.entries(node.counters)
+          .filter(([, n]) => n)
+          .map(([title, n]) => [title.replaceAll("_", " "), count(n)]),
+      ),
+    );
   }
 
   scrolled(resized) {

@@ -34,7 +34,9 @@ async function checked(answer) {
   try {
     const problem = await answer.json();
     text = problem.detail || problem.title || text;
-  } catch { /* no problem document: the status has to do */ }
+  } catch {
+    /* no problem document: the status has to do */
+  }
   throw new Refused(answer.status, text);
 }
 

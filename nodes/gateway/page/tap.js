@@ -7,13 +7,26 @@ const KEPT = 200;
 
 export class Tap {
   constructor(pattern) {
-    Object.assign(this, { title: pattern, abort: new AbortController(), seen: 0, fresh: [], held: false, state: "Waits for messages." });
+    Object.assign(this, {
+      title: pattern,
+      abort: new AbortController(),
+      seen: 0,
+      fresh: [],
+      held: false,
+      state: "Waits for messages.",
+    });
     this.number = h("span.faint");
-    this.hold = button("Hold", () => { this.held = !this.held; say(this.hold, this.held ? "Go on" : "Hold"); });
+    this.hold = button("Hold", () => {
+      this.held = !this.held;
+      say(this.hold, this.held ? "Go on" : "Hold");
+    });
     this.rows = h("ol.tapped");
-    this.element = h("section", { class: "detail" },
+    this.element = h(
+      "section",
+      { class: "detail" },
       head("Topics", h("h1", pattern), this.number, h("div.acts", this.hold)),
-      part("Messages from now on, newest first", this.rows));
+      part("Messages from now on, newest first", this.rows),
+    );
     this.read(`v1/topics/${encodeURIComponent(pattern)}/events`);
   }
 
@@ -41,7 +54,7 @@ export class Tap {
     const now = new Date().toLocaleTimeString("sv");
     const rows = this.fresh.splice(0).map(([event, data]) => {
       const found = JSON.parse(data);
-      const body = event === "gap" ? `${found.missed ?? "some"} were missed` : found.body ?? found;
+      const body = event === "gap" ? `${found.missed ?? "some"} were missed` : (found.body ?? found);
       const text = typeof body === "string" ? body : JSON.stringify(body);
       return h("li", { class: event }, h("time", now), h("b", found.topic), h("span.text", text.slice(0, 2000)));
     });

@@ -366,6 +366,17 @@ def test_a_connection_that_fails_is_not_the_last(
     with monkeypatch.context() as patched:
         patched.setattr("peerfabric.nodes.door.door.peer_uid", fail)
         assert "no whole answer" in processes(30)[0].problem
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "peerfabric-admin-asked":
+            raise MemoryError
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(CONNECTIONS_MAX + 1):  # none of them keeps its place
+            assert "no whole answer" in processes(30)[0].problem
     assert [r for r in caplog.records if "has failed" in r.message]
     assert processes(30)[0].status is not None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import BadName, ConfigError, Node, SpoolFull, TimedOut
+from peerfabric import AsyncNode, BadName, ConfigError, Node, SpoolFull, TimedOut
 from peerfabric.admin import Answer, Following, NotAnswered, answers, ask, follow, here, processes, register
 from peerfabric.nodes.aio.outside import Busy
 from peerfabric.nodes.door.conversation import LINES_MAX, Lines
@@ -261,6 +262,30 @@ def test_the_document_is_readable(runtime: Path) -> None:
         main = next(stack for stack in found["stacks"] if stack["name"] == "MainThread")
         assert any("test_the_document_is_readable" in line for line in main["lines"])
         assert found["process"]["pid"] == os.getpid()
+
+
+def test_stacks_of_tasks(runtime: Path) -> None:
+    """Of the event loop that a node belongs to, each to where it waits."""
+
+    async def waits_for_ever() -> None:
+        await asyncio.Event().wait()
+
+    async def outer() -> None:
+        await waits_for_ever()
+
+    async def main() -> dict[str, Any]:
+        async with AsyncNode("a") as node:
+            node.statistics()
+            task = asyncio.create_task(outer(), name="stuck")
+            await asyncio.sleep(0)
+            found = await asyncio.to_thread(ask, os.getpid(), "stacks")
+            task.cancel()
+            return found
+
+    stuck = next(each for each in asyncio.run(main())["stacks"] if each["name"] == "stuck")
+    assert (stuck["kind"], stuck["native"]) == ("task", None)
+    outwards = [line.partition(" ")[2].partition(":")[0].rpartition(".")[2] for line in stuck["lines"]]
+    assert outwards[:2] == ["outer", "waits_for_ever"]
 
 
 def test_a_node_whose_machines_are_busy(runtime: Path, start: Callable[..., Child]) -> None:
