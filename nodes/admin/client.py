@@ -327,8 +327,8 @@ class _Asked:
             except msgspec.ValidationError:
                 problem = _told(bytes(self._line))
             except msgspec.DecodeError:
-                if not self._line and not lives(place.pid, place.started):
-                    return None  # it has ended meanwhile
+                if not self._line and not (lives(place.pid, place.started) and place.path.exists()):
+                    return None  # it has ended meanwhile, or closed its last node
                 problem = "no whole answer"
         return Answer(place.pid, place.started, place.path, status, problem)
 

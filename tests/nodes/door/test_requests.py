@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -490,6 +491,24 @@ def test_answers_that_are_none(runtime: Path, monkeypatch: pytest.MonkeyPatch) -
         later = b'{"process":{"pid":1,"started":2,"later":3}}\n'
         monkeypatch.setattr(conversation, "_line", lambda found: later)
         assert processes(30)[0].status == Status(process=Process(pid=1, started=2))
+
+
+def test_a_process_that_closes_its_last_node_while_it_is_asked(runtime: Path, door: Path) -> None:
+    """There is nothing to tell of it, and nothing is wrong with it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = door.with_name(f"{os.getpid()}-1.sock")
+        listener.bind(str(path))
+        listener.listen()
+
+        def close() -> None:
+            connection, _ = listener.accept()
+            path.unlink()
+            connection.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        assert [found.path for found in processes(60)] == [door]
+        thread.join(60)
 
 
 # Documentation
