@@ -13,8 +13,8 @@ class MessageFilter(logging.Filter):
 
     Of several it is the newest; of a batch, the id of its first message. Without a message they are "", "" and 0, so a
     format may name them always: `handler.addFilter(MessageFilter())`, on a handler rather than a logger, to reach the
-    records of all loggers. What a record has of these already stays: of `extra=`, or of the thread that logged it before
-    a `QueueListener` handed it on.
+    records of all loggers. What a record has of these already stays: of `extra=`, or of the thread that logged it
+    before a `QueueListener` handed it on.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
