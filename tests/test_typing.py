@@ -66,6 +66,8 @@ from peerfabric import (
     admin,
 )
 from peerfabric.status import Status
+from peerfabric.testing import AsyncFabric, Fabric, GivenMessage
+from peerfabric.testing import message as message_of
 
 
 class Order(msgspec.Struct):
@@ -324,6 +326,36 @@ def once(node: Node) -> None:
     once.forget()
 
 
+def in_tests(fabric: Fabric, node: Node, other: AsyncNode) -> None:
+    given = message_of(Order(1, "tea"), headers={"a": "b"}, attempt=2, id="shop/1", sent_at=1.0)
+    assert_type(given, GivenMessage[Order])
+    taken: Message[Order] = given
+    with taken as order:
+        assert_type(order, Order)
+    assert_type(given.settled, Literal["acked", "nacked", "rejected", "given back"] | None)
+    assert_type(given.delay, float | None)
+    assert_type(given.reason, str)
+    assert_type(given.extended, list[float])
+    with Fabric() as made:
+        made.close()
+    assert_type(fabric.sent("orders"), list[Any])
+    assert_type((fabric.name, fabric.folder), tuple[str, Path])
+    fabric.settled(timeout=1)
+    for each in (node, other):
+        fabric.restart(each, timeout=None)
+        fabric.kill(each)
+        fabric.hang(each)
+        fabric.resume(each)
+
+
+async def in_tests_awaited(fabric: AsyncFabric, node: Node | AsyncNode) -> None:
+    async with AsyncFabric() as made:
+        assert_type(made.sent("orders"), list[Any])
+    await fabric.settled(timeout=None)
+    await fabric.restart(node, timeout=1)
+    await fabric.kill(node)
+
+
 def errors() -> None:
     try:
         with Node("desk", spool="desk-spool") as node:
@@ -417,7 +449,13 @@ def test_every_documented_method_is_called() -> None:
     text = Path(__file__).read_text()
     names = ("Node", "Producer", "Consumer", "Publisher", "Subscriber", "Message", "Batch", "DeadMessage", "Once")
     for name in (*names, "Client", "Parts"):
-        for method, function in inspect.getmembers(getattr(peerfabric, name), inspect.isfunction):
-            ours = function.__module__.startswith("peerfabric.") and not method.startswith("_")
-            if ours and method not in ("failed", "joined"):  # which our own loops call
-                assert re.search(rf"\.{method}\(", text), f"{name}.{method}"
+        check_called(getattr(peerfabric, name), text)
+    for kind in (Fabric, AsyncFabric, GivenMessage):
+        check_called(kind, text)
+
+
+def check_called(kind: type, text: str) -> None:
+    for method, function in inspect.getmembers(kind, inspect.isfunction):
+        ours = function.__module__.startswith("peerfabric.") and not method.startswith("_")
+        if ours and method not in ("failed", "joined"):  # which our own loops call
+            assert re.search(rf"\.{method}\(", text), f"{kind.__name__}.{method}"

@@ -209,12 +209,12 @@ class Fabric:
         """
         if isinstance(node, AsyncNode):
             refuse_in_loop("kill")
-        lifecycle = self.break_off(node)
+        lifecycle = self._break_off(node)
         loop = lifecycle.node.loop
         if loop is not None and loop.is_running():
             _in_loop(loop, lifecycle.handlers.finish)
 
-    def break_off(self, node: Node | AsyncNode) -> Lifecycle:
+    def _break_off(self, node: Node | AsyncNode) -> Lifecycle:
         """As `kill`, but for tasks."""
         lifecycle = _running(node)
         self._resume(lifecycle)
@@ -309,7 +309,7 @@ class AsyncFabric:
 
     async def kill(self, node: Node | AsyncNode) -> None:
         """As `Fabric.kill`; tasks of its handlers are cancelled."""
-        lifecycle = self._fabric.break_off(node)
+        lifecycle = self._fabric._break_off(node)
         if isinstance(node, AsyncNode):
             await lifecycle.handlers.finish()
 

@@ -19,7 +19,8 @@ ASKED = ",".join(f"peerfabric.nodes.door.{name}" for name in ("conversation", "r
 ASKED += ",peerfabric.admin"
 WEB = "peerfabric.gateway,starlette,uvicorn,anyio,h11"
 LOOKS = "peerfabric.nodes.aio.outside,peerfabric.nodes.whereabouts,peerfabric.node_status,peerfabric.queue.queue_status"
-NOBODY_NEEDS = f"{WEB},{LOOKS},{ASKED},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
+TESTING = "peerfabric.testing,peerfabric.nodes.aio.lives"
+NOBODY_NEEDS = f"{WEB},{LOOKS},{TESTING},{ASKED},{SPOOL},{SERVICES},{LAN},peerfabric.queue.handon,{REST}"
 BLOCKING = f"{NOBODY_NEEDS},asyncio,ssl,subprocess,concurrent.futures"
 """asyncio, with what it brings, is a third of all that `from peerfabric import Node` would load."""
 

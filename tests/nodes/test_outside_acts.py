@@ -129,10 +129,18 @@ def test_purge_makes_room(runtime: Path) -> None:
 
 
 PURGED = """
-    import os, sys
+    import os, sys, time
     from peerfabric import Node
     from peerfabric.nodes import process
+    from peerfabric.nodes.storage.store import Store
 
+    write_cursor = Store.write_cursor
+
+    def slow(store):
+        time.sleep(0.2)
+        write_cursor(store)
+
+    Store.write_cursor = slow
     node = Node("a", spool=sys.argv[1])
     out = node.producer("jobs", int, buffer_bytes=1000)
     out.send_many(range(1000))
@@ -318,6 +326,7 @@ def test_tap(front: Front) -> None:
         other = a.producer("jobs", int)
         jobs = a.consumer("shop.jobs", int)
         end = outside("a").tap("shop.*", seen.put)
+        other.send(9)
         receipt = out.send(7, headers={"k": "v"})
         first = seen.get(timeout=60)
         assert abs(first.pop("sent_at") - time.time()) < 60
@@ -331,7 +340,6 @@ def test_tap(front: Front) -> None:
         end()
         end()
         out.send(8)
-        other.send(9)
         for consumer in (jobs, a.consumer("jobs", int)):
             consumer.get(60).ack()
         assert seen.empty()

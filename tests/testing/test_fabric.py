@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from peerfabric import AsyncNode, Message, Node, NodeClosed, Service, TimedOut, Undelivered
+from peerfabric.spool import Spool
 from peerfabric.testing import Fabric
 from tests.nodes.conftest import DEADLINE, eventually, open_descriptors
 
@@ -304,6 +306,29 @@ def test_kill_of_a_spool(fabric: Fabric) -> None:
                 taken.add(number)
         fabric.settled(DEADLINE)
     assert taken == set(range(1001))
+
+
+def test_kill_leaves_what_a_killed_process_leaves(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets that refuse, by which others know that it is dead; and a spool that nobody has closed."""
+    with Node("shop", spool=fabric.folder / "spool") as shop:
+        shop.producer("orders", int).send(1)
+        sockets = sorted(fabric.folder.parent.rglob("*.inbox"))
+        assert len(sockets) == 1
+        monkeypatch.setattr(Spool, "close", lambda spool: pytest.fail("it was closed in order"))
+        fabric.kill(shop)
+        assert sorted(fabric.folder.parent.rglob("*.inbox")) == sockets
+        with socket.socket(socket.AF_UNIX) as caller, pytest.raises(ConnectionRefusedError):
+            caller.connect(str(sockets[0]))
+
+
+def test_settled_looks_twice(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was accepted while it looked at one node after the other may be at one that it had looked at."""
+    with Node("shop") as shop:
+        shop.peers()
+        counts = iter([1, 2, 2, 3, 3, 3, 4])
+        monkeypatch.setattr("peerfabric.testing.fabric._accepted", lambda lifecycle: next(counts))
+        fabric.settled(DEADLINE)
+        assert list(counts) == [4]
 
 
 def test_hang(fabric: Fabric) -> None:

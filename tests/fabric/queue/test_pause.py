@@ -118,7 +118,11 @@ def test_of_a_producer_that_is_gone() -> None:
     assert story.at.account().buffered == 3
     story.pair.b.handle_timeout(now + FENCE)
     assert story.at.account().buffered == 3
+    story.at.fence(link.peer, now + FENCE)  # it is back, and has echoed something
+    assert story.take() is None
+    story.pair.b.changed.clear()
     assert story.pair.b.consumers.resume("jobs", now)
+    assert story.at in story.pair.b.changed
     assert [part.count for part in (story.take(), story.take()) if part is not None] == [1, 2]
 
 
