@@ -112,10 +112,7 @@ def test_lines_of_one_secret_add_up(file: Callable[[str], Path]) -> None:
     assert tokens.find(OTHER) is None
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["localhost:1/v1/queues/other:purge?", "localhost/x", "localhost:[", "[", "a@b", "localhost:1#", "a\\b", "a:b:c"],
-)
+@pytest.mark.parametrize("host", ["localhost:1/v1/queues/b:purge?", "localhost/x", "localhost:[", "[", "a@b", "a:b"])
 def test_what_is_no_host_is_refused(gates: Callable[..., Gate], host: str) -> None:
     """Also where all hosts are let in: put into a URL, it would be a path of its own, or no URL at all."""
     for hosts in (None, ["localhost"]):
