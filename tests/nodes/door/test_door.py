@@ -228,6 +228,8 @@ def test_only_what_refuses_was_left(runtime: Path) -> None:
         no_socket.touch()
         sweep(folder)
         assert sorted(folder.iterdir()) == [busy, no_socket]
+    busy.unlink()
+    no_socket.unlink()
 
 
 def test_a_socket_that_somebody_removes_is_made_again(runtime: Path, node: Node) -> None:
