@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -139,7 +140,8 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
             number = _run(settings, wanted, address, sock, opened)
     finally:
         if address.path:
-            os.unlink(address.path)
+            with suppress(FileNotFoundError):  # somebody has tidied up
+                os.unlink(address.path)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     if number == signal.SIGHUP:

@@ -16,7 +16,7 @@ from peerfabric.gateway.looks import Answer
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.others import ask_all
 from peerfabric.gateway.problems import Problem
-from peerfabric.gateway.shared import Shared, shared_of
+from peerfabric.gateway.shared import Shared, shared_of, token_of
 from peerfabric.names import check_name
 
 LETTERS: Final = 100
@@ -95,7 +95,8 @@ async def _ask_others(request: Request, shared: Shared, body: bytes | None) -> S
     said = Said([], [], [])
     if request.query_params.get("own", "") not in ("", "0") or not shared.also:
         return said
-    path = request.url.path.removeprefix(request.scope.get("root_path", "")).strip("/").split("/")
+    # Of the path that was let in: `request.url` has what the header Host says in it.
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", "")).strip("/").split("/")
     query = {**request.query_params, "fabric": _fabric(request, shared)}
     for name, content, problem in await ask_all(shared.also, request.method, path, query, body):
         if content is None:
@@ -112,8 +113,19 @@ async def _ask_others(request: Request, shared: Shared, body: bytes | None) -> S
 
 
 def _fabric(request: Request, shared: Shared) -> str:
+    """The fabric that is asked about.
+
+    Raises:
+        Problem: 403, it is another one than ours, where the token's patterns are about queues of ours.
+    """
     given = request.query_params.get("fabric")
-    return check_name("fabric", given) if given else shared.node.fabric
+    if not given or check_name("fabric", given) == shared.node.fabric:
+        return shared.node.fabric
+    scope = "read" if request.method in ("GET", "HEAD") else "admin"
+    if not token_of(request).allows(scope, None):
+        needed = f"another fabric needs a token with the scope {scope!r} for everything (pattern '>')"
+        raise Problem(403, "Not allowed", f"{needed}; ask without fabric={given}", code="not-allowed")
+    return given
 
 
 def _queue(request: Request) -> str:
@@ -138,7 +150,7 @@ async def _body(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
 
 async def _letters(request: Request) -> Response:
     given = request.query_params.get("limit", str(LETTERS))
-    if not given.isdecimal() or not 0 < int(given) <= LETTERS_MAX:
+    if not (given.isdecimal() and len(given) < 10 and 0 < int(given) <= LETTERS_MAX):
         raise Problem(400, "Bad parameter", f"limit={given!r} is no number; give one from 1 to {LETTERS_MAX:,}")
     limit = int(given)
     arguments: dict[str, Any] = {"fabric": _fabric(request, shared_of(request)), "limit": limit}
@@ -170,7 +182,8 @@ async def _settle(request: Request, do: str) -> Response:
     # The token is for this queue, so ids of others are passed over.
     listed = await _ask_host("dead", {"fabric": fabric, "queue": queue, "limit": ALL_MAX})
     here = [letter["id"] for each in listed.ours for letter in each.get("letters", ())]
-    ids = here if chosen.all else [each for each in dict.fromkeys(chosen.ids) if each in set(here)]
+    those = set(here)
+    ids = here if chosen.all else [each for each in dict.fromkeys(chosen.ids) if each in those]
     theirs = await _ask_others(request, shared_of(request), body)
     outcomes: list[dict[str, Any]] = []
     problems = listed.problems + theirs.problems
@@ -223,7 +236,7 @@ async def _on_queue(request: Request, do: str) -> Response:
 Schema = Mapping[str, Any]
 
 _STRINGS: Final = {"type": "array", "items": {"type": "string"}}
-_FABRIC: Final[Schema] = {"type": "string", "description": "another fabric than that of the gateway"}
+_FABRIC: Final[Schema] = {"type": "string", "description": "another fabric than that of the gateway; for tokens of '>'"}
 _OWN: Final[Schema] = {"enum": [0, 1], "description": "1: only the gateway's own host, not those of --also"}
 _QUERY: Final[Mapping[str, Schema]] = {"fabric": _FABRIC, "own": _OWN}
 _PROBLEMS: Final = {**_STRINGS, "description": "processes and hosts that did not answer"}

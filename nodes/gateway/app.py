@@ -96,9 +96,10 @@ class Gateway(Shared):
         self._begun = False
         self._owns_node = False
         self._app = Starlette(
-            routes=[Route(each.path, _Endpoint(self, each), methods=[each.method]) for each in self.operations],
+            routes=[_route(each, _Endpoint(self, each)) for each in self.operations],
             exception_handlers={HTTPException: _not_found},
         )
+        self._app.router.redirect_slashes = False  # to a URL made from the header Host, which a proxy may have set
         self._app.state.gateway = self
 
     # Life
@@ -169,19 +170,21 @@ class Gateway(Shared):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        try:
-            shown_to = self._origins.check(headers.get("host", ""), headers.get("origin"))
-        except Problem as problem:
-            await problem.response()(scope, receive, send)
-            return
-        if shown_to is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            await _preflight(headers, shown_to)(scope, receive, send)
-            return
+        shown_to: str | None = None
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _add_headers(MutableHeaders(scope=message), shown_to)
             await send(message)
+
+        try:
+            shown_to = self._origins.check(headers.get("host", ""), headers.get("origin"))
+        except Problem as problem:
+            await problem.response()(scope, receive, send_guarded)
+            return
+        if shown_to is not None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            await _preflight(headers, shown_to)(scope, receive, send_guarded)
+            return
 
         await self._app(scope, receive, send_guarded)
 
@@ -239,8 +242,18 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
+def _route(operation: Operation, endpoint: _Endpoint) -> Route:
+    route = Route(operation.path, endpoint, methods=[operation.method])
+    kinds = [schema.get("contentMediaType") for _, schema in operation.answers.values() if schema is not None]
+    if route.methods is not None and bodies.EVENTS in kinds:
+        route.methods.discard("HEAD")  # which comes with GET: it would be answered by a stream without an end
+    return route
+
+
 def _add_headers(headers: MutableHeaders, shown_to: str | None) -> None:
     headers.setdefault("X-Content-Type-Options", "nosniff")
+    # Names and bodies of others are in answers: whatever a browser takes one for, nothing in it is run.
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     headers.setdefault("Cache-Control", "no-store")
     if shown_to is not None:
         headers["Access-Control-Allow-Origin"] = shown_to
@@ -280,5 +293,5 @@ def _check_content_type(request: Request, operation: Operation) -> None:
 async def _not_found(request: Request, error: Exception) -> Response:
     """The answer to what no operation is for."""
     assert isinstance(error, HTTPException)
-    detail = f"{request.method} {request.url.path} is no operation of this gateway; see /openapi.json"
+    detail = f"{request.method} {request.scope['path']} is no operation of this gateway; see /openapi.json"
     return Problem(error.status_code, "", detail, headers=error.headers).response()

@@ -37,6 +37,8 @@ FILE_BYTES_MAX: Final = 512 * 1024
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether the file of tokens has changed."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HOST: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[^\s/?#@\\\[\]:]*)(?::\d{0,5})?")
+"""With anything else in it, it would be a path, too, to who puts it into a URL."""
 _SECRET: Final = re.compile(rf"[!-~]{{{SECRET_LENGTH_MIN},256}}")
 
 _log = logging.getLogger("peerfabric")
@@ -244,9 +246,12 @@ class Origins:
         """Whom the answer may be shown to beside the gateway's own pages: an origin of `cors`, or None.
 
         Raises:
-            Problem: 403, it is asked by another name, or by a page of another origin.
+            Problem: 400, that is no host; 403, it is asked by another name, or by a page of another origin.
         """
         host = host.lower()
+        if not _HOST.fullmatch(host):
+            detail = f"{host!r} is no host; send the header Host: NAME, or NAME:PORT"
+            raise Problem(400, "Bad host", detail, code="bad-host")
         if self._hosts is not None and host not in self._hosts and _name(host) not in self._hosts:
             raise Problem(
                 403,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 LINES: Final = "application/x-ndjson"
+EVENTS: Final = "text/event-stream"
 
 HEADER_PREFIX: Final = "x-message-"
 PASSED_ON: Final = ("traceparent", "tracestate")

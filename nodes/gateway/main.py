@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from peerfabric.discovery.host import runtime_folder
 from peerfabric.errors import ConfigError, EndpointInUse
@@ -26,6 +27,8 @@ from peerfabric.gateway.auth import Tokens, drawn_token
 BACKLOG: Final = 1024
 KEEP_ALIVE: Final = 75
 """Seconds that an idle connection stays: longer than proxies keep theirs, so that they are the ones who close it."""
+REQUEST_TIMEOUT: Final = 30.0
+"""Seconds for the head of a request: who sends a byte a minute, or nothing, would hold a connection for ever."""
 STALLED_MAX: Final = 60_000
 """Milliseconds for which a connection may take nothing of what was sent to it."""
 GRACE: Final = 5
@@ -196,6 +199,39 @@ def check_open(address: Address, token_file: str | None) -> None:
         )
 
 
+class _Connection(H11Protocol):
+    """A connection that ends when a request does not come in time, which uvicorn itself would wait for for ever.
+
+    That is its head, or, where it is refused before it is whole, the rest of it.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect()
+        else:
+            self._forget()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self._late is None:  # and each byte that drips in does not prolong it
+            self._late = self.loop.call_later(REQUEST_TIMEOUT, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class Server(uvicorn.Server):
     """One gateway that serves a socket until it is told to stop.
 
@@ -208,6 +244,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 gateway,
+                http=_Connection,  # also where httptools is installed, which limits no headers
                 lifespan="off",
                 log_config=None,
                 access_log=False,

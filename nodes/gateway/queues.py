@@ -14,8 +14,18 @@ from starlette.responses import Response
 
 from peerfabric.arguments import DELAY_MAX
 from peerfabric.errors import NodeClosed, NotConfirmed, QueueFull, Rejected, SpoolError
-from peerfabric.gateway.bodies import BYTES, JSON, KEY_HEADER, LINES, Reader, media_type, message_headers, seconds
-from peerfabric.gateway.keys import KEY_LENGTH_MAX, Keys
+from peerfabric.gateway.bodies import (
+    BYTES,
+    JSON,
+    KEY_HEADER,
+    LINES,
+    PASSED_ON,
+    Reader,
+    media_type,
+    message_headers,
+    seconds,
+)
+from peerfabric.gateway.keys import KEY_LENGTH_MAX, Claim, Keys
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import Problem, problem_of
@@ -75,8 +85,10 @@ async def _read(request: Request, shared: Shared, producer: AsyncProducer[Any]) 
     headers = message_headers(request)
     data = await read_body(request, producer.codec.limit, shared.options.body_timeout)
     kind = media_type(request)
-    asked = hashlib.sha256(f"{request.url.path}\n{request.url.query}\n{kind}\n".encode())
-    asked.update(msgspec.msgpack.encode(sorted((headers or {}).items())))
+    asked = hashlib.sha256(f"{request.scope['path']}\n{request.scope['query_string']!r}\n{kind}\n".encode())
+    # Each attempt of a traced client has a span of its own; it is the same request all the same.
+    told = sorted(each for each in (headers or {}).items() if each[0] not in PASSED_ON)
+    asked.update(msgspec.msgpack.encode(told))
     asked.update(data)
     body = Reader(producer.options.body_type).read(data, kind)
     return Sending(body, headers, confirm, timeout, ttl, asked.digest())
@@ -104,22 +116,34 @@ async def _send_once(
     request: Request, shared: Shared, producer: AsyncProducer[Any], sending: Sending, key: str, keys: Keys
 ) -> Response:
     """Send a message unless one was sent with that key; answer as the first time."""
-    claim = await keys.claim(token_of(request).name, key, sending.digest)
-    if claim.status:
+    accepting = _accept_once(producer, sending, token_of(request).name, key, keys)
+    # Broken off in between, the key would be in progress for as long as this process lives.
+    claim, receipt = await shared.to_the_end(accepting)
+    if receipt is None:
         return Response(claim.answer, claim.status, {REPLAYED: "true"}, JSON)
-    try:
-        receipt = await _accept(producer, sending, {**(sending.headers or {}), KEY_HEADER: key})
-    except Exception:
-        await _keep(keys.release(claim))
-        raise
     status, answer = _accepted(producer, receipt)
-    await _keep(keys.note(claim, status, answer))
     if sending.confirm is None:
         return _answer(status, answer)
     later = await _outcome(request, shared, producer, receipt, sending)
     if later != (status, answer):
         await _keep(keys.note(claim, *later))
     return _answer(*later)
+
+
+async def _accept_once(
+    producer: AsyncProducer[Any], sending: Sending, token: str, key: str, keys: Keys
+) -> tuple[Claim, Receipt | None]:
+    """The claim to a key, and the message that is accepted for it; None: there is an answer already."""
+    claim = await keys.claim(token, key, sending.digest)
+    if claim.status:
+        return claim, None
+    try:
+        receipt = await _accept(producer, sending, {**(sending.headers or {}), KEY_HEADER: key})
+    except Exception:
+        await _keep(keys.release(claim))
+        raise
+    await _keep(keys.note(claim, *_accepted(producer, receipt)))
+    return claim, receipt
 
 
 async def _keep(noting: Any) -> None:

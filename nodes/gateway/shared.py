@@ -35,6 +35,7 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
+T = TypeVar("T")
 
 PRODUCERS_MAX: Final = 1_000
 """Producers that a gateway keeps for its requests, of the 4,096 of a node. What is not used is closed beyond that."""
@@ -74,6 +75,7 @@ class Shared:
         """By queue, those of the program among them; the one that was used last is the last."""
         self._own: set[AsyncProducer[Any]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        self._going_on: set[asyncio.Task[Any]] = set()
         self._parts: dict[type[Part], Part] = {}
 
     @property
@@ -159,6 +161,13 @@ class Shared:
         if not task.cancelled():
             task.result()
 
+    async def to_the_end(self, step: Coroutine[Any, Any, T]) -> T:
+        """Await `step`, which goes on even if who awaits it is cancelled; the gateway closes after it."""
+        task = asyncio.ensure_future(step)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+        return await asyncio.shield(task)
+
     def drain(self) -> None:
         """Accept nothing new, and end what waits. A second call does nothing."""
         if not self.closing:
@@ -171,6 +180,8 @@ class Shared:
         for part in list(self._parts.values()):
             await part.close()
         self._parts.clear()
+        if self._going_on:
+            await asyncio.wait(set(self._going_on))
         if self._closing:
             for task in self._closing:
                 task.cancel()  # the node closes what is left

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric import metrics
+from peerfabric.gateway.bodies import EVENTS
 from peerfabric.gateway.looks import Look, Looks, scopes_of
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import closing
@@ -51,7 +52,7 @@ def _event(name: str, data: bytes) -> bytes:
 class _Stream(Response):
     """Looks as server-sent events: `begin`, a `process` each, `end`. Slow readers get fewer, and no old ones."""
 
-    media_type = "text/event-stream"
+    media_type = EVENTS
 
     def __init__(self, request: Request, shared: Shared, looks: Looks, first: Look) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
@@ -165,7 +166,7 @@ OPERATIONS: Final = [
         scope="read",
         handle=_events,
         summary="The same once a second: events `begin`, a `process` for each, and `end`",
-        answers={200: ("until the reader goes", {"type": "string", "contentMediaType": "text/event-stream"})},
+        answers={200: ("until the reader goes", {"type": "string", "contentMediaType": EVENTS})},
     ),
     Operation(
         method="GET",

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
-from peerfabric.gateway.bodies import BYTES, JSON, Reader, media_type, message_headers
+from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, Reader, media_type, message_headers
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import until_gone
 from peerfabric.gateway.operations import Operation
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from peerfabric.nodes.aio.topic import AsyncPublisher, AsyncSubscriber
     from peerfabric.nodes.message import Update
 
-EVENTS: Final = "text/event-stream"
 EVENTS_MAX: Final = 1_000
 BYTES_MAX: Final = 4 * MiB
 """What a ring keeps, and how far a reader may be behind: further, it is cut off, and may come back to a gap."""

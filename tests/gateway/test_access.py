@@ -112,6 +112,41 @@ def test_lines_of_one_secret_add_up(file: Callable[[str], Path]) -> None:
     assert tokens.find(OTHER) is None
 
 
+@pytest.mark.parametrize("host", ["localhost:1/v1/queues/b:purge?", "localhost/x", "localhost:[", "[", "a@b", "a:b"])
+def test_what_is_no_host_is_refused(gates: Callable[..., Gate], host: str) -> None:
+    """Also where all hosts are let in: put into a URL, it would be a path of its own, or no URL at all."""
+    for hosts in (None, ["localhost"]):
+        answer = gates(hosts=hosts).client.get("/healthz", headers={"host": host})
+        problem(answer, 400, "bad-host")
+
+
+def test_a_browser_runs_nothing_of_any_answer(gate: Gate) -> None:
+    """Refusals among them, whoever gives them."""
+    for answer, status in (
+        (gate.send("orders", "<img src=x onerror=alert(1)>"), 202),
+        (gate.client.get("/v1/status"), 200),
+        (gate.client.get("/<img>"), 404),
+        (gate.client.put("/v1/status"), 405),
+        (gate.client_of(None).get("/v1/status"), 401),
+        (gate.client.get("/healthz", headers={"host": "evil.example"}), 403),
+        (gate.client.get("/healthz", headers={"origin": "http://evil.example"}), 403),
+        (gate.client.get("/healthz", headers={"host": "["}), 400),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert gate.client.get("/").headers["content-security-policy"].startswith("default-src 'self'")
+
+
+def test_only_what_ends_is_answered_without_a_body(gate: Gate) -> None:
+    """HEAD of a stream would wait for its end; what is no path here is not led elsewhere."""
+    assert gate.client.head("/healthz").status_code == 200
+    for path in ("/v1/status/events", "/v1/topics/prices/events"):
+        answer = gate.client.head(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    problem(gate.client.get("/healthz/"), 404)
+
+
 NAMES = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map(".".join)
 PATTERNS = st.tuples(st.lists(st.sampled_from("ab*"), max_size=3), st.booleans()).map(
     lambda parts: ".".join([*parts[0], ">"] if parts[1] or not parts[0] else parts[0])

@@ -118,6 +118,29 @@ def test_acts_need_the_scope_and_a_type_that_no_form_sends(gates: Callable[..., 
     problem(client.get("/v1/dead"), 403, "not-allowed")
 
 
+def test_a_number_is_one_of_some_digits(gate: Gate, host: Shop) -> None:
+    """Python reads none of more than 4,300."""
+    for given in ("9" * 5000, "-1", "1e3", "1001"):
+        problem(gate.client.get(f"/v1/dead?limit={given}"), 400)
+
+
+def test_a_pattern_is_about_the_gateways_own_fabric(gates: Callable[..., Gate], host: Shop) -> None:
+    """Another fabric has queues of the same names."""
+    clerk = Token("clerk", frozenset({("admin", "payments")}))
+    chief = Token("chief", frozenset({("admin", ">")}))
+    gate = gates(tokens=Tokens({CLERK: clerk, SECRET: chief}))
+    for secret, fabric, status in ((CLERK, "shop", 403), (CLERK, gate.node.fabric, 200), (SECRET, "shop", 200)):
+        client, query = gate.client_of(secret), f"?fabric={fabric}"
+        answers = [
+            client.post(f"/v1/queues/payments:purge{query}", json={}),
+            client.post(f"/v1/dead/payments:drop{query}", json={"ids": ["x"]}),
+            client.get(f"/v1/dead/payments{query}"),
+        ]
+        assert [answer.status_code for answer in answers] == [status] * 3
+        if status == 403:
+            assert not host.asked
+
+
 def test_a_read_only_gateway_shows_and_does_nothing(gates: Callable[..., Gate], host: Shop) -> None:
     gate = gates(read_only=True)
     assert len(gate.client.get("/v1/dead/payments").json()["letters"]) == 3

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from peerfabric import Options, SpoolError
+from peerfabric.gateway import queues
 from peerfabric.gateway.auth import Token, Tokens
 from peerfabric.gateway.keys import Claim, Keys
 from peerfabric.gateway.problems import Problem
@@ -38,6 +39,61 @@ def test_the_same_request_has_the_same_answer(gate: Gate) -> None:
         assert (again.status_code, again.json(), again.headers["idempotent-replay"]) == (202, first.json(), "true")
     assert accepted(gate) == 1
     assert gate.taken("orders").headers == KEY
+
+
+def test_a_retry_of_a_traced_client_is_the_same_request(gate: Gate) -> None:
+    """Each of its attempts has a span of its own."""
+    answers = [
+        gate.send(
+            "orders", 7, headers=KEY | {"traceparent": f"00-{'a' * 32}-{span * 16}-01", "tracestate": f"x={span}"}
+        )
+        for span in "12"
+    ]
+    assert [(each.status_code, "idempotent-replay" in each.headers) for each in answers] == [(202, False), (202, True)]
+    assert accepted(gate) == 1
+
+
+def test_a_request_that_is_cancelled_leaves_no_key_in_progress(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a program in which a gateway is mounted may do: what was begun is done, and the next one has its answer."""
+    really = queues._accept
+
+    async def cancelled() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def accept(*arguments: Any) -> Any:
+            begun.set()
+            await go_on.wait()
+            return await really(*arguments)
+
+        monkeypatch.setattr(queues, "_accept", accept)
+        host = f"127.0.0.1:{gate.address.port}"
+        headers = {"host": host, "authorization": f"Bearer {SECRET}", "content-type": "application/json"} | KEY
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": PATH,
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"7", "more_body": False}
+
+        async def send(message: Any) -> None:
+            raise AssertionError("nobody is there")
+
+        request = asyncio.ensure_future(gate.gateway(scope, receive, send))
+        await begun.wait()
+        request.cancel()
+        await asyncio.wait((request,))
+        assert request.cancelled()
+        go_on.set()
+
+    gate.run(cancelled())
+    eventually(lambda: accepted(gate) == 1, "the message")
+    eventually(lambda: "idempotent-replay" in gate.send("orders", 7, headers=KEY).headers, "the answer of before")
+    assert accepted(gate) == 1
 
 
 def test_a_confirmed_answer_is_given_again(gate: Gate) -> None:
