@@ -111,10 +111,9 @@ class Trends:
         )
 
     def _loops(self, end: OutgoingQueue, now: float) -> Iterator[Finding]:
-        samples = self.by_queue.get(end)
-        if samples is not None and now - samples[-1].at < SAMPLE_EVERY:
-            if end.redelivered_count - samples[0].redelivered <= LOOPING_LEAST * LOOPING_PART:
-                return  # as with most, at most looks
+        samples, few = self.by_queue.get(end), LOOPING_LEAST * LOOPING_PART
+        if samples and now - samples[-1].at < SAMPLE_EVERY and end.redelivered_count - samples[0].redelivered <= few:
+            return  # as with most, at most looks
         before, current = self._since(end, now)
         again = current.redelivered - before.redelivered
         deliveries = current.ended - before.ended + again
