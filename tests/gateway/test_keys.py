@@ -43,12 +43,8 @@ def test_the_same_request_has_the_same_answer(gate: Gate) -> None:
 
 def test_a_retry_of_a_traced_client_is_the_same_request(gate: Gate) -> None:
     """Each of its attempts has a span of its own."""
-    answers = [
-        gate.send(
-            "orders", 7, headers=KEY | {"traceparent": f"00-{'a' * 32}-{span * 16}-01", "tracestate": f"x={span}"}
-        )
-        for span in "12"
-    ]
+    traced = [{"traceparent": f"00-{'a' * 32}-{span * 16}-01", "tracestate": f"x={span}"} for span in "12"]
+    answers = [gate.send("orders", 7, headers=KEY | headers) for headers in traced]
     assert [(each.status_code, "idempotent-replay" in each.headers) for each in answers] == [(202, False), (202, True)]
     assert accepted(gate) == 1
 

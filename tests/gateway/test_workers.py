@@ -122,6 +122,16 @@ def test_a_unix_socket_needs_no_token(command: Callable[..., Command], runtime: 
 # Parts
 
 
+def test_who_is_reached_from_elsewhere_is_told_what_that_needs(command: Callable[..., Command], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text("shop:send:>:secret-of-the-shop")
+    for hosts, said in ((), ["TLS", "--host"]), (("--host", "gate.example"), ["TLS"]):
+        _, error = command("--listen", "0.0.0.0:0", "--token-file", str(tokens), *hosts).ready().end()
+        assert [word for word in ("TLS", "--host") if word in error] == said, error
+        assert "secret-of" not in error
+
+
 def test_addresses() -> None:
     for text, local in (
         ("127.0.0.1:7780", True),
