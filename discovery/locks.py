@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from enum import IntEnum
 from operator import call
 from types import FrameType
@@ -173,6 +174,21 @@ class OwnThread(threading.Thread):
             own_threads.discard(ident)
 
 
+importing: Final = Lock()
+"""Held while a thread of ours loads modules: a child that is forked in the middle of that could never load them."""
+_IMPORT_TIME: Final = 2.0
+"""Seconds that a fork waits for it."""
+
+
+def _before_fork() -> None:
+    importing.acquire(timeout=_IMPORT_TIME)
+
+
+def _after_fork() -> None:
+    with suppress(RuntimeError):  # it was not taken
+        importing.release()
+
+
 def _forked() -> None:
     """In a child process: its threads may have the numbers of threads of the parent, which hold nothing here."""
     own_threads.clear()
@@ -183,7 +199,7 @@ def _forked() -> None:
                 lock._at_fork_reinit()  # type: ignore[attr-defined]  # as those of the standard library do
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 
 
 def refuse_in_own_thread() -> None:

@@ -13,7 +13,8 @@ class MessageFilter(logging.Filter):
 
     Of several it is the newest; of a batch, the id of its first message. Without a message they are "", "" and 0, so a
     format may name them always: `handler.addFilter(MessageFilter())`, on a handler rather than a logger, to reach the
-    records of all loggers.
+    records of all loggers. What a record has of these already stays: of `extra=`, or of the thread that logged it
+    before a `QueueListener` handed it on.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -25,5 +26,8 @@ class MessageFilter(logging.Filter):
             first = held._deliveries[0]
             message_id = held.id if isinstance(held, Message) else held.ids[0]
             queue, attempt = first.queue, first.attempt
-        record.message_id, record.queue, record.attempt = message_id, queue, attempt
+        has = record.__dict__
+        has.setdefault("message_id", message_id)
+        has.setdefault("queue", queue)
+        has.setdefault("attempt", attempt)
         return True

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,8 @@ from peerfabric.wire.frames import Extra
 
 PER_SECOND: Final = 100
 """Copies that one tap is given each second at most; the others are counted."""
+COPY_BYTES: Final = 64 * 1024
+"""Bytes of a body for each of which a larger one counts as one copy more: the node's I/O thread makes them readable."""
 
 Put = Callable[[dict[str, Any]], None]
 
@@ -56,13 +59,17 @@ class _Tap:
         """What it was not given since it was last told."""
         self._room, self._room_at = float(PER_SECOND), clock()
 
-    def room_for(self, count: int) -> int:
-        """How many of so many it is given."""
+    def room_for(self, bodies: Sequence[bytes]) -> int:
+        """How many of these it is given, the first. A large one is given as soon as there is room at all."""
         now = clock()
         self._room = min(PER_SECOND, self._room + (now - self._room_at) * PER_SECOND)
         self._room_at = now
-        given = min(count, int(self._room))
-        self._room -= given
+        given = 0
+        for body in islice(bodies, PER_SECOND):
+            if self._room < 1:
+                break
+            self._room -= 1 + len(body) // COPY_BYTES
+            given += 1
         return given
 
 
@@ -113,7 +120,7 @@ class Taps:
         for tap in self._taps:
             if not matches(tap.pattern, name):
                 continue
-            count = tap.room_for(len(bodies))
+            count = tap.room_for(bodies)
             tap.skipped += len(bodies) - count
             for index in range(count):
                 extra = extras.get(index) if extras else None

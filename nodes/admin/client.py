@@ -327,8 +327,8 @@ class _Asked:
             except msgspec.ValidationError:
                 problem = _told(bytes(self._line))
             except msgspec.DecodeError:
-                if not self._line and not lives(place.pid, place.started):
-                    return None  # it has ended meanwhile
+                if not self._line and not (lives(place.pid, place.started) and place.path.exists()):
+                    return None  # it has ended meanwhile, or closed its last node
                 problem = "no whole answer"
         return Answer(place.pid, place.started, place.path, status, problem)
 
@@ -450,7 +450,7 @@ def _cut_off(place: Place, do: str) -> NotAnswered:
 def _encoded(request: Mapping[str, Any]) -> bytes:
     try:
         line = msgspec.json.encode(request) + b"\n"
-    except TypeError as error:
+    except (TypeError, UnicodeEncodeError) as error:
         raise ConfigError(f"these arguments cannot be written as JSON: {error}; give plain values") from None
     if len(line) > REQUEST_BYTES_MAX:
         raise ConfigError(f"a request has at most {REQUEST_BYTES_MAX:,} bytes; ask for less at a time")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.backends import build_backends
 from peerfabric.discovery.host import FabricFolder
-from peerfabric.discovery.locks import Lock, OwnThread, Rank, refuse_in_own_thread
+from peerfabric.discovery.locks import Lock, OwnThread, Rank, importing, refuse_in_own_thread
 from peerfabric.discovery.remarks import later, remark
 from peerfabric.engine import Engine
 from peerfabric.errors import IdentityInUse, SpoolError, TimedOut, Undelivered, WouldDeadlock, counted
@@ -184,7 +184,8 @@ class Lifecycle:
 
     def outside(self) -> Outside:
         """The node as others than its program see it, once it has started."""
-        from peerfabric.nodes.aio.outside import Outside  # when somebody looks
+        with importing:
+            from peerfabric.nodes.aio.outside import Outside  # when somebody looks
 
         return Outside(self.node, self.handles, self.handlers, self._adoptions, adopted=self.is_adopted)
 
@@ -689,6 +690,7 @@ class Lifecycle:
 
 
 def _where(end: IncomingQueue) -> str:
-    from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+    with importing:
+        from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
 
     return of_oldest(end, clock())

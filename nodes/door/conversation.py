@@ -22,7 +22,7 @@ import msgspec
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import FabricError
 from peerfabric.nodes.door.place import CONNECTIONS_MAX, REQUEST_BYTES_MAX
-from peerfabric.nodes.door.requests import Following, Refused, Residents, answer
+from peerfabric.nodes.door.requests import Following, Refused, Residents, answer, encoded
 from peerfabric.nodes.platform import bell
 
 TIME_MAX: Final = 5.0
@@ -121,25 +121,30 @@ def _problem(error: Exception) -> dict[str, Any]:
 
 def _line(found: Mapping[str, Any]) -> bytes:
     try:
-        return _encode(found) + b"\n"
+        return encoded(_encode, found) + b"\n"
     except Exception as error:  # a handler of somebody else has made it
         return _encode(_problem(error)) + b"\n"
 
 
 class Lines:
-    """Lines that wait for the reader of a stream; `put` may be called in any thread, and in the middle of anything."""
+    """Lines that wait for the reader of a stream; `put` may be called in any thread, and in the middle of anything.
+
+    Its descriptors are closed with the last reference to it: who still puts when the stream has ended would else write
+    to what has got their numbers by then, which may be a file.
+    """
 
     def __init__(self) -> None:
         self._lines: deque[Mapping[str, Any]] = deque()
         self._skipped = 0
-        self.bell, self._ring = bell()
+        self._ends: tuple[int, ...] = ()
+        self.bell, self._ring = self._ends = bell()
 
     def put(self, line: Mapping[str, Any]) -> None:
         if len(self._lines) >= LINES_MAX:
             self._skipped += 1
             return
         self._lines.append(line)
-        with suppress(OSError):  # full, it is readable already; closed, nobody waits
+        with suppress(BlockingIOError):  # full, it is readable already
             os.write(self._ring, (1).to_bytes(8, "little"))
 
     def take(self) -> Iterable[Mapping[str, Any]]:
@@ -151,8 +156,8 @@ class Lines:
         if skipped:
             yield {"skipped": skipped}
 
-    def close(self) -> None:
-        for descriptor in {self.bell, self._ring}:
+    def __del__(self) -> None:
+        for descriptor in set(self._ends):
             os.close(descriptor)
 
 
@@ -168,7 +173,6 @@ def _follow(connection: socket.socket, following: Following) -> None:
     finally:
         if end is not None:
             end()
-        lines.close()
 
 
 def _write(connection: socket.socket, lines: Lines) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from peerfabric.discovery.files import remove_socket
 from peerfabric.discovery.host import RuntimeFolder
-from peerfabric.discovery.locks import Lock, OwnThread
+from peerfabric.discovery.locks import Lock, OwnThread, importing
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ConfigError
@@ -222,7 +222,8 @@ class Door:
 
     def _converse(self, connection: socket.socket) -> None:
         try:
-            from peerfabric.nodes.door.conversation import converse  # with what only processes that are asked need
+            with importing:
+                from peerfabric.nodes.door.conversation import converse  # with what only processes that are asked need
 
             converse(connection, self._residents, self._may_follow)
         except OSError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peerfabric.discovery.locks import Lock, OwnThread
+from peerfabric.discovery.locks import Lock, OwnThread, importing
 from peerfabric.discovery.log import log as _log
 from peerfabric.names import STATUS_SERVICE
 from peerfabric.nodes.context import NodeContext
@@ -103,7 +103,8 @@ class FabricStatus:
         pump.wake()
 
     def _told(self, call: ServedCall) -> bytes:
-        from peerfabric.nodes.door.requests import status  # with what only nodes that are asked need
+        with importing:
+            from peerfabric.nodes.door.requests import encoded, status  # with what only nodes that are asked need
 
         question = Question()
         if call.codec == MSGPACK and len(call.body) <= BYTES_MAX:
@@ -114,4 +115,4 @@ class FabricStatus:
         wait = max(0.0, min(WAIT, (call.ends_at - clock()) / 2))
         found = status(self._residents(), max(0, min(question.queues, 10_000)), wait)
         # Stacks show more than names and numbers.
-        return msgspec.msgpack.encode(msgspec.structs.replace(found, stacks=()))
+        return encoded(msgspec.msgpack.encode, msgspec.structs.replace(found, stacks=()))

@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -66,8 +67,14 @@ def own_folder(runtime: Path) -> Path:
 
 def own_place(folder: Path) -> Place:
     """Where this process listens."""
-    pid, started = os.getpid(), started_ms(os.getpid()) or _LOADED
+    pid = os.getpid()
+    started = _own_start(pid)
     return Place(pid, started, folder / f"{pid}-{started}{SUFFIX}")
+
+
+@cache  # it names the process, and would be another when the clock is set
+def _own_start(pid: int) -> int:
+    return started_ms(pid) or _LOADED
 
 
 def places(folder: Path) -> list[Place]:

@@ -147,6 +147,26 @@ def status(residents: Sequence[Resident], queues: int, wait: float) -> Status:
     return Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents) if is_busy else ())
 
 
+def encoded(encode: Callable[[Any], bytes], found: Any) -> bytes:
+    """What `encode` makes of an answer, in which names of files, or of threads, may be of bytes that are no text."""
+    try:
+        return encode(found)
+    except UnicodeEncodeError:
+        return encode(_as_text(msgspec.to_builtins(found, enc_hook=repr)))
+
+
+def _as_text(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_as_text(key): _as_text(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_as_text(each) for each in value]
+        case _:
+            return value
+
+
 def _stacks(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     _read(Look, arguments)
     return {"process": process_status(), "stacks": stacks(residents())}

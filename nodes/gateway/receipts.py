@@ -141,6 +141,8 @@ class Receipts:
         serial, self._next = self._next, self._next + 1
         held = self._held[serial] = _Held(message, lease, now + lease)
         heappush(self._ends, (held.ends_at, serial))
+        if lease > SLACK:  # the node is not to warn of code that hangs
+            message.extend(lease + SLACK)
         text = f"{self.node}.{self.start}.{serial}"
         return f"{text}.{self._mac(text)}"
 

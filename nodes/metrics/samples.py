@@ -46,8 +46,10 @@ def samples_of(processes: Sequence[Answered], *, by_pid: bool) -> Iterator[Sampl
         by_pid: Label each sample with the pid, as several processes have nodes of one name. Counters of several are
             not summed: when one ended, the sum would fall, and look like a restart of all.
     """
+    seen: Counter[int] = Counter()
     for pid, status in processes:
-        ours = {"pid": str(pid)} if by_pid else {}
+        seen[pid] += 1  # several have the same one if they are in containers
+        ours = {"pid": str(pid) if seen[pid] == 1 else f"{pid}~{seen[pid]}"} if by_pid else {}
         yield Sample("process_answers", ours, int(status is not None))
         if status is None:
             continue
@@ -63,14 +65,15 @@ def samples_of(processes: Sequence[Answered], *, by_pid: bool) -> Iterator[Sampl
 
 def _named(status: Status) -> Iterator[tuple[str, NodeStatus]]:
     """The nodes with names that are the same over restarts, and different in one process."""
-    pid = status.process.pid
-    names = [node.name.removesuffix(f"-{pid}") for node in status.nodes]
+    names = [_name(node, status.process.pid) for node in status.nodes]
     often = Counter(names)
     for name, node in zip(names, status.nodes, strict=True):
-        if node.adopted is not None:
-            yield f"{name}~slot{node.adopted}", node
-        else:
-            yield (name if often[name] == 1 else f"{name}~{node.node_id[:8]}"), node
+        yield (name if often[name] == 1 else f"{name}~{node.node_id[:8]}"), node
+
+
+def _name(node: NodeStatus, pid: int) -> str:
+    name = node.name.removesuffix(f"-{pid}")
+    return name if node.adopted is None else f"{name}~slot{node.adopted}"
 
 
 def _deepest(status: Status) -> frozenset[str]:

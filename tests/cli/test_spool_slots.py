@@ -118,14 +118,14 @@ def eventually(condition: Any) -> None:
 
 
 def test_a_row_for_each_slot_and_queue(start: Start, shops: Shops) -> None:
-    """One that runs, one that was killed, one of another fabric that was closed: each says whose it is."""
+    """One that runs and is asked, one that was killed, one of another fabric that was closed: each says whose it is."""
     pid = shops.open("one")
     shops.open("two")
     shops.open("three", "closes", PEERFABRIC_FABRIC="far")
     shops.end("two")
     shops.end("three")
     assert states(shops) == [
-        (0, f"running {pid}", "one", "cli", None),
+        (0, f"running {pid}", "one", "cli", 3),
         (1, "left", "two", "cli", 3),
         (2, "left", "three", "far", 3),
     ]

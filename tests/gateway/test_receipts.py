@@ -148,3 +148,11 @@ def test_every_message_has_one_end(seed: int) -> None:
     for _, message in held:
         ends = [fate for fate in message.fate if fate[0] != "extend"]
         assert len(ends) == 1, ends
+
+
+def test_a_long_lease_is_announced() -> None:
+    """The node learns how long the client may take, else it would warn of a handler that hangs."""
+    table, short, long = Receipts("node", b"key"), Fake(), Fake()
+    table.hold(short, 60, 0.0)
+    table.hold(long, 3600, 0.0)
+    assert (short.fate, long.fate) == ([], [("extend", 3600 + receipts_module.SLACK)])

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -203,3 +205,24 @@ def test_a_worker_that_dies_soon_is_started_ever_later(monkeypatch: pytest.Monke
     waits = [later - earlier for earlier, later in pairwise(starts)]
     assert len(waits) == 4
     assert all(waited >= 0.02 * 2**at for at, waited in enumerate(waits))
+
+
+def test_without_the_extra_it_says_what_to_install(runtime: Path) -> None:
+    """In a program, and as a command."""
+    text = """
+        import sys
+        class Nothing:
+            def find_spec(self, name, *_):
+                if name.partition(".")[0] in ("starlette", "uvicorn"):
+                    raise ModuleNotFoundError(name, name=name)
+        sys.meta_path.insert(0, Nothing())
+        from peerfabric import ConfigError
+        try:
+            from peerfabric.gateway import Gateway
+        except ConfigError as error:
+            print(error)
+        """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, check=True, timeout=DEADLINE
+    )
+    assert "pip install 'peerfabric[web]'" in found.stdout

@@ -198,6 +198,16 @@ def test_nodes_of_one_name() -> None:
     assert found[of("messages_accepted_total", node="shop~slot4", queue="q")] == 3
 
 
+def test_no_two_series_are_the_same() -> None:
+    """Prometheus would refuse all of them: processes of containers share pids, and slots of two folders a number."""
+    slots = [node("shop", node_id=f"{id}" * 16, adopted=1, sends=(sending("q", accepted=id),)) for id in (1, 2)]
+    here, there = process(*slots), process(node("shop"))
+    found = parse(metrics.render([here, there, Answered(7, None)], by_pid=True))
+    names = {labels for name, labels in found if name == "peerfabric_messages_accepted_total"}
+    assert names == {(("node", f"shop~slot1~{id * 8}"), ("pid", "7"), ("queue", "q")) for id in ("1", "2")}
+    assert [found[of("process_answers", pid=pid)] for pid in ("7", "7~2", "7~3")] == [1, 1, 0]
+
+
 def test_the_shallowest_of_many_queues_are_one() -> None:
     """Only their depths: their counters are those of ever other queues."""
     queues = tuple(sending(f"q{n}", accepted=n, waiting=n) for n in range(QUEUES_MAX + 3))

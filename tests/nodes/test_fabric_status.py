@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -127,3 +128,18 @@ def test_many_at_a_time(runtime: Path) -> None:
         for thread in threads:
             thread.join()
         assert [names(each) for each in found] == [["a", "b"]] * 12
+
+
+def test_a_folder_of_bytes_that_are_no_text(runtime: Path, tmp_path: Path) -> None:
+    """It is shown, and nothing fails by it."""
+    odd = os.fsdecode(b"l\xe9t")
+    with Node("a", spool=tmp_path / odd) as a, Node("b") as b:
+        b.consumer("jobs", int)
+        a.producer("jobs", int).send(1)
+        eventually(b.peers, "the other node")
+
+        def folders() -> list[str]:
+            statuses = fabric_status(b, 60.0)
+            return [node.spool.folder for each in statuses for node in each.nodes if node.spool is not None]
+
+        eventually(lambda: folders() == [f"{tmp_path}/l\\udce9t"], "the status of the other node")

@@ -98,3 +98,17 @@ def test_tasks_do_not_mix(log: Any) -> None:
 
     sent = asyncio.run(main())
     assert {text: message_id for text, message_id, _, _ in seen} == sent
+
+
+def test_what_a_record_has_stays(log: Any) -> None:
+    """Of who logs, and of another filter in the thread that had the message."""
+    own, seen = log
+    with Node("a") as node:
+        consumer = node.consumer("jobs", int)
+        receipt = node.producer("jobs", int).send(1)
+        record = logging.LogRecord("a users own", logging.INFO, __file__, 1, "later", None, None)
+        with consumer.get(timeout=20):
+            own.info("own", extra={"queue": "of the printer"})
+            assert MessageFilter().filter(record)
+        own.handle(record)
+    assert seen == [("own", receipt.id, "of the printer", 1), ("later", receipt.id, "jobs", 1)]

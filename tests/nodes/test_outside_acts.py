@@ -15,8 +15,8 @@ import pytest
 from peerfabric import BadName, Node, NodeClosed, Options
 from peerfabric.nodes.aio import outside as module
 from peerfabric.nodes.aio.outside import Busy
-from peerfabric.nodes.taps import PER_SECOND, shown_body
-from peerfabric.wire.frames import MSGPACK
+from peerfabric.nodes.taps import COPY_BYTES, PER_SECOND, Taps, shown_body
+from peerfabric.wire.frames import MSGPACK, RAW
 from tests.nodes.conftest import Child, Front, eventually
 from tests.nodes.test_outside import left_behind, outside
 
@@ -374,6 +374,27 @@ def test_a_tap_is_given_few_of_many(runtime: Path) -> None:
             taken += len(batch)
             batch.ack()
         out.flush(60)
+
+
+def test_a_tap_is_given_fewer_that_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single one however large, and then as much in all as of small ones: the I/O thread has other things to do."""
+    now = 0.0
+    monkeypatch.setattr("peerfabric.nodes.taps.clock", lambda: now)
+    seen: list[dict[str, Any]] = []
+    taps = Taps()
+    taps.add("jobs", seen.append)
+
+    def shown(*sizes: int) -> tuple[int, int]:
+        seen.clear()
+        taps.accepted("queue", "jobs", [bytes(size) for size in sizes], None, RAW, 0, lambda index: {})
+        taps.look()
+        return sum("body" in each for each in seen), sum(each.get("skipped", 0) for each in seen)
+
+    assert shown(3 * PER_SECOND * COPY_BYTES, 1) == (1, 1)
+    now = 2.0  # not paid for yet
+    assert shown(1) == (0, 1)
+    now = 4.0
+    assert shown(*[COPY_BYTES] * PER_SECOND) == (PER_SECOND // 2, PER_SECOND // 2)
 
 
 def test_a_tap_that_fails(runtime: Path, caplog: pytest.LogCaptureFixture) -> None:

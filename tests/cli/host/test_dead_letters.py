@@ -132,8 +132,9 @@ def test_a_folder_with_running_and_free_slots(processes: Processes, tmp_path: Pa
     mine = opened(folder)
     try:
         running = node("a", spool=SpoolStatus(folder=str(folder), slot=0), sends=(sending("q"),))
-        processes.looks = [[heard(7, running), heard(8, node("b", spool=SpoolStatus(folder="/other", slot=0)))]]
-        there = Letters(processes, p7=[letter(5, slot=0)], p8=[letter(6, name="b")])
+        other = node("c", spool=SpoolStatus(folder="/other", slot=1))
+        processes.looks = [[heard(7, running, other), heard(8, node("b", spool=SpoolStatus(folder="/other", slot=0)))]]
+        there = Letters(processes, p7=[letter(5, slot=0), letter(7, name="c")], p8=[letter(6, name="b")])
         _, out, err = run("dead", "ls", str(folder), "-o", "json")
         free = [f"desk:{epoch}:q/1", f"desk:{epoch}:q/2"]
         assert ([json.loads(line)["id"] for line in out.splitlines()], err) == (["aaaa:1:q/5", *free], "")

@@ -84,6 +84,7 @@ def test_trace_asks_all_and_looks_at_disks(processes: Processes, tmp_path: Path)
     assert disk.startswith("disk ")
     assert disk.endswith(f"slot 0 of {folder}: waiting: whoever has the slot next sends it")
     states = [json.loads(trace(n, "-o", "json")[1])["state"] for n in (1, 3, 4)]
+    assert run("trace", f"other:{epoch}:q/1", str(folder))[0] == 3
     assert states == ["settled", "a dead letter", "not there: settled long ago, or never stored"]
 
 

@@ -237,6 +237,40 @@ def test_a_forked_child_is_somebody_else(runtime: Path, start: Start) -> None:
     os.kill(forked, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("module", ["peerfabric.nodes.door.requests", "peerfabric.nodes.aio.outside"])
+def test_a_fork_while_what_answers_is_loaded(runtime: Path, start: Start, module: str) -> None:
+    """A child would wait for ever for an import that a thread of its parent was at."""
+    child = start(
+        f"""
+    import os, sys, threading, time
+    from peerfabric import Node
+    from peerfabric.admin import processes
+
+    class Slow:
+        def find_spec(self, name, path, target=None):
+            if name == {module!r}:
+                loading.set()
+                time.sleep(0.5)
+
+    loading = threading.Event()
+    sys.meta_path.insert(0, Slow())
+    node = Node("it")
+    node.statistics()
+    threading.Thread(target=processes, args=(60.0,)).start()
+    assert loading.wait(60)
+    if os.fork() == 0:
+        with Node("child") as other:
+            other.statistics()
+            [found] = [each for each in processes(30.0) if each.pid == os.getpid()]
+            print(found.problem, [each.name for each in found.status.nodes], flush=True)
+        os._exit(0)
+    os.wait()
+    os._exit(0)
+    """
+    )
+    assert child.line() == " ['child']"
+
+
 def test_what_a_process_was_before_exec(runtime: Path, start: Start) -> None:
     """Its socket stays as long as it lives, under its own name, which a node of the new program takes."""
     child = start(
@@ -464,6 +498,16 @@ def test_fifty_processes(runtime: Path, start: Start, record_property: Callable[
         listener.close()
     assert processes() == []
     assert sockets(runtime) == []
+
+
+def test_the_name_of_a_process_stays_the_same(runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the clock, the status and the socket tell of the same start."""
+    [name] = sockets(runtime)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    [answer] = processes()
+    assert answer.status is not None
+    assert answer.path.name == name == f"{os.getpid()}-{answer.status.process.started}.sock"
 
 
 def test_who_lives() -> None:

@@ -8,9 +8,13 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from peerfabric.nodes.door.requests import (
     answer,
     cut,
 )
+from peerfabric.nodes.platform import DESCRIPTORS
 from peerfabric.status import NodeStatus, Process, Status
 from tests.nodes.conftest import Child, eventually
 from tests.nodes.door.test_door import names, own, raw
@@ -396,11 +401,47 @@ def test_lines_that_came_too_fast() -> None:
     taken = list(lines.take())
     assert (len(taken), taken[-2], taken[-1]) == (LINES_MAX + 1, {"n": LINES_MAX - 1}, {"skipped": 3})
     assert list(lines.take()) == []
-    lines.close()
-    lines.put({"n": 1})  # somebody was about to
+
+
+def test_who_still_puts_when_a_stream_has_ended(door: Path, fakes: list[Fake]) -> None:
+    """He does not write into what has got the number of its descriptor meanwhile."""
+    with follow(door, "tap", name="jobs"):
+        put = fakes[0].puts[0]
+    eventually(lambda: fakes[0].puts == [] and names() == ["peerfabric-admin"], "the end of the tap")
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(100)]
+        for number in range(3):
+            put({"n": number})
+        assert [os.fstat(file.fileno()).st_size for file in files] == [0] * len(files)
+
+
+def test_a_stream_that_has_ended_keeps_no_descriptor() -> None:
+    """Once nobody can put any more."""
+    before = len(os.listdir(DESCRIPTORS))
+    lines = [Lines() for _ in range(50)]
+    assert len(os.listdir(DESCRIPTORS)) > before
+    lines.clear()
+    assert len(os.listdir(DESCRIPTORS)) == before
 
 
 # Anything at all
+
+
+def test_names_of_bytes_that_are_no_text(monkeypatch: pytest.MonkeyPatch, door: Path, fakes: list[Fake]) -> None:
+    """Programs, folders, threads and tasks may have them; they are shown, and nothing fails by them."""
+    odd = os.fsdecode(b"l\xe9t")
+    monkeypatch.setattr(sys, "argv", [odd])
+    fakes[0].letters = [{"id": "1", "headers": {odd: [odd]}}]
+    found = ask(door, "status")["process"]["argv0"], ask(door, "dead")["letters"][0]["headers"]
+    assert found == ("l\\udce9t", {"l\\udce9t": ["l\\udce9t"]})
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait, name=odd)
+    thread.start()
+    assert "l\\udce9t" in [each["name"] for each in ask(door, "stacks")["stacks"]]
+    end.set()
+    thread.join(60)
+    with pytest.raises(ConfigError, match="plain values"):
+        ask(door, "purge", queue=odd)
 
 
 def test_fuzzed_requests(door: Path, fakes: list[Fake]) -> None:
@@ -450,6 +491,24 @@ def test_answers_that_are_none(runtime: Path, monkeypatch: pytest.MonkeyPatch) -
         later = b'{"process":{"pid":1,"started":2,"later":3}}\n'
         monkeypatch.setattr(conversation, "_line", lambda found: later)
         assert processes(30)[0].status == Status(process=Process(pid=1, started=2))
+
+
+def test_a_process_that_closes_its_last_node_while_it_is_asked(runtime: Path, door: Path) -> None:
+    """There is nothing to tell of it, and nothing is wrong with it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = door.with_name(f"{os.getpid()}-1.sock")
+        listener.bind(str(path))
+        listener.listen()
+
+        def close() -> None:
+            connection, _ = listener.accept()
+            path.unlink()
+            connection.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        assert [found.path for found in processes(60)] == [door]
+        thread.join(60)
 
 
 # Documentation
