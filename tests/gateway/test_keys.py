@@ -255,6 +255,43 @@ def test_a_disk_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     run(story)
 
 
+def test_a_key_is_free_again_once_the_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message was refused for a full disk, and so was the note that its key is free: when there is room it is."""
+    monkeypatch.setattr("peerfabric.gateway.keys.PATIENCE", 0.05)
+
+    async def story() -> None:
+        path = str(tmp_path / "keys")
+        keys = Keys(path)
+        await keys.open()
+        claim = await keys.claim("a", "k", b"")
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SpoolError):
+            await keys.release(claim)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        again = await keys.claim("a", "k", b"other")
+        assert again.status == 0
+        await keys.note(again, 202, b"x")
+        assert (await keys.claim("a", "k", b"other")).answer == b"x"
+        await keys.close()
+
+    run(story)
+
+
+def test_a_full_disk_is_told_as_that(tmp_path: Path) -> None:
+    async def story() -> None:
+        keys = Keys(str(tmp_path / "keys"))
+        await keys.open()
+        assert keys._db is not None
+        await keys._do(lambda: keys._db.execute("PRAGMA max_page_count = 1"))  # type: ignore[union-attr]
+        with pytest.raises(SpoolError, match=r"full; free some space$"):
+            await asyncio.gather(*(keys.claim("a", f"{number}" * 50, b"") for number in range(200)))
+        await keys.close()
+
+    run(story)
+
+
 def test_a_request_is_not_failed_by_its_key(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is sent it is, as it could be done twice; afterwards the message is accepted, and so is the answer."""
     keys = gate.gateway.keys
