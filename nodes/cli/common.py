@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,14 +12,17 @@ import click
 import msgspec
 
 from peerfabric.nodes.blocking.node import Node
+from peerfabric.nodes.cli.exits import log_to_stderr
 from peerfabric.nodes.cli.output import Form
 from peerfabric.nodes.config import SECRET_VARIABLE, VARIABLES, merged
 from peerfabric.options import Options
+from peerfabric.reports import PeerView
 
 DRAIN_TIMEOUT: Final = 1.0
 """Seconds for settling what is left at the end. Commands wait themselves for what matters, so it is after Ctrl-C."""
 
-
+LOOK_TIME: Final = 0.5
+"""Seconds to link with those of this host, where a proposal is looked for."""
 OURS: Final = frozenset({"fabric", "reach", "secret", "peers", "discovery", "interfaces", "allow", "revoked"})
 """The keys of a configuration that commands follow. The others are of the one node that it was written for: a command
 that took its name, identity, spool or port would be a second copy of it."""
@@ -63,11 +66,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return Node(self.name, **arguments)
 
 
+def all_peers(node: Node) -> list[PeerView]:
+    """The peers, also those with which `node` has nothing in common, with what they use; it takes a moment."""
+    node.look_at_all()
+    time.sleep(LOOK_TIME)
+    return node.peers()
+
+
 def forget_variables() -> None:
     """Take what configures a node out of the environment, when it was read; only what holds a secret is left."""
     for variable in VARIABLES:
         if variable != SECRET_VARIABLE:
             os.environ.pop(variable, None)
+
+
+class Listed(click.Group):
+    """A group whose help has the first sentence of each of its commands, or what is before a colon of a long one."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        names = self.list_commands(ctx)
+        room = formatter.width - 6 - max(map(len, names))
+        rows = []
+        for name in names:
+            text = " ".join((self.commands[name].help or "").partition("\n\n")[0].split())
+            sentence = text.partition(". ")[0].removesuffix(".")
+            rows.append((name, sentence if len(sentence) <= room else sentence.partition(":")[0]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 output_option = click.option(
@@ -106,7 +131,7 @@ def joins_fabric(command: Callable[..., None]) -> Callable[..., None]:
         output: str,
         **rest: Any,
     ) -> None:
-        logging.basicConfig(format="peerfabric: %(message)s", level=logging.INFO if verbose else logging.WARNING)
+        log_to_stderr(verbose=verbose)
         settings = Settings(
             fabric=fabric, peers=peers, name=name, output=Form(output), config=config, identity=identity
         )

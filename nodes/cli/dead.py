@@ -10,7 +10,7 @@ import click
 
 from peerfabric.errors import counted
 from peerfabric.names import is_name
-from peerfabric.nodes.cli.common import output_option
+from peerfabric.nodes.cli.common import Listed, output_option
 from peerfabric.nodes.cli.dead_on_disk import (
     LISTER,
     count_in,
@@ -23,6 +23,7 @@ from peerfabric.nodes.cli.dead_on_disk import (
 from peerfabric.nodes.cli.exits import Failure
 from peerfabric.nodes.cli.host.completion import queues_there
 from peerfabric.nodes.cli.host.dead_letters import LETTERS_MAX, RunningLetters
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.offline import check_choice, confirmed, warn, when, yes_option
 from peerfabric.nodes.cli.output import Form, print_entries, print_line, printable, to_json
 from peerfabric.nodes.cli.slots import Place, parse_ids, slot_option
@@ -86,7 +87,7 @@ def _of_fabric(fabric: str | None) -> str | None:
     return fabric or os.environ.get(FABRIC_VARIABLE) or None
 
 
-@click.group()
+@click.group(cls=Listed)
 def dead() -> None:
     """What queues have given up, kept for a person: of running nodes, and with FOLDER of those that are gone.
 
@@ -179,7 +180,8 @@ class Chosen:
         found = words(given)
         if found.ids and found.queues:
             raise click.UsageError("name ids or queues, not both")
-        check_choice((*found.ids, *found.queues), everything=everything)
+        if not found.queues:  # all of a queue is what its name says by itself
+            check_choice(found.ids, everything=everything)
         self.running = RunningLetters(_of_fabric(fabric), found.folder, slot)
         self._queues: tuple[str | None, ...] = found.queues or (None,)
         self._named = bool(found.ids)
@@ -202,7 +204,8 @@ class Chosen:
             self.places = places_of(found.folder, left, found.queues, slot, self.running.slots)
         if found.queues and not self.letters and not self.places:
             who = "no running node has" if found.folder is None else f"{found.folder} has no"
-            raise Failure(f"{who} dead letters of queue {', '.join(found.queues)}; see {LISTER}")
+            near = did_you_mean(found.queues[0], self.running.queues()) if len(found.queues) == 1 else ""
+            raise Failure(f"{who} dead letters of queue {', '.join(found.queues)}{near}; see {LISTER}")
 
     def _listed(self) -> list[dict[str, Any]]:
         return [letter for queue in self._queues for letter in self.running.letters(queue)]

@@ -16,6 +16,7 @@ from peerfabric.nodes.cli.checks.situation import Check, Finding, Level, Situati
 from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.common import output_option
 from peerfabric.nodes.cli.exits import Exit
+from peerfabric.nodes.cli.host.completion import nodes_there
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -43,7 +44,7 @@ _STYLES: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold 
 
 
 @click.command()
-@click.argument("peer", required=False, default="")
+@click.argument("peer", required=False, default="", shell_complete=nodes_there)
 @click.option("--fabric", metavar="NAME", help="The fabric to look at.  [default: as configured]")
 @click.option("--peer", "peers", metavar="ENDPOINT", multiple=True, help="A node to look at; repeatable.")
 @click.option("--config", metavar="PATH", help="A TOML file.  [default: $PEERFABRIC_CONFIG]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -20,6 +21,7 @@ from peerfabric.errors import (
     IdentityInUse,
     NoServer,
     QueueFull,
+    RemoteError,
     SpoolError,
     SpoolLocked,
     TimedOut,
@@ -95,10 +97,40 @@ def explained() -> Iterator[None]:
 
 
 def _at_the_terminal(error: FabricError) -> str:
-    """The text of `error`, with commands where it tells programs of methods that do the same."""
-    if not isinstance(error, TimedOut | NoServer):
-        return str(error)  # it may quote others
-    return re.sub(r"node\.(peers|services)\(\)", r"`peerfabric \1`", str(error))
+    """The text of `error` as it is for a terminal."""
+    if isinstance(error, RemoteError | Failure):
+        return str(error)  # it quotes others, or is of a command
+    return at_the_terminal(str(error))
+
+
+_METHODS: Final = (
+    (re.compile(r"\bnode\.dead_letters\((?:queue|QUEUE|\s*)\)"), r"`peerfabric dead ls`"),
+    (re.compile(r"\bnode\.dead_letters\(['\"]([\w.-]+)['\"]\)"), r"`peerfabric dead ls \1`"),
+    (re.compile(r"\bnode\.statistics\(\)"), "`peerfabric queues`"),
+    (re.compile(r"(?<![\w.`])(?:node\.)?(peers|services)\(\)"), r"`peerfabric \1`"),
+)
+
+
+def at_the_terminal(text: str) -> str:
+    """`text` of the library, with commands where it tells programs of methods that do the same."""
+    if "()" in text or "dead_letters" in text:
+        for method, command in _METHODS:
+            text = method.sub(command, text)
+    return text
+
+
+class TerminalFormatter(logging.Formatter):
+    """Lines of the library's log as a command prints them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return at_the_terminal(super().format(record))
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Print warnings of the library, and with `verbose` who joins and leaves."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalFormatter("peerfabric: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING)
 
 
 def end_on_signals() -> None:

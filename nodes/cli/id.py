@@ -69,7 +69,9 @@ def _node_ids(path: str, slots: int) -> list[str]:
         except OSError as error:
             raise Failure(f"{path}: {error.strerror}; let this user read it") from None
         if owner is not None and slots > 1:
-            raise Failure(f"{path} has no {KEY_FILE}, so the ids of further slots are random; peers() shows them")
+            raise Failure(
+                f"{path} has no {KEY_FILE}, so the ids of further slots are random; `peerfabric peers` shows them"
+            )
         if owner is not None:
             return [owner.node_id]
     raise Failure(f"{path} is neither a node's key nor a spool; the first start of its node makes it")

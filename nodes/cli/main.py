@@ -10,6 +10,7 @@ import click
 from peerfabric import __version__
 from peerfabric.nodes.cli.bench import bench
 from peerfabric.nodes.cli.call import call
+from peerfabric.nodes.cli.common import Listed
 from peerfabric.nodes.cli.dead import dead
 from peerfabric.nodes.cli.demo import demo
 from peerfabric.nodes.cli.doctor import doctor
@@ -35,7 +36,7 @@ from peerfabric.nodes.cli.topics import pub, sub
 from peerfabric.nodes.cli.ui import ui
 
 
-class Commands(click.Group):
+class Commands(Listed):
     """The commands, whose errors end in one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:

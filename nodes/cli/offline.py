@@ -31,7 +31,7 @@ SHORT: Final = 200
 """Characters of a body in a table; JSON output has all of it."""
 _NOBODY: Final = "?"
 """The node id of a folder in which nothing says whose it is."""
-_RUNNING: Final = "ask the running node: node.statistics(), node.dead_letters(QUEUE)"
+_RUNNING: Final = "ask the running node: `peerfabric queues`, `peerfabric dead ls`"
 
 _anything: Codec[Any] = Codec(Any, Options().message_bytes_max)
 _extras = msgspec.msgpack.Decoder(list[Extra])
@@ -412,5 +412,7 @@ def check_choice(ids: tuple[str, ...], *, everything: bool) -> None:
     Raises:
         UsageError: In none, or in two.
     """
-    if everything == bool(ids):
+    if ids and everything:
+        raise click.UsageError("ids were named, and --all was given; leave out one of the two")
+    if not ids and not everything:
         raise click.UsageError("name the ids, or give --all")

@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from peerfabric.nodes.cli.exits import pipe_closed
+from peerfabric.nodes.cli.host.text import shortened
 
 T = TypeVar("T")
 
 INDENT: Final = "    "
+TEXT_LEAST: Final = 8
+"""Columns that each text of a table in a terminal has at least, if it has so many letters."""
 ENTRIES_WIDTH: Final = 130
 """Columns from which an id of 60 has some text beside it."""
 
@@ -104,6 +107,25 @@ def print_entries(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
             print_line(line)
 
 
+def print_wrapped(text: str) -> None:
+    """Print a text; in a terminal lines after the first one are indented, and words are not split.
+
+    Raises:
+        SystemExit: The reader has gone.
+    """
+    console = Console()
+    lines = [text] if not console.is_terminal else wrapped(text, console.width, after=INDENT)
+    for line in lines:
+        print_line(line)
+
+
+def wrapped(text: str, width: int, first: str = "", after: str = "") -> list[str]:
+    """`text` in lines of `width` columns, `first` before the first one and `after` before the others."""
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=after, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def print_made(title: str, made: Table) -> None:
     """Print a table as `print_table` does.
 
@@ -113,6 +135,10 @@ def print_made(title: str, made: Table) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=200)
+    # A terminal that is narrower than the numbers wraps them itself; they are not cut.
+    least = sum((column.min_width or TEXT_LEAST) + 1 for column in made.columns) - 1
+    if least > console.width and any(column.min_width for column in made.columns):
+        console = Console(highlight=False, markup=False, emoji=False, width=least, soft_wrap=True)
     try:
         if title:
             console.print(f"\n{title}", style="bold")
@@ -133,19 +159,45 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def number_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1, *, clips: bool = False
+    columns: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1, *, width: int | None = None
 ) -> Table:
-    """A table of numbers, one column apart, after `texts` columns of text, which share what width is left.
+    """A table of numbers, one column apart, after `texts` columns of text, which share the space that is left.
+
+    Numbers and their headers are never cut.
 
     Args:
-        clips: Texts that do not fit end with an ellipsis, so that each row is one line; else they are folded.
+        width: Texts that do not fit in so many columns lose their middle, so that each row is one line, and columns
+            that do not fit are left out, the last ones first; None: texts are folded.
     """
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    shown = len(columns)
+    if width is not None:
+        least = min(TEXT_LEAST * texts, sum(widths[:texts]))
+        while shown > texts + 1 and _room(widths[:shown], texts, width) < least:
+            shown -= 1
+        room = _room(widths[:shown], texts, width)
+        rows = [[*map(shortened, row, _shares(widths[:texts], room)), *row[texts:shown]] for row in rows]
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for place, column in enumerate(columns):
+    for place, column in enumerate(columns[:shown]):
         if place < texts:
-            made.add_column(column, overflow="ellipsis" if clips else "fold", no_wrap=clips, vertical="bottom")
+            made.add_column(column, overflow="fold", no_wrap=width is not None, vertical="bottom")
         else:
-            made.add_column(column, justify="right", no_wrap=True, overflow="ellipsis")
+            made.add_column(column, justify="right", no_wrap=True, min_width=widths[place])
     for row in rows:
         made.add_row(*map(Text, row))
     return made
+
+
+def _room(widths: Sequence[int], texts: int, width: int) -> int:
+    """Columns for all texts, beside the numbers and what is between two cells."""
+    return width - sum(widths[texts:]) - len(widths) + 1
+
+
+def _shares(widths: Sequence[int], room: int) -> list[int]:
+    """A share of `room` for each text; what short ones do not need is for the others."""
+    shares = [0] * len(widths)
+    left = max(room, len(widths))
+    for number, place in enumerate(sorted(range(len(widths)), key=lambda place: widths[place])):
+        shares[place] = min(widths[place], left // (len(widths) - number))
+        left -= shares[place]
+    return shares

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import click
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
-from peerfabric.nodes.cli.output import Form, print_line, print_made, printable, table, to_json
+from peerfabric.nodes.cli.host.door import is_stopped
+from peerfabric.nodes.cli.host.present import pids
+from peerfabric.nodes.cli.output import INDENT, Form, print_line, print_made, printable, table, to_json, wrapped
 from peerfabric.reports import PeerView
 
-COLUMNS = ("name", "state", "reason", "endpoint", "consumes", "produces", "subscribes", "publishes", "serves")
+COLUMNS: Final = (
+    "name",
+    "pid",
+    "state",
+    "reason",
+    "endpoint",
+    "consumes",
+    "produces",
+    "subscribes",
+    "publishes",
+    "serves",
+)
+FIXED: Final = 5
+"""Of these, those before the lists."""
 LOOK_EVERY: Final = 0.25
 """Seconds between two looks of `--watch`."""
 
@@ -46,19 +64,58 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
             _watch(node, settings.output)
             return
         time.sleep(wait)
-        found = _sorted(node.peers())
+        found = seen(node.peers())
         fabric = node.fabric
     if settings.output is Form.JSON:
         for peer in found:
             print_line(to_json(peer))
     elif found:
-        print_made("", _table(found))
+        console = Console()
+        # Without a terminal a line for each, however long.
+        made = _laid_out(found, console.width) if console.is_terminal else _table(found)
+        if isinstance(made, Table):
+            print_made("", made)
+        else:
+            for line in made:
+                print_line(line)
     if not found:
         raise Failure(
             f"nobody else is in fabric {fabric!r}; start a node, name another --fabric, or name one of its nodes "
             f"with --peer; `peerfabric doctor` finds out why one that runs is not seen",
             Exit.NOTHING,
         )
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer as `PeerView` has it, and its process if that is one of this user's on this host, else 0.
+
+    reason  as there, or "stopped"
+    """
+
+    node_id: str
+    name: str
+    state: str
+    endpoint: str = ""
+    consumes: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
+    subscribes: tuple[str, ...] = ()
+    publishes: tuple[str, ...] = ()
+    serves: tuple[str, ...] = ()
+    reason: str = ""
+    pid: int = 0
+
+
+def seen(found: Iterable[PeerView]) -> list[Seen]:
+    """Peers by name, with what the system says of their processes."""
+    there = pids()
+    result = []
+    for peer in found:
+        pid = there.get(peer.node_id, 0)
+        fields = msgspec.structs.asdict(peer)
+        if pid and peer.state not in ("up", "idle") and is_stopped(pid):
+            fields["reason"] = "stopped"
+        result.append(Seen(**fields, pid=pid))
+    return sorted(result, key=lambda peer: (peer.name, peer.node_id))
 
 
 def _watch(node: Node, form: Form) -> None:
@@ -68,22 +125,23 @@ def _watch(node: Node, form: Form) -> None:
             print_line(text)
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            found = _sorted(node.peers())
-            live.update(_table(found) if found else "nobody yet", refresh=True)
+            made = _laid_out(seen(node.peers()), live.console.width)
+            shown = made if isinstance(made, Table) else Text("\n".join(made) or "nobody yet")
+            live.update(shown, refresh=True)
             time.sleep(LOOK_EVERY)
 
 
-def _next_look(node: Node) -> list[PeerView]:
+def _next_look(node: Node) -> list[Seen]:
     time.sleep(LOOK_EVERY)
-    return node.peers()
+    return seen(node.peers())
 
 
-def watched(look: Callable[[], Iterable[PeerView]], form: Form) -> Iterator[str]:
+def watched(look: Callable[[], Iterable[Seen]], form: Form) -> Iterator[str]:
     """A line for each change between two looks: JSON objects with `event` "came", "changed" or "went", or texts."""
-    before: dict[str, PeerView] = {}
+    before: dict[str, Seen] = {}
     while True:
         # An endpoint in peers= that has not answered is there without an id.
-        now = {peer.node_id or peer.endpoint: peer for peer in _sorted(look())}
+        now = {peer.node_id or peer.endpoint: peer for peer in look()}
         for key, peer in now.items():
             if peer != before.get(key):
                 yield _change("changed" if key in before else "came", peer, form)
@@ -93,26 +151,52 @@ def watched(look: Callable[[], Iterable[PeerView]], form: Form) -> Iterator[str]
         before = now
 
 
-def _change(event: str, peer: PeerView, form: Form) -> str:
+def _change(event: str, peer: Seen, form: Form) -> str:
     if form is Form.JSON:
         return to_json({"event": event, "peer": peer})
     return "  ".join(cell for cell in (event, *_row(peer)) if cell)
 
 
-def _sorted(found: Iterable[PeerView]) -> list[PeerView]:
-    return sorted(found, key=lambda peer: (peer.name, peer.node_id))
+def _laid_out(found: Sequence[Seen], width: int) -> Table | list[str]:
+    """A table where it fits, else some lines for each: no name is split."""
+    made = _table(found)
+    if not found or Console(width=1000).measure(made).maximum <= width:
+        return made if found else []
+    lines = []
+    for row, peer in zip(_rows(found), found, strict=True):
+        head = [f"{row[0]} ({peer.pid})" if peer.pid else row[0], *row[2:FIXED]]
+        lines += wrapped("  ".join(cell for cell in head if cell), width, after=INDENT)
+        for column, cell in zip(COLUMNS[FIXED:], row[FIXED:], strict=True):
+            if cell:
+                lines += wrapped(f"{column}: {cell}", width, INDENT, 2 * INDENT)
+    return lines
 
 
-def _table(found: Sequence[PeerView]) -> Table:
+def _table(found: Sequence[Seen]) -> Table:
     """Without columns that are empty, so that it fits a terminal."""
-    rows = [_row(peer) for peer in found]
-    shown = [place for place in range(len(COLUMNS)) if place < 2 or any(row[place] for row in rows)]
+    rows = _rows(found)
+    shown = [place for place in range(len(COLUMNS)) if place in (0, 2) or any(row[place] for row in rows)]
     return table([COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows])
 
 
-def _row(peer: PeerView) -> list[str]:
+def _rows(found: Sequence[Seen]) -> list[list[str]]:
+    """Cells; nodes of one name that are not told apart by their processes are by their ids."""
+    names = Counter((peer.name, peer.pid) for peer in found)
+    rows = []
+    for peer in found:
+        row = _row(peer)
+        if names[peer.name, peer.pid] > 1:
+            row[0] += f" {peer.node_id[:8]}"
+        rows.append(row)
+    return rows
+
+
+def _row(peer: Seen) -> list[str]:
     lists = (peer.consumes, peer.produces, peer.subscribes, peer.publishes, peer.serves)
-    reason = f"cannot reach {peer.endpoint}" if peer.reason == "one-way" else peer.reason
+    reason = {
+        "one-way": f"cannot reach {peer.endpoint}",
+        "stopped": f"it is stopped: kill -CONT {peer.pid}",
+    }.get(peer.reason, peer.reason)
     endpoint = "ipc" if peer.endpoint.startswith("ipc:") else peer.endpoint  # its path tells nobody anything
-    cells = [peer.name, peer.state, reason, endpoint, *(" ".join(names) for names in lists)]
+    cells = [peer.name, str(peer.pid or ""), peer.state, reason, endpoint, *(" ".join(names) for names in lists)]
     return [printable(cell) for cell in cells]

@@ -14,7 +14,9 @@ from peerfabric.errors import TimedOut
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.daemons import beside
-from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.exits import Exit, Failure, at_the_terminal
+from peerfabric.nodes.cli.host.completion import nodes_there
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
 ANSWER_MAX: Final = 2.0
@@ -33,7 +35,7 @@ class Trips(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.argument("peer")
+@click.argument("peer", shell_complete=nodes_there)
 @click.option("-n", "--count", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="How many.")
 @click.option(
     "--interval",
@@ -53,7 +55,13 @@ def ping(peer: str, count: int, interval: float, timeout: float | None, settings
     """
     names, endpoints = _meant(peer)
     with settings.node(*endpoints) as node:
-        found = _first(node, names, timeout)
+        try:
+            found = _first(node, names, timeout)
+        except TimedOut as error:
+            near = did_you_mean(peer, (each.name for each in node.peers()))
+            if not near:
+                raise
+            raise Failure(f"{at_the_terminal(str(error))}{near}", Exit.NOTHING) from None
         trips: list[float] = []
         lost = 0
         for number in range(count):

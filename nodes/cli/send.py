@@ -12,14 +12,16 @@ from peerfabric.errors import TimedOut, Undelivered, counted
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.blocking.producer import Producer
 from peerfabric.nodes.cli.bodies import bodies
-from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
+from peerfabric.nodes.cli.common import Settings, all_peers, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.host.completion import queues_there
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.reports import QueueAccount
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", shell_complete=queues_there)
 @click.argument("body", default="-")
 @click.option("--ttl", metavar="SECONDS", type=float, help="Give up what nobody was handed within this time.")
 @timeout_option("30", "Without any progress, until it gives up; 'none': never.")
@@ -81,9 +83,10 @@ def _why(node: Node, queue: str, account: QueueAccount, timeout: float | None) -
     left = account.waiting + account.in_flight
     consumers = sorted(peer.name for peer in node.peers() if queue in peer.consumes)
     if not consumers:
+        near = did_you_mean(queue, (name for peer in all_peers(node) for name in peer.consumes))
         return (
-            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}: {counted(left, 'message')} not delivered, and "
-            f"gone; start a consumer (`peerfabric take {queue}`), or see `peerfabric peers` for who is there"
+            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}{near}: {counted(left, 'message')} not delivered, "
+            f"and gone; start a consumer (`peerfabric take {queue}`), or see `peerfabric peers` for who is there"
         )
     return (
         f"queue {queue!r}: {counted(left, 'message')} not processed, and nothing happened for {timeout:g} s; "

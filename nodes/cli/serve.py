@@ -63,10 +63,11 @@ class Served:
         With `once`, slots of processes that died with nothing left need nobody.
         """
         messages: list[int] = []
-        unread = 0
+        unread = others = 0
         for sight in self._slots.sights():
             sheet = sight.sheet
             if sheet is None or not sight.is_orphan(self.fabric):
+                others += _is_of_others(sight, self.fabric)
                 continue
             count = _count(sight.folder) if sight.has_died else sheet.left
             if count:
@@ -75,10 +76,10 @@ class Served:
                 unread += 1
             elif self._once:
                 self._vain.add((sight.number, sheet.counter))
-        self._say(messages, unread)
+        self._say(messages, unread, others)
         self._adoption.start()
 
-    def _say(self, messages: list[int], unread: int) -> None:
+    def _say(self, messages: list[int], unread: int, others: int) -> None:
         """Tell that this folder is served, and how many messages are in each slot that has some.
 
         A folder that was mistyped is seen by that: it was made, or nothing is in it.
@@ -86,7 +87,8 @@ class Served:
         parts = [f"{counted(sum(messages), 'message')} in {counted(len(messages), 'slot')}"] if messages else []
         if unread:
             parts.append(f"{counted(unread, 'slot')} that cannot be looked into")
-        left = " and ".join(parts) or "nothing is left in it"
+        nothing = f"nothing of this fabric is left in it, and {counted(others, 'slot')} with messages of another one"
+        left = " and ".join(parts) or (nothing if others else "nothing is left in it")
         made = " (made just now)" if self._is_new else ""
         warn(f"serving {self.folder}{made}, fabric {self._fabric_name}: {left}")
 
@@ -121,6 +123,13 @@ class Served:
             elif sight.queues and (sheet is None or has_some):
                 others.append(sight)
         return ours, others
+
+
+def _is_of_others(sight: SlotSight, fabric: bytes) -> bool:
+    """Whether a slot that nobody has holds messages of another fabric."""
+    sheet = sight.sheet
+    has_some = sheet is not None and bool(sheet.pid or sheet.left)
+    return has_some and sheet is not None and sight.held is False and sheet.fabric not in (b"", fabric)
 
 
 def _runs_elsewhere(sheet: Owner | None) -> bool:

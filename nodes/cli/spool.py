@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from peerfabric.discovery.host import runtime_folder
 from peerfabric.errors import ConfigError, NewerFormat, SpoolError, SpoolLocked, SpoolUnsafe, counted
-from peerfabric.nodes.cli.common import output_option
+from peerfabric.nodes.cli.common import Listed, output_option
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host import door
 from peerfabric.nodes.cli.host.rows import Place as RunningPlace
@@ -56,6 +56,7 @@ from peerfabric.nodes.cli.slots import (
     slots_of,
     slots_with,
 )
+from peerfabric.nodes.settings import FABRIC_VARIABLE
 from peerfabric.ranges import Ranges
 from peerfabric.spool import Log, RealFiles, Spool
 from peerfabric.spool.cursor import CURSOR_BYTES, MARKS_BYTES_MAX
@@ -64,7 +65,7 @@ from peerfabric.spool.format import CURSOR_MAGIC, decode_sheet
 from peerfabric.spool.slots import fabric_mark
 
 
-@click.group()
+@click.group(cls=Listed)
 def spool() -> None:
     """The messages that nodes have left on disk.
 
@@ -114,7 +115,8 @@ def ls(folder: str, output: str) -> None:
         for row in rows:
             print_line(to_json(row))
     elif rows:
-        several = len({row.fabric for row in rows if row.fabric}) > 1
+        ours = os.environ.get(FABRIC_VARIABLE) or "default"
+        several = bool({row.fabric for row in rows if row.fabric} - {ours})
         columns = ("slot", "state", "name", *(("fabric",) if several else ()), "queue")
         numbers = ("messages", "dead", "bytes", "damaged", "oldest")
         table = number_table((*columns, *numbers), [_cells(row, several=several) for row in rows], len(columns))

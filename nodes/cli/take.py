@@ -9,12 +9,13 @@ import click
 from peerfabric.errors import TimedOut, counted
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.host.completion import queues_there
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.nodes.message import Message
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", shell_complete=queues_there)
 @click.option(
     "-n", "--count", type=click.IntRange(min=0), default=1, show_default=True, help="How many; 0: no end to it."
 )

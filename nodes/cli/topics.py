@@ -10,12 +10,13 @@ from peerfabric.errors import TimedOut, counted
 from peerfabric.nodes.cli.bodies import bodies
 from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.host.completion import topics_there
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.nodes.message import Update
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", shell_complete=topics_there)
 @click.argument("body")
 @click.option(
     "--subscribers", type=click.IntRange(min=0), default=1, show_default=True, help="How many to wait for; 0: whoever."
@@ -42,7 +43,7 @@ def pub(topic: str, body: str, subscribers: int, timeout: float | None, settings
 
 
 @click.command()
-@click.argument("pattern")
+@click.argument("pattern", shell_complete=topics_there)
 @click.option(
     "-n", "--count", type=click.IntRange(min=0), default=0, show_default=True, help="How many; 0: no end to it."
 )

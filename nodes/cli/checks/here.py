@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from peerfabric.discovery.host import RUNTIME_VARIABLE
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.cli.checks.situation import Finding, Level, Situation, endpoint_of, host_of, split
 from peerfabric.nodes.config import VARIABLES, configured, merged
@@ -35,6 +36,11 @@ def configuration(situation: Situation) -> Iterator[Finding]:
     told += [f"{key} {len(values[key])} nodes ({sources[key]})" for key in ("allow", "revoked") if key in sources]
     yield _ok("configuration", f"fabric {settings.fabric!r}, reach {settings.reach!r}; {', '.join(told) or 'defaults'}")
     yield from _misspelt(system.environ)
+    runtime = system.environ.get(RUNTIME_VARIABLE)
+    if runtime and not os.path.isabs(runtime):
+        text = f"{RUNTIME_VARIABLE}={runtime} is relative, so nodes that are started in different folders do not meet"
+        step = f"give an absolute path, here {os.path.abspath(runtime)}"
+        yield Finding(check="runtime folder", level=Level.PROBLEM, text=text, step=step)
     if settings.reach == "host":
         level = (
             Level.PROBLEM

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from peerfabric.errors import ConfigError, counted
 from peerfabric.nodes.cli.checks.situation import Finding, Level, Situation, split
+from peerfabric.nodes.cli.exits import at_the_terminal
 from peerfabric.nodes.cli.host.rows import Place, places, sent_queues, taken_queues
 from peerfabric.nodes.cli.host.text import short_age, short_bytes
 
@@ -76,11 +77,13 @@ def _elsewhere(situation: Situation, folder: str) -> Iterator[Finding]:
     ours = situation.settings.fabric if situation.settings is not None else None
     for other in situation.system.elsewhere():
         pids = ", ".join(map(str, sorted(other.pids)[:NAMED_MAX])) + (" …" if len(other.pids) > NAMED_MAX else "")
-        text = f"process {pids} meets others in {other.folder}, and this command looks in {folder}"
+        who, it = ("processes", "they") if len(other.pids) > 1 else ("process", "it")
+        meets = "meet" if len(other.pids) > 1 else "meets"
+        text = f"{who} {pids} {meets} others in {other.folder}, and this command looks in {folder}"
         step = "where they should meet, give all the same PEERFABRIC_RUNTIME: services have no XDG_RUNTIME_DIR"
         level = Level.PROBLEM if ours in other.fabrics else Level.NOTE
         if level is Level.PROBLEM:
-            text += f"; it has nodes of fabric {ours!r}, too"
+            text += f"; {it} {'have' if it == 'they' else 'has'} nodes of fabric {ours!r}, too"
         yield Finding(check="runtime folder", level=level, text=text, step=step)
 
 
@@ -121,7 +124,7 @@ def _of_node(place: Place) -> Iterator[Finding]:
             step = f"peerfabric doctor {peer.name or peer.node_id}" if peer.node_id else "see whether it runs"
             yield Finding(check="peers", level=Level.PROBLEM, text=text, step=step)
     for warned in node.warnings:
-        text, step = split(warned.text)
+        text, step = split(at_the_terminal(warned.text))
         yield Finding(check="warnings", level=Level.NOTE, text=f"node {node.name}: {text}", step=step)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
@@ -11,7 +12,8 @@ from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host.completion import queue_argument
 from peerfabric.nodes.cli.host.door import ask_all
 from peerfabric.nodes.cli.host.look import Look, Looking, looks
-from peerfabric.nodes.cli.host.rows import queue_rows, sent_queues
+from peerfabric.nodes.cli.host.near import did_you_mean
+from peerfabric.nodes.cli.host.rows import queue_rows, sent_queues, taken_queues
 from peerfabric.nodes.cli.offline import confirmed, yes_option
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
@@ -40,9 +42,9 @@ def _at_consumers(do: str, queue: str, looking: Looking) -> None:
     fabric = look.one_fabric(queue)
     asked = ask_all(look.those_with(queue, takes=True), do, queue=queue, fabric=fabric)
     nodes = [node for node in asked.items("nodes") if node.get("done")]
-    asked.told(some=bool(nodes))
+    asked.told()
     if not nodes:
-        _nobody(look, looking, queue, "consumes")
+        _nobody(look, looking, queue, "consumes", asked.problems)
     if looking.output is Form.JSON:
         for node in nodes:
             print_line(to_json({"queue": queue, "did": do, **node}))
@@ -69,9 +71,9 @@ def purge(queue: str, yes: bool, looking: Looking) -> None:
     asked = ask_all(look.those_with(queue, takes=False), "purge", queue=queue, fabric=fabric)
     senders = {node.node_id for _, node, _ in look.places if queue in sent_queues(node)}
     nodes = [node for node in asked.items("nodes") if node.get("purged") or node.get("node_id") in senders]
-    asked.told(some=bool(nodes))
+    asked.told()
     if not nodes:
-        _nobody(look, looking, queue, "sends to")
+        _nobody(look, looking, queue, "sends to", asked.problems)
     if looking.output is Form.JSON:
         for node in nodes:
             print_line(to_json({"queue": queue, "did": "purge", **node}))
@@ -80,10 +82,12 @@ def purge(queue: str, yes: bool, looking: Looking) -> None:
     print_line(f"{queue}: {counted(dropped, 'message')} dropped at {counted(len(nodes), 'producer')}")
 
 
-def _nobody(look: Look, looking: Looking, queue: str, does: str) -> NoReturn:
-    if not look.places:
+def _nobody(look: Look, looking: Looking, queue: str, does: str, problems: Sequence[str]) -> NoReturn:
+    if not look.places and not problems:
         looking.nobody(look)
-    raise Failure(
-        f"no node that answers on this host {does} {queue!r}; see `peerfabric queues`, or do it on the hosts that do",
-        Exit.NOTHING,
-    )
+    near = did_you_mean(queue, (name for _, node, _ in look.places for name in sent_queues(node) | taken_queues(node)))
+    there = f"no node that answers on this host {does} {queue!r}{near}"
+    if problems:
+        who = "a process that" if len(problems) == 1 else f"{len(problems)} processes that"
+        raise Failure(f"{there}; {who} did not answer may: nothing was done there", Exit.NOTHING)
+    raise Failure(f"{there}; see `peerfabric queues`, or do it on the hosts that do", Exit.NOTHING)

@@ -57,7 +57,7 @@ class RunningLetters:
                 Exit.NOTHING,
             )
         if folder is None:
-            look.tell()
+            look.tell(of_queues=False)  # letters are asked for by themselves, of all queues
 
     def _processes(self) -> list[Heard]:
         if self._nodes is None:
@@ -71,6 +71,10 @@ class RunningLetters:
     def has(self, identity: str) -> bool:
         """Whether the node whose message that was runs and answers: then no slot on disk has to be asked."""
         return any(identity.startswith(f"{node.node_id}:") for _, node, _ in self.look.places if not node.engine)
+
+    def queues(self) -> set[str]:
+        """Queues of which there are some."""
+        return {str(letter["queue"]) for letter in self.letters(None)}
 
     def letters(self, queue: str | None, *, whole: bool = False) -> list[dict[str, Any]]:
         """Those of one queue, or all, each once."""

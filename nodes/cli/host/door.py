@@ -10,7 +10,7 @@ import msgspec
 
 from peerfabric.errors import FabricError
 from peerfabric.nodes.cli.daemons import beside
-from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.host.present import shown
 from peerfabric.nodes.cli.offline import warn
 from peerfabric.nodes.io.waiting import clock
 from peerfabric.status import Status
@@ -19,13 +19,14 @@ T = TypeVar("T")
 
 LOOK_TIMEOUT: Final = 1.0
 """Seconds until a process that does not answer a look counts as silent."""
+SILENT_TIMEOUT: Final = 1.0
+"""Seconds for whoever was silent when looked at: who does not answer a look is not waited for."""
 ACT_TIMEOUT: Final = 10.0
 """Seconds for a request that changes something, or reads disks."""
 QUEUES_MAX: Final = 500
 """Queues of each node that a look asks for, deepest first: as many as a node shows."""
 
 NAMES_MAX: Final = 3
-STOPPED: Final = "no answer: it is stopped (SIGSTOP, or a debugger)"
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +63,13 @@ def answers(timeout: float = LOOK_TIMEOUT, *, queues: int = QUEUES_MAX, folder: 
     for answer in admin.answers(timeout, queues=queues, folder=folder):
         problem = answer.problem
         if answer.status is None and is_stopped(answer.pid):
-            problem = STOPPED
+            problem = stopped(answer.pid)
         yield Heard(
             pid=answer.pid,
             started=answer.started,
             status=answer.status,
             problem=problem,
-            name=_program(answer.pid) if answer.status is None else named(answer.status),
+            name=str(shown(answer.pid)) if answer.status is None else named(answer.status),
             at=clock(),
             asked=answer,
         )
@@ -80,12 +81,9 @@ def named(status: Status) -> str:
     return ", ".join(names[:NAMES_MAX]) + (" …" if len(names) > NAMES_MAX else "")
 
 
-def _program(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
+def stopped(pid: int) -> str:
+    """What is said of a process that is stopped."""
+    return f"no answer: it is stopped; `kill -CONT {pid}` lets it go on"
 
 
 def is_stopped(pid: int) -> bool:
@@ -127,29 +125,39 @@ class Asked:
         """The objects in this list of each answer, with the `pid` they are of."""
         return [{**item, "pid": process.pid} for process, answer in self.answers for item in answer.get(name, ())]
 
-    def told(self, *, some: bool) -> None:
-        """Tell of those that did not answer.
-
-        Args:
-            some: Others did what was asked. Else it is not known whether it was done.
-
-        Raises:
-            Failure: Nobody did, and not all were heard.
-        """
+    def told(self) -> None:
+        """Tell on standard error of those that did not answer."""
         for problem in self.problems:
             warn(problem)
-        if self.problems and not some:
-            raise Failure("nothing was done where an answer came; look at the processes that gave none", Exit.NOTHING)
 
 
 def ask_all(processes: list[Heard], do: str, *, timeout: float = ACT_TIMEOUT, **arguments: Any) -> Asked:
-    """Let several processes do something, all at once, so that one that is stopped delays nobody."""
+    """Let several processes do something, all at once, so that one that does not answer delays nobody.
+
+    One that is stopped is not asked: it would do it whenever it goes on.
+    """
     asked = Asked()
-    for process, future in _started(processes, lambda each: ask(each, do, timeout=timeout, **arguments)):
+    ask_now = []
+    for process in processes:
+        if is_stopped(process.pid):
+            asked.problems.append(f"{process.title}: {stopped(process.pid)}")
+        else:
+            ask_now.append(process)
+
+    def call(process: Heard) -> dict[str, Any]:
+        patience = timeout if process.status is not None else min(timeout, SILENT_TIMEOUT)
+        return ask(process, do, timeout=patience, **arguments)
+
+    for process, future in _started(ask_now, call):
         try:
             asked.answers.append((process, future.result(timeout + 1.0)))
         except (FabricError, OSError, TimeoutError) as error:
-            asked.problems.append(f"{process.title}: {error or 'did not answer'}")
+            if is_stopped(process.pid):
+                asked.problems.append(f"{process.title}: {stopped(process.pid)}")
+            elif process.status is None and type(error).__name__ == "NotAnswered":
+                asked.problems.append(f"{process.title}: {process.problem}; see `peerfabric stacks {process.pid}`")
+            else:
+                asked.problems.append(f"{process.title}: {error or 'did not answer'}")
     return asked
 
 

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import click
+import msgspec
 
 from peerfabric.nodes.blocking.node import Node
 from peerfabric.nodes.cli.common import Settings, output_option
 from peerfabric.nodes.cli.daemons import beside
-from peerfabric.nodes.cli.exits import Exit, Failure
+from peerfabric.nodes.cli.exits import Exit, Failure, at_the_terminal
 from peerfabric.nodes.cli.host import door
 from peerfabric.nodes.cli.host.door import QUEUES_MAX, Heard
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.host.rows import Place, places, sent_queues, taken_queues
 from peerfabric.nodes.cli.offline import warn
 from peerfabric.nodes.cli.output import Form
@@ -64,18 +66,38 @@ class Look:
 
     def warnings(self) -> list[tuple[str, Warned]]:
         """What nodes warn of, with their names, the longest first."""
-        found = [(node.name, warned) for _, node, _ in self.places for warned in node.warnings]
+        found = [
+            (node.name, msgspec.structs.replace(warned, text=at_the_terminal(warned.text)))
+            for _, node, _ in self.places
+            for warned in node.warnings
+        ]
         return sorted(found, key=lambda pair: -pair[1].since)
 
-    def tell(self) -> None:
-        """Say on standard error what is missing in this look."""
+    def tell(self, *, of_queues: bool = True) -> None:
+        """Say on standard error what is missing in this look.
+
+        Args:
+            of_queues: It is about all queues, so those matter that nodes have left out.
+        """
         for each in self.silent:
             warn(f"{each.title}: {each.problem}; what it has is not shown")
         for _, node, _ in self.places:
             if node.engine:
                 warn(f"node {node.name}: {node.engine}; what it has is not shown: `peerfabric stacks`")
-        if self.left_out:
+        if of_queues and self.left_out:
             warn(f"{self.left_out:,} queues are not shown, the shallowest of nodes with more than {QUEUES_MAX:,}")
+
+    def nobody_text(self) -> str:
+        """What is said where no node was seen."""
+        fabrics = sorted({node.fabric for status, _ in self.statuses for node in status.nodes} - {self.fabric})
+        if self.fabric is not None and fabrics:
+            there = ", ".join(map(repr, fabrics))
+            near = did_you_mean(self.fabric, fabrics)
+            return f"no node of fabric {self.fabric!r} answers here{near}; there are nodes of {there}"
+        return (
+            "no node of this user answers on this host; start one, or see `peerfabric doctor`: it may have another "
+            "runtime folder, or PEERFABRIC_ADMIN=off"
+        )
 
     def those_with(self, queue: str, *, takes: bool) -> list[Heard]:
         """The processes whose nodes consume a queue, or else send to it; those that were not heard may, too."""
@@ -146,15 +168,7 @@ class Looking:
             Failure: Always; it says what can be done.
         """
         look.tell()
-        fabrics = sorted({node.fabric for status, _ in look.statuses for node in status.nodes} - {look.fabric})
-        if look.fabric is not None and fabrics:
-            there = ", ".join(map(repr, fabrics))
-            raise Failure(f"no node of fabric {look.fabric!r} answers here; there are nodes of {there}", Exit.NOTHING)
-        raise Failure(
-            "no node of this user answers on this host; start one, or see `peerfabric doctor`: it may have another "
-            "runtime folder, or PEERFABRIC_ADMIN=off",
-            Exit.NOTHING,
-        )
+        raise Failure(look.nobody_text(), Exit.NOTHING)
 
 
 _fabric_option = click.option(

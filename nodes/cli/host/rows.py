@@ -26,8 +26,9 @@ class QueueRow(msgspec.Struct, kw_only=True):
     """One queue of a fabric, over all nodes that were asked.
 
     waiting             messages at producers that nobody was handed yet; those `on_disk` only are not among them
-    oldest              age of the oldest that could be sent now; None if nothing waits
+    oldest              age of the oldest that could be sent now; None if nothing waits, or all of it later on
     oldest_unsettled    age of the oldest that is not settled; an upper bound within one frame's size
+    producers           nodes that send to it, by `producer_names`
     consumers           nodes that consume it: those that were asked, and those that producers tell of
     in_rate             messages accepted a second, and `out_rate` acked, between two looks; None: there was one look.
                         Where no producer was asked they are those that came to consumers, and were processed
@@ -44,7 +45,9 @@ class QueueRow(msgspec.Struct, kw_only=True):
     oldest: float | None = None
     oldest_unsettled: float | None = None
     producers: int = 0
+    producer_names: tuple[str, ...] = ()
     consumers: int = 0
+    consumer_names: tuple[str, ...] = ()
     paused: int = 0
     in_rate: float | None = None
     out_rate: float | None = None
@@ -64,6 +67,11 @@ class QueueRow(msgspec.Struct, kw_only=True):
     def depth(self) -> int:
         """Messages that nobody has."""
         return self.waiting + self.on_disk
+
+    @property
+    def delayed(self) -> bool:
+        """Whether all that waits does so for its next attempt."""
+        return bool(self.waiting) and self.oldest is None
 
 
 class TopicRow(msgspec.Struct, kw_only=True):
@@ -158,15 +166,22 @@ def queue_rows(now: Sequence[Place], before: Sequence[Place] | None = None) -> l
     sends: dict[tuple[str, str], list[Sending]] = defaultdict(list)
     takes: dict[tuple[str, str], list[Taking]] = defaultdict(list)
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    senders: dict[tuple[str, str], list[str]] = defaultdict(list)
+    told: dict[tuple[str, str], set[str]] = defaultdict(set)  # by consumers
     for _, node, _ in now:
         for sending in node.sends:
             sends[node.fabric, sending.queue].append(sending)
+            senders[node.fabric, sending.queue].append(node.name)
         for taking in node.takes:
             takes[node.fabric, taking.queue].append(taking)
             names[node.fabric, taking.queue].append(node.name)
+            told[node.fabric, taking.queue].update(taking.producers)
     rows = [
         _queue_row(*key, sends.get(key, []), takes.get(key, []), names.get(key, [])) for key in sorted({*sends, *takes})
     ]
+    for row in rows:
+        own = senders[row.fabric, row.queue]
+        row.producer_names = tuple(sorted([*own, *(told[row.fabric, row.queue] - {*own})]))
     if before is not None:
         _fill_rates(rows, _queue_counts(now), _queue_counts(before))
     return rows
@@ -191,6 +206,7 @@ def _queue_row(fabric: str, queue: str, sends: list[Sending], takes: list[Taking
         oldest_unsettled=_oldest(sending.oldest_unsettled for sending in sends),
         producers=len(sends),
         consumers=consumers.total(),
+        consumer_names=tuple(sorted(consumers.elements())),
         paused=sum(taking.paused for taking in takes),
         redelivered=sum(account.redelivered for account in accounts),
         dead=sum(sending.letters.count for sending in sends),

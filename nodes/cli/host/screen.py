@@ -15,7 +15,7 @@ from peerfabric.nodes.cli.host.look import Look
 from peerfabric.nodes.cli.host.queues import COLUMNS, queue_cells
 from peerfabric.nodes.cli.host.rows import HandRow, NodeRow, Place, QueueRow, hand_rows, node_rows, queue_rows
 from peerfabric.nodes.cli.host.text import clipped, short_age, short_bytes, short_number
-from peerfabric.nodes.cli.output import number_table, printable
+from peerfabric.nodes.cli.output import number_table, printable, wrapped
 
 T = TypeVar("T")
 
@@ -90,13 +90,15 @@ def screen(seen: Seen, view: View, width: int, height: int) -> RenderableType:
     parts: list[RenderableType] = list(head)
     if queues:
         rows = [queue_cells(row, several_fabrics=several) for row in _fitting(queues, room - for_nodes)]
-        parts += ["", number_table(COLUMNS, rows, clips=True), *_cut(len(queues) - len(rows), "queue")]
+        parts += ["", number_table(COLUMNS, rows, width=width), *_cut(len(queues) - len(rows), "queue")]
     elif seen.look.places:
         parts += ["", Text("no queues" + (f" with {view.filter!r} in their names" if view.filter else ""), "dim")]
+    if not seen.look.places:
+        parts += ["", *(Text(line) for line in wrapped(seen.look.nobody_text(), width))]
     parts += hands
     if nodes:
         cells = [node_cells(row, several_fabrics=several) for row in _fitting(nodes, for_nodes)]
-        parts += ["", number_table(NODE_COLUMNS, cells, 2, clips=True), *_cut(len(nodes) - len(cells), "node")]
+        parts += ["", number_table(NODE_COLUMNS, cells, 2, width=width), *_cut(len(nodes) - len(cells), "node")]
     parts.append(_keys(view, width))
     return Group(*parts)
 

@@ -12,7 +12,7 @@ from peerfabric.nodes.cli.common import timeout_option
 from peerfabric.nodes.cli.daemons import beside
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host import door
-from peerfabric.nodes.cli.host.completion import queues_there
+from peerfabric.nodes.cli.host.completion import queues_and_topics_there
 from peerfabric.nodes.cli.host.door import Heard
 from peerfabric.nodes.cli.host.look import Looking, looks
 from peerfabric.nodes.cli.offline import warn
@@ -55,7 +55,7 @@ class Taps:
 
 
 @click.command()
-@click.argument("name", metavar="QUEUE|PATTERN", shell_complete=queues_there)
+@click.argument("name", metavar="QUEUE|PATTERN", shell_complete=queues_and_topics_there)
 @click.option(
     "-n", "--count", type=click.IntRange(min=0), default=0, show_default=True, help="How many; 0: no end to it."
 )

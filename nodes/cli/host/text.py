@@ -48,6 +48,14 @@ def short_bytes(count: int) -> str:
     raise AssertionError(count)
 
 
+def shortened(text: str, width: int) -> str:
+    """`text` in at most `width` columns, without its middle: names of one family differ at their ends."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
 def clipped(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
     return text if len(text) <= width else f"{text[: width - 1]}…"

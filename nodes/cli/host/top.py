@@ -20,7 +20,7 @@ from rich.live import Live
 from peerfabric.errors import FabricError
 from peerfabric.nodes.cli.daemons import beside
 from peerfabric.nodes.cli.host import door
-from peerfabric.nodes.cli.host.door import STOPPED, Heard
+from peerfabric.nodes.cli.host.door import Heard
 from peerfabric.nodes.cli.host.look import Look, Looking, looks_around
 from peerfabric.nodes.cli.host.queues import COLUMNS, interval_option, queue_cells, two_looks
 from peerfabric.nodes.cli.host.rows import hand_rows
@@ -142,7 +142,9 @@ class Watch:
             problems = [self._problem] if self._problem else []
         # The system says at once that a process is stopped, and after its answer is out of date.
         heard = [
-            msgspec.structs.replace(each, status=None, problem=STOPPED) if door.is_stopped(each.pid) else each
+            msgspec.structs.replace(each, status=None, problem=door.stopped(each.pid))
+            if door.is_stopped(each.pid)
+            else each
             for each in latest
         ]
         return Seen(self._put_together(heard, others), self._put_together(before, others_before).places, problems)

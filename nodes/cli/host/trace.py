@@ -39,7 +39,7 @@ def trace(identity: str, folders_given: tuple[str, ...], looking: Looking) -> No
         warn(problem)
     for item in found:
         print_line(to_json(item) if looking.output is Form.JSON else line(item))
-    look.tell()
+    look.tell(of_queues=False)
     if not found:
         raise Failure(
             f"nobody who answers on this host knows {identity}: it was settled long ago, or is of another host, or in "

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from peerfabric.nodes.cli.common import Settings
 from peerfabric.nodes.cli.host import door
-from peerfabric.nodes.cli.host.door import STOPPED, Heard
+from peerfabric.nodes.cli.host.door import Heard, stopped
 from peerfabric.nodes.cli.host.look import Look, Looking
 from peerfabric.nodes.cli.host.screen import ORDERS, Seen, View, chosen_queues, screen
 from peerfabric.nodes.cli.host.top import Watch, pressed
