@@ -85,8 +85,9 @@ def _why(node: Node, queue: str, account: QueueAccount, timeout: float | None) -
     if not consumers:
         near = did_you_mean(queue, (name for peer in all_peers(node) for name in peer.consumes))
         return (
-            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}{near}: {counted(left, 'message')} not delivered, "
-            f"and gone; start a consumer (`peerfabric take {queue}`), or see `peerfabric peers` for who is there"
+            f"nobody consumes queue {queue!r} in fabric {node.fabric!r}{near}: {counted(left, 'message')} "
+            f"not delivered, and gone; start a consumer (`peerfabric take {queue}`), or see `peerfabric peers` for who "
+            f"is there"
         )
     return (
         f"queue {queue!r}: {counted(left, 'message')} not processed, and nothing happened for {timeout:g} s; "

@@ -642,6 +642,16 @@ def with_nodes(*nodes: NodeStatus, **process: Any) -> Heard:
     return Heard(pid=7, started=1, status=status, name="desk")
 
 
+def test_a_relative_runtime_folder(system: FakeSystem) -> None:
+    """Where it is depends on who starts a node."""
+    system.without(PEERFABRIC_RUNTIME="run")
+    [found] = of_host(system, "runtime folder")
+    assert (found.level, "PEERFABRIC_RUNTIME=run is relative" in found.text) == (Level.PROBLEM, True)
+    assert found.step.endswith("/run")
+    system.without(PEERFABRIC_RUNTIME="/run/shop")
+    assert of_host(system, "runtime folder") == []
+
+
 def test_processes_that_cannot_be_seen() -> None:
     """Another runtime folder is a problem where it has nodes of our fabric; so is one that does not answer."""
     system = FakeSystem()
@@ -653,7 +663,9 @@ def test_processes_that_cannot_be_seen() -> None:
     same, other = of_host(system, "runtime folder")
     _, silent = of_host(system, "processes")
     assert (same.level, other.level, silent.level) == (Level.PROBLEM, Level.NOTE, Level.PROBLEM)
-    assert "process 8, 9 meets others in /tmp/peerfabric-0" in same.text
+    assert "processes 8, 9 meet others in /tmp/peerfabric-0" in same.text
+    assert "they have nodes of fabric" in same.text
+    assert "process 10 meets others in /run/other" in other.text
     assert "process 11 (python): no answer" in silent.text
     assert "kill -CONT 11" in silent.step
     system.processes = []

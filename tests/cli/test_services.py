@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 from peerfabric import Node
+from peerfabric.nodes.cli.services import Service
+from peerfabric.reports import ServerView, ServiceView
 from tests.cli.conftest import Start, ended
 
 
@@ -59,7 +62,48 @@ def test_no_reply_in_time(start: Start, node: Node) -> None:
     given_up.set()
     code, out, err = ended(start("call", "slow.got", "3"))
     step = "look at its name and at `peerfabric services`, and start a node that serves it in the same fabric"
-    assert (code, out, err) == (3, "", f"peerfabric: service 'slow.got': nobody serves it; {step}\n")
+    assert (code, out, err) == (
+        3,
+        "",
+        f"peerfabric: service 'slow.got': nobody serves it (did you mean 'slow.get'?); {step}\n",
+    )
+
+
+def test_calls_are_those_that_run_and_wait(start: Start, node: Node) -> None:
+    """Also where nobody has asked that server before."""
+    let_go = threading.Event()
+
+    @node.serve("bake", concurrency=2, waiting=9)
+    def bake(number: int) -> int:
+        assert let_go.wait(60)
+        return number
+
+    with Node("caller") as caller:
+
+        def asks(number: int) -> None:
+            list(caller.stream("bake", number, reply_type=int, timeout=60))
+
+        calls = [threading.Thread(target=asks, args=(number,)) for number in range(5)]
+        for call in calls:
+            call.start()
+        ends_at = time.monotonic() + 60
+        while sum(account.running + account.waiting for account in node.statistics().services) < 5:
+            assert time.monotonic() < ends_at
+            time.sleep(0.01)
+        code, out, _ = ended(start("services"))
+        assert (code, out.splitlines()[1].split()[:4]) == (0, ["bake", "1", "5", "2"])
+        (found,) = map(json.loads, ended(start("services", "-o", "json"))[1].splitlines())
+        assert found["load"] == found["servers"][0]["load"] == 5
+        let_go.set()
+        for call in calls:
+            call.join(60)
+
+
+def test_who_does_not_tell_is_not_counted_as_idle() -> None:
+    """A number of which not all is known says so."""
+    view = ServiceView(name="bake", servers=(ServerView(node_id="a", name="a"), ServerView(node_id="b", name="b")))
+    assert Service.of(view, {("a", "bake"): 3, ("b", "other"): 1}).calls == "3+?"
+    assert Service.of(view, {}).calls == "?"
 
 
 def test_services_are_listed(start: Start, node: Node) -> None:

@@ -323,7 +323,13 @@ def test_two_fabrics_on_one_folder(start: Start, shops: Shops) -> None:
         shops.end("near")
         code, _, err = ended(start("spool", "serve", shops.folder, "--once", "--grace", "0"))
         assert (code, "of another fabric: give its --fabric" in err) == (3, True)
+        code, _, err = ended(start("spool", "serve", shops.folder, "--once", "--grace", "0"))
+        assert (code, "nothing is left in it" in err) == (3, False)
+        assert "nothing of this fabric is left in it, and 1 slot with messages of another one" in err
     assert set(got) == set(shops.ids["near"])
+    head, *rows = look("spool", "ls", shops.folder)[1].splitlines()
+    assert "fabric" in head.split()
+    assert "far" in rows[0].split()
     assert [row[:4] for row in states(shops)] == [(0, "left", "far", "far"), (1, "empty", "near", "cli")]
     with Node("kitchen", fabric="far") as kitchen:
         jobs = kitchen.consumer("jobs", dict)

@@ -109,7 +109,10 @@ def test_by_id_by_queue_and_all(processes: Processes, monkeypatch: pytest.Monkey
     code, out, err = run("dead", "retry", "--all")
     assert (code, out) == (1, "0 dead letters queued again\n")
     assert "bbbb:1:jobs/1: its disk is full" in err
-    assert run("dead", "retry")[0] == run("dead", "retry", "q", "--all")[0] == 2
+    assert run("dead", "retry")[0] == run("dead", "retry", "aaaa:1:q/1", "--all")[0] == 2
+    code, out, _ = run("dead", "drop", "jobs", "--all", "--yes")
+    assert (code, out) == (1, "0 dead letters deleted\n")  # it was chosen; its disk is full
+    assert "queue jbos (did you mean 'jobs'?)" in run("dead", "retry", "jbos")[2]
 
 
 def test_more_than_are_told_of_at_a_time(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +154,14 @@ def test_nobody_answers(processes: Processes) -> None:
     """3, and that a folder is needed."""
     code, _, err = run("dead", "ls")
     assert (code, "give the FOLDER of a spool" in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    "command", [("ls",), ("retry", "--all"), ("drop", "q", "--all", "--yes"), ("show", "aaaa:1:q/1")]
+)
+def test_nothing_is_said_of_queues_that_were_not_asked_for(processes: Processes, command: tuple[str, ...]) -> None:
+    """Nodes leave out queues of a look that is about few; their letters are listed all the same."""
+    processes.looks = [[heard(7, node("a", more=10))]]
+    Letters(processes, p7=[letter(1)])
+    code, _, err = run("dead", *command)
+    assert (code, err) == (0, "")

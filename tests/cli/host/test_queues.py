@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from peerfabric.nodes.cli.host.queues import COLUMNS
@@ -108,3 +109,51 @@ def test_topics(processes: Processes) -> None:
     ]
     _, out, _ = run("topics", "--interval", "0", "-o", "json")
     assert [json.loads(line)["topic"] for line in out.splitlines()] == ["prices.>", "prices.eur"]
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_numbers_are_never_cut(processes: Processes, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """However long names are, and however narrow the terminal: there columns are left out in `top`, and lines wrap."""
+    from rich.console import Console
+
+    from peerfabric.nodes.cli.host.look import Look
+    from peerfabric.nodes.cli.host.screen import Seen, View, screen
+
+    one = heard(
+        7, node("baker-of-the-north", sends=tuple(sending(f"{LONG}.{n}", waiting=298, oldest=3.0) for n in "ab"))
+    )
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        console.print(screen(Seen(Look(None, [one]), None, ()), View(), width, 24))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    head = next(line for line in lines if line.startswith("queue "))
+    assert set(head.split()) <= set(COLUMNS)
+    rows = [line.split() for line in lines if "298" in line.split()]
+    assert [row[0][-2:] for row in rows[:2]] == [".a", ".b"], "the end of a name tells those of one family apart"
+    assert not any("…" in cell for row in rows for cell in row[1:])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", str(width))
+    processes.looks = [[one]]
+    words = run("queues", "--interval", "0")[1].split()
+    assert words.count("298") == 2
+    assert set(COLUMNS) <= set(words)
+
+
+def test_producers_and_consumers_are_named(processes: Processes) -> None:
+    """Of one queue, and in JSON of each; those that only others tell of, too."""
+    near = node("a", sends=(msgspec.structs.replace(sending(), consumers=("k", "far")),))
+    processes.looks = [[heard(7, near), heard(8, node("k", takes=(taking(),)))]]
+    _, out, _ = run("queues", "orders", "--interval", "0")
+    assert out.splitlines()[2:] == ["producers: a (7)", "consumers: far, k (8)"]
+    row = json.loads(run("queues", "--interval", "0", "-o", "json")[1])
+    assert (row["producer_names"], row["consumer_names"]) == (["a"], ["far", "k"])
+    assert "has queue 'ordres' (did you mean 'orders'?)" in run("queues", "ordres", "--interval", "0")[2]
+
+
+def test_what_waits_for_its_next_attempt(processes: Processes) -> None:
+    """It is there, and nothing of it could be sent now."""
+    processes.looks = [[heard(7, node("a", sends=(sending(waiting=30), sending("jobs", waiting=1, oldest=2.0))))]]
+    _, out, _ = run("queues", "--interval", "0")
+    assert [line.split()[4] for line in out.splitlines()[1:]] == ["2.0", "delayed"]

@@ -210,7 +210,7 @@ def test_a_stopped_process_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     until(looks, lambda seen: len(seen.look.places) == 2)
     monkeypatch.setattr(door, "is_stopped", lambda pid: pid == 9)
     found = looks.seen()
-    assert [(each.pid, each.problem, each.name) for each in found.look.silent] == [(9, STOPPED, "c")]
+    assert [(each.pid, each.problem, each.name) for each in found.look.silent] == [(9, stopped(9), "c")]
     paced.let_go.set()
 
 
@@ -288,3 +288,8 @@ def test_in_a_terminal() -> None:
         assert terminal.process.wait(DEADLINE) == 0
     finally:
         terminal.close()
+
+
+def test_nobody_is_there() -> None:
+    """The screen says so, and what can be done."""
+    assert "no node of this user answers on this host" in " ".join(drawn(look(), View()))
