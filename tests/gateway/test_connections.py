@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_who_does_not_read_is_cut_off_at_the_end(
         def is_stuck() -> bool:
             with suppress(BlockingIOError):
                 sock.send(asked * 10)
-            return any(each.flow.write_paused for each in list(gate.server.server_state.connections))
+            connections: list[Any] = list(gate.server.server_state.connections)
+            return any(each.flow.write_paused for each in connections)
 
         eventually(is_stuck, "an answer that is not read")
         gate.stop()
