@@ -76,6 +76,11 @@ class Address(msgspec.Struct, frozen=True):
             return self.host == "localhost"
 
     @property
+    def is_any(self) -> bool:
+        """Whether it is all addresses of this machine, and so none by which anybody asks."""
+        return self.host in ("0.0.0.0", "::")
+
+    @property
     def url(self) -> str:
         """For people, and for clients on this machine."""
         if self.path:

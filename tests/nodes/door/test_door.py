@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,17 @@ import pytest
 
 from peerfabric import ConfigError, Node
 from peerfabric.admin import NotAnswered, answers, ask, follow, processes
-from peerfabric.nodes.door.place import CONNECTIONS_MAX, FOLDER, HEARD, REQUEST_BYTES_MAX, SUFFIX, lives, started_ms
+from peerfabric.nodes.door.place import (
+    CONNECTIONS_MAX,
+    FOLDER,
+    HEARD,
+    REQUEST_BYTES_MAX,
+    SUFFIX,
+    lives,
+    own_folder,
+    started_ms,
+    sweep,
+)
 from tests.nodes.conftest import Child, Front, eventually, open_descriptors
 
 NODE = """
@@ -198,6 +209,28 @@ def test_what_the_killed_leave_is_removed(runtime: Path, start: Start) -> None:
         with pytest.raises(NotAnswered, match="no admin socket"):
             ask(children[0].process.pid, "status")
     (runtime / FOLDER / "notes.txt").unlink()
+
+
+def test_only_what_refuses_was_left(runtime: Path) -> None:
+    """Whoever is too busy to let anybody in lives, also where nothing is known of its number: in a container."""
+    folder = own_folder(runtime)
+    busy, left, no_socket = (folder / f"{2**22 + number}-1.sock" for number in (1, 2, 3))
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(busy))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(busy))
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(left))
+        no_socket.touch()
+        sweep(folder)
+        assert sorted(folder.iterdir()) == [busy, no_socket]
+    busy.unlink()
+    no_socket.unlink()
 
 
 def test_a_socket_that_somebody_removes_is_made_again(runtime: Path, node: Node) -> None:
