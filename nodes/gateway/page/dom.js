@@ -1,27 +1,27 @@
 // Elements, numbers for people, sparklines, tables of any length. Whatever comes from outside is set as text only.
 
 /** `h("span.title", { title: … }, child, …)`: attributes may be left out; functions among them are listeners. */
-function make(element, classes, children) {
+const maker = (create) => (selector, ...children) => {
+  const [tag, classes] = selector.split(".");
   const [first] = children;
   const attributes = first && Object.getPrototypeOf(first) === Object.prototype ? children.shift() : {};
-  if (classes) element.setAttribute("class", classes);
-  for (const [name, value] of Object.entries(attributes)) {
+  const element = create(tag);
+  for (const [name, value] of Object.entries({ class: classes, ...attributes })) {
     if (typeof value === "function") element.addEventListener(name, value);
     else if (value || value === 0) element.setAttribute(name, value === true ? "" : value);
   }
   element.append(...children.flat(2).filter((each) => each || each === 0));
   return element;
-}
+};
+export const h = maker((tag) => document.createElement(tag));
+const svg = maker((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
 
-export function h(selector, ...children) {
-  const [tag, classes] = selector.split(".");
-  return make(document.createElement(tag), classes, children);
-}
-const svg = (tag, classes, ...children) =>
-  make(document.createElementNS("http://www.w3.org/2000/svg", tag), classes, children);
 export const button = (text, click, kind) => h("button", { type: "button", class: kind, click }, text);
 export const part = (title, ...body) => h("section.part", h("h2", title), body);
-export const head = (back, ...body) => h("div.head", h("a.back", { href: `#/${back.toLowerCase()}` }, back), body);
+
+/** A view of one thing, with the way back to the list it is in. */
+export const detail = (back, head, ...body) =>
+  h("section.detail", h("div.head", h("a.back", { href: `#/${back.toLowerCase()}` }, back), head), body);
 
 /** Set the text, or the classes, of an element if they are others. */
 export function say(element, text) {
@@ -32,14 +32,36 @@ export function mark(element, classes) {
   if (element.marked !== classes) element.setAttribute("class", (element.marked = classes));
 }
 
+/** As many elements as are needed: `add()` makes one more at the end. */
+export function fit(elements, size, add) {
+  while (elements.length < size) elements.push(add());
+  while (elements.length > size) elements.pop().remove();
+}
+
+/** `step` in the next frame, and once, however often it is asked for until then. */
+export function framed(step) {
+  let asked = false;
+  return () => {
+    if (!asked)
+      requestAnimationFrame(() => {
+        asked = false;
+        step();
+      });
+    asked = true;
+  };
+}
+
+// ---- numbers ----
+
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
 export const count = (n) =>
   n < 1e7 ? whole.format(n) : n < 1e9 ? `${(n / 1e6).toFixed(1)} M` : `${(n / 1e9).toFixed(1)} G`;
 
 /** A count of which nothing is the usual: a dot is quieter than a column of zeros. */
-export const some = (n) => (n ? count(n) : "·");
-export const rate = (n) => (n && n < 10 ? n.toFixed(1) : some(n));
+const some = (n) => (n ? count(n) : "·");
+const speeds = (n) => (n && n < 10 ? n.toFixed(1) : some(n));
+export const rate = (n) => (n ? speeds(n) : "0");
 export const names = (list) =>
   list.length > 6 ? `${list.slice(0, 6).join(", ")} and ${list.length - 6} more` : list.join(", ");
 
@@ -60,25 +82,41 @@ export function bytes(n) {
   return `${n.toFixed(unit && n < 10 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
 }
 
+/** The field that is called as a title: "In flight" in_flight, "In / s" in. */
+export const field = (title) => title.toLowerCase().replace(" / s", "").replaceAll(" ", "_");
+
+/** Titles with what they are called after: the fields of `record`, of which a number is a count. */
+export class Fields {
+  constructor(attributes) {
+    this.element = h("dl", attributes);
+    this.values = new Map();
+  }
+
+  show(titles, record, of = field) {
+    for (const title of titles) {
+      const value = record[of(title)];
+      let cell = this.values.get(title);
+      if (!cell) {
+        this.values.set(title, (cell = h("dd", value instanceof Element && value)));
+        this.element.append(h("div", h("dt", title), cell));
+      }
+      if (!cell.firstElementChild) say(cell, typeof value === "number" ? count(value) : value || "·");
+    }
+    return this.element;
+  }
+}
+
 /** Rates in (a line) and out (an area) of one history. */
 export class Sparkline {
   constructor(width, height, points) {
-    Object.assign(this, { width, height, points });
-    this.out = svg("path", "out");
-    this.in = svg("path", "in");
-    this.element = svg(
-      "svg",
-      "spark",
-      { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" },
-      this.out,
-      this.in,
-    );
+    Object.assign(this, { width, height, points, in: svg("path.in"), out: svg("path.out") });
+    const shape = { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" };
+    this.element = svg("svg.spark", shape, this.out, this.in);
   }
 
   /** Returns the highest of what it shows. */
   show(history) {
-    const given = history ? history.means(history.in, this.points) : [];
-    const taken = history ? history.means(history.out, this.points) : [];
+    const [given, taken] = ["in", "out"].map((side) => (history ? history.means(history[side], this.points) : []));
     const top = given.concat(taken).reduce((a, b) => (b > a ? b : a), 0);
     this.in.setAttribute("d", this.path(given, top, false));
     this.out.setAttribute("d", this.path(taken, top, true));
@@ -88,121 +126,75 @@ export class Sparkline {
   /** A line with gaps where nothing is known; each stretch of it closed along the ground, if it is an `area`. */
   path(values, top, area) {
     const { width, height } = this;
-    let path = "";
-    let first = null;
-    let last = null;
-    const close = () => {
-      if (area && first !== null) path += `L${last} ${height}L${first} ${height}Z`;
-      first = null;
-    };
-    values.forEach((value, n) => {
-      if (value !== value) {
-        close();
-        return;
-      }
-      last = ((n / (values.length - 1)) * width).toFixed(1);
-      path += `${first === null ? "M" : "L"}${last} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
-      first ??= last;
-    });
-    close();
-    return path;
+    return values.map((value, n) => {
+      if (Number.isNaN(value)) return "";
+      const x = ((n / (values.length - 1)) * width).toFixed(1);
+      const at = `${x} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
+      const [first, last] = [n - 1, n + 1].map((next) => !(values[next] >= 0));
+      return (first ? `M${area ? `${x} ${height}L` : ""}` : "L") + at + (area && last ? `L${x} ${height}Z` : "");
+    }).join("");
   }
 }
 
-/** The field that is called as a title: "In flight" in_flight, "In / s" in. */
-export const field = (title) => title.toLowerCase().replace(" / s", "").replaceAll(" ", "_");
+// ---- tables ----
 
 /**
- * Columns of a table: `get(row)` is what it is sorted by, without it the field that is called as the title. `more` may
- * have `mark(row)`, classes of the cell; `draw(cell, row)` for what is no text; `text(row)`; `hint`; `kind`.
+ * Columns of a table: `column(title, more)`, or only `get` instead of `more`. `get(row)` is what it is sorted by and
+ * shows, if not the field that is called as the title; `bad(row)`, `warn(row)`, `faint(row)`: it is to be seen as that;
+ * `text(row)`; `hint`; `kind`; `badges(row)`: [text, kind] each; `draw(cell, row)` for what is no text.
  */
-const maker =
-  (kind, format) =>
-  (title, get = (row) => row[field(title)], more = {}) => ({
-    title,
-    get,
-    text: (row) => format(get(row)),
-    kind,
-    ...more,
-  });
-export const number = maker("number", some);
-export const speed = maker("number", rate);
-export const time = maker("number", age);
-export const size = maker("number", bytes);
-export const words = maker("text", String);
-export const name = maker("name", String);
+const column = (kind, format) => (title, more) => {
+  const own = field(title);
+  const made = { title, kind, get: (row) => row[own], text: (row) => format(made.get(row)) };
+  return Object.assign(made, typeof more === "function" ? { get: more } : more);
+};
+export const number = column("number", some);
+export const speed = column("number", speeds);
+export const time = column("number", age);
+export const size = column("number", bytes);
+export const words = column("text", String);
+export const name = column("name", String);
 /** Left out on small screens. */
-export const low = (column) => ({ ...column, low: true });
+export const low = (...columns) => columns.map((column) => ({ ...column, low: true }));
 
 const WINDOWED = 80; // rows from which on only those in sight are drawn
 const AHEAD = 12; // and so many beyond the edges
 
 /**
  * A table of which only the rows in sight exist. Options: `open(row)` its link, `empty` a text, `sort` a column,
- * `down`, `rows(row)` classes.
+ * `down`, `rows(row)` classes, `key(row)`.
  */
 export class Table {
-  constructor(id, columns, key, { open, empty = "None.", sort = 0, down = false, rows } = {}) {
-    Object.assign(this, { id, columns, key, open, rows, sorted: [], pool: [], places: new Map(), held: false });
-    const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(`peerfabric.sort.${id}`));
-    this.column = kept && columns[kept[1]] ? Number(kept[1]) : sort;
-    this.down = kept ? kept[2] === "-" : down;
-    this.heads = columns.map((column, n) =>
-      h(
-        "th",
-        {
-          class: this.classes(column),
-          title: column.hint,
-          tabindex: column.get && 0,
-          click: () => this.sortBy(n),
-          keydown: (event) => event.key === "Enter" && this.sortBy(n),
-        },
-        column.title,
-      ),
-    );
-    const space = () => h("tr.space", h("td", { colspan: columns.length }));
-    this.before = space();
-    this.after = space();
-    this.body = h(
-      "tbody",
-      {
-        // Rows do not change their places under the pointer.
-        pointerenter: (event) => {
-          this.held = event.pointerType === "mouse";
-        },
-        pointerleave: () => {
-          this.held = false;
-        },
-      },
-      this.before,
-      this.after,
-    );
+  constructor(id, columns, { open, empty, sort = 0, down = false, rows, key = (row) => row.key }) {
+    this.columns = columns.flat().map((column) => ({
+      ...column,
+      classes: `${column.kind}${column.low ? " low" : ""}${column.get ? " sorts" : ""}`,
+      marks: ["bad", "warn", "faint"].filter((kind) => column[kind]),
+    }));
+    Object.assign(this, { kept: `peerfabric.sort.${id}`, key, open, rows, sorted: [], pool: [], places: new Map() });
+    const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(this.kept));
+    [this.column, this.down] = kept && this.columns[kept[1]] ? [Number(kept[1]), kept[2] === "-"] : [sort, down];
+    this.heads = this.columns.map(({ title, hint, classes, get }, n) => {
+      const click = () => this.sortBy(n);
+      const keydown = (event) => event.key === "Enter" && click();
+      return h("th", { class: classes, title: hint, ...(get && { tabindex: 0, click, keydown }) }, title);
+    });
+    [this.before, this.after] = [0, 1].map(() => h("tr.space", h("td", { colspan: this.columns.length })));
+    // Rows do not change their places under the pointer.
+    const pointerenter = (event) => (this.held = event.pointerType === "mouse");
+    const pointerleave = () => (this.held = false);
+    this.body = h("tbody", { pointerenter, pointerleave }, this.before, this.after);
     this.none = h("p.none", empty);
     this.table = h(`table.t-${id}`, h("thead", h("tr", this.heads)), this.body);
     this.element = h("div.table", this.table, this.none);
-    this.arrows();
-  }
-
-  classes({ kind, low, get }) {
-    return `${kind}${low ? " low" : ""}${get ? " sorts" : ""}`;
   }
 
   sortBy(n) {
-    const { get, kind } = this.columns[n];
-    if (!get) return;
-    this.down = this.column === n ? !this.down : kind === "number";
+    this.down = this.column === n ? !this.down : this.columns[n].kind === "number";
     this.column = n;
     this.held = false;
-    localStorage.setItem(`peerfabric.sort.${this.id}`, `${n}${this.down ? "-" : "+"}`);
-    this.arrows();
+    localStorage.setItem(this.kept, `${n}${this.down ? "-" : "+"}`);
     this.show(this.sorted);
-  }
-
-  arrows() {
-    this.heads.forEach((head, n) => {
-      if (n === this.column) head.setAttribute("aria-sort", this.down ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-    });
   }
 
   show(rows) {
@@ -226,23 +218,22 @@ export class Table {
     this.sorted = ordered.map((each) => each.row);
     this.none.hidden = rows.length > 0;
     this.table.hidden = !rows.length;
+    const order = this.down ? "descending" : "ascending";
+    this.heads.forEach((head, n) => head.setAttribute("aria-sort", n === this.column ? order : "none"));
     this.draw();
   }
 
-  row() {
-    const cells = this.columns.map((column) => h("td", { class: this.classes(column), "data-title": column.title }));
-    const element = h(
-      "tr",
-      {
-        click: (event) => {
-          if (this.open && !event.target.closest("a, button") && !String(getSelection()))
-            location.hash = this.open(element.row);
-        },
-      },
-      cells,
-    );
-    if (this.open) cells[0].append((cells[0].link = h("a")));
+  /** One more element for a row. */
+  add() {
+    const click = (event) => {
+      if (this.open && !event.target.closest("a, button") && !String(getSelection()))
+        location.hash = this.open(element.row);
+    };
+    const cells = this.columns.map(({ classes, title }) => h("td", { class: classes, "data-title": title }));
+    const element = h("tr", { click }, cells);
     element.list = cells;
+    cells[0].append((cells[0].inner = h(this.open ? "a" : "span")));
+    this.after.before(element);
     return element;
   }
 
@@ -259,18 +250,13 @@ export class Table {
         to = Math.max(from + 1, Math.min(sorted.length, Math.ceil((top + innerHeight) / this.height) + AHEAD));
       }
     }
-    while (pool.length < to - from) {
-      pool.push(this.row());
-      this.after.before(pool.at(-1));
-    }
-    while (pool.length > to - from) pool.pop().remove();
-    for (const [space, left] of [
-      [this.before, from],
-      [this.after, sorted.length - to],
-    ]) {
-      space.hidden = !left;
-      space.firstChild.style.height = `${left * (this.height || 0)}px`;
-    }
+    fit(pool, to - from, () => this.add());
+    const space = (element, left) => {
+      element.hidden = !left;
+      element.firstChild.style.height = `${left * (this.height || 0)}px`;
+    };
+    space(this.before, from);
+    space(this.after, sorted.length - to);
     pool.forEach((element, n) => this.put(element, sorted[from + n]));
     if (!this.height && sorted.length > WINDOWED && (this.height = pool[0].offsetHeight)) this.draw();
   }
@@ -280,12 +266,23 @@ export class Table {
     mark(element, `${this.open ? "opens " : ""}${this.rows ? this.rows(row) : ""}`);
     this.columns.forEach((column, n) => {
       const cell = element.list[n];
-      if (column.mark) mark(cell, `${this.classes(column)} ${column.mark(row) || ""}`);
+      const { classes, marks } = column;
+      if (marks.length) mark(cell, `${classes} ${marks.find((kind) => column[kind](row)) || ""}`);
       if (column.draw) column.draw(cell, row);
-      else say(cell.link || cell, column.text(row));
+      else say(cell.inner || cell, column.text(row));
+      if (column.badges) this.badge(cell, column.badges(row));
     });
-    const { link } = element.list[0];
-    const to = link && this.open(row);
-    if (link && link.to !== to) link.setAttribute("href", (link.to = to));
+    const { inner } = element.list[0];
+    const to = this.open && this.open(row);
+    if (to && inner.to !== to) inner.setAttribute("href", (inner.to = to));
+  }
+
+  /** What is out of the ordinary, in a word each. */
+  badge(cell, badges) {
+    const found = badges.filter((each) => each && each[0]);
+    const all = found.join("\n");
+    if (cell.badges === all) return;
+    cell.badges = all;
+    cell.replaceChildren(cell.inner, ...found.map(([text, kind]) => h(`i.badge ${kind}`, text)));
   }
 }

@@ -33,44 +33,32 @@ class History {
   means(side, count) {
     const every = SAMPLES / count;
     return Array.from({ length: count }, (_, n) => {
-      let sum = 0;
-      let known = 0;
+      let [sum, known] = [0, 0];
       for (let k = 0; k < every; k += 1) {
         const value = side[(this.at + 1 + n * every + k) % SAMPLES];
-        if (value === value) {
-          sum += value;
-          known += 1;
-        }
+        if (Number.isNaN(value)) continue;
+        sum += value;
+        known += 1;
       }
       return known ? sum / known : NaN;
     });
   }
 }
 
-const ZERO = {
-  senders: 0,
-  takers: 0,
-  paused: 0,
-  waiting: 0,
-  in_flight: 0,
-  on_disk: 0,
-  blocked: 0,
-  given: 0,
-  taken: 0,
-  received: 0,
-  processed: 0,
-  running: 0,
-  longest: 0,
-  redelivered: 0,
-  expired: 0,
-  dropped: 0,
-  dead: 0,
-  warned: 0,
-  oldest: null,
-  remote: false,
-};
+const zeros = (...names) => Object.fromEntries(names.map((name) => [name, 0]));
 const ACCOUNT = ["waiting", "in_flight", "on_disk", "redelivered", "expired", "dropped"];
+const FLOWS = ["given", "taken", "received", "processed"];
+const OF_QUEUE = ["running", "longest", "paused", "blocked", "dead", "warned"];
+const ZERO = { ...zeros(...ACCOUNT, ...FLOWS, ...OF_QUEUE), oldest: null, remote: false };
 const SUMS = ["in", "out", "waiting", "in_flight", "on_disk", "running", "dead"];
+const OF_TOPIC = ["received", "missed", "late", "behind"];
+const TOPIC = zeros("published", ...OF_TOPIC);
+const OF_SERVICE = ["capacity", "running", "waiting", "answered", "refused", "dropped"];
+const SERVICE = zeros(...OF_SERVICE);
+
+function add(sum, each, names) {
+  for (const name of names) sum[name] += each[name];
+}
 
 /** Of which lists what comes in and what goes out is counted. */
 const COUNTED = [
@@ -95,22 +83,18 @@ function addRates(node, before, seconds) {
 
 export class Model {
   constructor() {
-    this.processes = new Map();
-    this.queues = new Map();
-    this.histories = 0;
+    Object.assign(this, { processes: new Map(), queues: new Map(), histories: 0 });
     Object.assign(this, { whole: true, at: 0, took: 0, host: "", can: [], sources: [] });
     this.clear();
   }
 
   clear() {
-    this.nodes = [];
-    this.warnings = [];
-    this.topics = new Map();
-    this.services = new Map();
-    this.fabrics = new Set();
-    this.left = 0;
-    this.total = Object.fromEntries(SUMS.map((name) => [name, 0]));
-    for (const queue of this.queues.values()) Object.assign(queue, ZERO);
+    Object.assign(this, { nodes: [], warnings: [], left: 0, total: zeros(...SUMS) });
+    Object.assign(this, { topics: new Map(), services: new Map(), fabrics: new Set() });
+    for (const queue of this.queues.values()) {
+      Object.assign(queue, ZERO);
+      queue.sends.length = queue.takes.length = 0;
+    }
   }
 
   begin(look) {
@@ -147,22 +131,14 @@ export class Model {
     const known = new Set();
     for (const process of this.processes.values()) {
       if (process.silent) {
-        const names = process.nodes.map((node) => node.name).join(", ");
-        this.warn(
-          "no-answer",
-          "",
-          `process ${process.pid}: ${process.problem}`,
-          0,
-          "",
-          names || process.source || "not seen before",
-        );
+        const names = process.nodes.map((node) => node.name).join(", ") || process.source || "not seen before";
+        this.warn("no-answer", "", `process ${process.pid}: ${process.problem}`, 0, "", names);
       }
       for (const node of process.nodes) {
         const key = nodeKey(node);
         if (known.has(key)) continue; // two gateways tell of one host
         known.add(key);
-        this.nodes.push({ key, node, process });
-        this.add(node, process);
+        this.add({ key, node, process });
         if (this.nodes.length % STEP === 0) yield;
       }
     }
@@ -181,45 +157,51 @@ export class Model {
     } else if (this.warnings.length < WARNINGS) this.warnings.push({ code, queue, text, since, fabric, names: [name] });
   }
 
-  queue(fabric, name) {
+  /** The row of that name in `map`, made if there is none. */
+  row(map, kind, fabric, name, fields) {
     const key = queueKey(fabric, name);
-    let queue = this.queues.get(key);
-    if (!queue) this.queues.set(key, (queue = { key, fabric, name, history: null, ...ZERO }));
-    return queue;
+    let row = map.get(key);
+    if (row) return row;
+    row = { key: `${kind} ${key}`, kind, by: `${kind} ${name}`, fabric, name, in: 0, out: 0, ...fields() };
+    map.set(key, row);
+    return row;
   }
 
-  add(node, { silent }) {
+  add(at) {
+    const { node, process } = at;
     const { fabric, name } = node;
-    const named = (map, called, fields) => {
-      const key = queueKey(fabric, called);
-      if (!map.has(key)) map.set(key, { key, fabric, name: called, from: [], to: [], in: 0, out: 0, ...fields });
-      return map.get(key);
-    };
-    const flows = silent ? 0 : 1; // what was counted last is no rate of now
+    const flows = process.silent ? 0 : 1; // what was counted last is no rate of now
+    const of = (map, kind, called, fields) => this.row(map, kind, fabric, called, fields);
+    const empty = () => ({ ...ZERO, history: null, sends: [], takes: [] });
+    const queue = (called) => of(this.queues, "queue", called, empty);
+    const topic = (called) => of(this.topics, "topic", called, () => ({ ...TOPIC, from: [], to: [] }));
+    const service = (called) => of(this.services, "service", called, () => ({ ...SERVICE, to: [] }));
+    this.nodes.push(at);
     this.fabrics.add(fabric);
     this.left += node.more;
     for (const each of node.warnings) this.warn(each.code, each.queue, each.text, each.since, fabric, name);
     for (const each of node.sends) {
-      const queue = this.queue(fabric, each.queue);
-      for (const title of ACCOUNT) queue[title] += each.account[title];
-      queue.senders += 1;
-      queue.dead += each.letters.count;
-      queue.blocked += each.blocked_senders;
-      queue.given += flows * each.in;
-      queue.taken += flows * each.out;
-      queue.remote ||= each.consumers.length > 0;
-      if (each.oldest_waiting !== null) queue.oldest = Math.max(queue.oldest, each.oldest_waiting);
+      const row = queue(each.queue);
+      each.at = at;
+      row.sends.push(each);
+      add(row, each.account, ACCOUNT);
+      row.dead += each.letters.count;
+      row.blocked += each.blocked_senders;
+      row.given += flows * each.in;
+      row.taken += flows * each.out;
+      row.remote ||= each.consumers.length > 0;
+      if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
     }
     for (const each of node.takes) {
-      const queue = this.queue(fabric, each.queue);
-      queue.takers += 1;
-      queue.running += each.account.started;
-      queue.longest = Math.max(queue.longest, each.longest_running);
-      queue.paused += each.paused;
-      queue.received += flows * each.in;
-      queue.processed += flows * each.out;
+      const row = queue(each.queue);
+      each.at = at;
+      row.takes.push(each);
+      row.running += each.account.started;
+      row.longest = Math.max(row.longest, each.longest_running);
+      row.paused += each.paused;
+      row.received += flows * each.in;
+      row.processed += flows * each.out;
     }
-    const topic = (called) => named(this.topics, called, { published: 0, received: 0, missed: 0, late: 0, behind: 0 });
     for (const each of node.publishes) {
       const row = topic(each.topic);
       row.from.push(name);
@@ -230,21 +212,13 @@ export class Model {
       const row = topic(each.pattern);
       row.to.push(name);
       row.out += flows * each.in;
-      for (const field of ["received", "missed", "late", "behind"]) row[field] += each[field];
+      add(row, each, OF_TOPIC);
     }
     for (const each of node.serves) {
-      const row = named(this.services, each.service, {
-        capacity: 0,
-        running: 0,
-        waiting: 0,
-        answered: 0,
-        refused: 0,
-        dropped: 0,
-      });
+      const row = service(each.service);
       row.to.push(name);
       row.out += flows * each.out;
-      for (const field of ["capacity", "running", "waiting", "answered", "refused", "dropped"])
-        row[field] += each[field];
+      add(row, each, OF_SERVICE);
     }
   }
 
@@ -253,16 +227,16 @@ export class Model {
       const found = queue && this.queues.get(queueKey(fabric, queue));
       if (found) found.warned += 1;
     }
-    for (const queue of this.queues.values()) {
-      if (!queue.senders && !queue.takers) {
+    for (const [key, queue] of this.queues) {
+      if (!queue.sends.length && !queue.takes.length) {
         if (queue.history) this.histories -= 1;
-        this.queues.delete(queue.key);
+        this.queues.delete(key);
         continue;
       }
       // Without a producer on these hosts, what consumers say is all there is.
-      queue.in = queue.senders ? queue.given : queue.received;
-      queue.out = queue.senders ? queue.taken : queue.processed;
-      for (const name of SUMS) this.total[name] += queue[name];
+      queue.in = queue.sends.length ? queue.given : queue.received;
+      queue.out = queue.sends.length ? queue.taken : queue.processed;
+      add(this.total, queue, SUMS);
       if (!queue.history && (queue.in || queue.out) && this.histories < HISTORIES) {
         queue.history = new History(this.at);
         this.histories += 1;

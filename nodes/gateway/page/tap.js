@@ -1,30 +1,24 @@
 // What is published on a topic, or on those of a pattern, as it comes.
 
-import { button, h, head, part, say } from "./dom.js";
+import { button, detail, framed, h, part, say } from "./dom.js";
 import { events } from "./stream.js";
 
 const KEPT = 200;
 
 export class Tap {
   constructor(pattern) {
-    Object.assign(this, {
-      title: pattern,
-      abort: new AbortController(),
-      seen: 0,
-      fresh: [],
-      held: false,
-      state: "Waits for messages.",
-    });
+    Object.assign(this, { title: pattern, abort: new AbortController(), seen: 0, fresh: [], held: false });
+    this.state = "Waits for messages.";
     this.number = h("span.faint");
     this.hold = button("Hold", () => {
       this.held = !this.held;
       say(this.hold, this.held ? "Go on" : "Hold");
     });
     this.rows = h("ol.tapped");
-    this.element = h(
-      "section",
-      { class: "detail" },
-      head("Topics", h("h1", pattern), this.number, h("div.acts", this.hold)),
+    this.draw = framed(() => this.show());
+    this.element = detail(
+      "Topics",
+      [h("h1", pattern), this.number, h("div.acts", this.hold)],
       part("Messages from now on, newest first", this.rows),
     );
     this.read(`v1/topics/${encodeURIComponent(pattern)}/events`);
@@ -47,10 +41,10 @@ export class Tap {
     this.seen += 1;
     if (this.held) return;
     if (this.fresh.push([event, data]) > KEPT) this.fresh.shift();
-    if (this.fresh.length === 1) requestAnimationFrame(() => this.draw());
+    this.draw();
   }
 
-  draw() {
+  show() {
     const now = new Date().toLocaleTimeString("sv");
     const rows = this.fresh.splice(0).map(([event, data]) => {
       const found = JSON.parse(data);
@@ -60,10 +54,6 @@ export class Tap {
     });
     this.rows.prepend(...rows.reverse());
     while (this.rows.childElementCount > KEPT) this.rows.lastChild.remove();
-    this.show();
-  }
-
-  show() {
     say(this.number, this.seen ? `${this.seen} received` : this.state);
   }
 
