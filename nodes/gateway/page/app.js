@@ -1,7 +1,7 @@
 // The page: one stream of looks at the hosts, shown as queues, nodes, topics, services, spools and flow.
 
 import { Fields, Sparkline, Table, age, button, count, fit, framed, h, low, mark, name, names, number } from "./dom.js";
-import { rate, say, size, speed, time, words } from "./dom.js";
+import { amount, code, rate, say, size, speed, time, words } from "./dom.js";
 import { Model, nodeLink, queueLink } from "./model.js";
 import { NodeView, isWell } from "./node.js";
 import { QueueView } from "./queue.js";
@@ -29,40 +29,37 @@ const GRAVE = ["no-answer", "no-gateway", "disk", "late", "stranded"];
 const FIRST = 4; // warnings that are shown until somebody asks for all
 
 class Warnings {
-  constructor() {
-    Object.assign(this, { all: false, items: [], list: h("ul") });
-    const turn = () => {
-      this.all = !this.all;
-      this.show();
-    };
-    this.more = button("", turn, "quiet");
-    this.element = h("section", { id: "warnings" }, this.list, this.more);
-  }
+  all = false;
+  items = [];
+  list = h("ul");
+  more = button("", () => this.show(!this.all), "quiet");
+  element = h("section", { id: "warnings" }, this.list, this.more);
 
   add() {
     const parts = [h("b"), h("a"), h("span"), h("span.who")];
-    const [code, queue, text, who] = parts;
-    const item = h("li", code, h("span.words", queue, text), who);
+    const item = h("li", parts[0], h("span.words", parts[1], parts[2]), parts[3]);
     this.list.append(item);
     return Object.assign(item, { parts });
   }
 
-  show() {
+  show(all = this.all) {
     const grave = (each) => GRAVE.includes(each.code);
     const found = [...model.warnings].sort((a, b) => grave(b) - grave(a) || b.since - a.since);
-    const shown = this.all ? found : found.slice(0, FIRST);
+    const shown = all ? found : found.slice(0, FIRST);
     fit(this.items, shown.length, () => this.add());
     shown.forEach((each, n) => {
-      const nodes = each.names.length > 2 ? `${each.names.length} nodes` : each.names.join(", ");
-      const texts = [each.code, each.queue, each.text.replace(`queue '${each.queue}': `, "")];
-      texts.push(nodes + (each.since ? ` · ${age(each.since)}` : ""));
+      const { code, queue, text, fabric, names, since } = each;
+      const who = names.length > 2 ? `${names.length} nodes` : names.join(", ");
+      const texts = [code, queue, text.replace(`queue '${queue}': `, ""), who + (since ? ` · ${age(since)}` : "")];
+      const { parts } = this.items[n];
+      texts.forEach((each, k) => say(parts[k], each));
+      parts[1].setAttribute("href", queueLink(fabric, queue));
       mark(this.items[n], grave(each) ? "grave" : "");
-      texts.forEach((text, k) => say(this.items[n].parts[k], text));
-      this.items[n].parts[1].setAttribute("href", queueLink(each.fabric, each.queue));
     });
+    this.all = all;
     this.element.hidden = !found.length;
     this.more.hidden = found.length <= FIRST;
-    say(this.more, this.all ? "fewer" : `${found.length - FIRST} more warnings`);
+    say(this.more, all ? "fewer" : `${found.length - FIRST} more warnings`);
   }
 }
 
@@ -70,10 +67,7 @@ class Warnings {
 
 /** The column of names, with the fabric where there are several. */
 const called = (title, badges = () => []) =>
-  name(title, {
-    get: (row) => row.name,
-    badges: (row) => [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)],
-  });
+  name(title, "name", { badges: (row) => [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)] });
 
 const chart = {
   title: "5 min",
@@ -85,7 +79,7 @@ const chart = {
   },
 };
 
-const unserved = (queue) => !queue.takes.length && !queue.remote;
+const unserved = (queue) => !queue.to.length && !queue.remote;
 
 const QUEUES = [
   called("Queue", (q) => [
@@ -102,16 +96,15 @@ const QUEUES = [
     number("In flight"),
     number("On disk"),
     number("Running", { hint: "Messages that handlers have now" }),
-    time("Longest", { get: (q) => q.longest || null, hint: "Age of the oldest of these" }),
+    time("Longest", (q) => q.longest || null, { hint: "Age of the oldest of these" }),
   ),
-  number("Consumers", {
-    get: (q) => q.takes.length,
-    text: (q) => (unserved(q) ? "none" : q.takes.length ? count(q.takes.length) : "remote"),
+  number("Consumers", "to.length", {
+    text: (q) => (unserved(q) ? "none" : q.to.length ? count(q.to.length) : "remote"),
     warn: (q) => unserved(q) && q.waiting + q.on_disk,
     faint: unserved,
   }),
   low(number("Redelivered")),
-  number("Dead", { bad: (q) => q.dead }),
+  number("Dead", { bad: true }),
 ];
 
 function stateOf({ node, process }) {
@@ -119,68 +112,62 @@ function stateOf({ node, process }) {
   return node.engine || (node.adopted === null ? node.state || "running" : `adopted slot ${node.adopted}`);
 }
 
+const late = (n) => (n.pump_late > 0.1 ? n.pump_late : null);
+const load = (n) => (n.process.silent ? 0 : n.load);
+
 const NODES = [
   called("Node", (n) => [[n.process.source, ""]]),
-  words("State", { get: stateOf, bad: (n) => n.process.silent, warn: (n) => n.node.engine }),
-  words("Pid", { get: (n) => n.process.pid, kind: "number" }),
-  low(time("Up", (n) => n.node.uptime)),
-  time("Pump late", {
-    get: (n) => (n.node.pump_late > 0.1 ? n.node.pump_late : null),
-    hint: "How long its I/O thread has been due",
-    warn: (n) => n.node.pump_late > 1,
-  }),
-  number("CPU", {
-    get: (n) => (n.process.silent ? null : n.system.load),
-    text: (n) => (n.process.silent || !n.system.load ? "·" : `${(n.system.load * 100).toFixed(1)} %`),
-  }),
-  size("Memory", (n) => n.system.rss),
+  words("State", stateOf, { bad: (n) => n.process.silent, warn: (n) => n.engine }),
+  amount("Pid"),
+  low(time("Up", "uptime")),
+  time("Pump late", late, { hint: "How long its I/O thread has been due", warn: (n) => late(n) > 1 }),
+  number("CPU", load, { text: (n) => (load(n) ? `${(load(n) * 100).toFixed(1)} %` : "·") }),
+  size("Memory", "rss"),
   low(
-    number("Threads", (n) => n.system.threads),
-    number("Files", { get: (n) => n.system.descriptors, hint: "Descriptors" }),
-    number("Peers", { get: (n) => n.node.peers.length, warn: (n) => !n.node.peers.every(isWell) }),
-    number("Sends to", { get: (n) => n.node.sends.length, hint: "Queues" }),
-    number("Consumes", { get: (n) => n.node.takes.length, hint: "Queues" }),
+    number("Threads"),
+    number("Files", "descriptors", { hint: "Descriptors" }),
+    number("Peers", "peers.length", { warn: (n) => !n.peers.every(isWell) }),
+    number("Sends to", "sends.length", { hint: "Queues" }),
+    number("Consumes", "takes.length", { hint: "Queues" }),
   ),
 ];
 
 /** All nodes, and processes that have not told of theirs. */
 function nodeRows() {
   const unseen = [...model.processes.values()].filter((each) => each.silent && !each.nodes.length);
-  const unknown = ({ pid }) => ({ name: `process ${pid}`, fabric: "", peers: [], sends: [], takes: [] });
-  const rows = model.nodes.concat(unseen.map((process) => ({ key: process.key, node: unknown(process), process })));
-  return rows.map((row) => {
-    const { name, fabric } = row.node;
-    return { ...row, name, fabric, system: row.process.status?.process || {} };
-  });
+  const unknown = { fabric: "", peers: [], sends: [], takes: [] };
+  const rows = unseen.map((process) => ({ key: process.key, process, node: { ...process, ...unknown } }));
+  for (const row of rows) row.node.name = `process ${row.process.pid}`;
+  return model.nodes.concat(rows).map((row) => ({ ...row.process.status?.process, ...row.node, ...row }));
 }
 
 const TOPICS = [
   called("Topic or pattern"),
-  speed("Published / s", (t) => t.in),
-  speed("Received / s", (t) => t.out),
-  number("Publishers", (t) => t.from.length),
-  number("Subscribers", (t) => t.to.length),
+  speed("Published / s", "in"),
+  speed("Received / s", "out"),
+  number("Publishers", "from.length"),
+  number("Subscribers", "to.length"),
   low(number("Published"), number("Received")),
-  number("Missed", { warn: (t) => t.missed }),
+  number("Missed", { warn: true }),
   low(number("Late"), size("Behind", { hint: "What subscribers have not taken yet" })),
 ];
 
 const SERVICES = [
   called("Service"),
-  speed("Answers / s", (s) => s.out),
+  speed("Answers / s", "out"),
   number("Running"),
   number("Capacity", { hint: "Calls that may run at once" }),
-  number("Waiting", { warn: (s) => s.waiting }),
-  low(number("Answered"), number("Refused"), number("Dropped"), words("Served by", (s) => names(s.to))),
+  number("Waiting", { warn: true }),
+  low(number("Answered"), number("Refused"), number("Dropped"), words("Served by", (s) => names(to(s)))),
 ];
 
 const SLOTS = [
   name("Slot", (s) => `${s.folder} : ${s.slot}`),
   words("State", { warn: (s) => s.state === "left", faint: (s) => s.state !== "running" }),
-  words("Pid", { get: (s) => s.pid || "·", kind: "number" }),
+  amount("Pid", (s) => s.pid || "·"),
   words("Name"),
-  number("Messages", (s) => s.left),
-  number("Dead", { get: (s) => s.letters, bad: (s) => s.letters }),
+  number("Messages", "left"),
+  number("Dead", "letters", { bad: true }),
   size("Used", { bad: (s) => s.used > 0.8 * s.limit }),
   low(size("Limit"), size("Disk free"), time("Last sync")),
 ];
@@ -202,58 +189,50 @@ function slotRows() {
   return [...rows.values()];
 }
 
-/** Names of the nodes at the ends of a queue or topic; those of other hosts, too, of which the ones here tell. */
-const once = (all) => (all.length > 1 ? [...new Set(all)].sort() : all);
-const nodesOf = (list) => list.map((each) => each.at.node.name);
-const from = (f) => once(f.from || nodesOf(f.sends).concat(...f.takes.map((each) => each.producers)));
-const to = (f) => once(f.to || nodesOf(f.takes).concat(...f.sends.map((each) => each.consumers)));
+/** Names of the nodes at one side; those of other hosts, too, of which the ones at the other side tell. */
+function ends(here, there, others) {
+  const found = here.map((each) => each.at.node.name).concat(...there.map((each) => each[others] || []));
+  return found.length > 1 ? [...new Set(found)].sort() : found;
+}
+const from = (row) => ends(row.from, row.to, "producers");
+const to = (row) => ends(row.to, row.from, "consumers");
 
 const FLOW = [
-  words("From", { get: (f) => names(from(f)) || "nobody", faint: (f) => !from(f).length }),
-  words("By", { kind: "text code" }),
-  words("To", {
-    get: (f) => names(to(f)) || "nobody",
-    warn: (f) => f.waiting && !to(f).length,
-    faint: (f) => !to(f).length,
-  }),
-  speed("Rate / s", (f) => (f.kind === "topic" && f.in) || f.out),
+  words("From", (f) => names(from(f)) || "nobody", { faint: (f) => !from(f).length }),
+  code("By"),
+  words("To", (f) => names(to(f)) || "nobody", { warn: (f) => f.waiting && !to(f)[0], faint: (f) => !to(f)[0] }),
+  speed("Rate / s", (f) => (f.history === undefined && f.in) || f.out),
 ];
+const flowRows = () => [...model.queues.values(), ...model.topics.values()];
 
-/** By id: `get()` the rows, if they are not what the model has under it, and the options of the table. */
+/** By id: columns, the rows if they are not what the model has under that id, and options of the table. */
 const LISTS = {
-  queues: {
-    columns: QUEUES,
-    open: (q) => queueLink(q.fabric, q.name),
-    empty: "No queue is sent to or consumed here.",
-  },
-  nodes: {
-    columns: NODES,
-    get: nodeRows,
-    open: (n) => nodeLink(n.key),
-    rows: (n) => (n.process.silent ? "silent" : ""),
-    empty: "No node answers. Do they run as the same user, with the same runtime folder?",
-  },
-  topics: {
-    columns: TOPICS,
-    open: (t) => `#/tap/${encodeURIComponent(t.name)}`,
-    empty: "No topic is published or subscribed here.",
-  },
-  services: { columns: SERVICES, empty: "No service runs here." },
-  spools: { columns: SLOTS, get: slotRows, empty: "No node here has a spool." },
-  flow: {
-    columns: FLOW,
-    get: () => [...model.queues.values(), ...model.topics.values()],
-    sort: 1,
-    empty: "Nobody sends anything to anybody.",
-  },
+  queues: [QUEUES, null, { open: (q) => queueLink(q.fabric, q.name), empty: "No queue is sent to or consumed here." }],
+  nodes: [
+    NODES,
+    nodeRows,
+    {
+      open: (n) => nodeLink(n.key),
+      rows: (n) => (n.process.silent ? "silent" : ""),
+      empty: "No node answers. Do they run as the same user, with the same runtime folder?",
+    },
+  ],
+  topics: [
+    TOPICS,
+    null,
+    { open: (t) => `#/tap/${encodeURIComponent(t.name)}`, empty: "No topic is published or subscribed here." },
+  ],
+  services: [SERVICES, null, { empty: "No service runs here." }],
+  spools: [SLOTS, slotRows, { empty: "No node here has a spool." }],
+  flow: [FLOW, flowRows, { sort: 1, empty: "Nobody sends anything to anybody." }],
 };
 
 let wanted = "";
 
 class List {
   constructor(id) {
-    const { columns, get = () => [...model[id].values()], ...options } = LISTS[id];
-    this.get = get;
+    const [columns, get, options] = LISTS[id];
+    this.get = get || (() => [...model[id].values()]);
     this.table = new Table(id, columns, options);
     this.tables = [this.table];
     this.searched = this.table.columns.filter((column) => column.kind !== "number" && column.get);
@@ -307,17 +286,17 @@ function draw() {
   warnings.show();
   view.show();
   document.title = view.title ? `${view.title} · peerfabric` : "peerfabric";
-  const silent = [...model.processes.values()].filter((each) => each.silent).length;
-  say($("where"), [model.host, ...model.sources.slice(1).map((each) => each.name)].join(", "));
+  const { fabrics, processes, left } = model;
+  const silent = [...processes.values()].filter((each) => each.silent).length;
   const parts = [
-    model.fabrics.size > 1 ? `${model.fabrics.size} fabrics` : `fabric ${[...model.fabrics][0] || "–"}`,
-    `${model.processes.size} processes`,
+    fabrics.size > 1 ? `${fabrics.size} fabrics` : `fabric ${[...fabrics][0] || "–"}`,
+    `${processes.size} processes`,
     silent && `${silent} without an answer`,
-    model.left && `${count(model.left)} queues left out`,
-    `look ${age(model.took)}`,
-    `page ${pace().toFixed(1)} ms`,
+    left && `${count(left)} queues left out`,
+    `look ${age(model.took)} · page ${pace().toFixed(1)} ms`,
   ];
   say($("foot"), parts.filter(Boolean).join(" · "));
+  say($("where"), [model.host, ...model.sources.slice(1).map((each) => each.name)].join(", "));
   spent(performance.now() - since);
 }
 

@@ -17,7 +17,7 @@ export const h = maker((tag) => document.createElement(tag));
 const svg = maker((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
 
 export const button = (text, click, kind) => h("button", { type: "button", class: kind, click }, text);
-export const part = (title, ...body) => h("section.part", h("h2", title), body);
+export const part = (title, { element }) => h("section.part", h("h2", title), element);
 
 /** A view of one thing, with the way back to the list it is in. */
 export const detail = (back, head, ...body) =>
@@ -139,20 +139,24 @@ export class Sparkline {
 // ---- tables ----
 
 /**
- * Columns of a table: `column(title, more)`, or only `get` instead of `more`. `get(row)` is what it is sorted by and
- * shows, if not the field that is called as the title; `bad(row)`, `warn(row)`, `faint(row)`: it is to be seen as that;
- * `text(row)`; `hint`; `kind`; `badges(row)`: [text, kind] each; `draw(cell, row)` for what is no text.
+ * Columns of a table: title, what it shows and is sorted by (`get(row)`, or the name of a field, which may be left out
+ * if the title is it), and further: `bad`, `warn`, `faint`: it is to be seen as that, if not 0, or if a function of the
+ * row says so; `text(row)`; `hint`; `badges(row)`: [text, kind] each; `draw(cell, row)` for what is no text.
  */
-const column = (kind, format) => (title, more) => {
-  const own = field(title);
-  const made = { title, kind, get: (row) => row[own], text: (row) => format(made.get(row)) };
-  return Object.assign(made, typeof more === "function" ? { get: more } : more);
+const column = (kind, format) => (title, ...more) => {
+  const options = more.length && typeof more.at(-1) === "object" ? more.pop() : {};
+  const [wanted = field(title)] = more;
+  const path = String(wanted).split(".");
+  const get = typeof wanted === "function" ? wanted : (row) => path.reduce((found, key) => found[key], row);
+  return { title, kind, get, text: (row) => format(get(row)), ...options };
 };
 export const number = column("number", some);
 export const speed = column("number", speeds);
 export const time = column("number", age);
 export const size = column("number", bytes);
+export const amount = column("number", String);
 export const words = column("text", String);
+export const code = column("text code", String);
 export const name = column("name", String);
 /** Left out on small screens. */
 export const low = (...columns) => columns.map((column) => ({ ...column, low: true }));
@@ -171,7 +175,8 @@ export class Table {
       classes: `${column.kind}${column.low ? " low" : ""}${column.get ? " sorts" : ""}`,
       marks: ["bad", "warn", "faint"].filter((kind) => column[kind]),
     }));
-    Object.assign(this, { kept: `peerfabric.sort.${id}`, key, open, rows, sorted: [], pool: [], places: new Map() });
+    Object.assign(this, { kept: `peerfabric.sort.${id}`, key, open, rows, sorted: [], pool: [] });
+    Object.assign(this, { places: new Map(), height: 0 });
     const kept = /^(\d+)([+-])$/.exec(localStorage.getItem(this.kept));
     [this.column, this.down] = kept && this.columns[kept[1]] ? [Number(kept[1]), kept[2] === "-"] : [sort, down];
     this.heads = this.columns.map(({ title, hint, classes, get }, n) => {
@@ -200,14 +205,11 @@ export class Table {
   show(rows) {
     // In the order of the last time, which is nearly the one of this time.
     const known = new Array(this.places.size);
-    const fresh = [];
     for (const row of rows) {
       const key = this.key(row);
-      const place = this.places.get(key);
-      if (place === undefined) fresh.push({ row, key });
-      else known[place] = { row, key };
+      known[this.places.get(key) ?? known.length] = { row, key };
     }
-    const ordered = known.filter(Boolean).concat(fresh);
+    const ordered = known.filter(Boolean);
     if (!this.held) {
       const { get } = this.columns[this.column];
       const sign = this.down ? -1 : 1;
@@ -251,12 +253,8 @@ export class Table {
       }
     }
     fit(pool, to - from, () => this.add());
-    const space = (element, left) => {
-      element.hidden = !left;
-      element.firstChild.style.height = `${left * (this.height || 0)}px`;
-    };
-    space(this.before, from);
-    space(this.after, sorted.length - to);
+    this.before.firstChild.style.height = `${from * this.height}px`;
+    this.after.firstChild.style.height = `${(sorted.length - to) * this.height}px`;
     pool.forEach((element, n) => this.put(element, sorted[from + n]));
     if (!this.height && sorted.length > WINDOWED && (this.height = pool[0].offsetHeight)) this.draw();
   }
@@ -266,8 +264,9 @@ export class Table {
     mark(element, `${this.open ? "opens " : ""}${this.rows ? this.rows(row) : ""}`);
     this.columns.forEach((column, n) => {
       const cell = element.list[n];
-      const { classes, marks } = column;
-      if (marks.length) mark(cell, `${classes} ${marks.find((kind) => column[kind](row)) || ""}`);
+      const { classes, marks, get } = column;
+      const is = (kind) => (column[kind] === true ? get : column[kind])(row);
+      if (marks.length) mark(cell, `${classes} ${marks.find(is) || ""}`);
       if (column.draw) column.draw(cell, row);
       else say(cell.inner || cell, column.text(row));
       if (column.badges) this.badge(cell, column.badges(row));
@@ -280,9 +279,8 @@ export class Table {
   /** What is out of the ordinary, in a word each. */
   badge(cell, badges) {
     const found = badges.filter((each) => each && each[0]);
-    const all = found.join("\n");
-    if (cell.badges === all) return;
-    cell.badges = all;
+    if (cell.badges === String(found)) return;
+    cell.badges = String(found);
     cell.replaceChildren(cell.inner, ...found.map(([text, kind]) => h(`i.badge ${kind}`, text)));
   }
 }

@@ -10,7 +10,7 @@ export const queueKey = (fabric, name) => `${fabric}/${name}`;
 export const queueLink = (fabric, name) => `#/queue/${[fabric, name].map(encodeURIComponent).join("/")}`;
 export const nodeLink = (key) => `#/node/${encodeURIComponent(key)}`;
 
-/** Two rates over the last 5 minutes, in messages a second; not a number where nothing is known. */
+/** Two rates of each of the last 5 minutes' seconds, oldest first; not a number where nothing is known. */
 class History {
   constructor(at) {
     this.in = new Float32Array(SAMPLES).fill(NaN);
@@ -18,63 +18,71 @@ class History {
     this.at = Math.floor(at) - 1;
   }
 
+  /** A look that came late stands for the seconds before it, too. */
   add(at, given, taken) {
-    const now = Math.floor(at);
-    if (now - this.at > SAMPLES) this.at = now - SAMPLES;
-    while (this.at < now) {
-      // a look that came late stands for the seconds before it, too
-      this.at += 1;
-      this.in[this.at % SAMPLES] = given;
-      this.out[this.at % SAMPLES] = taken;
-    }
+    const passed = Math.min(SAMPLES, Math.max(0, Math.floor(at) - this.at));
+    this.at = Math.floor(at);
+    this.in.copyWithin(0, passed).fill(given, SAMPLES - passed);
+    this.out.copyWithin(0, passed).fill(taken, SAMPLES - passed);
   }
 
-  /** `count` means of one side, oldest first. */
+  /** `count` means of one side. */
   means(side, count) {
     const every = SAMPLES / count;
     return Array.from({ length: count }, (_, n) => {
       let [sum, known] = [0, 0];
-      for (let k = 0; k < every; k += 1) {
-        const value = side[(this.at + 1 + n * every + k) % SAMPLES];
-        if (Number.isNaN(value)) continue;
-        sum += value;
+      for (let k = n * every; k < (n + 1) * every; k += 1) {
+        if (Number.isNaN(side[k])) continue;
+        sum += side[k];
         known += 1;
       }
-      return known ? sum / known : NaN;
+      return sum / known;
     });
   }
 }
 
 const zeros = (...names) => Object.fromEntries(names.map((name) => [name, 0]));
 const ACCOUNT = ["waiting", "in_flight", "on_disk", "redelivered", "expired", "dropped"];
-const FLOWS = ["given", "taken", "received", "processed"];
-const OF_QUEUE = ["running", "longest", "paused", "blocked", "dead", "warned"];
-const ZERO = { ...zeros(...ACCOUNT, ...FLOWS, ...OF_QUEUE), oldest: null, remote: false };
 const SUMS = ["in", "out", "waiting", "in_flight", "on_disk", "running", "dead"];
-const OF_TOPIC = ["received", "missed", "late", "behind"];
-const TOPIC = zeros("published", ...OF_TOPIC);
-const OF_SERVICE = ["capacity", "running", "waiting", "answered", "refused", "dropped"];
-const SERVICE = zeros(...OF_SERVICE);
+const ZERO = { ...zeros(...SUMS, ...ACCOUNT, "longest", "paused", "blocked", "warned"), oldest: null, remote: false };
+
+const SERVICE = ["capacity", "running", "waiting", "answered", "refused", "dropped"];
 
 function add(sum, each, names) {
-  for (const name of names) sum[name] += each[name];
+  for (const name of names) sum[name] = (sum[name] || 0) + each[name];
 }
 
-/** Of which lists what comes in and what goes out is counted. */
-const COUNTED = [
-  ["sends", "queue", ({ account }) => account.accepted + account.retried, ({ account }) => account.acked],
-  ["takes", "queue", ({ account }) => account.received, ({ account }) => account.processed],
-  ["publishes", "topic", (each) => each.published],
-  ["subscribes", "pattern", (each) => each.received],
-  ["serves", "service", (each) => each.received, (each) => each.answered],
+const sends = (row, each) => {
+  add(row, each.account, ACCOUNT);
+  row.dead += each.letters.count;
+  row.blocked += each.blocked_senders;
+  row.remote ||= each.consumers.length > 0;
+  if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
+};
+const takes = (row, each) => {
+  row.running += each.account.started;
+  row.longest = Math.max(row.longest, each.longest_running);
+  row.paused += each.paused;
+};
+const sums = (...fields) => (row, each) => add(row, each, ["in", "out", ...fields]);
+const none = () => 0;
+
+/** Lists of a node: what is named in them, of which rows they are an end, counts of in and out, what is added up. */
+const ENDS = [
+  ["sends", "queue", "queues", "from", (s) => s.account.accepted + s.account.retried, (s) => s.account.acked, sends],
+  ["takes", "queue", "queues", "to", (t) => t.account.received, (t) => t.account.processed, takes],
+  ["publishes", "topic", "topics", "from", (p) => p.published, none, sums("published")],
+  ["subscribes", "pattern", "topics", "to", none, (s) => s.received, sums("received", "missed", "late", "behind")],
+  ["serves", "service", "services", "to", none, (s) => s.answered, sums(...SERVICE)],
 ];
 
+/** Rates are those between two looks; without the one before they are 0. */
 function addRates(node, before, seconds) {
-  for (const [list, name, given, taken] of COUNTED) {
-    const old = new Map(before ? before[list].map((each) => [each[name], each]) : []);
+  for (const [list, by, , , given, taken] of ENDS) {
+    const old = new Map(before && before[list].map((each) => [each[by], each]));
     for (const each of node[list]) {
-      const was = old.get(each[name]);
-      const rate = (count) => (was && count && seconds > 0 ? Math.max(0, (count(each) - count(was)) / seconds) : 0);
+      const was = old.get(each[by]);
+      const rate = (count) => (was && seconds > 0 ? Math.max(0, (count(each) - count(was)) / seconds) : 0);
       each.in = rate(given);
       each.out = rate(taken);
     }
@@ -93,7 +101,7 @@ export class Model {
     Object.assign(this, { topics: new Map(), services: new Map(), fabrics: new Set() });
     for (const queue of this.queues.values()) {
       Object.assign(queue, ZERO);
-      queue.sends.length = queue.takes.length = 0;
+      queue.from.length = queue.to.length = 0;
     }
   }
 
@@ -108,16 +116,15 @@ export class Model {
     const before = this.processes.get(key) || { nodes: [], status: null };
     const silent = !answer.status;
     this.seen.add(key);
-    // Who does not answer is shown as it was last.
-    const { status, nodes } = silent ? before : { status: answer.status, nodes: answer.status.nodes };
-    if (!silent) {
-      const seconds = this.next.at - before.at;
-      const old = new Map(before.nodes.map((node) => [nodeKey(node), node]));
-      for (const node of nodes) addRates(node, old.get(nodeKey(node)), seconds);
-      status.process.load =
-        before.status && seconds > 0 ? (status.process.cpu - before.status.process.cpu) / seconds : null;
-    }
-    this.processes.set(key, { ...answer, key, status, nodes, silent, at: silent ? before.at : this.next.at });
+    // Who does not answer is shown as it was last, but nothing flows.
+    const status = answer.status || before.status;
+    const nodes = status ? status.nodes : [];
+    const at = silent ? before.at : this.next.at;
+    const old = new Map(silent ? [] : before.nodes.map((node) => [nodeKey(node), node]));
+    for (const node of nodes) addRates(node, old.get(nodeKey(node)), at - before.at);
+    if (!silent && before.status)
+      status.process.load = (status.process.cpu - before.status.process.cpu) / (at - before.at) || 0;
+    this.processes.set(key, { ...answer, key, status, nodes, silent, at });
   }
 
   /** The look is at its end: what is shown is made of it in short steps, until the last of which it is not `whole`. */
@@ -127,14 +134,13 @@ export class Model {
     yield;
     for (const key of this.processes.keys()) if (!this.seen.has(key)) this.processes.delete(key);
     for (const { name, problem } of this.sources)
-      if (problem) this.warn("no-gateway", "", `${name}: ${problem}`, 0, "", name);
+      if (problem) this.warn({ code: "no-gateway", text: `${name}: ${problem}` }, name);
     const known = new Set();
     for (const process of this.processes.values()) {
-      if (process.silent) {
-        const names = process.nodes.map((node) => node.name).join(", ") || process.source || "not seen before";
-        this.warn("no-answer", "", `process ${process.pid}: ${process.problem}`, 0, "", names);
-      }
-      for (const node of process.nodes) {
+      const { silent, nodes, pid, problem, source } = process;
+      const names = nodes.map((node) => node.name).join(", ") || source || "not seen before";
+      if (silent) this.warn({ code: "no-answer", text: `process ${pid}: ${problem}` }, names);
+      for (const node of nodes) {
         const key = nodeKey(node);
         if (known.has(key)) continue; // two gateways tell of one host
         known.add(key);
@@ -147,7 +153,7 @@ export class Model {
     this.whole = true;
   }
 
-  warn(code, queue, text, since, fabric, name) {
+  warn({ code, queue = "", text, since = 0 }, name, fabric = "") {
     const same = this.warnings.find(
       (each) => each.code === code && each.queue === queue && each.fabric === fabric && (queue || each.text === text),
     );
@@ -157,68 +163,31 @@ export class Model {
     } else if (this.warnings.length < WARNINGS) this.warnings.push({ code, queue, text, since, fabric, names: [name] });
   }
 
-  /** The row of that name in `map`, made if there is none. */
-  row(map, kind, fabric, name, fields) {
+  /** The row of that name, made if there is none. */
+  row(map, fabric, name) {
     const key = queueKey(fabric, name);
-    let row = map.get(key);
+    let row = this[map].get(key);
     if (row) return row;
-    row = { key: `${kind} ${key}`, kind, by: `${kind} ${name}`, fabric, name, in: 0, out: 0, ...fields() };
-    map.set(key, row);
+    const kind = map.slice(0, -1);
+    row = { key: `${kind} ${key}`, by: `${kind} ${name}`, fabric, name, from: [], to: [] };
+    if (map === "queues") Object.assign(row, ZERO, { history: null });
+    this[map].set(key, row);
     return row;
   }
 
   add(at) {
-    const { node, process } = at;
-    const { fabric, name } = node;
-    const flows = process.silent ? 0 : 1; // what was counted last is no rate of now
-    const of = (map, kind, called, fields) => this.row(map, kind, fabric, called, fields);
-    const empty = () => ({ ...ZERO, history: null, sends: [], takes: [] });
-    const queue = (called) => of(this.queues, "queue", called, empty);
-    const topic = (called) => of(this.topics, "topic", called, () => ({ ...TOPIC, from: [], to: [] }));
-    const service = (called) => of(this.services, "service", called, () => ({ ...SERVICE, to: [] }));
+    const { fabric, name, more, warnings } = at.node;
     this.nodes.push(at);
     this.fabrics.add(fabric);
-    this.left += node.more;
-    for (const each of node.warnings) this.warn(each.code, each.queue, each.text, each.since, fabric, name);
-    for (const each of node.sends) {
-      const row = queue(each.queue);
-      each.at = at;
-      row.sends.push(each);
-      add(row, each.account, ACCOUNT);
-      row.dead += each.letters.count;
-      row.blocked += each.blocked_senders;
-      row.given += flows * each.in;
-      row.taken += flows * each.out;
-      row.remote ||= each.consumers.length > 0;
-      if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
-    }
-    for (const each of node.takes) {
-      const row = queue(each.queue);
-      each.at = at;
-      row.takes.push(each);
-      row.running += each.account.started;
-      row.longest = Math.max(row.longest, each.longest_running);
-      row.paused += each.paused;
-      row.received += flows * each.in;
-      row.processed += flows * each.out;
-    }
-    for (const each of node.publishes) {
-      const row = topic(each.topic);
-      row.from.push(name);
-      row.published += each.published;
-      row.in += flows * each.in;
-    }
-    for (const each of node.subscribes) {
-      const row = topic(each.pattern);
-      row.to.push(name);
-      row.out += flows * each.in;
-      add(row, each, OF_TOPIC);
-    }
-    for (const each of node.serves) {
-      const row = service(each.service);
-      row.to.push(name);
-      row.out += flows * each.out;
-      add(row, each, OF_SERVICE);
+    this.left += more;
+    for (const each of warnings) this.warn(each, name, fabric);
+    for (const [list, by, map, side, , , sum] of ENDS) {
+      for (const each of at.node[list]) {
+        const row = this.row(map, fabric, each[by]);
+        each.at = at;
+        row[side].push(each);
+        sum(row, each);
+      }
     }
   }
 
@@ -228,14 +197,14 @@ export class Model {
       if (found) found.warned += 1;
     }
     for (const [key, queue] of this.queues) {
-      if (!queue.sends.length && !queue.takes.length) {
+      // Without a producer on these hosts, what consumers say is all there is.
+      const ends = queue.from.length ? queue.from : queue.to;
+      if (!ends.length) {
         if (queue.history) this.histories -= 1;
         this.queues.delete(key);
         continue;
       }
-      // Without a producer on these hosts, what consumers say is all there is.
-      queue.in = queue.sends.length ? queue.given : queue.received;
-      queue.out = queue.sends.length ? queue.taken : queue.processed;
+      for (const each of ends) add(queue, each, ["in", "out"]);
       add(this.total, queue, SUMS);
       if (!queue.history && (queue.in || queue.out) && this.histories < HISTORIES) {
         queue.history = new History(this.at);

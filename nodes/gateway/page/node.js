@@ -1,18 +1,17 @@
 // One node: where it runs, its peers, what it sends and consumes.
 
 import { Fields, Table, age, bytes, count, detail, h, low, mark, name, names, number, part, say } from "./dom.js";
-import { speed, words } from "./dom.js";
+import { code, speed, words } from "./dom.js";
 import { queueLink } from "./model.js";
 
 const PEERS = [
   name("Peer", (p) => p.name || p.node_id),
-  words("State", { get: (p) => (p.reason ? `${p.state}: ${p.reason}` : p.state), warn: (p) => !isWell(p) }),
-  number("Round trip", {
-    get: (p) => p.rtt,
+  words("State", (p) => (p.reason ? `${p.state}: ${p.reason}` : p.state), { warn: (p) => !isWell(p) }),
+  number("Round trip", "rtt", {
     text: (p) => (p.rtt === null ? "·" : `${(p.rtt * 1000).toFixed(2)} ms`),
   }),
   low(
-    words("Endpoint", { kind: "text code" }),
+    code("Endpoint"),
     words("Consumes", (p) => names(p.consumes)),
     words("Produces", (p) => names(p.produces)),
   ),
@@ -46,9 +45,9 @@ export class NodeView {
       "Nodes",
       [this.name, this.state],
       this.fields.element,
-      part("Queues", this.queues.element),
-      part("Peers", this.peers.element),
-      part("Counters", this.counters.element),
+      part("Queues", this.queues),
+      part("Peers", this.peers),
+      part("Counters", this.counters),
     );
   }
 

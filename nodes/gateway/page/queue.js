@@ -1,7 +1,7 @@
 // One queue: its course, who sends and consumes it, what runs, its dead letters, and the acts on it.
 
 import { Fields, Sparkline, Table, age, button, count, detail, h, low, mark, name, number } from "./dom.js";
-import { part, rate, say, speed, time, words } from "./dom.js";
+import { amount, code, part, rate, say, speed, time, words } from "./dom.js";
 import { nodeLink, queueKey } from "./model.js";
 import { get, post } from "./stream.js";
 
@@ -18,30 +18,29 @@ function median(buckets) {
 }
 
 const PRODUCERS = [
-  name("Producer", (p) => p.node.name),
-  ...[speed("In / s"), number("Waiting"), time("Oldest", (p) => p.oldest_waiting), number("In flight")],
+  name("Producer", "node.name"),
+  ...[speed("In / s"), number("Waiting"), time("Oldest", "oldest_waiting"), number("In flight")],
   low(
     number("On disk"),
     number("Accepted", (p) => p.accepted + p.recovered + p.retried),
     number("Acked"),
     number("Redelivered"),
-    number("Credit", { get: (p) => p.credit_free, hint: "How many more its consumers would take now" }),
+    number("Credit", "credit_free", { hint: "How many more its consumers would take now" }),
   ),
-  number("Blocked", {
-    get: (p) => p.blocked_senders,
+  number("Blocked", "blocked_senders", {
     hint: "Calls of send that wait for room",
-    warn: (p) => p.blocked_senders,
+    warn: true,
   }),
 ];
 
 const CONSUMERS = [
-  name("Consumer", (c) => c.node.name),
+  name("Consumer", "node.name"),
   words("State", { bad: (c) => c.process.silent, warn: (c) => c.paused, faint: () => true }),
   speed("Out / s"),
   low(number("Takers", { hint: "Threads or tasks that take from it now" })),
-  ...[number("Buffered"), number("Running", (c) => c.started), time("Longest", (c) => c.longest_running || null)],
+  ...[number("Buffered"), number("Running", "started"), time("Longest", (c) => c.longest_running || null)],
   low(
-    words("Median", { get: (c) => median(c.seconds), kind: "number", hint: "Half of all took no longer" }),
+    amount("Median", (c) => median(c.seconds), { hint: "Half of all took no longer" }),
     ...["Processed", "Nacked", "Window"].map((title) => number(title)),
     time("Last taken", { hint: "How long ago" }),
   ),
@@ -50,8 +49,8 @@ const CONSUMERS = [
 const RUNNING = [
   words("Handler"),
   time("Age", { warn: (r) => r.age > 30 }),
-  ...[time("Lease left"), number("Attempt"), words("Line", { kind: "text code" })],
-  low(words("At", (r) => `${r.node.name} ${r.thread}`), words("Message", { get: (r) => r.id, kind: "text code" })),
+  ...[time("Lease left"), number("Attempt"), code("Line")],
+  low(words("At", (r) => `${r.node.name} ${r.thread}`), code("Message", "id")),
 ];
 
 const FIELDS = ["Waiting", "Oldest", "In flight", "On disk", "Running", "Redelivered", "Expired", "Dropped", "Dead"];
@@ -112,9 +111,9 @@ export class QueueView {
         h("div.graph", this.top, this.chart.element, h("div.axis", h("span", "5 min ago"), h("span", "now"))),
       ),
       this.fields.element,
-      part("Producers", this.producers.element),
-      part("Consumers", this.consumers.element),
-      part("Running", this.running.element),
+      part("Producers", this.producers),
+      part("Consumers", this.consumers),
+      part("Running", this.running),
       h("section.part", { id: "dead" }, h("h2", "Dead letters", this.all), this.list, this.none),
     );
   }
@@ -122,12 +121,12 @@ export class QueueView {
   show() {
     const queue = this.model.queues.get(this.key);
     const may = this.model.can.includes("admin");
-    const { takes = [], sends = [], paused = 0, dead = 0 } = queue || {};
+    const { from = [], to = [], paused = 0, dead = 0 } = queue || {};
     this.acts.hidden = !may || !queue;
     this.all.hidden = !may || !dead;
-    say(this.state, !queue ? "Not known here now." : paused ? `paused at ${paused} of ${takes.length}` : "");
+    say(this.state, !queue ? "Not known here now." : paused ? `paused at ${paused} of ${to.length}` : "");
     mark(this.state, paused ? "badge warn" : "faint");
-    this.pause.disabled = paused >= takes.length;
+    this.pause.disabled = paused >= to.length;
     this.resume.disabled = !paused;
     if (queue) {
       this.fields.show(FIELDS, { ...queue, oldest: age(queue.oldest) });
@@ -136,10 +135,10 @@ export class QueueView {
       say(this.top, top ? `${rate(top)} / s` : "");
     }
     const row = (each) => ({ ...each.account, ...each, ...each.at });
-    const consumers = takes.map(row);
+    const consumers = to.map(row);
     for (const each of consumers)
       each.state = each.process.silent ? "no answer" : each.paused ? "paused" : each.node.engine || "takes";
-    this.producers.show(sends.map(row));
+    this.producers.show(from.map(row));
     this.consumers.show(consumers);
     this.running.show(consumers.flatMap(({ node, running }) => running.map((each) => ({ ...each, node }))));
     this.letters(dead, may);

@@ -19,7 +19,7 @@ export class Tap {
     this.element = detail(
       "Topics",
       [h("h1", pattern), this.number, h("div.acts", this.hold)],
-      part("Messages from now on, newest first", this.rows),
+      part("Messages from now on, newest first", { element: this.rows }),
     );
     this.read(`v1/topics/${encodeURIComponent(pattern)}/events`);
   }
