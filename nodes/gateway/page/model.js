@@ -1,44 +1,43 @@
-// What is known of the fabric: looks as they come in, rates by subtraction, 5 minutes of history, sums over all nodes.
+// The looks as they come in, rates by subtraction, 5 minutes of history, sums over all nodes.
 
-export const SAMPLES = 300; // one each second
+const SAMPLES = 300; // one each second
 const HISTORIES = 4000; // queues that have one; beyond it they go without
 const WARNINGS = 500;
-const STEP = 10; // nodes that are added up in one go
+const STEP = 10; // nodes that are added up at once
 
-export const nodeKey = (node) => `${node.node_id}.${node.epoch}`;
+export const encoded = encodeURIComponent;
+const nodeKey = (node) => `${node.node_id}.${node.epoch}`;
 export const queueKey = (fabric, name) => `${fabric}/${name}`;
-export const queueLink = (fabric, name) => `#/queue/${[fabric, name].map(encodeURIComponent).join("/")}`;
-export const nodeLink = (key) => `#/node/${encodeURIComponent(key)}`;
+export const queueLink = (fabric, name) => `#/queue/${[fabric, name].map(encoded).join("/")}`;
+export const nodeLink = (key) => `#/node/${encoded(key)}`;
 
-/** Two rates of each of the last 5 minutes' seconds, oldest first; not a number where nothing is known. */
+/** Rates of the last 5 minutes, a second each, oldest first; not a number where nothing is known. */
 class History {
-  constructor(at) {
-    this.in = new Float32Array(SAMPLES).fill(NaN);
-    this.out = new Float32Array(SAMPLES).fill(NaN);
-    this.at = Math.floor(at) - 1;
-  }
+	constructor(at) {
+		[this.in, this.out] = [0, 1].map(() => new Float32Array(SAMPLES).fill(NaN));
+		this.at = Math.floor(at) - 1;
+	}
 
-  /** A look that came late stands for the seconds before it, too. */
-  add(at, given, taken) {
-    const passed = Math.min(SAMPLES, Math.max(0, Math.floor(at) - this.at));
-    this.at = Math.floor(at);
-    this.in.copyWithin(0, passed).fill(given, SAMPLES - passed);
-    this.out.copyWithin(0, passed).fill(taken, SAMPLES - passed);
-  }
+	/** A look that came late stands for the seconds before it, too. */
+	add(at, given, taken) {
+		const passed = Math.min(SAMPLES, Math.max(0, Math.floor(at) - this.at));
+		this.at = Math.floor(at);
+		this.in.copyWithin(0, passed).fill(given, SAMPLES - passed);
+		this.out.copyWithin(0, passed).fill(taken, SAMPLES - passed);
+	}
 
-  /** `count` means of one side. */
-  means(side, count) {
-    const every = SAMPLES / count;
-    return Array.from({ length: count }, (_, n) => {
-      let [sum, known] = [0, 0];
-      for (let k = n * every; k < (n + 1) * every; k += 1) {
-        if (Number.isNaN(side[k])) continue;
-        sum += side[k];
-        known += 1;
-      }
-      return sum / known;
-    });
-  }
+	means(side, count) {
+		const every = SAMPLES / count;
+		return Array.from({ length: count }, (_, n) => {
+			let [sum, known] = [0, 0];
+			for (let k = n * every; k < (n + 1) * every; k += 1) {
+				if (Number.isNaN(side[k])) continue;
+				sum += side[k];
+				known += 1;
+			}
+			return sum / known;
+		});
+	}
 }
 
 const zeros = (...names) => Object.fromEntries(names.map((name) => [name, 0]));
@@ -49,170 +48,169 @@ const ZERO = { ...zeros(...SUMS, ...ACCOUNT, "longest", "paused", "blocked", "wa
 const SERVICE = ["capacity", "running", "waiting", "answered", "refused", "dropped"];
 
 function add(sum, each, names) {
-  for (const name of names) sum[name] = (sum[name] || 0) + each[name];
+	for (const name of names) sum[name] = (sum[name] || 0) + each[name];
 }
 
 const sends = (row, each) => {
-  add(row, each.account, ACCOUNT);
-  row.dead += each.letters.count;
-  row.blocked += each.blocked_senders;
-  row.remote ||= each.consumers.length > 0;
-  if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
+	add(row, each.account, ACCOUNT);
+	row.dead += each.letters.count;
+	row.blocked += each.blocked_senders;
+	row.remote ||= each.consumers.length > 0;
+	if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
 };
 const takes = (row, each) => {
-  row.running += each.account.started;
-  row.longest = Math.max(row.longest, each.longest_running);
-  row.paused += each.paused;
+	row.running += each.account.started;
+	row.longest = Math.max(row.longest, each.longest_running);
+	row.paused += each.paused;
 };
 const sums = (...fields) => (row, each) => add(row, each, ["in", "out", ...fields]);
 const none = () => 0;
 
-/** Lists of a node: what is named in them, of which rows they are an end, counts of in and out, what is added up. */
+/** Lists of a node: the name in them, the rows they are an end of, counts of in and out, what is added up. */
 const ENDS = [
-  ["sends", "queue", "queues", "from", (s) => s.account.accepted + s.account.retried, (s) => s.account.acked, sends],
-  ["takes", "queue", "queues", "to", (t) => t.account.received, (t) => t.account.processed, takes],
-  ["publishes", "topic", "topics", "from", (p) => p.published, none, sums("published")],
-  ["subscribes", "pattern", "topics", "to", none, (s) => s.received, sums("received", "missed", "late", "behind")],
-  ["serves", "service", "services", "to", none, (s) => s.answered, sums(...SERVICE)],
+	["sends", "queue", "queues", "from", (s) => s.account.accepted + s.account.retried, (s) => s.account.acked, sends],
+	["takes", "queue", "queues", "to", (t) => t.account.received, (t) => t.account.processed, takes],
+	["publishes", "topic", "topics", "from", (p) => p.published, none, sums("published")],
+	["subscribes", "pattern", "topics", "to", none, (s) => s.received, sums("received", "missed", "late", "behind")],
+	["serves", "service", "services", "to", none, (s) => s.answered, sums(...SERVICE)],
 ];
 
-/** Rates are those between two looks; without the one before they are 0. */
 function addRates(node, before, seconds) {
-  for (const [list, by, , , given, taken] of ENDS) {
-    const old = new Map(before && before[list].map((each) => [each[by], each]));
-    for (const each of node[list]) {
-      const was = old.get(each[by]);
-      const rate = (count) => (was && seconds > 0 ? Math.max(0, (count(each) - count(was)) / seconds) : 0);
-      each.in = rate(given);
-      each.out = rate(taken);
-    }
-  }
+	for (const [list, by, , , given, taken] of ENDS) {
+		const old = new Map(before && before[list].map((each) => [each[by], each]));
+		for (const each of node[list]) {
+			const was = old.get(each[by]);
+			const rate = (count) => (was && seconds > 0 ? Math.max(0, (count(each) - count(was)) / seconds) : 0);
+			each.in = rate(given);
+			each.out = rate(taken);
+		}
+	}
 }
 
 export class Model {
-  constructor() {
-    Object.assign(this, { processes: new Map(), queues: new Map(), histories: 0 });
-    Object.assign(this, { whole: true, at: 0, took: 0, host: "", can: [], sources: [] });
-    this.clear();
-  }
+	processes = new Map();
+	queues = new Map();
+	can = [];
+	sources = [];
 
-  clear() {
-    Object.assign(this, { nodes: [], warnings: [], left: 0, total: zeros(...SUMS) });
-    Object.assign(this, { topics: new Map(), services: new Map(), fabrics: new Set() });
-    for (const queue of this.queues.values()) {
-      Object.assign(queue, ZERO);
-      queue.from.length = queue.to.length = 0;
-    }
-  }
+	constructor() {
+		this.clear();
+	}
 
-  begin(look) {
-    this.next = look;
-    this.seen = new Set();
-  }
+	clear() {
+		Object.assign(this, { nodes: [], warnings: new Map(), left: 0, total: zeros(...SUMS) });
+		Object.assign(this, { topics: new Map(), services: new Map(), fabrics: new Set() });
+		for (const queue of this.queues.values()) {
+			Object.assign(queue, ZERO);
+			queue.from.length = queue.to.length = 0;
+		}
+	}
 
-  /** One process of the look that has begun. */
-  process(answer) {
-    const key = `${answer.source} ${answer.pid} ${answer.started}`;
-    const before = this.processes.get(key) || { nodes: [], status: null };
-    const silent = !answer.status;
-    this.seen.add(key);
-    // Who does not answer is shown as it was last, but nothing flows.
-    const status = answer.status || before.status;
-    const nodes = status ? status.nodes : [];
-    const at = silent ? before.at : this.next.at;
-    const old = new Map(silent ? [] : before.nodes.map((node) => [nodeKey(node), node]));
-    for (const node of nodes) addRates(node, old.get(nodeKey(node)), at - before.at);
-    if (!silent && before.status)
-      status.process.load = (status.process.cpu - before.status.process.cpu) / (at - before.at) || 0;
-    this.processes.set(key, { ...answer, key, status, nodes, silent, at });
-  }
+	begin(look) {
+		this.next = look;
+		this.seen = new Set();
+	}
 
-  /** The look is at its end: what is shown is made of it in short steps, until the last of which it is not `whole`. */
-  *end() {
-    Object.assign(this, this.next, { whole: false });
-    this.clear();
-    yield;
-    for (const key of this.processes.keys()) if (!this.seen.has(key)) this.processes.delete(key);
-    for (const { name, problem } of this.sources)
-      if (problem) this.warn({ code: "no-gateway", text: `${name}: ${problem}` }, name);
-    const known = new Set();
-    for (const process of this.processes.values()) {
-      const { silent, nodes, pid, problem, source } = process;
-      const names = nodes.map((node) => node.name).join(", ") || source || "not seen before";
-      if (silent) this.warn({ code: "no-answer", text: `process ${pid}: ${problem}` }, names);
-      for (const node of nodes) {
-        const key = nodeKey(node);
-        if (known.has(key)) continue; // two gateways tell of one host
-        known.add(key);
-        this.add({ key, node, process });
-        if (this.nodes.length % STEP === 0) yield;
-      }
-    }
-    yield;
-    this.sum();
-    this.whole = true;
-  }
+	/** One process of the look that has begun. */
+	process(answer) {
+		const key = `${answer.source} ${answer.pid} ${answer.started}`;
+		const before = this.processes.get(key) || { nodes: [], status: null };
+		const silent = !answer.status;
+		this.seen.add(key);
+		// Who does not answer is shown as it was last, but nothing flows.
+		const status = answer.status || before.status;
+		const nodes = status ? status.nodes : [];
+		const at = silent ? before.at : this.next.at;
+		const old = new Map(silent ? [] : before.nodes.map((node) => [nodeKey(node), node]));
+		for (const node of nodes) addRates(node, old.get(nodeKey(node)), at - before.at);
+		if (!silent && before.status)
+			status.process.load = (status.process.cpu - before.status.process.cpu) / (at - before.at) || 0;
+		this.processes.set(key, { ...answer, key, status, nodes, silent, at });
+	}
 
-  warn({ code, queue = "", text, since = 0 }, name, fabric = "") {
-    const same = this.warnings.find(
-      (each) => each.code === code && each.queue === queue && each.fabric === fabric && (queue || each.text === text),
-    );
-    if (same) {
-      same.names.push(name);
-      same.since = Math.max(same.since, since);
-    } else if (this.warnings.length < WARNINGS) this.warnings.push({ code, queue, text, since, fabric, names: [name] });
-  }
+	/** Make what is shown of the look, in short steps; it is not `whole` until the last. */
+	*end() {
+		Object.assign(this, this.next, { whole: false });
+		this.clear();
+		yield;
+		for (const key of this.processes.keys()) if (!this.seen.has(key)) this.processes.delete(key);
+		for (const { name, problem } of this.sources)
+			if (problem) this.warn({ code: "no-gateway", text: `${name}: ${problem}` }, name);
+		const known = new Set();
+		for (const process of this.processes.values()) {
+			const { silent, nodes, pid, problem, source } = process;
+			const names = nodes.map((node) => node.name).join(", ") || source || "not seen before";
+			if (silent) this.warn({ code: "no-answer", text: `process ${pid}: ${problem}` }, names);
+			for (const node of nodes) {
+				const key = nodeKey(node);
+				if (known.has(key)) continue; // two gateways tell of one host
+				known.add(key);
+				this.add({ key, node, process });
+				if (this.nodes.length % STEP === 0) yield;
+			}
+		}
+		yield;
+		this.sum();
+		this.whole = true;
+	}
 
-  /** The row of that name, made if there is none. */
-  row(map, fabric, name) {
-    const key = queueKey(fabric, name);
-    let row = this[map].get(key);
-    if (row) return row;
-    const kind = map.slice(0, -1);
-    row = { key: `${kind} ${key}`, by: `${kind} ${name}`, fabric, name, from: [], to: [] };
-    if (map === "queues") Object.assign(row, ZERO, { history: null });
-    this[map].set(key, row);
-    return row;
-  }
+	warn({ code, queue = "", text, since = 0 }, name, fabric = "") {
+		const key = [code, fabric, queue || text].join(" ");
+		const same = this.warnings.get(key);
+		if (same) {
+			same.names.push(name);
+			same.since = Math.max(same.since, since);
+		} else if (this.warnings.size < WARNINGS) this.warnings.set(key, { code, queue, text, since, fabric, names: [name] });
+	}
 
-  add(at) {
-    const { fabric, name, more, warnings } = at.node;
-    this.nodes.push(at);
-    this.fabrics.add(fabric);
-    this.left += more;
-    for (const each of warnings) this.warn(each, name, fabric);
-    for (const [list, by, map, side, , , sum] of ENDS) {
-      for (const each of at.node[list]) {
-        const row = this.row(map, fabric, each[by]);
-        each.at = at;
-        row[side].push(each);
-        sum(row, each);
-      }
-    }
-  }
+	row(map, fabric, name) {
+		const key = queueKey(fabric, name);
+		let row = this[map].get(key);
+		if (row) return row;
+		const kind = map.slice(0, -1);
+		row = { key: `${kind} ${key}`, by: `${kind} ${name}`, fabric, name, from: [], to: [] };
+		if (map === "queues") Object.assign(row, ZERO, { history: null });
+		this[map].set(key, row);
+		return row;
+	}
 
-  sum() {
-    for (const { queue, fabric } of this.warnings) {
-      const found = queue && this.queues.get(queueKey(fabric, queue));
-      if (found) found.warned += 1;
-    }
-    for (const [key, queue] of this.queues) {
-      // Without a producer on these hosts, what consumers say is all there is.
-      const ends = queue.from.length ? queue.from : queue.to;
-      if (!ends.length) {
-        if (queue.history) this.histories -= 1;
-        this.queues.delete(key);
-        continue;
-      }
-      for (const each of ends) add(queue, each, ["in", "out"]);
-      add(this.total, queue, SUMS);
-      if (!queue.history && (queue.in || queue.out) && this.histories < HISTORIES) {
-        queue.history = new History(this.at);
-        this.histories += 1;
-      }
-      if (queue.history) queue.history.add(this.at, queue.in, queue.out);
-    }
-    this.history ||= new History(this.at);
-    this.history.add(this.at, this.total.in, this.total.out);
-  }
+	add(at) {
+		const { fabric, name, more, warnings } = at.node;
+		this.nodes.push(at);
+		this.fabrics.add(fabric);
+		this.left += more;
+		for (const each of warnings) this.warn(each, name, fabric);
+		for (const [list, by, map, side, , , sum] of ENDS) {
+			for (const each of at.node[list]) {
+				const row = this.row(map, fabric, each[by]);
+				each.at = at;
+				row[side].push(each);
+				sum(row, each);
+			}
+		}
+	}
+
+	sum() {
+		for (const { queue, fabric } of this.warnings.values()) {
+			const found = queue && this.queues.get(queueKey(fabric, queue));
+			if (found) found.warned += 1;
+		}
+		let histories = 0;
+		for (const [key, queue] of this.queues) {
+			// Without a producer on these hosts, what consumers say is all there is.
+			const ends = queue.from.length ? queue.from : queue.to;
+			if (!ends.length) {
+				this.queues.delete(key);
+				continue;
+			}
+			for (const each of ends) add(queue, each, ["in", "out"]);
+			add(this.total, queue, SUMS);
+			if (histories < HISTORIES && (queue.in || queue.out)) queue.history ||= new History(this.at);
+			if (!queue.history) continue;
+			histories += 1;
+			queue.history.add(this.at, queue.in, queue.out);
+		}
+		this.history ||= new History(this.at);
+		this.history.add(this.at, this.total.in, this.total.out);
+	}
 }

@@ -1,27 +1,28 @@
-// Requests to the gateway: the token, streams of events, acts. Nothing here leaves the page's own origin.
+// Requests to the gateway, with the token, and streams of events. Nothing leaves the page's own origin.
 
 const KEPT = "peerfabric.token";
 
+export const passed = (ms) => new Promise((done) => setTimeout(done, ms));
 export const keepToken = (token) => sessionStorage.setItem(KEPT, token);
 
-/** Take the token out of the address: a fragment is in no log, and here in no history either. */
+/** Take the token out of the address, so that it is in no history. */
 export function takeToken() {
-  const found = /^#(?:.*&)?token=([^&]*)/.exec(location.hash);
-  if (!found) return false;
-  keepToken(decodeURIComponent(found[1]));
-  history.replaceState(null, "", location.pathname + location.search);
-  return true;
+	const found = /^#(?:.*&)?token=([^&]*)/.exec(location.hash);
+	if (!found) return false;
+	keepToken(decodeURIComponent(found[1]));
+	history.replaceState(null, "", location.pathname + location.search);
+	return true;
 }
 
 /** Raises what the gateway said if it refused; `status` is HTTP's. */
 async function ask(path, options) {
-  const token = sessionStorage.getItem(KEPT);
-  const headers = { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) };
-  const answer = await fetch(path, { cache: "no-store", headers, ...options });
-  if (answer.ok) return answer;
-  const { status, statusText } = answer;
-  const problem = await answer.json().catch(() => null);
-  throw Object.assign(new Error(problem?.detail || problem?.title || `${status} ${statusText}`), { status });
+	const token = sessionStorage.getItem(KEPT);
+	const headers = { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) };
+	const answer = await fetch(path, { cache: "no-store", headers, ...options });
+	if (answer.ok) return answer;
+	const { status, statusText } = answer;
+	const problem = await answer.json().catch(() => null);
+	throw Object.assign(new Error(problem?.detail || problem?.title || `${status} ${statusText}`), { status });
 }
 
 export const get = async (path) => (await ask(path)).json();
@@ -32,24 +33,24 @@ export const post = async (path, body) => (await ask(path, { method: "POST", bod
  * which reading waits. EventSource cannot send the header that has the token.
  */
 export async function events(path, signal, take, opened) {
-  const answer = await ask(path, { signal });
-  if (opened) opened();
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  let [event, data] = ["message", ""];
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const lines = value.split("\n");
-    lines[0] = rest + lines[0];
-    rest = lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("event: ")) event = line.slice(7);
-      else if (line.startsWith("data: ")) data += (data && "\n") + line.slice(6);
-      else if (line === "") {
-        if (data) await take(event, data);
-        [event, data] = ["message", ""];
-      }
-    }
-  }
+	const answer = await ask(path, { signal });
+	opened?.();
+	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+	let rest = "";
+	let [event, data] = ["message", ""];
+	for (;;) {
+		const { value, done } = await reader.read();
+		if (done) return;
+		const lines = value.split("\n");
+		lines[0] = rest + lines[0];
+		rest = lines.pop();
+		for (const line of lines) {
+			if (line.startsWith("event: ")) event = line.slice(7);
+			else if (line.startsWith("data: ")) data += (data && "\n") + line.slice(6);
+			else if (line === "") {
+				if (data) await take(event, data);
+				[event, data] = ["message", ""];
+			}
+		}
+	}
 }
