@@ -55,7 +55,7 @@ function showWarnings(wanted = all) {
 
 // ---- lists
 
-/** The column of names, with the fabric where there are several. */
+/** Names, with the fabric where there are several. */
 const called = (title, badges = () => []) =>
 	name(title, "name", { badges: (row) => [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)] });
 
@@ -122,7 +122,7 @@ const NODES = [
 	),
 ];
 
-/** All nodes, and processes that have not told of theirs. */
+/** With processes that have not told of their nodes. */
 function nodeRows() {
 	const unseen = [...model.processes.values()].filter((each) => each.silent && !each.nodes.length);
 	const rows = unseen.map((process) => {

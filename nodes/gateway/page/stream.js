@@ -28,10 +28,7 @@ async function ask(path, options) {
 export const get = async (path) => (await ask(path)).json();
 export const post = async (path, body) => (await ask(path, { method: "POST", body: JSON.stringify(body) })).json();
 
-/**
- * Read server-sent events of `path` until it ends or `signal` aborts; `take(event, data)` may return a promise, for
- * which reading waits. EventSource cannot send the header that has the token.
- */
+/** Read server-sent events; `take(event, data)` is awaited. EventSource cannot send the header with the token. */
 export async function events(path, signal, take, opened) {
 	const answer = await ask(path, { signal });
 	opened?.();
