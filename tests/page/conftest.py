@@ -25,6 +25,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--renderer-process-limit=1",
 ]
 PATHS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
