@@ -30,6 +30,8 @@ REMEMBERED_MAX: Final = 256
 """Nodes whose names are remembered after they were parted from."""
 COMPARED_MAX: Final = 4096
 """Pairs of names that are compared at one look for ends that wait for somebody to begin."""
+HINTS_MAX: Final = 65_536
+"""The same for hints that are asked for at one look, some 30 ms: all consumers of a node's queues may end at once."""
 NAMED_MAX: Final = 3
 """Nodes that a hint names."""
 
@@ -60,6 +62,8 @@ class Lookalikes(Machine):
         """Node -> epoch and digest that it had, and what it used when it was parted from."""
         self._lonely: set[tuple[str, str]] = set()
         """Role and name of those for which others were dialled, and that are lonely still."""
+        self._left = HINTS_MAX
+        """Pairs of names that may still be compared at this look."""
 
     # What others use
 
@@ -117,6 +121,7 @@ class Lookalikes(Machine):
     def completed(self, found: Iterable[Finding], now: float) -> list[Finding]:
         """The same with hints, and with what is lonely at this node's end of a name that may have been mistyped."""
         completed, lonely = list[Finding](), set[tuple[str, str]]()
+        self._left = HINTS_MAX
         for finding in found:
             role, name = _ROLES.get(finding.code), finding.queue or finding.service
             if role is not None:
@@ -132,9 +137,13 @@ class Lookalikes(Machine):
         return completed
 
     def _hint(self, role: str, name: str) -> str:
-        """Another name that may have been meant; empty if there is none."""
+        """Another name that may have been meant; empty if there is none, or too much was compared at this look."""
+        if self._left <= 0:
+            return ""
         other = _OTHER[role]
-        for each in sorted(self._ours(other) | self._theirs(other)):
+        names = sorted(self._ours(other) | self._theirs(other))
+        self._left -= len(names)
+        for each in names:
             if are_similar(name, each) and not self._may_be_used(role, each):
                 return _question(each, other, self._users(other, each))
         return ""

@@ -5,7 +5,6 @@ Each queue that has something to send is looked at every few seconds, at a few n
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -45,7 +44,7 @@ class Trends:
     def __init__(self) -> None:
         self.unix_ms: Callable[[], int] = int
         """Wall-clock time, which a driver hands in: the clock by which messages were sent."""
-        self.by_queue: dict[OutgoingQueue, deque[Sample]] = {}
+        self.by_queue: dict[OutgoingQueue, list[Sample]] = {}
         """At least one sample of each that ever had something to send."""
         self._active: dict[OutgoingQueue, float] = {}
         """Those that had something to send within WINDOW, and when it was last so."""
@@ -84,11 +83,11 @@ class Trends:
         current = sample(end, now)
         if samples is None:  # all of it has happened since the last look
             before = current.given - end.unsettled_count - current.ended
-            samples = self.by_queue[end] = deque([Sample(now, before, 0, 0)])
+            samples = self.by_queue[end] = [Sample(now, before, 0, 0)]
         if current.at - samples[-1].at >= SAMPLE_EVERY:
             samples.append(current)
         while len(samples) > 1 and now - samples[1].at >= WINDOW:
-            samples.popleft()
+            del samples[0]
         return samples[0]._replace(at=max(samples[0].at, now - WINDOW)), current
 
     def _waits(self, end: OutgoingQueue, now: float, age: float) -> Finding:
@@ -112,6 +111,9 @@ class Trends:
         )
 
     def _loops(self, end: OutgoingQueue, now: float) -> Iterator[Finding]:
+        samples, few = self.by_queue.get(end), LOOPING_LEAST * LOOPING_PART
+        if samples and now - samples[-1].at < SAMPLE_EVERY and end.redelivered_count - samples[0].redelivered <= few:
+            return  # as with most, at most looks
         before, current = self._since(end, now)
         again = current.redelivered - before.redelivered
         deliveries = current.ended - before.ended + again

@@ -248,6 +248,10 @@ def _tell(form: Form, wanted: Wanted, address: Address) -> str | None:
         path = runtime_folder() / TOKEN_FILE
         secret, is_new = drawn_token(path)
         where = str(path)
+    if not address.is_local:
+        warn("others can read tokens and messages on their way here, unless TLS is in front")
+        if address.is_any and not wanted.hosts:
+            warn("it answers to no name but its address; give those by which it is asked with --host")
     if form is Form.JSON:
         print_line(to_json({"listen": address.url, "spool": wanted.spool, "token_file": where}))
         return secret

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 
+from peerfabric.errors import ConfigError
 from peerfabric.nodes.cli.common import Settings, forget_variables, joins_fabric
 from peerfabric.nodes.cli.gateway import Wanted, checked_address
 from peerfabric.nodes.cli.output import Form, print_line, to_json
@@ -45,6 +46,8 @@ def ui(listen: str, no_browser: bool, also: tuple[str, ...], also_tokens: str | 
     the page of `peerfabric gateway`.
     """
     address = checked_address(Wanted(listen=listen))
+    if address.path:
+        raise ConfigError("no browser reaches a unix socket; give --listen HOST:PORT")
     from peerfabric.gateway.app import Gateway
     from peerfabric.gateway.auth import READING, Tokens
     from peerfabric.gateway.main import listening, serve

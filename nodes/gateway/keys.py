@@ -9,6 +9,7 @@ sees both. To close that gap, message and key would have to be in one file.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
@@ -49,6 +50,7 @@ _TABLES: Final = """
     CREATE INDEX IF NOT EXISTS keys_by_age ON keys (at);
     CREATE TABLE IF NOT EXISTS workers (id INTEGER PRIMARY KEY AUTOINCREMENT);
 """
+_MOVE: Final = "move it away: what was sent with a key is forgotten then"
 _LOCK: Final = "hhqqi4x"
 """struct flock of Linux with 64 bits: type, whence, start, length, process."""
 
@@ -83,8 +85,8 @@ class Keys:
         self._worker = 0
         """Numbers the process that has begun a row. It holds a lock for as long as it lives."""
         self._claims = 0
-        self._owed: dict[tuple[str, str], tuple[int, bytes]] = {}
-        """Answers that the disk has not taken; they go first the next time."""
+        self._owed: dict[tuple[str, str], tuple[int, bytes] | None] = {}
+        """Answers that the disk has not taken; None: the key is free. They go first the next time."""
 
     # For the event loop
 
@@ -140,9 +142,10 @@ class Keys:
         """What was asked was not done: whoever sends the same key again may do it.
 
         Raises:
-            SpoolError: The disk refused, and nobody may while this process lives.
+            SpoolError: The disk refused, and is told again with the next request.
         """
-        await self._do(lambda: self._release(claim.token, claim.key))
+        self._owed[claim.token, claim.key] = None
+        await self._do(lambda: None)
 
     async def _do(self, step: Callable[[], Any]) -> Any:
         job = _Job(step, asyncio.get_running_loop())
@@ -183,11 +186,8 @@ class Keys:
             else:
                 self._db.execute("BEGIN IMMEDIATE")
                 owed = dict(self._owed)
-                for (token, key), (status, answer) in owed.items():
-                    self._db.execute(
-                        "UPDATE keys SET status = ?, answer = ? WHERE token = ? AND key = ?",
-                        (status, answer, token, key),
-                    )
+                for (token, key), noted in owed.items():
+                    self._note(token, key, noted)
                 for job in jobs:
                     try:
                         results.append(job.step())
@@ -195,13 +195,14 @@ class Keys:
                         results.append(problem)
                 self._db.execute("COMMIT")
                 for found, written in owed.items():
-                    if self._owed.get(found) == written:  # and no later answer
+                    if found in self._owed and self._owed[found] == written:  # and no later answer
                         del self._owed[found]
         except (sqlite3.Error, OSError) as error:
             with suppress(sqlite3.Error):
                 if self._db is not None and self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-            step = "look at the disk; or, if it is damaged, move it away: what was sent with a key is forgotten then"
+            is_full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or error.args[:1] == (errno.ENOSPC,)
+            step = "free some space" if is_full else f"look at the disk; or, if it is damaged, {_MOVE}"
             said = error.strerror if isinstance(error, OSError) else str(error)
             results = [SpoolError(self.path, f"idempotency keys cannot be kept: {said}", step=step)] * len(jobs)
         for job, result in zip(jobs, results, strict=True):
@@ -267,9 +268,14 @@ class Keys:
         )
         return Claim(token, key)
 
-    def _release(self, token: str, key: str) -> None:
+    def _note(self, token: str, key: str, noted: tuple[int, bytes] | None) -> None:
         assert self._db is not None
-        self._db.execute("DELETE FROM keys WHERE token = ? AND key = ? AND status IS NULL", (token, key))
+        if noted is not None:
+            change = "UPDATE keys SET status = ?, answer = ? WHERE token = ? AND key = ?"
+            self._db.execute(change, (*noted, token, key))
+        else:
+            change = "DELETE FROM keys WHERE token = ? AND key = ? AND worker = ? AND status IS NULL"
+            self._db.execute(change, (token, key, self._worker))
 
     def _is_living(self, worker: int) -> bool:
         """Whether the process that `worker` numbers still runs: the system frees its lock when it ends, however."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from peerfabric.gateway.bodies import EVENTS
 from peerfabric.gateway.looks import Look, Looks, scopes_of
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import closing
-from peerfabric.gateway.shared import Shared, shared_of
+from peerfabric.gateway.shared import shared_of, token_of
 
 SLOW: Final = 30.0
 """Seconds after which a reader that takes nothing is cut off."""
@@ -39,10 +39,12 @@ async def _status(request: Request) -> Response:
 async def _events(request: Request) -> Response:
     shared = shared_of(request)
     looks = shared.part(Looks)
-    first = await looks.after(None)
-    if first is None:
-        raise closing()
-    return _Stream(request, shared, looks, first)
+    with ExitStack() as waits:
+        waits.enter_context(shared.waits.one(token_of(request).name))
+        first = await looks.after(None)
+        if first is None:
+            raise closing()
+        return _Stream(scopes_of(request, shared), looks, first, waits.pop_all())
 
 
 def _event(name: str, data: bytes) -> bytes:
@@ -54,13 +56,13 @@ class _Stream(Response):
 
     media_type = EVENTS
 
-    def __init__(self, request: Request, shared: Shared, looks: Looks, first: Look) -> None:
+    def __init__(self, can: Sequence[str], looks: Looks, first: Look, waits: ExitStack) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._request, self._shared, self._looks, self._first = request, shared, looks, first
+        self._can, self._looks, self._first, self._waits = can, looks, first, waits
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        async with self._shared.waiting(self._request):
+        with self._waits:
             writing = asyncio.create_task(self._write(send))
             gone = asyncio.create_task(_until_gone(receive))
             try:
@@ -71,13 +73,12 @@ class _Stream(Response):
                 await asyncio.gather(writing, gone, return_exceptions=True)
 
     async def _write(self, send: Send) -> None:
-        can = scopes_of(self._request, self._shared)
         with suppress(OSError, TimeoutError):  # it went away, or takes nothing
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             look: Look | None = self._first
             while look is not None:
                 for part in (
-                    _event("begin", look.head(can) + b"}"),
+                    _event("begin", look.head(self._can) + b"}"),
                     *(_event("process", each) for each in look.processes),
                     _event("end", b"{}"),
                 ):

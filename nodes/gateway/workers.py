@@ -111,7 +111,11 @@ class Supervisor:
                 return
             self._bury(worker, code, now)
         if worker.start_at is not None and now >= worker.start_at:
-            self._start(worker)
+            try:
+                self._start(worker)
+            except OSError as error:  # too many processes or descriptors just now: those that run go on
+                self._put_off(worker, now)
+                _log.error("worker %d cannot be started: %s; it is tried again", worker.number, error)
 
     def _bury(self, worker: _Worker, code: int, now: float) -> None:
         """A worker has ended by itself: have another one started in its place.
@@ -128,10 +132,14 @@ class Supervisor:
             worker.backoff = BACKOFF
             worker.start_at = now
         else:
-            worker.start_at = now + worker.backoff
-            worker.backoff = min(2 * worker.backoff, BACKOFF_MAX)
+            self._put_off(worker, now)
         how = f"was ended by {_named(-code)}" if code < 0 else f"ended with exit code {code}"
         _log.warning("worker %d (process %d) %s; another one starts in its place", worker.number, pid, how)
+
+    @staticmethod
+    def _put_off(worker: _Worker, now: float) -> None:
+        worker.start_at = now + worker.backoff
+        worker.backoff = min(2 * worker.backoff, BACKOFF_MAX)
 
     def _start(self, worker: _Worker) -> None:
         reading, writing = os.pipe()

@@ -58,7 +58,7 @@ FAMILIES: Final = _families(
     ("calls_total", "counter", "Calls that this node has made, by their end."),
     ("calls_open", "gauge", "Calls of this node that wait for their answer."),
     ("spool_used_bytes", "gauge", "Bytes of the segments of a spool."),
-    ("spool_limit_bytes", "gauge", "Bytes that a spool may use."),
+    ("spool_limit_bytes", "gauge", "Bytes that a spool may use, where it has a limit."),
     ("spool_disk_free_bytes", "gauge", "Bytes that are free on the disk of a spool."),
 )
 """By what they are called without `peerfabric_`, in the order in which they are shown."""

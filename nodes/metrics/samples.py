@@ -60,7 +60,7 @@ def samples_of(processes: Sequence[Answered], *, by_pid: bool) -> Iterator[Sampl
         yield Sample("process_open_fds", ours, process.descriptors)
         shown = _deepest(status)
         for name, node in _named(status):
-            yield from _node(node, {**ours, "node": name}, shown)
+            yield from _node(node, {**ours, "fabric": node.fabric, "node": name}, shown)
 
 
 def _named(status: Status) -> Iterator[tuple[str, NodeStatus]]:
@@ -118,7 +118,8 @@ def _node(node: NodeStatus, ours: Labels, shown: frozenset[str]) -> Iterator[Sam
     if node.spool is not None:
         spool = {**ours, "folder": node.spool.folder, "slot": str(node.spool.slot)}
         yield Sample("spool_used_bytes", spool, node.spool.used)
-        yield Sample("spool_limit_bytes", spool, node.spool.limit)
+        if node.spool.limit:  # else there is none, and a part of it would be infinite
+            yield Sample("spool_limit_bytes", spool, node.spool.limit)
         yield Sample("spool_disk_free_bytes", spool, node.spool.disk_free)
 
 

@@ -43,12 +43,8 @@ def test_the_same_request_has_the_same_answer(gate: Gate) -> None:
 
 def test_a_retry_of_a_traced_client_is_the_same_request(gate: Gate) -> None:
     """Each of its attempts has a span of its own."""
-    answers = [
-        gate.send(
-            "orders", 7, headers=KEY | {"traceparent": f"00-{'a' * 32}-{span * 16}-01", "tracestate": f"x={span}"}
-        )
-        for span in "12"
-    ]
+    traced = [{"traceparent": f"00-{'a' * 32}-{span * 16}-01", "tracestate": f"x={span}"} for span in "12"]
+    answers = [gate.send("orders", 7, headers=KEY | headers) for headers in traced]
     assert [(each.status_code, "idempotent-replay" in each.headers) for each in answers] == [(202, False), (202, True)]
     assert accepted(gate) == 1
 
@@ -255,6 +251,43 @@ def test_a_disk_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (await other.claim("a", "k", b"")).answer == b"x"
         await keys.close()
         await other.close()
+
+    run(story)
+
+
+def test_a_key_is_free_again_once_the_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message was refused for a full disk, and so was the note that its key is free: when there is room it is."""
+    monkeypatch.setattr("peerfabric.gateway.keys.PATIENCE", 0.05)
+
+    async def story() -> None:
+        path = str(tmp_path / "keys")
+        keys = Keys(path)
+        await keys.open()
+        claim = await keys.claim("a", "k", b"")
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SpoolError):
+            await keys.release(claim)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        again = await keys.claim("a", "k", b"other")
+        assert again.status == 0
+        await keys.note(again, 202, b"x")
+        assert (await keys.claim("a", "k", b"other")).answer == b"x"
+        await keys.close()
+
+    run(story)
+
+
+def test_a_full_disk_is_told_as_that(tmp_path: Path) -> None:
+    async def story() -> None:
+        keys = Keys(str(tmp_path / "keys"))
+        await keys.open()
+        assert keys._db is not None
+        await keys._do(lambda: keys._db.execute("PRAGMA max_page_count = 1"))  # type: ignore[union-attr]
+        with pytest.raises(SpoolError, match=r"full; free some space$"):
+            await asyncio.gather(*(keys.claim("a", f"{number}" * 50, b"") for number in range(200)))
+        await keys.close()
 
     run(story)
 

@@ -15,6 +15,7 @@ import pytest
 
 from peerfabric.gateway import looks, status
 from peerfabric.gateway.auth import Token, Tokens
+from peerfabric.gateway.limits import Limits
 from peerfabric.gateway.looks import Looks
 from peerfabric.gateway.others import Other
 from tests.gateway.conftest import SECRET, Gate, problem
@@ -138,7 +139,7 @@ def test_metrics_are_of_the_host(gate: Gate, host: Shop) -> None:
     """Of all processes, also those that are silent."""
     response = gate.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert 'peerfabric_queue_waiting{pid="4711",node="shop-1",queue="invocies"} 214' in response.text
+    assert 'peerfabric_queue_waiting{pid="4711",fabric="shop",node="shop-1",queue="invocies"} 214' in response.text
     assert 'peerfabric_process_answers{pid="4740"} 0' in response.text
 
 
@@ -161,6 +162,22 @@ def test_a_stream_ends_with_the_gateway(gate: Gate, host: Shop) -> None:
         one_look(found)
         gate.call(gate.gateway.drain)
         assert list(found) == []
+
+
+def test_too_many_readers_are_told_so(gates: Callable[..., Gate], host: Shop) -> None:
+    """By an answer, and who has gone makes room."""
+    gate = gates(limits=Limits(waits_per_token=1, drain_timeout=0.1))
+    with gate.client.stream("GET", "/v1/status/events") as response:
+        found = events(response.iter_lines())
+        one_look(found)
+        problem(gate.client.get("/v1/status/events"), 429, "too-many-waits")
+        problem(gate.client.get("/v1/topics/prices/events"), 429, "too-many-waits")
+
+    def again() -> bool:
+        with gate.client.stream("GET", "/v1/status/events") as response:
+            return response.status_code == 200
+
+    eventually(again, "room for a reader")
 
 
 def test_who_takes_nothing_is_cut_off(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

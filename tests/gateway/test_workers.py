@@ -17,10 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from peerfabric import ConfigError, Message, Node
 from peerfabric.gateway.main import Address, check_open, listening, own_socket
 from peerfabric.gateway.workers import Supervisor, WorkerFailed
+from peerfabric.nodes.cli.ui import ui
 from tests.gateway.commands import Command, gone
 from tests.gateway.conftest import problem
 from tests.nodes.conftest import DEADLINE, eventually
@@ -124,6 +126,16 @@ def test_a_unix_socket_needs_no_token(command: Callable[..., Command], runtime: 
 # Parts
 
 
+def test_who_is_reached_from_elsewhere_is_told_what_that_needs(command: Callable[..., Command], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text("shop:send:>:secret-of-the-shop")
+    for hosts, said in ((), ["TLS", "--host"]), (("--host", "gate.example"), ["TLS"]):
+        _, error = command("--listen", "0.0.0.0:0", "--token-file", str(tokens), *hosts).ready().end()
+        assert [word for word in ("TLS", "--host") if word in error] == said, error
+        assert "secret-of" not in error
+
+
 def test_addresses() -> None:
     for text, local in (
         ("127.0.0.1:7780", True),
@@ -195,6 +207,35 @@ def test_a_worker_that_dies_soon_is_started_ever_later(monkeypatch: pytest.Monke
     waits = [later - earlier for earlier, later in pairwise(starts)]
     assert len(waits) == 4
     assert all(waited >= 0.02 * 2**at for at, waited in enumerate(waits))
+
+
+def test_a_worker_for_which_there_is_no_process_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the system refuses for a moment ends none of the others."""
+    tries: list[Any] = []
+    really = subprocess.Popen
+    monkeypatch.setattr("peerfabric.gateway.workers.BACKOFF", 0.02)
+
+    def refuse_some(*arguments: Any, **options: Any) -> Any:
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return really(*arguments, **options)
+
+    with socket.socket() as sock:
+        supervisor = Supervisor(child("sys.exit(7)"), 1, sock.fileno(), fatal=(7,))
+        monkeypatch.setattr(subprocess, "Popen", refuse_some)
+        with pytest.raises(WorkerFailed):
+            supervisor.run()
+    assert len(tries) == 3
+    assert caplog.text.count("is tried again") == 2
+
+
+def test_the_page_is_where_browsers_come() -> None:
+    found = CliRunner().invoke(ui, ["--listen", "unix:page.sock"])
+    assert isinstance(found.exception, ConfigError)
+    assert not Path("page.sock").exists()
 
 
 def test_without_the_extra_it_says_what_to_install(runtime: Path) -> None:

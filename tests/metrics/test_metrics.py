@@ -61,7 +61,8 @@ def parse(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def of(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return f"peerfabric_{name}", tuple(sorted(labels.items()))
+    fabric = {"fabric": "default"} if "node" in labels else {}
+    return f"peerfabric_{name}", tuple(sorted({**fabric, **labels}.items()))
 
 
 def node(name: str = "shop-7", **fields: Any) -> NodeStatus:
@@ -165,6 +166,23 @@ def test_topics_services_and_spool() -> None:
     assert found[of("spool_disk_free_bytes", **spool)] == 1000
 
 
+def test_a_spool_without_a_limit() -> None:
+    """Has no sample for it: what is divided by it would be more than all."""
+    found = parse(metrics.render([process(node("n", spool=SpoolStatus(folder="/x", slot=0, used=10)))]))
+    assert "peerfabric_spool_used_bytes" in {name for name, _ in found}
+    assert "peerfabric_spool_limit_bytes" not in {name for name, _ in found}
+
+
+def test_fabrics_are_told_apart() -> None:
+    """Two of them may have queues and nodes of one name."""
+    nodes = [
+        NodeStatus(node_id=f"{n}" * 16, name="shop", fabric=f"f{n}", sends=(sending("q", accepted=n),)) for n in (1, 2)
+    ]
+    found = parse(metrics.render([process(nodes[0]), process(nodes[1], pid=8)], by_pid=True))
+    assert found[of("messages_accepted_total", fabric="f1", node="shop", pid="7", queue="q")] == 1
+    assert found[of("messages_accepted_total", fabric="f2", node="shop", pid="8", queue="q")] == 2
+
+
 def test_warnings_by_code() -> None:
     """However many texts there are; those that are not there count 0, so that an alert has something to go by."""
     warned = tuple(Warned(code=code, text=f"{n}") for n, code in enumerate(["old", "old", "disk"]))
@@ -204,7 +222,9 @@ def test_no_two_series_are_the_same() -> None:
     here, there = process(*slots), process(node("shop"))
     found = parse(metrics.render([here, there, Answered(7, None)], by_pid=True))
     names = {labels for name, labels in found if name == "peerfabric_messages_accepted_total"}
-    assert names == {(("node", f"shop~slot1~{id * 8}"), ("pid", "7"), ("queue", "q")) for id in ("1", "2")}
+    assert names == {
+        (("fabric", "default"), ("node", f"shop~slot1~{id * 8}"), ("pid", "7"), ("queue", "q")) for id in ("1", "2")
+    }
     assert [found[of("process_answers", pid=pid)] for pid in ("7", "7~2", "7~3")] == [1, 1, 0]
 
 

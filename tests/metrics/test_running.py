@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from peerfabric import Node, metrics
+from peerfabric import Node, Options, metrics
 from tests.metrics.test_metrics import parse, queries
 
 
@@ -22,7 +22,10 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def fabric_in_use(folder: str, look: str) -> str:
     """The metrics of a process in which one of everything is used, by name of their scope."""
-    with Node("shop", spool=f"{folder}/spool") as shop, Node("kitchen") as kitchen:
+    with (
+        Node("shop", spool=f"{folder}/spool", options=Options(spool_bytes=1 << 26)) as shop,
+        Node("kitchen") as kitchen,
+    ):
 
         @kitchen.on_message("orders")
         def cook(order: int) -> None:
