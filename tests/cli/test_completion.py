@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -60,7 +61,7 @@ def test_names_of_queues(processes: Processes, monkeypatch: pytest.MonkeyPatch) 
 
 def test_other_names(processes: Processes) -> None:
     """Topics and patterns, services, nodes and processes, each where it is asked for."""
-    fields = {
+    fields: dict[str, Any] = {
         "publishes": (Publishing(topic="prices.eur"),),
         "subscribes": (Subscribing(pattern="prices.>"),),
         "serves": (ServiceAccount(service="prices.get"),),

@@ -11,9 +11,8 @@ import pytest
 
 from peerfabric import Node
 from peerfabric.nodes.cli.output import Form
-from peerfabric.nodes.cli.peers import _row, watched
+from peerfabric.nodes.cli.peers import Seen, _row, watched
 from peerfabric.nodes.cli.ping import summary
-from peerfabric.reports import PeerView
 from tests.cli.conftest import Start, ended
 
 SLOW_RESOLVER = """
@@ -113,9 +112,9 @@ def test_figures() -> None:
 
 def test_changes_between_two_looks() -> None:
     """Who came, who changed, who went; what a peer calls itself cannot talk to the terminal."""
-    a = PeerView(node_id="1", name="a", state="connecting", endpoint="tcp://a:1")
-    b = PeerView(node_id="2", name="b\x1b[2J", state="up")
-    up = PeerView(node_id="1", name="a", state="up", endpoint="tcp://a:1")
+    a = Seen(node_id="1", name="a", state="connecting", endpoint="tcp://a:1")
+    b = Seen(node_id="2", name="b\x1b[2J", state="up")
+    up = Seen(node_id="1", name="a", state="up", endpoint="tcp://a:1")
     looks = [[a], [a], [b, a], [b, up], [up]]
     lines = list(islice(watched(lambda: looks.pop(0), Form.TABLE), 4))
     assert lines == [
@@ -131,7 +130,7 @@ def test_changes_between_two_looks() -> None:
 
 def test_endpoints_that_do_not_answer_are_told_apart() -> None:
     """They have no id yet."""
-    silent = [PeerView(node_id="", name=e, state="connecting", endpoint=e) for e in ("tcp://a:1", "tcp://b:1")]
+    silent = [Seen(node_id="", name=e, state="connecting", endpoint=e) for e in ("tcp://a:1", "tcp://b:1")]
     looks = [silent, silent, silent[1:]]
     lines = list(islice(watched(lambda: looks.pop(0), Form.TABLE), 3))
     assert [line.split()[:2] for line in lines] == [["came", "tcp://a:1"], ["came", "tcp://b:1"], ["went", "tcp://a:1"]]
@@ -139,8 +138,8 @@ def test_endpoints_that_do_not_answer_are_told_apart() -> None:
 
 def test_a_node_that_only_reaches_us() -> None:
     """The reason is in words, and not the state once more."""
-    view = PeerView(node_id="1", name="a", state="one-way", endpoint="tcp://a:1", reason="one-way")
-    assert _row(view)[:4] == ["a", "one-way", "cannot reach tcp://a:1", "tcp://a:1"]
+    view = Seen(node_id="1", name="a", state="one-way", endpoint="tcp://a:1", reason="one-way")
+    assert _row(view)[:4] == ["a", "", "one-way", "cannot reach tcp://a:1"]
 
 
 def test_watching(start: Start, node: Node) -> None:

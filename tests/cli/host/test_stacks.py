@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 
+from peerfabric import nodes
 from peerfabric.nodes.cli.host import stacks
 from tests.cli.processes import Processes, heard, node, run
 
 LIBRARY = f"{sysconfig.get_path('stdlib')}/threading.py:331 Condition.wait: waiter.acquire()"
-OURS = f"{stacks.nodes.__path__[0]}/io/pump.py:228 Pump._run: self._sockets.wait(timeout)"
+OURS = f"{nodes.__path__[0]}/io/pump.py:228 Pump._run: self._sockets.wait(timeout)"
 PROGRAM = "/srv/shop/nodes/kitchen.py:9 cook: bake()"
 OTHER = "/srv/shop/.venv/lib/python3.11/site-packages/requests/api.py:3 get"
 
