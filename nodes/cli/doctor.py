@@ -15,7 +15,7 @@ from peerfabric.nodes.cli.checks import here, links, network, processes
 from peerfabric.nodes.cli.checks.situation import Check, Finding, Level, Situation
 from peerfabric.nodes.cli.checks.system import RealSystem
 from peerfabric.nodes.cli.common import output_option
-from peerfabric.nodes.cli.exits import Exit
+from peerfabric.nodes.cli.exits import Exit, at_the_terminal
 from peerfabric.nodes.cli.host.completion import nodes_there
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 
@@ -98,11 +98,11 @@ def show(finding: Finding, form: Form) -> None:
         print_line(to_json(finding))
         return
     mark = f"{_MARKS[finding.level]:11}"
-    text = f" {printable(finding.check)}: {printable(finding.text)}"
+    text = f" {printable(finding.check)}: {printable(at_the_terminal(finding.text))}"
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if console.is_terminal:
         console.print(Text(mark, _STYLES[finding.level]) + Text(text))
     else:
         print_line(mark + text)
     if finding.step:
-        print_line(f"{'':11}   → {printable(finding.step)}")
+        print_line(f"{'':11}   → {printable(at_the_terminal(finding.step))}")

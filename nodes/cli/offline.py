@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from peerfabric.errors import BadFrame, DecodeError, SpoolError, SpoolFull, SpoolLocked
-from peerfabric.nodes.cli.exits import Failure
+from peerfabric.nodes.cli.exits import Failure, at_the_terminal
 from peerfabric.nodes.cli.output import printable
 from peerfabric.nodes.epochs import epoch_counter
 from peerfabric.options import Options
@@ -385,7 +385,8 @@ def now_ms() -> int:
 
 
 def warn(text: str) -> None:
-    click.echo(f"peerfabric: {printable(text)}", err=True)
+    """Say something on standard error; where the library names methods, commands."""
+    click.echo(f"peerfabric: {printable(at_the_terminal(text))}", err=True)
 
 
 def confirmed(question: str, *, yes: bool) -> None:

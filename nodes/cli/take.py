@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from peerfabric.errors import TimedOut, counted
-from peerfabric.nodes.cli.common import Settings, joins_fabric, timeout_option
+from peerfabric.nodes.cli.common import Settings, all_peers, joins_fabric, timeout_option
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host.completion import queues_there
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.output import Form, print_line, to_json
 from peerfabric.nodes.message import Message
 
@@ -38,8 +39,10 @@ def take(queue: str, count: int, timeout: float | None, settings: Settings) -> N
                 taken += 1
         except TimedOut:
             if count or not taken:
+                producing = () if taken else all_peers(node)
+                near = did_you_mean(queue, (name for peer in producing for name in peer.produces))
                 raise Failure(
-                    f"queue {queue!r}: {counted(taken, 'message')} came, and then none for {timeout:g} s; "
+                    f"queue {queue!r}{near}: {counted(taken, 'message')} came, and then none for {timeout:g} s; "
                     f"see `peerfabric peers` for who produces",
                     Exit.NOTHING,
                 ) from None

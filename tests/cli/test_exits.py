@@ -64,3 +64,20 @@ def test_help_is_not_cut(group: list[str]) -> None:
     text = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).stdout
     assert "..." not in text.partition("Commands:")[2]
     assert max(map(len, text.splitlines())) <= 80 or not group
+
+
+def test_names_that_were_meant(processes: Processes) -> None:
+    """Whoever is asked about a queue that is not there proposes one that is."""
+    processes.looks = [[heard(7, node("a", sends=(sending(),)))]]
+    processes.does = {do: lambda process, **_: {"nodes": []} for do in ("pause", "resume", "purge")}
+    for command in (
+        ("pause", "ordres"),
+        ("resume", "ordres"),
+        ("purge", "ordres", "--yes"),
+        ("queues", "ordres", "--interval", "0"),
+        ("check", "--queue", "ordres"),
+        ("tap", "ordres", "--timeout", "0"),
+    ):
+        code, out, err = run(*command)
+        assert code == 3
+        assert "did you mean 'orders'?" in out + err, command

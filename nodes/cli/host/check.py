@@ -12,6 +12,7 @@ import msgspec
 from peerfabric.errors import FabricError, counted
 from peerfabric.nodes.cli.host.completion import queues_there
 from peerfabric.nodes.cli.host.look import Look, Looking, looks_around
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.host.rows import QueueRow, queue_rows
 from peerfabric.nodes.cli.host.text import short_age
 from peerfabric.nodes.cli.output import print_line, printable, to_json
@@ -164,7 +165,9 @@ def checked(look: Look, names: Sequence[str], limits: Limits) -> Checked:
         there = {row.queue for row in rows}
         for name in names:
             if name not in there:
-                problems.append(Problem(state="UNKNOWN", queue=name, text=f"{name}: no node that answers uses it"))
+                near = did_you_mean(name, (row.queue for row in queue_rows(look.places)))
+                text = f"{name}: no node that answers uses it{near}"
+                problems.append(Problem(state="UNKNOWN", queue=name, text=text))
     order = [state.name for state in _WORST]
     problems.sort(key=lambda problem: order.index(problem.state))
     state = State[problems[0].state] if problems else State.OK

@@ -49,6 +49,11 @@ def _patterns(place: Place) -> list[str]:
     return [subscribing.pattern for subscribing in place.node.subscribes]
 
 
+def used(found: Iterable[Place]) -> set[str]:
+    """Queues, topics and patterns of nodes."""
+    return {name for place in found for kind in (_queues, _topics, _patterns) for name in kind(place)}
+
+
 queues_there = _names(_queues)
 topics_there = _names(_topics, _patterns)
 queues_and_topics_there = _names(_queues, _topics, _patterns)

@@ -12,9 +12,10 @@ from peerfabric.nodes.cli.common import timeout_option
 from peerfabric.nodes.cli.daemons import beside
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.host import door
-from peerfabric.nodes.cli.host.completion import queues_and_topics_there
+from peerfabric.nodes.cli.host.completion import queues_and_topics_there, used
 from peerfabric.nodes.cli.host.door import Heard
 from peerfabric.nodes.cli.host.look import Looking, looks
+from peerfabric.nodes.cli.host.near import did_you_mean
 from peerfabric.nodes.cli.offline import warn
 from peerfabric.nodes.cli.output import Form, print_line, printable, to_json
 from peerfabric.nodes.io.waiting import clock
@@ -94,8 +95,9 @@ def tap(name: str, count: int, timeout: float | None, looking: Looking) -> None:
     else:
         return
     if count or not printed:
+        near = "" if printed else did_you_mean(name, used(looking.look().places))
         raise Failure(
-            f"{name!r}: {counted(printed, 'copy', 'copies')} came, and then none for {timeout:g} s; "
+            f"{name!r}{near}: {counted(printed, 'copy', 'copies')} came, and then none for {timeout:g} s; "
             f"`peerfabric queues` and `peerfabric topics` show what is used",
             Exit.NOTHING,
         )
