@@ -134,7 +134,8 @@ def print_made(title: str, made: Table) -> None:
     """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=200)
+        needed = Console(width=100_000).measure(made).maximum if made.columns else 0
+        console = Console(highlight=False, markup=False, emoji=False, width=max(needed, 200))
     # A terminal that is narrower than the numbers wraps them itself; they are not cut.
     least = sum((column.min_width or TEXT_LEAST) + 1 for column in made.columns) - 1
     if least > console.width and any(column.min_width for column in made.columns):

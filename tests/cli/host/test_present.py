@@ -15,6 +15,7 @@ from rich.table import Table
 from peerfabric import Node
 from peerfabric.nodes.cli.host import door
 from peerfabric.nodes.cli.host.present import _of_python, nodes_of, pids, program, shown
+from peerfabric.nodes.cli.output import print_made
 from peerfabric.nodes.cli.peers import _laid_out, _table, seen
 from peerfabric.reports import PeerView
 from tests.cli.conftest import DEADLINE
@@ -113,3 +114,11 @@ def test_nodes_of_one_name_are_told_apart(node: Node) -> None:
 
 def _rows(table: Table) -> list[str]:
     return [str(cell) for column in table.columns for cell in column.cells]
+
+
+def test_a_pipe_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """However long: nothing is folded where nobody looks at a terminal."""
+    names = tuple(f"queue-with-a-long-name.{n}" for n in range(20))
+    print_made("", _table(seen([PeerView(node_id="a" * 32, name="worker", state="up", consumes=names)])))
+    _, line = capsys.readouterr().out.splitlines()
+    assert set(names) <= set(line.split())
