@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
-from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, Reader, media_type, message_headers
+from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, MESSAGE_HEADERS, Reader, media_type, message_headers
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import until_gone
 from peerfabric.gateway.operations import Operation
@@ -62,6 +62,9 @@ TURN: Final = 64
 """Events after which others get on."""
 PATTERNS_MAX: Final = 256
 """Patterns that are read at one gateway process: each may keep `BYTES_MAX`."""
+MEET_WITHIN: Final = 1.0
+"""Seconds that the first publish on a topic here waits for those who subscribe it already, until they hear this node.
+Behind one address the first may come to each worker in turn, and over HTTP nobody can wait for `ready` before."""
 RETRY: Final = b"retry: 2000\n\n"
 """Milliseconds after which a browser comes back."""
 
@@ -323,7 +326,17 @@ class Feeds:
         self._node = shared.node
         self._feeds: dict[str, _Feed] = {}
         self._publishers: dict[str, AsyncPublisher[Any]] = {}
+        self._meeting: set[AsyncPublisher[Any]] = set()
+        """Publishers that have sent nothing yet."""
         self._is_closing = False
+
+    async def meet(self, publisher: AsyncPublisher[Any]) -> None:
+        """Before the first update: wait, not for long, until those who subscribe its topic already would get it."""
+        if publisher in self._meeting:
+            await publisher.ready(0)  # it has started
+            with suppress(TimedOut):
+                await publisher.ready(publisher.end.met, MEET_WITHIN)
+            self._meeting.discard(publisher)
 
     def publisher(self, topic: str) -> AsyncPublisher[Any]:
         """The node's publisher of `topic`: the program's, if it has one, with its type; else one that takes all.
@@ -335,7 +348,10 @@ class Feeds:
         found = self._publishers.get(topic)
         if found is None:
             declared = self._node._lifecycle.handles.publishers.get(check_name("topic", topic))
-            found = self._publishers[topic] = declared or self._node.publisher(topic, Any)
+            found = declared or self._node.publisher(topic, Any)
+            if declared is None:
+                self._meeting.add(found)
+            self._publishers[topic] = found
         return found
 
     def join(self, pattern: str, last: str | None) -> tuple[_Feed, _Client]:
@@ -413,6 +429,7 @@ async def _publish(request: Request) -> Response:
     headers = message_headers(request)
     data = await read_body(request, publisher.codec.limit, shared.options.body_timeout)
     body = Reader(publisher.options.body_type).read(data, media_type(request))
+    await shared.part(Feeds).meet(publisher)
     await publisher.publish(body, headers=headers)
     return Response(msgspec.json.encode({"topic": topic}), 202, media_type=JSON)
 
@@ -433,8 +450,8 @@ _EVENTS: Final = {
         "Server-Sent Events. The data of one without a name is an update; that of one named gap is "
         '{"missed": how many}, null if nobody knows.'
     ),
-    "$defs": {
-        "Update": {
+    "x-events": {
+        "message": {
             "type": "object",
             "required": ["topic", "sequence", "sender", "sent_at", "headers"],
             "properties": {
@@ -446,7 +463,7 @@ _EVENTS: Final = {
                 **MEMBERS,
             },
         },
-        "Gap": {
+        "gap": {
             "type": "object",
             "required": ["missed"],
             "properties": {"missed": {"type": ["integer", "null"], "minimum": 1}},
@@ -467,6 +484,7 @@ OPERATIONS: Final = [
             202: ("sent to all who subscribe", {"type": "object", "properties": {"topic": {"type": "string"}}}),
         },
         body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
+        headers=MESSAGE_HEADERS,
         limited=True,
     ),
     Operation(
@@ -478,5 +496,8 @@ OPERATIONS: Final = [
         handle=_read,
         summary="Read what is published on the topics of a pattern (* is one part of a name, > the rest), as events",
         answers={200: ("events, until one of both ends it; Last-Event-ID goes on behind that event", _EVENTS)},
+        headers={
+            "Last-Event-ID": {"type": "string", "description": "the id of the last event that came; go on behind it"}
+        },
     ),
 ]

@@ -339,3 +339,29 @@ def test_a_flood_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None
                 assert kind == ""
 
     asyncio.run(story())
+
+
+@runs
+def test_the_first_update_of_a_gateway_reaches_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind one address each worker's first publish is its own, and nobody can wait for its subscribers over HTTP."""
+
+    async def story() -> None:
+        async with gate(AsyncNode("one")) as (_, reader), gate(AsyncNode("two")) as (two, client):
+            told = two.node._context.engine.topics._subscribe.told_by
+            for number in range(5):
+                topic = f"prices-{number}"
+                async with reading(reader, topic) as events:
+                    await eventually(lambda topic=topic: told(topic))  # type: ignore[misc]
+                    for body in range(3):
+                        assert (await client.post(f"/v1/topics/{topic}", json=body)).status_code == 202
+                    assert await events.bodies(3) == [0, 1, 2]
+            # One that is known and does not answer keeps nobody waiting for long, and once.
+            monkeypatch.setattr(topics_module, "MEET_WITHIN", 0.01)
+            publisher = two.part(Feeds).publisher("silent")
+            await publisher.ready(0)
+            publisher.end.met = 5
+            assert (await client.post("/v1/topics/silent", json=1)).status_code == 202
+            monkeypatch.setattr(topics_module, "MEET_WITHIN", 1000.0)
+            assert (await client.post("/v1/topics/silent", json=1)).status_code == 202
+
+    asyncio.run(story())
