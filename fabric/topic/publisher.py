@@ -25,8 +25,6 @@ class OutgoingTopic:
         self.beats_due = 0
         self.confirmed: set[str] = set()
         """Subscribers (node id and pattern) that have confirmed a subscription to this topic."""
-        self.met = 0
-        """How many were known when it was opened: they lose what is published before they have confirmed."""
         self._node_id, self._epoch, self._name = node_id, epoch, name
         self._topic_frame = topic.encode() + b"\0"
 

@@ -105,10 +105,8 @@ class Topics(Machine):
                 link = self._links.by_peer.get(peer)
                 if link is not None:
                     self._match(link, self._subscriptions[link][pattern], [end], now)
-                    end.met += link.wire != OURSELVES
         for subscriber in self._selecting(topic):
             self._count_ourselves(end, subscriber)
-            end.met += 1
         return end
 
     def _selecting(self, topic: str) -> list[IncomingTopic]:

@@ -245,6 +245,8 @@ _STRINGS: Final = {"type": "array", "items": {"type": "string"}}
 _FABRIC: Final[Schema] = {"type": "string", "description": "another fabric than that of the gateway; for tokens of '>'"}
 _OWN: Final[Schema] = {"enum": [0, 1], "description": "1: only the gateway's own host, not those of --also"}
 _QUERY: Final[Mapping[str, Schema]] = {"fabric": _FABRIC, "own": _OWN}
+_STRING: Final = {"type": "string"}
+_SOURCE: Final = {"type": "string", "description": "as --also has it; empty: the gateway's own host"}
 _PROBLEMS: Final = {**_STRINGS, "description": "processes and hosts that did not answer"}
 _LETTERS: Final = {
     "type": "object",
@@ -255,7 +257,14 @@ _LETTERS: Final = {
             "items": {
                 "type": "object",
                 "required": ["id", "queue", "reason", "error", "attempts", "sent_at", "node", "source"],
-                "properties": {"id": {"type": "string"}, "queue": {"type": "string"}, "body": {}},
+                "properties": {
+                    **dict.fromkeys(("id", "queue", "reason", "node"), _STRING),
+                    "error": {"type": ["string", "null"]},
+                    "attempts": {"type": "integer"},
+                    "sent_at": {"type": ["number", "null"], "description": "Unix time"},
+                    "source": _SOURCE,
+                    "body": {},
+                },
             },
         },
         "problems": _PROBLEMS,
@@ -266,7 +275,18 @@ _OUTCOMES: Final = {
     "required": ["done", "outcomes", "problems"],
     "properties": {
         "done": {"type": "integer"},
-        "outcomes": {"type": "array", "items": {"type": "object", "required": ["id", "done", "problem"]}},
+        "outcomes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "done", "problem"],
+                "properties": {
+                    "id": _STRING,
+                    "done": {"type": "boolean"},
+                    "problem": {"type": "string", "description": "why not; empty: it is done"},
+                },
+            },
+        },
         "problems": _PROBLEMS,
     },
 }
@@ -286,7 +306,14 @@ def _nodes(count: str) -> dict[str, Any]:
         "required": [count, "nodes", "problems"],
         "properties": {
             count: {"type": "integer"},
-            "nodes": {"type": "array", "items": {"type": "object", "required": ["node", "node_id", "source"]}},
+            "nodes": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["node", "node_id", "source"],
+                    "properties": {"node": _STRING, "node_id": _STRING, "source": _SOURCE},
+                },
+            },
             "problems": _PROBLEMS,
         },
     }

@@ -180,7 +180,7 @@ def worded(error: FabricError) -> str:
         case Incomplete(service=service, wanted=wanted):
             return f"service {service!r}: fewer than {wanted} servers have answered; ask again"
         case Undelivered() | ForkedNode() | WrongLoop() | WouldDeadlock() | Cancelled():
-            return f"the gateway is not able to do this: {text.partition(';')[0]}; look at its log"
+            return "the gateway cannot do this; its log says why"
         case TimedOut():
             return text.replace("node.services() and node.peers()", "`peerfabric services`")
         case EndpointInUse() | IdentityInUse():

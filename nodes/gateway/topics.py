@@ -27,6 +27,7 @@ from peerfabric.errors import FabricError, NodeClosed, TimedOut
 from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, MESSAGE_HEADERS, Reader, media_type, message_headers
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import until_gone
+from peerfabric.gateway.meeting import Meeting
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import Problem, closing
 from peerfabric.gateway.shared import Shared, shared_of, token_of
@@ -62,9 +63,6 @@ TURN: Final = 64
 """Events after which others get on."""
 PATTERNS_MAX: Final = 256
 """Patterns that are read at one gateway process: each may keep `BYTES_MAX`."""
-MEET_WITHIN: Final = 1.0
-"""Seconds that the first publish on a topic here waits for those who subscribe it already, until they hear this node.
-Behind one address the first may come to each worker in turn, and over HTTP nobody can wait for `ready` before."""
 RETRY: Final = b"retry: 2000\n\n"
 """Milliseconds after which a browser comes back."""
 
@@ -326,17 +324,8 @@ class Feeds:
         self._node = shared.node
         self._feeds: dict[str, _Feed] = {}
         self._publishers: dict[str, AsyncPublisher[Any]] = {}
-        self._meeting: set[AsyncPublisher[Any]] = set()
-        """Publishers that have sent nothing yet."""
+        self.meeting = Meeting(self._node)
         self._is_closing = False
-
-    async def meet(self, publisher: AsyncPublisher[Any]) -> None:
-        """Before the first update: wait, not for long, until those who subscribe its topic already would get it."""
-        if publisher in self._meeting:
-            await publisher.ready(0)  # it has started
-            with suppress(TimedOut):
-                await publisher.ready(publisher.end.met, MEET_WITHIN)
-            self._meeting.discard(publisher)
 
     def publisher(self, topic: str) -> AsyncPublisher[Any]:
         """The node's publisher of `topic`: the program's, if it has one, with its type; else one that takes all.
@@ -350,7 +339,7 @@ class Feeds:
             declared = self._node._lifecycle.handles.publishers.get(check_name("topic", topic))
             found = declared or self._node.publisher(topic, Any)
             if declared is None:
-                self._meeting.add(found)
+                self.meeting.begin(found)
             self._publishers[topic] = found
         return found
 
@@ -429,7 +418,7 @@ async def _publish(request: Request) -> Response:
     headers = message_headers(request)
     data = await read_body(request, publisher.codec.limit, shared.options.body_timeout)
     body = Reader(publisher.options.body_type).read(data, media_type(request))
-    await shared.part(Feeds).meet(publisher)
+    await shared.part(Feeds).meeting.wait(publisher)
     await publisher.publish(body, headers=headers)
     return Response(msgspec.json.encode({"topic": topic}), 202, media_type=JSON)
 
