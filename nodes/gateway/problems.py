@@ -125,10 +125,6 @@ def problem_of(error: FabricError) -> Problem:
             return Problem(503, "Disk refused", detail, code="spool-error", retry_after=5 * RETRY_AFTER, path=path)
         case NodeClosed():
             return closing()
-        case NotConfirmed(receipt=receipt):
-            return Problem(504, "Not confirmed", detail, code="not-confirmed", id=receipt.id)
-        case Rejected(message_id=identity, reason=reason):
-            return Problem(422, "Rejected", detail, code="rejected", id=identity, reason=reason)
         case NoServer(service=service):
             return Problem(503, "No server", detail, code="no-server", retry_after=RETRY_AFTER, service=service)
         case ServiceBusy(service=service, retry_after=seconds):
