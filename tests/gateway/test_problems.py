@@ -49,7 +49,9 @@ def codes() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
                 [code] = [each.value for each in node.keywords if each.arg == "code"]
-                found |= {code.value} if isinstance(code, ast.Constant) else {"no-operation", "wrong-method", "refused"}
+                found |= (
+                    {str(code.value)} if isinstance(code, ast.Constant) else {"no-operation", "wrong-method", "refused"}
+                )
     return found
 
 

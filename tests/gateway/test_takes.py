@@ -308,7 +308,7 @@ def test_refusals() -> None:
             ]
             gateway.node.consumer("mine", int)
             answer = await client.post("/v1/queues/mine/take", json={})
-            assert (answer.status_code, "exists in this node" in answer.json()["detail"]) == (400, True)
+            assert (answer.status_code, "gateway's own program" in answer.json()["detail"]) == (400, True)
             waiting = asyncio.create_task(take(client, wait=60))
             await eventually(lambda: gateway.part(Takes).waiting == 1)
             assert (await client.post("/v1/queues/orders/take", json={})).status_code == 429
