@@ -137,6 +137,6 @@ def seconds(request: Request, name: str, default: float | None, most: float, lea
     except ValueError:
         value = -1.0
     if not least <= value <= most:
-        wanted = f"give seconds from {least:g} to {most:g}"
+        wanted = f"give seconds from {least:g} to {most:.10g}"
         raise Problem(400, "Bad parameter", f"{name}={given!r} cannot be; {wanted}", code="bad-parameter")
     return value

@@ -477,7 +477,7 @@ def test_a_first_look_at_fifty_forked_processes(runtime: Path, start: Start) -> 
             node = Node(f"worker{number}", discovery=["registry"])
             for queue in range(10):
                 node.producer(f"queue{queue}", int).send(queue)
-            print("ready", flush=True)
+            os.write(1, b"ready\\n")
             signal.pause()
     signal.pause()
     """
