@@ -493,6 +493,8 @@ class Producers:
         self.streams = Streams(remembered)
         self.speaking: dict[str, Source] = {}
         """Those that may have something to be told, by peer."""
+        self.resting: dict[str, Source] = {}
+        """Those that get something back, and so send nothing until they are told their totals once more."""
 
     # Who is there
 
@@ -635,6 +637,14 @@ class Producers:
         if source is None or not source.attached:
             return [], None
         return source.take_results(self.queue, ack), source.take_grant(self.queue)
+
+    def wake(self) -> None:
+        """Somebody takes: those that rest are told their totals once more, also if they are the same."""
+        for peer, source in self.resting.items():
+            if self.by_peer.get(peer) is source:
+                source.credit.told = (0, 0)
+                self.speaking[peer] = source
+        self.resting.clear()
 
     def news(self) -> list[tuple[str, bool]]:
         """The peers that have something to be told, and whether they may be waiting for it."""
