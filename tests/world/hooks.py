@@ -32,6 +32,8 @@ HOOKS: Final = {
     "incoming.give_back_unstarted": "peerfabric.queue.incoming:IncomingQueue.give_back_unstarted",
     "incoming.grant": "peerfabric.queue.incoming:IncomingQueue.grant",
     "receiver.return_unstarted": "peerfabric.queue.receiver:Receiver._return_unstarted",
+    "receiver.forget": "peerfabric.queue.receiver:Receiver.forget",
+    "producers.settled": "peerfabric.queue.sources:Producers.settled",
     "receiver.resume": "peerfabric.queue.receiver:Receiver.resume",
     # The producer's side
     "outgoing.purge": "peerfabric.queue.outgoing:OutgoingQueue.purge",
@@ -225,3 +227,9 @@ def buffer(topic: Any) -> deque[Any]:
     """The batches that a subscription has received and not handed out."""
     found: deque[Any] = topic._buffer
     return found
+
+
+def left_off(receiver: Any) -> dict[str, Any]:
+    """The totals of queues that were forgotten, by peer."""
+    left: dict[str, Any] = receiver._left_off
+    return left

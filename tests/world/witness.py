@@ -198,8 +198,8 @@ class Witness:
         if by != stream.rpartition(":")[0]:
             sender = next(process for process in self.world.supervisor.processes if process.peer == by)
             assert self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} waits for nobody"
-        paused = self.record.paused.get((peer, queue_of(stream)))
-        for sequence in sequences if paused is not None else ():
+        paused = self.record.paused.get((peer, queue_of(stream)), Counter())  # nobody looks at that of another
+        for sequence in sequences:
             paused[stream, sequence] += 1
             assert paused[stream, sequence] <= BOUNCES_MAX, f"{stream}/{sequence} goes to {peer} again and again"
         for sequence in sequences:
