@@ -102,6 +102,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
     """A message that user code has now: for `age` seconds, its lease ends in `lease_left`.
 
+    lease_left  0 or less: it is over, the message counts as failed and is sent again, and user code still has it
     handler     that was called with it; empty: a loop of the program has taken it
     thread      that has it, or the task; empty: whoever took it, it has been handed on
     line        FILE:LINE where that is now, in the program's own code

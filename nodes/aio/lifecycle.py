@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
-    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
+    from peerfabric.status import InHand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -689,8 +689,8 @@ class Lifecycle:
                 producer.disk_ended()
 
 
-def _where(end: IncomingQueue) -> str:
+def _where(found: Sequence[InHand]) -> list[str]:
     with importing:
-        from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+        from peerfabric.nodes.whereabouts import of_all  # with what only those need who look
 
-    return of_oldest(end, clock())
+    return of_all(found)

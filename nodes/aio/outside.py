@@ -27,6 +27,7 @@ from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.waiting import Blocking, clock, complete, wait_until
 from peerfabric.nodes.taps import Taps
 from peerfabric.nodes.whereabouts import Whereabouts
+from peerfabric.queue.in_hand import RUNNING_MAX
 from peerfabric.queue.trace import trace_received, trace_sent
 from peerfabric.status import NodeStatus, Sending, SlotStatus, SpoolStatus, Taking
 
@@ -142,8 +143,11 @@ class Outside:
                 place = whereabouts.of(stream, int(sequence))
                 if place is not None:
                     message = replace(message, thread=place.thread, line=place.line)
+                elif message.lease_left < 0.0:
+                    continue  # its lease is over, and whoever had it has forgotten it
                 running.append(replace(message, handler=handler))
-            found.append(replace(each, running=tuple(running)))
+            oldest = running[0].age if running else 0.0
+            found.append(replace(each, running=tuple(running[:RUNNING_MAX]), longest_running=oldest))
         return found
 
     def _used(self, taking: Taking) -> Taking:

@@ -213,7 +213,7 @@ export class Model {
     for (const each of node.takes) {
       const queue = this.queue(fabric, each.queue);
       queue.takers += 1;
-      queue.running += each.account.started;
+      queue.running += Math.max(each.account.started, each.running.length);
       queue.longest = Math.max(queue.longest, each.longest_running);
       queue.paused += each.paused;
       queue.received += flows * each.in;

@@ -110,7 +110,7 @@ export class NodeView {
         rate: t.out,
         waiting: t.account.buffered,
         in_flight: 0,
-        running: t.account.started,
+        running: Math.max(t.account.started, t.running.length),
         others: t.producers,
       })),
     ]);

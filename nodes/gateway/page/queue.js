@@ -58,7 +58,7 @@ const CONSUMERS = [
   speed("Out / s"),
   low(number("Takers", undefined, { hint: "Threads or tasks that take from it now" })),
   number("Buffered"),
-  number("Running", (c) => c.started),
+  number("Running", (c) => Math.max(c.started, c.running.length)),
   time("Longest", (c) => c.longest_running || null),
   low(words("Median", (c) => median(c.seconds), { kind: "number", hint: "Half of all took no longer" })),
   low(number("Processed")),
