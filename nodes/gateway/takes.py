@@ -54,6 +54,8 @@ WANTED_MAX: Final = 1_000
 """Messages that are asked for at a time for takes that wait. Others want some, too."""
 CLOSE_AFTER: Final = 60.0
 """Seconds after the last take in which its queue still has a consumer here."""
+QUEUES_MAX: Final = 1_000
+"""Queues that a gateway consumes for its clients, of the 4,096 of a node. What nobody uses is closed beyond that."""
 WAIT_MIN: Final = 0.1
 """Seconds for which a take waits that does not want to: a producer has to hear of it first."""
 TELL_EVERY: Final = 60.0
@@ -283,6 +285,8 @@ class Takes:
         """
         line = self._queues.get(queue)
         if line is None:
+            if len(self._queues) >= QUEUES_MAX:
+                self._close_one()
             line = self._queues[queue] = _Queue(queue, self._shared.node, self._forget)
         try:
             waiting = line.join(most)
@@ -303,6 +307,19 @@ class Takes:
             gone.cancel()
             if waiting is not None:
                 self._give_up(line, waiting)
+
+    def _close_one(self) -> None:
+        """Make room for another queue.
+
+        Raises:
+            Problem: 429, clients wait for, or have in hand, messages of all.
+        """
+        for line in self._queues.values():
+            if not (line.waiting or line.in_hand):
+                line.close()
+                return
+        detail = f"messages of {QUEUES_MAX:,} queues are waited for or in hand here, the most there may be; settle some"
+        raise Problem(429, "Too many queues", detail, code="too-many-queues", retry_after=1.0)
 
     def _give_up(self, line: _Queue, waiting: _Wait) -> None:
         """Nobody waits there any more, or wants what was found."""

@@ -233,6 +233,29 @@ def test_a_consumer_is_there_while_somebody_takes(monkeypatch: pytest.MonkeyPatc
     asyncio.run(story())
 
 
+def test_any_number_of_queues_is_taken_from_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that nobody waits for and has messages of make room; where there is none that is told."""
+    monkeypatch.setattr(takes_module, "QUEUES_MAX", 2)
+
+    async def story() -> None:
+        async with gate() as (gateway, client), AsyncNode("shop") as shop:
+            for name in "abcd":
+                assert await take(client, name, wait=0) == []
+            assert len(gateway.part(Takes)._queues) == 2
+            held = []
+            for name in "ab":
+                await shop.producer(name, int).send(1)
+                held += await take(client, name, wait=30)
+            answer = await client.post("/v1/queues/c/take", json={"wait": 0})
+            assert (answer.status_code, answer.json()["type"]) == (429, "urn:peerfabric:problem:too-many-queues")
+            assert await settle(client, ack=[held[0]["receipt"]]) == ["ok"]
+            assert await take(client, "c", wait=0) == []
+            assert await settle(client, ack=[held[1]["receipt"]]) == ["ok"]
+            assert await take(client, "a", wait=0) == []
+
+    asyncio.run(story())
+
+
 def test_draining_ends_waits_and_gives_back() -> None:
     """Waits answer 204 at once; what is in hand may be settled for a while, then it goes back without an attempt."""
 
