@@ -29,6 +29,7 @@ from peerfabric.health import (
     STRANDED,
     Finding,
 )
+from peerfabric.link.link import Belief, Link
 from peerfabric.queue.delivery import Delivery, Verdict
 from peerfabric.queue.queue_status import taking
 from peerfabric.queue.trends import LOOPING_LEAST, OLD_AFTER
@@ -238,6 +239,35 @@ def test_no_server(shop: Shop) -> None:
     warned = until_told(b, NO_SERVER, NO_CONSUMER_AFTER - 3.0)
     assert warned.text.startswith("service 'prices': nobody calls it for ")
     assert warned.text.endswith("did you mean 'price'? it is called by 0000, and nobody serves it")
+
+
+def test_consumers_that_are_stopped(shop: Shop) -> None:
+    """All consumers of a queue fall silent, as with SIGSTOP; as long as one answers, all is well."""
+    a, b, c = shop.node(), shop.node(), shop.node()
+    a.produce("orders")
+    b.consume("orders")
+    c.consume("orders")
+    shop.crowd.run(3.0)
+    end = a.engine.producers.by_queue["orders"]
+    links = {link.name: link for link in a.engine.links.by_peer.values()}
+    shop.send(a, "orders", 9)
+    stop(links["0001"], shop.crowd.now)
+    shop.crowd.run(30.0)
+    assert told(a) == {}
+    stop(links["0002"], shop.crowd.now)
+    at = shop.crowd.now
+    shop.crowd.run_until(lambda: NO_CONSUMER in told(a), NO_CONSUMER_AFTER + SOON)
+    assert shop.crowd.now - at >= NO_CONSUMER_AFTER - 1.0
+    warned = told(a)[NO_CONSUMER]
+    assert warned.text.startswith("queue 'orders': messages wait, and no consumer of it answers for 1")
+    assert "; 0001, 0002 may be stopped (SIGSTOP, a debugger), hang, or be out of reach: look at" in warned.text
+    assert (warned.queue, end.unsettled_count) == ("orders", 9)
+
+
+def stop(link: Link, now: float) -> None:
+    """As the driver and the machine find a process that is stopped, and ever again."""
+    link.belief, link.suspect_at = Belief.HUNG, now
+    link._alive = lambda now: None  # type: ignore[method-assign]
 
 
 def test_not_taking(shop: Shop) -> None:

@@ -579,17 +579,19 @@ class Lifecycle:
         """Return when `condition` holds, tried after each turn of the pump, or at `ends_at`."""
         node = self.node
 
-        def what() -> str:
+        def unsettled() -> tuple[int, int]:
             with node.pump.lock:
-                waiting, in_flight = node.engine.producers.unsettled()
+                return node.engine.producers.unsettled()
+
+        def what() -> str:
+            waiting, in_flight = unsettled()
             there = counted(waiting, "message")
             return f"closing, with {there} waiting and {in_flight:,} in flight; start a consumer, if none is there"
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
+        holds = lambda: condition() or node.failure is not None or None  # noqa: E731
         try:
-            await wait_until(
-                node.waiting, node.pump.turned, lambda: condition() or node.failure is not None or None, left, what
-            )
+            await wait_until(node.waiting, node.pump.turned, holds, left, what, moved=unsettled)
         except TimedOut:
             pass
 

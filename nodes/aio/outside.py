@@ -84,7 +84,9 @@ class Outside:
                 now = clock()
                 known = overview(node.engine, queues, now)
                 chosen = choose(node.engine, queues)
-            found = _joined(found, replace(known, counters={**known.counters, **node.pump.counters}, more=chosen.more))
+            found = _joined(
+                found, replace(known, counters={**known.counters, **node.pump.counters}, more=chosen.more, limit=queues)
+            )
             for at in range(0, len(chosen.sends), AT_ONCE):
                 with self._engine_within(ends_at):
                     sends += self._sends(chosen.sends[at : at + AT_ONCE])
