@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import site
 import sys
-import sysconfig
 import threading
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -25,12 +24,12 @@ AWAITS_MAX: Final = 1000
 """Coroutines that wait for each other, of which the innermost is looked for."""
 
 
-def _folders(*paths: str | None) -> tuple[str, ...]:
-    return tuple({os.path.join(os.path.realpath(path), "") for path in paths if path})
+def _folders(*paths: str) -> tuple[str, ...]:
+    return tuple({os.path.join(os.path.realpath(path), "") for path in paths})
 
 
-_STANDARD: Final = _folders(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
-_INSTALLED: Final = _folders(sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages())
+_STANDARD: Final = _folders(os.path.dirname(os.__file__))  # `sysconfig` takes milliseconds to load
+_INSTALLED: Final = _folders(*site.getsitepackages())
 
 
 class Place(NamedTuple):

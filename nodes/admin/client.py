@@ -37,6 +37,8 @@ AT_ONCE: Final = 256
 ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 SHARE: Final = 0.5
 """Of the time that a process is given, how much it may wait for its machines: what is late itself tells nothing."""
+HEARD_TIME: Final = 5.0
+"""Seconds that a process is given at least which has said that it has heard: the first look loads what answers."""
 _AGAIN: Final = 0.01
 """Seconds after which somebody is asked again who was busy, or had no room."""
 
@@ -75,10 +77,12 @@ def processes(
 ) -> list[Answer]:
     """Ask all processes of this user on this host at once what their nodes are doing; by pid.
 
-    It returns after `timeout` seconds, or as soon as all have answered. Who does not has no status, and a problem.
-    Sockets that were left over are removed.
+    It returns as soon as all have answered. Who does not has no status, and a problem. Sockets that were left over are
+    removed.
 
     Args:
+        timeout: Seconds after which a process that has said nothing is called silent. One that has heard, and says so
+            before it loads what answers, is waited for as long as 5 seconds in all, or `timeout` if that is longer.
         queues: Of each kind and node at most so many are told of, the deepest.
         fabric: Only nodes of this one; empty: of all. A process without any of them is among the answers, too.
         folder: The runtime folder; None: that of this process. Root may give those of others.
@@ -98,14 +102,15 @@ def answers(
     fabric: str = "",
     folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[Answer]:
-    """As `processes`, each as it answers; those that do not come last, after `timeout` seconds."""
+    """As `processes`, each as it answers; those that say nothing come after `timeout` seconds."""
     timeout = check_timeout(timeout) or 0.0
     ends_at = time.monotonic() + timeout
     request: dict[str, Any] = {"v": VERSION, "do": "status", "queues": queues, "wait": min(5.0, SHARE * timeout)}
     if fabric:
         request["fabric"] = fabric
     line = _encoded(request)
-    return _answers([_Asked(place, line, timeout) for place in places(_folder(folder))], ends_at)
+    asked = [_Asked(place, line, timeout) for place in places(_folder(folder))]
+    return _answers(asked, ends_at, ends_at - timeout + max(timeout, HEARD_TIME))
 
 
 def here(queues: int = 200, *, wait: float = 1.0) -> Status:
@@ -140,30 +145,41 @@ def ask(process: Process, do: str, *, timeout: float = 5.0, **arguments: Any) ->
         ends_at = time.monotonic() + timeout
         with suppress(BrokenPipeError):  # refused: the answer says why
             connection.sendall(_encoded({"v": VERSION, "do": do, **arguments}))
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            connection.settimeout(max(0.001, ends_at - time.monotonic()))
-            try:
-                data = connection.recv(1 << 20)
-            except TimeoutError:
-                raise _late(place, do, timeout) from None
-            except OSError:
-                data = b""
-            if not data:
-                raise _cut_off(place, do)
-            line += data
-            if len(line) > ANSWER_BYTES_MAX:
-                raise NotAnswered(place.pid, f"the answer of process {place.pid} is too long; ask for less")
+        line = _first(connection, ends_at)
+        if line is None:
+            raise _late(place, do, timeout)
+        if len(line) > ANSWER_BYTES_MAX:
+            raise NotAnswered(place.pid, f"the answer of process {place.pid} is too long; ask for less")
+        if b"\n" not in line:
+            raise _cut_off(place, do)
     return checked(place, bytes(line))
+
+
+def _first(connection: socket.socket, ends_at: float) -> bytearray | None:
+    """The first line, with what has come after it, or without its end if no more comes; None: it is late."""
+    found = bytearray()
+    data = b""
+    while b"\n" not in data and len(found) <= ANSWER_BYTES_MAX:
+        connection.settimeout(max(0.001, ends_at - time.monotonic()))
+        try:
+            data = connection.recv(1 << 20)
+        except TimeoutError:
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            break
+        found += data
+    return found
 
 
 class Following:
     """A stream of one process: iterate over it; `close`, from any thread, or the end of the process ends that."""
 
-    def __init__(self, place: Place, connection: socket.socket) -> None:
+    def __init__(self, place: Place, connection: socket.socket, begun: bytearray) -> None:
         self.pid = place.pid
         self._place, self._connection = place, connection
-        self._rest = bytearray()
+        self._rest = begun
         self._reads = False
         checked(place, self._line() or b"")
 
@@ -224,9 +240,10 @@ def follow(process: Process, do: str, **arguments: Any) -> Following:
             connection.sendall(_encoded({"v": VERSION, "do": do, **arguments}))
         try:
             # The first line says that it has begun, or why not.
-            if not select.select([connection], [], [], timeout)[0]:
+            line = _first(connection, time.monotonic() + timeout)
+            if line is None:
                 raise _late(place, do, timeout)
-            begun = Following(place, connection)
+            begun = Following(place, connection, line)
         finally:
             connection.settimeout(None)
         return begun
@@ -254,6 +271,8 @@ class _Asked:
         self.place, self._request, self._timeout = place, request, timeout
         self.connection: socket.socket | None = None
         self._line = bytearray()
+        self.heard = False
+        """Whether it has said anything, so that it lives."""
         self._left_over = False
         self._problem = ""
         self.is_over = False
@@ -296,10 +315,11 @@ class _Asked:
         except OSError:
             data = b""
         self._line += data
+        self.heard = self.heard or bool(data)
         if data and not data.endswith(b"\n") and len(self._line) <= ANSWER_BYTES_MAX:
             return
         self.close()
-        if self._line.startswith(b'{"error":"busy"'):
+        if self._line.lstrip().startswith(b'{"error":"busy"'):
             self._line.clear()
             self.again_at = time.monotonic() + _AGAIN
         else:
@@ -319,6 +339,8 @@ class _Asked:
             problem = "its socket is left over: the process is another program now"
         elif self._problem:
             pass
+        elif not self.is_over and self.heard:
+            problem = f"no answer in {max(self._timeout, HEARD_TIME):g} s, though it has heard: it is starved, or hangs"
         elif not self.is_over:
             problem = f"no answer in {self._timeout:g} s: {_why(place)}"
         else:
@@ -327,14 +349,14 @@ class _Asked:
             except msgspec.ValidationError:
                 problem = _told(bytes(self._line))
             except msgspec.DecodeError:
-                if not self._line and not (lives(place.pid, place.started) and place.path.exists()):
+                if not self._line.strip() and not (lives(place.pid, place.started) and place.path.exists()):
                     return None  # it has ended meanwhile, or closed its last node
                 problem = "no whole answer"
         return Answer(place.pid, place.started, place.path, status, problem)
 
 
-def _answers(waiting: list[_Asked], ends_at: float) -> Iterator[Answer]:
-    """Ask all, some of them at a time, until all is over or it is `ends_at`."""
+def _answers(waiting: list[_Asked], silent_at: float, ends_at: float) -> Iterator[Answer]:
+    """Ask all, some of them at a time, until all is over; at `silent_at` it is for those that have said nothing."""
     reading: dict[int, _Asked] = {}
     poller = select.poll()
     try:
@@ -350,8 +372,10 @@ def _answers(waiting: list[_Asked], ends_at: float) -> Iterator[Answer]:
                     elif each.is_over:
                         waiting.remove(each)
                         over.append(each)
-            left = ends_at - time.monotonic()
-            pause = min(left, _AGAIN) if waiting or over else left
+            now = time.monotonic()
+            pause = (silent_at if now < silent_at else ends_at) - now
+            if waiting or over:
+                pause = min(pause, _AGAIN)
             for descriptor, _ in poller.poll(max(0.0, 1000 * pause)) if reading or waiting else ():
                 each = reading[descriptor]
                 each.read()
@@ -359,12 +383,13 @@ def _answers(waiting: list[_Asked], ends_at: float) -> Iterator[Answer]:
                     poller.unregister(descriptor)
                     del reading[descriptor]
                     (over if each.is_over else waiting).append(each)
-            if left <= 0:
-                over += (*reading.values(), *waiting)
-                waiting = []
-                for each in reading.values():
-                    each.close()
-                reading.clear()
+            if now >= silent_at:
+                late = [each for each in (*reading.values(), *waiting) if now >= ends_at or not each.heard]
+                for descriptor in [descriptor for descriptor, each in reading.items() if each in late]:
+                    poller.unregister(descriptor)
+                    reading.pop(descriptor).close()
+                waiting = [each for each in waiting if each not in late]
+                over += late
             yield from filter(None, [each.answer() for each in over])
     finally:
         for each in reading.values():

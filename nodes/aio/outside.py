@@ -1,7 +1,8 @@
 """Outside of one node: what others than its program may see of it and do with it.
 
-Loaded when somebody looks. Its calls are made in threads that are neither the program's nor the node's, and none of
-them waits for the engine longer than it is told to: a node that hangs is the one that somebody looks at.
+Loaded when somebody looks, and what is done seldom when it is done: who looks at a host for the first time waits until
+all of its processes have loaded this. Its calls are made in threads that are neither the program's nor the node's, and
+none of them waits for the engine longer than it is told to: a node that hangs is the one that somebody looks at.
 """
 
 from __future__ import annotations
@@ -14,24 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
-from peerfabric.discovery.locks import Lock
+from peerfabric.discovery.locks import Lock, importing
 from peerfabric.discovery.log import log as _log
 from peerfabric.errors import SpoolError, TimedOut, counted
 from peerfabric.names import queue_of
 from peerfabric.node_status import AT_ONCE, choose, overview, sends_of, takes_of
 from peerfabric.nodes.aio.handles import Handles
-from peerfabric.nodes.aio.letters import Letters
 from peerfabric.nodes.aio.reports import with_handed_over
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.waiting import Blocking, clock, complete, wait_until
-from peerfabric.nodes.taps import Taps
-from peerfabric.nodes.whereabouts import Whereabouts
 from peerfabric.queue.in_hand import RUNNING_MAX
-from peerfabric.queue.trace import trace_received, trace_sent
 from peerfabric.status import NodeStatus, Sending, SlotStatus, SpoolStatus, Taking
 
 if TYPE_CHECKING:
+    from peerfabric.nodes.aio.letters import Letters
     from peerfabric.nodes.storage.adoption import Adoption
     from peerfabric.nodes.storage.offload import Offloaded
     from peerfabric.spool.slots import SlotSight
@@ -62,7 +60,6 @@ class Outside:
         self._adoptions, self._adopted = adoptions, adopted
         self.name, self.fabric = node.settings.name, node.settings.fabric
         self.node_id = node.engine.address.node_id
-        self._letters = Letters(node, handles, adoptions, lambda lock: held(lock, clock() + WAIT))
 
     # Status
 
@@ -136,6 +133,8 @@ class Outside:
         """Say where in the program messages are in hand."""
         if not any(each.running for each in takes):
             return takes
+        with importing:
+            from peerfabric.nodes.whereabouts import Whereabouts
         whereabouts, found = Whereabouts(), []
         for each in takes:
             handler = self._handlers.of(self._handles.consumers.get(each.queue)) or ""
@@ -258,21 +257,29 @@ class Outside:
 
     def dead(self, queue: str | None, limit: int) -> list[dict[str, Any]]:
         """The dead letters of the node and of slots of its folder that nobody has, at most `limit`."""
-        return self._letters.all(queue, limit)
+        return self._letters().all(queue, limit)
 
     def retry(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Send those of these letters again that the node has, or a slot of its folder that nobody has."""
-        return self._letters.settle(ids, retry=True)
+        return self._letters().settle(ids, retry=True)
 
     def drop(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Forget them; as `retry`."""
-        return self._letters.settle(ids, retry=False)
+        return self._letters().settle(ids, retry=False)
+
+    def _letters(self) -> Letters:
+        with importing:
+            from peerfabric.nodes.aio.letters import Letters
+        return Letters(self._node, self._handles, self._adoptions, lambda lock: held(lock, clock() + WAIT))
 
     def trace(self, id: str) -> list[dict[str, Any]]:
         """Where the message of that id is, as the node knows it: as its producer, as a consumer, as both, or nothing.
 
         Each has `side`, "producer" or "consumer", `queue` and `state`; see `peerfabric.queue.trace`.
         """
+        with importing:
+            from peerfabric.nodes.whereabouts import Whereabouts
+            from peerfabric.queue.trace import trace_received, trace_sent
         stream, _, digits = id.rpartition("/")
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
             return []
@@ -302,6 +309,8 @@ class Outside:
         Raises:
             BadName: It is none.
         """
+        with importing:
+            from peerfabric.nodes.taps import Taps
         node = self._node
         with self._engine():
             taps = node.taps or Taps()

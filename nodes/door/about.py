@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import pwd
 import resource
 import sys
@@ -33,7 +32,7 @@ def process_status() -> Process:
         user=_user(os.geteuid()),
         argv0=sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c") else sys.executable,
         version=__version__,
-        python=platform.python_version(),
+        python=sys.version.partition(" ")[0],
         rss=_rss(),
         cpu=time.process_time(),
         threads=_threads(),

@@ -24,7 +24,7 @@ from peerfabric.discovery.locks import Lock, OwnThread, importing
 from peerfabric.discovery.log import log as _log
 from peerfabric.discovery.remarks import remark
 from peerfabric.errors import ConfigError
-from peerfabric.nodes.door.place import CONNECTIONS_MAX, is_on, own_folder, own_place, short, sweep
+from peerfabric.nodes.door.place import CONNECTIONS_MAX, HEARD, is_on, own_folder, own_place, short, sweep
 from peerfabric.nodes.platform import peer_uid
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ class Door:
         if is_busy:
             _refuse(connection, BUSY)
             return
+        with suppress(OSError):  # it has gone, as is found when it is answered
+            connection.send(HEARD)  # into an empty buffer
         # Not an `OwnThread`: what it does for who asks may wait for a node.
         thread = threading.Thread(target=self._converse, args=(connection,), name="peerfabric-admin-asked", daemon=True)
         try:

@@ -30,6 +30,9 @@ SUFFIX: Final = ".sock"
 REQUEST_BYTES_MAX: Final = 64 * 1024
 CONNECTIONS_MAX: Final = 8
 """To one process at one time, besides as many that follow something. Each has a thread there."""
+HEARD: Final = b" "
+"""Sent at once by a process that lets somebody in, before it loads what answers, and part of no answer: JSON may begin
+with it. That the kernel has let somebody in tells nothing, as it does that for a process that is stopped."""
 SOCKETS_MAX: Final = 4096
 """Entries of the folder that are looked at; there are as many as processes."""
 _SAME: Final = 2000

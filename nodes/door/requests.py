@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from peerfabric.discovery.locks import importing
 from peerfabric.errors import FabricError
 from peerfabric.nodes.door.about import process_status
 from peerfabric.nodes.door.outside import Outside, Resident
 from peerfabric.nodes.door.registered import handlers
-from peerfabric.nodes.door.stacks import stacks
-from peerfabric.status import NodeStatus, Status
+from peerfabric.status import NodeStatus, Stack, Status
 
 VERSION: Final = 1
 BODY_MAX: Final = 4096
@@ -144,7 +144,14 @@ def status(residents: Sequence[Resident], queues: int, wait: float) -> Status:
     for resident in residents:
         found.append(resident.outside().status(queues, max(min(WAIT_MIN, wait), ends_at - time.monotonic())))
     is_busy = any(node.engine for node in found)
-    return Status(process=process_status(), nodes=tuple(found), stacks=stacks(residents) if is_busy else ())
+    return Status(process=process_status(), nodes=tuple(found), stacks=_stacks_of(residents) if is_busy else ())
+
+
+def _stacks_of(residents: Sequence[Resident]) -> tuple[Stack, ...]:
+    with importing:
+        from peerfabric.nodes.door.stacks import stacks  # when somebody asks for them, or a node is busy
+
+    return stacks(residents)
 
 
 def encoded(encode: Callable[[Any], bytes], found: Any) -> bytes:
@@ -169,7 +176,7 @@ def _as_text(value: Any) -> Any:
 
 def _stacks(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     _read(Look, arguments)
-    return {"process": process_status(), "stacks": stacks(residents())}
+    return {"process": process_status(), "stacks": _stacks_of(residents())}
 
 
 def _dead(residents: Residents, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

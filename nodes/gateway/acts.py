@@ -60,7 +60,7 @@ def ask_process(answer: Answer, do: str, arguments: Mapping[str, Any]) -> dict[s
 
 
 def list_processes() -> Sequence[Answer]:
-    """All processes of this host, whether they answer or not. It blocks for up to a second."""
+    """All processes of this host, whether they answer or not. It blocks, for some seconds if one hangs."""
     from peerfabric import admin
 
     return admin.processes(1.0, queues=0)

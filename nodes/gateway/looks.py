@@ -101,7 +101,7 @@ class Look(NamedTuple):
 
 
 def ask_host() -> Sequence[Answer]:
-    """Ask all processes of this user on this host. It blocks for up to `ANSWER_TIMEOUT` seconds."""
+    """Ask all processes of this user on this host. It blocks, for some seconds if one hangs."""
     from peerfabric import admin
 
     return admin.processes(ANSWER_TIMEOUT, queues=QUEUES_MAX)

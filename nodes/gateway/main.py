@@ -258,7 +258,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=GRACE,
+                timeout_graceful_shutdown=GRACE + 2,  # who does not read has been cut off by then
                 h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
             )
         )
@@ -277,6 +277,18 @@ class Server(uvicorn.Server):
         while not await self.on_tick(0):  # which sets the date that answers have
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), 1.0)  # and not a tenth of a second
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting = asyncio.get_running_loop().call_later(GRACE, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+    def _cut_off(self) -> None:
+        """End the connections of those who do not read their answers; cancelled, each would be an error in the log."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -274,6 +274,9 @@ class Pump:
                 self._carry_out()
             changed, records, announced, superseded = engine.poll_events()
             deadline = engine.poll_timeout()
+            looks = now >= self._look_at
+            if looks:
+                self._look_at = now + LOOK_EVERY
             self._sleeps_until = min(self._look_at, deadline)
             news = self.disk is not None and self.disk.news()
         if news and self.disk is not None:
@@ -284,8 +287,7 @@ class Pump:
             self.on_announced(announced)
         if superseded:
             self.on_superseded(superseded)
-        if now >= self._look_at:
-            self._look_at = now + LOOK_EVERY
+        if looks:
             for look in list(self._looks):
                 look()
         if self.turned:

@@ -243,8 +243,8 @@ def test_a_running_node_is_left_alone(start: Start, tmp_path: Path) -> None:
     """Its process is named, with an exit code of its own."""
     node = desk(tmp_path / "spool", "stays")
     try:
-        for command in (["spool", "verify"], ["dead", "ls"], ["dead", "drop", "--all", "--yes"]):
-            code, out, err = ended(start(*command[:2], str(tmp_path / "spool"), *command[2:]))
+        for command, *arguments in (["verify"], ["show", "orders"], ["drop", "orders", "--all", "--yes"]):
+            code, out, err = ended(start("spool", command, str(tmp_path / "spool"), *arguments))
             assert (code, out, str(node.pid) in err, len(err.splitlines())) == (4, "", True, 1)
     finally:
         node.send_signal(signal.SIGKILL)

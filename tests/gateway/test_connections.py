@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,27 @@ def test_bytes_that_drip_in_prolong_nothing(hurried: Gate, begun: bytes) -> None
     with connected(hurried) as sock:
         sock.sendall(begun)
         drip(sock)
+
+
+def test_who_does_not_read_is_cut_off_at_the_end(
+    gates: Callable[..., Gate], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is no error."""
+    monkeypatch.setattr(main, "GRACE", 0.2)
+    gate = gates()
+    with connected(gate) as sock:
+        sock.setblocking(False)
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+        def is_stuck() -> bool:
+            with suppress(BlockingIOError):
+                sock.send(asked * 10)
+            connections: list[Any] = list(gate.server.server_state.connections)
+            return any(each.flow.write_paused for each in connections)
+
+        eventually(is_stuck, "an answer that is not read")
+        gate.stop()
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
 
 
 def test_what_is_answered_is_not_ended(hurried: Gate) -> None:

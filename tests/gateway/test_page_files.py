@@ -16,8 +16,8 @@ FILES = sorted(PAGE.iterdir())
 
 def test_it_is_small() -> None:
     """As it is sent, and as it is read by whoever wonders what it does: no build makes it from something else."""
-    assert sum(len(file.packed) for file in page().values()) < 30_000
-    assert sum(file.stat().st_size for file in FILES) < 80_000
+    assert sum(len(file.packed) for file in page().values()) < 25_000
+    assert sum(file.stat().st_size for file in FILES) < 60_000
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -139,7 +139,7 @@ def test_metrics_are_of_the_host(gate: Gate, host: Shop) -> None:
     """Of all processes, also those that are silent."""
     response = gate.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert 'peerfabric_queue_waiting{pid="4711",node="shop-1",queue="invocies"} 214' in response.text
+    assert 'peerfabric_queue_waiting{pid="4711",fabric="shop",node="shop-1",queue="invocies"} 214' in response.text
     assert 'peerfabric_process_answers{pid="4740"} 0' in response.text
 
 

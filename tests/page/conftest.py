@@ -25,13 +25,18 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--renderer-process-limit=1",
 ]
 PATHS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """Headless Chromium: that of the system, or the one that Playwright has installed."""
+    """Headless Chromium, one for all tests here: that of the system, or the one that Playwright has installed.
+
+    No longer than for these: it keeps an event loop in the thread of the tests.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     found = os.environ.get("PEERFABRIC_CHROMIUM") or next(filter(None, map(shutil.which, PATHS)), None)
     with api.sync_playwright() as playwright:

@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 
 from peerfabric import ConfigError, Node
-from peerfabric.admin import NotAnswered, ask, follow, processes
+from peerfabric.admin import NotAnswered, answers, ask, follow, processes
 from peerfabric.nodes.door.place import (
     CONNECTIONS_MAX,
     FOLDER,
+    HEARD,
     REQUEST_BYTES_MAX,
     SUFFIX,
     lives,
@@ -82,7 +83,7 @@ def read(connection: socket.socket) -> dict[str, Any]:
     found = b""
     while data := connection.recv(65536):
         found += data
-    return json.loads(found) if found else {}
+    return json.loads(found) if found.strip() else {}
 
 
 def names(threads: list[threading.Thread] | None = None) -> list[str]:
@@ -331,11 +332,23 @@ def test_what_a_process_was_before_exec(runtime: Path, start: Start) -> None:
     child.finish()
 
 
+def stop(child: Child, pid: int) -> None:
+    """Stop a process, and return when none of its threads runs any more."""
+    child.signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    if tasks.exists():
+
+        def are_stopped() -> bool:
+            return all(b") T " in (task / "stat").read_bytes() for task in tasks.iterdir())
+
+        eventually(are_stopped, "the stop of all its threads")
+
+
 def test_a_stopped_process_costs_the_others_nothing(runtime: Path, start: Start, node: Node) -> None:
     """It has no answer, and is told apart from one that is not there; awake again, it answers."""
     child = start(WAITS)
     pid = int(child.line().split()[1])
-    child.signal(signal.SIGSTOP)
+    stop(child, pid)
     try:
         began = time.monotonic()
         found = {answer.pid: answer for answer in processes(0.5)}
@@ -368,6 +381,117 @@ def test_a_process_that_the_interpreter_of_which_is_held(runtime: Path, start: S
     time.sleep(0.05)
     [answer] = processes(0.3)
     assert "stopped, or starved" in answer.problem
+
+
+def test_it_says_that_it_has_heard_before_it_loads_what_answers(runtime: Path, start: Start) -> None:
+    """A first look at many processes at once takes each of them long, and none of them is silent meanwhile."""
+    child = start(
+        """
+    import os, sys
+    from peerfabric import Node
+
+    class Slow:
+        def find_spec(self, name, path, target=None):
+            if name == "peerfabric.nodes.door.conversation":
+                sys.stdin.readline()
+
+    sys.meta_path.insert(0, Slow())
+    node = Node("it")
+    node.statistics()
+    print(os.getpid(), flush=True)
+    node.consumer("never", int).get(timeout=600)
+    """
+    )
+    pid = int(child.line())
+    [name] = sockets(runtime)
+    with connected(runtime / FOLDER / name) as connection:
+        connection.sendall(b'{"do":"status"}\n')
+        assert connection.recv(4096) == HEARD
+        child.write("")
+        assert read(connection)["process"]["pid"] == pid
+
+
+def test_one_that_has_heard_is_waited_for(runtime: Path, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than one that says nothing, though the kernel lets everybody in to both; and not for ever."""
+    answer = json.dumps({"process": {"pid": 10**7 + 1, "started": 1}}).encode() + b"\n"
+    listeners = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for number, listener in enumerate(listeners):
+        listener.bind(str(runtime / FOLDER / f"{10**7 + number}-1.sock"))
+        listener.listen()
+    held: list[socket.socket] = []
+
+    def hear() -> None:
+        for listener in listeners[1:]:
+            held.append(listener.accept()[0])
+            held[-1].send(HEARD)
+
+    thread = threading.Thread(target=hear)
+    thread.start()
+    monkeypatch.setattr("peerfabric.admin.client.HEARD_TIME", 2.0)
+    coming = answers(1.0)
+    mine, silent = next(coming), next(coming)
+    assert (mine.pid, silent.pid) == (os.getpid(), 10**7)
+    assert silent.problem.startswith("no answer in 1 s: it has ended")
+    held[0].sendall(answer)
+    late = next(coming)
+    assert late.status is not None
+    assert late.pid == 10**7 + 1
+    assert [each.problem for each in coming] == ["no answer in 2 s, though it has heard: it is starved, or hangs"]
+    thread.join()
+    for each in (*listeners, *held):
+        each.close()
+    assert [each.pid for each in processes(30)] == [os.getpid()]
+
+
+FIRST_LOOK = """
+    import sys
+    from peerfabric import Node
+    from peerfabric.admin import processes
+
+    node = Node("it")
+    node.producer("jobs", int).send(1)
+    before = set(sys.modules)
+    [found] = processes(60.0)
+    print(found.problem, *sorted(set(sys.modules) - before), flush=True)
+    sys.stdin.readline()
+    """
+ANSWERS = {f"peerfabric.nodes.door.{name}" for name in ("about", "conversation", "registered", "requests")}
+ANSWERS |= {"peerfabric.nodes.aio.outside", "peerfabric.node_status", "peerfabric.queue.queue_status", "pwd"}
+
+
+def test_a_first_look_loads_no_more_than_it_shows(runtime: Path, start: Start) -> None:
+    """All processes of a host load that at once when somebody looks for the first time."""
+    assert set(start(FIRST_LOOK).line().split()) <= ANSWERS
+
+
+@pytest.mark.long
+def test_a_first_look_at_fifty_forked_processes(runtime: Path, start: Start) -> None:
+    """None of them is called silent, nor at later looks."""
+    child = start(
+        """
+    import os, signal, sys
+    from peerfabric import Node
+
+    for number in range(50):
+        if os.fork() == 0:
+            node = Node(f"worker{number}", discovery=["registry"])
+            for queue in range(10):
+                node.producer(f"queue{queue}", int).send(queue)
+            os.write(1, b"ready\\n")
+            signal.pause()
+    signal.pause()
+    """
+    )
+    for _ in range(50):
+        assert child.line() == "ready"
+    try:
+        for _ in range(3):
+            found = processes(1.0)
+            assert [answer.problem for answer in found] == [""] * 50
+            assert {len(answer.status.nodes[0].sends) for answer in found if answer.status is not None} == {10}
+    finally:
+        for name in sockets(runtime):
+            os.kill(int(name.partition("-")[0]), signal.SIGKILL)
 
 
 def test_too_many_at_a_time(runtime: Path, node: Node) -> None:
@@ -457,7 +581,7 @@ def test_closing_ends_what_is_open(runtime: Path) -> None:
     node.close()
     assert time.monotonic() - began < 20
     assert list(stream) == []
-    assert held.recv(1) == b""
+    assert (held.recv(1), held.recv(1)) == (HEARD, b"")
     held.close()
     eventually(lambda: names() == [], "the end of all threads")
 

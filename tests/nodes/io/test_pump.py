@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from peerfabric import Node, WouldDeadlock
 from peerfabric.discovery.log import log
+from peerfabric.nodes.io import pump as pump_module
+from peerfabric.nodes.io.waiting import clock
 from tests.nodes.conftest import DEADLINE, eventually
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -96,6 +99,25 @@ def test_handlers_that_wait_are_refused_and_cost_nothing() -> None:
                 assert body == 1
             eventually(lambda: "peerfabric-here" in handler.raised, "a line of the engine")
             assert isinstance(handler.raised["peerfabric-here"], WouldDeadlock)
+
+
+def test_a_pump_with_nothing_due_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a turn in which it has looked around: it is due again when it looks next."""
+    monkeypatch.setattr(pump_module, "LOOK_EVERY", 0.05)
+    with Node("here", discovery=["registry"]) as node:
+        node.statistics()
+        pump = node._async._context.pump
+        late: list[float] = []
+
+        def look() -> None:
+            late.append(pump.late(clock() + 500.0))
+            monkeypatch.setattr(pump_module, "LOOK_EVERY", 1000.0)  # between the next look and the one after it
+
+        monkeypatch.setattr(pump.engine, "poll_timeout", lambda: inf)
+        pump.look_after(look)
+        eventually(lambda: len(late) == 2, "two looks")
+        assert late[0] > 400
+        assert late[1] == 0
 
 
 def test_in_threads_of_users_handlers_may_raise(monkeypatch: pytest.MonkeyPatch) -> None:
