@@ -179,11 +179,12 @@ class TimedOut(FabricError, TimeoutError):
 class NotConfirmed(TimedOut):
     """The message is accepted and may still be processed; `receipt` finds it again."""
 
-    def __init__(self, receipt: Receipt, state: State, timeout: float) -> None:
+    def __init__(self, receipt: Receipt, state: State, timeout: float, problem: str = "") -> None:
         self.receipt: Receipt = receipt
         self.state: State = state
         super().__init__(
-            f"not {state} within {timeout:g} s; the message is accepted and may still be processed: "
+            f"not {state} within {timeout:g} s{problem and ': '}{problem}; "
+            f"the message is accepted and may still be processed: "
             f"do not send it again, call producer.wait(error.receipt, {state!r}) to go on waiting"
         )
 
@@ -224,7 +225,8 @@ class Undelivered(FabricError):
         gone = "it is gone" if waiting + in_flight == 1 else "they are gone"
         super().__init__(
             f"closed with {counted(waiting, 'message')} waiting and {in_flight:,} in flight; {gone}: "
-            f"start a consumer before closing, or give close(timeout=) more time"
+            f"start a consumer before closing, give it more time by close(timeout=), or at the end of `with` by "
+            f"Options(drain_timeout=), or give the node a spool=, which keeps them for its next start"
         )
 
 

@@ -94,7 +94,7 @@ class Sender(Machine):
         self._changed_at: dict[OutgoingQueue, int] = {}
         """The last change of each that `frames` looked at, by number; the latest come last."""
         self.left_off = LeftOff()
-        self.trends = Trends()
+        self.trends = Trends(links.by_peer)
         self._unsettled_acks: dict[Link, None] = {}
         """Links with ACKs that no cursor has yet."""
         self.for_disk: dict[OutgoingQueue, None] = {}

@@ -5,11 +5,13 @@ Each queue that has something to send is looked at every few seconds, at a few n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from peerfabric.errors import counted
 from peerfabric.health import HANDED_ON_AFTER, LOOPING, NO_CONSUMER, NO_CONSUMER_AFTER, NOT_SETTLED, OLD, Finding
+from peerfabric.link.link import Belief, Link
 from peerfabric.queue.outgoing import OutgoingQueue
 
 WINDOW: Final = 300.0
@@ -21,6 +23,8 @@ OLD_AFTER: Final = 300.0
 LOOPING_LEAST: Final = 100
 """Attempts of which too many failed; of fewer, one bad batch may be all of them. What came back unstarted was none."""
 LOOPING_PART: Final = 0.1
+NAMED_MAX: Final = 3
+"""Consumers that are named in one text."""
 
 
 class Sample(NamedTuple):
@@ -39,9 +43,14 @@ def sample(end: OutgoingQueue, now: float) -> Sample:
 
 
 class Trends:
-    """The queues of one node, as they were at earlier looks."""
+    """The queues of one node, as they were at earlier looks.
 
-    def __init__(self) -> None:
+    Args:
+        links: Those of the node, by peer.
+    """
+
+    def __init__(self, links: Mapping[str, Link]) -> None:
+        self._links = links
         self.unix_ms: Callable[[], int] = int
         """Wall-clock time, which a driver hands in: the clock by which messages were sent."""
         self.by_queue: dict[OutgoingQueue, list[Sample]] = {}
@@ -60,6 +69,7 @@ class Trends:
                 del unsettled[end]
                 continue
             yield from stuck(end)
+            yield from self._silent(end)
             oldest = end.oldest_waiting_ms if end.consumers else None
             if oldest is not None and unix_ms - oldest > OLD_AFTER * 1000:
                 self._old.add(end)
@@ -100,6 +110,21 @@ class Trends:
             end.queue,
         )
 
+    def _silent(self, end: OutgoingQueue) -> Iterator[Finding]:
+        """Whether everybody who consumes the queue has fallen silent, as a process that is stopped does."""
+        links = [self._links[peer] for peer in end.consumers if peer in self._links]
+        if links and all(link.belief is not Belief.ALIVE for link in links):
+            step = _silent_step(links)
+            yield Finding(
+                f"queue {end.queue!r}: messages wait, and no consumer of it answers",
+                NO_CONSUMER_AFTER,
+                step,
+                max(link.suspect_at for link in links),
+                NO_CONSUMER,
+                end.queue,
+                closer=partial(str, step),
+            )
+
     def _rates(self, end: OutgoingQueue, now: float) -> str:
         before, current = self._since(end, now)
         span = max(1.0, now - before.at)
@@ -128,6 +153,15 @@ class Trends:
                 LOOPING,
                 end.queue,
             )
+
+
+def _silent_step(links: list[Link]) -> str:
+    names = ", ".join(sorted(link.name for link in links)[:NAMED_MAX])
+    more = f" and {len(links) - NAMED_MAX:,} more" if len(links) > NAMED_MAX else ""
+    return (
+        f"{names}{more} may be stopped (SIGSTOP, a debugger), hang, or be out of reach: look at that process, or start "
+        f"another consumer; what they hold goes on when they answer, when their process ends, or after its lease"
+    )
 
 
 def stuck(end: OutgoingQueue) -> Iterator[Finding]:
