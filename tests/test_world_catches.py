@@ -732,10 +732,6 @@ def totals_are_forgotten_with_a_queue(patch: Patch) -> None:
     patch("receiver.forget", broken)
 
 
-def results_are_forgotten_with_a_queue(patch: Patch) -> None:
-    patch("producers.settled", property(lambda self: True))
-
-
 def purged_messages_are_in_flight(patch: Patch) -> None:
     def broken(self: Any) -> int:
         runs = [
@@ -877,7 +873,6 @@ CASES = [
     (paused_consumers_keep_what_comes, "operators"),
     (what_comes_back_is_sent_there_again, "operators"),
     (totals_are_forgotten_with_a_queue, "handlers"),
-    (results_are_forgotten_with_a_queue, "everything"),
     (purged_messages_are_in_flight, "operators"),
     (purged_messages_are_sent, "operators"),
     (purged_messages_stay_on_disk, "purged disks"),

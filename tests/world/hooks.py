@@ -33,7 +33,6 @@ HOOKS: Final = {
     "incoming.grant": "peerfabric.queue.incoming:IncomingQueue.grant",
     "receiver.return_unstarted": "peerfabric.queue.receiver:Receiver._return_unstarted",
     "receiver.forget": "peerfabric.queue.receiver:Receiver.forget",
-    "producers.settled": "peerfabric.queue.sources:Producers.settled",
     "receiver.resume": "peerfabric.queue.receiver:Receiver.resume",
     # The producer's side
     "outgoing.purge": "peerfabric.queue.outgoing:OutgoingQueue.purge",
