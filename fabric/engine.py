@@ -33,7 +33,7 @@ from peerfabric.link.link import Belief, CameUp, Change, Gone, LifeEnded, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.lookalikes import Lookalikes
 from peerfabric.link.machine import Handler, Machine
-from peerfabric.link.parting import Parting
+from peerfabric.link.parting import Parting, told
 from peerfabric.link.pings import Pings
 from peerfabric.link.roster import Roster
 from peerfabric.link.round_trips import RoundTrips
@@ -445,6 +445,7 @@ class Engine:
                     self._came_up(link, now)
                 case Gone():
                     self._gone(link, now, proven=change.proven, died=change.died)
+                    self.records.add("info", f"{link.name} {told(change)}")
 
     def _life_ended(self, link: Link) -> None:
         self.control.unblock(link.wire)
@@ -461,7 +462,6 @@ class Engine:
         self.control.unblock(link.wire)
         for machine in self.machines:
             machine.peer_gone(link, now, proven=proven, died=died)
-        self.records.add("info", f"{link.name} {'left' if proven and not died else 'is gone'}")
 
     def _tell_fabric(self, now: float) -> None:
         wants = self.interests

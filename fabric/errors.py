@@ -105,15 +105,17 @@ class BadName(ConfigError):
 
 
 class EndpointInUse(ConfigError, OSError):
-    """Somebody else listens at `endpoint`, which `source` names if it is not an argument: a variable or a file."""
+    """Somebody else listens at `endpoint`, which `source` names if it is not an argument: a variable or a file.
 
-    def __init__(self, endpoint: str, source: str = "") -> None:
+    `step` is the next step where it is no endpoint of a node.
+    """
+
+    def __init__(self, endpoint: str, source: str = "", step: str = "") -> None:
         self.endpoint, self.source = endpoint, source
         given = f", which is given by {source}" if source else ""
         several = "a range for several nodes of a host, 'tcp://*:7700-7719', " if source else ""
-        super().__init__(
-            f"{endpoint} is in use{given}; choose another port, {several}or '{_any_port(endpoint)}' for a free one"
-        )
+        step = step or f"choose another port, {several}or '{_any_port(endpoint)}' for a free one"
+        super().__init__(f"{endpoint} is in use{given}; {step}")
 
 
 def _any_port(endpoint: str) -> str:
@@ -177,11 +179,12 @@ class TimedOut(FabricError, TimeoutError):
 class NotConfirmed(TimedOut):
     """The message is accepted and may still be processed; `receipt` finds it again."""
 
-    def __init__(self, receipt: Receipt, state: State, timeout: float) -> None:
+    def __init__(self, receipt: Receipt, state: State, timeout: float, problem: str = "") -> None:
         self.receipt: Receipt = receipt
         self.state: State = state
         super().__init__(
-            f"not {state} within {timeout:g} s; the message is accepted and may still be processed: "
+            f"not {state} within {timeout:g} s{problem and ': '}{problem}; "
+            f"the message is accepted and may still be processed: "
             f"do not send it again, call producer.wait(error.receipt, {state!r}) to go on waiting"
         )
 
@@ -222,7 +225,8 @@ class Undelivered(FabricError):
         gone = "it is gone" if waiting + in_flight == 1 else "they are gone"
         super().__init__(
             f"closed with {counted(waiting, 'message')} waiting and {in_flight:,} in flight; {gone}: "
-            f"start a consumer before closing, or give close(timeout=) more time"
+            f"start a consumer before closing, give it more time by close(timeout=), or at the end of `with` by "
+            f"Options(drain_timeout=), or give the node a spool=, which keeps them for its next start"
         )
 
 

@@ -31,6 +31,8 @@ LATE_AFTER: Final = 1.0
 """Seconds by which a turn must be late to be told."""
 LATE_FOR: Final = 60.0
 """Seconds for which a late turn is shown to those who ask, as it is over when it is known."""
+LIVE_MAX: Final = 10
+"""Conditions of which the text is found out anew when somebody asks, those that have lasted longest."""
 PAUSE_LEAST: Final = 10.0
 """Seconds between the first two lines about what is told at once."""
 
@@ -75,6 +77,7 @@ class Finding(NamedTuple):
     service that it concerns, if it concerns one
     lasted  how many seconds it lasted, of what is over when it is found; None: it lasts
     closer  asked when it is told, for what takes a moment to find out: a better step; empty: `step` is all there is
+    live    asked whenever somebody reads of it, with the time, as it changes: a better step, or empty
     """
 
     what: str
@@ -86,30 +89,32 @@ class Finding(NamedTuple):
     service: str = ""
     lasted: float | None = None
     closer: Callable[[], str] | None = None
+    live: Callable[[float], str] | None = None
 
 
 class _Lasting:
     """A condition that was found, and perhaps ended."""
 
-    __slots__ = ("finding", "holds", "pause", "since", "step", "tell_at", "told")
+    __slots__ = ("closer", "finding", "holds", "pause", "since", "tell_at", "told")
 
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
         self.holds = self.told = False
         self.since = self.tell_at = 0.0
         self.pause = max(PAUSE_LEAST, finding.after)
-        self.step = ""
-        """As it was told last."""
+        self.closer = ""
+        """The better step as it was told last."""
 
     def lasted(self, now: float) -> float:
         """For how many seconds."""
         return now - self.since if self.finding.lasted is None else self.finding.lasted
 
-    def text(self, now: float) -> str:
-        """What people read of it."""
+    def text(self, now: float, *, live: bool = True) -> str:
+        """What people read of it; without `live` the step may be as old as the last look."""
         finding, lasted = self.finding, self.lasted(now)
         how_long = f" for {lasted:.0f} s" if lasted >= 1.0 else ""
-        return f"{finding.what}{how_long}; {self.step}"
+        step = finding.live(now) if live and finding.live is not None else ""
+        return f"{finding.what}{how_long}; {step or self.closer or finding.step}"
 
 
 class Health:
@@ -171,11 +176,11 @@ class Health:
         return tuple(
             Warned(
                 code=lasting.finding.code,
-                text=lasting.text(now),
+                text=lasting.text(now, live=at < LIVE_MAX),
                 queue=lasting.finding.queue,
                 since=lasting.lasted(now),
             )
-            for lasting in told
+            for at, lasting in enumerate(told)
         )
 
     def _holds(self, finding: Finding, now: float) -> bool:
@@ -192,11 +197,14 @@ class Health:
             lasting.tell_at = now + lasting.pause
             lasting.pause *= 2
             closer = finding.closer
-            lasting.step = (closer() if closer is not None else "") or finding.step
+            lasting.closer = closer() if closer is not None else ""
             self._records.add("warning", lasting.text(now))
         return True
 
 
 def slow_after(lease: float, usual: float) -> float:
-    """How long user code may have a message until that is told, if it usually has one for `usual` seconds."""
-    return max(SLOW_AFTER, lease / 10, 10 * usual)
+    """How long user code may have a message until that is told, if it usually has one for `usual` seconds.
+
+    No longer than its lease: what happens then is not understood without it.
+    """
+    return min(lease, max(SLOW_AFTER, lease / 10, 10 * usual))

@@ -8,6 +8,13 @@ ONCE_MAX: Final = 4096
 """Things told once only, over the life of a node: strangers can bring new ones for ever."""
 
 
+def one_line(text: str) -> str:
+    """The same as one line: what peers say may break lines, or steer a terminal, and is written as Python writes it."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 class LogRecord(NamedTuple):
     """One line for the log."""
 
@@ -24,7 +31,7 @@ class LogRecords:
 
     def add(self, level: str, text: str) -> None:
         """Tell `text`, each time."""
-        self.lines.append(LogRecord(level, text))
+        self.lines.append(LogRecord(level, one_line(text)))
 
     def once(self, key: str, level: str, text: str) -> None:
         """Tell `text` unless something was told under `key` before."""

@@ -102,6 +102,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 class InHand(msgspec.Struct, frozen=True, kw_only=True):
     """A message that user code has now: for `age` seconds, its lease ends in `lease_left`.
 
+    lease_left  0 or less: it is over, the message counts as failed and is sent again, and user code still has it
     handler     that was called with it; empty: a loop of the program has taken it
     thread      that has it, or the task; empty: whoever took it, it has been handed on
     line        FILE:LINE where that is now, in the program's own code
@@ -193,7 +194,9 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     adopted     the number of the slot that it has in the place of a process that is gone; None: its own node
     engine      "", or why its machines could not be asked ("busy 1.0 s"); then what they know is missing here
     pump_late   for how many seconds its I/O thread has been due and has not come
-    more        how many queues are left out, of each list the shallowest
+    more        how many queues and topics are left out, as no more than `limit` of each list were asked for: of queues
+                the shallowest
+    limit       how many of each list were asked for; None: `engine` could not tell
     """
 
     node_id: str
@@ -218,6 +221,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     calls: CallAccount = CallAccount()
     spool: SpoolStatus | None = None
     more: int = 0
+    limit: int | None = None
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from peerfabric.nodes import unstarted
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_threads import Again, Handler, Take
 from peerfabric.nodes.io.waiting import Suspending
@@ -51,7 +52,7 @@ class Handlers:
     """The handlers of one node. They are there before it starts, and go when it is closed."""
 
     def __init__(self, node: NodeContext) -> None:
-        self._node = node
+        self.node = node
         self._all: list[Called] = []
 
     def __iter__(self) -> Iterator[Called]:
@@ -92,26 +93,28 @@ class Handlers:
             raise TypeError(f"{name} has a yield, so a call of it does nothing by itself; write a handler without")
         if not inspect.iscoroutinefunction(function):
             return Handler
-        if not isinstance(self._node.waiting, Suspending):
+        if not isinstance(self.node.waiting, Suspending):
             raise TypeError(f"{name} is async and Node has no event loop; use AsyncNode, or a def")
         from peerfabric.nodes.handler_tasks import TaskHandler  # with asyncio, which no other program needs
 
         return TaskHandler
 
     def _add(self, handler: Handler) -> None:
-        with self._node.life_lock:
+        with self.node.life_lock:
             self.add_locked(handler)
 
     def add_locked(self, handler: Called) -> None:
         """Have it called, from the start of the node on. The caller holds the life lock."""
-        if self._node.life is Life.RUNNING:
-            handler.start(self._node)
+        if self.node.life is Life.RUNNING:
+            handler.start(self.node)
+        elif self.node.life is Life.NEW:
+            unstarted.remember(self)
         self._all.append(handler)
 
     def start(self) -> None:
         """The node is about to run. The caller holds the life lock."""
         for handler in self._all:
-            handler.start(self._node)
+            handler.start(self.node)
 
     def give_up(self) -> None:
         """Its start came to nothing. The caller has held the life lock since."""

@@ -9,14 +9,13 @@ import os
 import site
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peerfabric.nodes.handler_context import Input, hands
 from peerfabric.queue.delivery import Delivery
-from peerfabric.queue.incoming import IncomingQueue
-from peerfabric.queue.queue_status import in_hand
+from peerfabric.status import InHand
 
 if TYPE_CHECKING:
     import asyncio
@@ -90,14 +89,16 @@ class Whereabouts:
         return reversed(inward)
 
 
-def of_oldest(end: IncomingQueue, now: float) -> str:
-    """Where that of a queue is which has been in hand for longest, for people; empty: nobody knows."""
-    for oldest in in_hand(end, now)[:1]:
-        stream, _, sequence = oldest.id.rpartition("/")
-        place = Whereabouts().of(stream, int(sequence))
-        if place is not None and place.line:
-            return f"{place.line} in {place.thread}"
-    return ""
+def of_all(found: Sequence[InHand]) -> list[str]:
+    """Where each of these is in hand, for people; empty: in no hand that is known."""
+    if not found:
+        return []
+    whereabouts, places = Whereabouts(), list[str]()
+    for each in found:
+        stream, _, sequence = each.id.rpartition("/")
+        place = whereabouts.of(stream, int(sequence))
+        places.append("" if place is None else f"{place.line or 'an unknown line'} in {place.thread}")
+    return places
 
 
 def _has(delivery: Delivery, stream: str, sequence: int) -> bool:

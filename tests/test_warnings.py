@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -29,7 +30,9 @@ from peerfabric.health import (
     STRANDED,
     Finding,
 )
+from peerfabric.link.link import Belief, Link
 from peerfabric.queue.delivery import Delivery, Verdict
+from peerfabric.queue.queue_status import taking
 from peerfabric.queue.trends import LOOPING_LEAST, OLD_AFTER
 from peerfabric.spool.orphans import STRANDED_AFTER
 from peerfabric.spool.room import findings as room
@@ -239,6 +242,35 @@ def test_no_server(shop: Shop) -> None:
     assert warned.text.endswith("did you mean 'price'? it is called by 0000, and nobody serves it")
 
 
+def test_consumers_that_are_stopped(shop: Shop) -> None:
+    """All consumers of a queue fall silent, as with SIGSTOP; as long as one answers, all is well."""
+    a, b, c = shop.node(), shop.node(), shop.node()
+    a.produce("orders")
+    b.consume("orders")
+    c.consume("orders")
+    shop.crowd.run(3.0)
+    end = a.engine.producers.by_queue["orders"]
+    links = {link.name: link for link in a.engine.links.by_peer.values()}
+    shop.send(a, "orders", 9)
+    stop(links["0001"], shop.crowd.now)
+    shop.crowd.run(30.0)
+    assert told(a) == {}
+    stop(links["0002"], shop.crowd.now)
+    at = shop.crowd.now
+    shop.crowd.run_until(lambda: NO_CONSUMER in told(a), NO_CONSUMER_AFTER + SOON)
+    assert shop.crowd.now - at >= NO_CONSUMER_AFTER - 1.0
+    warned = told(a)[NO_CONSUMER]
+    assert warned.text.startswith("queue 'orders': messages wait, and no consumer of it answers for 1")
+    assert "; 0001, 0002 may be stopped (SIGSTOP, a debugger), hang, or be out of reach: look at" in warned.text
+    assert (warned.queue, end.unsettled_count) == ("orders", 9)
+
+
+def stop(link: Link, now: float) -> None:
+    """As the driver and the machine find a process that is stopped, and ever again."""
+    link.belief, link.suspect_at = Belief.HUNG, now
+    link._alive = lambda now: None  # type: ignore[method-assign]
+
+
 def test_not_taking(shop: Shop) -> None:
     """A consumer is there and nobody ever takes; or somebody did, and comes back no more."""
     a, b = shop.node(), shop.node()
@@ -260,7 +292,7 @@ def test_slow_handler(shop: Shop) -> None:
     a, b = shop.node(), shop.node()
     a.produce("orders")
     b.engine.open_consumer("orders", 300.0, shop.crowd.now)
-    b.engine.consumers.where = lambda end: "shop.py:41 in charge-0"
+    b.engine.consumers.where = lambda found: ["shop.py:41 in charge-0" for _ in found]
     shop.crowd.run(3.0)
     end = b.engine.consumers.by_queue["orders"]
     end.want(1, 1, shop.crowd.now)
@@ -273,6 +305,63 @@ def test_slow_handler(shop: Shop) -> None:
     left = int(warned.text.partition("lease= ends it in ")[2].partition(" s")[0])
     assert "it is at shop.py:41 in charge-0; lease= ends it in " in warned.text
     assert 255 <= left <= 270
+    shop.crowd.run(100.0)  # and nothing is told meanwhile
+    (warned,) = b.engine.health.warnings(shop.crowd.now)
+    assert int(warned.text.partition("lease= ends it in ")[2].partition(" s")[0]) in (left - 100, left - 101)
+
+
+@pytest.mark.parametrize("lease", [10.0, 300.0])
+def test_a_handler_that_hangs_beyond_its_lease(shop: Shop, lease: float) -> None:
+    """The warning goes on, and says so, until the handler comes back; nobody is told to take who hangs."""
+    a, b = shop.node(), shop.node()
+    a.produce("orders")
+    b.engine.open_consumer("orders", lease, shop.crowd.now)
+    b.engine.consumers.where = lambda found: ["shop.py:41 in charge-0" for _ in found]
+    shop.crowd.run(3.0)
+    end = b.engine.consumers.by_queue["orders"]
+    end.want(1, 1, shop.crowd.now)
+    b.engine.consumers.progress(end, shop.crowd.now)
+    b.wake()
+    shop.send(a, "orders")
+    shop.crowd.run(0.5)
+    delivery = shop.take(b, "orders")
+    assert delivery is not None
+    end.want(0, 1, shop.crowd.now)
+    until_told(b, SLOW_HANDLER, min(lease, SLOW_AFTER))
+    shop.send(a, "orders", 9)
+    shop.crowd.run(lease + 100.0)
+    (warned,) = b.engine.health.warnings(shop.crowd.now)
+    assert warned.code == SLOW_HANDLER
+    assert f"its lease of {lease:g} s is over" in warned.text
+    assert "still hangs at shop.py:41 in charge-0" in warned.text
+    assert warned.since > lease + 90.0
+    (running,) = taking(end, {}, shop.crowd.now).running
+    assert (running.id, running.lease_left < -90.0) == (f"{delivery.stream}/1", True)
+    lines = [line for line in b.lines if "within its lease" in line]
+    assert len(lines) == 1
+    assert "to another consumer if there is one; its handler is still at shop.py:41 in charge-0; raise" in lines[0]
+    delivery.verdicts.append((Verdict.NACK, 0, 1, -1.0, "at last"))
+    b.engine.consumers.progress(end, shop.crowd.now)
+    assert taking(end, {}, shop.crowd.now).running == ()
+    over(b, SLOW_HANDLER)
+
+
+def test_a_message_that_nobody_has_any_more_hangs_nowhere(shop: Shop) -> None:
+    """Whoever took it has ended without a word: after its lease there is nobody to speak of."""
+    a, b = shop.node(), shop.node()
+    a.produce("orders")
+    b.engine.open_consumer("orders", 10.0, shop.crowd.now)
+    shop.crowd.run(3.0)
+    end = b.engine.consumers.by_queue["orders"]
+    end.want(1, 1, shop.crowd.now)
+    b.engine.consumers.progress(end, shop.crowd.now)
+    b.wake()
+    shop.send(a, "orders")
+    shop.crowd.run(0.5)
+    assert shop.take(b, "orders") is not None
+    end.want(0, 1, shop.crowd.now)
+    shop.crowd.run(100.0)
+    assert [each.code for each in b.engine.health.warnings(shop.crowd.now)] == [NOT_TAKING]
 
 
 def test_old(shop: Shop) -> None:
@@ -319,9 +408,34 @@ def test_looping(shop: Shop) -> None:
     shop.crowd.run(3.0)
     shop.send(a, "orders", 20)
     queue = a.engine.producers.by_queue["orders"]
-    shop.crowd.run_until(lambda: queue.redelivered_count > LOOPING_LEAST, 200.0)
+    shop.crowd.run_until(lambda: queue.failed_count > LOOPING_LEAST, 200.0)
     warned = until_told(a, LOOPING, 0.0)
     assert (warned.queue, "the last error: KeyError: 'sku'" in warned.text) == ("orders", True)
+
+
+def test_what_comes_back_unstarted_is_no_loop(shop: Shop) -> None:
+    """Twenty messages fail once, and are then given back before they are started, again and again."""
+    a, b = shop.node(), shop.node()
+    a.produce("orders")
+    b.consume("orders")
+    decided = Counter[int]()
+
+    def decide(delivery: Delivery, at: int) -> None:
+        decided[delivery.first + at] += 1
+        if delivery.attempt == 1:
+            nack(delivery, at)
+        elif decided[delivery.first + at] > 20:
+            ack(delivery, at)
+        else:
+            delivery.verdicts.append((Verdict.GIVE_BACK, at, at + 1, -1.0, ""))
+
+    shop.works(b, "orders", 0.02, decide)
+    shop.crowd.run(3.0)
+    shop.send(a, "orders", 20)
+    queue = a.engine.producers.by_queue["orders"]
+    shop.crowd.run_until(lambda: not queue.unsettled_count, 200.0)
+    assert (queue.failed_count, queue.redelivered_count > LOOPING_LEAST) == (20, True)
+    assert LOOPING not in told(a)
 
 
 def test_a_few_failures_are_no_loop(shop: Shop) -> None:
@@ -339,7 +453,7 @@ def test_a_few_failures_are_no_loop(shop: Shop) -> None:
     for _ in range(30):
         shop.send(a, "orders", 40)
         shop.crowd.run(2.0)
-    assert a.engine.producers.by_queue["orders"].redelivered_count > 20
+    assert a.engine.producers.by_queue["orders"].failed_count > 20
     assert told(a) == told(b) == {}
 
 

@@ -687,11 +687,12 @@ class CameUp(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The peer will not answer any more. `proven`: its process has ended; `died`: without saying goodbye."""
+    """The peer will not answer any more. `proven`: it has ended; `died`: with no goodbye; `idle`: nothing in common."""
 
     link: Link
     proven: bool
     died: bool
+    idle: bool = False
 
 
 Change = LifeEnded | CameUp | Gone

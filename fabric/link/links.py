@@ -213,7 +213,7 @@ class Links(Hellos):
         """The peer says goodbye; ours goes back, then the wire closes."""
         if reason in (OTHER_FABRIC, OTHER_VERSION, TOO_MANY_PEERS):
             self.rejections.reject(link.node_id, now)
-        changes = self._forget(link, now, proven=reason == LEAVING, died=False)
+        changes = self._forget(link, now, proven=reason == LEAVING, died=False, idle=reason == IDLE)
         if reason == LEAVING:
             self.forget(link.node_id, now)
         elif reason == UNWELCOME:
@@ -256,7 +256,7 @@ class Links(Hellos):
 
     def part_idle(self, link: Link, now: float) -> list[Change]:
         """Nothing in common: the wire closes, the address stays known. The caller has sent BYE."""
-        changes = self._forget(link, now, proven=False, died=False)
+        changes = self._forget(link, now, proven=False, died=False, idle=True)
         self._addresses.parted(link.node_id)
         link.close_at = now + REMNANT
         self.look(link, link.close_at)

@@ -124,7 +124,7 @@ class Lookalikes(Machine):
         self._left = HINTS_MAX
         for finding in found:
             role, name = _ROLES.get(finding.code), finding.queue or finding.service
-            if role is not None:
+            if role is not None and finding.closer is None:
                 lonely.add((role, name))
                 completed.append(finding._replace(closer=partial(self._hint, role, name)))
             else:

@@ -7,7 +7,7 @@ from math import inf
 from typing import Final
 
 from peerfabric.link.control import Control
-from peerfabric.link.link import Change, Link
+from peerfabric.link.link import Change, Gone, Link
 from peerfabric.link.links import OURSELVES, Links
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.wire.frames import IDLE, LEAVING, UNWELCOME, Bye, Drain
@@ -133,4 +133,11 @@ class Parting(Machine):
             each.pop(link, None)
 
 
-__all__ = ["Parting"]
+def told(gone: Gone) -> str:
+    """How the peer is gone, for people."""
+    if gone.idle:
+        return "parted, nothing in common"
+    return "left" if gone.proven and not gone.died else "is gone"
+
+
+__all__ = ["Parting", "told"]

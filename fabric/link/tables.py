@@ -197,7 +197,7 @@ class Tables:
         self._wake_at(self._addresses.given_up(link.node_id, now))
         return changes
 
-    def _forget(self, link: Link, now: float, *, proven: bool, died: bool) -> list[Change]:
+    def _forget(self, link: Link, now: float, *, proven: bool, died: bool, idle: bool = False) -> list[Change]:
         """Take the link out of the tables by peer; its wire may still carry a last frame."""
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
@@ -207,7 +207,7 @@ class Tables:
         self.ended.pop(link.ended_id, None)
         link.end()
         self._wake_at(now)  # a candidate that led to it may be dialled again
-        return [Gone(link, proven, died)]
+        return [Gone(link, proven, died, idle)]
 
     def _drop(self, link: Link) -> None:
         """Close the wire and forget the link altogether."""

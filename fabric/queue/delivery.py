@@ -69,6 +69,7 @@ class Delivery:
         "next",
         "observed",
         "overdue",
+        "overdue_since",
         "paused_at",
         "pauses",
         "peer",
@@ -128,6 +129,8 @@ class Delivery:
         """(index, at): everything below index had been handed out at that instant."""
         self.overdue: Ranges | None = None
         """Indexes whose lease ended while user code had them: once it acks them they are processed all the same."""
+        self.overdue_since: dict[int, float] | None = None
+        """Index -> when one of those was handed out."""
         self.extended: dict[int, float] = {}
         """Index -> instant before which its lease does not end."""
         self.paused_at: float | None = None
@@ -335,9 +338,10 @@ def in_hand_since(delivery: Delivery, now: float) -> float:
 
 def mark_overdue(delivery: Delivery, index: int) -> None:
     """The lease of one message has ended while user code has it."""
-    if delivery.overdue is None:
-        delivery.overdue = Ranges()
+    if delivery.overdue is None or delivery.overdue_since is None:
+        delivery.overdue, delivery.overdue_since = Ranges(), {}
     delivery.overdue.add(index, index + 1)
+    delivery.overdue_since[index] = delivery.observed[0][1]
 
 
 class Overdue:
@@ -368,8 +372,8 @@ class Overdue:
         """User code acked `[low, high)` of `delivery`, some of which is overdue."""
         self.late.append((delivery, low, high))
 
-    def deferred(self, delivery: Delivery, low: int, high: int) -> None:
-        """Of what user code acked, `[low, high)` is processed later, once its outputs are safe."""
+    def let_go(self, delivery: Delivery, low: int, high: int) -> None:
+        """User code has `[low, high)` no more: it did not ack, or what it acked is processed once outputs are safe."""
         if delivery.overdue:
             delivery.overdue.remove(low, high)
             if not delivery.overdue:
@@ -377,7 +381,7 @@ class Overdue:
 
     def read(self) -> None:
         """Take note of what user code has acked."""
-        for delivery in self.closed:
+        for delivery in list(self.closed):
             if delivery.acked > delivery.reported:
                 self.late.append((delivery, delivery.reported, delivery.acked))
                 delivery.reported = delivery.acked
@@ -385,6 +389,8 @@ class Overdue:
                 verdict, low, high, _, _ = delivery.verdicts.popleft()
                 if verdict is Verdict.ACK:
                     self.late.append((delivery, low, high))
+                else:
+                    self.let_go(delivery, low, high)
 
     def take_acked(self) -> list[tuple[Delivery, int, int]]:
         """The index ranges that were acked after their leases, since the last call, as of the last `read`."""

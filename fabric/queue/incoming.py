@@ -18,7 +18,6 @@ from peerfabric.queue.delivery import (
     Expiring,
     Overdue,
     Verdict,
-    in_hand_since,
     lapsed,
     look_at,
     mark_overdue,
@@ -457,7 +456,7 @@ class IncomingQueue:
         """Read what was deferred: it is in nobody's hands, and waits for its outputs."""
         for deferred in handon.take_fresh():
             for delivery, low, high in deferred.everything():
-                self._overdue.deferred(delivery, low, high)
+                self._overdue.let_go(delivery, low, high)
                 self._has_run(handon, delivery, low, high)
             handon.wait_for(deferred, durable=self._streams.is_durable(deferred.delivery.stream))
 
@@ -486,8 +485,9 @@ class IncomingQueue:
             self._finish(delivery, low, high)
             delivery.mark_gone(low, high)
             return
-        source = self._sources[delivery.peer]
-        dedup = self._streams[delivery.stream]
+        if delivery.overdue:
+            self._overdue.let_go(delivery, low, high)
+        source, dedup = self._sources[delivery.peer], self._streams[delivery.stream]
         for a, b in delivery.unsettled(low, min(high, delivery.limit)):
             start, stop = delivery.first + a, delivery.first + b
             dedup.let_go(start, stop)
@@ -534,7 +534,7 @@ class IncomingQueue:
 
     def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
         source.add_returned(stream, start, stop)
-        self._speaking[source.peer] = source
+        self._speaking[source.peer] = self.producers.resting[source.peer] = source
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
@@ -611,6 +611,11 @@ class IncomingQueue:
         return list(self._open)
 
     @property
+    def overdue(self) -> list[Delivery]:
+        """Those of which user code may have something whose lease is over."""
+        return [each for each in (*self._open, *self._overdue.closed) if each.overdue]
+
+    @property
     def unsettled_started(self) -> int:
         """Messages in the hands of user code."""
         return sum(d.left - max(0, d.limit - d.next) for d in self._open)
@@ -620,6 +625,8 @@ class IncomingQueue:
         if self.handon is not None:
             self.granting.deferred = self.handon.count
         if not (self.closed or self.paused) and (self._takers or now - self._taken_at < IDLE_AFTER):
+            if self.producers.resting:
+                self.producers.wake()
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
 
@@ -648,7 +655,7 @@ class IncomingQueue:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is here and nothing waits for this consumer, so that only a frame can change that."""
-        if self._open or (self.handon is not None and self.handon.count):
+        if self._open or self._overdue.closed or (self.handon is not None and self.handon.count):
             return False
         return not any(s.buffer or s.has_results or s.credit.waiting for s in self._sources.values())
 
@@ -656,10 +663,6 @@ class IncomingQueue:
     def was_taken_from(self) -> bool:
         """Whether anything ever came, which it does only for somebody who takes."""
         return self._account["received"] > 0
-
-    def in_hand_since(self, now: float) -> float:
-        """When user code was given the oldest of what it has; inf if it has nothing, or said how long it will need."""
-        return min((in_hand_since(delivery, now) for delivery in self._open), default=inf)
 
     def account(self) -> ConsumerAccount:
         unstarted = self._unstarted()

@@ -5,20 +5,14 @@ Nothing is counted for it: it is read from what is there, in time that does not 
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from math import inf
-from typing import Final
 
 from peerfabric.link.link import Link
-from peerfabric.queue.delivery import Delivery
+from peerfabric.queue.in_hand import in_hand, overdue
 from peerfabric.queue.incoming import IncomingQueue
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.status import InHand, Letters, Sending, Taking
-
-RUNNING_MAX: Final = 20
-"""Messages in hand that are shown of one queue, the oldest."""
+from peerfabric.status import Letters, Sending, Taking
 
 
 def sending(end: OutgoingQueue, links: Mapping[str, Link], unix_ms: int) -> Sending:
@@ -45,7 +39,7 @@ def _age(sent_ms: int | None, unix_ms: int) -> float | None:
 
 def taking(end: IncomingQueue, links: Mapping[str, Link], now: float) -> Taking:
     """The consumer's side; what only its user knows is left out."""
-    running = tuple(in_hand(end, now))
+    running = tuple(sorted([*overdue(end, now), *in_hand(end, now)], key=lambda each: -each.age))
     return Taking(
         queue=end.queue,
         account=end.account(),
@@ -56,28 +50,3 @@ def taking(end: IncomingQueue, links: Mapping[str, Link], now: float) -> Taking:
         lease=end.lease,
         paused=end.paused,
     )
-
-
-def in_hand(end: IncomingQueue, now: float) -> list[InHand]:
-    """The oldest of what user code has, the very oldest first; ages are exact within a second, and not too high."""
-    found = (each for delivery in end.in_hand for each in islice(_handed_out(delivery, now), RUNNING_MAX))
-    oldest = heapq.nlargest(RUNNING_MAX, found, key=lambda each: each[0])
-    return [
-        InHand(
-            id=f"{delivery.stream}/{delivery.first + index}",
-            age=age,
-            attempt=delivery.attempt,
-            lease_left=max(0.0, end.lease - age, delivery.extended.get(index, now) - now),
-        )
-        for age, delivery, index in oldest
-    ]
-
-
-def _handed_out(delivery: Delivery, now: float) -> Iterator[tuple[float, Delivery, int]]:
-    """Age and index of what was handed out of `delivery` and is not decided, the oldest first."""
-    below = max(delivery.acked, delivery.reported)
-    for stop, at in (*delivery.observed, (delivery.next, now)):
-        for low, high in delivery.unsettled(below, min(stop, delivery.limit)):
-            for index in range(low, high):
-                yield max(0.0, now - at), delivery, index
-        below = max(below, stop)

@@ -6,7 +6,7 @@ else must hear of it: users (`changed`), producers (an ACK is due on their link)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from peerfabric.link.peer_names import NOBODY, PeerNames
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
-from peerfabric.queue.incoming import UNREADABLE, IncomingQueue
+from peerfabric.queue.in_hand import handed_since, in_hand, overdue
+from peerfabric.queue.incoming import IDLE_AFTER, UNREADABLE, IncomingQueue
+from peerfabric.queue.sources import ConsumerCredit
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import message_count
 from peerfabric.wire.frames import (
@@ -41,6 +43,7 @@ from peerfabric.wire.frames import (
 if TYPE_CHECKING:
     from peerfabric.queue.handon import HandOn, Watch
     from peerfabric.queue.outgoing import OutgoingQueue
+    from peerfabric.status import InHand
 
 
 class Receiver(Machine):
@@ -77,8 +80,10 @@ class Receiver(Machine):
         self._known: dict[str, dict[IncomingQueue, None]] = {}
         """Node id -> those that may have streams of it."""
         self._known_max = 256
-        self.where: Callable[[IncomingQueue], str] = lambda end: ""
-        """Where the code is that has the oldest message in hand; the driver knows, as it knows of threads."""
+        self._left_off: dict[str, dict[str, ConsumerCredit]] = {}
+        """Peer -> by queue that was forgotten, the totals of this life of the link, with which it would go on."""
+        self.where: Callable[[Sequence[InHand]], list[str]] = lambda found: ["" for _ in found]
+        """Where the code is that has each message in hand, empty: in no hand; the driver knows of threads and tasks."""
 
     # What users do
 
@@ -95,6 +100,29 @@ class Receiver(Machine):
                 self._meet(end, link)
         self.deadlines.put(end, -inf)
         return end
+
+    def forget(self, queue: str, now: float) -> bool:
+        """Remember nothing of a closed queue, which can be opened anew.
+
+        False if something of it is here, or its producer may send something again that was finished here.
+        """
+        end = self.by_queue[queue]
+        end.progress(now)
+        recent = now - end.handed_at < IDLE_AFTER  # a second copy may be on its way
+        if not end.closed or recent or not end.idle or not end.producers.settled:
+            return False
+        del self.by_queue[queue]
+        for peer, source in end.producers.by_peer.items():
+            if source.attached:
+                self._left_off.setdefault(peer, {})[queue] = source.credit
+        for by_peer in (self._news, self._holding, self._reported, self._known):
+            for ends in by_peer.values():
+                ends.pop(end, None)
+        self.arrived.pop(end, None)
+        self._watched.pop(end, None)
+        self.deadlines.move(end, inf)
+        self._changed.discard(end)
+        return True
 
     def pause(self, queue: str, now: float) -> bool:
         """Hand out nothing more of `queue`, and grant nothing, until `resume`; what was not started goes to others.
@@ -186,13 +214,8 @@ class Receiver(Machine):
             elif link.echo_at == inf:
                 # A grant that nobody waits for travels with results, or with an echo a few milliseconds later.
                 self._links.echo_soon(link, now)
-        for stream, sequence in end.lapsed:
-            self._records.add(
-                "warning",
-                f"queue {end.queue!r}: message {stream}/{sequence} was not settled within its lease of "
-                f"{end.lease:g} s and goes to another consumer; raise lease= or call message.extend()",
-            )
-        end.lapsed.clear()
+        if end.lapsed:
+            self._tell_lapsed(end, now)
         if end.granting.misled:
             end.granting.misled = 0
             self._records.add(
@@ -200,6 +223,20 @@ class Receiver(Machine):
                 f"queue {end.queue!r}: ten messages in a row do not fit the body type of this consumer; it gets "
                 f"no more for 5 s: give producer and consumer the same type",
             )
+
+    def _tell_lapsed(self, end: IncomingQueue, now: float) -> None:
+        found = overdue(end, now)
+        places = dict(zip((each.id for each in found), self.where(found), strict=True))
+        for stream, sequence in end.lapsed:
+            id = f"{stream}/{sequence}"
+            hangs = f"; its handler is still at {places[id]}" if places.get(id) else ""
+            self._records.add(
+                "warning",
+                f"queue {end.queue!r}: message {id} was not settled within its lease of {end.lease:g} s: that is a "
+                f"failed attempt, and it is sent again, to another consumer if there is one{hangs}; raise lease= or "
+                f"call message.extend()",
+            )
+        end.lapsed.clear()
 
     # Hand-on
 
@@ -261,6 +298,8 @@ class Receiver(Machine):
             return
         if end is not None:
             end.decline(link.peer, data)
+        elif (left := self._left_off.get(link.peer)) is not None and data.queue in left:
+            left[data.queue].decline(data)
         self._control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
 
     def receive_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
@@ -306,6 +345,9 @@ class Receiver(Machine):
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         added, _ = self._produce.tell(link.peer, interest.produces)
         produced = self._produce.by_peer.get(link.peer, NOBODY)
+        if (left := self._left_off.get(link.peer)) is not None:
+            for queue in [queue for queue in left if queue not in produced]:
+                del left[queue]
         for known in self._of(link.peer):
             if known.queue not in produced:  # also if it was opened and closed again since it was told last
                 known.producers.left(link.peer, known.held_from(link.peer))
@@ -318,6 +360,10 @@ class Receiver(Machine):
     def _meet(self, end: IncomingQueue, link: Link) -> None:
         self._meets(end, link.peer)
         end.meet(link.peer)
+        credit = self._left_off.get(link.peer, {}).pop(end.queue, None)
+        if credit is not None:
+            credit.told = (0, 0)
+            end.producers.by_peer[link.peer].credit = credit
         if link.fence > -inf:
             end.fence(link.peer, link.fence)
 
@@ -360,6 +406,7 @@ class Receiver(Machine):
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
         self._produce.tell(link.peer, ())
+        self._left_off.pop(link.peer, None)
         concerned = self._of(link.peer)
         for end in concerned:
             end.progress(now)
@@ -380,7 +427,7 @@ class Receiver(Machine):
         """What of it is not started need not be."""
         self._produce.tell(link.peer, ())
         self.due.pop(link, None)
-        for each in (self._news, self._holding, self._reported):
+        for each in (self._news, self._holding, self._reported, self._left_off):
             each.pop(link.peer, None)
         for end in self._of(link.peer):
             end.progress(now)
@@ -421,7 +468,8 @@ class Receiver(Machine):
             if end.is_quiet:
                 del self._watched[end]
                 continue
-            if end.is_neglected(now):
+            late = self._still_held(end, now)
+            if not late and end.is_neglected(now):
                 yield Finding(
                     f"queue {end.queue!r}: messages wait for this consumer and nobody takes them",
                     NOT_TAKEN_AFTER if end.was_taken_from else NEVER_TAKEN_AFTER,
@@ -429,28 +477,48 @@ class Receiver(Machine):
                     code=NOT_TAKING,
                     queue=end.queue,
                 )
-            since = end.in_hand_since(now)
+            since = now - late[0][0].age if late else handed_since(end, now)
             if since < inf:
-                left = max(0.0, since + end.lease - now)
-                step = (
-                    f"lease= ends it in {left:.0f} s, and another consumer gets it: if it hangs, `peerfabric stacks` "
-                    f"shows why; if it needs so long, call message.extend() or raise lease="
-                )
                 yield Finding(
                     f"queue {end.queue!r}: a message is in the hands of its handler",
                     slow_after(end.lease, end.window.pace),
-                    step,
+                    _over(end, late[0][1]) if late else _ends(end, since, now),
                     since,
                     SLOW_HANDLER,
                     end.queue,
-                    closer=partial(self._located, end, step),
+                    live=partial(self._located, end, since),
                 )
 
-    def _located(self, end: IncomingQueue, step: str) -> str:
-        where = self.where(end)
-        return f"it is at {where}; {step}" if where else ""
+    def _still_held(self, end: IncomingQueue, now: float) -> list[tuple[InHand, str]]:
+        """What user code has though its lease is over, the oldest first, and where that is."""
+        found = overdue(end, now) if end.overdue else []
+        return [(each, where) for each, where in zip(found, self.where(found), strict=True) if where]
+
+    def _located(self, end: IncomingQueue, since: float, now: float) -> str:
+        """The next step for what has been in hand since then, with its place if that is known."""
+        late = self._still_held(end, now)
+        if late:
+            return _over(end, late[0][1])
+        [where] = self.where(in_hand(end, now)[:1]) or [""]
+        return f"it is at {where}; {_ends(end, since, now)}" if where else _ends(end, since, now)
 
     def check(self) -> None:
         """Assert the invariants of every end."""
         for end in self.by_queue.values():
             end.check()
+
+
+def _ends(end: IncomingQueue, since: float, now: float) -> str:
+    left = max(0.0, since + end.lease - now)
+    return (
+        f"lease= ends it in {left:.0f} s, and it is sent again, to another consumer if there is one: if it hangs, "
+        f"`peerfabric stacks` shows why; if it needs so long, call message.extend() or raise lease="
+    )
+
+
+def _over(end: IncomingQueue, where: str) -> str:
+    return (
+        f"its lease of {end.lease:g} s is over, and it was given back, but what has it still hangs at {where}, and "
+        f"takes nothing else: `peerfabric stacks` shows why; give what it waits for a timeout, and restart this "
+        f"process; if it needs so long, call message.extend() or raise lease="
+    )

@@ -5,11 +5,13 @@ Each queue that has something to send is looked at every few seconds, at a few n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from peerfabric.errors import counted
 from peerfabric.health import HANDED_ON_AFTER, LOOPING, NO_CONSUMER, NO_CONSUMER_AFTER, NOT_SETTLED, OLD, Finding
+from peerfabric.link.link import Belief, Link
 from peerfabric.queue.outgoing import OutgoingQueue
 
 WINDOW: Final = 300.0
@@ -19,29 +21,36 @@ SAMPLE_EVERY: Final = 30.0
 OLD_AFTER: Final = 300.0
 """Seconds for which the oldest message may wait though somebody consumes."""
 LOOPING_LEAST: Final = 100
-"""Deliveries of which too many are redeliveries; of fewer, a consumer that was killed may be all of them."""
+"""Attempts of which too many failed; of fewer, one bad batch may be all of them. What came back unstarted was none."""
 LOOPING_PART: Final = 0.1
+NAMED_MAX: Final = 3
+"""Consumers that are named in one text."""
 
 
 class Sample(NamedTuple):
-    """Counters of one queue at an instant: numbers given, deliveries that ended one, those that were not the first."""
+    """Counters of one queue at an instant: numbers given, attempts that ended one, and those that failed before."""
 
     at: float
     given: int
     ended: int
-    redelivered: int
+    failed: int
 
 
 def sample(end: OutgoingQueue, now: float) -> Sample:
     """Those of this moment."""
     counts = end.settled.counts
-    return Sample(now, end.next - 1, counts["acked"] + counts["dead_lettered"], end.redelivered_count)
+    return Sample(now, end.next - 1, counts["acked"] + counts["dead_lettered"], end.failed_count)
 
 
 class Trends:
-    """The queues of one node, as they were at earlier looks."""
+    """The queues of one node, as they were at earlier looks.
 
-    def __init__(self) -> None:
+    Args:
+        links: Those of the node, by peer.
+    """
+
+    def __init__(self, links: Mapping[str, Link]) -> None:
+        self._links = links
         self.unix_ms: Callable[[], int] = int
         """Wall-clock time, which a driver hands in: the clock by which messages were sent."""
         self.by_queue: dict[OutgoingQueue, list[Sample]] = {}
@@ -60,6 +69,7 @@ class Trends:
                 del unsettled[end]
                 continue
             yield from stuck(end)
+            yield from self._silent(end)
             oldest = end.oldest_waiting_ms if end.consumers else None
             if oldest is not None and unix_ms - oldest > OLD_AFTER * 1000:
                 self._old.add(end)
@@ -100,6 +110,21 @@ class Trends:
             end.queue,
         )
 
+    def _silent(self, end: OutgoingQueue) -> Iterator[Finding]:
+        """Whether everybody who consumes the queue has fallen silent, as a process that is stopped does."""
+        links = [self._links[peer] for peer in end.consumers if peer in self._links]
+        if links and all(link.belief is not Belief.ALIVE for link in links):
+            step = _silent_step(links)
+            yield Finding(
+                f"queue {end.queue!r}: messages wait, and no consumer of it answers",
+                NO_CONSUMER_AFTER,
+                step,
+                max(link.suspect_at for link in links),
+                NO_CONSUMER,
+                end.queue,
+                closer=partial(str, step),
+            )
+
     def _rates(self, end: OutgoingQueue, now: float) -> str:
         before, current = self._since(end, now)
         span = max(1.0, now - before.at)
@@ -112,22 +137,31 @@ class Trends:
 
     def _loops(self, end: OutgoingQueue, now: float) -> Iterator[Finding]:
         samples, few = self.by_queue.get(end), LOOPING_LEAST * LOOPING_PART
-        if samples and now - samples[-1].at < SAMPLE_EVERY and end.redelivered_count - samples[0].redelivered <= few:
+        if samples and now - samples[-1].at < SAMPLE_EVERY and end.failed_count - samples[0].failed <= few:
             return  # as with most, at most looks
         before, current = self._since(end, now)
-        again = current.redelivered - before.redelivered
-        deliveries = current.ended - before.ended + again
-        if deliveries >= LOOPING_LEAST and again > LOOPING_PART * deliveries:
+        failed = current.failed - before.failed
+        attempts = current.ended - before.ended + failed
+        if attempts >= LOOPING_LEAST and failed > LOOPING_PART * attempts:
             why = f"the last error: {end.last_error}" if end.last_error else "see the log of the consumers"
             yield Finding(
                 f"queue {end.queue!r}: messages are delivered again and again",
                 0.0,
-                f"{again:,} of {deliveries:,} deliveries since then; {why}; mend the handler, or "
+                f"{failed:,} of {attempts:,} attempts since then failed; {why}; mend the handler, or "
                 f"let it raise Reject for what it never can process",
                 before.at,
                 LOOPING,
                 end.queue,
             )
+
+
+def _silent_step(links: list[Link]) -> str:
+    names = ", ".join(sorted(link.name for link in links)[:NAMED_MAX])
+    more = f" and {len(links) - NAMED_MAX:,} more" if len(links) > NAMED_MAX else ""
+    return (
+        f"{names}{more} may be stopped (SIGSTOP, a debugger), hang, or be out of reach: look at that process, or start "
+        f"another consumer; what they hold goes on when they answer, when their process ends, or after its lease"
+    )
 
 
 def stuck(end: OutgoingQueue) -> Iterator[Finding]:

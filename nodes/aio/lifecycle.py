@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from peerfabric.nodes.service.calls import Calls
     from peerfabric.nodes.service.service import Service
     from peerfabric.nodes.storage.adoption import Adoption
-    from peerfabric.queue.incoming import IncomingQueue
     from peerfabric.spool import Spool
+    from peerfabric.status import InHand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -579,17 +579,19 @@ class Lifecycle:
         """Return when `condition` holds, tried after each turn of the pump, or at `ends_at`."""
         node = self.node
 
-        def what() -> str:
+        def unsettled() -> tuple[int, int]:
             with node.pump.lock:
-                waiting, in_flight = node.engine.producers.unsettled()
+                return node.engine.producers.unsettled()
+
+        def what() -> str:
+            waiting, in_flight = unsettled()
             there = counted(waiting, "message")
             return f"closing, with {there} waiting and {in_flight:,} in flight; start a consumer, if none is there"
 
         left = None if ends_at is None else max(0.0, ends_at - clock())
+        holds = lambda: condition() or node.failure is not None or None  # noqa: E731
         try:
-            await wait_until(
-                node.waiting, node.pump.turned, lambda: condition() or node.failure is not None or None, left, what
-            )
+            await wait_until(node.waiting, node.pump.turned, holds, left, what, moved=unsettled)
         except TimedOut:
             pass
 
@@ -689,8 +691,8 @@ class Lifecycle:
                 producer.disk_ended()
 
 
-def _where(end: IncomingQueue) -> str:
+def _where(found: Sequence[InHand]) -> list[str]:
     with importing:
-        from peerfabric.nodes.whereabouts import of_oldest  # with what only those need who look
+        from peerfabric.nodes.whereabouts import of_all  # with what only those need who look
 
-    return of_oldest(end, clock())
+    return of_all(found)

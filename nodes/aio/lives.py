@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
-from peerfabric.nodes import process
+from peerfabric.nodes import process, unstarted
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.handles import Handles
 from peerfabric.nodes.aio.lifecycle import Lifecycle
@@ -114,6 +114,7 @@ def _renew_taker(taker: AsyncConsumer[Any] | AsyncSubscriber[Any], new: Lifecycl
 
 
 def _renew_handlers(old: Lifecycle, new: Lifecycle) -> None:
+    unstarted.forget(old.handlers)
     for handler in old.handlers:
         renewed = handler.renewed(new.node)
         with new.node.life_lock:

@@ -25,6 +25,7 @@ from peerfabric.nodes.aio.reports import with_handed_over
 from peerfabric.nodes.context import NodeContext
 from peerfabric.nodes.handlers import Handlers
 from peerfabric.nodes.io.waiting import Blocking, clock, complete, wait_until
+from peerfabric.queue.in_hand import RUNNING_MAX
 from peerfabric.status import NodeStatus, Sending, SlotStatus, SpoolStatus, Taking
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Outside:
                 now = clock()
                 known = overview(node.engine, queues, now)
                 chosen = choose(node.engine, queues)
-            found = _joined(found, replace(known, counters={**known.counters, **node.pump.counters}, more=chosen.more))
+            found = _joined(
+                found, replace(known, counters={**known.counters, **node.pump.counters}, more=chosen.more, limit=queues)
+            )
             for at in range(0, len(chosen.sends), AT_ONCE):
                 with self._engine_within(ends_at):
                     sends += self._sends(chosen.sends[at : at + AT_ONCE])
@@ -141,8 +144,11 @@ class Outside:
                 place = whereabouts.of(stream, int(sequence))
                 if place is not None:
                     message = replace(message, thread=place.thread, line=place.line)
+                elif message.lease_left < 0.0:
+                    continue  # its lease is over, and whoever had it has forgotten it
                 running.append(replace(message, handler=handler))
-            found.append(replace(each, running=tuple(running)))
+            oldest = running[0].age if running else 0.0
+            found.append(replace(each, running=tuple(running[:RUNNING_MAX]), longest_running=oldest))
         return found
 
     def _used(self, taking: Taking) -> Taking:

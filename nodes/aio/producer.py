@@ -9,6 +9,7 @@ from peerfabric.arguments import DELAY_MAX, check_count, check_timeout, option_s
 from peerfabric.discovery.locks import refuse_inside
 from peerfabric.engine import Engine
 from peerfabric.errors import FabricError, counted
+from peerfabric.nodes import unstarted
 from peerfabric.nodes.aio.options import ProducerOptions
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.fronts import HANDLE_COPIED, refusing
@@ -404,6 +405,7 @@ class AsyncProducer(Generic[T_contra]):
             return (
                 f"queue {self.queue!r} has {len(self.end.consumers)} of {consumers} consumers; "
                 f"start one in the same fabric, and look at node.peers()"
+                f"{unstarted.hint(self._node, queue=self.queue)}"
             )
 
         await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
@@ -464,7 +466,8 @@ class AsyncProducer(Generic[T_contra]):
         while True:
             if self.opened:
                 with lease_paused(node.pump):
-                    await wait_until(node.waiting, self._gate, attempt, timeout, what)
+                    left = lambda: self.end.unsettled_count  # noqa: E731
+                    await wait_until(node.waiting, self._gate, attempt, timeout, what, moved=left)
             if not outbox.retired or await self._leave(self, self._gate):
                 return
 

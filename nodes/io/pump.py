@@ -69,6 +69,10 @@ class Disk(Protocol):
         """Let it see to that."""
 
 
+_running: Final[set[Pump]] = set()
+"""Those of this process: where there are several, the log says of each line whose it is."""
+
+
 class Pump:
     """Runs an engine over real sockets. `lock` guards the engine."""
 
@@ -101,13 +105,16 @@ class Pump:
         """When it makes its next turn, if nobody wakes it before, and when it began its last one."""
         self.main_thread = threading.main_thread().ident
         """The one that may be interrupted anywhere by what a signal raises."""
+        self._name = name
         self._thread = OwnThread(target=self._run, name=f"peerfabric-{name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        _running.add(self)
 
     def stop(self) -> None:
         """End the thread and close the sockets."""
+        _running.discard(self)
         self._stopped = True
         self._sockets.wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -120,6 +127,7 @@ class Pump:
 
     def abandon(self) -> None:
         """In a forked child, where the thread does not exist: let go of everything."""
+        _running.discard(self)
         self._stopped = True
         self._sockets.abandon()
 
@@ -290,7 +298,8 @@ class Pump:
             if found is not None:
                 found.changed()
         for record in records:  # last, as handlers of the user take their time
-            _log.log(logging.getLevelName(record.level.upper()), "%s", record.text)
+            whose = f"{self._name}: " if len(_running) > 1 else ""
+            _log.log(logging.getLevelName(record.level.upper()), "%s%s", whose, record.text)
         if alerts:
             return 0.0
         until = min(self._look_at, deadline)

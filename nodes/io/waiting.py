@@ -263,10 +263,15 @@ async def wait_until(
     timeout: float | None,
     what: Callable[[], str],
     explain: tuple[float, int] = (EXPLAIN_AFTER, logging.WARNING),
+    moved: Callable[[], Any] | None = None,
 ) -> R:
     """Return what `attempt` returns as soon as it is not None, trying again each time the gate opens.
 
     Cancelled or interrupted, nothing was taken: `attempt` runs in the calling thread or task only.
+
+    Args:
+        explain: After how many seconds it is logged that this still waits, and at which level.
+        moved: Changes with what gets on, if anything does: then nothing is logged before that has stood for so long.
 
     Raises:
         TimedOut: `attempt` still returned None after `timeout` seconds; `what()` says for what and what to do.
@@ -279,6 +284,7 @@ async def wait_until(
     ends_at = None if timeout is None else started_at + timeout
     explain_after, level = explain
     explain_at: float | None = started_at + explain_after if timeout is None or timeout > explain_after else None
+    before = moved() if moved is not None else None
     waiter = waiting.waiter()
     call, rests = answering.get(), False
     gate.enter(waiter)
@@ -295,7 +301,9 @@ async def wait_until(
             now = clock()
             if ends_at is not None and now >= ends_at:
                 raise TimedOut(f"timed out after {timeout:g} s: {what()}{stalled(waiting)}")
-            if explain_at is not None and now >= explain_at:
+            if explain_at is not None and now >= explain_at and moved is not None and (so_far := moved()) != before:
+                before, explain_at = so_far, now + explain_after
+            elif explain_at is not None and now >= explain_at:
                 explain_at = None
                 reason = stalled(waiting)
                 level = logging.WARNING if reason else level

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, get_args
 
 from peerfabric.errors import ConfigError, NotConfirmed, Rejected, TimedOut, counted
+from peerfabric.nodes import unstarted
 from peerfabric.nodes.context import Life
 from peerfabric.nodes.handler_context import lease_paused
 from peerfabric.nodes.io.waiting import Gate, wait_until
@@ -82,9 +83,13 @@ class Confirmations:
                 f"queue {end.queue!r}: up to {counted(left, 'message is', 'messages are')} not settled and "
                 f"{counted(len(end.consumers), 'consumer is', 'consumers are')} known; "
                 f"see node.statistics() and node.peers()"
+                f"{'' if end.consumers else unstarted.hint(self._node, queue=end.queue)}"
             )
 
-        await wait_until(self._node.waiting, self._gate, attempt, timeout, what)
+        def settled() -> int:
+            return sum(end.settled.counts.values())
+
+        await wait_until(self._node.waiting, self._gate, attempt, timeout, what, moved=settled)
 
     async def confirm(self, receipt: Receipt, state: State, left: float | None, timeout: float | None) -> None:
         """Wait `left` seconds of `timeout` until the message of `receipt` is in `state`, or further.
@@ -119,7 +124,14 @@ class Confirmations:
             try:
                 await wait_until(self._node.waiting, self._gate, attempt, left, what)
             except TimedOut:
-                raise NotConfirmed(receipt, state, timeout or 0.0) from None
+                raise NotConfirmed(receipt, state, timeout or 0.0, self._lonely(state)) from None
+
+    def _lonely(self, state: State) -> str:
+        """What keeps messages from everybody, if that is so."""
+        queue = self._end.queue
+        if self._end.consumers or state == "stored":
+            return ""
+        return f"no consumer of queue {queue!r} is known{unstarted.hint(self._node, queue=queue)}; start one"
 
     def _rejected(self, receipt: Receipt, found: str) -> Rejected:
         """Why the message will not be processed, and what can be done about that."""

@@ -21,6 +21,7 @@ from peerfabric.errors import (
     ServiceBusy,
     TimedOut,
 )
+from peerfabric.nodes import unstarted
 from peerfabric.nodes.context import Life, NodeContext
 from peerfabric.nodes.handler_context import hand_here, in_handler, lease_paused
 from peerfabric.nodes.headers import checked_headers
@@ -406,7 +407,8 @@ class Calls:
         server = call.asked if call.at is None else call.at  # the machine tells who was asked when it has ended
         if server is not None and (call.may_have_run or call.at is not None):
             return f"service {call.service!r}: sent to {server.link.name or server.link.node_id}; it may have run"
-        return f"service {call.service!r}: not sent; see node.services() and node.peers() for who serves it"
+        hint = unstarted.hint(self._node, service=call.service)
+        return f"service {call.service!r}: not sent; see node.services() and node.peers() for who serves it{hint}"
 
     def error(self, call: OpenCall, prepared: Prepared, timeout: float | None) -> FabricError:
         """The error of a call that has no reply."""
@@ -425,7 +427,7 @@ class Calls:
                 )
             case Outcome.NO_SERVER:
                 problem = f"{call.server!r} does not serve it" if call.server else "nobody serves it"
-                return NoServer(name, problem)
+                return NoServer(name, problem + unstarted.hint(self._node, service=name))
             case Outcome.TOO_LARGE:
                 return MessageTooLarge(call.size, call.limit)
             case Outcome.LOST:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from peerfabric.arguments import check_timeout
 from peerfabric.discovery.host import RUNTIME_VARIABLE
 from peerfabric.errors import FabricError, NodeClosed, TimedOut, WouldDeadlock, counted
-from peerfabric.nodes import process
+from peerfabric.nodes import process, unstarted
 from peerfabric.nodes.aio.lifecycle import Lifecycle
 from peerfabric.nodes.aio.lives import break_off, renew
 from peerfabric.nodes.aio.node import AsyncNode
@@ -382,6 +382,7 @@ def _unsettled(lifecycle: Lifecycle) -> Iterator[str]:
         ]
     for queue, count, consumers in ends:
         there = f"{counted(count, 'message')} of {node.settings.name}, {counted(consumers, 'consumer')}"
+        there += unstarted.hint(node, queue=queue) if not consumers else ""
         yield f"queue {queue!r} has {there}"
 
 

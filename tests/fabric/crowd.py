@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from math import inf
@@ -26,6 +26,8 @@ class Member:
         self, crowd: Crowd, number: int, epoch: int, host: str, seeds: Iterable[str], *, registry: bool
     ) -> None:
         self.crowd, self.number, self.host, self.registry = crowd, number, host, registry
+        self.lines: deque[str] = deque(maxlen=1000)
+        """Of its log, the latest."""
         self.name = f"{number:04}"
         address = Address(self.name, epoch << 20, self.name, host, [endpoint_of(number)], ["tcp://out:1"], digest=b"")
         self.engine = Engine(address, "crowd", Options(), Random(f"{crowd.seed} {number} {epoch}"), crowd.now)
@@ -102,6 +104,7 @@ class Member:
                     found = Outcome.ACCEPTED if endpoint in self.crowd.listening else Outcome.REFUSED
                     self.tell(lambda at, w=wire, f=found: engine.handle_probed(w, f, at))  # type: ignore[misc]
         events = engine.poll_events()
+        self.lines.extend(line.text for line in events.records)
         if events.announced is not None and self.registry:
             self.crowd.show(self, events.announced)
         self.wake(max(engine.poll_timeout(), now + DELAY))

@@ -361,6 +361,18 @@ def test_parting_and_interest_cross() -> None:
     assert [link.up for link in pair.a.links.by_peer.values()] == [True]
 
 
+def test_who_parts_is_not_called_gone() -> None:
+    """Both sides say that there is nothing in common."""
+    pair = Pair()
+    pair.meet()
+    [link] = pair.a.links.by_peer.values()
+    pair.a.records.take(), pair.b.records.take()
+    pair.a._part_idle(link, pair.now)
+    pair.pass_time(0.5)
+    assert [line.text for line in pair.a.records.take()] == ["b parted, nothing in common"]
+    assert [line.text for line in pair.b.records.take()] == ["a parted, nothing in common"]
+
+
 def test_data_for_nobody() -> None:
     """It comes back at once, and counts no attempt."""
     pair = Pair()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
+import peerfabric.health
 from peerfabric.engine import Engine
 from peerfabric.health import LOOK_EVERY, Finding, Health, slow_after
 from peerfabric.link.commands import Dial
@@ -78,6 +81,31 @@ def test_a_closer_look_is_taken_when_it_is_told() -> None:
     assert found == ["at shop.py:42"]
 
 
+def test_who_reads_is_told_what_is_now() -> None:
+    """Not what was so when it was told: what is found out anew at each look, and at each reading."""
+    records = LogRecords()
+    health = Health(records, 0.0)
+    for now in range(20):
+        ends = lambda at: f"it ends in {100 - at:.0f} s"  # noqa: E731
+        found = [Finding("it lives", 5.0, "", live=ends), Finding("it is so", 5.0, f"{100 - now} wait")]
+        health.look(found, float(now))
+    assert [each.text for each in health.warnings(30.0)] == [
+        "it lives for 30 s; it ends in 70 s",
+        "it is so for 30 s; 81 wait",
+    ]
+    assert records.take()[0].text == "it lives for 5 s; it ends in 95 s"
+
+
+def test_only_so_many_are_found_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that lasted longest; the others are as they were at the last look."""
+    monkeypatch.setattr(peerfabric.health, "LIVE_MAX", 2)
+    health = Health(LogRecords(), 0.0)
+    found = [Finding(f"{n}", 0.0, "seen", since=float(n), live=lambda at: "asked") for n in range(4)]
+    health.look(found, 9.0)
+    texts = [each.text for each in health.warnings(9.0)]
+    assert texts == ["0 for 9 s; asked", "1 for 8 s; asked", "2 for 7 s; seen", "3 for 6 s; seen"]
+
+
 def test_a_start_that_takes_long_is_not_late() -> None:
     """A spool is scanned before the first turn."""
     engine = Engine(Address("a", 1 << 20, "a", "host", [], []), "test", Options(), Random(1), 100.0)
@@ -125,6 +153,7 @@ def test_time_in_which_the_node_did_not_run_does_not_count() -> None:
 def test_slow_follows_the_lease_and_the_usual_pace() -> None:
     """30 s with the default lease; a tenth of a long one; ten times of what is usual."""
     assert (slow_after(300.0, 0.001), slow_after(3600.0, 1.0), slow_after(300.0, 20.0)) == (30.0, 360.0, 200.0)
+    assert (slow_after(10.0, 0.001), slow_after(10.0, 9.0)) == (10.0, 10.0)
 
 
 def pair(*, produces: bool = True, consumes: bool = True) -> Pair:

@@ -20,6 +20,15 @@ def test_taken_in_order() -> None:
     assert records.take() == []
 
 
+def test_each_is_one_line() -> None:
+    """What peers say goes into the log, and breaks no line and steers no terminal."""
+    records = LogRecords()
+    records.add("warning", "queue 'orders': dead letter: KeyError\n2026 INFO all is well\r\x1b[2J\u2028 für 😀")
+    assert records.take()[0].text == (
+        "queue 'orders': dead letter: KeyError\\n2026 INFO all is well\\r\\x1b[2J\\u2028 für 😀"
+    )
+
+
 def test_strangers_cannot_fill_the_memory() -> None:
     """What is told once is bounded; what comes after that is not told."""
     records = LogRecords()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import threading
@@ -71,6 +72,53 @@ def test_a_thread_that_hangs_is_told_with_its_line(
         eventually(lambda: place in caplog.text, "the line in the log")
         gate.set()
         eventually(lambda: not told(node), "the end of the warning")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "fails"])
+def test_a_handler_that_hangs_beyond_its_lease_is_still_shown(
+    runtime: object, gate: threading.Event, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    """With its line, in the warning, in the status and in the log, until it comes back."""
+    caplog.set_level(logging.WARNING, "peerfabric")
+    with Node("shop") as node:
+
+        def charge(order: int) -> None:
+            gate.wait(DEADLINE)  # here
+            if fails and order == 1:
+                raise RuntimeError("at last")
+
+        node.on_message("orders", lease=1.0)(charge)
+        node.producer("orders", int).send(1)
+        where = f"{line_of(charge, '# here')} in peerfabric-charge-0"
+        eventually(lambda: "its lease of 1 s is over" in "".join(told(node)), "the end of the lease")
+        assert f"still hangs at {where}, and takes nothing else" in told(node)[0]
+        assert f"its handler is still at {where}; raise lease=" in caplog.text
+        look = node._async._lifecycle.outside()
+        (taking,) = look.status().takes
+        (running,) = taking.running
+        assert (running.thread, running.line) == ("peerfabric-charge-0", where.partition(" ")[0])
+        assert running.handler.endswith("charge")
+        assert (running.lease_left < 0.0, taking.longest_running) == (True, running.age)
+        gate.set()
+        eventually(lambda: not told(node) and not look.status().takes[0].running, "the end of the warning")
+
+
+def test_what_an_ended_thread_forgot_is_not_shown(runtime: object) -> None:
+    """Its lease is over, and nobody has it: it is as if it had never been taken."""
+    with Node("shop") as node:
+        consumer = node.consumer("orders", int, lease=1.0)
+        thread = threading.Thread(target=lambda: consumer.get(timeout=DEADLINE))
+        thread.start()
+        node.producer("orders", int).send(1)
+        thread.join(DEADLINE)
+        del thread
+        end = context_of(node).engine.consumers.by_queue["orders"]
+        eventually(lambda: end.account().nacked, "the end of the lease")
+        gc.collect()
+        assert node._async._lifecycle.outside().status().takes[0].running == ()
+        assert told(node) == []
+        with consumer.get(timeout=DEADLINE) as message:
+            assert message == 1
 
 
 def test_a_loop_that_hangs_is_told_with_its_line(runtime: object, gate: threading.Event) -> None:

@@ -236,6 +236,7 @@ def test_many_queues(runtime: Path) -> None:
         look = outside("a")
         eventually(lambda: look.status(queues=1).sends[0].queue == "q300", "the deepest one first")
         assert [look.status(queues=2).more, len(look.status(queues=2).sends)] == [598, 2]
+        assert (look.status(queues=2).limit, look.status().limit) == (2, 200)
         assert sorted(each.queue for each in look.status(queues=10_000).sends) == [f"q{n:03}" for n in range(600)]
 
 

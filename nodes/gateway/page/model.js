@@ -59,7 +59,7 @@ const sends = (row, each) => {
 	if (each.oldest_waiting !== null) row.oldest = Math.max(row.oldest, each.oldest_waiting);
 };
 const takes = (row, each) => {
-	row.running += each.account.started;
+	row.running += Math.max(each.account.started, each.running.length);
 	row.longest = Math.max(row.longest, each.longest_running);
 	row.paused += each.paused;
 };

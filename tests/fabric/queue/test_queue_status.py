@@ -7,7 +7,8 @@ from math import inf
 import pytest
 
 from peerfabric.queue.delivery import extend
-from peerfabric.queue.queue_status import RUNNING_MAX, in_hand, sending, taking
+from peerfabric.queue.in_hand import RUNNING_MAX, in_hand
+from peerfabric.queue.queue_status import sending, taking
 from peerfabric.status import InHand, Letters
 from peerfabric.wire.frames import FAILED, REJECTED, Nack
 from tests.fabric.helpers import STREAM, Pair, bodies, claim, consumer, dispatch, producer, receive, take
