@@ -105,15 +105,17 @@ class BadName(ConfigError):
 
 
 class EndpointInUse(ConfigError, OSError):
-    """Somebody else listens at `endpoint`, which `source` names if it is not an argument: a variable or a file."""
+    """Somebody else listens at `endpoint`, which `source` names if it is not an argument: a variable or a file.
 
-    def __init__(self, endpoint: str, source: str = "") -> None:
+    `step` is the next step where it is no endpoint of a node.
+    """
+
+    def __init__(self, endpoint: str, source: str = "", step: str = "") -> None:
         self.endpoint, self.source = endpoint, source
         given = f", which is given by {source}" if source else ""
         several = "a range for several nodes of a host, 'tcp://*:7700-7719', " if source else ""
-        super().__init__(
-            f"{endpoint} is in use{given}; choose another port, {several}or '{_any_port(endpoint)}' for a free one"
-        )
+        step = step or f"choose another port, {several}or '{_any_port(endpoint)}' for a free one"
+        super().__init__(f"{endpoint} is in use{given}; {step}")
 
 
 def _any_port(endpoint: str) -> str:

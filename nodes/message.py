@@ -316,7 +316,11 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):  # a Struct is made in h
 
     @property
     def sent_at(self) -> float:
-        """When it was accepted, in seconds of Unix time by the producer's clock."""
+        """When it was accepted, in seconds of Unix time by the producer's clock, to within 0.1 s.
+
+        Messages that travel together have the time of the first of them, and were accepted at most 0.1 s from it.
+        A dead letter that was sent again keeps its time.
+        """
         return self._delivery.sent_ms / 1000
 
     def __repr__(self) -> str:

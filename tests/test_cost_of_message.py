@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import pytest
 
 CALLS: Final = 300
-FILES: Final = 32
+FILES: Final = 33
 SPOOLED_CALLS: Final = 345
 SPOOLED_FILES: Final = 45
 CALL_CALLS: Final = 120

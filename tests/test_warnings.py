@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -407,9 +408,34 @@ def test_looping(shop: Shop) -> None:
     shop.crowd.run(3.0)
     shop.send(a, "orders", 20)
     queue = a.engine.producers.by_queue["orders"]
-    shop.crowd.run_until(lambda: queue.redelivered_count > LOOPING_LEAST, 200.0)
+    shop.crowd.run_until(lambda: queue.failed_count > LOOPING_LEAST, 200.0)
     warned = until_told(a, LOOPING, 0.0)
     assert (warned.queue, "the last error: KeyError: 'sku'" in warned.text) == ("orders", True)
+
+
+def test_what_comes_back_unstarted_is_no_loop(shop: Shop) -> None:
+    """Twenty messages fail once, and are then given back before they are started, again and again."""
+    a, b = shop.node(), shop.node()
+    a.produce("orders")
+    b.consume("orders")
+    decided = Counter[int]()
+
+    def decide(delivery: Delivery, at: int) -> None:
+        decided[delivery.first + at] += 1
+        if delivery.attempt == 1:
+            nack(delivery, at)
+        elif decided[delivery.first + at] > 20:
+            ack(delivery, at)
+        else:
+            delivery.verdicts.append((Verdict.GIVE_BACK, at, at + 1, -1.0, ""))
+
+    shop.works(b, "orders", 0.02, decide)
+    shop.crowd.run(3.0)
+    shop.send(a, "orders", 20)
+    queue = a.engine.producers.by_queue["orders"]
+    shop.crowd.run_until(lambda: not queue.unsettled_count, 200.0)
+    assert (queue.failed_count, queue.redelivered_count > LOOPING_LEAST) == (20, True)
+    assert LOOPING not in told(a)
 
 
 def test_a_few_failures_are_no_loop(shop: Shop) -> None:
@@ -427,7 +453,7 @@ def test_a_few_failures_are_no_loop(shop: Shop) -> None:
     for _ in range(30):
         shop.send(a, "orders", 40)
         shop.crowd.run(2.0)
-    assert a.engine.producers.by_queue["orders"].redelivered_count > 20
+    assert a.engine.producers.by_queue["orders"].failed_count > 20
     assert told(a) == told(b) == {}
 
 

@@ -717,6 +717,21 @@ def paused_consumers_keep_what_comes(patch: Patch) -> None:
     patch("receiver.resume", lambda self, queue, now: False)
 
 
+def what_comes_back_is_sent_there_again(patch: Patch) -> None:
+    patch("credit.rest", lambda self, now: now)
+
+
+def totals_are_forgotten_with_a_queue(patch: Patch) -> None:
+    forget = original("receiver.forget")
+
+    def broken(self: Any, queue: str, now: float) -> Any:
+        forgotten = forget(self, queue, now)
+        hooks.left_off(self).clear()
+        return forgotten
+
+    patch("receiver.forget", broken)
+
+
 def purged_messages_are_in_flight(patch: Patch) -> None:
     def broken(self: Any) -> int:
         runs = [
@@ -856,6 +871,8 @@ CASES = [
     (paused_consumers_go_on, "operators"),
     (paused_consumers_return_what_runs, "operators"),
     (paused_consumers_keep_what_comes, "operators"),
+    (what_comes_back_is_sent_there_again, "operators"),
+    (totals_are_forgotten_with_a_queue, "handlers"),
     (purged_messages_are_in_flight, "operators"),
     (purged_messages_are_sent, "operators"),
     (purged_messages_stay_on_disk, "purged disks"),

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from math import inf
+from typing import Final
+
+RESTS_FOR: Final = 5.0
+"""Seconds after which a consumer that gave messages back unstarted is sent some again on the credit that it has left,
+though it has not said since that it takes; twice as many each time that they come back,"""
+RESTS_FOR_MAX: Final = 60.0
+"""and so many at most."""
 
 
 class Sent:
@@ -62,16 +70,25 @@ class ProducerCredit:
     sent_messages <= limit_messages; sent_bytes <= limit_bytes, or one message outstanding; limits never fall.
     """
 
-    __slots__ = ("limit_bytes", "limit_messages", "sent_bytes", "sent_messages")
+    __slots__ = ("limit_bytes", "limit_messages", "rests_for", "rests_until", "sent_bytes", "sent_messages")
 
     def __init__(self) -> None:
         self.limit_messages = self.limit_bytes = 0
         self.sent_messages = self.sent_bytes = 0
+        self.rests_until, self.rests_for = -inf, RESTS_FOR
+        """Until then, or the next grant, nothing is sent there: it gave back what it had not started."""
 
     def grant(self, messages: int, size: int) -> None:
-        """Adopt the totals that the consumer granted."""
+        """Adopt the totals that the consumer granted, perhaps once more: it takes."""
+        self.rests_until, self.rests_for = -inf, RESTS_FOR
         self.limit_messages = max(self.limit_messages, messages)
         self.limit_bytes = max(self.limit_bytes, size)
+
+    def rest(self, now: float) -> float:
+        """Messages came back, and no grant with them; return until when nothing is sent there."""
+        self.rests_until = now + self.rests_for
+        self.rests_for = min(2 * self.rests_for, RESTS_FOR_MAX)
+        return self.rests_until
 
     def available(self) -> tuple[int, int]:
         """Messages and bytes that may be sent now; (0, 0) if none."""

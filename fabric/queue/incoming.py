@@ -534,7 +534,7 @@ class IncomingQueue:
 
     def _give_back(self, source: Source, stream: str, start: int, stop: int) -> None:
         source.add_returned(stream, start, stop)
-        self._speaking[source.peer] = source
+        self._speaking[source.peer] = self.producers.resting[source.peer] = source
         self._account["returned"] += stop - start
 
     def _close_if_finished(self, delivery: Delivery) -> None:
@@ -625,6 +625,8 @@ class IncomingQueue:
         if self.handon is not None:
             self.granting.deferred = self.handon.count
         if not (self.closed or self.paused) and (self._takers or now - self._taken_at < IDLE_AFTER):
+            if self.producers.resting:
+                self.producers.wake()
             for source in self.granting.grant(self._sources, now):
                 self._speaking[source.peer] = source
 

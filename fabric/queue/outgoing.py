@@ -106,6 +106,8 @@ class OutgoingQueue:
         """The peer that gets nothing until it has nothing: see `_drains`."""
         self._accepted_cost = 0
         self._accepted_count = self._retried_count = self.redelivered_count = 0
+        self.failed_count = 0
+        """Attempts that failed and are followed by another. What came back unstarted was none."""
         self.last_error = ""
         """Why something of it was given back last, if that was a failure."""
 
@@ -336,6 +338,7 @@ class OutgoingQueue:
                     return
                 delay = nack.delay_ms / 1000 if nack.delay_ms >= 0 else self.pending.backoff(run.attempt)
                 run.attempt += 1
+                self.failed_count += len(run.bodies)
                 self._states_changed()
                 self.pending.again(run, now, delay)
 
@@ -389,7 +392,9 @@ class OutgoingQueue:
             elif died:
                 run.deaths += 1
                 self.last_error = "a consumer died with it in hand"
-                run.attempt += run.deaths > DEATHS_TO_ISOLATE
+                if run.deaths > DEATHS_TO_ISOLATE:
+                    run.attempt += 1
+                    self.failed_count += len(run.bodies)
                 if self._is_fatal(run):
                     self._give_up(run, DIED_WITH_IT)
                     continue

@@ -18,7 +18,7 @@ from random import Random
 from typing import Final
 
 from peerfabric.queue.numbering import Numbering
-from peerfabric.queue.runs import MESSAGE_OVERHEAD, Kind, Run, Runs, cost, joins
+from peerfabric.queue.runs import JOIN_MS, MESSAGE_OVERHEAD, Kind, Run, Runs, cost, joins
 from peerfabric.ranges import Ranges
 from peerfabric.wire.bodies import cuts
 from peerfabric.wire.frames import Extra
@@ -120,6 +120,7 @@ class Pending:
             and last.extras is None
             and last.cost + total <= FRAME_BYTES_AIM
             and last.stop == first
+            and -JOIN_MS <= sent_ms - last.sent_ms <= JOIN_MS
             and last.codec is None
             and first > self._numbering.base + 1
             and (last.kind is kind or joins(last.kind, kind))
@@ -370,6 +371,8 @@ class Pending:
             if not follower.fresh() or len(run.bodies) + len(follower.bodies) > messages:
                 break
             if run.cost + follower.cost > size or run.stop != follower.first or run.codec != follower.codec:
+                break
+            if not -JOIN_MS <= follower.sent_ms - run.sent_ms <= JOIN_MS:
                 break
             if run.kind is not follower.kind and not joins(run.kind, follower.kind):
                 break

@@ -22,7 +22,8 @@ from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
 from peerfabric.options import Options
 from peerfabric.queue.in_hand import handed_since, in_hand, overdue
-from peerfabric.queue.incoming import UNREADABLE, IncomingQueue
+from peerfabric.queue.incoming import IDLE_AFTER, UNREADABLE, IncomingQueue
+from peerfabric.queue.sources import ConsumerCredit
 from peerfabric.ranges import Ranges, pairs
 from peerfabric.wire.bodies import message_count
 from peerfabric.wire.frames import (
@@ -79,6 +80,8 @@ class Receiver(Machine):
         self._known: dict[str, dict[IncomingQueue, None]] = {}
         """Node id -> those that may have streams of it."""
         self._known_max = 256
+        self._left_off: dict[str, dict[str, ConsumerCredit]] = {}
+        """Peer -> by queue that was forgotten, the totals of this life of the link, with which it would go on."""
         self.where: Callable[[Sequence[InHand]], list[str]] = lambda found: ["" for _ in found]
         """Where the code is that has each message in hand, empty: in no hand; the driver knows of threads and tasks."""
 
@@ -97,6 +100,29 @@ class Receiver(Machine):
                 self._meet(end, link)
         self.deadlines.put(end, -inf)
         return end
+
+    def forget(self, queue: str, now: float) -> bool:
+        """Remember nothing of a closed queue, which can be opened anew.
+
+        False if something of it is here, or its producer may send something again that was finished here.
+        """
+        end = self.by_queue[queue]
+        end.progress(now)
+        recent = now - end.handed_at < IDLE_AFTER  # a second copy may be on its way
+        if not end.closed or recent or not end.idle or not end.producers.settled:
+            return False
+        del self.by_queue[queue]
+        for peer, source in end.producers.by_peer.items():
+            if source.attached:
+                self._left_off.setdefault(peer, {})[queue] = source.credit
+        for by_peer in (self._news, self._holding, self._reported, self._known):
+            for ends in by_peer.values():
+                ends.pop(end, None)
+        self.arrived.pop(end, None)
+        self._watched.pop(end, None)
+        self.deadlines.move(end, inf)
+        self._changed.discard(end)
+        return True
 
     def pause(self, queue: str, now: float) -> bool:
         """Hand out nothing more of `queue`, and grant nothing, until `resume`; what was not started goes to others.
@@ -272,6 +298,8 @@ class Receiver(Machine):
             return
         if end is not None:
             end.decline(link.peer, data)
+        elif (left := self._left_off.get(link.peer)) is not None and data.queue in left:
+            left[data.queue].decline(data)
         self._control.put_ack(link, [Result(data.stream, data.queue, nacks=[nack])], [])
 
     def receive_ping(self, link: Link, ping: Ping, body: object, now: float) -> None:
@@ -317,6 +345,9 @@ class Receiver(Machine):
     def handle_interest(self, link: Link, interest: Interest, now: float, *, first: bool) -> None:
         added, _ = self._produce.tell(link.peer, interest.produces)
         produced = self._produce.by_peer.get(link.peer, NOBODY)
+        if (left := self._left_off.get(link.peer)) is not None:
+            for queue in [queue for queue in left if queue not in produced]:
+                del left[queue]
         for known in self._of(link.peer):
             if known.queue not in produced:  # also if it was opened and closed again since it was told last
                 known.producers.left(link.peer, known.held_from(link.peer))
@@ -329,6 +360,10 @@ class Receiver(Machine):
     def _meet(self, end: IncomingQueue, link: Link) -> None:
         self._meets(end, link.peer)
         end.meet(link.peer)
+        credit = self._left_off.get(link.peer, {}).pop(end.queue, None)
+        if credit is not None:
+            credit.told = (0, 0)
+            end.producers.by_peer[link.peer].credit = credit
         if link.fence > -inf:
             end.fence(link.peer, link.fence)
 
@@ -371,6 +406,7 @@ class Receiver(Machine):
         """A life of the link begins; what is held of the peer's messages, and what is done with."""
         held, done = [], []
         self._produce.tell(link.peer, ())
+        self._left_off.pop(link.peer, None)
         concerned = self._of(link.peer)
         for end in concerned:
             end.progress(now)
@@ -391,7 +427,7 @@ class Receiver(Machine):
         """What of it is not started need not be."""
         self._produce.tell(link.peer, ())
         self.due.pop(link, None)
-        for each in (self._news, self._holding, self._reported):
+        for each in (self._news, self._holding, self._reported, self._left_off):
             each.pop(link.peer, None)
         for end in self._of(link.peer):
             end.progress(now)

@@ -33,6 +33,9 @@ DEPTH_MAX: Final = 16
 EXPIRIES_JOIN: Final = 0.01
 """Seconds by which a message may expire early to share a run with the one before it; never late."""
 
+JOIN_MS: Final = 100
+"""Milliseconds by which the times may differ at which messages of one run were accepted: it has that of the first."""
+
 _first = attrgetter("first")
 _NOBODY: frozenset[str] = frozenset()
 
@@ -50,6 +53,7 @@ class Run:
     ran         in flight, in nobody's hands: they are acked once what their handlers sent is safe
     codec       how these bodies are encoded; None: as the queue's
     kind        when they expire and how deep they are; None: never, and not at all
+    sent_ms     Unix milliseconds at which the first was accepted; JOIN_MS at most from the times of the others
     """
 
     __slots__ = (

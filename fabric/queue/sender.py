@@ -3,15 +3,14 @@
 What becomes of a message is decided in its `OutgoingQueue`; here it is found out which one a peer speaks of, and who
 else must hear of it: users (`changed`), consumers that wait (a PING is due), those that have what was settled
 elsewhere (RELEASE), the disk's cursors (`acks_to_settle`). What waits becomes DATA frames on the links that may take it
-(`data_frames`).
+(dispatch.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import takewhile
 from math import inf
-from operator import attrgetter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,39 +21,33 @@ from peerfabric.link.links import Links
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Handler, Machine
 from peerfabric.link.peer_names import PeerNames
-from peerfabric.link.sending import ProducerCredit, Sent
+from peerfabric.link.sending import Sent
 from peerfabric.log_records import LogRecords
 from peerfabric.names import queue_of
+from peerfabric.queue.dispatch import Candidate, data_frames
 from peerfabric.queue.numbering import LeftOff
 from peerfabric.queue.outgoing import OutgoingQueue
-from peerfabric.queue.runs import DEPTH_MAX, Kind, Run
+from peerfabric.queue.runs import DEPTH_MAX, Kind
 from peerfabric.queue.summary import letters_in_memory, unsettled
 from peerfabric.queue.trends import Trends
 from peerfabric.ranges import Ranges, pairs
-from peerfabric.wire.bodies import join
 from peerfabric.wire.frames import (
-    ALONE,
-    DURABLE,
     NAMES_MAX,
     NO_INTEREST,
     Ack,
     Address,
     Backlog,
-    Data,
     Drain,
     Extra,
     Interest,
     Release,
     StreamRanges,
-    encode_frame,
 )
 
 if TYPE_CHECKING:
     from peerfabric.queue.backlog import Backlog as DurablePart
     from peerfabric.queue.durable import Recovered
     from peerfabric.queue.handon import HandOn, Watch
-
-_outstanding = attrgetter("outstanding")
 
 
 class Sender(Machine):
@@ -183,8 +176,10 @@ class Sender(Machine):
         """Consumers that left us without credit learn at once that something waits."""
         for peer in end.consumers:
             link = self._links.by_peer.get(peer)
-            waits = link is not None and link.up and peer not in but
-            if link is not None and waits and link.sending.credit(end.queue).available()[0] == 0:
+            if link is None or not link.up or peer in but:
+                continue
+            credit = link.sending.credit(end.queue)
+            if credit.rests_until > -inf or credit.available()[0] == 0:
                 link.ask()
 
     # What the disk reports
@@ -236,6 +231,7 @@ class Sender(Machine):
     def receive_ack(self, link: Link, ack: Ack, body: object, now: float) -> None:
         """A consumer tells what became of messages, and what more may come."""
         peer = link.peer
+        resting: dict[OutgoingQueue, None] = {}
         for result in ack.results:
             end = self.by_queue.get(result.queue)
             if end is None:
@@ -246,6 +242,7 @@ class Sender(Machine):
                 end.acked(peer, start, stop)
             for start, stop in end.numbers(result.stream, result.returned) if result.returned else ():
                 end.returned(peer, start, stop)
+                resting[end] = None
             for nack in result.nacks:
                 for start, stop in end.numbers(result.stream, [nack.start, nack.stop]):
                     nack.start, nack.stop = start, stop
@@ -263,6 +260,9 @@ class Sender(Machine):
             if end is not None and not (link.sending.closed and link.sending.is_old(grant.queue, ack.echo)):
                 link.sending.credit(grant.queue).grant(grant.messages, grant.bytes)
                 self.touched[end] = None
+                resting.pop(end, None)
+        for end in resting:  # nobody takes there: what it was granted before would only send the messages round
+            end.pending.look_at(link.sending.credit(end.queue).rest(now))
 
     def receive_late_ack(self, link: Link, ack: Ack) -> None:
         """An ACK of the last life of the link, which has ended: what was processed was, whatever came of the rest."""
@@ -591,109 +591,3 @@ class Sender(Machine):
                 f"{end.stream} is forgotten"
             )
             assert known == self._links.by_peer.keys(), f"{end.stream} counts on somebody who is gone"
-
-
-class Candidate:
-    """A link that could take messages of one queue now."""
-
-    __slots__ = ("bytes", "credit", "link", "messages", "outstanding", "peer")
-
-    def __init__(self, peer: str, link: Link, credit: ProducerCredit, outstanding: int) -> None:
-        self.peer, self.link, self.credit, self.outstanding = peer, link, credit, outstanding
-        self.messages, self.bytes = credit.available()
-
-
-def candidates(end: OutgoingQueue, links: Mapping[str, Link]) -> list[Candidate]:
-    """The links with credit for this queue and room in their pipe."""
-    found = []
-    for peer in end.consumers:
-        link = links.get(peer)
-        if link is None or not link.has_room():
-            continue
-        table = end.in_flight.tables.get(peer)
-        able = Candidate(
-            peer, link, link.sending.credit(end.queue), table.count - table.ran if table is not None else 0
-        )
-        if able.bytes < 1:  # the byte limit never forbids the only outstanding message; see `pick`
-            able.messages, able.bytes = min(able.messages, 0 if able.outstanding else 1), 1
-        if able.messages > 0:
-            found.append(able)
-    return found
-
-
-def choose(end: OutgoingQueue, able: list[Candidate]) -> tuple[Candidate, int, int]:
-    """The link with the least outstanding work, and how many messages and bytes it should get in one frame.
-
-    What waits is shared evenly among those who could take it: so a handful of slow jobs spreads one by one,
-    while a backlog of fast ones leaves in frames of full size.
-    """
-    best = min(able, key=_outstanding)
-    share = -(-end.pending.count // len(able))
-    return best, min(best.messages, share), best.bytes
-
-
-def data_frames(
-    end: OutgoingQueue, links: Mapping[str, Link], now: float
-) -> Generator[tuple[int, list[bytes]], None, Sequence[Candidate]]:
-    """Everything of this queue that should leave now, as (wire, frames); returned is to whom it could.
-
-    A wire may refuse one before the next is made.
-    """
-    able = candidates(end, links)
-    all_able = tuple(able)
-    while able and end.pending.count:
-        best, messages, size = choose(end, able)
-        body_max = best.link.frame_bytes_max - 1024
-        run = end.pick(best.peer, messages, size, body_max, now)
-        if run is None:
-            able.remove(best)
-            continue
-        frame = data_frame(best, end, run, now)
-        best.messages -= len(run.bodies)
-        best.bytes -= run.cost
-        best.outstanding += len(run.bodies)
-        yield best.link.wire, frame
-        if best.messages < 1 or best.bytes < 1 or not best.link.has_room():
-            able.remove(best)
-    return all_able
-
-
-def data_frame(to: Candidate, end: OutgoingQueue, run: Run, now: float) -> list[bytes]:
-    """Put `run` in flight at the peer of `to`, and return the frame that carries it there."""
-    link, credit, numbering = to.link, to.credit, end.numbering
-    credit.spend(len(run.bodies), run.cost, outstanding=to.outstanding)
-    end.sent(to.peer, run)
-    echo = link.in_number
-    number = link.next_number()
-    body, codec = join(run.bodies, end.codec if run.codec is None else run.codec)
-    if run.first > numbering.base:
-        stream, sequence, floor = end.stream, run.first - numbering.base, max(1, end.safe_floor - numbering.base)
-    else:
-        stream, sequence = numbering.name(run.first)
-        floor = numbering.floor(stream, end.safe_floor)
-    data = Data(
-        link.out_id,
-        number,
-        echo,
-        stream,
-        end.queue,
-        sequence,
-        len(run.bodies),
-        floor,
-        run.attempt,
-        codec,
-        (ALONE if run.alone else 0) | (DURABLE if end.backlog is not None else 0),
-        run.sent_ms,
-        end.waiting_for(to.peer) if end.pending.count else 0,
-        credit.sent_messages,
-        credit.sent_bytes,
-        link.sending.acks_settled,
-    )
-    if run.extras:
-        data.extras = [Extra(n - run.first, e.headers, e.origin) for n, e in sorted(run.extras.items())]
-    if run.kind is not None:
-        expires, data.depth = run.kind
-        if expires != inf:
-            data.ttl_ms = max(1, int((expires - now) * 1000))
-    link.data_sent(Sent(number, run.cost, end.queue, run.first, run.first + len(run.bodies)))
-    return [encode_frame(data), body]

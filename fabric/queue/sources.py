@@ -16,7 +16,7 @@ from typing import Final
 from peerfabric.queue.delivery import Delivery
 from peerfabric.queue.received import Dedup, Streams
 from peerfabric.ranges import Ranges
-from peerfabric.wire.frames import Grant, Nack, Result, StreamRanges
+from peerfabric.wire.frames import Data, Grant, Nack, Result, StreamRanges
 
 PACE_WEIGHT: Final = 0.3
 """Share of the newest sample in the pace, unless it is more than twice or less than half of what it was."""
@@ -124,6 +124,13 @@ class ConsumerCredit:
         self.seen_messages = max(self.seen_messages, sent_messages)
         self.seen_bytes = max(self.seen_bytes, sent_bytes)
         self.waiting = waiting
+
+    def decline(self, data: Data) -> None:
+        """The messages of `data` came and went back at once."""
+        charged = max(0, data.sent_bytes - self.seen_bytes)
+        self.adopt(data.sent_messages, data.sent_bytes, data.waiting)
+        self.freed_messages += data.count
+        self.freed_bytes += charged
 
 
 class Source:
@@ -493,6 +500,13 @@ class Producers:
         self.streams = Streams(remembered)
         self.speaking: dict[str, Source] = {}
         """Those that may have something to be told, by peer."""
+        self.resting: dict[str, Source] = {}
+        """Those that get something back, and so send nothing until they are told their totals once more."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of what came is here, or can come again."""
+        return all(dedup.idle for _, dedup in self.streams.items())
 
     # Who is there
 
@@ -635,6 +649,14 @@ class Producers:
         if source is None or not source.attached:
             return [], None
         return source.take_results(self.queue, ack), source.take_grant(self.queue)
+
+    def wake(self) -> None:
+        """Somebody takes: those that rest are told their totals once more, also if they are the same."""
+        for peer, source in self.resting.items():
+            if self.by_peer.get(peer) is source:
+                source.credit.told = (0, 0)
+                self.speaking[peer] = source
+        self.resting.clear()
 
     def news(self) -> list[tuple[str, bool]]:
         """The peers that have something to be told, and whether they may be waiting for it."""

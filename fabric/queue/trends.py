@@ -21,25 +21,25 @@ SAMPLE_EVERY: Final = 30.0
 OLD_AFTER: Final = 300.0
 """Seconds for which the oldest message may wait though somebody consumes."""
 LOOPING_LEAST: Final = 100
-"""Deliveries of which too many are redeliveries; of fewer, a consumer that was killed may be all of them."""
+"""Attempts of which too many failed; of fewer, one bad batch may be all of them. What came back unstarted was none."""
 LOOPING_PART: Final = 0.1
 NAMED_MAX: Final = 3
 """Consumers that are named in one text."""
 
 
 class Sample(NamedTuple):
-    """Counters of one queue at an instant: numbers given, deliveries that ended one, those that were not the first."""
+    """Counters of one queue at an instant: numbers given, attempts that ended one, and those that failed before."""
 
     at: float
     given: int
     ended: int
-    redelivered: int
+    failed: int
 
 
 def sample(end: OutgoingQueue, now: float) -> Sample:
     """Those of this moment."""
     counts = end.settled.counts
-    return Sample(now, end.next - 1, counts["acked"] + counts["dead_lettered"], end.redelivered_count)
+    return Sample(now, end.next - 1, counts["acked"] + counts["dead_lettered"], end.failed_count)
 
 
 class Trends:
@@ -137,17 +137,17 @@ class Trends:
 
     def _loops(self, end: OutgoingQueue, now: float) -> Iterator[Finding]:
         samples, few = self.by_queue.get(end), LOOPING_LEAST * LOOPING_PART
-        if samples and now - samples[-1].at < SAMPLE_EVERY and end.redelivered_count - samples[0].redelivered <= few:
+        if samples and now - samples[-1].at < SAMPLE_EVERY and end.failed_count - samples[0].failed <= few:
             return  # as with most, at most looks
         before, current = self._since(end, now)
-        again = current.redelivered - before.redelivered
-        deliveries = current.ended - before.ended + again
-        if deliveries >= LOOPING_LEAST and again > LOOPING_PART * deliveries:
+        failed = current.failed - before.failed
+        attempts = current.ended - before.ended + failed
+        if attempts >= LOOPING_LEAST and failed > LOOPING_PART * attempts:
             why = f"the last error: {end.last_error}" if end.last_error else "see the log of the consumers"
             yield Finding(
                 f"queue {end.queue!r}: messages are delivered again and again",
                 0.0,
-                f"{again:,} of {deliveries:,} deliveries since then; {why}; mend the handler, or "
+                f"{failed:,} of {attempts:,} attempts since then failed; {why}; mend the handler, or "
                 f"let it raise Reject for what it never can process",
                 before.at,
                 LOOPING,

@@ -71,6 +71,8 @@ class AsyncConsumer(Generic[T_co]):
         self.in_tasks = isinstance(node.waiting, Suspending)
         self.end: IncomingQueue = None  # type: ignore[assignment]  # until the node starts
         self.opened = False
+        self.forgotten = False
+        """It was closed, and its name is free: whoever asks for it gets another."""
         self.late: Offloaded[None] | None = None
         """Opens the ledger, if the node was running when it was made; `opening` is its thread."""
         self.opening: threading.Thread | None = None
@@ -638,9 +640,14 @@ class AsyncConsumer(Generic[T_co]):
             self._node.pump.wake(self)
 
     def close(self) -> None:
-        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again."""
+        """Stop taking: what was not started goes to other consumers. `node.consumer(queue)` opens it again.
+
+        A node has at most 4,096 consumers that are open. Beyond that closed ones of which nothing is undecided make
+        room, but for those with a ledger; then `node.consumer(queue)` is a new one.
+        """
         self._open = False
-        if self._node.handing_out and self.opened:  # `start` looks at these two the other way round
+        # `start` looks at whether it is open and opened the other way round.
+        if self._node.handing_out and self.opened and not self.forgotten:
             with self._lock, self._node.pump.lock:
                 self._node.engine.close_consumer(self.queue, clock())
                 self._current = None

@@ -194,6 +194,8 @@ class Handles:
         kind, name = options.kind, options.name
         found: Any = handles.get(name)
         if found is None:
+            if len(handles) >= NAMES_MAX and kind == "consumer":
+                self._forget_closed()
             if len(handles) >= NAMES_MAX:  # peers would refuse the frame that names them all
                 raise ConfigError(
                     f"this node has {NAMES_MAX:,} {kind}s, the most there may be; let several share a name, "
@@ -208,6 +210,22 @@ class Handles:
                 raise _shared(kind, name, before, handler)
             _check_same(options, found.options)
         return found  # type: ignore[no-any-return]
+
+    def _forget_closed(self) -> None:
+        """Free the names of consumers that are closed, and of which nothing is here or can come again."""
+        node = self._node
+        for queue, handle in list(self.consumers.items()):
+            if handle.is_open or handle.ledger_store is not None or self._handler_of(handle):
+                continue
+            if handle.opened:
+                if not node.is_running:
+                    continue
+                with node.pump.lock:
+                    if not node.engine.consumers.forget(queue, clock()):
+                        continue
+                    node.pump.detach(handle)
+            del self.consumers[queue]
+            handle.forgotten = True
 
     def _refuse_if_over(self) -> None:
         life = self._node.life

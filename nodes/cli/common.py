@@ -80,18 +80,31 @@ output_option = click.option(
 )
 
 
-def joins_fabric(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options, and call it with the `Settings` made of them."""
+def joins_fabric(
+    command: Callable[..., None] | None = None,
+    *,
+    name: str = "peerfabric-PID",
+    config: str = "A TOML file: what it says of the fabric.",
+) -> Callable[..., Any]:
+    """Give a command the shared options, and call it with the `Settings` made of them.
 
+    Args:
+        name: What its node is called, for the help of `--name`.
+        config: What its node follows, for that of `--config`.
+    """
+    if command is None:
+        return functools.partial(_joining, name, config)
+    return _joining(name, config, command)
+
+
+def _joining(default_name: str, followed: str, command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--fabric", metavar="NAME", help="The fabric to join.  [default: $PEERFABRIC_FABRIC or 'default']")
     @click.option(
         "--peer", "peers", metavar="ENDPOINT", multiple=True, help="A node that discovery cannot find; repeatable."
     )
-    @click.option(
-        "--config", metavar="PATH", help="A TOML file: what it says of the fabric.  [default: $PEERFABRIC_CONFIG]"
-    )
+    @click.option("--config", metavar="PATH", help=f"{followed}  [default: $PEERFABRIC_CONFIG]")
     @click.option("--identity", metavar="PATH", help="A key to join with, where not every node is let in.")
-    @click.option("--name", metavar="NAME", help="What others call this node.  [default: peerfabric-PID]")
+    @click.option("--name", metavar="NAME", help=f"What others call this node.  [default: {default_name}]")
     @click.option("-v", "--verbose", is_flag=True, help="Say who joins and leaves.")
     @output_option
     @functools.wraps(command)

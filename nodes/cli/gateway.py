@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -21,12 +21,12 @@ from msgspec.structs import replace
 from peerfabric.discovery.host import runtime_folder
 from peerfabric.errors import ConfigError
 from peerfabric.nodes.cli.children import end_with_parent
-from peerfabric.nodes.cli.common import Settings, forget_variables, joins_fabric
+from peerfabric.nodes.cli.common import Settings, joins_fabric
 from peerfabric.nodes.cli.exits import Exit, Failure
 from peerfabric.nodes.cli.offline import warn
 from peerfabric.nodes.cli.output import Form, print_line, to_json
+from peerfabric.nodes.config import Configuration, merged
 from peerfabric.nodes.notify import READY, STOPPING, notify
-from peerfabric.options import Options
 
 if TYPE_CHECKING:
     from peerfabric.gateway.main import Address
@@ -71,7 +71,7 @@ Opened = Callable[[str, str | None], object]
     "--spool",
     metavar="FOLDER",
     help="Where messages are kept until they are processed; any number of processes may have it.  "
-    "[default: $STATE_DIRECTORY, or none]",
+    "[default: that of the configuration, $STATE_DIRECTORY, or none]",
 )
 @click.option("--fsync", is_flag=True, help="What is accepted survives a loss of power, too.")
 @click.option(
@@ -100,9 +100,12 @@ Opened = Callable[[str, str | None], object]
 @click.option("--also-tokens", metavar="PATH", help="Lines NAME TOKEN, of those.")
 @click.option("--worker", hidden=True, metavar="SOCKET,PIPE", help="Descriptors of a worker.")
 @click.option("--keys", hidden=True, metavar="PATH", help="The file of idempotency keys of workers without a spool.")
-@joins_fabric
+@joins_fabric(name="that of the configuration, or gateway", config="A TOML file, which is followed whole.")
 def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     """Let programs in any language send to queues, take from them, publish, subscribe and call, over HTTP.
+
+    Its node is all that its configuration says: PEERFABRIC_LISTEN, PEERFABRIC_SPOOL and the
+    other variables, and --config. Several workers need a range of ports there.
 
     SIGTERM is a good end, with exit code 0: nothing new is accepted, and what was taken may be settled for 5 s. Under
     systemd, a service of Type=notify.
@@ -119,7 +122,7 @@ def gateway(worker: str | None, settings: Settings, **options: Any) -> None:
     from peerfabric.gateway.main import own_socket
 
     sock = own_socket(socket.socket(fileno=listener))
-    _serve(settings, _completed(wanted), address, sock, lambda: _write_ready(pipe))
+    _serve(settings, completed(settings, wanted), address, sock, lambda: _write_ready(pipe))
 
 
 def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> None:
@@ -131,7 +134,7 @@ def run(settings: Settings, wanted: Wanted, opened: Opened | None = None) -> Non
         ConfigError, SpoolError, Failure: It cannot start.
     """
     address = checked_address(wanted)
-    wanted = _completed(wanted)
+    wanted = completed(settings, wanted)
     from peerfabric.gateway.main import listening
 
     sock, address = listening(address, workers=wanted.workers)
@@ -164,28 +167,71 @@ def checked_address(wanted: Wanted) -> Address:
     return address
 
 
-def _completed(wanted: Wanted) -> Wanted:
-    """With the folder that systemd gives, if none is named.
+def completed(settings: Settings, wanted: Wanted) -> Wanted:
+    """With the spool of the configuration, or the folder that systemd gives, if none is named.
 
     Raises:
-        ConfigError: There is none, and something is said of it.
+        ConfigError: There is none, and something is said of it; the configuration cannot be used, or not by several.
     """
-    spool = wanted.spool or os.environ.get(STATE_VARIABLE, "").partition(":")[0] or None
+    found = _configuration(settings)
+    spool = wanted.spool or found.values.get("spool") or os.environ.get(STATE_VARIABLE, "").partition(":")[0] or None
     if wanted.fsync and spool is None:
         raise ConfigError("--fsync is about a spool; give --spool FOLDER")
-    return replace(wanted, spool=spool)
+    if wanted.workers > 1:
+        _check_several(found, wanted.workers)
+    return replace(wanted, spool=None if spool is None else os.fspath(spool))
+
+
+def _configuration(settings: Settings) -> Configuration:
+    given = {"name": settings.name, "fabric": settings.fabric, "identity": settings.identity}
+    return merged(given, os.environ, settings.config)
+
+
+def _check_several(found: Configuration, workers: int) -> None:
+    """See that nothing in a configuration can be of one node only.
+
+    Raises:
+        ConfigError: Something is.
+    """
+    values = found.values
+    for key, is_of_one, step in (
+        ("listen", not _has_room(values, workers), f"give a range, such as 'tcp://*:7700-{7699 + 4 * workers}'"),
+        ("identity", True, "leave it out: in a spool each worker has one of its own"),
+        ("advertise", any(":" in str(each) for each in values.get("advertise", ())), "give addresses without ports"),
+    ):
+        if key in values and is_of_one:
+            source = found.sources[key].replace("argument", f"--{key}")
+            raise ConfigError(f"{source} is of one node, and {workers} workers are as many; {step}; or --workers 1")
+
+
+def _has_room(values: Mapping[str, Any], workers: int) -> bool:
+    """Whether so many nodes can listen where these values say."""
+    from peerfabric.nodes.io.ports import parse_listen
+
+    listen, secret = str(values.get("listen", "auto")), values.get("secret")
+    if not listen.startswith("tcp://"):
+        return listen == "auto"
+    try:
+        found = parse_listen(listen.replace("localhost", "127.0.0.1"))
+    except ConfigError:
+        return True  # which is for the node to say
+    gates = 2 if isinstance(secret, list | tuple) and len(secret) > 1 else 1
+    return not found.first or sum(1 for _ in found.sets(gates)) >= workers
 
 
 def _run(settings: Settings, wanted: Wanted, address: Address, sock: socket.socket, opened: Opened | None) -> int:
     """Serve by this process, or by workers, until a signal comes, whose number is returned."""
-    token = _tell(settings.output, wanted, address)
+    token = _token(wanted, address)
+    if not address.is_local:
+        warn("others can read tokens and messages on their way here, unless TLS is in front")
+        if address.is_any and not wanted.hosts:
+            warn("it answers to addresses and 'localhost', and to no other name; give those with --host")
 
     def ready() -> None:
-        if settings.output is Form.JSON:
-            print_line(to_json({"ready": wanted.workers}))
+        _tell(settings.output, wanted, address, token)
         notify(READY)
         if opened is not None:
-            opened(address.url, token)
+            opened(address.url, token.secret)
 
     if wanted.workers == 1:
         number = _serve(settings, wanted, address, sock, ready)
@@ -217,13 +263,18 @@ def _serve(settings: Settings, wanted: Wanted, address: Address, sock: socket.so
 
     tokens = tokens_for(address, wanted.token_file)
     also = others(wanted.also, wanted.also_tokens)
-    arguments = settings.arguments()
-    # Unlike what other commands send, what is accepted here is nobody's who still waits for it.
-    arguments["options"] = replace(arguments["options"], drain_timeout=Options().drain_timeout)
-    forget_variables()
+    name = _configuration(settings).values.get("name", "gateway")
 
     async def go() -> int:
-        node = AsyncNode(settings.name or "gateway", spool=wanted.spool, fsync=wanted.fsync or None, **arguments)
+        node = AsyncNode(
+            name,
+            fabric=settings.fabric,
+            peers=settings.peers or None,
+            identity=settings.identity,
+            spool=wanted.spool,
+            fsync=wanted.fsync or None,
+            config=settings.config,
+        )
         made = Gateway(
             node,
             tokens=tokens,
@@ -238,31 +289,48 @@ def _serve(settings: Settings, wanted: Wanted, address: Address, sock: socket.so
     return asyncio.run(go())
 
 
-def _tell(form: Form, wanted: Wanted, address: Address) -> str | None:
-    """Say where it listens, what keeps what it accepts, and where its token is; return that, if one is drawn."""
-    from peerfabric.gateway.auth import drawn_token
-    from peerfabric.gateway.main import TOKEN_FILE
+class _Token(NamedTuple):
+    """Where tokens are, and the one that was drawn, if one was."""
 
-    where, secret, is_new = wanted.token_file, None, False
-    if where is None and not address.path:
-        path = runtime_folder() / TOKEN_FILE
-        secret, is_new = drawn_token(path)
-        where = str(path)
-    if not address.is_local:
-        warn("others can read tokens and messages on their way here, unless TLS is in front")
-        if address.is_any and not wanted.hosts:
-            warn("it answers to no name but its address; give those by which it is asked with --host")
+    where: str | None
+    secret: str | None = None
+    is_new: bool = False
+
+
+def _token(wanted: Wanted, address: Address) -> _Token:
+    """See that tokens, of this gateway and of others, can be read, before anything is started and said.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    from peerfabric.gateway.auth import Tokens, drawn_token
+    from peerfabric.gateway.main import TOKEN_FILE
+    from peerfabric.gateway.others import others
+
+    others(wanted.also, wanted.also_tokens)
+    if wanted.token_file is not None:
+        Tokens.read(wanted.token_file)
+        return _Token(wanted.token_file)
+    if address.path:
+        return _Token(None)
+    path = runtime_folder() / TOKEN_FILE
+    return _Token(str(path), *drawn_token(path))
+
+
+def _tell(form: Form, wanted: Wanted, address: Address, token: _Token) -> None:
+    """Say, when it answers, where it listens, what keeps what it accepts, and where its token is."""
     if form is Form.JSON:
-        print_line(to_json({"listen": address.url, "spool": wanted.spool, "token_file": where}))
-        return secret
+        print_line(to_json({"listen": address.url, "spool": wanted.spool, "token_file": token.where}))
+        print_line(to_json({"ready": wanted.workers}))
+        return
     print_line(f"listening at {address.url}")
     kept = f"spool: {wanted.spool}" if wanted.spool else "no spool: what is not processed is lost when this ends"
     print_line(kept)
-    if where is not None:
-        print_line(f"tokens: {where}")
-    if secret is not None and is_new and sys.stdout.isatty():  # not into the log of a service
-        print_line(f"token: {secret}")
-    return secret
+    if token.where is not None:
+        print_line(f"tokens: {token.where}")
+    if token.secret is not None and token.is_new and sys.stdout.isatty():  # not into the log of a service
+        print_line(f"token: {token.secret}")
+    print_line("ready")
 
 
 def _write_ready(pipe: int) -> None:

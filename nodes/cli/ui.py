@@ -38,7 +38,7 @@ SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
     "--also", metavar="NAME=URL", multiple=True, help="Another gateway that the page shows as well; repeatable."
 )
 @click.option("--also-tokens", metavar="PATH", help="Lines NAME TOKEN, of those.")
-@joins_fabric
+@joins_fabric(name="ui")
 def ui(listen: str, no_browser: bool, also: tuple[str, ...], also_tokens: str | None, settings: Settings) -> None:
     """Look at the fabric in a browser: queues, nodes, topics, dead letters, warnings, live.
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.errors import FabricError
+from peerfabric.gateway.bodies import not_json
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.looks import Answer
 from peerfabric.gateway.operations import Operation
@@ -140,9 +141,12 @@ async def _body(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
     data = await read_body(request, BODY_BYTES_MAX, shared_of(request).options.body_timeout)
     try:
         return msgspec.json.decode(data or b"{}", type=kind), data or b"{}"
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         fields = ", ".join(kind.__struct_fields__) or "none"
-        raise Problem(400, "Bad body", f"{error}; send a JSON object with the fields: {fields}") from None
+        detail = f"{error}; send a JSON object with the fields: {fields}"
+        raise Problem(422, "Wrong request", detail, code="wrong-request") from None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise not_json(data, error) from None
 
 
 # Dead letters
@@ -151,7 +155,8 @@ async def _body(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
 async def _letters(request: Request) -> Response:
     given = request.query_params.get("limit", str(LETTERS))
     if not (given.isdecimal() and len(given) < 10 and 0 < int(given) <= LETTERS_MAX):
-        raise Problem(400, "Bad parameter", f"limit={given!r} is no number; give one from 1 to {LETTERS_MAX:,}")
+        detail = f"limit={given!r} is no number; give one from 1 to {LETTERS_MAX:,}"
+        raise Problem(400, "Bad parameter", detail, code="bad-parameter")
     limit = int(given)
     arguments: dict[str, Any] = {"fabric": _fabric(request, shared_of(request)), "limit": limit}
     if "queue" in request.path_params:
@@ -178,7 +183,8 @@ async def _settle(request: Request, do: str) -> Response:
     queue, fabric = _queue(request), _fabric(request, shared_of(request))
     chosen, body = await _body(request, Chosen)
     if bool(chosen.ids) == chosen.all:
-        raise Problem(400, "Bad body", 'say which: {"ids": ["…"]}, or {"all": true} for all of this queue')
+        detail = 'it is not said which; send {"ids": ["…"]}, or {"all": true} for all of this queue'
+        raise Problem(422, "Wrong request", detail, code="wrong-request")
     # The token is for this queue, so ids of others are passed over.
     listed = await _ask_host("dead", {"fabric": fabric, "queue": queue, "limit": ALL_MAX})
     here = [letter["id"] for each in listed.ours for letter in each.get("letters", ())]
@@ -239,6 +245,8 @@ _STRINGS: Final = {"type": "array", "items": {"type": "string"}}
 _FABRIC: Final[Schema] = {"type": "string", "description": "another fabric than that of the gateway; for tokens of '>'"}
 _OWN: Final[Schema] = {"enum": [0, 1], "description": "1: only the gateway's own host, not those of --also"}
 _QUERY: Final[Mapping[str, Schema]] = {"fabric": _FABRIC, "own": _OWN}
+_STRING: Final = {"type": "string"}
+_SOURCE: Final = {"type": "string", "description": "as --also has it; empty: the gateway's own host"}
 _PROBLEMS: Final = {**_STRINGS, "description": "processes and hosts that did not answer"}
 _LETTERS: Final = {
     "type": "object",
@@ -249,7 +257,14 @@ _LETTERS: Final = {
             "items": {
                 "type": "object",
                 "required": ["id", "queue", "reason", "error", "attempts", "sent_at", "node", "source"],
-                "properties": {"id": {"type": "string"}, "queue": {"type": "string"}, "body": {}},
+                "properties": {
+                    **dict.fromkeys(("id", "queue", "reason", "node"), _STRING),
+                    "error": {"type": ["string", "null"]},
+                    "attempts": {"type": "integer"},
+                    "sent_at": {"type": ["number", "null"], "description": "Unix time"},
+                    "source": _SOURCE,
+                    "body": {},
+                },
             },
         },
         "problems": _PROBLEMS,
@@ -260,7 +275,18 @@ _OUTCOMES: Final = {
     "required": ["done", "outcomes", "problems"],
     "properties": {
         "done": {"type": "integer"},
-        "outcomes": {"type": "array", "items": {"type": "object", "required": ["id", "done", "problem"]}},
+        "outcomes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "done", "problem"],
+                "properties": {
+                    "id": _STRING,
+                    "done": {"type": "boolean"},
+                    "problem": {"type": "string", "description": "why not; empty: it is done"},
+                },
+            },
+        },
         "problems": _PROBLEMS,
     },
 }
@@ -280,7 +306,14 @@ def _nodes(count: str) -> dict[str, Any]:
         "required": [count, "nodes", "problems"],
         "properties": {
             count: {"type": "integer"},
-            "nodes": {"type": "array", "items": {"type": "object", "required": ["node", "node_id", "source"]}},
+            "nodes": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["node", "node_id", "source"],
+                    "properties": {"node": _STRING, "node_id": _STRING, "source": _SOURCE},
+                },
+            },
             "problems": _PROBLEMS,
         },
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from difflib import get_close_matches
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -30,6 +31,9 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+"""Those who look whether it lives ask by any name, such as the address of a pod. It tells them nothing else."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -58,7 +62,8 @@ class Gateway(Shared):
         node: It sends, takes and publishes. Queues that the program has a producer or consumer of, with a type, take
             only bodies of that type.
         tokens: Who may ask: a file of tokens, `Tokens`, or None: everybody who reaches it. None needs `hosts`.
-        hosts: Names by which it may be asked, "NAME" or "NAME:PORT"; None: any; "*" in it: any, without tokens, too.
+        hosts: Names by which it may be asked, "NAME" or "NAME:PORT"; None: any; "*" in it: any, without tokens, too;
+            "0.0.0.0" in it: any address. `/healthz` and `/readyz` answer by any name.
         cors: Origins of pages of other sites that may ask it.
         limits: Sizes and times.
         read_only: Nothing can be sent, taken or changed.
@@ -178,7 +183,8 @@ class Gateway(Shared):
             await send(message)
 
         try:
-            shown_to = self._origins.check(headers.get("host", ""), headers.get("origin"))
+            probed = scope["path"].removeprefix(scope.get("root_path", "")) in PROBES
+            shown_to = self._origins.check(headers.get("host", ""), headers.get("origin"), by_any_name=probed)
         except Problem as problem:
             await problem.response()(scope, receive, send_guarded)
             return
@@ -198,6 +204,8 @@ class Gateway(Shared):
                 raise Problem(
                     403, "Read only", "this gateway changes nothing; ask one without --read-only", code="read-only"
                 )
+            if operation.path.startswith("/v1/"):  # others are asked by who adds parameters of its own
+                _check_query(request, operation)
             if operation.method == "POST":
                 _check_content_type(request, operation)
             return await operation.handle(request)
@@ -211,7 +219,7 @@ class Gateway(Shared):
         except Exception as error:
             _log.error("%s failed", operation.name, exc_info=error)
             detail = "the gateway failed; its log says why, and the same request may or may not have been accepted"
-            return Problem(500, "", detail).response()
+            return Problem(500, "", detail, code="failed").response()
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and close with the ASGI server whose only application this is."""
@@ -276,6 +284,20 @@ def _preflight(headers: Headers, origin: str) -> Response:
     )
 
 
+def _check_query(request: Request, operation: Operation) -> None:
+    """See that every parameter is one of the operation: one that is misspelt would else mean nothing, and say so never.
+
+    Raises:
+        Problem: 400, one is not.
+    """
+    for name in request.query_params:
+        if name not in operation.query:
+            near = get_close_matches(name[:60], operation.query, 1)
+            there = ", ".join(operation.query)
+            step = f"did you mean {near[0]!r}?" if near else f"there are {there}" if there else "there is none here"
+            raise Problem(400, "Bad parameter", f"there is no parameter {name!r}; {step}", code="bad-parameter")
+
+
 def _check_content_type(request: Request, operation: Operation) -> None:
     """See that a request to act says what its body is. A form of a foreign page cannot: it has three types of its own.
 
@@ -294,4 +316,5 @@ async def _not_found(request: Request, error: Exception) -> Response:
     """The answer to what no operation is for."""
     assert isinstance(error, HTTPException)
     detail = f"{request.method} {request.scope['path']} is no operation of this gateway; see /openapi.json"
-    return Problem(error.status_code, "", detail, headers=error.headers).response()
+    code = {404: "no-operation", 405: "wrong-method"}.get(error.status_code, "refused")
+    return Problem(error.status_code, "", detail, code=code, headers=error.headers).response()

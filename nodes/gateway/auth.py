@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ import msgspec
 
 from peerfabric.errors import BadName, ConfigError
 from peerfabric.gateway.problems import Problem
-from peerfabric.names import check_pattern
+from peerfabric.names import check_name, check_pattern
 from peerfabric.nodes.keys import read_private
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ SCOPES: Final = frozenset[str](get_args(Scope))
 READING: Final = frozenset({"", "read", "subscribe"})
 """Scopes whose operations change nothing."""
 EVERYTHING: Final = ">"
+ALL_ADDRESSES: Final = frozenset({"0.0.0.0", "[::]"})
 SECRET_LENGTH_MIN: Final = 16
 TOKENS_MAX: Final = 1_000
 """Each is compared with for every request."""
@@ -231,19 +233,24 @@ class Origins:
     ("DNS rebinding"). The browser says where a page is from (Origin), and by what name it asks (Host).
 
     Args:
-        hosts: "NAME" or "NAME:PORT"; None: any, which is safe where everybody needs a token.
+        hosts: "NAME" or "NAME:PORT"; None: any, which is safe where everybody needs a token. With "0.0.0.0" or "[::]"
+            in it any address is one: no name leads to it, so no page can have it as a name of its own.
         cors: Origins beside that of a host itself, such as "https://shop.example".
     """
 
     def __init__(self, hosts: Sequence[str] | None, cors: Sequence[str] = ()) -> None:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._any_address = self._hosts is not None and not self._hosts.isdisjoint(ALL_ADDRESSES)
         for origin in cors:
             if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
                 raise ConfigError(f"{origin!r} is no origin; give SCHEME://HOST or SCHEME://HOST:PORT, each by itself")
         self._cors = frozenset(origin.lower() for origin in cors)
 
-    def check(self, host: str, origin: str | None) -> str | None:
+    def check(self, host: str, origin: str | None, *, by_any_name: bool = False) -> str | None:
         """Whom the answer may be shown to beside the gateway's own pages: an origin of `cors`, or None.
+
+        Args:
+            by_any_name: What is asked for tells nothing that a page could want: any host is let in.
 
         Raises:
             Problem: 400, that is no host; 403, it is asked by another name, or by a page of another origin.
@@ -252,7 +259,7 @@ class Origins:
         if not _HOST.fullmatch(host):
             detail = f"{host!r} is no host; send the header Host: NAME, or NAME:PORT"
             raise Problem(400, "Bad host", detail, code="bad-host")
-        if self._hosts is not None and host not in self._hosts and _name(host) not in self._hosts:
+        if not by_any_name and not self._is_ours(host):
             raise Problem(
                 403,
                 "Foreign host",
@@ -272,6 +279,19 @@ class Origins:
                 code="foreign-origin",
             )
         return None
+
+    def _is_ours(self, host: str) -> bool:
+        if self._hosts is None or host in self._hosts or _name(host) in self._hosts:
+            return True
+        return self._any_address and _is_address(_name(host))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _name(host: str) -> str:
@@ -317,11 +337,16 @@ def authorize(token: Token, operation: Operation, path: Mapping[str, str]) -> No
     everything, if it reads or acts.
 
     Raises:
+        BadName: Nothing can be called what it is about, whoever asks.
         Problem: 403, it may not.
     """
     scope = operation.scope
     if operation.subject:
         name = path[operation.subject]
+        if operation.subject == "pattern":
+            check_pattern(name)
+        else:
+            check_name(operation.subject, name)
         allowed, about = token.allows(scope, name), f" for {name!r}"
     elif scope in ("read", "admin"):
         allowed, about = token.allows(scope, None), " for everything (pattern '>')"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peerfabric.gateway.problems import Problem
+from peerfabric.errors import DecodeError
+from peerfabric.gateway.problems import Problem, problem_of
 from peerfabric.wire.bodies import misfit
 from peerfabric.wire.models import decoded
 
@@ -21,7 +23,18 @@ EVENTS: Final = "text/event-stream"
 HEADER_PREFIX: Final = "x-message-"
 PASSED_ON: Final = ("traceparent", "tracestate")
 """Headers of W3C Trace Context, which travel as they are."""
+EXPLAINED_MAX: Final = 1024 * 1024
+"""Bytes of a body that is read a second time, to say what is wrong with it."""
 KEY_HEADER: Final = "idempotency-key"
+
+MESSAGE_HEADERS: Final[dict[str, dict[str, Any]]] = {
+    "X-Message-NAME": {
+        "type": "string",
+        "description": "Each header whose name begins so is one of the message, called NAME in lower case.",
+    },
+    **{name: {"type": "string", "description": "W3C Trace Context; it travels along."} for name in PASSED_ON},
+}
+"""Schemas of the headers that `message_headers` reads."""
 
 
 def media_type(request: Request) -> str:
@@ -53,13 +66,36 @@ class Reader:
         try:
             return self._decode(data)
         except msgspec.ValidationError as error:
-            found = misfit(error)
-            raise Problem(422, "Wrong type", str(found), code="wrong-type", path=found.path) from None
+            raise _wrong_type(misfit(error)) from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            said = str(error) or "it is too deep"
-            raise Problem(400, "Not JSON", f"the body is not JSON: {said}; send UTF-8 JSON", code="not-json") from None
+            raise not_json(data, error) from None
         except Exception as error:  # raised by the user's own type, such as by its `__post_init__`
-            raise Problem(422, "Wrong type", str(misfit(error)), code="wrong-type", path="") from None
+            raise _wrong_type(misfit(error)) from None
+
+
+def _wrong_type(error: DecodeError) -> Problem:
+    return problem_of(error)
+
+
+def not_json(data: bytes, error: Exception) -> Problem:
+    """The refusal of what is not JSON, which was read with that error."""
+    found = _explained(data) or error or "it is too deep"
+    said = f"is not JSON: {found}" if data.strip() else "is empty"
+    return Problem(400, "Not JSON", f"the body {said}; send JSON in UTF-8", code="not-json")
+
+
+def _explained(data: bytes) -> str:
+    """What is wrong with JSON, and where; empty: it cannot be said better. msgspec is fast, and tells less."""
+    if len(data) > EXPLAINED_MAX:
+        return ""
+    try:
+        json.loads(data)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if b"\n" in data.strip() else ""
+        return f"{error.msg} at {line}column {error.colno}"
+    except (ValueError, RecursionError):
+        pass
+    return ""
 
 
 def _not_taken(problem: str) -> Problem:
@@ -80,16 +116,18 @@ def message_headers(request: Request) -> dict[str, str] | None:
         except UnicodeDecodeError:
             value = raw_value.decode("latin-1")  # as HTTP had it once
         if not name or name == KEY_HEADER:
-            raise Problem(400, "Bad header", f"a message has no header {name!r} of its own; leave it out")
+            raise Problem(
+                400, "Bad header", f"a message has no header {name!r} of its own; leave it out", code="bad-header"
+            )
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found or None
 
 
-def seconds(request: Request, name: str, default: float | None, most: float) -> float | None:
+def seconds(request: Request, name: str, default: float | None, most: float, least: float = 0.0) -> float | None:
     """The query parameter `name`, in seconds.
 
     Raises:
-        Problem: 400, it is no number from 0 to `most`.
+        Problem: 400, it is no number from `least` to `most`.
     """
     given = request.query_params.get(name)
     if given is None:
@@ -98,6 +136,7 @@ def seconds(request: Request, name: str, default: float | None, most: float) -> 
         value = float(given)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
-        raise Problem(400, "Bad parameter", f"{name}={given!r} is no number of seconds from 0 to {most:g}")
+    if not least <= value <= most:
+        wanted = f"give seconds from {least:g} to {most:.10g}"
+        raise Problem(400, "Bad parameter", f"{name}={given!r} cannot be; {wanted}", code="bad-parameter")
     return value

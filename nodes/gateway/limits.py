@@ -91,9 +91,10 @@ async def read_body(request: Request, limit: int, timeout: float) -> bytes:
                 parts.append(part)
     except TimeoutError:
         detail = f"the body did not come within {timeout:g} s; send it faster, or less of it"
-        raise Problem(408, "", detail, headers={"Connection": "close"}) from None
+        raise Problem(408, "", detail, code="too-slow", headers={"Connection": "close"}) from None
     except ClientDisconnect:
-        raise Problem(400, "", "the connection ended before the body did; send it again") from None
+        detail = "the connection ended before the body did; send it again"
+        raise Problem(400, "", detail, code="cut-off") from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

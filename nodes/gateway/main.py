@@ -85,15 +85,22 @@ class Address(msgspec.Struct, frozen=True):
         """For people, and for clients on this machine."""
         if self.path:
             return f"unix:{self.path}"
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"http://{self.shown_host}:{self.port}"
+
+    @property
+    def shown_host(self) -> str:
+        """The host as URLs have it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     def names(self, further: Sequence[str]) -> list[str]:
-        """The names by which it may be asked: "*" for a unix socket, which no browser reaches."""
+        """The names by which it may be asked: "*" for a unix socket, which no browser reaches.
+
+        0.0.0.0 and [::] stand for every address, as `Origins` has it.
+        """
         if self.path:
             return ["*"]
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        local = ["localhost", "127.0.0.1", "[::1]"] if self.is_local else []
-        return [host, *local, *further]
+        local = ["localhost", "127.0.0.1", "[::1]"] if self.is_local else ["localhost"] if self.is_any else []
+        return [self.shown_host, *local, *further]
 
 
 def listening(address: Address, *, workers: int = 1) -> tuple[socket.socket, Address]:
@@ -118,7 +125,8 @@ def listening(address: Address, *, workers: int = 1) -> tuple[socket.socket, Add
         return _bound(address, shared=True), address
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise EndpointInUse(address.url.replace("http", "tcp", 1)) from None
+            free = "another path" if address.path else f"another port, or {address.shown_host}:0 for a free one,"
+            raise EndpointInUse(address.url, step=f"give {free} with --listen") from None
         step = "give another address with --listen"
         raise ConfigError(f"cannot listen at {address.url}: {error.strerror or error}; {step}") from None
 

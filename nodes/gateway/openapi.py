@@ -31,6 +31,7 @@ def document(operations: Iterable[Operation], root: str = "") -> dict[str, Any]:
             "title": "peerfabric gateway",
             "version": __version__,
             "description": "Queues, topics and services of a fabric. Every answer from 400 on is a problem (RFC 9457).",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": root or "/"}],
         "paths": paths,
@@ -45,29 +46,48 @@ def _described(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "responses": {str(status): _answer(*said) for status, said in operation.answers.items()}
-        | {"default": {"description": "a problem", "content": {problems.MEDIA_TYPE: {"schema": PROBLEM}}}},
+        "responses": {str(status): _answer(*said, operation.told) for status, said in operation.answers.items()}
+        | {"4XX": _refusal("refused; nothing was accepted"), "default": _refusal("a problem")},
+        "security": [{"token": []}] if operation.scope else [],
     }
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PARAMETER.findall(operation.path)
-    ] + [
-        {"name": name, "in": "query", "required": False, "schema": dict(schema)}
-        for name, schema in operation.query.items()
-    ]
+    parameters = (
+        [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in _PARAMETER.findall(operation.path)
+        ]
+        + [
+            {"name": name, "in": "query", "required": False, "schema": dict(schema)}
+            for name, schema in operation.query.items()
+        ]
+        + [
+            {"name": name, "in": "header", "required": False, "schema": dict(schema)}
+            for name, schema in operation.headers.items()
+        ]
+    )
     if parameters:
         found["parameters"] = parameters
     if operation.body:
         content = {kind: {"schema": dict(schema)} for kind, schema in operation.body.items()}
         found["requestBody"] = {"required": True, "content": content}
     if operation.scope:
-        found["security"] = [{"token": []}]
         found["description"] = f"Needs a token with the scope `{operation.scope}`."
     return found
 
 
-def _answer(description: str, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def _refusal(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {problems.MEDIA_TYPE: {"schema": PROBLEM}},
+        "headers": {"Retry-After": {"description": "seconds, of 409, 429 and 503", "schema": {"type": "integer"}}},
+    }
+
+
+def _answer(
+    description: str, schema: Mapping[str, Any] | None, headers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": description}
+    if headers:
+        answer["headers"] = {name: {"schema": dict(each)} for name, each in headers.items()}
     if schema is not None:
         # What is no JSON says so itself, as `contentMediaType` of JSON Schema has it.
         kind = str(schema.get("contentMediaType", "application/json"))
@@ -80,6 +100,12 @@ async def _show(request: Request) -> Response:
     return Response(msgspec.json.encode(shown), media_type="application/json")
 
 
+_DOCUMENT: Final = {
+    "type": "object",
+    "required": ["openapi", "paths"],
+    "properties": {"openapi": {"type": "string"}, "paths": {"type": "object"}},
+}
+
 OPERATIONS: Final = [
     Operation(
         method="GET",
@@ -88,6 +114,6 @@ OPERATIONS: Final = [
         scope="",
         handle=_show,
         summary="This document",
-        answers={200: ("the document", {"type": "object", "required": ["openapi", "paths"]})},
+        answers={200: ("the document", _DOCUMENT)},
     )
 ]

@@ -24,6 +24,8 @@ class Operation(NamedTuple):
     answers     status → what it means, and the JSON schema of its body if it has one
     body        media types that are taken → JSON schema; none: no body
     query       names of query parameters → JSON schema
+    headers     names of headers that mean something here → JSON schema
+    told        names of headers of a good answer → JSON schema
     limited     whether the body is read as a stream up to the gateway's limit, by the handler
     """
 
@@ -37,4 +39,6 @@ class Operation(NamedTuple):
     body: Mapping[str, Mapping[str, Any]] = {}
     query: Mapping[str, Mapping[str, Any]] = {}
     subject: str = ""
+    headers: Mapping[str, Mapping[str, Any]] = {}
+    told: Mapping[str, Mapping[str, Any]] = {}
     limited: bool = False

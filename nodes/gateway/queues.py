@@ -19,6 +19,7 @@ from peerfabric.gateway.bodies import (
     JSON,
     KEY_HEADER,
     LINES,
+    MESSAGE_HEADERS,
     PASSED_ON,
     Reader,
     media_type,
@@ -39,6 +40,8 @@ CONFIRM_TIMEOUT: Final = 5.0
 ROOM_TIMEOUT: Final = 5.0
 """Seconds that a request waits for the disk, and for room if the program's own producer of the queue is one that
 waits."""
+TTL_MIN: Final = 0.001
+"""Seconds."""
 REPLAYED: Final = "Idempotent-Replay"
 
 _KEY: Final = re.compile(rf'"?([!#-~]{{1,{KEY_LENGTH_MAX}}})"?')
@@ -76,12 +79,12 @@ async def _read(request: Request, shared: Shared, producer: AsyncProducer[Any]) 
     confirm = request.query_params.get("confirm")
     if confirm is not None and confirm not in CONFIRMATIONS:
         detail = f"confirm={confirm!r} cannot be waited for; use one of {', '.join(CONFIRMATIONS)}"
-        raise Problem(400, "Bad parameter", detail)
+        raise Problem(400, "Bad parameter", detail, code="bad-parameter")
     if confirm == "stored" and not producer.is_safe:
         detail = "nothing is stored, as this gateway has no spool; start it with --spool, or wait for 'delivered'"
-        raise Problem(400, "Bad parameter", detail)
+        raise Problem(400, "Bad parameter", detail, code="bad-parameter")
     timeout = seconds(request, "timeout", CONFIRM_TIMEOUT, shared.options.wait_max)
-    ttl = seconds(request, "ttl", None, DELAY_MAX)
+    ttl = seconds(request, "ttl", None, DELAY_MAX, TTL_MIN)
     headers = message_headers(request)
     data = await read_body(request, producer.codec.limit, shared.options.body_timeout)
     kind = media_type(request)
@@ -101,7 +104,7 @@ def _idempotency_key(request: Request) -> str | None:
     found = _KEY.fullmatch(given.strip())
     if found is None:
         detail = f"Idempotency-Key has 1 to {KEY_LENGTH_MAX} printable characters; give a UUID, or the order's number"
-        raise Problem(400, "Bad key", detail)
+        raise Problem(400, "Bad key", detail, code="bad-key")
     return found.group(1)
 
 
@@ -188,8 +191,8 @@ async def _send_batch(request: Request) -> Response:
     producer = shared.producer(request.path_params["queue"])
     if KEY_HEADER in request.headers:
         detail = "a batch has no Idempotency-Key, as part of it may be accepted; send its messages one by one"
-        raise Problem(400, "Bad key", detail)
-    ttl = seconds(request, "ttl", None, DELAY_MAX)
+        raise Problem(400, "Bad key", detail, code="bad-key")
+    ttl = seconds(request, "ttl", None, DELAY_MAX, TTL_MIN)
     data = await read_body(request, shared.options.batch_bytes_max, shared.options.body_timeout)
     bodies, problem = _lines(data, Reader(producer.options.body_type), shared.options.batch_messages_max)
     ids: list[str] = []
@@ -226,7 +229,8 @@ def _lines(data: bytes, reader: Reader, most: int) -> tuple[list[Any], Problem |
             problem.members["line"] = number
             return bodies, problem
     if not bodies:
-        return bodies, Problem(400, "Empty batch", "there is no message in it; send a line of JSON for each")
+        detail = "there is no message in it; send a line of JSON for each"
+        return bodies, Problem(400, "Empty batch", detail, code="empty-batch")
     return bodies, None
 
 
@@ -247,7 +251,13 @@ BATCH: Final = {
         "problem": {"$ref": "#/components/schemas/Problem"},
     },
 }
-TTL: Final = {"type": "number", "minimum": 0.001, "description": "seconds after which nobody is handed it any more"}
+KEY: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": KEY_LENGTH_MAX,
+    "description": "do this once, however often it is sent, within 24 hours",
+}
+TTL: Final = {"type": "number", "minimum": TTL_MIN, "description": "seconds after which nobody is handed it any more"}
 
 OPERATIONS: Final = [
     Operation(
@@ -268,6 +278,8 @@ OPERATIONS: Final = [
             "timeout": {"type": "number", "minimum": 0, "maximum": 60, "default": CONFIRM_TIMEOUT},
             "ttl": TTL,
         },
+        headers={"Idempotency-Key": KEY, **MESSAGE_HEADERS},
+        told={REPLAYED: {"const": "true", "description": "this key was answered before, and so is this"}},
         limited=True,
     ),
     Operation(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.errors import FabricError
-from peerfabric.gateway.bodies import BYTES, JSON, LINES, Reader, media_type, message_headers, seconds
+from peerfabric.gateway.bodies import BYTES, JSON, LINES, MESSAGE_HEADERS, Reader, media_type, message_headers, seconds
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import Gone, while_listening
 from peerfabric.gateway.operations import Operation
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 10.0
 """Seconds, if the request does not say how long it waits."""
+TIMEOUT_MIN: Final = 0.001
 GONE: Final = 499
 """As nginx has it: the client is gone. Nobody sees it but a log."""
 
@@ -39,9 +40,9 @@ async def _call(request: Request) -> Response:
     shared = shared_of(request)
     shared.refuse_if_closing()
     service = check_name("service", request.path_params["service"])
-    timeout = seconds(request, "timeout", TIMEOUT, shared.options.wait_max)
+    timeout = seconds(request, "timeout", TIMEOUT, shared.options.wait_max, TIMEOUT_MIN)
     idempotent = _flag(request, "idempotent")
-    server = request.query_params.get("server")
+    server = request.query_params.get("server") or None
     headers = message_headers(request)
     limit = shared.node._lifecycle.node.settings.options.message_bytes_max
     data = await read_body(request, limit, shared.options.body_timeout)
@@ -118,7 +119,8 @@ def _flag(request: Request, name: str) -> bool | None:
     if given is None:
         return None
     if given not in ("true", "false"):
-        raise Problem(400, "Bad parameter", f"{name}={given!r} is neither true nor false; give one of them")
+        detail = f"{name}={given!r} is neither true nor false; give one of them"
+        raise Problem(400, "Bad parameter", detail, code="bad-parameter")
     return given == "true"
 
 
@@ -142,9 +144,13 @@ OPERATIONS: Final = [
         },
         body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
         query={
-            "timeout": {"type": "number", "minimum": 0, "maximum": 60, "default": TIMEOUT},
+            "timeout": {"type": "number", "minimum": TIMEOUT_MIN, "maximum": 60, "default": TIMEOUT},
             "idempotent": {"type": "boolean", "description": "It may run twice, so another server may be asked, too."},
             "server": {"type": "string", "description": "Id or name of the node that is to answer."},
+        },
+        headers={
+            "Accept": {"type": "string", "description": "application/x-ndjson: the parts of the answer, a line each"},
+            **MESSAGE_HEADERS,
         },
         limited=True,
     ),

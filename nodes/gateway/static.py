@@ -67,7 +67,7 @@ async def _file(request: Request) -> Response:
 def _sent(request: Request, name: str) -> Response:
     file = page().get(name)
     if file is None:
-        raise Problem(404, "", f"the page has no file {name!r}; open / of this gateway")
+        raise Problem(404, "", f"the page has no file {name!r}; open / of this gateway", code="no-file")
     is_packed = "gzip" in request.headers.get("accept-encoding", "")
     headers = {**HEADERS, "Vary": "Accept-Encoding", "ETag": f'"{file.tag}{"-gzip" if is_packed else ""}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from peerfabric.arguments import DELAY_MAX
 from peerfabric.errors import TimedOut, counted
-from peerfabric.gateway.bodies import JSON
+from peerfabric.gateway.bodies import JSON, not_json
 from peerfabric.gateway.elsewhere import Elsewhere
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import has_gone, until_gone
@@ -545,7 +545,7 @@ async def _asked(request: Request, decode: Callable[[bytes], T]) -> T:
         detail = f"{error}; see /openapi.json for what may be asked"
         raise Problem(422, "Wrong request", detail, code="wrong-request") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, "Not JSON", f"the body is not JSON: {error}; send UTF-8 JSON", code="not-json") from None
+        raise not_json(data, error) from None
 
 
 class _Handed(Response):
@@ -589,7 +589,8 @@ async def _extend(request: Request) -> Response:
 
 async def _settled(request: Request, acts: Sequence[Act]) -> Response:
     if len(acts) > SETTLE_MAX:
-        raise Problem(413, "Too many receipts", f"{len(acts):,} receipts; send at most {SETTLE_MAX:,} in a request")
+        detail = f"{len(acts):,} receipts; send at most {SETTLE_MAX:,} in a request"
+        raise Problem(413, "Too many receipts", detail, code="too-many-receipts")
     results = [
         {"receipt": each.receipt, "result": each.result}
         | ({} if each.lease_until is None else {"lease_until": round(each.lease_until, 3)})

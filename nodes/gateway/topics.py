@@ -24,9 +24,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from peerfabric.errors import FabricError, NodeClosed, TimedOut
-from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, Reader, media_type, message_headers
+from peerfabric.gateway.bodies import BYTES, EVENTS, JSON, MESSAGE_HEADERS, Reader, media_type, message_headers
 from peerfabric.gateway.limits import read_body
 from peerfabric.gateway.listening import until_gone
+from peerfabric.gateway.meeting import Meeting
 from peerfabric.gateway.operations import Operation
 from peerfabric.gateway.problems import Problem, closing
 from peerfabric.gateway.shared import Shared, shared_of, token_of
@@ -323,6 +324,7 @@ class Feeds:
         self._node = shared.node
         self._feeds: dict[str, _Feed] = {}
         self._publishers: dict[str, AsyncPublisher[Any]] = {}
+        self.meeting = Meeting(self._node)
         self._is_closing = False
 
     def publisher(self, topic: str) -> AsyncPublisher[Any]:
@@ -335,7 +337,10 @@ class Feeds:
         found = self._publishers.get(topic)
         if found is None:
             declared = self._node._lifecycle.handles.publishers.get(check_name("topic", topic))
-            found = self._publishers[topic] = declared or self._node.publisher(topic, Any)
+            found = declared or self._node.publisher(topic, Any)
+            if declared is None:
+                self.meeting.begin(found)
+            self._publishers[topic] = found
         return found
 
     def join(self, pattern: str, last: str | None) -> tuple[_Feed, _Client]:
@@ -413,6 +418,7 @@ async def _publish(request: Request) -> Response:
     headers = message_headers(request)
     data = await read_body(request, publisher.codec.limit, shared.options.body_timeout)
     body = Reader(publisher.options.body_type).read(data, media_type(request))
+    await shared.part(Feeds).meeting.wait(publisher)
     await publisher.publish(body, headers=headers)
     return Response(msgspec.json.encode({"topic": topic}), 202, media_type=JSON)
 
@@ -433,8 +439,8 @@ _EVENTS: Final = {
         "Server-Sent Events. The data of one without a name is an update; that of one named gap is "
         '{"missed": how many}, null if nobody knows.'
     ),
-    "$defs": {
-        "Update": {
+    "x-events": {
+        "message": {
             "type": "object",
             "required": ["topic", "sequence", "sender", "sent_at", "headers"],
             "properties": {
@@ -446,7 +452,7 @@ _EVENTS: Final = {
                 **MEMBERS,
             },
         },
-        "Gap": {
+        "gap": {
             "type": "object",
             "required": ["missed"],
             "properties": {"missed": {"type": ["integer", "null"], "minimum": 1}},
@@ -467,6 +473,7 @@ OPERATIONS: Final = [
             202: ("sent to all who subscribe", {"type": "object", "properties": {"topic": {"type": "string"}}}),
         },
         body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
+        headers=MESSAGE_HEADERS,
         limited=True,
     ),
     Operation(
@@ -478,5 +485,8 @@ OPERATIONS: Final = [
         handle=_read,
         summary="Read what is published on the topics of a pattern (* is one part of a name, > the rest), as events",
         answers={200: ("events, until one of both ends it; Last-Event-ID goes on behind that event", _EVENTS)},
+        headers={
+            "Last-Event-ID": {"type": "string", "description": "the id of the last event that came; go on behind it"}
+        },
     ),
 ]

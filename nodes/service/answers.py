@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TYPE_LENGTH_MAX: Final = 255
 
+IN_PARTS: Final = "is answered in parts; ask with stream()"
+"""Of the text to who asks such a service for one reply."""
+
 _log = logging.getLogger("peerfabric")
 
 
@@ -76,7 +79,7 @@ class Answers:
 
     def in_parts(self) -> Answer:
         """The answer to who asks for one reply, and gets none."""
-        text = f"service {self.service.name!r} is answered in parts; ask with stream(), and a Service of stream=True"
+        text = f"service {self.service.name!r} {IN_PARTS}, and a Service of stream=True"
         return Answer(ERROR, type="ConfigError", text=text)
 
     def failed(self, call: ServedCall, error: BaseException) -> Answer:

@@ -170,7 +170,7 @@ def test_orders(folder: Path, terminal: Open) -> None:
 
     first = post(shop, {"id": "A-1", "dish": "tea"})
     assert (first[0], first[1]["state"], first[1]["message"] in client.said.read_text()) == (202, "stored", True)
-    assert post(shop, {"id": "A-1", "dish": "jam"})[0] == 422
+    assert post(shop, {"id": "A-1", "dish": "jam"})[0] == 409
     assert post(shop, {"id": "A-1"})[0] == 400
 
     accepted = set()

@@ -128,7 +128,7 @@ def test_a_browser_runs_nothing_of_any_answer(gate: Gate) -> None:
         (gate.client.get("/<img>"), 404),
         (gate.client.put("/v1/status"), 405),
         (gate.client_of(None).get("/v1/status"), 401),
-        (gate.client.get("/healthz", headers={"host": "evil.example"}), 403),
+        (gate.client.get("/openapi.json", headers={"host": "evil.example"}), 403),
         (gate.client.get("/healthz", headers={"origin": "http://evil.example"}), 403),
         (gate.client.get("/healthz", headers={"host": "["}), 400),
     ):

@@ -73,7 +73,7 @@ def test_all_are_dropped(gate: Gate, host: Shop, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("body", [{}, {"ids": [], "all": False}, {"ids": ["x"], "all": True}, {"id": "x"}, [], "no"])
 def test_which_has_to_be_said(gate: Gate, host: Shop, body: Any) -> None:
     """Nothing said is not all of them."""
-    problem(gate.client.post("/v1/dead/payments:drop", json=body), 400)
+    problem(gate.client.post("/v1/dead/payments:drop", json=body), 422, "wrong-request")
     assert len(host.letters) == 3
 
 
@@ -86,7 +86,7 @@ def test_queues_are_paused_resumed_and_purged(gate: Gate, host: Shop) -> None:
     assert host.paused == set()
     assert post(gate, "/v1/queues/orders:purge", {})["purged"] == 40
     assert [do for do, _ in host.asked].count("purge") == 6
-    problem(gate.client.post("/v1/queues/orders:purge", json={"all": True}), 400)
+    problem(gate.client.post("/v1/queues/orders:purge", json={"all": True}), 422, "wrong-request")
 
 
 def test_one_process_that_fails_does_not_end_it(gate: Gate, host: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_names_and_parameters_are_looked_at(gate: Gate) -> None:
         problem(gate.client.post(f"{PATH}?{query}", json=1), 400)
     problem(gate.client.get(PATH), 405)
     problem(gate.client.post("/v1/queues/orders", json=1), 404)
-    problem(gate.client.post(f"{PATH}?ttl=0", json=1), 400, "cannot-work")
+    problem(gate.client.post(f"{PATH}?ttl=0", json=1), 400, "bad-parameter")
 
 
 # States

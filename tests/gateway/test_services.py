@@ -148,7 +148,7 @@ def test_an_answer_in_parts_comes_as_lines() -> None:
             answer = await client.post("/v1/services/count?timeout=30", json="x", headers=lines)
             assert (answer.status_code, answer.json()["title"]) == (422, "Wrong type")
             answer = await client.post("/v1/services/count?timeout=30", json=1)
-            assert (answer.status_code, "in parts" in answer.json()["detail"]) == (502, True)
+            assert (answer.status_code, "in parts" in answer.json()["detail"]) == (406, True)
             async with client.stream("POST", "/v1/services/count?timeout=60", json=4, headers=lines) as stream:
                 assert json.loads(await anext(stream.aiter_lines())) == zero, "as soon as it is there"
             await eventually(lambda: "end of 4" in fate)

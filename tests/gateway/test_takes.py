@@ -147,6 +147,33 @@ def test_a_lease_ends_and_can_be_extended() -> None:
     asyncio.run(story())
 
 
+def test_what_comes_back_where_nobody_takes_does_not_go_round() -> None:
+    """Eight leases end while nobody takes: the messages wait at their producer, and come to the next take."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client), AsyncNode("shop") as shop:
+            orders = shop.producer("orders", int)
+            await orders.send_many(range(8))
+            found: list[Any] = []
+            while len(found) < 8:
+                found += await take(client, wait=30, max=100, lease=1)
+
+            def returned() -> int:
+                [consumer] = gateway.node.statistics().consumers
+                return consumer.returned
+
+            await eventually(lambda: returned() >= 8 and account(shop).waiting == 8)
+            found.clear()
+            while len(found) < 8:
+                found += await take(client, wait=30, max=100)
+            assert {each["attempt"] for each in found} == {2}
+            await settle(client, ack=[each["receipt"] for each in found])
+            await orders.flush(30)
+            assert (account(shop).redelivered <= 24, returned() <= 16) == (True, True), (account(shop), returned())
+
+    asyncio.run(story())
+
+
 def test_a_client_that_goes_gets_nothing() -> None:
     """A take whose client has gone while it waited takes nothing, and the message reaches the next."""
 
@@ -308,7 +335,7 @@ def test_refusals() -> None:
             ]
             gateway.node.consumer("mine", int)
             answer = await client.post("/v1/queues/mine/take", json={})
-            assert (answer.status_code, "exists in this node" in answer.json()["detail"]) == (400, True)
+            assert (answer.status_code, "gateway's own program" in answer.json()["detail"]) == (400, True)
             waiting = asyncio.create_task(take(client, wait=60))
             await eventually(lambda: gateway.part(Takes).waiting == 1)
             assert (await client.post("/v1/queues/orders/take", json={})).status_code == 429

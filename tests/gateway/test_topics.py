@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from peerfabric import AsyncNode
-from peerfabric.gateway import Limits
+from peerfabric.gateway import Limits, meeting
 from peerfabric.gateway import topics as topics_module
 from peerfabric.gateway.topics import Feeds, Ring, event
+from peerfabric.link.digest import other_end, told
 from tests.gateway.serving import SECRET, eventually, gate
 
 runs = pytest.mark.usefixtures("runtime")
@@ -337,5 +338,47 @@ def test_a_flood_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None
                 assert turns > 50
                 kind, _ = await events.next()
                 assert kind == ""
+
+    asyncio.run(story())
+
+
+def knows_of_a_subscriber(node: AsyncNode, topic: str) -> bool:
+    """Whether discovery has told it that somebody may subscribe that."""
+    engine = node._context.engine
+    entries = [other_end(entry) for entry in told("publishes", topic)]
+    digests = [address.digest for address in engine.links.known()]
+    return any(engine.roster.own.may_have(digest, entry) for digest in digests for entry in entries)
+
+
+@runs
+@pytest.mark.parametrize("pattern", ["prices.eur", "prices.*", "%3E"])
+def test_the_first_update_of_a_gateway_reaches_who_is_there(monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    """Behind one address each worker's first publish is its own, and nobody can wait for its subscribers over HTTP."""
+
+    async def story() -> None:
+        async with gate(AsyncNode("one")) as (_, reader), gate(AsyncNode("two")) as (two, client):
+            monkeypatch.setattr(meeting, "MEET_WITHIN", 20.0)  # on a machine of tests
+            async with reading(reader, pattern) as events:
+                await eventually(lambda: knows_of_a_subscriber(two.node, "prices.eur"))
+                for body in range(3):
+                    assert (await client.post("/v1/topics/prices.eur", json=body)).status_code == 202
+                assert await events.bodies(3) == [0, 1, 2]
+
+    asyncio.run(story())
+
+
+@runs
+def test_a_node_that_does_not_answer_delays_one_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the first on each topic."""
+
+    async def story() -> None:
+        async with gate() as (gateway, client):
+            feeds = gateway.part(Feeds)
+            monkeypatch.setattr(feeds.meeting, "_missing", lambda publisher: {"a stopped node"})
+            monkeypatch.setattr(meeting, "MEET_WITHIN", 0.05)
+            assert (await client.post("/v1/topics/one", json=1)).status_code == 202
+            monkeypatch.setattr(meeting, "MEET_WITHIN", 1000.0)
+            assert (await client.post("/v1/topics/one", json=2)).status_code == 202
+            assert (await client.post("/v1/topics/two", json=1)).status_code == 202
 
     asyncio.run(story())

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from peerfabric import AsyncNode, ConfigError, Node, Undelivered
+from peerfabric import AsyncNode, ConfigError, Node, NodeClosed, Undelivered
 from peerfabric.errors import BadFrame
 from peerfabric.nodes.aio.consumer import AsyncConsumer
 from peerfabric.nodes.aio.producer import AsyncProducer
@@ -221,6 +221,33 @@ def test_names_have_a_limit(front: Any, monkeypatch: pytest.MonkeyPatch) -> None
         assert subscriber.get(timeout=DEADLINE).body == 1
         subscriber.close()
         node.subscriber("name.3", int)
+
+
+def test_closed_consumers_make_room(front: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing of them is undecided. Who still has one of them has one that is closed; its name has another."""
+    monkeypatch.setattr("peerfabric.nodes.aio.handles.NAMES_MAX", 3)
+    with front.node("kitchen") as kitchen, front.node("shop") as shop:
+        held, first = kitchen.consumer("held", int), kitchen.consumer("name.0", int)
+        shop.producer("held", int).send(1)
+        message = held.get(timeout=DEADLINE)
+        held.close()
+        first.close()
+        for n in range(1, 10):
+            kitchen.consumer(f"name.{n}", int).close()
+        again, other = kitchen.consumer("name.0", int), kitchen.consumer("other", int)
+        first.close()
+        with pytest.raises(NodeClosed):
+            first.get(timeout=0)
+        for consumer in (again, other):
+            producer = shop.producer(consumer.queue, int)
+            producer.send(7)
+            consumer.get(timeout=DEADLINE).ack()
+            producer.flush(timeout=DEADLINE)
+        with pytest.raises(ConfigError, match="has 3 consumers"):
+            kitchen.consumer("name.3", int)
+        message.ack()
+        shop.producer("held", int).flush(timeout=DEADLINE)
+        assert len(kitchen.statistics().consumers) == 3
 
 
 def test_the_limit_is_what_peers_accept() -> None:

@@ -81,7 +81,16 @@ class Consumer:
     def _reopen(self, now: float) -> None:
         if self.closed and not self.process.leaving:
             self.closed = False
-            self.process.engine.reopen_consumer(self.queue, now)
+            engine = self.process.engine
+            if self.ledger_store is None and engine.consumers.forget(self.queue, now):
+                self.process.world.log(f"{self.process.peer} opens {self.queue} anew, which it had forgotten")
+                self.end = engine.open_consumer(self.queue, self.lease, now)
+                self.parked.clear()
+                self.current, self.paused = None, False
+                if self.process.world.theme.expiring:
+                    self._note_arrivals()
+            else:
+                engine.reopen_consumer(self.queue, now)
 
     def _park_current(self) -> None:
         if self.current is not None and not self.claiming:

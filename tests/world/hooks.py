@@ -32,6 +32,7 @@ HOOKS: Final = {
     "incoming.give_back_unstarted": "peerfabric.queue.incoming:IncomingQueue.give_back_unstarted",
     "incoming.grant": "peerfabric.queue.incoming:IncomingQueue.grant",
     "receiver.return_unstarted": "peerfabric.queue.receiver:Receiver._return_unstarted",
+    "receiver.forget": "peerfabric.queue.receiver:Receiver.forget",
     "receiver.resume": "peerfabric.queue.receiver:Receiver.resume",
     # The producer's side
     "outgoing.purge": "peerfabric.queue.outgoing:OutgoingQueue.purge",
@@ -52,7 +53,8 @@ HOOKS: Final = {
     "durable.adopt": "peerfabric.queue.durable:DurableQueue._adopt",
     "outgoing.raise_floor": "peerfabric.queue.settled:Settled.raise_floor",
     "receiver.slow_after": "peerfabric.queue.receiver:slow_after",
-    "sender.data_frame": "peerfabric.queue.sender:data_frame",
+    "sender.data_frame": "peerfabric.queue.dispatch:data_frame",
+    "credit.rest": "peerfabric.link.sending:ProducerCredit.rest",
     "sender.receive_ack": "peerfabric.queue.sender:Sender.receive_ack",
     "sender.acks_to_settle": "peerfabric.queue.sender:Sender.acks_to_settle",
     "sender.awaits": "peerfabric.queue.sender:Sender._awaits",
@@ -224,3 +226,9 @@ def buffer(topic: Any) -> deque[Any]:
     """The batches that a subscription has received and not handed out."""
     found: deque[Any] = topic._buffer
     return found
+
+
+def left_off(receiver: Any) -> dict[str, Any]:
+    """The totals of queues that were forgotten, by peer."""
+    left: dict[str, Any] = receiver._left_off
+    return left

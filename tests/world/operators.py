@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Operators:
         if consumer.process.engine.consumers.pause(consumer.queue, now):
             self.world.log(f"{consumer.process.peer} is paused at {consumer.queue}")
             consumer.paused = True
+            self.world.record.paused[consumer.process.peer, consumer.queue] = Counter()
 
     def resume(self, consumer: Consumer) -> None:
         """Take of the queue again."""
@@ -38,6 +40,7 @@ class Operators:
         if consumer.paused and consumer.process.engine.consumers.resume(consumer.queue, now):
             self.world.log(f"{consumer.process.peer} goes on with {consumer.queue}")
             consumer.paused = False
+            self.world.record.paused.pop((consumer.process.peer, consumer.queue), None)
 
     def purge(self, process: Process) -> None:
         """Drop what waits in a queue that the process sends to."""

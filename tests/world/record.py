@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ class Record:
         """Their dead letters were retried or dropped."""
         self.purged: set[tuple[str, int]] = set()
         """Those that were dropped while they waited, as somebody wanted."""
+        self.paused: dict[tuple[str, str], Counter[tuple[str, int]]] = {}
+        """By consumer and queue that is paused there, how often each message was sent there meanwhile."""
         self.sends: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
         """(when, to whom, by which process)"""
         self.starts: dict[tuple[str, str], list[int]] = {}

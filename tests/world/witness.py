@@ -10,6 +10,7 @@ from peerfabric.engine import Engine
 from peerfabric.link.link import Belief, Link
 from peerfabric.link.liveness import FENCE
 from peerfabric.link.machine import Machine
+from peerfabric.names import queue_of
 from peerfabric.queue import runs as inflight
 from peerfabric.queue.backlog import REUNION
 from peerfabric.queue.delivery import Delivery
@@ -28,7 +29,9 @@ EARLY = 0.015
 """Seconds that a message may expire early: it shares a run with others, and is told in milliseconds."""
 DEATHS_FORGOTTEN = 3
 """Deaths of one message that may go unnoticed with the death of its producer."""
-
+BOUNCES_MAX = 3
+"""How often one message is sent to a consumer while that is paused: before it is known, with a grant that crossed it,
+and once more as nothing was heard for RESTS_FOR."""
 
 CLOSED_OUT = ("refused", "copied", "revoked")
 """Excuses to take somebody who lives for dead."""
@@ -195,6 +198,10 @@ class Witness:
         if by != stream.rpartition(":")[0]:
             sender = next(process for process in self.world.supervisor.processes if process.peer == by)
             assert self.world.now >= sender.began_at + REUNION - 1e-6, f"{by} waits for nobody"
+        paused = self.record.paused.get((peer, queue_of(stream)), Counter())  # nobody looks at that of another
+        for sequence in sequences:
+            paused[stream, sequence] += 1
+            assert paused[stream, sequence] <= BOUNCES_MAX, f"{stream}/{sequence} goes to {peer} again and again"
         for sequence in sequences:
             assert (stream, sequence) not in self.record.unsure or by != stream.rpartition(":")[0], (
                 f"{stream}/{sequence} is sent before it is stored"

@@ -102,5 +102,40 @@ test("an order that was not accepted says so, and when to come again", async () 
   const { status, body, response } = await post(application(gateway), '{"id": "A-1", "dish": "tea"}');
   assert.equal(status, 503);
   assert.equal(response.headers.get("retry-after"), "2");
-  assert.deepEqual(body, { error: "why not" });
+  assert.deepEqual(body, { error: "orders are not taken just now; send it again, with the same id" });
+});
+
+test("the client hears nothing of keys, tokens and the gateway", async () => {
+  const used = { type: "urn:peerfabric:problem:key-used-before", detail: "the Idempotency-Key was used before" };
+  for (const [answer, status] of [
+    [new Error("fetch failed"), 503],
+    [problem(401), 502],
+    [Response.json(used, { status: 422 }), 409],
+  ] as const) {
+    const gateway = new Gateway({
+      url: "http://gateway",
+      token: "secret",
+      patience: 0,
+      fetch: async () => {
+        if (answer instanceof Error) throw answer;
+        return answer;
+      },
+    });
+    const found = await post(application(gateway), '{"id": "A-1", "dish": "tea"}');
+    assert.equal(found.status, status);
+    assert.doesNotMatch(String(found.body.error), /gateway|key|token|fetch/i);
+  }
+});
+
+test("what is missing is said by its name", async () => {
+  const { gateway } = client();
+  assert.match(String((await post(application(gateway), '{"id": "A"}')).body.error), /^dish: give /);
+});
+
+test("why nobody answers is said as the network has it", async () => {
+  const refused = new Gateway({
+    url: "http://gateway", token: "secret", patience: 0,
+    fetch: async () => { throw new TypeError("fetch failed", { cause: { code: "ECONNREFUSED" } }); },
+  });
+  await assert.rejects(refused.send("orders", "A-1", {}), /http:\/\/gateway does not answer: ECONNREFUSED; look/);
 });

@@ -12,6 +12,8 @@ export class NotAccepted extends Error {
   constructor(
     readonly status: 400 | 413 | 422 | 502 | 503,
     message: string,
+    /** Of the gateway's problem, for programs; empty if there was none. */
+    readonly type = "",
   ) {
     super(message);
   }
@@ -61,12 +63,13 @@ export class Gateway {
       try {
         const response = await this.post(`${url}/v1/queues/${encodeURIComponent(queue)}/messages`, key, body);
         if (response.ok) return (await response.json()) as Accepted;
-        problem = await detail(response);
-        if (!AGAIN.has(response.status)) throw new NotAccepted(asked(response.status), problem);
+        const found = await problemOf(response);
+        problem = found.detail;
+        if (!AGAIN.has(response.status)) throw new NotAccepted(asked(response.status), problem, found.type);
         wait = Math.max(wait, 1_000 * (Number(response.headers.get("retry-after")) || 0));
       } catch (error) {
         if (error instanceof NotAccepted) throw error;
-        problem = error instanceof Error ? error.message : String(error); // the network, or the time of the attempt
+        problem = `the gateway at ${url} does not answer: ${reason(error)}; look whether it runs`;
       }
       if (Date.now() + wait > endsAt) throw new NotAccepted(503, problem);
       await pause(wait);
@@ -88,9 +91,16 @@ export class Gateway {
 }
 
 /** What went wrong, of a problem (RFC 9457). */
-async function detail(response: Response): Promise<string> {
-  const problem = (await response.json().catch(() => ({}))) as { title?: string; detail?: string };
-  return problem.detail ?? problem.title ?? `status ${response.status}`;
+async function problemOf(response: Response): Promise<{ type: string; detail: string }> {
+  const problem = (await response.json().catch(() => ({}))) as { type?: string; title?: string; detail?: string };
+  return { type: problem.type ?? "", detail: problem.detail ?? problem.title ?? `status ${response.status}` };
+}
+
+/** Why there is no answer: the network, of which `fetch` says only in the cause, or the time of the attempt. */
+function reason(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const cause = error.cause as { code?: string; message?: string } | undefined;
+  return cause?.code ?? (cause?.message || error.message);
 }
 
 /** What to answer for a refusal: what was sent is at fault, or else this application and how it is set up. */

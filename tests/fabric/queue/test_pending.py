@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from peerfabric.queue.numbering import Numbering
+from peerfabric.queue.outgoing import OutgoingQueue
 from peerfabric.queue.pending import (
     BACKOFF_BASE,
     BACKOFF_MAX,
@@ -21,7 +22,7 @@ from peerfabric.queue.pending import (
 )
 from peerfabric.queue.runs import MESSAGE_OVERHEAD, Run
 from peerfabric.wire.frames import MSGPACK, Extra
-from tests.fabric.helpers import HUGE, bodies, run_of
+from tests.fabric.helpers import HUGE, bodies, producer, run_of
 
 EACH = 4 + MESSAGE_OVERHEAD
 Spans = list[tuple[int, int]]
@@ -763,3 +764,24 @@ def test_headers_are_limited_too() -> None:
     assert [cost for _, _, cost, _ in frames] == [(stop - first) * EACH for first, stop in pairwise(edges)]
     assert {n: h for *_, had in frames for n, h in had.items()} == {at + 1: {"k": str(at)} for at in extras}
     table.check()
+
+
+def times_of(end: OutgoingQueue) -> list[tuple[int, int]]:
+    """(first sequence, time) of each frame that leaves."""
+    found = []
+    while (run := end.pick("a:1", 1000, HUGE, HUGE)) is not None:
+        end.sent("a:1", run)
+        found.append((run.first, run.sent_ms))
+    return found
+
+
+@pytest.mark.parametrize("picked", [False, True], ids=["while they wait", "as they leave"])
+def test_messages_travel_together_that_were_sent_together(picked: bool) -> None:
+    """Of those in a frame none was accepted more than 100 ms from the first, also if the clock is set back."""
+    end = producer()
+    for at in (0, 60, 100, 101, 150, 201, 202, 90, 89, 5000):
+        # With an era before it nothing joins as it comes; it does as it leaves.
+        end.numbering.base = 10**6 if picked else 0
+        end.accept(bodies(1), at)
+    end.numbering.base = 0
+    assert times_of(end) == [(1, 0), (4, 101), (7, 202), (8, 90), (10, 5000)]

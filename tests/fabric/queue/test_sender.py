@@ -7,8 +7,8 @@ from math import inf
 import pytest
 
 from peerfabric.link.link import Belief, Link
+from peerfabric.queue.dispatch import candidates, choose, data_frames
 from peerfabric.queue.runs import cost
-from peerfabric.queue.sender import candidates, choose, data_frames
 from peerfabric.wire.frames import Data, decode_frame
 from tests.fabric.helpers import bodies, dispatch, producer
 
@@ -27,7 +27,7 @@ def test_the_least_outstanding_is_chosen() -> None:
     end = producer(consumers=2)
     end.accept(bodies(7), 0)
     dispatch(end, "a:1", messages=1)
-    able = candidates(end, links("a", "b"))
+    able = candidates(end, links("a", "b"), 0.0)
     best, messages, size = choose(end, able)
     assert (best.link.wire, messages, size) == (2, 3, 10_000)
 
@@ -40,7 +40,7 @@ def test_who_is_able() -> None:
     table["a:1"].sending.credit("jobs").spend(10, 700, outstanding=0)
     table["b:1"].belief = Belief.HUNG
     table["c:1"].kept = [b"frame"]
-    assert [candidate.link.wire for candidate in candidates(end, table)] == [4]
+    assert [candidate.link.wire for candidate in candidates(end, table, 0.0)] == [4]
 
 
 def test_without_bytes_one_message_to_the_idle() -> None:
@@ -48,7 +48,7 @@ def test_without_bytes_one_message_to_the_idle() -> None:
     end = producer(consumers=2)
     end.accept(bodies(3), 0)
     dispatch(end, "a:1", messages=1)
-    able = candidates(end, links("a", "b", size=0))
+    able = candidates(end, links("a", "b", size=0), 0.0)
     assert [(candidate.link.wire, candidate.messages) for candidate in able] == [(2, 1)]
 
 
