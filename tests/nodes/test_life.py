@@ -34,6 +34,7 @@ from peerfabric import (
     Undelivered,
     WrongLoop,
 )
+from tests.nodes.conftest import eventually
 
 runtime_only = pytest.mark.usefixtures("runtime")
 
@@ -397,6 +398,41 @@ def test_a_wait_for_ever_says_once_what_for(caplog: pytest.LogCaptureFixture, mo
         )
     assert caplog.text.count("tea; boil water") == 1
     assert len(gate) == 0
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_who_gets_on_is_not_said_to_wait(caplog: pytest.LogCaptureFixture, moves: bool) -> None:
+    """Only what has stood still for so long is told."""
+    from peerfabric.nodes.io import waiting
+
+    ticks, explain = iter(range(1000)), (0.05, logging.WARNING)
+    with pytest.raises(TimedOut):
+        waiting.complete(
+            waiting.wait_until(
+                waiting.Blocking(),
+                waiting.Gate(),
+                lambda: None,
+                0.3,
+                lambda: "tea",
+                explain,
+                moved=lambda: next(ticks) if moves else 0,
+            )
+        )
+    assert caplog.text.count("tea") == (0 if moves else 1)
+
+
+@runtime_only
+def test_lines_of_several_nodes_say_whose_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Of one alone they need not."""
+    caplog.set_level(logging.INFO, "peerfabric")
+    with Node("shop") as shop:
+        shop._async._context.engine.records.add("info", "alone")
+        shop._async._context.pump.wake()
+        eventually(lambda: "alone" in caplog.messages, "the line")
+        with Node("kitchen"):
+            shop._async._context.engine.records.add("info", "together")
+            shop._async._context.pump.wake()
+            eventually(lambda: "shop: together" in caplog.messages, "the line with its node")
 
 
 def test_a_forgotten_with_message_is_explained(front: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,7 @@ HOOKS: Final = {
     "producers.inherited": "peerfabric.queue.sources:Producers._inherited",
     "dedup.receive": "peerfabric.queue.received:Dedup.receive",
     "dedup.reported": "peerfabric.queue.received:Dedup.reported",
-    "overdue.deferred": "peerfabric.queue.delivery:Overdue.deferred",
+    "overdue.deferred": "peerfabric.queue.delivery:Overdue.let_go",
     "handon.defer": "peerfabric.queue.handon:HandOn.defer",
     "handon.need_only_be_delivered": "peerfabric.queue.handon:Watch._need_only_be_delivered",
     "handon.one_is_safe": "peerfabric.queue.handon:Together.one_is_safe",
