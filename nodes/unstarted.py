@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 from weakref import ref
@@ -23,6 +24,9 @@ _made: Final[set[ref[Made]]] = set()
 """The handlers of nodes that were new when they got one."""
 
 START: Final = "use its run() or `with`, or make any call of it, as ready() of a producer"
+
+_is_parent = False
+"""This process has forked."""
 
 _log = logging.getLogger("peerfabric")
 
@@ -56,11 +60,19 @@ def hint(node: NodeContext, *, queue: str = "", service: str = "") -> str:
 
 
 def _tell() -> None:
-    """The program is over."""
+    """The program is over. A parent of others made its nodes for them to start: a server that forks its workers."""
+    if _is_parent:
+        return
     for handlers in found():
         names = ", ".join(sorted({each.name for each in handlers}))
         text = "node %s was never started, and so its handlers were never called (%s): %s"
         _log.warning(text, handlers.node.settings.name, names, START)
 
 
+def _has_forked() -> None:
+    global _is_parent  # noqa: PLW0603  # so is a process as a whole
+    _is_parent = True
+
+
+os.register_at_fork(after_in_parent=_has_forked)
 atexit.register(_tell)

@@ -98,10 +98,17 @@ def test_settled_in_a_test_hints_at_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "told"), [("pass", True), ("node.peers(); node.close()", False), ("node.close()", False)]
+    ("use", "told"),
+    [
+        ("pass", True),
+        ("node.peers(); node.close()", False),
+        ("node.close()", False),
+        ("import os; child = os.fork(); child or os._exit(0); os.waitpid(child, 0)", False),
+        ("import subprocess; subprocess.run(['true'])", True),
+    ],
 )
 def test_the_end_of_the_program_tells(use: str, told: bool) -> None:
-    """Of a node with handlers that was never started, unless it was closed on purpose."""
+    """Of a node with handlers that was never started, unless it was closed on purpose, or made for forked workers."""
     program = f"""
 from peerfabric import Node
 node, quiet = Node("mid"), Node("quiet")
