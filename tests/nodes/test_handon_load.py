@@ -207,7 +207,8 @@ def test_a_circle_that_never_ends_is_flat(caplog: pytest.LogCaptureFixture) -> N
         start.producer("circle.0", int).send(1)
         eventually(lambda: rounds > 1_000, "a thousand steps")
         over.set()
-    assert most <= DEPTH_MAX + 3
+    # The three are looked at one after the other, and it goes round meanwhile: some are seen twice.
+    assert most <= 2 * DEPTH_MAX
     warned = [record.getMessage() for record in caplog.records if "leads back to itself" in record.getMessage()]
     assert 1 <= len(warned) == len(set(warned)) <= 3
 
