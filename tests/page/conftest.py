@@ -31,7 +31,7 @@ FLAGS = [
 PATHS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium, one for all tests here: that of the system, or the one that Playwright has installed.
 
