@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_no_number_is_cut(sites: Callable[..., Site], width: int) -> None:
     spool = SpoolStatus(folder="/spool", slot=0, used=230, limit=1 << 30, disk_free=999 << 30, last_sync=0.165)
     host = Host()
     shop = node("shop", uptime=44_999.0, spool=spool, sends=(sends,), pump_late=0.165)
-    topics = {
+    topics: dict[str, Any] = {
         "publishes": (Publishing(topic="prices", published=9_999_999),),
         "subscribes": (Subscribing(pattern="prices", received=9_999_999, missed=123_456, late=1_234, behind=995_000),),
         "serves": (ServiceAccount(service="price", answered=9_999_999, running=123, waiting=1_234, capacity=128),),
