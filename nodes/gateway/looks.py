@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -57,12 +58,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of a look; its status is JSON already, or null."""
+    """One process of a look; its status is JSON already, or null. Then `program` is told, if it can be read."""
 
     pid: int
     started: int
     source: str = ""
     problem: str = ""
+    program: str = ""
     status: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -107,9 +109,29 @@ def ask_host() -> Sequence[Answer]:
     return admin.processes(ANSWER_TIMEOUT, queues=QUEUES_MAX)
 
 
+def program_of(pid: int) -> str:
+    """The program of a process that does not answer, without its arguments, which may hold secrets; "": not known."""
+    try:
+        interpreter, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    # Options may have values, and `-c` has a whole program: what comes after any is not told, but for these few.
+    while arguments and arguments[0] in ("-u", "-m", "-I", "-B", "-O", "-s", "-E"):
+        del arguments[0]
+    is_python = "python" in os.path.basename(interpreter)
+    script = arguments[0] if is_python and arguments and not arguments[0].startswith("-") else ""
+    return script or interpreter
+
+
 def _shown(answer: Answer) -> bytes:
     status = msgspec.Raw(b"null" if answer.status is None else msgspec.json.encode(answer.status))
-    shown = Shown(pid=answer.pid, started=answer.started, problem=answer.problem, status=status)
+    shown = Shown(
+        pid=answer.pid,
+        started=answer.started,
+        problem=answer.problem,
+        program=program_of(answer.pid) if answer.status is None else "",
+        status=status,
+    )
     return msgspec.json.encode(shown)
 
 

@@ -129,6 +129,7 @@ _PROCESS: Final = {
         "started": {"type": "integer", "description": "milliseconds of Unix time"},
         "source": {"type": "string"},
         "problem": {"type": "string", "description": "why there is no status"},
+        "program": {"type": "string", "description": "if there is none, and it is known"},
         "status": {
             "type": ["object", "null"],
             "required": ["v", "process", "nodes"],

@@ -322,6 +322,6 @@ def test_topics_are_tapped(shop: Site) -> None:
     page.route("**/v1/topics/**", lambda route: route.fulfill(body=told, content_type="text/event-stream"))
     row(page, "prices.>").click()
     page.get_by_text('{"price":7}').first.wait_for()
-    page.get_by_text("3 were missed").first.wait_for()
+    page.get_by_text("3 missed").first.wait_for()
     page.get_by_role("button", name="Hold").click()
     page.get_by_role("button", name="Go on").wait_for()

@@ -62,12 +62,16 @@ def running(command: str, *further: str) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def url(runtime: Path) -> Iterator[str]:
-    """Where the page of `peerfabric ui` is. Of the file that leads there nothing is left."""
+def url(runtime: Path, start: Callable[..., Child]) -> Iterator[str]:
+    """Where the page of `peerfabric ui` is. Of the file that leads there nothing is left.
+
+    It ends before `start` does, which removes the files of all processes once one was killed.
+    """
     with running(COMMANDS[0], "--no-browser") as said:
         [leading] = runtime.glob("~ui-*.html")
         assert leading.stat().st_mode & 0o777 == 0o600
         yield said["url"]
+        assert leading.exists(), "files were removed while it ran"
     assert not leading.exists()
 
 

@@ -1,12 +1,12 @@
 // The page: one stream of looks at the hosts, shown as queues, nodes, topics, services, spools and flow.
 
 import {
-	age, amount, button, code, count, fieldsOf, fit, framed, h, low, mark, name, names, number, rate, say, size,
-	sparkline, speed, tableOf, time, words,
+	age, amount, button, bytes, code, count, fieldsOf, fit, framed, h, low, many, mark, name, names, number, rate, say,
+	size, sparkline, speed, tableOf, time, words,
 } from "./dom.js";
 import { Model, encoded, nodeLink, queueLink } from "./model.js";
-import { events, keepToken, passed, takeToken } from "./stream.js";
-import { isWell, nodeView, queueView, tapView } from "./views.js";
+import { events, keepToken, keptToken, passed, takeToken } from "./stream.js";
+import { isWell, nodeView, queueView, silent, tapView } from "./views.js";
 
 const model = new Model();
 const $ = (id) => document.getElementById(id);
@@ -50,14 +50,15 @@ function showWarnings(wanted = all) {
 	});
 	warnings.hidden = !found.length;
 	more.hidden = found.length <= FIRST;
-	say(more, all ? "fewer" : `${found.length - FIRST} more warnings`);
+	say(more, more.hidden ? "" : all ? "fewer" : many(found.length - FIRST, "more warning"));
 }
 
 // ---- lists
 
 /** Names, with the fabric where there are several. */
-const called = (title, badges = () => []) =>
-	name(title, "name", { badges: (row) => [model.fabrics.size > 1 && [row.fabric, ""], ...badges(row)] });
+const tag = (row) => [[model.fabrics.size > 1 && row.fabric]];
+const called = (title, badges = () => [], kind) =>
+	name(title, "name", { badges: (row) => tag(row).concat(badges(row).map((each) => [each, kind])) });
 
 const chart = {
 	title: "5 min",
@@ -71,12 +72,15 @@ const chart = {
 
 const unserved = (queue) => !queue.to.length && !queue.remote;
 
+/** Of consumers that only producers tell of: who is reached by a file is on this host. */
+const unseen = ({ from }) => {
+	const local = ({ at, consumers }) =>
+		at.node.peers.some((p) => p.endpoint.startsWith("ipc:") && consumers.includes(p.name));
+	return from.some(local) ? "no answer" : "remote";
+};
+
 const QUEUES = [
-	called("Queue", (q) => [
-		q.paused && ["paused", "warn"],
-		q.warned && ["warned", "warn"],
-		q.blocked && [`blocked ${q.blocked}`, "warn"],
-	]),
+	called("Queue", (q) => [q.paused && "paused", q.warned && "warned", q.blocked && `blocked ${q.blocked}`], "warn"),
 	number("Waiting", { warn: (q) => q.waiting && unserved(q) }),
 	time("Oldest", { hint: "Age of the oldest that could be sent now", warn: (q) => q.oldest > 300 }),
 	speed("In / s"),
@@ -89,7 +93,7 @@ const QUEUES = [
 		time("Longest", (q) => q.longest || null, { hint: "Age of the oldest of these" }),
 	),
 	number("Consumers", "to.length", {
-		text: (q) => (unserved(q) ? "none" : q.to.length ? count(q.to.length) : "remote"),
+		text: (q) => (unserved(q) ? "none" : q.to.length ? count(q.to.length) : unseen(q)),
 		warn: (q) => unserved(q) && q.waiting + q.on_disk,
 		faint: unserved,
 	}),
@@ -103,31 +107,30 @@ function stateOf({ node, process }) {
 }
 
 const late = (n) => (n.pump_late > 0.1 ? n.pump_late : null);
-const load = (n) => (n.process.silent ? 0 : n.load);
 
 const NODES = [
-	called("Node", (n) => [[n.process.source, ""]]),
+	called("Node", (n) => [n.process.source]),
 	words("State", stateOf, { bad: (n) => n.process.silent, warn: (n) => n.engine }),
 	amount("Pid"),
 	low(time("Up", "uptime")),
 	time("Pump late", late, { hint: "How long its I/O thread has been due", warn: (n) => late(n) > 1 }),
-	number("CPU", load, { text: (n) => (load(n) ? `${(load(n) * 100).toFixed(1)} %` : "·") }),
+	number("CPU", "load", { text: ({ load }) => (load ? `${(load * 100).toFixed(1)} %` : "·") }),
 	size("Memory", "rss"),
 	low(
 		"Threads",
-		number("Files", "descriptors", { hint: "Descriptors" }),
+		number("Files", "descriptors"),
 		number("Peers", "peers.length", { warn: (n) => !n.peers.every(isWell) }),
-		number("Sends to", "sends.length", { hint: "Queues" }),
-		number("Consumes", "takes.length", { hint: "Queues" }),
+		number("Sends to", "sends.length"),
+		number("Consumes", "takes.length"),
 	),
 ];
 
-/** With processes that have not told of their nodes. */
+/** With silent processes. */
 function nodeRows() {
-	const unseen = [...model.processes.values()].filter((each) => each.silent && !each.nodes.length);
-	const rows = unseen.map((process) => {
-		const { key, pid } = process;
-		return { key, process, node: { pid, name: `process ${pid}`, fabric: "", peers: [], sends: [], takes: [] } };
+	const nameless = [...model.processes.values()].filter((each) => each.silent && !each.nodes.length);
+	const rows = nameless.map((process) => {
+		const name = process.program || `process ${process.pid}`;
+		return { ...process, process, name, fabric: "", peers: [], sends: [], takes: [] };
 	});
 	return model.nodes.concat(rows).map((row) => ({ ...row.process.status?.process, ...row.node, ...row }));
 }
@@ -159,15 +162,16 @@ const SLOTS = [
 	words("Name"),
 	number("Messages", "left"),
 	number("Dead", "letters", { bad: true }),
-	size("Used", { bad: (s) => s.used > 0.8 * s.limit }),
-	low(size("Limit"), size("Disk free"), time("Last sync")),
+	size("Used", { bad: (s) => s.limit && s.used > 0.8 * s.limit }),
+	low(size("Limit", { text: (s) => (s.limit === 0 ? "no limit" : bytes(s.limit)) })),
+	low(size("Disk free"), time("Last sync")),
 ];
 
 /** All slots of all folders: what a node says of its own one counts most. */
 function slotRows() {
 	const rows = new Map();
 	const put = ({ source }, { folder }, told) => {
-		const key = `${source} ${folder} ${String(told.slot).padStart(4, "0")}`;
+		const key = `${source} ${folder} ${told.slot}`;
 		rows.set(key, { ...rows.get(key), ...told, folder, key });
 	};
 	const spooled = model.nodes.filter(({ node }) => node.spool);
@@ -180,7 +184,7 @@ function slotRows() {
 	return [...rows.values()];
 }
 
-/** Names of the nodes at one side, also those on other hosts, of which the other side tells. */
+/** Names of nodes at one side, also on other hosts, of which the other side tells. */
 function ends(here, there, others) {
 	const found = here.map((each) => each.at.node.name).concat(...there.map((each) => each[others] || []));
 	return found.length > 1 ? [...new Set(found)].sort() : found;
@@ -188,27 +192,27 @@ function ends(here, there, others) {
 const from = (row) => ends(row.from, row.to, "producers");
 const to = (row) => ends(row.to, row.from, "consumers");
 
+const side = (title, of, far) =>
+	words(title, (f) => names(of(f)) || (f[far] ? "remote" : "nobody"), {
+		badges: tag, warn: (f) => f.waiting && !of(f)[0], faint: (f) => !of(f)[0],
+	});
+
 const FLOW = [
-	words("From", (f) => names(from(f)) || "nobody", { faint: (f) => !from(f).length }),
+	side("From", from, "received"),
 	code("By"),
-	words("To", (f) => names(to(f)) || "nobody", { warn: (f) => f.waiting && !to(f)[0], faint: (f) => !to(f)[0] }),
+	side("To", to, "subscribers"),
 	speed("Rate / s", (f) => (f.history === undefined && f.in) || f.out),
 ];
 const every = (of) => () => [...model[of].values()];
 
-/** By id: columns, rows, what is said if there are none, and options of the table. */
+/** By id: columns, rows, what is said of none, options of the table. */
 const LISTS = {
-	queues: [
-		QUEUES,
-		every("queues"),
-		"No queue is sent to or consumed here.",
-		{ open: (q) => queueLink(q.fabric, q.name) },
-	],
+	queues: [QUEUES, every("queues"), "No queue is used here.", { open: (q) => queueLink(q.fabric, q.name) }],
 	nodes: [
 		NODES,
 		nodeRows,
-		"No node answers. Do they run as the same user, with the same runtime folder?",
-		{ open: (n) => nodeLink(n.key), rows: (n) => (n.process.silent ? "silent" : "") },
+		"No node answers. Is it the same user, the same runtime folder?",
+		{ open: (n) => nodeLink(n.key), rows: silent },
 	],
 	topics: [
 		TOPICS,
@@ -218,7 +222,12 @@ const LISTS = {
 	],
 	services: [SERVICES, every("services"), "No service runs here."],
 	spools: [SLOTS, slotRows, "No node here has a spool."],
-	flow: [FLOW, () => every("queues")().concat(every("topics")()), "Nobody sends anything to anybody.", { sort: 1 }],
+	flow: [
+		FLOW,
+		() => [...every("queues")(), ...every("topics")().filter((row) => !row.matched)],
+		"Nobody sends anything to anybody.",
+		{ sort: 1 },
+	],
 };
 
 let wanted = "";
@@ -227,8 +236,8 @@ function listView(id) {
 	const [columns, get, empty, options] = LISTS[id];
 	const table = tableOf(id, columns, { empty, ...options });
 	const searched = table.columns.filter((column) => column.get && !column.kind.startsWith("number"));
-	const named = { type: "search", placeholder: "Filter  /", "aria-label": "Filter", value: wanted };
-	const search = h("input", { ...named, input: () => filter() });
+	const input = () => filter();
+	const search = h("input", { type: "search", placeholder: "Filter  /", "aria-label": "Filter", value: wanted, input });
 	const filter = () => {
 		wanted = search.value.trim().toLowerCase();
 		show();
@@ -242,7 +251,7 @@ function listView(id) {
 
 	function show() {
 		for (const each of ["queues", "nodes", "topics", "services"])
-			say(sizes[each], count(model[each].size ?? model[each].length).replace(/^0$/, ""));
+			say(sizes[each], count(LISTS[each][1]().length).replace(/^0$/, ""));
 		const found = (row) => searched.some((column) => String(column.get(row)).toLowerCase().includes(wanted));
 		table.show(wanted ? get().filter(found) : get());
 	}
@@ -259,9 +268,9 @@ function route() {
 	if (takeToken()) start();
 	const [kind, ...rest] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
 	view?.close?.();
-	if (kind === "queue" && rest.length === 2) view = queueView(model, ...rest, note);
-	else if (kind === "node" && rest.length === 1) view = nodeView(model, rest[0]);
-	else if (kind === "tap" && rest.length === 1) view = tapView(rest[0]);
+	if (kind === "queue" && rest[1]) view = queueView(model, ...rest, note);
+	else if (kind === "node" && rest[0]) view = nodeView(model, rest[0]);
+	else if (kind === "tap" && rest[0]) view = tapView(rest[0]);
 	else view = listView(Object.hasOwn(LISTS, kind) ? kind : "queues");
 	if (signIn.isConnected) return;
 	scrollTo(0, 0);
@@ -271,7 +280,6 @@ function route() {
 }
 
 function draw() {
-	const since = performance.now();
 	const { fabrics, history, left, processes, total } = model;
 	strip.show(SUMS, { ...total, in: rate(total.in), out: rate(total.out), last_5_min: course.element });
 	mark(strip.values.get("Dead"), total.dead ? "bad" : "");
@@ -279,17 +287,15 @@ function draw() {
 	showWarnings();
 	view.show();
 	document.title = view.title ? `${view.title} · peerfabric` : "peerfabric";
-	const silent = [...processes.values()].filter((each) => each.silent).length;
+	const mute = [...processes.values()].filter((each) => each.silent).length;
 	const parts = [
 		fabrics.size > 1 ? `${fabrics.size} fabrics` : `fabric ${[...fabrics][0] || "–"}`,
-		`${processes.size} processes`,
-		silent && `${silent} without an answer`,
-		left && `${count(left)} queues left out`,
-		`look ${age(model.took)} · page ${pace().toFixed(1)} ms`,
+		many(processes.size, "process", "es"),
+		mute && `${mute} without an answer`,
+		left && `${many(left, "queue")} left out`,
 	];
 	say($("foot"), parts.filter(Boolean).join(" · "));
 	say($("where"), [model.host, ...model.sources.slice(1).map((each) => each.name)].join(", "));
-	spent(since);
 }
 
 const show = framed(() => {
@@ -306,14 +312,7 @@ const turn = () =>
 		channel.port1.onmessage = done;
 		channel.port2.postMessage(0);
 	});
-const LOOKS = 60;
-let longest = [0]; // piece of each of the last looks, in ms
 let heard = 0;
-
-const spent = (since) => longest.push(Math.max(longest.pop(), performance.now() - since));
-
-/** How long this page keeps a frame waiting: of most looks the longest piece is no longer. */
-const pace = () => [...longest].sort((a, b) => a - b)[longest.length >> 1];
 
 function told(text, kind) {
 	say($("state"), text);
@@ -323,20 +322,12 @@ function told(text, kind) {
 /** Reading waits for this: what comes faster than it can be shown stays with the gateway. */
 async function take(event, data) {
 	await turn();
-	let since = performance.now();
 	const steps = model[event](JSON.parse(data));
-	while (steps && !steps.next().done) {
-		spent(since);
-		await turn();
-		since = performance.now();
-	}
-	if (steps) {
-		heard = since;
-		longest = [...longest.slice(-LOOKS), 0];
-		told("live", "live");
-		show();
-	}
-	spent(since);
+	if (!steps) return;
+	while (!steps.next().done) await turn();
+	heard = performance.now();
+	told("live", "live");
+	show();
 }
 
 let abort = new AbortController();
@@ -344,9 +335,7 @@ let abort = new AbortController();
 async function start() {
 	abort.abort();
 	const { signal } = (abort = new AbortController());
-	let wait = 500;
 	const opened = () => {
-		wait = 500;
 		if (!signIn.isConnected) return;
 		signIn.remove();
 		route();
@@ -356,11 +345,10 @@ async function start() {
 			await events("v1/status/events", signal, take, opened);
 		} catch (error) {
 			if (signal.aborted) return;
-			if (error.status === 401 || error.status === 403) return ask(error.message);
+			if ([401, 403].includes(error.status)) return ask(keptToken() ? error.message : "");
 		}
 		told("no connection, tries again", "lost");
-		await passed(wait);
-		wait = Math.min(wait * 1.6, 5000);
+		await passed(2000);
 	}
 }
 
@@ -385,7 +373,9 @@ const signIn = h(
 	"form",
 	{ id: "sign-in", submit },
 	h("h1", "Token"),
-	h("p", "The gateway says at its start where it is; ", h("code", "peerfabric ui"), " opens this page with it."),
+	h("p", "Paste the gateway's token. It lies in the file that ", h("code", "peerfabric gateway"),
+		" names at its start: ~gateway-token in the runtime folder, or the end of a line of --token-file. ",
+		h("code", "peerfabric ui"), " needs none."),
 	h("div", token, h("button", "Open")),
 	why,
 );
@@ -400,13 +390,11 @@ function ask(text) {
 function note(text, bad = false) {
 	const element = h("p", { class: bad && "bad" }, text);
 	$("notes").append(element);
-	setTimeout(() => element.remove(), bad ? 12000 : 5000);
+	setTimeout(() => element.remove(), 9000);
 }
 
 addEventListener("keydown", (event) => {
-	const typing = event.target.closest("input");
-	if (typing && event.key === "Escape") typing.blur();
-	if (typing || event.key !== "/" || !view.search) return;
+	if (event.target.closest("input") || event.key !== "/" || !view.search) return;
 	event.preventDefault();
 	view.search.focus();
 });

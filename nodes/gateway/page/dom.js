@@ -1,6 +1,6 @@
 // Elements, numbers for people, sparklines, tables. Whatever comes from outside is set as text only.
 
-/** `h("b.class", { attribute: … }, child, …)`: attributes may be left out; functions among them are listeners. */
+/** `h("b.class", { attribute: … }, child, …)`; attributes that are functions are listeners. */
 const maker = (create) => (selector, ...children) => {
 	const [tag, classes] = selector.split(".");
 	const [first] = children;
@@ -36,7 +36,7 @@ export function fit(elements, size, add) {
 	while (elements.length > size) elements.pop().remove();
 }
 
-/** `step`, done once in the next frame, however often it is asked for. */
+/** `step`, done once in the next frame. */
 export function framed(step) {
 	let asked = 0;
 	const draw = () => {
@@ -50,6 +50,7 @@ export function framed(step) {
 
 const thousands = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 export const count = (n) => (n < 1e7 ? thousands.format(n) : `${thousands.format(n / 1e6)} M`);
+export const many = (n, what, end = "s") => `${count(n)} ${what}${n === 1 ? "" : end}`;
 
 /** A dot is quieter than a column of zeros. */
 const some = (n) => (n ? count(n) : "·");
@@ -75,10 +76,10 @@ export function bytes(n) {
 	return `${n.toFixed(unit && n < 10 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
 }
 
-/** The field that is called as a title: "In flight" in_flight, "In / s" in. */
+/** "In flight" is the field in_flight, "In / s" in. */
 export const field = (title) => title.toLowerCase().replace(" / s", "").replaceAll(" ", "_");
 
-/** Titles with the fields of a record that are called so; a number is a count. */
+/** Titles with the fields of a record that are called so. */
 export function fieldsOf(attributes) {
 	const values = new Map();
 	const element = h("dl", attributes);
@@ -99,21 +100,19 @@ export function fieldsOf(attributes) {
 	return { element, values, show };
 }
 
-/** Rates in (a line) and out (an area) of one history; `show` returns the highest of them. */
+/** Rates in (a line) and out (an area) of a history; `show` returns the highest. */
 export function sparkline(width, height, points) {
 	const [line, area] = [svg("path.in"), svg("path.out")];
 	const element = svg("svg.spark", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" }, area, line);
 
-	/** With gaps where nothing is known. */
+	/** From where something is known. */
 	function path(values, top, filled) {
-		const parts = values.map((value, n) => {
-			if (Number.isNaN(value)) return "";
-			const x = ((n / (values.length - 1)) * width).toFixed(1);
-			const at = `${x} ${(height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1)}`;
-			const [first, last] = [n - 1, n + 1].map((next) => !(values[next] >= 0));
-			return (first ? `M${filled ? `${x} ${height}L` : ""}` : "L") + at + (filled && last ? `L${x} ${height}Z` : "");
-		});
-		return parts.join("");
+		const from = values.findIndex((value) => value >= 0);
+		if (from < 0) return "";
+		const x = (n) => ((n / (values.length - 1)) * width).toFixed(1);
+		const y = (value) => (height - 1 - (value / (top || 1)) * (height - 3)).toFixed(1);
+		const line = values.slice(from).map((value, n) => `L${x(from + n)} ${y(value)}`).join("");
+		return filled ? `M${x(from)} ${height}${line}L${width} ${height}Z` : `M${line.slice(1)}`;
 	}
 
 	function show(history) {
@@ -154,20 +153,20 @@ const WINDOWED = 80; // rows from which on only those in sight exist
 const AHEAD = 12; // beyond the edges
 const within = (low, n, high) => Math.max(low, Math.min(n, high));
 
-/** A table. Options: `open(row)`: its link, `empty`: a text, `sort`: a column, `down`, `rows(row)`: classes, `key`. */
+/** A table. Options: `open(row)`: its link, `empty`: a text, `sort`: a column, `rows(row)`: class if it is old. */
 export function tableOf(id, columns, { open, empty, sort = 0, down = false, rows = () => "", key = (row) => row.key }) {
 	columns = columns.flat().map(whole);
 	const kept = `peerfabric.order.${id}`;
 	const order = JSON.parse(localStorage.getItem(kept)) || [];
 	if (columns[order[0]]) [sort, down] = order;
 	let [height, held, places, sorted] = [0, false, new Map(), []];
-	const pool = []; // elements of the rows in sight
+	const pool = []; // elements of rows in sight
 	const heads = columns.map(({ title, hint, kind, get }, n) => {
 		const click = () => sortBy(n);
 		const keydown = (event) => event.key === "Enter" && click();
 		return h(`th.${kind}`, { title: hint, ...(get && { tabindex: "0", click, keydown }) }, title);
 	});
-	const [before, after] = [0, 1].map(() => h("tr.space", h("td", { colspan: columns.length })));
+	const [before, after] = [0, 1].map(() => h("tr.space", h("td")));
 	// Rows do not change their places under the pointer.
 	const pointerenter = (event) => (held = event.pointerType === "mouse");
 	const pointerleave = () => (held = false);
@@ -216,7 +215,7 @@ export function tableOf(id, columns, { open, empty, sort = 0, down = false, rows
 		return element;
 	}
 
-	/** Draw the rows that are in sight; `resized`: their height may be another. */
+	/** Rows in sight; `resized`: their height may be another. */
 	function draw(resized) {
 		let [from, to] = [0, sorted.length];
 		if (resized) height = 0;
@@ -234,14 +233,16 @@ export function tableOf(id, columns, { open, empty, sort = 0, down = false, rows
 
 	function put(element, row) {
 		element.row = row;
-		mark(element, `${open ? "opens " : ""}${rows(row)}`);
+		const kind = rows(row);
+		mark(element, `${open ? "opens " : ""}${kind}`);
 		columns.forEach((column, n) => {
 			const cell = element.fields[n];
-			const is = (kind) => column[kind] && (column[kind] === true ? column.get : column[kind])(row);
+			const old = kind && column.kind.startsWith("number") && column.title !== "Pid";
+			const is = (kind) => !old && column[kind] && (column[kind] === true ? column.get : column[kind])(row);
 			mark(cell, `${column.kind} ${["bad", "warn", "faint"].find(is) || ""}`);
 			if (column.draw) column.draw(cell, row);
-			else say(cell.inner || cell, column.text(row));
-			if (column.badges) badge(cell, column.badges(row));
+			else say(cell.inner || cell, old ? "·" : column.text(row));
+			if (cell.inner && column.badges) badge(cell, column.badges(row));
 		});
 		const { inner } = element.fields[0];
 		const to = open && open(row);
@@ -252,7 +253,7 @@ export function tableOf(id, columns, { open, empty, sort = 0, down = false, rows
 		const found = badges.filter((each) => each?.[0]);
 		if (cell.badges === String(found)) return;
 		cell.badges = String(found);
-		cell.replaceChildren(cell.inner, ...found.map(([text, kind]) => h(`i.badge ${kind}`, text)));
+		cell.replaceChildren(cell.inner, ...found.map(([text, kind = ""]) => h(`i.badge ${kind}`, text)));
 	}
 
 	return { element: h("div.table", table, none), columns, show, draw };

@@ -1,5 +1,7 @@
 // The looks as they come in, rates by subtraction, 5 minutes of history, sums over all nodes.
 
+import { age } from "./dom.js";
+
 const SAMPLES = 300; // one each second
 const HISTORIES = 4000; // queues that have one; beyond it they go without
 const WARNINGS = 500;
@@ -31,7 +33,7 @@ class History {
 		return Array.from({ length: count }, (_, n) => {
 			let [sum, known] = [0, 0];
 			for (let k = n * every; k < (n + 1) * every; k += 1) {
-				if (Number.isNaN(side[k])) continue;
+				if (!(side[k] >= 0)) continue;
 				sum += side[k];
 				known += 1;
 			}
@@ -66,11 +68,19 @@ const takes = (row, each) => {
 const sums = (...fields) => (row, each) => add(row, each, ["in", "out", ...fields]);
 const none = () => 0;
 
-/** Lists of a node: the name in them, the rows they are an end of, counts of in and out, what is added up. */
+/** Whether a topic is one of a pattern: `*` is one part, a last `>` all the rest. */
+function matches(pattern, topic) {
+	const [wanted, parts] = [pattern.split("."), topic.split(".")];
+	const further = parts.length - wanted.length;
+	if (wanted.at(-1) === ">" ? further < 0 : further) return false;
+	return wanted.every((each, n) => ["*", ">", parts[n]].includes(each));
+}
+
+/** Lists of a node: the name in them, rows they are an end of, counts of in and out, what is added up. */
 const ENDS = [
 	["sends", "queue", "queues", "from", (s) => s.account.accepted + s.account.retried, (s) => s.account.acked, sends],
 	["takes", "queue", "queues", "to", (t) => t.account.received, (t) => t.account.processed, takes],
-	["publishes", "topic", "topics", "from", (p) => p.published, none, sums("published")],
+	["publishes", "topic", "topics", "from", (p) => p.published, none, sums("published", "subscribers")],
 	["subscribes", "pattern", "topics", "to", none, (s) => s.received, sums("received", "missed", "late", "behind")],
 	["serves", "service", "services", "to", none, (s) => s.answered, sums(...SERVICE)],
 ];
@@ -138,8 +148,9 @@ export class Model {
 			if (problem) this.warn({ code: "no-gateway", text: `${name}: ${problem}` }, name);
 		const known = new Set();
 		for (const process of this.processes.values()) {
-			const { silent, nodes, pid, problem, source } = process;
-			const names = nodes.map((node) => node.name).join(", ") || source || "not seen before";
+			const { silent, nodes, pid, problem, program, source, started } = process;
+			const since = () => `started ${age(this.at - started / 1000)} ago`;
+			const names = nodes.map((node) => node.name).join(", ") || program || source || since();
 			if (silent) this.warn({ code: "no-answer", text: `process ${pid}: ${problem}` }, names);
 			for (const node of nodes) {
 				const key = nodeKey(node);
@@ -150,6 +161,7 @@ export class Model {
 			}
 		}
 		yield;
+		yield* this.match();
 		this.sum();
 		this.whole = true;
 	}
@@ -187,6 +199,21 @@ export class Model {
 				row[side].push(each);
 				sum(row, each);
 			}
+		}
+	}
+
+	/** Topics have the subscribers of patterns, and those their publishers. */
+	*match() {
+		const rows = [...this.topics.values()];
+		const topics = rows.filter((row) => row.from.length);
+		for (const row of rows.filter((each) => /[*>]/.test(each.name))) {
+			for (const topic of topics) {
+				if (topic.fabric !== row.fabric || !matches(row.name, topic.name)) continue;
+				topic.to.push(...row.to);
+				row.from.push(...topic.from);
+				row.matched = true; // it is shown with them
+			}
+			yield;
 		}
 	}
 

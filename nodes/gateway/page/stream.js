@@ -1,9 +1,10 @@
-// Requests to the gateway, with the token, and streams of events. Nothing leaves the page's own origin.
+// Requests to the gateway, with the token, and streams of events.
 
 const KEPT = "peerfabric.token";
 
 export const passed = (ms) => new Promise((done) => setTimeout(done, ms));
 export const keepToken = (token) => sessionStorage.setItem(KEPT, token);
+export const keptToken = () => sessionStorage.getItem(KEPT);
 
 /** Take the token out of the address, so that it is in no history. */
 export function takeToken() {
@@ -16,7 +17,7 @@ export function takeToken() {
 
 /** Raises what the gateway said if it refused; `status` is HTTP's. */
 async function ask(path, options) {
-	const token = sessionStorage.getItem(KEPT);
+	const token = keptToken();
 	const headers = { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) };
 	const answer = await fetch(path, { cache: "no-store", headers, ...options });
 	if (answer.ok) return answer;
@@ -28,7 +29,7 @@ async function ask(path, options) {
 export const get = async (path) => (await ask(path)).json();
 export const post = async (path, body) => (await ask(path, { method: "POST", body: JSON.stringify(body) })).json();
 
-/** Read server-sent events; `take(event, data)` is awaited. EventSource cannot send the header with the token. */
+/** Server-sent events; `take(event, data)` is awaited. EventSource cannot send the token. */
 export async function events(path, signal, take, opened) {
 	const answer = await ask(path, { signal });
 	opened?.();

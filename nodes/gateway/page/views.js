@@ -1,8 +1,8 @@
 // Views of one thing: a queue with its acts and dead letters, a node, a topic that is tapped.
 
 import {
-	age, amount, button, bytes, code, count, detail, fieldsOf, framed, h, low, mark, name, names, number, part, rate,
-	say, sparkline, speed, tableOf, time, words,
+	age, amount, button, bytes, code, count, detail, fieldsOf, framed, h, low, many, mark, name, names, number, part,
+	rate, say, sparkline, speed, tableOf, time, words,
 } from "./dom.js";
 import { encoded, nodeLink, queueKey, queueLink } from "./model.js";
 import { events, get, passed, post } from "./stream.js";
@@ -17,9 +17,10 @@ function median(buckets) {
 	const half = buckets.reduce((a, b) => a + b, 0) / 2;
 	let sum = 0;
 	const n = buckets.findIndex((each) => (sum += each) >= half);
-	if (!half) return "·";
-	return n < BOUNDS.length ? `≤ ${age(BOUNDS[n])}` : `> ${age(BOUNDS.at(-1))}`;
+	return !half ? "·" : n < BOUNDS.length ? `≤ ${age(BOUNDS[n])}` : `> ${age(BOUNDS.at(-1))}`;
 }
+
+export const silent = ({ process }) => (process.silent ? "silent" : "");
 
 const PRODUCERS = [
 	name("Producer", "node.name"),
@@ -31,10 +32,7 @@ const PRODUCERS = [
 		"Redelivered",
 		number("Credit", "credit_free", { hint: "How many more its consumers would take now" }),
 	),
-	number("Blocked", "blocked_senders", {
-		hint: "Calls of send that wait for room",
-		warn: true,
-	}),
+	number("Blocked", "blocked_senders", { hint: "Calls of send that wait for room", warn: true }),
 ];
 
 const CONSUMERS = [
@@ -63,7 +61,7 @@ const RUNNING = [
 
 const FIELDS = ["Waiting", "Oldest", "In flight", "On disk", "Running", "Redelivered", "Expired", "Dropped", "Dead"];
 
-/** Ask for what cannot be undone, `done()`: the name of the queue has to be typed. */
+/** Ask for what cannot be undone, `done()`, by a name to be typed. */
 function typed(wanted, title, text, done) {
 	const go = h("button.danger", { disabled: true }, title);
 	const input = () => (go.disabled = field.value !== wanted);
@@ -85,8 +83,7 @@ function typed(wanted, title, text, done) {
 }
 
 export function queueView(model, fabric, queue, note) {
-	const path = (kind, verb = "") =>
-		`v1/${kind}/${encoded(queue)}${verb}?fabric=${encoded(fabric)}`;
+	const path = (kind, verb = "") => `v1/${kind}/${encoded(queue)}${verb}?fabric=${encoded(fabric)}`;
 	let read = -1; // dead letters, as many as there were then
 	let may = false;
 
@@ -102,8 +99,8 @@ export function queueView(model, fabric, queue, note) {
 		}
 	}
 
-	const consumers = ({ done }) => `at ${count(done)} ${done === 1 ? "consumer" : "consumers"}`;
-	const messages = ({ purged }) => `of ${count(purged)} messages`;
+	const consumers = ({ done }) => `at ${many(done, "consumer")}`;
+	const messages = ({ purged }) => `of ${many(purged, "message")}`;
 	const turn = (verb, of) => act(path("queues", `:${verb}`), {}, (answer) => `${queue}: ${verb}d ${of(answer)}`);
 
 	async function settle(verb, which = { all: true }) {
@@ -121,18 +118,18 @@ export function queueView(model, fabric, queue, note) {
 			h("time", new Date(sent * 1000).toLocaleString("sv")),
 			h("i.badge bad", reason),
 			h("span.text", error),
-			h("span.faint", `${attempts} attempts`),
+			h("span.faint", `${many(attempts, "attempt")} · …${id.slice(-8)}`),
 			may && h("span.acts", one("Retry", "retry"), one("Drop", "drop", "danger")),
 		);
 		const text = typeof body === "string" ? body : JSON.stringify(body, null, 2);
 		const rest = cut && `\n… of ${count(cut)} bytes`;
-		return h("details", summary, fieldsOf().show(told, fields, String), h("pre", text, rest));
+		return h("details", summary, fieldsOf({ class: "fields small" }).show(told, fields, String), h("pre", text, rest));
 	}
 
 	const letters = h("div.letters");
 	const none = h("p.none");
 
-	/** Read the dead letters again when their number has changed. */
+	/** Read them again when their number has changed. */
 	async function readLetters(dead) {
 		if (read === dead) return;
 		read = dead;
@@ -163,11 +160,10 @@ export function queueView(model, fabric, queue, note) {
 	const chart = sparkline(600, 96, 300);
 	const top = h("span.top");
 	const open = (row) => nodeLink(row.key);
-	const rows = (row) => (row.process.silent ? "silent" : "");
 	const key = (r) => `${r.id} ${r.node.name}`;
 	const tables = [
-		tableOf("producers", PRODUCERS, { open, empty: "Nobody on these hosts sends to it." }),
-		tableOf("consumers", CONSUMERS, { open, rows, empty: "Nobody on these hosts consumes it." }),
+		tableOf("producers", PRODUCERS, { open, rows: silent, empty: "Nobody who answers sends to it." }),
+		tableOf("consumers", CONSUMERS, { open, rows: silent, empty: "Nobody who answers consumes it." }),
 		tableOf("running", RUNNING, { key, sort: 1, down: true, empty: "No handler has a message now." }),
 	];
 	const axis = h("div.axis", h("span", "5 min ago"), h("span", "now"));
@@ -223,8 +219,8 @@ const OF_NODE = [
 ];
 
 const NODE_FIELDS = [
-	"Program", "Pid", "Up", "Fabric", "Node id", "Host", "peerfabric", "Python", "User", "Processor time", "Memory",
-	"Threads", "Files", "Pump late", "Calls open", "Endpoints", "Spool", "Left out",
+	"Program", "Pid", "Up", "Fabric", "Node id", "Host", "peerfabric", "Python", "User", "Memory",
+	"Threads", "Files", "Pump late", "Endpoints", "Spool",
 ];
 
 export const isWell = (peer) => ["up", "idle", "connecting"].includes(peer.state);
@@ -251,7 +247,7 @@ export function nodeView(model, key) {
 		mark(state, process?.silent ? "badge bad" : "faint");
 		if (!row) return;
 		const { node } = row;
-		const { spool, calls } = node;
+		const { spool } = node;
 		const system = process.status.process;
 		view.fabric = node.fabric;
 		say(title, (view.title = node.name));
@@ -262,14 +258,11 @@ export function nodeView(model, key) {
 			pid: String(process.pid),
 			up: age(node.uptime),
 			peerfabric: system.version,
-			processor_time: age(system.cpu),
 			memory: bytes(system.rss),
 			files: `${system.descriptors} of ${count(system.descriptors_max)}`,
 			pump_late: age(node.pump_late),
-			calls_open: `${calls.open} of ${count(calls.started)}`,
 			endpoints: node.endpoints.join(" "),
 			spool: spool && `${spool.folder} : ${spool.slot}${node.adopted === null ? "" : ", adopted"}`,
-			left_out: node.more > 0 && `${count(node.more)} queues`,
 		});
 		const sends = node.sends.map(({ account, in: rate, consumers: others }) => {
 			return { ...account, does: "sends to", rate, waiting: account.waiting + account.on_disk, others };
@@ -307,7 +300,7 @@ export function tapView(pattern) {
 		const now = new Date().toLocaleTimeString("sv");
 		const rows = fresh.splice(0).map(([event, data]) => {
 			const found = JSON.parse(data);
-			const body = event === "gap" ? `${found.missed ?? "some"} were missed` : (found.body ?? found);
+			const body = event === "gap" ? `${found.missed ?? "some"} missed` : (found.body ?? found);
 			const text = typeof body === "string" ? body : JSON.stringify(body);
 			return h("li", { class: event }, h("time", now), h("b", found.topic), h("span.text", text.slice(0, 2000)));
 		});
