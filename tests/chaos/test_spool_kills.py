@@ -188,6 +188,7 @@ def test_durable_consumers_are_killed(cluster: Any, figures: Any) -> None:
     kill_everybody(cluster, figures, count=20_000, kills=12, batches=100, ledger=1)
 
 
+@pytest.mark.long
 def test_spools_that_sync(cluster: Any, figures: Any) -> None:
     """The same with fsync=True."""
     kill_everybody(cluster, figures, count=20_000, kills=8, fsync=1, batches=500)

@@ -104,7 +104,7 @@ def test_a_kill_in_between_loses_nothing(start: Start, tmp_path: Path) -> None:
     store_dead_letters(spool, "q", range(1, 5001), TEA)
     spool.close()
     messages = folder / "queues" / "q"
-    for part in range(8):
+    for part in range(0, 8, 2):
         before = set(messages.glob("*.seg"))
         process = start("dead", "retry", str(folder), "--all")
         give_up = time.monotonic() + DEADLINE

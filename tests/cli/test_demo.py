@@ -70,7 +70,9 @@ def test_demo_prints_a_report(start: Start, folder: Path) -> None:
     assert out.endswith("equal\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_nothing_is_left_of_an_interrupted_demo(
     start: Start, folder: Path, temporary: Path, number: signal.Signals
 ) -> None:

@@ -95,7 +95,9 @@ def node_id(node: Any) -> str:
 # The secret
 
 
-@pytest.mark.parametrize("rotations", [1, pytest.param(2, id="at ports that were chosen, twice")])
+@pytest.mark.parametrize(
+    "rotations", [1, pytest.param(2, id="at ports that were chosen, twice", marks=pytest.mark.long)]
+)
 def test_rotation_under_load(
     files: Files, fresh: Callable[[], Secret], nodes: ExitStack, monkeypatch: pytest.MonkeyPatch, rotations: int
 ) -> None:

@@ -241,6 +241,7 @@ def test_it_fits_a_telephone(shop: Site, scheme: str) -> None:
     assert (light < 40) if scheme == "dark" else (light > 220)
 
 
+@pytest.mark.long
 def test_many_queues_do_not_keep_a_frame_waiting(sites: Callable[..., Site]) -> None:
     """50 nodes with 200 queues each: no piece of work of the page takes 16 ms; only rows in sight exist."""
     site = sites(Many(), every=0.5)
