@@ -12,7 +12,7 @@ const model = new Model();
 const $ = (id) => document.getElementById(id);
 const main = $("main");
 
-// ---- sums and warnings
+// sums and warnings
 
 const strip = fieldsOf({ id: "strip" });
 const course = sparkline(260, 30, 100);
@@ -53,7 +53,7 @@ function showWarnings(wanted = all) {
 	say(more, more.hidden ? "" : all ? "fewer" : many(found.length - FIRST, "more warning"));
 }
 
-// ---- lists
+// lists
 
 /** Names, with the fabric where there are several. */
 const tag = (row) => [[model.fabrics.size > 1 && row.fabric]];
@@ -260,7 +260,7 @@ function listView(id) {
 	return { element, tables: [table], search, show };
 }
 
-// ---- which view
+// which view
 
 let view = null;
 
@@ -304,7 +304,7 @@ const show = framed(() => {
 	else route();
 });
 
-// ---- looks, taken in small pieces, so that no frame waits for them
+// looks, taken in small pieces, so that no frame waits for them
 
 const channel = new MessageChannel();
 const turn = () =>
@@ -357,7 +357,7 @@ setInterval(() => {
 	if ($("state").marked !== "lost" && heard && seconds > 5) told(`last look ${age(seconds)} ago`, "lost old");
 }, 1000);
 
-// ---- token, notes, keys
+// token, notes, keys
 
 const token = h("input", { type: "password", autocomplete: "off", "aria-label": "Token" });
 const why = h("p.bad");

@@ -46,7 +46,7 @@ export function framed(step) {
 	return () => (asked ||= requestAnimationFrame(draw));
 }
 
-// ---- numbers
+// numbers
 
 const thousands = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 export const count = (n) => (n < 1e7 ? thousands.format(n) : `${thousands.format(n / 1e6)} M`);
@@ -126,7 +126,7 @@ export function sparkline(width, height, points) {
 	return { element, show };
 }
 
-// ---- tables
+// tables
 
 /**
  * Columns: title, then the field (or a function of the row) if it is not called as the title, then options: `bad`,

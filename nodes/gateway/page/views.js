@@ -7,7 +7,7 @@ import {
 import { encoded, nodeLink, queueKey, queueLink } from "./model.js";
 import { events, get, passed, post } from "./stream.js";
 
-// ---- a queue
+// a queue
 
 const BOUNDS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 300];
 const LETTERS = 100; // that are read and shown
@@ -202,7 +202,7 @@ export function queueView(model, fabric, queue, note) {
 	return { title: queue, element, tables, show };
 }
 
-// ---- a node
+// a node
 
 const PEERS = [
 	name("Peer", (p) => p.name || p.node_id),
@@ -280,7 +280,7 @@ export function nodeView(model, key) {
 	return view;
 }
 
-// ---- a topic, or those of a pattern, as it comes
+// a topic, or those of a pattern, as it comes
 
 const TAPPED = 200;
 

@@ -98,6 +98,7 @@ def test_old_and_new_nodes_meet_after_a_cleaner_came(
     assert len(told) == (0 if what == "*.json" else 2)
 
 
+@pytest.mark.long
 def test_cleaner_that_comes_again_and_again(front: Front, runtime: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ten times: nothing is lost from queues, descriptors do not add up, and the log is not flooded."""
     with front.node("worker") as worker, front.node("shop") as shop:
