@@ -109,7 +109,8 @@ def test_processes_that_are_stopped_or_gone(runtime: Path, monkeypatch: pytest.M
             await orders.flush(30)
 
     asyncio.run(story())
-    for left in (*runtime.rglob("*.inbox"), *runtime.rglob("*.outbox")):  # of the one that was killed
+    # Of the one that was killed; its announcement was there until somebody looked.
+    for left in (*runtime.rglob("*.inbox"), *runtime.rglob("*.outbox"), *runtime.rglob("*.json")):
         left.unlink()
 
 
