@@ -81,7 +81,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
 
     oldest_waiting      age of the oldest message that could be sent now, None if nothing waits
     oldest_unsettled    age of the oldest that is not settled, None if all are, or are on disk and yet to be read; an
-                        upper bound within one frame's size
+                        upper bound, true to 0.1 s
     consumers           names of the peers that consume it
     credit_free         how many more messages these would take now
     blocked_senders     calls of `send` that wait for room

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from math import inf
 from typing import Final
@@ -15,20 +15,17 @@ from peerfabric.status import InHand
 RUNNING_MAX: Final = 20
 """Messages in hand that are shown of one queue, the oldest."""
 
+Found = tuple[float, Delivery, int]
+"""Age, delivery and index of one."""
+
 
 def in_hand(end: IncomingQueue, now: float) -> list[InHand]:
     """The oldest of what user code has, the very oldest first; ages are exact within a second, and not too high."""
     found = (each for delivery in end.in_hand for each in islice(_handed_out(delivery, now), RUNNING_MAX))
-    oldest = heapq.nlargest(RUNNING_MAX, found, key=lambda each: each[0])
-    return [
-        InHand(
-            id=f"{delivery.stream}/{delivery.first + index}",
-            age=age,
-            attempt=delivery.attempt,
-            lease_left=max(0.0, end.lease - age, delivery.extended.get(index, now) - now),
-        )
-        for age, delivery, index in oldest
-    ]
+    return _oldest(
+        found,
+        lambda age, delivery, index: max(0.0, end.lease - age, delivery.extended.get(index, now) - now),
+    )
 
 
 def overdue(end: IncomingQueue, now: float) -> list[InHand]:
@@ -42,15 +39,18 @@ def overdue(end: IncomingQueue, now: float) -> list[InHand]:
         for low, high in delivery.overdue or ()
         for index in range(low, high)
     )
-    oldest = heapq.nlargest(RUNNING_MAX, found, key=lambda each: each[0])
+    return _oldest(found, lambda age, delivery, index: min(0.0, end.lease - age))
+
+
+def _oldest(found: Iterable[Found], lease_left: Callable[[float, Delivery, int], float]) -> list[InHand]:
     return [
         InHand(
             id=f"{delivery.stream}/{delivery.first + index}",
             age=age,
             attempt=delivery.attempt,
-            lease_left=min(0.0, end.lease - age),
+            lease_left=lease_left(age, delivery, index),
         )
-        for age, delivery, index in oldest
+        for age, delivery, index in heapq.nlargest(RUNNING_MAX, found, key=lambda each: each[0])
     ]
 
 
@@ -59,7 +59,7 @@ def handed_since(end: IncomingQueue, now: float) -> float:
     return min((in_hand_since(delivery, now) for delivery in end.in_hand), default=inf)
 
 
-def _handed_out(delivery: Delivery, now: float) -> Iterator[tuple[float, Delivery, int]]:
+def _handed_out(delivery: Delivery, now: float) -> Iterator[Found]:
     """Age and index of what was handed out of `delivery` and is not decided, the oldest first."""
     below = max(delivery.acked, delivery.reported)
     for stop, at in (*delivery.observed, (delivery.next, now)):

@@ -86,22 +86,9 @@ def peers(wait: float, watch: bool, settings: Settings) -> None:
         )
 
 
-class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer as `PeerView` has it, and its process if that is one of this user's on this host, else 0.
+class Seen(PeerView, frozen=True, kw_only=True):
+    """A peer, and its process if that is one of this user's on this host, else 0; `reason` may be "stopped", too."""
 
-    reason  as there, or "stopped"
-    """
-
-    node_id: str
-    name: str
-    state: str
-    endpoint: str = ""
-    consumes: tuple[str, ...] = ()
-    produces: tuple[str, ...] = ()
-    subscribes: tuple[str, ...] = ()
-    publishes: tuple[str, ...] = ()
-    serves: tuple[str, ...] = ()
-    reason: str = ""
     pid: int = 0
 
 

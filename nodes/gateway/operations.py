@@ -26,7 +26,6 @@ class Operation(NamedTuple):
     query       names of query parameters → JSON schema
     headers     names of headers that mean something here → JSON schema
     told        names of headers of a good answer → JSON schema
-    limited     whether the body is read as a stream up to the gateway's limit, by the handler
     """
 
     method: str
@@ -41,4 +40,3 @@ class Operation(NamedTuple):
     subject: str = ""
     headers: Mapping[str, Mapping[str, Any]] = {}
     told: Mapping[str, Mapping[str, Any]] = {}
-    limited: bool = False

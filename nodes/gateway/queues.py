@@ -280,7 +280,6 @@ OPERATIONS: Final = [
         },
         headers={"Idempotency-Key": KEY, **MESSAGE_HEADERS},
         told={REPLAYED: {"const": "true", "description": "this key was answered before, and so is this"}},
-        limited=True,
     ),
     Operation(
         method="POST",
@@ -293,6 +292,5 @@ OPERATIONS: Final = [
         answers={202: ("accepted, all or the first ones: then `problem` says why no more", BATCH)},
         body={LINES: {"type": "string", "description": "a line of JSON for each message"}},
         query={"ttl": TTL},
-        limited=True,
     ),
 ]

@@ -152,6 +152,5 @@ OPERATIONS: Final = [
             "Accept": {"type": "string", "description": "application/x-ndjson: the parts of the answer, a line each"},
             **MESSAGE_HEADERS,
         },
-        limited=True,
     ),
 ]

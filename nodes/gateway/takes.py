@@ -661,7 +661,6 @@ OPERATIONS: Final = [
         summary="Take messages: as soon as there is one, what is there, up to max; each to be settled by its receipt",
         answers={200: ("messages, each for this client alone until its lease ends", _TAKEN), 204: ("none came", None)},
         body={JSON: _schema(_Take)},
-        limited=True,
     ),
     Operation(
         method="POST",
@@ -672,7 +671,6 @@ OPERATIONS: Final = [
         summary="Say of messages that they are processed, failed, or cannot be processed",
         answers={200: ("what came of each, in the order ack, nack, reject", _SETTLED)},
         body={JSON: _schema(_Settle)},
-        limited=True,
     ),
     Operation(
         method="POST",
@@ -683,6 +681,5 @@ OPERATIONS: Final = [
         summary="Keep messages for so many seconds from now; a lease that ends later stays as it is",
         answers={200: ("what came of each, in order", _SETTLED)},
         body={JSON: _schema(_Extend)},
-        limited=True,
     ),
 ]

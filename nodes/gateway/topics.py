@@ -474,7 +474,6 @@ OPERATIONS: Final = [
         },
         body={JSON: {}, BYTES: {"type": "string", "format": "binary"}},
         headers=MESSAGE_HEADERS,
-        limited=True,
     ),
     Operation(
         method="GET",

@@ -711,26 +711,6 @@ def test_nodes_that_do_not_meet() -> None:
     assert (warned.text, warned.step) == ("node desk: the oldest waits", "start more")
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("orders", "order", True),
-        ("orders", "ordres", True),
-        ("orders", "Orders", True),
-        ("my.orders", "my_orders", True),
-        ("orders", "orderz", True),
-        ("orders", "orders", False),
-        ("orders", "offers", False),
-        ("orders", "orders-eu", False),
-        ("a", "b", True),
-    ],
-)
-def test_names_that_are_nearly_the_same(one: str, other: str, same: bool) -> None:
-    """One letter, two that are swapped, case, or what stands between words; either way round."""
-    assert processes.nearly_same(one, other) is same
-    assert processes.nearly_same(other, one) is same
-
-
 def test_spools_of_running_nodes() -> None:
     """Their disk, their limit, and slots that nobody has with something in them."""
     system = FakeSystem()

@@ -35,6 +35,8 @@ def test_a_slip_makes_similar_names(a: str, b: str) -> None:
         ("orders", "orders"),
         ("orders", "ordrs1"),
         ("orders", "mails"),
+        ("orders", "offers"),
+        ("orders", "orders-eu"),
         ("in", "on"),
         ("abc", "abd"),
         ("orders-1", "orders-2"),

@@ -10,6 +10,7 @@ from peerfabric.nodes.cli.checks.situation import Finding, Level, Situation, spl
 from peerfabric.nodes.cli.exits import at_the_terminal
 from peerfabric.nodes.cli.host.rows import Place, places, sent_queues, taken_queues
 from peerfabric.nodes.cli.host.text import short_age, short_bytes
+from peerfabric.similar import are_similar
 
 DESCRIPTORS_SHARE = 0.8
 """Of the descriptors that a process may have, more is worth a word: what comes then is refused."""
@@ -135,26 +136,11 @@ def _misspelt(of: list[Place]) -> Iterator[Finding]:
     heard = {queue for place in of for sending in place.node.sends if sending.consumers for queue in [sending.queue]}
     for producer in sorted(sent - taken - heard):
         for consumer in sorted(taken - sent):
-            if nearly_same(producer, consumer):
+            if are_similar(producer, consumer):
                 text = (
                     f"{producer!r} is sent to and nobody consumes it; {consumer!r} is consumed and nobody sends to it"
                 )
                 yield Finding(check="names", level=Level.PROBLEM, text=text, step="give both the same name")
-
-
-def nearly_same(one: str, other: str) -> bool:
-    """Whether two names differ by one letter, two that are swapped, case, or what stands between words."""
-    if one == other:
-        return False
-    plain, other_plain = (text.lower().replace(".", "-").replace("_", "-") for text in (one, other))
-    if plain == other_plain:
-        return True
-    start = 0
-    while start < min(len(plain), len(other_plain)) and plain[start] == other_plain[start]:
-        start += 1
-    left, right = plain[start:], other_plain[start:]
-    swapped = left[:2] == right[1::-1] and left[2:] == right[2:]
-    return swapped or left[1:] == right[1:] or left[1:] == right or left == right[1:]
 
 
 def spools(situation: Situation) -> Iterator[Finding]:
